@@ -1,0 +1,216 @@
+//! Settings (raw: environment and flags) -> Config (validated, all faults at once). The only reader of the
+//! environment.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::entitlement::stored::CacheFormat;
+
+/// A secret that never shows: its `Debug` is redacted, and it has no `Display`. Given inline or as a file
+/// (`NAME_FILE`) that is read again at each use, so that a rotated one is taken up.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(SecretSource);
+
+#[derive(Clone, PartialEq, Eq)]
+enum SecretSource {
+    Inline(String),
+    File(PathBuf),
+}
+
+/// Where AWS credentials come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CredentialSource {
+    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, if given, `AWS_SESSION_TOKEN`.
+    Static {
+        /// The key id: not a secret.
+        access_key_id: String,
+        /// The secret.
+        secret_access_key: Secret,
+        /// For temporary credentials.
+        session_token: Option<Secret>,
+    },
+    /// Temporary ones from the Edge API.
+    EdgeApi,
+}
+
+/// Where Redis is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedisAddress {
+    /// Host name or address, and port.
+    Tcp {
+        /// Host name or address.
+        host: String,
+        /// Port.
+        port: u16,
+    },
+    /// A unix socket.
+    Unix(PathBuf),
+}
+
+/// TLS to Redis.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RedisTls {
+    /// PEM file of the authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Do not verify the server's certificate.
+    pub insecure: bool,
+}
+
+/// How to reach Redis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisConfig {
+    /// Where.
+    pub address: RedisAddress,
+    /// Database number.
+    pub db: u16,
+    /// ACL user; none is the `default` user.
+    pub username: Option<String>,
+    /// Password.
+    pub password: Option<Secret>,
+    /// TLS, if on.
+    pub tls: Option<RedisTls>,
+}
+
+/// How long written keys live (`KEYS_TTL_IN_SECS`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// For ever (a negative setting).
+    Never,
+    /// This many seconds, at least 1.
+    Seconds(u64),
+}
+
+/// `CACHE_UPDATE_POLICY`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CacheUpdatePolicy {
+    /// Write only customers that are in the cache.
+    #[default]
+    UpdateIfExists,
+    /// Always write.
+    Upsert,
+}
+
+/// `POISON_POLICY`: what becomes of a body that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PoisonPolicy {
+    /// Left to the queue's dead-letter rule, with growing visibility timeout.
+    #[default]
+    Redrive,
+    /// Logged and deleted.
+    Delete,
+}
+
+/// Where Sentry's DSN comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SentryConfig {
+    /// `DISABLE_SENTRY`.
+    Disabled,
+    /// `SENTRY_DSN`.
+    Dsn(Secret),
+    /// Asked of the Edge API at start.
+    RemoteConfiguration,
+}
+
+/// `LOG_FORMAT`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}
+
+/// What the log looks like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// `LOG_LEVEL`.
+    pub level: log::LevelFilter,
+    /// `LOG_FORMAT`.
+    pub format: LogFormat,
+    /// `LOG_MESSAGE_KEY`.
+    pub message_key: String,
+    /// `LOG_ERROR_KEY`.
+    pub error_key: String,
+}
+
+/// A whole, valid configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// AWS region of the queue.
+    pub region: String,
+    /// The queue, as given: what goes into request bodies.
+    pub queue_url: String,
+    /// Where SQS calls go: `AWS_ENDPOINT_URL_SQS`, else `AWS_ENDPOINT_URL`, else the queue URL's scheme and host.
+    pub sqs_endpoint: Url,
+    /// Where credentials come from.
+    pub credentials: CredentialSource,
+    /// Stigg's server API key.
+    pub server_api_key: Secret,
+    /// The Edge API.
+    pub edge_api_url: Url,
+    /// First part of every key.
+    pub environment_prefix: String,
+    /// Redis.
+    pub redis: RedisConfig,
+    /// Messages a receive, 1 to 10.
+    pub batch_size: u8,
+    /// Life of written keys.
+    pub expiry: Expiry,
+    /// Which customers are written.
+    pub cache_update_policy: CacheUpdatePolicy,
+    /// What is written.
+    pub cache_format: CacheFormat,
+    /// Error reports.
+    pub sentry: SentryConfig,
+    /// Port of the HTTP endpoints.
+    pub port: u16,
+    /// The log.
+    pub log: LogConfig,
+    /// Pollers, at least 1.
+    pub consumers: usize,
+    /// Workers, at least 1.
+    pub workers: usize,
+    /// Long poll, 0 to 20 s.
+    pub wait_time: Duration,
+    /// Budget of a stop.
+    pub shutdown_timeout: Duration,
+    /// What becomes of unreadable bodies.
+    pub poison_policy: PoisonPolicy,
+    /// Things worth a warning in the log at start (ignored settings, aliases in use …), one line each.
+    pub notices: Vec<String>,
+}
+
+impl Secret {
+    /// A secret given as it is.
+    pub fn inline(value: impl Into<String>) -> Self {
+        Self(SecretSource::Inline(value.into()))
+    }
+
+    /// A secret in a file, without the line break at its end.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self(SecretSource::File(path.into()))
+    }
+
+    /// The secret, as it is now. Fails if its file cannot be read; the error names the path.
+    pub fn read(&self) -> std::io::Result<String> {
+        match &self.0 {
+            SecretSource::Inline(value) => Ok(value.clone()),
+            SecretSource::File(path) => match std::fs::read_to_string(path) {
+                Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
+                Err(error) => Err(std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+            },
+        }
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            SecretSource::Inline(_) => formatter.write_str("[redacted]"),
+            SecretSource::File(path) => write!(formatter, "[redacted, read from {}]", path.display()),
+        }
+    }
+}

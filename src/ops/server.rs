@@ -1,0 +1,1 @@
+//! `/livez`, `/readyz` and `/metrics` over tiny_http, and a JSON 404 for anything else.
