@@ -16,7 +16,9 @@ pub struct Keyspace {
 impl Keyspace {
     /// The keys below this ENVIRONMENT_PREFIX.
     pub fn new(prefix: impl Into<String>) -> Self {
-        Self { prefix: prefix.into() }
+        Self {
+            prefix: prefix.into(),
+        }
     }
 
     /// `P:c_C` or `P:c_C:r_R`: holds the entitlements.
@@ -59,7 +61,10 @@ impl Keyspace {
     pub fn purge_marks(&self, subject: &Subject) -> Vec<String> {
         let mut marks = vec![self.environment_purge_mark(), self.purge_mark(subject)];
         if subject.resource.is_some() {
-            marks.push(self.purge_mark(&Subject { customer: subject.customer.clone(), resource: None }));
+            marks.push(self.purge_mark(&Subject {
+                customer: subject.customer.clone(),
+                resource: None,
+            }));
         }
         marks
     }
@@ -113,7 +118,10 @@ mod tests {
         let keys = Keyspace::new("production");
         let customer = keys.customer_key(&subject("cus:1", None));
         assert_eq!(customer, "production:c_cus:1");
-        assert_eq!(keys.customer_key(&subject("cus", Some("site"))), "production:c_cus:r_site");
+        assert_eq!(
+            keys.customer_key(&subject("cus", Some("site"))),
+            "production:c_cus:r_site"
+        );
         assert_eq!(metadata_key(&customer), "production:c_cus:1:metadata");
         assert_eq!(
             usage_key(&customer, &UsageOf::Feature(FeatureId("api".to_owned()))),
@@ -135,7 +143,10 @@ mod tests {
 
     #[test]
     fn glob_characters_of_a_prefix_match_only_themselves() {
-        assert_eq!(Keyspace::new(r"a*b?c[d]e\f").customer_keys_pattern(), r"a\*b\?c\[d\]e\\f:c_*");
+        assert_eq!(
+            Keyspace::new(r"a*b?c[d]e\f").customer_keys_pattern(),
+            r"a\*b\?c\[d\]e\\f:c_*"
+        );
     }
 
     #[test]

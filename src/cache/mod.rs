@@ -83,9 +83,10 @@ pub fn changes_for(event: &Event, sent_at: EpochMs, layout: &Layout) -> Vec<Cach
     match event {
         Event::EntitlementsUpdated(update) => vec![entitlements_change(update, sent_at, layout)],
         Event::UsageUpdated(update) => vec![usage_change(update, layout)],
-        Event::Purged(subjects) => {
-            subjects.iter().map(|subject| purge_change(subject, sent_at, layout)).collect()
-        }
+        Event::Purged(subjects) => subjects
+            .iter()
+            .map(|subject| purge_change(subject, sent_at, layout))
+            .collect(),
         Event::EnvironmentInvalidated => vec![CacheChange::InvalidateEnvironment {
             pattern: layout.keyspace.customer_keys_pattern(),
             // With UPDATE_IF_EXISTS a late message finds no key of the customer and writes nothing anyway.

@@ -71,11 +71,15 @@ impl Acknowledger {
 
     fn settle(&self, gathered: Gathered) {
         let count = gathered.deletes.len() + gathered.visibility.len();
-        self.until_done(Operation::Delete, gathered.deletes, |batch| self.queue.delete_batch(batch));
+        self.until_done(Operation::Delete, gathered.deletes, |batch| {
+            self.queue.delete_batch(batch)
+        });
         self.until_done(Operation::ChangeVisibility, gathered.visibility, |batch| {
             self.queue.change_visibility_batch(batch)
         });
-        self.metrics.in_flight.sub(i64::try_from(count).unwrap_or_default());
+        self.metrics
+            .in_flight
+            .sub(i64::try_from(count).unwrap_or_default());
     }
 
     /// Calls until every entry is done, is known to be beyond help, or the tries are used up.
@@ -96,7 +100,12 @@ impl Acknowledger {
                     let mut failed = Vec::new();
                     for (entry, failure) in entries.into_iter().zip(outcome) {
                         let Some(failure) = failure else { continue };
-                        self.failed(operation, &failure.code, &failure.message, last || failure.sender_fault);
+                        self.failed(
+                            operation,
+                            &failure.code,
+                            &failure.message,
+                            last || failure.sender_fault,
+                        );
                         if !failure.sender_fault {
                             failed.push(entry);
                         }
@@ -115,15 +124,26 @@ impl Acknowledger {
     }
 
     fn failed(&self, operation: Operation, kind: &str, error: &str, gave_up: bool) {
-        self.metrics.queue_errors.with_label_values(&[operation.label()]).inc();
+        self.metrics
+            .queue_errors
+            .with_label_values(&[operation.label()])
+            .inc();
         let message = match (operation, gave_up) {
             (Operation::Delete, true) => {
                 "cannot delete a message: it comes again when its visibility timeout ends, and then changes nothing"
             }
             (Operation::Delete, false) => "cannot delete a message: trying again",
-            (_, true) => "cannot change a message's visibility: it comes again when its visibility timeout ends",
+            (_, true) => {
+                "cannot change a message's visibility: it comes again when its visibility timeout ends"
+            }
             (_, false) => "cannot change a message's visibility: trying again",
         };
-        self.faults.fault(&format!("{} {kind}", operation.label()), log::Level::Warn, message, error);
+        self.faults.fault(
+            &format!("{} {kind}", operation.label()),
+            log::Level::Warn,
+            message,
+            error,
+            Instant::now(),
+        );
     }
 }

@@ -47,8 +47,17 @@ pub enum Evidence {
 impl RedisGate {
     /// Redis is taken to be away until something shows that it is there.
     pub fn new(health: Arc<HealthBoard>, metrics: Arc<Metrics>, faults: Arc<FaultLog>) -> Self {
-        let state = State { away_since: Some(Instant::now()), refuses_writes: false, was_there: false };
-        Self { state: Mutex::new(state), health, metrics, faults }
+        let state = State {
+            away_since: Some(Instant::now()),
+            refuses_writes: false,
+            was_there: false,
+        };
+        Self {
+            state: Mutex::new(state),
+            health,
+            metrics,
+            faults,
+        }
     }
 
     /// A call failed with an error that reaches all of Redis.
@@ -66,18 +75,25 @@ impl RedisGate {
             log::Level::Error,
             "Redis is away: receiving from the queue is paused, nothing is lost",
             &error.message,
+            Instant::now(),
         );
     }
 
     /// A call succeeded.
     pub fn found(&self, evidence: Evidence) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(away_since) = state.away_since else { return };
+        let Some(away_since) = state.away_since else {
+            return;
+        };
         if state.refuses_writes && evidence == Evidence::Answered {
             return;
         }
         let returned = state.was_there;
-        *state = State { away_since: None, refuses_writes: false, was_there: true };
+        *state = State {
+            away_since: None,
+            refuses_writes: false,
+            was_there: true,
+        };
         drop(state);
         self.health.set_redis_connected(true);
         self.metrics.redis_up.set(1);
@@ -91,12 +107,19 @@ impl RedisGate {
 
     /// Redis is there, as far as is known.
     pub fn is_open(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).away_since.is_none()
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .away_since
+            .is_none()
     }
 
     /// Redis answers but refuses to write.
     pub fn is_refusing_writes(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).refuses_writes
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .refuses_writes
     }
 
     /// Waits until Redis is there, the stop comes or the time is over. True if Redis is there.
@@ -113,5 +136,8 @@ impl RedisGate {
 }
 
 fn refuses_writes(error: &StoreError) -> bool {
-    matches!(error.kind.as_str(), "READONLY" | "OOM" | "MISCONF" | "NOPERM" | "NOREPLICAS")
+    matches!(
+        error.kind.as_str(),
+        "READONLY" | "OOM" | "MISCONF" | "NOPERM" | "NOREPLICAS"
+    )
 }

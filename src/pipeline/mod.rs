@@ -14,3 +14,6 @@ pub mod poller;
 pub mod sampler;
 pub mod settle;
 pub mod worker;
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! Receives deliveries and hands them to the workers, one poller a thread.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, select};
 
@@ -56,7 +56,11 @@ impl Poller {
             if !self.gate.wait_open(&self.stop, Duration::from_secs(1)) {
                 continue;
             }
-            let wait = if proven { self.polling.wait_time } else { Duration::ZERO };
+            let wait = if proven {
+                self.polling.wait_time
+            } else {
+                Duration::ZERO
+            };
             match self.queue.receive(self.polling.batch_size, wait) {
                 Ok(deliveries) => {
                     proven = true;
@@ -68,12 +72,16 @@ impl Poller {
                 Err(error) => {
                     proven = false;
                     self.health.set_poller_alive(self.index, false);
-                    self.metrics.queue_errors.with_label_values(&[Operation::Receive.label()]).inc();
+                    self.metrics
+                        .queue_errors
+                        .with_label_values(&[Operation::Receive.label()])
+                        .inc();
                     self.faults.fault(
                         &format!("receive {}", error.kind),
                         log::Level::Error,
                         "cannot receive messages",
                         &error.message,
+                        Instant::now(),
                     );
                     self.stop.wait(backoff.next_wait(fastrand::f64()));
                 }
@@ -116,13 +124,15 @@ impl Poller {
         match self.queue.change_visibility_batch(late) {
             Ok(_) => log::debug!("gave back {} messages that came during the stop", late.len()),
             Err(error) => {
-                self.metrics.queue_errors.with_label_values(&[Operation::ChangeVisibility.label()]).inc();
+                self.metrics
+                    .queue_errors
+                    .with_label_values(&[Operation::ChangeVisibility.label()])
+                    .inc();
                 self.faults.fault(
                     &format!("give back {}", error.kind),
                     log::Level::Warn,
                     "cannot give messages back at the stop: they become visible when their visibility timeout ends",
-                    &error.message,
-                );
+                    &error.message, Instant::now());
             }
         }
     }

@@ -59,6 +59,7 @@ impl Sampler {
                 log::Level::Warn,
                 "cannot read the statistics of Redis: hit ratio and memory metrics stay as they are",
                 &error.message,
+                Instant::now(),
             ),
         }
     }

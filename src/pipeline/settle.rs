@@ -34,17 +34,23 @@ pub fn settle_malformed(policy: PoisonPolicy, receive_count: u32) -> Settlement 
     match policy {
         PoisonPolicy::Delete => Settlement::Delete,
         // Hidden for longer each time: it leaves room for others until the dead-letter rule takes it.
-        PoisonPolicy::Redrive => Settlement::Retry { visible_in: retry_delay(receive_count, 30) },
+        PoisonPolicy::Redrive => Settlement::Retry {
+            visible_in: retry_delay(receive_count, 30),
+        },
     }
 }
 
 /// What becomes of a message whose handling failed for a reason of its own.
 pub fn settle_failed(receive_count: u32) -> Settlement {
-    Settlement::Retry { visible_in: retry_delay(receive_count, 2) }
+    Settlement::Retry {
+        visible_in: retry_delay(receive_count, 2),
+    }
 }
 
 /// What becomes of a message that was received but not begun when the service stops: others may have it at once.
-pub const GIVEN_BACK: Settlement = Settlement::Retry { visible_in: Duration::ZERO };
+pub const GIVEN_BACK: Settlement = Settlement::Retry {
+    visible_in: Duration::ZERO,
+};
 
 /// `first_secs` doubled for each receive after the first.
 fn retry_delay(receive_count: u32, first_secs: u64) -> Duration {
@@ -65,8 +71,10 @@ mod tests {
 
     #[test]
     fn an_unreadable_body_is_hidden_for_longer_each_time_but_never_for_more_than_15_minutes() {
-        let hidden: Vec<u64> =
-            [1, 2, 3, 6, 40].iter().map(|count| secs(settle_malformed(PoisonPolicy::Redrive, *count))).collect();
+        let hidden: Vec<u64> = [1, 2, 3, 6, 40]
+            .iter()
+            .map(|count| secs(settle_malformed(PoisonPolicy::Redrive, *count)))
+            .collect();
         assert_eq!(hidden, [30, 60, 120, 900, 900]);
     }
 

@@ -83,11 +83,18 @@ impl Worker {
         loop {
             if self.out_of_time.is_stopped() {
                 self.give_back(parked);
-                self.deliveries.try_iter().for_each(|delivery| self.settle(&delivery, GIVEN_BACK));
+                self.deliveries
+                    .try_iter()
+                    .for_each(|delivery| self.settle(&delivery, GIVEN_BACK));
                 return;
             }
-            let Some(taken) = self.take(&parked, try_parked_at) else { return };
-            let mut jobs: Vec<Job> = taken.into_iter().filter_map(|delivery| self.begin(delivery)).collect();
+            let Some(taken) = self.take(&parked, try_parked_at) else {
+                return;
+            };
+            let mut jobs: Vec<Job> = taken
+                .into_iter()
+                .filter_map(|delivery| self.begin(delivery))
+                .collect();
             if !parked.is_empty() && Instant::now() >= try_parked_at {
                 jobs.append(&mut parked);
                 try_parked_at = Instant::now() + LOCKED_AGAIN;
@@ -124,7 +131,11 @@ impl Worker {
                 self.out_of_time.wait(wait);
             }
         }
-        taken.extend(self.deliveries.try_iter().take(TAKE_AT_MOST.saturating_sub(taken.len())));
+        taken.extend(
+            self.deliveries
+                .try_iter()
+                .take(TAKE_AT_MOST.saturating_sub(taken.len())),
+        );
         Some(taken)
     }
 
@@ -147,14 +158,21 @@ impl Worker {
                     self.complete(&delivery);
                     return None;
                 }
-                Some(Job { delivery, changes, locked_since: None })
+                Some(Job {
+                    delivery,
+                    changes,
+                    locked_since: None,
+                })
             }
             Ok(Err(malformed)) => {
                 self.metrics.messages_malformed.inc();
                 let settlement = settle_malformed(self.poison_policy, delivery.receive_count);
                 self.poison_log.malformed(&delivery, &malformed, settlement);
                 if settlement != Settlement::Delete {
-                    self.metrics.messages_failed.with_label_values(&["malformed"]).inc();
+                    self.metrics
+                        .messages_failed
+                        .with_label_values(&["malformed"])
+                        .inc();
                 }
                 self.settle(&delivery, settlement);
                 None
@@ -174,13 +192,18 @@ impl Worker {
             let tried = catch_unwind(AssertUnwindSafe(|| self.round_trip(&jobs)));
             match tried {
                 Ok(Ok(outcomes)) => {
-                    self.metrics.write_duration.observe(started.elapsed().as_secs_f64());
+                    self.metrics
+                        .write_duration
+                        .observe(started.elapsed().as_secs_f64());
                     self.gate.found(Evidence::Wrote);
                     return self.conclude(jobs, outcomes);
                 }
                 Ok(Err(error)) => {
                     self.metrics.write_errors.inc();
-                    self.metrics.messages_failed.with_label_values(&["redis"]).inc_by(jobs.len() as u64);
+                    self.metrics
+                        .messages_failed
+                        .with_label_values(&["redis"])
+                        .inc_by(jobs.len() as u64);
                     self.gate.lost(&error);
                     if self.gate.is_refusing_writes() {
                         self.out_of_time.wait(REFUSED_AGAIN);
@@ -217,17 +240,36 @@ impl Worker {
         let mut atomic = Vec::new();
         for job in jobs {
             let locks = job.locks();
-            atomic.extend(job.changes.iter().filter(|change| !is_walk(change)).map(|change| (change, locks)));
+            atomic.extend(
+                job.changes
+                    .iter()
+                    .filter(|change| !is_walk(change))
+                    .map(|change| (change, locks)),
+            );
         }
-        let written = if atomic.is_empty() { Vec::new() } else { self.store.apply(&atomic)? };
+        let written = if atomic.is_empty() {
+            Vec::new()
+        } else {
+            self.store.apply(&atomic)?
+        };
         let mut written = written.into_iter();
         let mut outcomes = Vec::new();
         for change in jobs.iter().flat_map(|job| &job.changes) {
-            if let CacheChange::InvalidateEnvironment { pattern, mark, sent_at } = change {
+            if let CacheChange::InvalidateEnvironment {
+                pattern,
+                mark,
+                sent_at,
+            } = change
+            {
                 let mark = mark.as_deref().map(|mark| (mark, sent_at.0));
-                let unlinked = self.store.invalidate(pattern, mark, &|| !self.out_of_time.is_stopped())?;
+                let unlinked = self
+                    .store
+                    .invalidate(pattern, mark, &|| !self.out_of_time.is_stopped())?;
                 log::info!(unlinked; "invalidated the environment: unlinked {unlinked} keys");
-                outcomes.push(Ok(Outcome::Applied { written: unlinked, stale: 0 }));
+                outcomes.push(Ok(Outcome::Applied {
+                    written: unlinked,
+                    stale: 0,
+                }));
             } else {
                 outcomes.extend(written.next());
             }
@@ -265,7 +307,12 @@ impl Worker {
 
     /// Counts an outcome. True if something was written.
     fn count(&self, outcome: Outcome) -> bool {
-        let skipped = |reason: &str, by: u64| self.metrics.writes_skipped.with_label_values(&[reason]).inc_by(by);
+        let skipped = |reason: &str, by: u64| {
+            self.metrics
+                .writes_skipped
+                .with_label_values(&[reason])
+                .inc_by(by)
+        };
         match outcome {
             Outcome::Applied { written, stale } => {
                 skipped("stale", stale);
@@ -282,7 +329,9 @@ impl Worker {
     /// The delivery has had its effect, or has none.
     fn complete(&self, delivery: &Delivery) {
         self.metrics.messages_processed.inc();
-        self.metrics.message_handling_duration.observe(delivery.received_at.elapsed().as_secs_f64());
+        self.metrics
+            .message_handling_duration
+            .observe(delivery.received_at.elapsed().as_secs_f64());
         log::debug!(message_id = delivery.message_id.as_str(); "applied a message");
         self.settle(delivery, Settlement::Delete);
     }
@@ -296,6 +345,7 @@ impl Worker {
             log::Level::Error,
             &format!("cannot apply message {}: it is tried again", delivery.message_id),
             &error.message,
+            Instant::now(),
         );
         self.settle(delivery, settle_failed(delivery.receive_count));
     }
@@ -305,8 +355,12 @@ impl Worker {
         self.faults.fault(
             "panic",
             log::Level::Error,
-            &format!("a defect of this service was met by message {}: it is tried again", delivery.message_id),
+            &format!(
+                "a defect of this service was met by message {}: it is tried again",
+                delivery.message_id
+            ),
             "panic; see the line before, and report it",
+            Instant::now(),
         );
         self.settle(delivery, settle_failed(delivery.receive_count));
     }
@@ -318,7 +372,10 @@ impl Worker {
     }
 
     fn settle(&self, delivery: &Delivery, settlement: Settlement) {
-        let settled = Settled { receipt_handle: delivery.receipt_handle.clone(), settlement };
+        let settled = Settled {
+            receipt_handle: delivery.receipt_handle.clone(),
+            settlement,
+        };
         // No acknowledger is left only when the process is ending: the message comes again.
         if self.settled.send(settled).is_err() {
             log::debug!("no acknowledger is left for message {}", delivery.message_id);

@@ -30,7 +30,11 @@ impl Crew {
         let (working, at_work) = bounded::<()>(0);
         let is_alone = loops.len() == 1;
         for (index, run) in loops.into_iter().enumerate() {
-            let thread = if is_alone { name.to_owned() } else { format!("{name}-{index}") };
+            let thread = if is_alone {
+                name.to_owned()
+            } else {
+                format!("{name}-{index}")
+            };
             let (working, died, thread_name) = (working.clone(), died.clone(), thread.clone());
             Builder::new()
                 .name(thread.clone())
@@ -49,7 +53,10 @@ impl Crew {
 
     /// Waits until all have ended. False if some had not by the deadline: they are left behind.
     pub(super) fn wait(&self, deadline: Instant) -> bool {
-        let ended = matches!(self.at_work.recv_deadline(deadline), Err(RecvTimeoutError::Disconnected));
+        let ended = matches!(
+            self.at_work.recv_deadline(deadline),
+            Err(RecvTimeoutError::Disconnected)
+        );
         if !ended {
             log::debug!("left {} threads behind", self.name);
         }

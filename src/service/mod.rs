@@ -71,8 +71,17 @@ pub fn run(config: &Config) -> anyhow::Result<Ended> {
     let metrics = Arc::new(Metrics::new()?);
     let health = Arc::new(HealthBoard::new(config.consumers));
     let faults = Arc::new(FaultLog::new());
-    let gate = Arc::new(RedisGate::new(Arc::clone(&health), Arc::clone(&metrics), Arc::clone(&faults)));
-    let reports = Reports { health, metrics, faults, gate };
+    let gate = Arc::new(RedisGate::new(
+        Arc::clone(&health),
+        Arc::clone(&metrics),
+        Arc::clone(&faults),
+    ));
+    let reports = Reports {
+        health,
+        metrics,
+        faults,
+        gate,
+    };
 
     let ops = Arc::new(OpsServer::bind(
         config.port,
@@ -80,7 +89,10 @@ pub fn run(config: &Config) -> anyhow::Result<Ended> {
         Arc::clone(&reports.metrics),
         Arc::new(|| true),
     )?);
-    let serve = { let ops = Arc::clone(&ops); move || ops.run() };
+    let serve = {
+        let ops = Arc::clone(&ops);
+        move || ops.run()
+    };
     let ops_crew = Crew::start("ops-http", &died, vec![serve])?;
     log::info!(port = ops.local_port(); "serving /livez, /readyz and /metrics");
 
@@ -116,12 +128,18 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
     let (time, out_of_time) = stop_pair();
     let (background_end, background_stop) = stop_pair();
 
-    let edge = Arc::new(EdgeClient::new(config.edge_api_url.clone(), config.server_api_key.clone()));
+    let edge = Arc::new(EdgeClient::new(
+        config.edge_api_url.clone(),
+        config.server_api_key.clone(),
+    ));
     let mut background = vec![reports::start(config, Arc::clone(&edge), died)?];
 
     // A connection a worker, one for the sampler.
     let connections = u32::try_from(config.workers + 1)?;
-    let rules = StoreRules { policy: config.cache_update_policy, expiry: config.expiry };
+    let rules = StoreRules {
+        policy: config.cache_update_policy,
+        expiry: config.expiry,
+    };
     let store: Arc<dyn CacheStore> = Arc::new(RedisStore::new(config.redis.clone(), rules, connections));
     let sampler = Sampler {
         store: Arc::clone(&store),
@@ -134,7 +152,15 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
 
     // As many acknowledgers as pollers: a delete takes as long as a receive, so fewer would slow the polling.
     let acknowledger_count = config.consumers;
-    let queue = queue(config, edge, reports, acknowledger_count, &background_stop, died, &mut background)?;
+    let queue = queue(
+        config,
+        edge,
+        reports,
+        acknowledger_count,
+        &background_stop,
+        died,
+        &mut background,
+    )?;
 
     // A full receive of every poller: what is received is being handled or about to be, the rest stays in the queue.
     let (delivery_sender, deliveries) = bounded(config.consumers * usize::from(config.batch_size));
@@ -146,7 +172,10 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
             index,
             queue: Arc::clone(&queue),
             deliveries: delivery_sender.clone(),
-            polling: Polling { batch_size: config.batch_size, wait_time: config.wait_time },
+            polling: Polling {
+                batch_size: config.batch_size,
+                wait_time: config.wait_time,
+            },
             gate: Arc::clone(&reports.gate),
             health: Arc::clone(&reports.health),
             metrics: Arc::clone(&reports.metrics),
@@ -192,8 +221,21 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
     let workers = Crew::start("worker", died, workers.collect())?;
     let pollers = Crew::start("poller", died, pollers.collect())?;
     drop(settled_sender);
-    let triggers = Triggers { polling, deliveries: deliveries_end, time, background: background_end };
-    Ok((triggers, Crews { pollers, workers, acknowledgers, background }))
+    let triggers = Triggers {
+        polling,
+        deliveries: deliveries_end,
+        time,
+        background: background_end,
+    };
+    Ok((
+        triggers,
+        Crews {
+            pollers,
+            workers,
+            acknowledgers,
+            background,
+        },
+    ))
 }
 
 /// Ends the loops in order, inside the budget. What was received is applied and deleted, or given back.
@@ -202,7 +244,9 @@ fn stop(budget: Duration, began: Instant, reports: &Reports, triggers: Triggers,
     drop(triggers.polling);
     // A busy poller ends within milliseconds and may still hand over what it received. One that waits in a
     // long poll cannot be woken: what it still receives it gives back.
-    crews.pollers.wait(began + (budget / 4).min(Duration::from_secs(2)));
+    crews
+        .pollers
+        .wait(began + (budget / 4).min(Duration::from_secs(2)));
     drop(triggers.deliveries);
     let drained = crews.workers.wait(began + budget.mul_f64(0.7));
     drop(triggers.time);
@@ -211,7 +255,9 @@ fn stop(budget: Duration, began: Instant, reports: &Reports, triggers: Triggers,
         crews.workers.wait(began + budget.mul_f64(0.8));
     }
     if !crews.acknowledgers.wait(began + budget) {
-        log::warn!("some messages could not be settled in time: they come again when their visibility timeout ends");
+        log::warn!(
+            "some messages could not be settled in time: they come again when their visibility timeout ends"
+        );
     }
     drop(triggers.background);
     for crew in &crews.background {

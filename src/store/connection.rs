@@ -7,8 +7,8 @@
 
 use std::time::Duration;
 
-use redis::{Client, ClientTlsConfig, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 use redis::io::tcp::TcpSettings;
+use redis::{Client, ClientTlsConfig, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
 use redis::{RedisConnectionInfo, RedisError, TlsCertificates};
 
 use super::StoreError;
@@ -37,7 +37,9 @@ impl ConnectionManager {
 
     fn client(&self) -> Result<Client, StoreError> {
         let wrong = |error: &RedisError| translate(error, "cannot set up a connection to", &self.config);
-        let mut settings = RedisConnectionInfo::default().set_db(i64::from(self.config.db)).set_skip_set_lib_name();
+        let mut settings = RedisConnectionInfo::default()
+            .set_db(i64::from(self.config.db))
+            .set_skip_set_lib_name();
         if let Some(username) = &self.config.username {
             settings = settings.set_username(username);
         }
@@ -49,7 +51,10 @@ impl ConnectionManager {
             })?;
             settings = settings.set_password(password);
         }
-        let info = self.address().into_connection_info().map_err(|error| wrong(&error))?;
+        let info = self
+            .address()
+            .into_connection_info()
+            .map_err(|error| wrong(&error))?;
         let info: ConnectionInfo = info
             .set_redis_settings(settings)
             .set_tcp_settings(TcpSettings::default().set_nodelay(true));
@@ -65,7 +70,14 @@ impl ConnectionManager {
             })?),
         };
         let client_tls: Option<ClientTlsConfig> = None;
-        Client::build_with_tls(info, TlsCertificates { client_tls, root_cert }).map_err(|error| wrong(&error))
+        Client::build_with_tls(
+            info,
+            TlsCertificates {
+                client_tls,
+                root_cert,
+            },
+        )
+        .map_err(|error| wrong(&error))
     }
 
     fn address(&self) -> ConnectionAddr {
@@ -91,7 +103,10 @@ impl r2d2::ManageConnection for ConnectionManager {
             .client()?
             .get_connection_with_timeout(DIAL_TIMEOUT)
             .map_err(|error| translate(&error, "cannot connect to", &self.config))?;
-        Ok(PooledConnection { redis, poisoned: false })
+        Ok(PooledConnection {
+            redis,
+            poisoned: false,
+        })
     }
 
     /// Not asked: a PING before each use would halve the throughput. Faults are found by use.

@@ -22,7 +22,9 @@ fn kind_of(error: &RedisError) -> String {
     if error.is_io_error() {
         return "io".to_owned();
     }
-    error.code().map_or_else(|| format!("{:?}", error.kind()), ToOwned::to_owned)
+    error
+        .code()
+        .map_or_else(|| format!("{:?}", error.kind()), ToOwned::to_owned)
 }
 
 /// An error of a connection attempt or a call. `doing` says what was tried: "cannot write to".
@@ -31,18 +33,26 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
     let kind = kind_of(error);
     let user = config.username.as_deref().unwrap_or("default");
     let detail = error.detail().unwrap_or_default();
-    let cause = if detail.is_empty() { error.to_string() } else { detail.to_owned() };
+    let cause = if detail.is_empty() {
+        error.to_string()
+    } else {
+        detail.to_owned()
+    };
     let (cause, remedy) = match kind.as_str() {
         "timeout" => (
             "no answer in time".to_owned(),
-            "check that Redis is not overloaded or stopped and that nothing drops packets on the way".to_owned(),
+            "check that Redis is not overloaded or stopped and that nothing drops packets on the way"
+                .to_owned(),
         ),
         "io" => (error.to_string(), io_remedy(error, config)),
         "WRONGPASS" | "AuthenticationFailed" => (
             format!("it refused to sign in '{user}': {kind} {cause}"),
             "check REDIS_USERNAME and REDIS_PASSWORD".to_owned(),
         ),
-        "NOAUTH" => (format!("{kind} {cause}"), "it asks for a password: set REDIS_PASSWORD".to_owned()),
+        "NOAUTH" => (
+            format!("{kind} {cause}"),
+            "it asks for a password: set REDIS_PASSWORD".to_owned(),
+        ),
         "NOPERM" => (
             format!("user '{user}' lacks a permission: {cause}"),
             "the ACL must allow the keys of ENVIRONMENT_PREFIX and the commands named in README".to_owned(),
@@ -51,7 +61,10 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
             "it is a read-only replica".to_owned(),
             "point REDIS_HOST at the primary; after a failover this heals when the name follows".to_owned(),
         ),
-        "LOADING" => ("it is loading its data".to_owned(), "wait until it has finished".to_owned()),
+        "LOADING" => (
+            "it is loading its data".to_owned(),
+            "wait until it has finished".to_owned(),
+        ),
         "MASTERDOWN" => (
             "it is a replica that lost its primary".to_owned(),
             "point REDIS_HOST at the primary".to_owned(),
@@ -66,17 +79,24 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
         ),
         _ => (format!("{kind} {cause}"), other_remedy(error).to_owned()),
     };
-    StoreError { message: format!("{doing} Redis at {server}: {cause}; {remedy}"), reach: reach(&kind, error), kind }
+    StoreError {
+        message: format!("{doing} Redis at {server}: {cause}; {remedy}"),
+        reach: reach(&kind, error),
+        kind,
+    }
 }
 
 fn io_remedy(error: &RedisError, config: &RedisConfig) -> String {
     let (where_to, tls) = match &config.address {
-        crate::config::RedisAddress::Tcp { .. } => ("REDIS_HOST and REDIS_PORT (or REDIS_URL)", config.tls.is_some()),
+        crate::config::RedisAddress::Tcp { .. } => {
+            ("REDIS_HOST and REDIS_PORT (or REDIS_URL)", config.tls.is_some())
+        }
         crate::config::RedisAddress::Unix(_) => ("the socket's path in REDIS_URL", false),
     };
     let text = error.to_string().to_lowercase();
     if tls && (text.contains("certificate") || text.contains("tls") || text.contains("handshake")) {
-        return "check REDIS_TLS and REDIS_TLS_CA_FILE: the server's certificate must be valid for its name".to_owned();
+        return "check REDIS_TLS and REDIS_TLS_CA_FILE: the server's certificate must be valid for its name"
+            .to_owned();
     }
     let mut remedy = format!("check {where_to} and that Redis is running and reachable from here");
     if !tls && error.is_connection_dropped() {
@@ -95,8 +115,8 @@ fn other_remedy(error: &RedisError) -> &'static str {
 /// Whether trying another change on the same Redis makes sense.
 fn reach(kind: &str, error: &RedisError) -> Reach {
     match kind {
-        "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH" | "WRONGPASS" | "NOPERM" | "OOM" | "MISCONF" | "NOREPLICAS"
-        | "BUSY" | "UNKILLABLE" | "CLUSTERDOWN" | "timeout" | "io" => Reach::Redis,
+        "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH" | "WRONGPASS" | "NOPERM" | "OOM" | "MISCONF"
+        | "NOREPLICAS" | "BUSY" | "UNKILLABLE" | "CLUSTERDOWN" | "timeout" | "io" => Reach::Redis,
         _ if error.is_unrecoverable_error() || error.is_connection_dropped() => Reach::Redis,
         _ => Reach::Change,
     }

@@ -74,7 +74,13 @@ impl RedisStore {
             .error_handler(Box::new(last_dial_error.clone()))
             .thread_pool(Arc::new(dialler))
             .build_unchecked(ConnectionManager::new(config.clone()));
-        Self { config, rules, pool, scripts: Scripts::new(), last_dial_error }
+        Self {
+            config,
+            rules,
+            pool,
+            scripts: Scripts::new(),
+            last_dial_error,
+        }
     }
 
     fn connection(&self) -> Result<r2d2::PooledConnection<ConnectionManager>, StoreError> {
@@ -97,13 +103,21 @@ impl RedisStore {
             Ok(answers) => Ok(answers),
             Err(error) => {
                 connection.poisoned = true;
-                Err(StoreError { reach: Reach::Redis, ..translate(&error, "lost the connection to", &self.config) })
+                Err(StoreError {
+                    reach: Reach::Redis,
+                    ..translate(&error, "lost the connection to", &self.config)
+                })
             }
         }
     }
 
     /// What a server's error means for one change. One that reaches all of Redis poisons the connection.
-    fn server_error(&self, connection: &mut PooledConnection, error: redis::ServerError, doing: &str) -> StoreError {
+    fn server_error(
+        &self,
+        connection: &mut PooledConnection,
+        error: redis::ServerError,
+        doing: &str,
+    ) -> StoreError {
         let error = translate(&RedisError::from(error), doing, &self.config);
         if error.reach == Reach::Redis {
             connection.poisoned = true;
@@ -121,7 +135,10 @@ impl RedisStore {
         for answer in self.round_trip(connection, &loads)? {
             if let Value::ServerError(error) = answer {
                 let error = self.server_error(connection, error, "cannot load the scripts into");
-                return Err(StoreError { reach: Reach::Redis, ..error });
+                return Err(StoreError {
+                    reach: Reach::Redis,
+                    ..error
+                });
             }
         }
         Ok(())
@@ -132,7 +149,10 @@ impl RedisStore {
         match answer {
             Value::ServerError(error) => {
                 let error = self.server_error(connection, error, doing);
-                Err(StoreError { reach: Reach::Redis, ..error })
+                Err(StoreError {
+                    reach: Reach::Redis,
+                    ..error
+                })
             }
             other => Ok(other),
         }
@@ -166,7 +186,9 @@ fn exchange(connection: &mut PooledConnection, calls: &[Cmd]) -> Result<Vec<Valu
         // The timeout is armed anew only when it matters, since arming it is a system call.
         if armed_at.elapsed() > ROUND_TRIP / 20 {
             armed_at = Instant::now();
-            let left = deadline.saturating_duration_since(armed_at).max(Duration::from_millis(1));
+            let left = deadline
+                .saturating_duration_since(armed_at)
+                .max(Duration::from_millis(1));
             redis.set_read_timeout(Some(left))?;
         }
         answers.push(match redis.recv_response() {
@@ -206,7 +228,9 @@ impl CacheStore for RedisStore {
                     }
                     Err(error)
                 }
-                answer => outcome(&answer).ok_or_else(|| self.not_ours("a script answered in an unknown form")),
+                answer => {
+                    outcome(&answer).ok_or_else(|| self.not_ours("a script answered in an unknown form"))
+                }
             });
         }
         Ok(outcomes)
@@ -227,10 +251,14 @@ impl CacheStore for RedisStore {
         let mut unlinked = 0;
         loop {
             let mut scan = cmd("SCAN");
-            scan.arg(&cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
+            scan.arg(&cursor)
+                .arg("MATCH")
+                .arg(pattern)
+                .arg("COUNT")
+                .arg(SCAN_COUNT);
             let answer = self.one(&mut connection, scan, DOING)?;
-            let (next, keys): (Vec<u8>, Vec<Vec<u8>>) =
-                redis::from_redis_value(answer).map_err(|_| self.not_ours("SCAN answered in an unknown form"))?;
+            let (next, keys): (Vec<u8>, Vec<Vec<u8>>) = redis::from_redis_value(answer)
+                .map_err(|_| self.not_ours("SCAN answered in an unknown form"))?;
             if !keys.is_empty() {
                 let mut unlink = cmd("UNLINK");
                 unlink.arg(&keys);
@@ -242,7 +270,9 @@ impl CacheStore for RedisStore {
             }
             if !go_on() {
                 return Err(StoreError {
-                    message: format!("gave up invalidating the environment after {unlinked} keys: the service stops"),
+                    message: format!(
+                        "gave up invalidating the environment after {unlinked} keys: the service stops"
+                    ),
                     kind: "stopped".to_owned(),
                     reach: Reach::Redis,
                 });
@@ -263,7 +293,9 @@ impl CacheStore for RedisStore {
             let mut info = cmd("INFO");
             info.arg(section);
             let answer = self.one(&mut connection, info, "cannot read the statistics of")?;
-            text.push_str(&redis::from_redis_value::<String>(answer).map_err(|_| self.not_ours("INFO is no text"))?);
+            text.push_str(
+                &redis::from_redis_value::<String>(answer).map_err(|_| self.not_ours("INFO is no text"))?,
+            );
         }
         Ok(text)
     }

@@ -15,7 +15,10 @@ pub(super) struct Script {
 
 impl Script {
     fn new(source: &'static str) -> Self {
-        Self { source, sha1: redis::Script::new(source).get_hash().to_owned() }
+        Self {
+            source,
+            sha1: redis::Script::new(source).get_hash().to_owned(),
+        }
     }
 }
 
@@ -58,7 +61,12 @@ impl Scripts {
             Locks::Outlasted => 0,
         };
         match change {
-            CacheChange::WriteEntitlements { locks, purge_marks, sent_at, writes } => {
+            CacheChange::WriteEntitlements {
+                locks,
+                purge_marks,
+                sent_at,
+                writes,
+            } => {
                 let lock_count = minded(locks);
                 let mut call = evalsha(
                     &self.write_entitlements,
@@ -78,18 +86,34 @@ impl Scripts {
                 }
                 Some(call)
             }
-            CacheChange::WriteUsage { locks, customer_timestamp_key, write } => {
+            CacheChange::WriteUsage {
+                locks,
+                customer_timestamp_key,
+                write,
+            } => {
                 let lock_count = minded(locks);
                 let mut call = evalsha(&self.write_usage, lock_count + 3, &locks[..lock_count]);
-                call.arg(customer_timestamp_key).arg(&write.key).arg(timestamp_key(&write.key)).arg(lock_count);
+                call.arg(customer_timestamp_key)
+                    .arg(&write.key)
+                    .arg(timestamp_key(&write.key))
+                    .arg(lock_count);
                 expiry_arg(&mut call, expiry);
                 call.arg(write.timestamp.0).arg(&write.value);
                 Some(call)
             }
-            CacheChange::Purge { locks, keys, mark, sent_at } => {
+            CacheChange::Purge {
+                locks,
+                keys,
+                mark,
+                sent_at,
+            } => {
                 let lock_count = minded(locks);
                 let mut call = evalsha(&self.purge, lock_count + 1 + keys.len(), &locks[..lock_count]);
-                call.arg(mark).arg(keys).arg(lock_count).arg(sent_at.0).arg(PURGE_MARK_SECS);
+                call.arg(mark)
+                    .arg(keys)
+                    .arg(lock_count)
+                    .arg(sent_at.0)
+                    .arg(PURGE_MARK_SECS);
                 Some(call)
             }
             CacheChange::InvalidateEnvironment { .. } => None,
@@ -123,7 +147,9 @@ fn expiry_arg(call: &mut Cmd, expiry: Expiry) {
 /// A script's answer: `{status, keys written, keys skipped as stale}`. `None` if it is none of ours.
 pub(super) fn outcome(answer: &Value) -> Option<Outcome> {
     let Value::Array(fields) = answer else { return None };
-    let [Value::Int(status), Value::Int(written), Value::Int(stale)] = fields.as_slice() else { return None };
+    let [Value::Int(status), Value::Int(written), Value::Int(stale)] = fields.as_slice() else {
+        return None;
+    };
     match *status {
         0 => Some(Outcome::Applied {
             written: u64::try_from(*written).ok()?,
