@@ -156,25 +156,30 @@ impl Findings {
                 None
             }
             (Some(value), None) => Some(Secret::inline(value)),
-            (None, Some(path)) => {
-                let secret = Secret::file(path);
-                match secret.read() {
-                    Ok(text) if text.trim().is_empty() => {
-                        self.fault(file, format!("{path} is empty; put the secret into it"));
-                        None
-                    }
-                    Ok(_) => Some(secret),
-                    Err(error) => {
-                        // The error names the path.
-                        self.fault(
-                            file,
-                            format!("cannot read {error}; check that it exists and its permissions"),
-                        );
-                        None
-                    }
-                }
-            }
+            (None, Some(path)) => self.secret_file(file, path),
         }
+    }
+
+    fn secret_file(&mut self, file: Raw<'_>, path: &str) -> Option<Secret> {
+        // Whoever mistakes NAME_FILE for NAME puts the secret itself here; it does not look like a path.
+        let name = if path.starts_with(['/', '.']) {
+            path
+        } else {
+            "the file (its name is not shown, as it may be the secret itself)"
+        };
+        let secret = Secret::file(path);
+        let fault = match readable_again(Path::new(path)).and_then(|()| secret.read()) {
+            Ok(text) if text.trim().is_empty() => format!("{name} is empty; put the secret into it"),
+            Ok(_) => return Some(secret),
+            Err(error) => {
+                format!(
+                    "cannot read {name}: {}; check the path and its permissions",
+                    error.kind()
+                )
+            }
+        };
+        self.fault(file, fault);
+        None
     }
 
     /// A secret that travels in an HTTP header or a signature, where white space or a control character can only
@@ -217,8 +222,11 @@ impl Findings {
     /// A PEM file with at least one certificate.
     pub fn certificates(&mut self, raw: Raw<'_>) -> Option<PathBuf> {
         let path = raw.value?;
-        let fault = match std::fs::read(Path::new(path)) {
-            Err(error) => format!("cannot read {path}: {error}; check that it exists and its permissions"),
+        let fault = match readable_again(Path::new(path)).and_then(|()| std::fs::read(path)) {
+            Err(error) => format!(
+                "cannot read {path}: {}; check the path and its permissions",
+                error.kind()
+            ),
             Ok(pem) => match CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>() {
                 Err(error) => format!("{path} is not valid PEM ({error}); set a file of PEM certificates"),
                 Ok(certificates) if certificates.is_empty() => {
@@ -229,6 +237,19 @@ impl Findings {
         };
         self.fault(raw, fault);
         None
+    }
+}
+
+/// Files are read again at each use: a pipe would be empty by then, or block the reader for ever.
+fn readable_again(path: &Path) -> std::io::Result<()> {
+    let file = std::fs::metadata(path)?;
+    if file.is_dir() {
+        return Err(std::io::ErrorKind::IsADirectory.into());
+    }
+    if file.is_file() {
+        Ok(())
+    } else {
+        Err(std::io::ErrorKind::NotSeekable.into())
     }
 }
 
