@@ -1,0 +1,377 @@
+//! What a failed queue call is called, and what to do about it: one line that a stranger can act on. Pure.
+//!
+//! A line names the call, the queue, the region and the key id, quotes SQS's code and words, and ends with the
+//! remedy. It never holds a secret: where AWS quotes the signed request back, the quotation is cut.
+
+use super::wire::{ErrorAnswer, WireError, region_of_queue_url};
+use super::{Operation, QueueError};
+use crate::http_client::{HttpError, HttpErrorKind};
+
+/// AWS accepts signatures that are up to 5 minutes off; from here on the clock is worth a word.
+const SKEW_MENTIONED_MS: i64 = 4 * 60 * 1000;
+
+/// Kinds become labels of log lines: a foreign code must not be longer than a name is.
+const KIND_CHARS_MAX: usize = 60;
+
+/// The call that failed.
+#[derive(Debug, Clone, Copy)]
+pub struct FailedCall<'a> {
+    /// Which.
+    pub operation: Operation,
+    /// The queue, as configured.
+    pub queue_url: &'a str,
+    /// The region it was signed for.
+    pub region: &'a str,
+    /// Scheme, host and port that were called.
+    pub endpoint: &'a str,
+    /// The key id it was signed with.
+    pub access_key_id: &'a str,
+    /// Where that key came from, as [`CredentialsProvider::describe`](super::credentials::CredentialsProvider) has it.
+    pub credentials: &'a str,
+    /// The key is fetched and renewed by this service, not given by the operator.
+    pub credentials_renew: bool,
+}
+
+/// SQS refused, or something before it did. `ahead_ms` is how far this machine's clock is ahead of the answer's
+/// `Date`, if it had one.
+pub fn refused(call: FailedCall<'_>, status: u16, answer: &ErrorAnswer, ahead_ms: Option<i64>) -> QueueError {
+    let fault = Fault::of(status, &answer.code, &answer.message);
+    let mut message = format!("{}: {}", call.what(), answer.code);
+    let words = quotable(&answer.message);
+    if !words.is_empty() {
+        message.push_str(&format!(" ({words})"));
+    }
+    message.push_str("; ");
+    message.push_str(&remedy(call, status, fault));
+    if fault.concerns_the_signature()
+        && let Some(clock) = ahead_ms.and_then(clock_words)
+    {
+        message.push_str("; ");
+        message.push_str(&clock);
+    }
+    if (400..500).contains(&status)
+        && let Some(queue_region) = region_of_queue_url(call.queue_url)
+        && queue_region != call.region
+    {
+        message.push_str(&format!(
+            "; QUEUE_URL is in region {queue_region} but AWS_REGION is {}: make them agree",
+            call.region
+        ));
+    }
+    QueueError { message, kind: answer.code.chars().take(KIND_CHARS_MAX).collect() }
+}
+
+/// There was no answer.
+pub fn unanswered(call: FailedCall<'_>, error: &HttpError) -> QueueError {
+    let remedy = match error.kind {
+        HttpErrorKind::Timeout | HttpErrorKind::Connection => {
+            "check the way there (firewall, proxy, VPC endpoint); QUEUE_URL, AWS_ENDPOINT_URL_SQS and \
+             AWS_ENDPOINT_URL say where it leads"
+        }
+        HttpErrorKind::HostNotFound => {
+            "check the host name in QUEUE_URL (or AWS_ENDPOINT_URL_SQS, AWS_ENDPOINT_URL) and this machine's DNS"
+        }
+        HttpErrorKind::ConnectionRefused => {
+            "nothing listens there: check host and port in QUEUE_URL (or AWS_ENDPOINT_URL_SQS, AWS_ENDPOINT_URL)"
+        }
+        HttpErrorKind::Tls => {
+            "check the trusted certificates of this machine (package ca-certificates, SSL_CERT_FILE), and that the \
+             endpoint speaks https"
+        }
+        HttpErrorKind::AnswerTooLarge | HttpErrorKind::Protocol => {
+            "is this an SQS endpoint? check QUEUE_URL (or AWS_ENDPOINT_URL_SQS, AWS_ENDPOINT_URL)"
+        }
+    };
+    QueueError {
+        message: format!("{}: no answer from {}: {error}; {remedy}", call.what(), call.endpoint),
+        kind: error.kind.label().to_owned(),
+    }
+}
+
+/// An answer with status 200 that is not SQS's.
+pub fn unreadable(call: FailedCall<'_>, error: &WireError) -> QueueError {
+    QueueError {
+        message: format!(
+            "{}: {error}; is {} an SQS endpoint, with no proxy in between that answers for it? check QUEUE_URL \
+             (or AWS_ENDPOINT_URL_SQS, AWS_ENDPOINT_URL)",
+            call.what(),
+            call.endpoint
+        ),
+        kind: "unreadable_answer".to_owned(),
+    }
+}
+
+impl Operation {
+    /// The call in words, as the start of an error.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Receive => "cannot receive messages from",
+            Self::Delete => "cannot delete messages from",
+            Self::ChangeVisibility => "cannot change the visibility of messages in",
+        }
+    }
+
+    /// The permission it needs.
+    fn permission(self) -> &'static str {
+        match self {
+            Self::Receive => "sqs:ReceiveMessage",
+            Self::Delete => "sqs:DeleteMessage",
+            Self::ChangeVisibility => "sqs:ChangeMessageVisibility",
+        }
+    }
+}
+
+impl FailedCall<'_> {
+    fn what(&self) -> String {
+        format!("{} queue {} in region {}", self.operation.words(), self.queue_url, self.region)
+    }
+}
+
+/// The sorts of refusal that have a remedy of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    UnknownKey,
+    Unsigned,
+    WrongSignature,
+    Expired,
+    Denied,
+    NoSuchQueue,
+    Throttled,
+    KmsDenied,
+    ServerFault,
+    Other,
+}
+
+impl Fault {
+    fn of(status: u16, code: &str, words: &str) -> Self {
+        let words = words.to_ascii_lowercase();
+        match code {
+            // Checked before the codes: AWS says SignatureDoesNotMatch of a clock that is off, too.
+            _ if words.contains("signature expired") || words.contains("signature not yet current") => {
+                Self::WrongSignature
+            }
+            "InvalidClientTokenId" | "UnrecognizedClientException" | "InvalidAccessKeyId" | "InvalidSecurity" => {
+                Self::UnknownKey
+            }
+            "MissingAuthenticationToken" | "MissingAuthenticationTokenException" | "IncompleteSignature"
+            | "IncompleteSignatureException" => Self::Unsigned,
+            "SignatureDoesNotMatch" | "InvalidSignatureException" | "RequestExpired" | "RequestTimeTooSkewed" => {
+                Self::WrongSignature
+            }
+            "ExpiredToken" | "ExpiredTokenException" => Self::Expired,
+            "KmsAccessDenied" | "KMS.AccessDeniedException" => Self::KmsDenied,
+            "KmsThrottled" | "KMS.ThrottlingException" | "RequestThrottled" | "RequestThrottledException"
+            | "Throttling" | "ThrottlingException" | "ThrottledException" | "TooManyRequestsException" | "OverLimit"
+            | "RequestLimitExceeded" | "SlowDown" => Self::Throttled,
+            "AccessDenied" | "AccessDeniedException" | "NotAuthorized" | "UnauthorizedOperation" => Self::Denied,
+            "QueueDoesNotExist" | "AWS.SimpleQueueService.NonExistentQueue" | "NonExistentQueue"
+            | "QueueDeletedRecently" | "InvalidAddress" => Self::NoSuchQueue,
+            _ if status == 429 => Self::Throttled,
+            _ if status >= 500 => Self::ServerFault,
+            _ => Self::Other,
+        }
+    }
+
+    fn concerns_the_signature(self) -> bool {
+        matches!(self, Self::UnknownKey | Self::Unsigned | Self::WrongSignature | Self::Expired)
+    }
+}
+
+fn remedy(call: FailedCall<'_>, status: u16, fault: Fault) -> String {
+    let (key_id, region, source) = (call.access_key_id, call.region, call.credentials);
+    match (fault, call.credentials_renew) {
+        (Fault::UnknownKey, false) => format!(
+            "AWS does not know key id {key_id} in region {region}: check AWS_ACCESS_KEY_ID (deleted, inactive, of \
+             another account or partition?), AWS_SESSION_TOKEN if it is a temporary one, and AWS_REGION"
+        ),
+        (Fault::WrongSignature, false) => format!(
+            "the secret does not belong to key id {key_id}, or region {region} is not the queue's: check \
+             AWS_SECRET_ACCESS_KEY and AWS_REGION"
+        ),
+        (Fault::Expired, false) => format!(
+            "the session of key id {key_id} is over: give fresh AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and \
+             AWS_SESSION_TOKEN, or leave all three out to have them from the Edge API"
+        ),
+        (Fault::UnknownKey | Fault::WrongSignature, true) => format!(
+            "signed with {source}: fresh ones are being fetched; if it goes on, check that SERVER_API_KEY, \
+             QUEUE_URL and AWS_REGION ({region}) belong to the same environment"
+        ),
+        (Fault::Expired, true) => format!("signed with {source}: fresh ones are being fetched"),
+        (Fault::Unsigned, _) => {
+            format!("the signature was lost on the way to {}: is there a proxy that strips headers?", call.endpoint)
+        }
+        (Fault::Denied, _) => format!(
+            "key id {key_id} lacks {}: allow sqs:ReceiveMessage, sqs:DeleteMessage and sqs:ChangeMessageVisibility \
+             on this queue (IAM policy and queue policy), and check QUEUE_URL",
+            call.operation.permission()
+        ),
+        (Fault::NoSuchQueue, _) => {
+            format!("there is no such queue for key id {key_id}: check QUEUE_URL and AWS_REGION")
+        }
+        (Fault::KmsDenied, _) => {
+            format!("the queue is encrypted: allow key id {key_id} kms:Decrypt on the queue's KMS key")
+        }
+        (Fault::Throttled, _) => "too many calls: it is tried again later; if it goes on, lower CONSUMERS or raise \
+                                  BATCH_SIZE (or the KMS quota, if the queue is encrypted)"
+            .to_owned(),
+        (Fault::ServerFault, _) => {
+            format!("the fault is on the side of {} (HTTP status {status}): it is tried again later", call.endpoint)
+        }
+        (Fault::Other, _) => format!(
+            "{} answered with HTTP status {status}: check QUEUE_URL, AWS_REGION and AWS_ENDPOINT_URL_SQS if it is set",
+            call.endpoint
+        ),
+    }
+}
+
+/// AWS's words up to where it quotes the signed request, which holds the session token.
+fn quotable(words: &str) -> &str {
+    let quotation = ["The Canonical String", "The String-to-Sign", "Canonical String for this request"]
+        .iter()
+        .filter_map(|start| words.find(start))
+        .min();
+    quotation.map_or(words, |at| &words[..at]).trim_end()
+}
+
+fn clock_words(ahead_ms: i64) -> Option<String> {
+    if ahead_ms.abs() <= SKEW_MENTIONED_MS {
+        return None;
+    }
+    let minutes = (ahead_ms.abs() + 30_000) / 60_000;
+    let side = if ahead_ms > 0 { "ahead of" } else { "behind" };
+    Some(format!("this machine's clock is {minutes} minutes {side} the server's: set it, AWS allows 5"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CALL: FailedCall<'_> = FailedCall {
+        operation: Operation::Receive,
+        queue_url: "https://sqs.eu-central-1.amazonaws.com/123456789012/events",
+        region: "eu-central-1",
+        endpoint: "https://sqs.eu-central-1.amazonaws.com",
+        access_key_id: "AKIA1",
+        credentials: "static credentials with key id AKIA1",
+        credentials_renew: false,
+    };
+    const FROM_EDGE: FailedCall<'_> = FailedCall {
+        credentials: "temporary credentials from the Edge API at https://edge.api.stigg.io, with key id ASIA2",
+        credentials_renew: true,
+        ..CALL
+    };
+
+    fn line(call: FailedCall<'_>, status: u16, code: &str, words: &str, ahead_ms: Option<i64>) -> String {
+        let answer = ErrorAnswer { code: code.to_owned(), message: words.to_owned() };
+        let error = refused(call, status, &answer, ahead_ms);
+        assert_eq!(error.kind, code);
+        error.message
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_region() {
+        assert_eq!(
+            line(CALL, 403, "InvalidClientTokenId", "The security token included in the request is invalid.", None),
+            "cannot receive messages from queue https://sqs.eu-central-1.amazonaws.com/123456789012/events in region \
+             eu-central-1: InvalidClientTokenId (The security token included in the request is invalid.); AWS does \
+             not know key id AKIA1 in region eu-central-1: check AWS_ACCESS_KEY_ID (deleted, inactive, of another \
+             account or partition?), AWS_SESSION_TOKEN if it is a temporary one, and AWS_REGION"
+        );
+        for code in ["UnrecognizedClientException", "InvalidAccessKeyId"] {
+            assert!(line(CALL, 403, code, "", None).contains("check AWS_ACCESS_KEY_ID"));
+        }
+        let renewed = line(FROM_EDGE, 403, "InvalidClientTokenId", "", None);
+        assert!(renewed.contains("key id ASIA2: fresh ones are being fetched") && renewed.contains("SERVER_API_KEY"));
+    }
+
+    #[test]
+    fn a_wrong_signature_names_both_secret_and_region() {
+        let message = line(CALL, 403, "SignatureDoesNotMatch", "The request signature does not match.", Some(1_000));
+        assert!(message.ends_with(
+            "the secret does not belong to key id AKIA1, or region eu-central-1 is not the queue's: check \
+             AWS_SECRET_ACCESS_KEY and AWS_REGION"
+        ));
+    }
+
+    #[test]
+    fn a_clock_that_is_off_is_told_by_how_much() {
+        let words = "Signature expired: 20261102T115000Z is now earlier than 20261102T120000Z";
+        let behind = line(CALL, 403, "SignatureDoesNotMatch", words, Some(-10 * 60_000));
+        assert!(behind.ends_with("; this machine's clock is 10 minutes behind the server's: set it, AWS allows 5"));
+        let ahead = line(CALL, 400, "InvalidSignatureException", "", Some(5 * 60_000));
+        assert!(ahead.ends_with("; this machine's clock is 5 minutes ahead of the server's: set it, AWS allows 5"));
+        let right = line(CALL, 403, "SignatureDoesNotMatch", "", Some(4 * 60_000));
+        assert!(!right.contains("clock"), "{right}");
+    }
+
+    #[test]
+    fn the_signed_request_that_aws_quotes_back_is_cut() {
+        let words = "The request signature we calculated does not match. The Canonical String for this request \
+                     should have been 'POST / x-amz-security-token:FwoGsecret";
+        let message = line(FROM_EDGE, 403, "SignatureDoesNotMatch", words, None);
+        assert!(message.contains("(The request signature we calculated does not match.)"), "{message}");
+        assert!(!message.contains("FwoG"), "{message}");
+    }
+
+    #[test]
+    fn an_expired_session_says_where_fresh_keys_come_from() {
+        let given = line(CALL, 403, "ExpiredToken", "", None);
+        assert!(given.contains("the session of key id AKIA1 is over: give fresh AWS_ACCESS_KEY_ID"), "{given}");
+        assert!(line(FROM_EDGE, 403, "ExpiredToken", "", None).ends_with("fresh ones are being fetched"));
+    }
+
+    #[test]
+    fn a_denied_call_names_the_missing_permission() {
+        for (operation, permission) in [
+            (Operation::Receive, "lacks sqs:ReceiveMessage: allow"),
+            (Operation::Delete, "lacks sqs:DeleteMessage: allow"),
+            (Operation::ChangeVisibility, "lacks sqs:ChangeMessageVisibility: allow"),
+        ] {
+            let message = line(FailedCall { operation, ..CALL }, 403, "AccessDenied", "not authorized", None);
+            assert!(message.contains(permission), "{message}");
+        }
+        assert!(line(CALL, 400, "KmsAccessDenied", "", None).contains("kms:Decrypt"));
+    }
+
+    #[test]
+    fn an_absent_queue_points_at_its_url_and_region() {
+        for code in ["QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue"] {
+            let message = line(CALL, 400, code, "The specified queue does not exist.", None);
+            assert!(message.contains("/123456789012/events in region eu-central-1"), "{message}");
+            assert!(message.ends_with("check QUEUE_URL and AWS_REGION"), "{message}");
+        }
+    }
+
+    #[test]
+    fn regions_that_disagree_are_told_at_every_refusal_of_the_callers() {
+        let elsewhere = FailedCall { region: "us-east-1", ..CALL };
+        let hint = "; QUEUE_URL is in region eu-central-1 but AWS_REGION is us-east-1: make them agree";
+        for (status, code) in [(400, "QueueDoesNotExist"), (403, "SignatureDoesNotMatch"), (404, "Http404")] {
+            assert!(line(elsewhere, status, code, "", None).ends_with(hint));
+            assert!(!line(CALL, status, code, "", None).contains("make them agree"));
+        }
+        assert!(!line(elsewhere, 503, "ServiceUnavailable", "", None).contains("make them agree"));
+    }
+
+    #[test]
+    fn what_passes_by_itself_says_so() {
+        for (status, code) in
+            [(400, "RequestThrottled"), (403, "OverLimit"), (400, "KMS.ThrottlingException"), (429, "Http429")]
+        {
+            assert!(line(CALL, status, code, "", None).contains("too many calls: it is tried again later"), "{code}");
+        }
+        let fault = line(CALL, 502, "Http502", "Bad Gateway", None);
+        assert!(fault.contains("Http502 (Bad Gateway); the fault is on the side of https://sqs.eu-central-1"), "{fault}");
+    }
+
+    #[test]
+    fn no_answer_names_the_endpoint_and_where_it_is_set() {
+        let error = HttpError { kind: HttpErrorKind::ConnectionRefused, words: "connection refused".to_owned() };
+        let error = unanswered(CALL, &error);
+        assert_eq!(error.kind, "connection_refused");
+        assert!(error.message.contains(
+            ": no answer from https://sqs.eu-central-1.amazonaws.com: connection refused; nothing listens there: check \
+             host and port in QUEUE_URL"
+        ));
+    }
+}
