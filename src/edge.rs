@@ -45,8 +45,16 @@ pub struct EdgeError {
 impl EdgeClient {
     /// A client of the API at `base` (`EDGE_API_URL`). Calls nobody yet.
     pub fn new(base: Url, api_key: Secret) -> Self {
-        let options = HttpOptions { pool_size: 1, answer_bytes_max: ANSWER_BYTES_MAX, deadline: DEADLINE };
-        Self { http: HttpClient::new(&base, options), base, api_key }
+        let options = HttpOptions {
+            pool_size: 1,
+            answer_bytes_max: ANSWER_BYTES_MAX,
+            deadline: DEADLINE,
+        };
+        Self {
+            http: HttpClient::new(&base, options),
+            base,
+            api_key,
+        }
     }
 
     /// Temporary AWS credentials that may consume this queue.
@@ -100,13 +108,18 @@ impl EdgeClient {
 
     fn get(&self, what: &str, url: &Url) -> Result<Value, EdgeError> {
         let fault = |kind: &str, cause_and_remedy: String| EdgeError {
-            message: format!("cannot {what} from the Edge API at {}: {cause_and_remedy}", self.address()),
+            message: format!(
+                "cannot {what} from the Edge API at {}: {cause_and_remedy}",
+                self.address()
+            ),
             kind: kind.to_owned(),
         };
-        let api_key = self
-            .api_key
-            .read()
-            .map_err(|error| fault("api_key_unreadable", format!("{error}; check SERVER_API_KEY_FILE")))?;
+        let api_key = self.api_key.read().map_err(|error| {
+            fault(
+                "api_key_unreadable",
+                format!("{error}; check SERVER_API_KEY_FILE"),
+            )
+        })?;
         let request = Request::get(url.as_str())
             .header("X-API-KEY", api_key.trim())
             .header("X-API-VERSION", API_VERSION)
@@ -119,7 +132,9 @@ impl EdgeClient {
             })?;
         let answer = self.http.send(request, None).map_err(|error| {
             let remedy = match error.kind {
-                HttpErrorKind::AnswerTooLarge | HttpErrorKind::Protocol => "check EDGE_API_URL: is this Stigg's Edge API?",
+                HttpErrorKind::AnswerTooLarge | HttpErrorKind::Protocol => {
+                    "check EDGE_API_URL: is this Stigg's Edge API?"
+                }
                 HttpErrorKind::Tls => "check EDGE_API_URL and the trusted certificates of this machine",
                 HttpErrorKind::Timeout
                 | HttpErrorKind::HostNotFound
@@ -134,14 +149,25 @@ impl EdgeClient {
     fn parse(&self, what: &str, answer: &Answer) -> Result<Value, EdgeError> {
         let status = answer.status;
         let refused = |remedy: &str| EdgeError {
-            message: format!("cannot {what} from the Edge API at {}: HTTP status {status}; {remedy}", self.address()),
+            message: format!(
+                "cannot {what} from the Edge API at {}: HTTP status {status}; {remedy}",
+                self.address()
+            ),
             kind: format!("http_{status}"),
         };
         match status {
             200 => {}
-            401 | 403 => return Err(refused("check SERVER_API_KEY: a full-access server key of this environment")),
+            401 | 403 => {
+                return Err(refused(
+                    "check SERVER_API_KEY: a full-access server key of this environment",
+                ));
+            }
             429 => return Err(refused("too many requests: it is tried again later")),
-            500.. => return Err(refused("the Edge API has a fault of its own: it is tried again later")),
+            500.. => {
+                return Err(refused(
+                    "the Edge API has a fault of its own: it is tried again later",
+                ));
+            }
             _ => return Err(refused("check EDGE_API_URL: is this Stigg's Edge API?")),
         }
         let body: Value =
@@ -150,9 +176,16 @@ impl EdgeClient {
             None | Some(Value::Null) => Ok(body),
             Some(Value::Array(errors)) if errors.is_empty() => Ok(body),
             Some(errors) => {
-                let code = errors.pointer("/0/extensions/code").and_then(Value::as_str).unwrap_or("no code");
+                let code = errors
+                    .pointer("/0/extensions/code")
+                    .and_then(Value::as_str)
+                    .unwrap_or("no code");
                 // Only something that looks like a code: words could repeat what was asked.
-                let code: String = code.chars().filter(|c| c.is_ascii_alphanumeric() || " _-".contains(*c)).take(60).collect();
+                let code: String = code
+                    .chars()
+                    .filter(|c| c.is_ascii_alphanumeric() || " _-".contains(*c))
+                    .take(60)
+                    .collect();
                 Err(self.unexpected(what, &format!("it lists errors ({code})")))
             }
         }

@@ -114,7 +114,11 @@ impl HttpErrorKind {
 impl HttpClient {
     /// A client for peers of `base`'s scheme.
     pub fn new(base: &Url, options: HttpOptions) -> Self {
-        Self { https: base.scheme() == "https", options, agent: OnceLock::new() }
+        Self {
+            https: base.scheme() == "https",
+            options,
+            agent: OnceLock::new(),
+        }
     }
 
     /// Sends one request and reads the whole answer, within `deadline` (else the one of the options).
@@ -130,10 +134,18 @@ impl HttpClient {
             run(&agent, request, deadline)
         };
         let mut response = answered.map_err(|error| self.describe(&error))?;
-        let body = response.body_mut().with_config().limit(self.options.answer_bytes_max).read_to_vec();
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(self.options.answer_bytes_max)
+            .read_to_vec();
         let body = body.map_err(|error| self.describe(&error))?;
         let (parts, _) = response.into_parts();
-        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+        Ok(Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body,
+        })
     }
 
     /// Ends every call in flight with an error and refuses new ones: for a stop whose time is up.
@@ -158,7 +170,11 @@ impl HttpClient {
         install_crypto_provider();
         let tls = TlsConfig::builder()
             .provider(TlsProvider::Rustls)
-            .root_certs(if self.https { system_roots()? } else { RootCerts::new_with_certs(&[]) })
+            .root_certs(if self.https {
+                system_roots()?
+            } else {
+                RootCerts::new_with_certs(&[])
+            })
             .build();
         let config = Agent::config_builder()
             .tls_config(tls)
@@ -174,7 +190,11 @@ impl HttpClient {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_global(Some(self.options.deadline))
             .build();
-        Ok(Agent::with_parts(config, DefaultConnector::new(), CachedResolver::default()))
+        Ok(Agent::with_parts(
+            config,
+            DefaultConnector::new(),
+            CachedResolver::default(),
+        ))
     }
 
     #[allow(clippy::wildcard_enum_match_arm)] // ureq's enum is open: what it adds is a protocol fault to us
@@ -183,25 +203,34 @@ impl HttpClient {
             ureq::Error::Timeout(Timeout::Connect) => {
                 (HttpErrorKind::Timeout, "timed out while connecting".to_owned())
             }
-            ureq::Error::Timeout(Timeout::Resolve) => {
-                (HttpErrorKind::Timeout, "timed out while resolving the host name".to_owned())
-            }
-            ureq::Error::Timeout(_) => {
-                (HttpErrorKind::Timeout, "timed out: no whole answer within the deadline".to_owned())
-            }
-            ureq::Error::HostNotFound => {
-                (HttpErrorKind::HostNotFound, "cannot resolve the host name: it has no address".to_owned())
-            }
+            ureq::Error::Timeout(Timeout::Resolve) => (
+                HttpErrorKind::Timeout,
+                "timed out while resolving the host name".to_owned(),
+            ),
+            ureq::Error::Timeout(_) => (
+                HttpErrorKind::Timeout,
+                "timed out: no whole answer within the deadline".to_owned(),
+            ),
+            ureq::Error::HostNotFound => (
+                HttpErrorKind::HostNotFound,
+                "cannot resolve the host name: it has no address".to_owned(),
+            ),
             ureq::Error::BodyExceedsLimit(_) => (
                 HttpErrorKind::AnswerTooLarge,
-                format!("the answer is longer than {} bytes", self.options.answer_bytes_max),
+                format!(
+                    "the answer is longer than {} bytes",
+                    self.options.answer_bytes_max
+                ),
             ),
             ureq::Error::Rustls(_) | ureq::Error::Tls(_) | ureq::Error::Pem(_) => {
                 (HttpErrorKind::Tls, format!("the TLS handshake failed: {error}"))
             }
             ureq::Error::Io(io) => describe_io(io),
             ureq::Error::Other(other) => match other.downcast_ref::<LookupFailed>() {
-                Some(failed) => (HttpErrorKind::HostNotFound, format!("cannot resolve the host name: {failed}")),
+                Some(failed) => (
+                    HttpErrorKind::HostNotFound,
+                    format!("cannot resolve the host name: {failed}"),
+                ),
                 None => (HttpErrorKind::Protocol, error.to_string()),
             },
             _ => (HttpErrorKind::Protocol, error.to_string()),
@@ -219,24 +248,38 @@ fn run(
 ) -> Result<http::Response<ureq::Body>, ureq::Error> {
     match deadline {
         None => agent.run(request),
-        Some(deadline) => {
-            agent.run(agent.configure_request(request).timeout_global(Some(deadline)).build())
-        }
+        Some(deadline) => agent.run(
+            agent
+                .configure_request(request)
+                .timeout_global(Some(deadline))
+                .build(),
+        ),
     }
 }
 
+#[allow(clippy::wildcard_enum_match_arm)] // std's list is long and open: the rest is told in its own words
 fn describe_io(error: &std::io::Error) -> (HttpErrorKind, String) {
     // rustls reports a refused certificate as an I/O error that wraps its own.
-    if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+    if error
+        .get_ref()
+        .is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+    {
         return (HttpErrorKind::Tls, format!("the TLS handshake failed: {error}"));
     }
     match error.kind() {
         ErrorKind::ConnectionRefused => (HttpErrorKind::ConnectionRefused, "connection refused".to_owned()),
         ErrorKind::TimedOut | ErrorKind::WouldBlock => (HttpErrorKind::Timeout, "timed out".to_owned()),
-        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => {
-            (HttpErrorKind::Connection, format!("the connection was closed before the answer was whole ({error})"))
-        }
-        _ => (HttpErrorKind::Connection, format!("the connection failed: {error}")),
+        ErrorKind::UnexpectedEof
+        | ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::BrokenPipe => (
+            HttpErrorKind::Connection,
+            format!("the connection was closed before the answer was whole ({error})"),
+        ),
+        _ => (
+            HttpErrorKind::Connection,
+            format!("the connection failed: {error}"),
+        ),
     }
 }
 
@@ -244,7 +287,11 @@ fn describe_io(error: &std::io::Error) -> (HttpErrorKind, String) {
 fn system_roots() -> Result<RootCerts, HttpError> {
     let loaded = rustls_native_certs::load_native_certs();
     if loaded.certs.is_empty() {
-        let cause = loaded.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
+        let cause = loaded
+            .errors
+            .first()
+            .map(|error| format!(" ({error})"))
+            .unwrap_or_default();
         return Err(HttpError {
             kind: HttpErrorKind::Tls,
             words: format!(
@@ -253,7 +300,12 @@ fn system_roots() -> Result<RootCerts, HttpError> {
             ),
         });
     }
-    Ok(loaded.certs.iter().map(|der| Certificate::from_der(der).to_owned()).collect::<Vec<_>>().into())
+    Ok(loaded
+        .certs
+        .iter()
+        .map(|der| Certificate::from_der(der).to_owned())
+        .collect::<Vec<_>>()
+        .into())
 }
 
 #[cfg(test)]

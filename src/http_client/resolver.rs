@@ -38,7 +38,12 @@ pub struct CachedResolver {
 }
 
 impl Resolver for CachedResolver {
-    fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         let peer = uri
             .scheme()
             .zip(uri.authority())
@@ -49,7 +54,11 @@ impl Resolver for CachedResolver {
             addresses.push(address);
             return Ok(addresses);
         }
-        if let Some((at, addresses)) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(&peer)
+        if let Some((at, addresses)) = self
+            .kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&peer)
             && at.elapsed() < KEPT
         {
             return Ok(addresses.clone());

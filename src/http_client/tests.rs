@@ -5,16 +5,27 @@ use super::*;
 
 fn client(base: &Url, deadline_ms: u64) -> HttpClient {
     let deadline = Duration::from_millis(deadline_ms);
-    HttpClient::new(base, HttpOptions { pool_size: 2, answer_bytes_max: 1000, deadline })
+    HttpClient::new(
+        base,
+        HttpOptions {
+            pool_size: 2,
+            answer_bytes_max: 1000,
+            deadline,
+        },
+    )
 }
 
 fn get(base: &Url, path: &str) -> http::Request<Vec<u8>> {
-    http::Request::get(base.join(path).unwrap().as_str()).body(Vec::new()).unwrap()
+    http::Request::get(base.join(path).unwrap().as_str())
+        .body(Vec::new())
+        .unwrap()
 }
 
 fn fault(reply: Reply) -> HttpError {
     let stub = Stub::start([reply]);
-    client(&stub.url, 2_000).send(get(&stub.url, "/"), None).unwrap_err()
+    client(&stub.url, 2_000)
+        .send(get(&stub.url, "/"), None)
+        .unwrap_err()
 }
 
 #[test]
@@ -31,8 +42,16 @@ fn any_status_is_an_answer_and_a_redirect_is_not_followed() {
 
     assert_eq!(stub.asked().line, "GET /a");
     let second = stub.asked();
-    assert_eq!((second.line.as_str(), second.connection), ("GET /b", 0), "the connection is kept and used again");
-    assert!(second.header("user-agent").starts_with("persistent-cache-service/"));
+    assert_eq!(
+        (second.line.as_str(), second.connection),
+        ("GET /b", 0),
+        "the connection is kept and used again"
+    );
+    assert!(
+        second
+            .header("user-agent")
+            .starts_with("persistent-cache-service/")
+    );
     assert!(stub.was_left_alone());
 }
 
@@ -41,28 +60,46 @@ fn a_peer_that_never_answers_costs_the_deadline_and_no_more() {
     for reply in [Reply::Silence, Reply::Drip] {
         let stub = Stub::start([reply]);
         let started = Instant::now();
-        let error = client(&stub.url, 60_000).send(get(&stub.url, "/"), Some(Duration::from_millis(300))).unwrap_err();
+        let error = client(&stub.url, 60_000)
+            .send(get(&stub.url, "/"), Some(Duration::from_millis(300)))
+            .unwrap_err();
         assert_eq!(error.kind, HttpErrorKind::Timeout, "{error}");
-        assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
+        assert!(
+            started.elapsed() < Duration::from_secs(5),
+            "took {:?}",
+            started.elapsed()
+        );
     }
 }
 
 #[test]
 fn the_clients_own_deadline_holds_where_a_call_names_none() {
     let stub = Stub::start([Reply::Silence]);
-    let error = client(&stub.url, 200).send(get(&stub.url, "/"), None).unwrap_err();
-    assert_eq!(error.to_string(), "timed out: no whole answer within the deadline");
+    let error = client(&stub.url, 200)
+        .send(get(&stub.url, "/"), None)
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "timed out: no whole answer within the deadline"
+    );
 }
 
 #[test]
 fn faults_of_the_way_there_are_told_apart() {
     let refused = dead_url();
-    let error = client(&refused, 2_000).send(get(&refused, "/"), None).unwrap_err();
-    assert_eq!((error.kind, error.words.as_str()), (HttpErrorKind::ConnectionRefused, "connection refused"));
+    let error = client(&refused, 2_000)
+        .send(get(&refused, "/"), None)
+        .unwrap_err();
+    assert_eq!(
+        (error.kind, error.words.as_str()),
+        (HttpErrorKind::ConnectionRefused, "connection refused")
+    );
 
     // A name that the resolver refuses by itself, without asking anybody.
     let unknown = Url::parse("http://a..b.invalid").unwrap();
-    let error = client(&unknown, 2_000).send(get(&unknown, "/"), None).unwrap_err();
+    let error = client(&unknown, 2_000)
+        .send(get(&unknown, "/"), None)
+        .unwrap_err();
     assert_eq!(error.kind, HttpErrorKind::HostNotFound, "{error}");
     assert!(error.words.starts_with("cannot resolve the host name"), "{error}");
 }
@@ -72,7 +109,9 @@ fn answers_that_are_no_answers_are_errors() {
     let garbage = fault(Reply::Bytes(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()));
     assert_eq!(garbage.kind, HttpErrorKind::Protocol, "{garbage}");
 
-    let cut_short = fault(Reply::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345".to_vec()));
+    let cut_short = fault(Reply::Bytes(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345".to_vec(),
+    ));
     assert_eq!(cut_short.kind, HttpErrorKind::Connection, "{cut_short}");
 
     let closed = fault(Reply::Bytes(Vec::new()));
@@ -88,7 +127,10 @@ fn https_to_a_peer_without_tls_is_a_tls_fault_and_no_panic() {
     let https = Url::parse(&stub.url.as_str().replace("http:", "https:")).unwrap();
     // The stub waits for the end of a request that never comes: the handshake meets the deadline, or its silence.
     let error = client(&https, 300).send(get(&https, "/"), None).unwrap_err();
-    assert!(matches!(error.kind, HttpErrorKind::Tls | HttpErrorKind::Timeout), "{error:?}");
+    assert!(
+        matches!(error.kind, HttpErrorKind::Tls | HttpErrorKind::Timeout),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -103,7 +145,10 @@ fn a_shutdown_ends_the_call_in_flight() {
         assert!(call.join().unwrap().is_err());
     });
     assert!(started.elapsed() < Duration::from_secs(10));
-    assert!(client.send(get(&stub.url, "/"), None).is_err(), "no further calls");
+    assert!(
+        client.send(get(&stub.url, "/"), None).is_err(),
+        "no further calls"
+    );
 }
 
 #[test]

@@ -53,11 +53,21 @@ pub struct SqsClient {
 impl SqsClient {
     /// Calls nobody yet.
     pub fn new(settings: SqsSettings, credentials: Arc<dyn CredentialsProvider>) -> Self {
-        let SqsSettings { mut endpoint, queue_url, region, pool_size, receive_slack } = settings;
+        let SqsSettings {
+            mut endpoint,
+            queue_url,
+            region,
+            pool_size,
+            receive_slack,
+        } = settings;
         endpoint.set_path("/");
         endpoint.set_query(None);
         endpoint.set_fragment(None);
-        let options = HttpOptions { pool_size, answer_bytes_max: ANSWER_BYTES_MAX, deadline: BATCH_DEADLINE };
+        let options = HttpOptions {
+            pool_size,
+            answer_bytes_max: ANSWER_BYTES_MAX,
+            deadline: BATCH_DEADLINE,
+        };
         Self {
             http: HttpClient::new(&endpoint, options),
             address: endpoint.origin().ascii_serialization(),
@@ -88,13 +98,16 @@ impl SqsClient {
             message: format!("cannot sign calls to queue {}: {error}", self.queue_url),
             kind: error.kind,
         })?;
-        let signed = signed_request(&self.endpoint, &self.region, request, &credentials, now).map_err(|error| {
-            let source = self.credentials.describe();
-            QueueError {
-                message: format!("{error}; check the values of {source}, and AWS_ENDPOINT_URL_SQS if it is set"),
-                kind: "not_signable".to_owned(),
-            }
-        })?;
+        let signed =
+            signed_request(&self.endpoint, &self.region, request, &credentials, now).map_err(|error| {
+                let source = self.credentials.describe();
+                QueueError {
+                    message: format!(
+                        "{error}; check the values of {source}, and AWS_ENDPOINT_URL_SQS if it is set"
+                    ),
+                    kind: "not_signable".to_owned(),
+                }
+            })?;
         let source = self.credentials.describe();
         let failed = FailedCall {
             operation,
@@ -105,7 +118,10 @@ impl SqsClient {
             credentials: &source,
             credentials_renew: credentials.expires_at.is_some(),
         };
-        let answer = self.http.send(signed, deadline).map_err(|error| faults::unanswered(failed, &error))?;
+        let answer = self
+            .http
+            .send(signed, deadline)
+            .map_err(|error| faults::unanswered(failed, &error))?;
         if answer.status == 200 {
             parse(&answer.body).map_err(|error| faults::unreadable(failed, &error))
         } else {
@@ -123,11 +139,18 @@ impl SqsClient {
         if credentials.are_temporary() && (answer.status == 403 || refusal.code.starts_with("ExpiredToken")) {
             self.credentials.invalidate(&credentials.access_key_id, now);
         }
-        let ahead_ms = header("date").and_then(parse_http_date).map(|there| now.0 - there.0);
+        let ahead_ms = header("date")
+            .and_then(parse_http_date)
+            .map(|there| now.0 - there.0);
         faults::refused(failed, answer.status, &refusal, ahead_ms)
     }
 
-    fn batch(&self, operation: Operation, request: WireRequest, entries: usize) -> Result<BatchOutcome, QueueError> {
+    fn batch(
+        &self,
+        operation: Operation,
+        request: WireRequest,
+        entries: usize,
+    ) -> Result<BatchOutcome, QueueError> {
         if entries == 0 {
             // SQS refuses an empty batch.
             return Ok(BatchOutcome::new());
@@ -159,7 +182,10 @@ impl Queue for SqsClient {
         self.batch(Operation::Delete, request, receipt_handles.len())
     }
 
-    fn change_visibility_batch(&self, entries: &[(ReceiptHandle, Duration)]) -> Result<BatchOutcome, QueueError> {
+    fn change_visibility_batch(
+        &self,
+        entries: &[(ReceiptHandle, Duration)],
+    ) -> Result<BatchOutcome, QueueError> {
         let request = wire::change_visibility_request(&self.queue_url, entries);
         self.batch(Operation::ChangeVisibility, request, entries.len())
     }

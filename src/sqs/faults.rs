@@ -36,29 +36,27 @@ pub struct FailedCall<'a> {
 /// `Date`, if it had one.
 pub fn refused(call: FailedCall<'_>, status: u16, answer: &ErrorAnswer, ahead_ms: Option<i64>) -> QueueError {
     let fault = Fault::of(status, &answer.code, &answer.message);
-    let mut message = format!("{}: {}", call.what(), answer.code);
-    let words = quotable(&answer.message);
-    if !words.is_empty() {
-        message.push_str(&format!(" ({words})"));
+    let words = match quotable(&answer.message) {
+        "" => String::new(),
+        words => format!(" ({words})"),
+    };
+    let clock = if fault.concerns_the_signature() {
+        ahead_ms.and_then(clock_words)
+    } else {
+        None
+    };
+    let mut parts = vec![
+        format!("{}: {}{words}", call.what(), answer.code),
+        remedy(call, status, fault),
+    ];
+    parts.extend(clock);
+    if (400..500).contains(&status) {
+        parts.extend(regions_differ(call));
     }
-    message.push_str("; ");
-    message.push_str(&remedy(call, status, fault));
-    if fault.concerns_the_signature()
-        && let Some(clock) = ahead_ms.and_then(clock_words)
-    {
-        message.push_str("; ");
-        message.push_str(&clock);
+    QueueError {
+        message: parts.join("; "),
+        kind: answer.code.chars().take(KIND_CHARS_MAX).collect(),
     }
-    if (400..500).contains(&status)
-        && let Some(queue_region) = region_of_queue_url(call.queue_url)
-        && queue_region != call.region
-    {
-        message.push_str(&format!(
-            "; QUEUE_URL is in region {queue_region} but AWS_REGION is {}: make them agree",
-            call.region
-        ));
-    }
-    QueueError { message, kind: answer.code.chars().take(KIND_CHARS_MAX).collect() }
 }
 
 /// There was no answer.
@@ -83,7 +81,11 @@ pub fn unanswered(call: FailedCall<'_>, error: &HttpError) -> QueueError {
         }
     };
     QueueError {
-        message: format!("{}: no answer from {}: {error}; {remedy}", call.what(), call.endpoint),
+        message: format!(
+            "{}: no answer from {}: {error}; {remedy}",
+            call.what(),
+            call.endpoint
+        ),
         kind: error.kind.label().to_owned(),
     }
 }
@@ -123,7 +125,12 @@ impl Operation {
 
 impl FailedCall<'_> {
     fn what(&self) -> String {
-        format!("{} queue {} in region {}", self.operation.words(), self.queue_url, self.region)
+        format!(
+            "{} queue {} in region {}",
+            self.operation.words(),
+            self.queue_url,
+            self.region
+        )
     }
 }
 
@@ -138,7 +145,7 @@ enum Fault {
     NoSuchQueue,
     Throttled,
     KmsDenied,
-    ServerFault,
+    ServerSide,
     Other,
 }
 
@@ -150,30 +157,50 @@ impl Fault {
             _ if words.contains("signature expired") || words.contains("signature not yet current") => {
                 Self::WrongSignature
             }
-            "InvalidClientTokenId" | "UnrecognizedClientException" | "InvalidAccessKeyId" | "InvalidSecurity" => {
-                Self::UnknownKey
-            }
-            "MissingAuthenticationToken" | "MissingAuthenticationTokenException" | "IncompleteSignature"
+            "InvalidClientTokenId"
+            | "UnrecognizedClientException"
+            | "InvalidAccessKeyId"
+            | "InvalidSecurity" => Self::UnknownKey,
+            "MissingAuthenticationToken"
+            | "MissingAuthenticationTokenException"
+            | "IncompleteSignature"
             | "IncompleteSignatureException" => Self::Unsigned,
-            "SignatureDoesNotMatch" | "InvalidSignatureException" | "RequestExpired" | "RequestTimeTooSkewed" => {
-                Self::WrongSignature
-            }
+            "SignatureDoesNotMatch"
+            | "InvalidSignatureException"
+            | "RequestExpired"
+            | "RequestTimeTooSkewed" => Self::WrongSignature,
             "ExpiredToken" | "ExpiredTokenException" => Self::Expired,
             "KmsAccessDenied" | "KMS.AccessDeniedException" => Self::KmsDenied,
-            "KmsThrottled" | "KMS.ThrottlingException" | "RequestThrottled" | "RequestThrottledException"
-            | "Throttling" | "ThrottlingException" | "ThrottledException" | "TooManyRequestsException" | "OverLimit"
-            | "RequestLimitExceeded" | "SlowDown" => Self::Throttled,
-            "AccessDenied" | "AccessDeniedException" | "NotAuthorized" | "UnauthorizedOperation" => Self::Denied,
-            "QueueDoesNotExist" | "AWS.SimpleQueueService.NonExistentQueue" | "NonExistentQueue"
-            | "QueueDeletedRecently" | "InvalidAddress" => Self::NoSuchQueue,
+            "KmsThrottled"
+            | "KMS.ThrottlingException"
+            | "RequestThrottled"
+            | "RequestThrottledException"
+            | "Throttling"
+            | "ThrottlingException"
+            | "ThrottledException"
+            | "TooManyRequestsException"
+            | "OverLimit"
+            | "RequestLimitExceeded"
+            | "SlowDown" => Self::Throttled,
+            "AccessDenied" | "AccessDeniedException" | "NotAuthorized" | "UnauthorizedOperation" => {
+                Self::Denied
+            }
+            "QueueDoesNotExist"
+            | "AWS.SimpleQueueService.NonExistentQueue"
+            | "NonExistentQueue"
+            | "QueueDeletedRecently"
+            | "InvalidAddress" => Self::NoSuchQueue,
             _ if status == 429 => Self::Throttled,
-            _ if status >= 500 => Self::ServerFault,
+            _ if status >= 500 => Self::ServerSide,
             _ => Self::Other,
         }
     }
 
     fn concerns_the_signature(self) -> bool {
-        matches!(self, Self::UnknownKey | Self::Unsigned | Self::WrongSignature | Self::Expired)
+        matches!(
+            self,
+            Self::UnknownKey | Self::Unsigned | Self::WrongSignature | Self::Expired
+        )
     }
 }
 
@@ -198,7 +225,10 @@ fn remedy(call: FailedCall<'_>, status: u16, fault: Fault) -> String {
         ),
         (Fault::Expired, true) => format!("signed with {source}: fresh ones are being fetched"),
         (Fault::Unsigned, _) => {
-            format!("the signature was lost on the way to {}: is there a proxy that strips headers?", call.endpoint)
+            format!(
+                "the signature was lost on the way to {}: is there a proxy that strips headers?",
+                call.endpoint
+            )
         }
         (Fault::Denied, _) => format!(
             "key id {key_id} lacks {}: allow sqs:ReceiveMessage, sqs:DeleteMessage and sqs:ChangeMessageVisibility \
@@ -211,11 +241,16 @@ fn remedy(call: FailedCall<'_>, status: u16, fault: Fault) -> String {
         (Fault::KmsDenied, _) => {
             format!("the queue is encrypted: allow key id {key_id} kms:Decrypt on the queue's KMS key")
         }
-        (Fault::Throttled, _) => "too many calls: it is tried again later; if it goes on, lower CONSUMERS or raise \
+        (Fault::Throttled, _) => {
+            "too many calls: it is tried again later; if it goes on, lower CONSUMERS or raise \
                                   BATCH_SIZE (or the KMS quota, if the queue is encrypted)"
-            .to_owned(),
-        (Fault::ServerFault, _) => {
-            format!("the fault is on the side of {} (HTTP status {status}): it is tried again later", call.endpoint)
+                .to_owned()
+        }
+        (Fault::ServerSide, _) => {
+            format!(
+                "the fault is on the side of {} (HTTP status {status}): it is tried again later",
+                call.endpoint
+            )
         }
         (Fault::Other, _) => format!(
             "{} answered with HTTP status {status}: check QUEUE_URL, AWS_REGION and AWS_ENDPOINT_URL_SQS if it is set",
@@ -226,11 +261,23 @@ fn remedy(call: FailedCall<'_>, status: u16, fault: Fault) -> String {
 
 /// AWS's words up to where it quotes the signed request, which holds the session token.
 fn quotable(words: &str) -> &str {
-    let quotation = ["The Canonical String", "The String-to-Sign", "Canonical String for this request"]
-        .iter()
-        .filter_map(|start| words.find(start))
-        .min();
+    let quotation = [
+        "The Canonical String",
+        "The String-to-Sign",
+        "Canonical String for this request",
+    ]
+    .iter()
+    .filter_map(|start| words.find(start))
+    .min();
     quotation.map_or(words, |at| &words[..at]).trim_end()
+}
+
+fn regions_differ(call: FailedCall<'_>) -> Option<String> {
+    let queue_region = region_of_queue_url(call.queue_url).filter(|region| region != call.region)?;
+    Some(format!(
+        "QUEUE_URL is in region {queue_region} but AWS_REGION is {}: make them agree",
+        call.region
+    ))
 }
 
 fn clock_words(ahead_ms: i64) -> Option<String> {
@@ -239,7 +286,9 @@ fn clock_words(ahead_ms: i64) -> Option<String> {
     }
     let minutes = (ahead_ms.abs() + 30_000) / 60_000;
     let side = if ahead_ms > 0 { "ahead of" } else { "behind" };
-    Some(format!("this machine's clock is {minutes} minutes {side} the server's: set it, AWS allows 5"))
+    Some(format!(
+        "this machine's clock is {minutes} minutes {side} the server's: set it, AWS allows 5"
+    ))
 }
 
 #[cfg(test)]
@@ -262,7 +311,10 @@ mod tests {
     };
 
     fn line(call: FailedCall<'_>, status: u16, code: &str, words: &str, ahead_ms: Option<i64>) -> String {
-        let answer = ErrorAnswer { code: code.to_owned(), message: words.to_owned() };
+        let answer = ErrorAnswer {
+            code: code.to_owned(),
+            message: words.to_owned(),
+        };
         let error = refused(call, status, &answer, ahead_ms);
         assert_eq!(error.kind, code);
         error.message
@@ -271,7 +323,13 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_its_region() {
         assert_eq!(
-            line(CALL, 403, "InvalidClientTokenId", "The security token included in the request is invalid.", None),
+            line(
+                CALL,
+                403,
+                "InvalidClientTokenId",
+                "The security token included in the request is invalid.",
+                None
+            ),
             "cannot receive messages from queue https://sqs.eu-central-1.amazonaws.com/123456789012/events in region \
              eu-central-1: InvalidClientTokenId (The security token included in the request is invalid.); AWS does \
              not know key id AKIA1 in region eu-central-1: check AWS_ACCESS_KEY_ID (deleted, inactive, of another \
@@ -281,12 +339,21 @@ mod tests {
             assert!(line(CALL, 403, code, "", None).contains("check AWS_ACCESS_KEY_ID"));
         }
         let renewed = line(FROM_EDGE, 403, "InvalidClientTokenId", "", None);
-        assert!(renewed.contains("key id ASIA2: fresh ones are being fetched") && renewed.contains("SERVER_API_KEY"));
+        assert!(
+            renewed.contains("key id ASIA2: fresh ones are being fetched")
+                && renewed.contains("SERVER_API_KEY")
+        );
     }
 
     #[test]
     fn a_wrong_signature_names_both_secret_and_region() {
-        let message = line(CALL, 403, "SignatureDoesNotMatch", "The request signature does not match.", Some(1_000));
+        let message = line(
+            CALL,
+            403,
+            "SignatureDoesNotMatch",
+            "The request signature does not match.",
+            Some(1_000),
+        );
         assert!(message.ends_with(
             "the secret does not belong to key id AKIA1, or region eu-central-1 is not the queue's: check \
              AWS_SECRET_ACCESS_KEY and AWS_REGION"
@@ -297,9 +364,15 @@ mod tests {
     fn a_clock_that_is_off_is_told_by_how_much() {
         let words = "Signature expired: 20261102T115000Z is now earlier than 20261102T120000Z";
         let behind = line(CALL, 403, "SignatureDoesNotMatch", words, Some(-10 * 60_000));
-        assert!(behind.ends_with("; this machine's clock is 10 minutes behind the server's: set it, AWS allows 5"));
+        assert!(
+            behind
+                .ends_with("; this machine's clock is 10 minutes behind the server's: set it, AWS allows 5")
+        );
         let ahead = line(CALL, 400, "InvalidSignatureException", "", Some(5 * 60_000));
-        assert!(ahead.ends_with("; this machine's clock is 5 minutes ahead of the server's: set it, AWS allows 5"));
+        assert!(
+            ahead
+                .ends_with("; this machine's clock is 5 minutes ahead of the server's: set it, AWS allows 5")
+        );
         let right = line(CALL, 403, "SignatureDoesNotMatch", "", Some(4 * 60_000));
         assert!(!right.contains("clock"), "{right}");
     }
@@ -309,14 +382,20 @@ mod tests {
         let words = "The request signature we calculated does not match. The Canonical String for this request \
                      should have been 'POST / x-amz-security-token:FwoGsecret";
         let message = line(FROM_EDGE, 403, "SignatureDoesNotMatch", words, None);
-        assert!(message.contains("(The request signature we calculated does not match.)"), "{message}");
+        assert!(
+            message.contains("(The request signature we calculated does not match.)"),
+            "{message}"
+        );
         assert!(!message.contains("FwoG"), "{message}");
     }
 
     #[test]
     fn an_expired_session_says_where_fresh_keys_come_from() {
         let given = line(CALL, 403, "ExpiredToken", "", None);
-        assert!(given.contains("the session of key id AKIA1 is over: give fresh AWS_ACCESS_KEY_ID"), "{given}");
+        assert!(
+            given.contains("the session of key id AKIA1 is over: give fresh AWS_ACCESS_KEY_ID"),
+            "{given}"
+        );
         assert!(line(FROM_EDGE, 403, "ExpiredToken", "", None).ends_with("fresh ones are being fetched"));
     }
 
@@ -325,9 +404,18 @@ mod tests {
         for (operation, permission) in [
             (Operation::Receive, "lacks sqs:ReceiveMessage: allow"),
             (Operation::Delete, "lacks sqs:DeleteMessage: allow"),
-            (Operation::ChangeVisibility, "lacks sqs:ChangeMessageVisibility: allow"),
+            (
+                Operation::ChangeVisibility,
+                "lacks sqs:ChangeMessageVisibility: allow",
+            ),
         ] {
-            let message = line(FailedCall { operation, ..CALL }, 403, "AccessDenied", "not authorized", None);
+            let message = line(
+                FailedCall { operation, ..CALL },
+                403,
+                "AccessDenied",
+                "not authorized",
+                None,
+            );
             assert!(message.contains(permission), "{message}");
         }
         assert!(line(CALL, 400, "KmsAccessDenied", "", None).contains("kms:Decrypt"));
@@ -337,16 +425,26 @@ mod tests {
     fn an_absent_queue_points_at_its_url_and_region() {
         for code in ["QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue"] {
             let message = line(CALL, 400, code, "The specified queue does not exist.", None);
-            assert!(message.contains("/123456789012/events in region eu-central-1"), "{message}");
+            assert!(
+                message.contains("/123456789012/events in region eu-central-1"),
+                "{message}"
+            );
             assert!(message.ends_with("check QUEUE_URL and AWS_REGION"), "{message}");
         }
     }
 
     #[test]
     fn regions_that_disagree_are_told_at_every_refusal_of_the_callers() {
-        let elsewhere = FailedCall { region: "us-east-1", ..CALL };
+        let elsewhere = FailedCall {
+            region: "us-east-1",
+            ..CALL
+        };
         let hint = "; QUEUE_URL is in region eu-central-1 but AWS_REGION is us-east-1: make them agree";
-        for (status, code) in [(400, "QueueDoesNotExist"), (403, "SignatureDoesNotMatch"), (404, "Http404")] {
+        for (status, code) in [
+            (400, "QueueDoesNotExist"),
+            (403, "SignatureDoesNotMatch"),
+            (404, "Http404"),
+        ] {
             assert!(line(elsewhere, status, code, "", None).ends_with(hint));
             assert!(!line(CALL, status, code, "", None).contains("make them agree"));
         }
@@ -355,18 +453,30 @@ mod tests {
 
     #[test]
     fn what_passes_by_itself_says_so() {
-        for (status, code) in
-            [(400, "RequestThrottled"), (403, "OverLimit"), (400, "KMS.ThrottlingException"), (429, "Http429")]
-        {
-            assert!(line(CALL, status, code, "", None).contains("too many calls: it is tried again later"), "{code}");
+        for (status, code) in [
+            (400, "RequestThrottled"),
+            (403, "OverLimit"),
+            (400, "KMS.ThrottlingException"),
+            (429, "Http429"),
+        ] {
+            assert!(
+                line(CALL, status, code, "", None).contains("too many calls: it is tried again later"),
+                "{code}"
+            );
         }
         let fault = line(CALL, 502, "Http502", "Bad Gateway", None);
-        assert!(fault.contains("Http502 (Bad Gateway); the fault is on the side of https://sqs.eu-central-1"), "{fault}");
+        assert!(
+            fault.contains("Http502 (Bad Gateway); the fault is on the side of https://sqs.eu-central-1"),
+            "{fault}"
+        );
     }
 
     #[test]
     fn no_answer_names_the_endpoint_and_where_it_is_set() {
-        let error = HttpError { kind: HttpErrorKind::ConnectionRefused, words: "connection refused".to_owned() };
+        let error = HttpError {
+            kind: HttpErrorKind::ConnectionRefused,
+            words: "connection refused".to_owned(),
+        };
         let error = unanswered(CALL, &error);
         assert_eq!(error.kind, "connection_refused");
         assert!(error.message.contains(

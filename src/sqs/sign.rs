@@ -73,7 +73,10 @@ fn signature_headers(
         .build()
         .map_err(|error| SignError(format!("cannot sign the request: {error}")))?
         .into();
-    let headers = request.headers().iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+    let headers = request
+        .headers()
+        .iter()
+        .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
     let signable = SignableRequest::new(
         request.method().as_str(),
         request.uri().to_string(),
@@ -81,14 +84,18 @@ fn signature_headers(
         SignableBody::Bytes(request.body()),
     )
     .map_err(|error| SignError(format!("cannot sign the request: {error}")))?;
-    let (instructions, _) =
-        sign(signable, &params).map_err(|error| SignError(format!("cannot sign the request: {error}")))?.into_parts();
+    let (instructions, _) = sign(signable, &params)
+        .map_err(|error| SignError(format!("cannot sign the request: {error}")))?
+        .into_parts();
     let (headers, _) = instructions.into_parts();
     headers
         .into_iter()
         .map(|header| {
             let mut value = HeaderValue::from_str(header.value()).map_err(|_| {
-                SignError(format!("cannot sign the request: {} holds characters no header may", header.name()))
+                SignError(format!(
+                    "cannot sign the request: {} holds characters no header may",
+                    header.name()
+                ))
             })?;
             value.set_sensitive(header.sensitive());
             Ok((HeaderName::from_static(header.name()), value))
@@ -117,13 +124,22 @@ mod tests {
     }
 
     fn delete_call() -> WireRequest {
-        WireRequest { target: "AmazonSQS.DeleteMessageBatch", body: br#"{"QueueUrl":"q","Entries":[]}"#.to_vec() }
+        WireRequest {
+            target: "AmazonSQS.DeleteMessageBatch",
+            body: br#"{"QueueUrl":"q","Entries":[]}"#.to_vec(),
+        }
     }
 
     fn authorization(endpoint: &str, session_token: Option<&str>) -> String {
         let endpoint = Url::parse(endpoint).unwrap();
-        let signed =
-            signed_request(&endpoint, "eu-central-1", delete_call(), &credentials(session_token), NOON).unwrap();
+        let signed = signed_request(
+            &endpoint,
+            "eu-central-1",
+            delete_call(),
+            &credentials(session_token),
+            NOON,
+        )
+        .unwrap();
         assert_eq!(header(signed.headers(), "x-amz-date"), Some("20261102T120000Z"));
         assert_eq!(header(signed.headers(), "x-amz-security-token"), session_token);
         header(signed.headers(), "authorization").unwrap().to_owned()
@@ -132,10 +148,15 @@ mod tests {
     #[test]
     fn the_published_test_suite_vector_comes_out() {
         // `post-vanilla` of AWS's Signature Version 4 test suite.
-        let request = Request::post("https://example.amazonaws.com/").body(Vec::new()).unwrap();
+        let request = Request::post("https://example.amazonaws.com/")
+            .body(Vec::new())
+            .unwrap();
         let at = EpochMs(1_440_938_160_000);
         let headers = signature_headers("service", &request, "us-east-1", &credentials(None), at).unwrap();
-        let authorization = headers.iter().find(|(name, _)| *name == http::header::AUTHORIZATION).unwrap();
+        let authorization = headers
+            .iter()
+            .find(|(name, _)| *name == http::header::AUTHORIZATION)
+            .unwrap();
         assert_eq!(
             authorization.1,
             "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/service/aws4_request, \
@@ -170,7 +191,10 @@ mod tests {
         let endpoint = Url::parse("https://sqs.eu-central-1.amazonaws.com/").unwrap();
         let broken = credentials(Some("line\nbreak"));
         let error = signed_request(&endpoint, "eu-central-1", delete_call(), &broken, NOON).unwrap_err();
-        assert!(error.to_string().starts_with("cannot sign the request"), "{error}");
+        assert!(
+            error.to_string().starts_with("cannot sign the request"),
+            "{error}"
+        );
         assert!(!error.to_string().contains("break"), "{error}");
     }
 }

@@ -77,7 +77,10 @@ pub fn delete_request(queue_url: &str, receipt_handles: &[ReceiptHandle]) -> Wir
         .enumerate()
         .map(|(index, handle)| json!({"Id": index.to_string(), "ReceiptHandle": handle.0}))
         .collect();
-    request("AmazonSQS.DeleteMessageBatch", &json!({"QueueUrl": queue_url, "Entries": entries}))
+    request(
+        "AmazonSQS.DeleteMessageBatch",
+        &json!({"QueueUrl": queue_url, "Entries": entries}),
+    )
 }
 
 /// Makes up to 10 messages visible again after the given times (whole seconds). Ids as in [`delete_request`].
@@ -89,13 +92,20 @@ pub fn change_visibility_request(queue_url: &str, entries: &[(ReceiptHandle, Dur
             json!({"Id": index.to_string(), "ReceiptHandle": handle.0, "VisibilityTimeout": timeout.as_secs()})
         })
         .collect();
-    request("AmazonSQS.ChangeMessageVisibilityBatch", &json!({"QueueUrl": queue_url, "Entries": entries}))
+    request(
+        "AmazonSQS.ChangeMessageVisibilityBatch",
+        &json!({"QueueUrl": queue_url, "Entries": entries}),
+    )
 }
 
 /// The messages of an answer to [`receive_request`]; SQS leaves the list out when there are none.
 pub fn parse_receive(answer: &[u8]) -> Result<Vec<ReceivedMessage>, WireError> {
     let answer = object(answer)?;
-    list(&answer, "Messages")?.iter().enumerate().map(|(index, message)| parse_message(index, message)).collect()
+    list(&answer, "Messages")?
+        .iter()
+        .enumerate()
+        .map(|(index, message)| parse_message(index, message))
+        .collect()
 }
 
 /// What became of each of the `entries` that were sent, in their order. One that the answer does not mention
@@ -121,7 +131,10 @@ pub fn parse_batch(answer: &[u8], entries: usize) -> Result<BatchOutcome, WireEr
             *slot = Some(EntryFailure {
                 code: text(failed, "Code").unwrap_or("Unknown").to_owned(),
                 message: one_line(text(failed, "Message").unwrap_or_default()),
-                sender_fault: failed.get("SenderFault").and_then(Value::as_bool).unwrap_or(false),
+                sender_fault: failed
+                    .get("SenderFault")
+                    .and_then(Value::as_bool)
+                    .unwrap_or(false),
             });
         }
     }
@@ -138,15 +151,27 @@ pub fn parse_error(status: u16, error_header: Option<&str>, body: &[u8]) -> Erro
 
     if let Ok(Value::Object(answer)) = serde_json::from_slice(body) {
         let field = |name: &str| answer.get(name).and_then(Value::as_str);
-        let code = field("__type").or_else(|| field("code")).map(bare_code).filter(|code| !code.is_empty());
+        let code = field("__type")
+            .or_else(|| field("code"))
+            .map(bare_code)
+            .filter(|code| !code.is_empty());
         let message = field("message").or_else(|| field("Message")).unwrap_or_default();
-        return ErrorAnswer { code: code.unwrap_or_else(fallback_code), message: one_line(message) };
+        return ErrorAnswer {
+            code: code.unwrap_or_else(fallback_code),
+            message: one_line(message),
+        };
     }
     if let Some(code) = xml_element(&text_body, "Code") {
         let message = xml_element(&text_body, "Message").unwrap_or_default();
-        return ErrorAnswer { code: bare_code(code), message: one_line(message) };
+        return ErrorAnswer {
+            code: bare_code(code),
+            message: one_line(message),
+        };
     }
-    ErrorAnswer { code: fallback_code(), message: one_line(&without_tags(&text_body)) }
+    ErrorAnswer {
+        code: fallback_code(),
+        message: one_line(&without_tags(&text_body)),
+    }
 }
 
 /// The region that a queue URL's host names, if it is one of AWS's (or a stand-in's that follows its pattern).
@@ -156,8 +181,9 @@ pub fn region_of_queue_url(queue_url: &str) -> Option<String> {
     let region = match labels.as_slice() {
         // The oldest form of all belongs to the oldest region.
         ["queue", "amazonaws", "com"] => "us-east-1",
-        [region, "queue", "amazonaws", ..] | ["sqs" | "sqs-fips", region, ..] => region,
-        [_, "sqs", region, "vpce", ..] => region,
+        [region, "queue", "amazonaws", ..]
+        | ["sqs" | "sqs-fips", region, ..]
+        | [_, "sqs", region, "vpce", ..] => region,
         _ => return None,
     };
     // Regions look like `eu-central-1`: anything else in that place is some other host of that name.
@@ -166,7 +192,10 @@ pub fn region_of_queue_url(queue_url: &str) -> Option<String> {
 }
 
 fn request(target: &'static str, body: &Value) -> WireRequest {
-    WireRequest { target, body: body.to_string().into_bytes() }
+    WireRequest {
+        target,
+        body: body.to_string().into_bytes(),
+    }
 }
 
 fn parse_message(index: usize, message: &Value) -> Result<ReceivedMessage, WireError> {
@@ -289,7 +318,10 @@ mod tests {
 
     #[test]
     fn visibility_is_sent_in_whole_seconds_entry_by_entry() {
-        let entries = [(handle("a"), Duration::ZERO), (handle("b"), Duration::from_millis(90_500))];
+        let entries = [
+            (handle("a"), Duration::ZERO),
+            (handle("b"), Duration::from_millis(90_500)),
+        ];
         let request = change_visibility_request(QUEUE, &entries);
         assert_eq!(request.target, "AmazonSQS.ChangeMessageVisibilityBatch");
         assert_eq!(
@@ -336,7 +368,10 @@ mod tests {
             let mut message = json!({"MessageId": "m", "ReceiptHandle": "r", "Body": "customer data"});
             message.as_object_mut().unwrap().remove(field);
             let error = parse_receive(json!({"Messages": [message]}).to_string().as_bytes()).unwrap_err();
-            assert_eq!(error.to_string(), format!("message 0 of the answer has no {field}"));
+            assert_eq!(
+                error.to_string(),
+                format!("message 0 of the answer has no {field}")
+            );
         }
     }
 
@@ -346,7 +381,10 @@ mod tests {
             parse_receive(b"<html>login</html>").unwrap_err().to_string(),
             "the answer is not JSON (expected value at line 1 column 1)"
         );
-        assert_eq!(parse_receive(b"[1]").unwrap_err().to_string(), "the answer is JSON but not an object");
+        assert_eq!(
+            parse_receive(b"[1]").unwrap_err().to_string(),
+            "the answer is JSON but not an object"
+        );
         let wrong = parse_receive(br#"{"Messages":"m"}"#).unwrap_err().to_string();
         assert_eq!(wrong, "Messages in the answer is not a list");
     }
@@ -365,14 +403,20 @@ mod tests {
         };
         assert_eq!(outcome[0], Some(invalid));
         assert_eq!(outcome[1].as_ref().unwrap().code, "Missing");
-        assert!(!outcome[1].as_ref().unwrap().sender_fault, "unmentioned entries may be tried again");
+        assert!(
+            !outcome[1].as_ref().unwrap().sender_fault,
+            "unmentioned entries may be tried again"
+        );
         assert_eq!(outcome[2], None);
     }
 
     #[test]
     fn an_entry_that_both_succeeded_and_failed_counts_as_failed() {
         let answer = br#"{"Successful":[{"Id":"0"}],"Failed":[{"Id":"0","Code":"InternalError"}]}"#;
-        assert_eq!(parse_batch(answer, 1).unwrap()[0].as_ref().unwrap().code, "InternalError");
+        assert_eq!(
+            parse_batch(answer, 1).unwrap()[0].as_ref().unwrap().code,
+            "InternalError"
+        );
     }
 
     #[test]
@@ -383,35 +427,66 @@ mod tests {
         };
         let json = r#"{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"The specified queue does not exist."}"#;
         let header = Some("AWS.SimpleQueueService.NonExistentQueue;Sender");
-        assert_eq!(read(header, json), "QueueDoesNotExist: The specified queue does not exist.");
+        assert_eq!(
+            read(header, json),
+            "QueueDoesNotExist: The specified queue does not exist."
+        );
         let coral = r#"{"__type":"com.amazon.coral.service#UnrecognizedClientException","Message":"no"}"#;
         assert_eq!(read(None, coral), "UnrecognizedClientException: no");
         assert_eq!(read(header, "{}"), "AWS.SimpleQueueService.NonExistentQueue: ");
         let xml = "<?xml version=\"1.0\"?><ErrorResponse><Error><Type>Sender</Type><Code>InvalidClientTokenId</Code>\
                    <Message>The security token\n is invalid.</Message></Error></ErrorResponse>";
-        assert_eq!(read(None, xml), "InvalidClientTokenId: The security token is invalid.");
-        assert_eq!(read(None, "<html><h1>Blocked</h1> by <b>proxy</b></html>"), "Http403: Blocked by proxy");
+        assert_eq!(
+            read(None, xml),
+            "InvalidClientTokenId: The security token is invalid."
+        );
+        assert_eq!(
+            read(None, "<html><h1>Blocked</h1> by <b>proxy</b></html>"),
+            "Http403: Blocked by proxy"
+        );
         assert_eq!(read(None, ""), "Http403: ");
     }
 
     #[test]
     fn a_foreign_body_is_quoted_on_one_short_line() {
         let answer = parse_error(502, None, "bad\r\n\u{1b}[31mgateway ".repeat(1000).as_bytes());
-        assert!(answer.message.starts_with("bad [31mgateway bad"), "{}", answer.message);
+        assert!(
+            answer.message.starts_with("bad [31mgateway bad"),
+            "{}",
+            answer.message
+        );
         assert_eq!(answer.message.chars().count(), QUOTED_CHARS_MAX + 1);
     }
 
     #[test]
     fn the_region_is_read_from_every_form_of_queue_url() {
         let region = |host: &str| region_of_queue_url(&format!("https://{host}/123456789012/q"));
-        assert_eq!(region("sqs.eu-central-1.amazonaws.com").as_deref(), Some("eu-central-1"));
-        assert_eq!(region("sqs.cn-north-1.amazonaws.com.cn").as_deref(), Some("cn-north-1"));
-        assert_eq!(region("sqs-fips.us-gov-west-1.amazonaws.com").as_deref(), Some("us-gov-west-1"));
+        assert_eq!(
+            region("sqs.eu-central-1.amazonaws.com").as_deref(),
+            Some("eu-central-1")
+        );
+        assert_eq!(
+            region("sqs.cn-north-1.amazonaws.com.cn").as_deref(),
+            Some("cn-north-1")
+        );
+        assert_eq!(
+            region("sqs-fips.us-gov-west-1.amazonaws.com").as_deref(),
+            Some("us-gov-west-1")
+        );
         assert_eq!(region("sqs.eu-west-1.api.aws").as_deref(), Some("eu-west-1"));
-        assert_eq!(region("eu-west-2.queue.amazonaws.com").as_deref(), Some("eu-west-2"));
+        assert_eq!(
+            region("eu-west-2.queue.amazonaws.com").as_deref(),
+            Some("eu-west-2")
+        );
         assert_eq!(region("queue.amazonaws.com").as_deref(), Some("us-east-1"));
-        assert_eq!(region("vpce-0a1b.sqs.us-east-2.vpce.amazonaws.com").as_deref(), Some("us-east-2"));
-        assert_eq!(region("sqs.us-east-1.localhost:4566").as_deref(), Some("us-east-1"));
+        assert_eq!(
+            region("vpce-0a1b.sqs.us-east-2.vpce.amazonaws.com").as_deref(),
+            Some("us-east-2")
+        );
+        assert_eq!(
+            region("sqs.us-east-1.localhost:4566").as_deref(),
+            Some("us-east-1")
+        );
         assert_eq!(region("127.0.0.1:5000"), None);
         assert_eq!(region("sqs.internal.example"), None);
     }

@@ -17,14 +17,21 @@ pub struct StaticCredentials {
 impl StaticCredentials {
     /// The key id and where its secrets are.
     pub fn new(access_key_id: String, secret_access_key: Secret, session_token: Option<Secret>) -> Self {
-        Self { access_key_id, secret_access_key, session_token }
+        Self {
+            access_key_id,
+            secret_access_key,
+            session_token,
+        }
     }
 }
 
 impl CredentialsProvider for StaticCredentials {
     fn current(&self, _now: EpochMs) -> Result<Arc<Credentials>, CredentialsError> {
-        let session_token =
-            self.session_token.as_ref().map(|token| read(token, "AWS_SESSION_TOKEN")).transpose()?;
+        let session_token = self
+            .session_token
+            .as_ref()
+            .map(|token| read(token, "AWS_SESSION_TOKEN"))
+            .transpose()?;
         Ok(Arc::new(Credentials {
             access_key_id: self.access_key_id.clone(),
             secret_access_key: read(&self.secret_access_key, "AWS_SECRET_ACCESS_KEY")?,
@@ -52,7 +59,11 @@ fn read(secret: &Secret, name: &str) -> Result<String, CredentialsError> {
         kind: "credentials_unreadable".to_owned(),
     };
     let value = secret.read().map_err(|error| fault(error.to_string()))?;
-    if value.trim().is_empty() { Err(fault("it is empty".to_owned())) } else { Ok(value.trim().to_owned()) }
+    if value.trim().is_empty() {
+        Err(fault("it is empty".to_owned()))
+    } else {
+        Ok(value.trim().to_owned())
+    }
 }
 
 #[cfg(test)]
@@ -71,11 +82,17 @@ mod tests {
 
         std::fs::write(&path, "\n").unwrap();
         let empty = provider.current(EpochMs(0)).unwrap_err().to_string();
-        assert!(empty.contains("it is empty; check AWS_SECRET_ACCESS_KEY"), "{empty}");
+        assert!(
+            empty.contains("it is empty; check AWS_SECRET_ACCESS_KEY"),
+            "{empty}"
+        );
 
         std::fs::remove_file(&path).unwrap();
         let absent = provider.current(EpochMs(0)).unwrap_err().to_string();
-        assert!(absent.starts_with("cannot read AWS_SECRET_ACCESS_KEY, for signing SQS calls: "), "{absent}");
+        assert!(
+            absent.starts_with("cannot read AWS_SECRET_ACCESS_KEY, for signing SQS calls: "),
+            "{absent}"
+        );
         assert!(absent.contains(&path.display().to_string()), "{absent}");
     }
 

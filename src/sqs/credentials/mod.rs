@@ -69,7 +69,9 @@ impl Credentials {
             .into_iter()
             .flatten()
             .filter(|secret| !secret.is_empty())
-            .fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "[redacted]"))
+            .fold(text.to_owned(), |text, secret| {
+                text.replace(secret.as_str(), "[redacted]")
+            })
     }
 }
 
@@ -79,7 +81,10 @@ impl fmt::Debug for Credentials {
             .debug_struct("Credentials")
             .field("access_key_id", &self.access_key_id)
             .field("secret_access_key", &"[redacted]")
-            .field("session_token", &self.session_token.as_ref().map(|_| "[redacted]"))
+            .field(
+                "session_token",
+                &self.session_token.as_ref().map(|_| "[redacted]"),
+            )
             .field("expires_at", &self.expires_at)
             .finish()
     }
@@ -98,7 +103,10 @@ mod tests {
             expires_at: Some(EpochMs(5)),
         };
         let shown = format!("{credentials:?}");
-        assert!(shown.contains("AKIA1") && !shown.contains("hunter2") && !shown.contains("tok3n"), "{shown}");
+        assert!(
+            shown.contains("AKIA1") && !shown.contains("hunter2") && !shown.contains("tok3n"),
+            "{shown}"
+        );
         assert_eq!(
             credentials.redact("should have been 'x-amz-security-token:tok3n'"),
             "should have been 'x-amz-security-token:[redacted]'"

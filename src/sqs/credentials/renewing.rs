@@ -23,7 +23,7 @@ const BACKOFF_FIRST_MS: i64 = 1_000;
 /// … up to this, so that a mended source is noticed soon.
 const BACKOFF_MAX_MS: i64 = 30_000;
 /// The loop looks again at least this often: a refusal, or a step of the clock, may have made a renewal due.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
 
 /// Where temporary credentials are fetched from.
 pub trait Fetch: Send + Sync {
@@ -84,7 +84,12 @@ impl RenewingCredentials {
 
     /// The same with the chance given: each call returns a number from 0 to 1.
     pub fn with_chance(source: Box<dyn Fetch>, chance: Box<dyn Fn() -> f64 + Send + Sync>) -> Self {
-        Self { source, chance, fetching: Mutex::new(()), state: Mutex::new(State::default()) }
+        Self {
+            source,
+            chance,
+            fetching: Mutex::new(()),
+            state: Mutex::new(State::default()),
+        }
     }
 
     /// One step of the renewal loop: fetches if none are held or a renewal is due.
@@ -98,7 +103,9 @@ impl RenewingCredentials {
         };
         let turn = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
         match self.fetch_unless_done(&turn, seen, now) {
-            Ok(credentials) => Renewal::Renewed { expires_at: credentials.expires_at },
+            Ok(credentials) => Renewal::Renewed {
+                expires_at: credentials.expires_at,
+            },
             Err(error) => Renewal::Failed(error),
         }
     }
@@ -131,22 +138,28 @@ impl RenewingCredentials {
                 };
             }
         }
-        let fetched = self.source.fetch().and_then(|credentials| match credentials.expires_at {
-            Some(expires_at) if expires_at <= now => Err(CredentialsError {
-                message: format!(
-                    "{} had already expired when they came; check this machine's clock",
-                    self.source.source()
-                ),
-                kind: "credentials_expired".to_owned(),
-            }),
-            _ => Ok(Arc::new(credentials)),
-        });
+        let fetched = self
+            .source
+            .fetch()
+            .and_then(|credentials| match credentials.expires_at {
+                Some(expires_at) if expires_at <= now => Err(CredentialsError {
+                    message: format!(
+                        "{} had already expired when they came; check this machine's clock",
+                        self.source.source()
+                    ),
+                    kind: "credentials_expired".to_owned(),
+                }),
+                _ => Ok(Arc::new(credentials)),
+            });
         let mut state = self.state();
         state.fetches += 1;
         match fetched {
             Ok(credentials) => {
                 let renew_at_ms = renewal_time_ms(now, credentials.expires_at, (self.chance)());
-                state.held = Some(Held { credentials: Arc::clone(&credentials), renew_at_ms });
+                state.held = Some(Held {
+                    credentials: Arc::clone(&credentials),
+                    renew_at_ms,
+                });
                 state.refused = false;
                 state.failures = 0;
                 state.last_error = None;
@@ -215,7 +228,11 @@ impl CredentialsProvider for RenewingCredentials {
     fn invalidate(&self, access_key_id: &str, _now: EpochMs) {
         let mut state = self.state();
         // A late refusal of the key before this one says nothing about this one.
-        if state.held.as_ref().is_some_and(|held| held.credentials.access_key_id == access_key_id) {
+        if state
+            .held
+            .as_ref()
+            .is_some_and(|held| held.credentials.access_key_id == access_key_id)
+        {
             state.refused = true;
         }
     }
@@ -236,7 +253,9 @@ impl CredentialsProvider for RenewingCredentials {
 /// When to renew what was fetched at `now`. Ahead of the expiry by at least 5 minutes, and somewhat more by chance
 /// so that a fleet does not ask at once; short-lived ones after two to three fifths of their life at the latest.
 fn renewal_time_ms(now: EpochMs, expires_at: Option<EpochMs>, chance: f64) -> i64 {
-    let Some(EpochMs(expires_at_ms)) = expires_at else { return i64::MAX };
+    let Some(EpochMs(expires_at_ms)) = expires_at else {
+        return i64::MAX;
+    };
     let life_ms = expires_at_ms.saturating_sub(now.0);
     let lead_ms = (life_ms / LEAD_SHARE).max(LEAD_MIN_MS).min(life_ms / 2);
     expires_at_ms - lead_ms - share_ms(lead_ms / 5, chance)
@@ -244,7 +263,9 @@ fn renewal_time_ms(now: EpochMs, expires_at: Option<EpochMs>, chance: f64) -> i6
 
 /// Doubling from 1 s to 30 s; the later half of each wait is left to chance.
 fn backoff_ms(failures: u32, chance: f64) -> i64 {
-    let full_ms = BACKOFF_FIRST_MS.saturating_mul(1 << failures.min(10)).min(BACKOFF_MAX_MS);
+    let full_ms = BACKOFF_FIRST_MS
+        .saturating_mul(1 << failures.min(10))
+        .min(BACKOFF_MAX_MS);
     full_ms / 2 + share_ms(full_ms / 2, chance)
 }
 
@@ -254,7 +275,10 @@ fn share_ms(whole_ms: i64, share: f64) -> i64 {
 }
 
 fn nothing_yet() -> CredentialsError {
-    CredentialsError { message: "no credentials were fetched yet".to_owned(), kind: "credentials_none".to_owned() }
+    CredentialsError {
+        message: "no credentials were fetched yet".to_owned(),
+        kind: "credentials_none".to_owned(),
+    }
 }
 
 /// Good enough for jitter, and nothing else: the standard library seeds each hasher anew.

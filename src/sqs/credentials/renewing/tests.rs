@@ -17,7 +17,11 @@ struct Script {
 impl Fetch for Arc<Script> {
     fn fetch(&self) -> Result<Credentials, CredentialsError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        self.answers.lock().unwrap().pop_front().expect("one more fetch than expected")
+        self.answers
+            .lock()
+            .unwrap()
+            .pop_front()
+            .expect("one more fetch than expected")
     }
 
     fn source(&self) -> String {
@@ -25,6 +29,7 @@ impl Fetch for Arc<Script> {
     }
 }
 
+#[allow(clippy::unnecessary_wraps)] // it stands beside `down` in lists of answers
 fn key(id: &str, expires_at_ms: i64) -> Result<Credentials, CredentialsError> {
     Ok(Credentials {
         access_key_id: id.to_owned(),
@@ -35,14 +40,20 @@ fn key(id: &str, expires_at_ms: i64) -> Result<Credentials, CredentialsError> {
 }
 
 fn down() -> Result<Credentials, CredentialsError> {
-    Err(CredentialsError { message: "source is down".to_owned(), kind: "down".to_owned() })
+    Err(CredentialsError {
+        message: "source is down".to_owned(),
+        kind: "down".to_owned(),
+    })
 }
 
 fn scripted(
     chance: f64,
     answers: impl IntoIterator<Item = Result<Credentials, CredentialsError>>,
 ) -> (Arc<Script>, RenewingCredentials) {
-    let script = Arc::new(Script { answers: Mutex::new(answers.into_iter().collect()), asked: AtomicUsize::new(0) });
+    let script = Arc::new(Script {
+        answers: Mutex::new(answers.into_iter().collect()),
+        asked: AtomicUsize::new(0),
+    });
     let provider = RenewingCredentials::with_chance(Box::new(Arc::clone(&script)), Box::new(move || chance));
     (script, provider)
 }
@@ -93,12 +104,21 @@ fn a_short_lived_key_is_renewed_at_half_of_its_life_and_never_in_a_spin() {
     let lives = [6 * MINUTE, 4 * MINUTE, 30_000];
     for life in lives {
         assert_eq!(renewal_time_ms(EpochMs(0), Some(EpochMs(life)), 0.0), life / 2);
-        assert_eq!(renewal_time_ms(EpochMs(0), Some(EpochMs(life)), 1.0), life * 4 / 10);
+        assert_eq!(
+            renewal_time_ms(EpochMs(0), Some(EpochMs(life)), 1.0),
+            life * 4 / 10
+        );
     }
-    assert_eq!(renewal_time_ms(EpochMs(0), Some(EpochMs(20 * MINUTE)), 0.0), 15 * MINUTE);
+    assert_eq!(
+        renewal_time_ms(EpochMs(0), Some(EpochMs(20 * MINUTE)), 0.0),
+        15 * MINUTE
+    );
     // One that lives for a second is fetched every five seconds, no oftener.
     let (_, provider) = scripted(0.0, (0..5).map(|round| key("A", round * 5_000 + 1_000)));
-    assert_eq!(fetch_times(&provider, 0, 20_000), [0, 5_000, 10_000, 15_000, 20_000]);
+    assert_eq!(
+        fetch_times(&provider, 0, 20_000),
+        [0, 5_000, 10_000, 15_000, 20_000]
+    );
 }
 
 #[test]
@@ -115,7 +135,11 @@ fn the_old_key_is_used_to_its_last_moment_while_renewing_fails() {
     let expired = provider.current(EpochMs(HOUR)).unwrap_err();
     assert_eq!(expired.to_string(), "source is down");
     script.answers.lock().unwrap().push_front(key("B", 3 * HOUR));
-    assert_eq!(key_id(&provider, HOUR + BACKOFF_MAX_MS), "B", "a mended source heals it");
+    assert_eq!(
+        key_id(&provider, HOUR + BACKOFF_MAX_MS),
+        "B",
+        "a mended source heals it"
+    );
 }
 
 #[test]
@@ -156,7 +180,10 @@ fn a_refused_key_stays_in_use_while_no_other_is_to_be_had() {
 fn a_key_that_comes_expired_is_an_error_that_points_at_the_clock() {
     let (_, provider) = scripted(0.0, [key("A", 500)]);
     let error = provider.current(EpochMs(500)).unwrap_err().to_string();
-    assert_eq!(error, "scripted credentials had already expired when they came; check this machine's clock");
+    assert_eq!(
+        error,
+        "scripted credentials had already expired when they came; check this machine's clock"
+    );
 }
 
 #[test]
@@ -169,22 +196,26 @@ fn a_clock_that_was_turned_back_does_not_delay_the_next_try() {
 #[test]
 fn callers_that_come_at_once_share_one_fetch() {
     const CALLERS: usize = 8;
-    /// Does not answer before every caller has set out.
+    /// Does not answer the first fetch before the test knows of it.
     struct Slow {
         set_out: Barrier,
         asked: AtomicUsize,
     }
     impl Fetch for Arc<Slow> {
         fn fetch(&self) -> Result<Credentials, CredentialsError> {
-            self.asked.fetch_add(1, Ordering::SeqCst);
-            self.set_out.wait();
+            if self.asked.fetch_add(1, Ordering::SeqCst) == 0 {
+                self.set_out.wait();
+            }
             key("A", HOUR)
         }
         fn source(&self) -> String {
             String::new()
         }
     }
-    let slow = Arc::new(Slow { set_out: Barrier::new(2), asked: AtomicUsize::new(0) });
+    let slow = Arc::new(Slow {
+        set_out: Barrier::new(2),
+        asked: AtomicUsize::new(0),
+    });
     let provider = RenewingCredentials::with_chance(Box::new(Arc::clone(&slow)), Box::new(|| 0.0));
     std::thread::scope(|scope| {
         for _ in 0..CALLERS {
