@@ -21,6 +21,7 @@ use crate::entitlement::stored::CacheFormat;
 use crate::log::FaultLog;
 use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
+use crate::sentry_reports::Reporter;
 use crate::shutdown::{Stop, StopTrigger, stop_pair};
 use crate::sqs::{BatchOutcome, Delivery, EntryFailure, Queue, QueueError, ReceiptHandle};
 use crate::store::{CacheStore, Locks, Outcome, Reach, StoreError};
@@ -169,6 +170,7 @@ fn worker_with(store: FakeStore, poison_policy: PoisonPolicy) -> Bench {
         gate: Arc::clone(&gate),
         metrics: Arc::clone(&metrics),
         faults,
+        reporter: Reporter::default(),
         last_delivery: last_delivery_stop,
         out_of_time: out_of_time_stop,
     };

@@ -20,6 +20,7 @@ use crate::config::PoisonPolicy;
 use crate::event::{self, Event};
 use crate::log::FaultLog;
 use crate::ops::metrics::Metrics;
+use crate::sentry_reports::Reporter;
 use crate::shutdown::Stop;
 use crate::sqs::Delivery;
 use crate::store::{CacheStore, Locks, Outcome, READERS_LOCK, Reach, StoreError};
@@ -53,6 +54,8 @@ pub struct Worker {
     pub metrics: Arc<Metrics>,
     /// Where failures are logged.
     pub faults: Arc<FaultLog>,
+    /// Told of what should not happen.
+    pub reporter: Reporter,
     /// No poller hands over any more: what is in the channel is the rest.
     pub last_delivery: Stop,
     /// The stop's budget is over: what is not done is given back.
@@ -347,6 +350,7 @@ impl Worker {
             &error.message,
             Instant::now(),
         );
+        self.reporter.report_error(&format!("Redis refused a change: {}", error.kind));
         self.settle(delivery, settle_failed(delivery.receive_count));
     }
 

@@ -1,6 +1,7 @@
 //! The composition root: builds every real part, starts every thread, and stops them in order.
 
 mod crew;
+mod queue;
 mod reports;
 mod signals;
 
@@ -11,7 +12,7 @@ use crossbeam_channel::{Receiver, bounded, select};
 
 use crate::cache::Layout;
 use crate::cache::keyspace::Keyspace;
-use crate::config::{Config, CredentialSource};
+use crate::config::Config;
 use crate::edge::EdgeClient;
 use crate::http_client;
 use crate::log::FaultLog;
@@ -24,8 +25,8 @@ use crate::pipeline::poison::PoisonLog;
 use crate::pipeline::poller::{Poller, Polling};
 use crate::pipeline::sampler::Sampler;
 use crate::pipeline::worker::Worker;
+use crate::sentry_reports::Reporter;
 use crate::shutdown::{StopTrigger, stop_pair};
-use crate::sqs::Queue;
 use crate::store::{CacheStore, RedisStore, StoreRules};
 use crew::Crew;
 
@@ -44,6 +45,7 @@ struct Reports {
     metrics: Arc<Metrics>,
     faults: Arc<FaultLog>,
     gate: Arc<RedisGate>,
+    reporter: Reporter,
 }
 
 /// What ends the loops, in the order of the stop.
@@ -99,6 +101,9 @@ pub fn run(config: &Config) -> anyhow::Result<Ended> {
     let (triggers, crews) = start_loops(config, &reports, &died)?;
 
     let ended = wait_for_the_end(&signals, &deaths);
+    if ended == Ended::LoopDied {
+        reports.reporter.report_error("a loop of this service died");
+    }
     let began = Instant::now();
     stop(config.shutdown_timeout, began, &reports, triggers, &crews);
     ops.unblock();
@@ -132,7 +137,14 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
         config.edge_api_url.clone(),
         config.server_api_key.clone(),
     ));
-    let mut background = vec![reports::start(config, Arc::clone(&edge), died)?];
+    let mut background = vec![reports::start(
+        config,
+        Arc::clone(&edge),
+        reports.reporter.clone(),
+        Arc::clone(&reports.faults),
+        background_stop.clone(),
+        died,
+    )?];
 
     // A connection a worker, one for the sampler.
     let connections = u32::try_from(config.workers + 1)?;
@@ -200,6 +212,7 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
             gate: Arc::clone(&reports.gate),
             metrics: Arc::clone(&reports.metrics),
             faults: Arc::clone(&reports.faults),
+            reporter: reports.reporter.clone(),
             last_delivery: last_delivery.clone(),
             out_of_time: out_of_time.clone(),
         };
