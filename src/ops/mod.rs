@@ -2,4 +2,6 @@
 
 pub mod health;
 pub mod metrics;
+mod series;
 pub mod server;
+
