@@ -2,6 +2,9 @@
 
 pub mod health;
 pub mod metrics;
-mod series;
 pub mod server;
 
+mod answer;
+mod lanes;
+mod listener;
+mod series;

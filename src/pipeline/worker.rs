@@ -350,7 +350,8 @@ impl Worker {
             &error.message,
             Instant::now(),
         );
-        self.reporter.report_error(&format!("Redis refused a change: {}", error.kind));
+        self.reporter
+            .report_error(&format!("Redis refused a change: {}", error.kind));
         self.settle(delivery, settle_failed(delivery.receive_count));
     }
 

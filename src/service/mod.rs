@@ -83,6 +83,7 @@ pub fn run(config: &Config) -> anyhow::Result<Ended> {
         metrics,
         faults,
         gate,
+        reporter: Reporter::default(),
     };
 
     let ops = Arc::new(OpsServer::bind(
@@ -164,15 +165,9 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
 
     // As many acknowledgers as pollers: a delete takes as long as a receive, so fewer would slow the polling.
     let acknowledger_count = config.consumers;
-    let queue = queue(
-        config,
-        edge,
-        reports,
-        acknowledger_count,
-        &background_stop,
-        died,
-        &mut background,
-    )?;
+    let callers = config.consumers + acknowledger_count;
+    let (queue, renewal) = queue::start(config, edge, callers, reports, background_stop.clone(), died)?;
+    background.extend(renewal);
 
     // A full receive of every poller: what is received is being handled or about to be, the rest stays in the queue.
     let (delivery_sender, deliveries) = bounded(config.consumers * usize::from(config.batch_size));

@@ -8,6 +8,7 @@ use super::crew::{Crew, Died};
 use crate::clock;
 use crate::config::{Config, CredentialSource};
 use crate::edge::EdgeClient;
+use crate::entitlement::EpochMs;
 use crate::log::FaultLog;
 use crate::ops::metrics::Metrics;
 use crate::shutdown::Stop;
@@ -32,9 +33,15 @@ pub(super) fn start(
 ) -> anyhow::Result<(Arc<dyn Queue>, Option<Crew>)> {
     let mut renewal = None;
     let credentials: Arc<dyn CredentialsProvider> = match &config.credentials {
-        CredentialSource::Static { access_key_id, secret_access_key, session_token } => Arc::new(
-            StaticCredentials::new(access_key_id.clone(), secret_access_key.clone(), session_token.clone()),
-        ),
+        CredentialSource::Static {
+            access_key_id,
+            secret_access_key,
+            session_token,
+        } => Arc::new(StaticCredentials::new(
+            access_key_id.clone(),
+            secret_access_key.clone(),
+            session_token.clone(),
+        )),
         CredentialSource::EdgeApi => {
             let source = EdgeCredentials::new(edge, config.queue_url.clone());
             let renewing = Arc::new(RenewingCredentials::new(Box::new(source)));
@@ -80,10 +87,22 @@ fn renew(credentials: &RenewingCredentials, metrics: &Metrics, faults: &FaultLog
             ),
         }
         if let Some(expiry) = credentials.expiry() {
-            metrics.set_credentials_expiry(expiry);
+            metrics
+                .credentials_expiry
+                .with_label_values::<&str>(&[])
+                .set(expiry_secs(expiry));
         }
-        if stop.wait(credentials.next_renewal_in(clock::now()).max(Duration::from_millis(100))) {
+        if stop.wait(
+            credentials
+                .next_renewal_in(clock::now())
+                .max(Duration::from_millis(100)),
+        ) {
             return;
         }
     }
+}
+
+#[allow(clippy::cast_precision_loss)] // milliseconds since 1970 have 41 bits
+fn expiry_secs(expiry: EpochMs) -> f64 {
+    expiry.0 as f64 / 1_000.0
 }
