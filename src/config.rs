@@ -200,7 +200,10 @@ impl Secret {
             SecretSource::Inline(value) => Ok(value.clone()),
             SecretSource::File(path) => match std::fs::read_to_string(path) {
                 Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
-                Err(error) => Err(std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))),
+                Err(error) => Err(std::io::Error::new(
+                    error.kind(),
+                    format!("{}: {error}", path.display()),
+                )),
             },
         }
     }

@@ -35,7 +35,10 @@ impl Stop {
 
     /// Waits for the stop, at most this long. True if it came.
     pub fn wait(&self, at_most: Duration) -> bool {
-        matches!(self.closed.recv_timeout(at_most), Err(RecvTimeoutError::Disconnected))
+        matches!(
+            self.closed.recv_timeout(at_most),
+            Err(RecvTimeoutError::Disconnected)
+        )
     }
 
     /// Becomes ready (disconnected) at the stop: for `crossbeam_channel::select!`.

@@ -83,5 +83,8 @@ pub trait Queue: Send + Sync {
     /// Deletes up to 10 messages.
     fn delete_batch(&self, receipt_handles: &[ReceiptHandle]) -> Result<BatchOutcome, QueueError>;
     /// Makes up to 10 messages visible again after the given time (0 s to 12 h, whole seconds).
-    fn change_visibility_batch(&self, entries: &[(ReceiptHandle, Duration)]) -> Result<BatchOutcome, QueueError>;
+    fn change_visibility_batch(
+        &self,
+        entries: &[(ReceiptHandle, Duration)],
+    ) -> Result<BatchOutcome, QueueError>;
 }
