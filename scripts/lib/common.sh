@@ -11,6 +11,7 @@ cd "$root"
 target=${CARGO_TARGET_DIR:-$root/target}
 mkdir -p "$target"
 target=$(cd "$target" && pwd)
+# shellcheck disable=SC2034 # used by tools.sh
 tools=$target/tools
 
 # Nothing here may wait for an answer.

@@ -4,7 +4,28 @@
 
 // A harness that cannot do its work fails the test, loudly and where it happened.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// Stories have a stage and a state; times become metrics, which are floats.
+#![allow(clippy::similar_names, clippy::cast_precision_loss)]
 
 mod support;
 
 mod harness;
+
+mod formats;
+mod golden;
+mod readers;
+
+mod delivery;
+mod disorder;
+mod lock;
+mod policy;
+mod purge;
+
+mod edge_credentials;
+mod faults_at_start;
+mod redis_access;
+mod shutdown;
+
+mod config;
+mod http;
+mod logs;

@@ -10,12 +10,15 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use super::wait::{PATIENCE, wait_for};
+use super::wait::wait_for;
 
 type Started = std::io::Result<Child>;
 
-static SPAWNER: LazyLock<Mutex<Sender<(Command, Sender<Started>)>>> = LazyLock::new(|| {
-    let (orders, received) = channel::<(Command, Sender<Started>)>();
+/// What to start, and whom to tell.
+type Order = (Command, Sender<Started>);
+
+static SPAWNER: LazyLock<Mutex<Sender<Order>>> = LazyLock::new(|| {
+    let (orders, received) = channel::<Order>();
     thread("spawner", move || {
         for (mut command, reply) in received {
             let _ = reply.send(command.spawn());
@@ -215,12 +218,6 @@ impl Process {
             .status()
             .expect("sh runs");
         assert!(sent.success(), "cannot send {name} to {}", self.name);
-    }
-
-    /// Kills it, if it still runs, and waits for its end.
-    pub fn kill(&self) {
-        let _ = self.child.lock().unwrap().kill();
-        self.wait_for_exit(PATIENCE);
     }
 }
 

@@ -139,16 +139,16 @@ fn v2_entitlement(entitlement: &Value) -> Value {
     let mut v2 = entitlement.clone();
     if v2["__typename"] == "Entitlement" {
         v2["__typename"] = json!("FeatureEntitlement");
-        let fields = v2.as_object_mut().expect("an object");
-        for only_v1 in [
-            "customerId",
-            "resourceId",
-            "requestedUsage",
-            "requestedValues",
-            "nextResetDate",
-        ] {
-            fields.remove(only_v1);
-        }
+    }
+    let fields = v2.as_object_mut().expect("an object");
+    for only_v1 in [
+        "customerId",
+        "resourceId",
+        "requestedUsage",
+        "requestedValues",
+        "nextResetDate",
+    ] {
+        fields.remove(only_v1);
     }
     v2
 }

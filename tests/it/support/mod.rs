@@ -15,4 +15,5 @@ pub mod service;
 
 pub mod messages;
 pub mod sdk;
+pub mod stage;
 pub mod state;

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::child::Process;
 use super::tools::{free_port, tool};
-use super::wait::{PATIENCE, wait_until};
+use super::wait::PATIENCE;
 
 /// The region that queues are in, unless a test says otherwise.
 pub const REGION: &str = "us-east-2";
@@ -255,6 +255,16 @@ impl Moto {
         queue
     }
 
+    /// A FIFO queue; everything sent to it is of one message group.
+    pub fn fifo_queue(&'static self) -> Queue {
+        let mut queue = self.absent_queue();
+        queue.is_fifo = true;
+        queue.name.push_str(".fifo");
+        queue.url.push_str(".fifo");
+        queue.create(&json!({"FifoQueue": "true", "ContentBasedDeduplication": "true"}));
+        queue
+    }
+
     /// A queue that is not there yet: it has a name and a URL.
     pub fn absent_queue(&'static self) -> Queue {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -263,6 +273,7 @@ impl Moto {
             url: format!("{}/{ACCOUNT}/{name}", self.endpoint),
             name,
             region: REGION.into(),
+            is_fifo: false,
             moto: self,
         }
     }
@@ -290,6 +301,7 @@ pub struct Queue {
     pub name: String,
     /// Where it is: a change of it, before `create`, makes the queue of another region.
     pub region: String,
+    is_fifo: bool,
     pub moto: &'static Moto,
 }
 
@@ -323,7 +335,11 @@ impl Queue {
 
     /// Sends one message; gives its id.
     pub fn send(&self, body: &str) -> String {
-        let answer = self.call("SendMessage", json!({"MessageBody": body}));
+        let mut message = json!({"MessageBody": body});
+        if self.is_fifo {
+            message["MessageGroupId"] = json!("group-1");
+        }
+        let answer = self.call("SendMessage", message);
         answer["MessageId"].as_str().expect("a message id").to_owned()
     }
 
@@ -364,13 +380,6 @@ impl Queue {
                 visible: 0,
                 in_flight: 0,
             }
-    }
-
-    /// Waits until every message has been deleted.
-    pub fn wait_until_empty(&self) {
-        wait_until(PATIENCE, format!("an empty queue {}", self.name), || {
-            self.is_empty()
-        });
     }
 
     /// Takes everything that is visible out of it: bodies by message id.

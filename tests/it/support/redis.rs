@@ -100,9 +100,9 @@ impl TestRedis {
                 "--tls-auth-clients".into(),
                 "no".into(),
             ]);
-            arguments.extend(["--tls-cert-file".into(), text(certificate.certificate_file)]);
-            arguments.extend(["--tls-key-file".into(), text(certificate.key_file)]);
-            arguments.extend(["--tls-ca-cert-file".into(), text(certificate.authority_file)]);
+            arguments.extend(["--tls-cert-file".into(), text(certificate.public)]);
+            arguments.extend(["--tls-key-file".into(), text(certificate.key)]);
+            arguments.extend(["--tls-ca-cert-file".into(), text(certificate.authority)]);
             tls_port
         });
         Self {

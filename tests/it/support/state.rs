@@ -285,7 +285,7 @@ pub fn every_kind(salt: i64) -> Vec<Value> {
 }
 
 /// A credit entitlement (GraphQL v2 only): readers before 4.x do not know them.
-pub fn credit(currency_id: &str, granted: i64, consumed: i64, usage_at_ms: i64, updated_at_ms: i64) -> Value {
+pub fn credit(currency_id: &str, granted: i64, consumed: i64) -> Value {
     json!({
         "__typename": "CreditEntitlement",
         "isGranted": true,
@@ -300,8 +300,8 @@ pub fn credit(currency_id: &str, granted: i64, consumed: i64, usage_at_ms: i64, 
         "usageLimit": granted,
         "currentUsage": consumed,
         "hasSoftLimit": false,
-        "usageUpdatedAt": iso(usage_at_ms),
-        "entitlementUpdatedAt": iso(updated_at_ms),
+        "usageUpdatedAt": null,
+        "entitlementUpdatedAt": null,
         "usagePeriodEnd": iso(clock::now().0 + 20 * DAY_MS),
         "validUntil": null,
     })

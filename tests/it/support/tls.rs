@@ -7,9 +7,9 @@ use super::tools::system_program;
 
 /// A server certificate for 127.0.0.1 and localhost, and the authority that signed it, as PEM files.
 pub struct Certificate {
-    pub certificate_file: PathBuf,
-    pub key_file: PathBuf,
-    pub authority_file: PathBuf,
+    pub public: PathBuf,
+    pub key: PathBuf,
+    pub authority: PathBuf,
 }
 
 impl Certificate {
@@ -17,9 +17,9 @@ impl Certificate {
     pub fn make_in(directory: &Path) -> Self {
         let file = |name: &str| directory.join(name);
         let certificate = Self {
-            certificate_file: file("server.crt"),
-            key_file: file("server.key"),
-            authority_file: file("ca.crt"),
+            public: file("server.crt"),
+            key: file("server.key"),
+            authority: file("ca.crt"),
         };
         std::fs::write(file("server.ext"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n").expect("a file");
         openssl(
