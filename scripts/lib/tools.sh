@@ -1,0 +1,114 @@
+# shellcheck shell=bash
+# Installs what the tests and the demo need beside Rust and Node, each thing once, keyed by its version:
+# redis-server (Debian package), moto (private Python environment), the published Stigg SDK (private npm
+# directory). A thing that is missing and cannot be installed ends the run with the command that installs it.
+# Sourced.
+
+# shellcheck source-path=SCRIPTDIR source=common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+# debian_packages WHAT PACKAGE…: installs Debian packages, as root; else says how.
+debian_packages() {
+    local what=$1
+    shift
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        fail "$what is not installed" "sudo apt-get install -y $*"
+    fi
+    echo "installing $*"
+    # redis-server starts a system-wide server on some machines. It is neither used nor touched: tests and demo
+    # start servers of their own, on ports and in directories of their own.
+    if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >/dev/null; }; then
+        fail "$what could not be installed" "apt-get update && apt-get install -y $*"
+    fi
+}
+
+need_rust() {
+    command -v cargo >/dev/null || fail 'cargo is not installed' 'install Rust 1.95 or newer, see https://rustup.rs'
+    cargo fmt --version >/dev/null 2>&1 || fail 'rustfmt is not installed' 'rustup component add rustfmt'
+    cargo clippy --version >/dev/null 2>&1 || fail 'clippy is not installed' 'rustup component add clippy'
+    command -v cc >/dev/null || debian_packages 'a C compiler (cc)' build-essential
+}
+
+need_node() {
+    if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+        fail 'node and npm are not installed' 'sudo apt-get install -y nodejs npm'
+    fi
+    local major
+    major=$(node -p 'process.versions.node.split(".")[0]')
+    [ "$major" -ge 18 ] || fail "node $major is too old" 'install Node 18 or newer, see https://nodejs.org'
+}
+
+need_redis_server() {
+    command -v redis-server >/dev/null || debian_packages redis-server redis-server
+}
+
+# Makes the certificates of the tests that speak TLS to Redis.
+need_openssl() {
+    command -v openssl >/dev/null || debian_packages openssl openssl
+}
+
+# Children are started through setpriv, so that they end with whoever started them, however that ends.
+need_setpriv() {
+    [ -x /usr/bin/setpriv ] || debian_packages setpriv util-linux
+}
+
+# is_complete DIRECTORY FILES…: true if the directory was installed to the end from exactly these files.
+is_complete() {
+    local directory=$1
+    shift
+    [ "$(cat "$directory/.complete" 2>/dev/null)" = "$(cat "$@" | sha256sum)" ]
+}
+
+mark_complete() {
+    local directory=$1
+    shift
+    cat "$@" | sha256sum >"$directory/.complete"
+}
+
+need_moto() {
+    local requirements=$root/scripts/lib/requirements.txt version directory
+    version=$(sed -n 's/^moto.*==//p' "$requirements")
+    directory=$tools/moto-$version
+    if ! is_complete "$directory" "$requirements"; then
+        command -v python3 >/dev/null || debian_packages python3 python3 python3-venv
+        python3 -c 'import venv, ensurepip' 2>/dev/null || debian_packages "Python's venv module" python3-venv
+        echo "installing moto $version"
+        rm -rf "$directory"
+        python3 -m venv "$directory"
+        "$directory/bin/pip" install --quiet --disable-pip-version-check --requirement "$requirements" ||
+            fail "moto $version could not be installed" "$directory/bin/pip install --requirement $requirements"
+        mark_complete "$directory" "$requirements"
+    fi
+    ln -sfn "moto-$version" "$tools/moto"
+}
+
+need_sdk() {
+    local manifest=$root/tests/sdk/package.json npmrc=$root/tests/sdk/.npmrc version directory
+    version=$(node -p "require('$manifest').dependencies['@stigg/node-server-sdk']")
+    directory=$tools/sdk-$version
+    if ! is_complete "$directory" "$manifest" "$npmrc"; then
+        echo "installing @stigg/node-server-sdk $version"
+        rm -rf "$directory"
+        mkdir -p "$directory"
+        cp "$manifest" "$npmrc" "$directory/"
+        (cd "$directory" && npm install --silent --no-audit --no-fund --ignore-scripts) ||
+            fail "@stigg/node-server-sdk $version could not be installed" "cd $directory && npm install"
+        mark_complete "$directory" "$manifest" "$npmrc"
+    fi
+    ln -sfn "sdk-$version" "$tools/sdk"
+}
+
+# install_tools: all of it. Two runs at once take turns.
+install_tools() {
+    need_rust
+    need_node
+    need_setpriv
+    mkdir -p "$tools"
+    exec 9>"$tools/.lock"
+    flock 9
+    need_redis_server
+    need_openssl
+    need_moto
+    need_sdk
+    exec 9>&-
+}

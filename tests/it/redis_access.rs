@@ -1,0 +1,172 @@
+//! The ways into a Redis: password, ACL user, database, TLS, unix socket; and out of a fault while running.
+
+use crate::support::messages::{Shape, entitlements_updated};
+use crate::support::moto::Moto;
+use crate::support::redis::{RedisOptions, TestRedis};
+use crate::support::sdk::Owner;
+use crate::support::service::{Service, Settings};
+use crate::support::stage::{PREFIX, Stage};
+use crate::support::state::{State, boolean, hours_ago};
+
+fn stage_with(options: RedisOptions) -> Stage {
+    Stage {
+        redis: TestRedis::start_with(options),
+        queue: Moto::shared().queue(),
+    }
+}
+
+fn message(customer: &str) -> String {
+    let state = State::new(Owner::customer(customer), hours_ago(1), &[boolean("feature-sso")]);
+    entitlements_updated(&state, Shape::GraphqlV2).raw()
+}
+
+fn key(customer: &str) -> String {
+    Owner::customer(customer).key(PREFIX)
+}
+
+/// Starts the service with these settings; a message reaches Redis.
+fn works_with(stage: &Stage, settings: &Settings) -> Service {
+    let service = Service::start(&settings.clone().set("CACHE_UPDATE_POLICY", "UPSERT"));
+    stage.deliver(&service, &[message("customer-1")]);
+    service
+}
+
+#[test]
+fn a_password_lets_the_service_in() {
+    let stage = stage_with(RedisOptions {
+        password: Some("p@ss w:rd".into()),
+        ..RedisOptions::default()
+    });
+    works_with(&stage, &stage.settings().set("REDIS_PASSWORD", "p@ss w:rd")).stop();
+    assert!(stage.redis.get(&key("customer-1")).is_some());
+}
+
+#[test]
+fn an_acl_user_lets_the_service_in() {
+    let user = Some(("stigg".to_owned(), "of-the-user".to_owned()));
+    let stage = stage_with(RedisOptions {
+        user,
+        ..RedisOptions::default()
+    });
+    let settings = stage
+        .settings()
+        .set("REDIS_USERNAME", "stigg")
+        .set("REDIS_PASSWORD", "of-the-user");
+    works_with(&stage, &settings).stop();
+    assert!(stage.redis.get(&key("customer-1")).is_some());
+}
+
+#[test]
+fn a_database_number_is_kept_to() {
+    let stage = Stage::new();
+    works_with(&stage, &stage.settings().set("REDIS_DB", "5")).stop();
+    assert_eq!(
+        stage.redis.keys(),
+        Vec::<String>::new(),
+        "database 0 is untouched"
+    );
+    let keyspace: String = stage.redis.command(&["INFO", "keyspace"]);
+    assert!(keyspace.contains("db5:keys="), "{keyspace}");
+}
+
+#[test]
+fn tls_is_spoken_to_a_server_whose_authority_is_trusted() {
+    let stage = stage_with(RedisOptions {
+        tls: true,
+        ..RedisOptions::default()
+    });
+    let tls_port = stage.redis.tls_port.expect("a TLS port").to_string();
+    let settings = stage
+        .settings()
+        .set("REDIS_PORT", tls_port)
+        .set("REDIS_TLS", "1")
+        .set(
+            "REDIS_TLS_CA_FILE",
+            stage.redis.authority_file().display().to_string(),
+        );
+    works_with(&stage, &settings).stop();
+    assert!(stage.redis.get(&key("customer-1")).is_some());
+}
+
+#[test]
+fn tls_is_refused_to_a_server_whose_authority_is_unknown_unless_told_otherwise() {
+    let stage = stage_with(RedisOptions {
+        tls: true,
+        ..RedisOptions::default()
+    });
+    let tls_port = stage.redis.tls_port.expect("a TLS port").to_string();
+    let settings = stage
+        .settings()
+        .set("REDIS_PORT", &tls_port)
+        .set("REDIS_TLS", "1");
+    let service = Service::spawn(&settings);
+    service.wait_for_complaint(&[
+        &format!("127.0.0.1:{tls_port}"),
+        "certificate",
+        "REDIS_TLS_CA_FILE",
+    ]);
+    assert_eq!(service.get("/readyz").status, 503);
+    service.stop();
+
+    works_with(&stage, &settings.set("REDIS_TLS_INSECURE", "1")).stop();
+    assert!(stage.redis.get(&key("customer-1")).is_some());
+}
+
+#[test]
+fn a_url_says_it_all_at_once() {
+    let stage = stage_with(RedisOptions {
+        password: Some("secret".into()),
+        ..RedisOptions::default()
+    });
+    let bare = stage.settings().unset("REDIS_HOST").unset("REDIS_PORT");
+    let url = format!("redis://:secret@127.0.0.1:{}/3", stage.redis.port);
+    works_with(&stage, &bare.set("REDIS_URL", url)).stop();
+    let keyspace: String = stage.redis.command(&["INFO", "keyspace"]);
+    assert!(keyspace.contains("db3:keys="), "{keyspace}");
+}
+
+#[test]
+fn a_unix_socket_will_do() {
+    let stage = Stage::new();
+    let bare = stage.settings().unset("REDIS_HOST").unset("REDIS_PORT");
+    let url = format!("unix://{}", stage.redis.socket().display());
+    works_with(&stage, &bare.set("REDIS_URL", url)).stop();
+    assert!(stage.redis.get(&key("customer-1")).is_some());
+}
+
+#[test]
+fn scripts_that_redis_has_forgotten_are_loaded_again() {
+    let stage = Stage::new();
+    let service = works_with(&stage, &stage.settings());
+    stage.redis.command::<()>(&["SCRIPT", "FLUSH"]);
+    stage.deliver(&service, &[message("customer-2")]);
+    assert!(stage.redis.get(&key("customer-2")).is_some());
+    stage.redis.restart();
+    stage.deliver(&service, &[message("customer-3")]);
+    assert!(stage.redis.get(&key("customer-3")).is_some());
+    service.stop();
+}
+
+#[test]
+fn a_redis_that_goes_away_costs_readiness_and_no_message() {
+    let stage = Stage::new();
+    let service = works_with(&stage, &stage.settings());
+    stage.redis.stop();
+    service.wait_until("/readyz to say 503", || {
+        service
+            .try_get("/readyz")
+            .is_some_and(|answer| answer.status == 503)
+    });
+    assert_eq!(service.get("/livez").status, 200);
+    for number in 0..5 {
+        stage.queue.send(&message(&format!("customer-{number}")));
+    }
+    stage.redis.run();
+    service.wait_until_ready();
+    // A message that met the outage comes again after the queue's visibility timeout, 30 s here.
+    service.wait_until("every message to be applied", || {
+        (0..5).all(|number| stage.redis.get(&key(&format!("customer-{number}"))).is_some())
+    });
+    service.wait_until("an empty queue", || stage.queue.is_empty());
+    service.stop();
+}

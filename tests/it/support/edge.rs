@@ -1,0 +1,108 @@
+//! Stands in for the Edge API towards the service: temporary credentials, remote configuration.
+
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tiny_http::{Header, Response, Server};
+
+use super::child::thread;
+use super::moto::AccessKey;
+use super::service::SERVER_API_KEY;
+
+/// One call that came in.
+#[derive(Debug, Clone)]
+pub struct EdgeCall {
+    /// Path and query, as they came.
+    pub url: String,
+    /// `X-API-KEY` was the server key of the tests.
+    pub authorised: bool,
+    /// `X-API-VERSION`.
+    pub version: Option<String>,
+    /// The status that was answered.
+    pub status: u16,
+}
+
+#[derive(Default)]
+struct State {
+    credentials: Option<Value>,
+    configuration: Option<Value>,
+    calls: Vec<EdgeCall>,
+}
+
+/// The stub. Answers 500 to what it was given no answer for, and 401 to a wrong key.
+pub struct EdgeStub {
+    pub url: String,
+    state: Arc<Mutex<State>>,
+    server: Arc<Server>,
+}
+
+impl EdgeStub {
+    /// Listens.
+    pub fn start() -> Self {
+        let server = Arc::new(Server::http("127.0.0.1:0").expect("a port"));
+        let url = format!("http://{}", server.server_addr());
+        let state = Arc::new(Mutex::new(State::default()));
+        let (shared_server, shared_state) = (Arc::clone(&server), Arc::clone(&state));
+        thread("edge-stub", move || {
+            for request in shared_server.incoming_requests() {
+                let header = |name: &'static str| {
+                    let found = request.headers().iter().find(|header| header.field.equiv(name));
+                    found.map(|header| header.value.as_str().to_owned())
+                };
+                let authorised = header("X-API-KEY").as_deref() == Some(SERVER_API_KEY);
+                let version = header("X-API-VERSION");
+                let url = request.url().to_owned();
+                let mut state = shared_state.lock().unwrap();
+                let answer = match url.split('?').next().unwrap_or_default() {
+                    "/v1/credentials/event-queue.json" => state.credentials.clone(),
+                    "/v1/config/server-sdk-configuration.json" => state.configuration.clone(),
+                    _ => None,
+                };
+                let (status, body) = match answer {
+                    _ if !authorised => (401, json!({"message": "unauthorized"})),
+                    Some(answer) => (200, answer),
+                    None => (500, json!({"message": "the edge stub has no answer"})),
+                };
+                state.calls.push(EdgeCall {
+                    url,
+                    authorised,
+                    version,
+                    status,
+                });
+                drop(state);
+                let json_type = Header::from_bytes("content-type", "application/json").expect("a header");
+                let response = Response::from_string(body.to_string()).with_status_code(status);
+                let _ = request.respond(response.with_header(json_type));
+            }
+        });
+        Self { url, state, server }
+    }
+
+    /// From now on gives these credentials, said to expire at this time (epoch milliseconds).
+    pub fn give_credentials(&self, key: &AccessKey, expires_at_ms: i64) {
+        let answer = json!({
+            "accessKeyId": key.id,
+            "secretAccessKey": key.secret,
+            "sessionToken": key.session_token,
+            "expiration": super::state::iso(expires_at_ms),
+        });
+        self.state.lock().unwrap().credentials = Some(answer);
+    }
+
+    /// From now on gives this DSN as remote configuration.
+    pub fn give_sentry_dsn(&self, dsn: &str) {
+        let answer = json!({"data": {"sdkConfiguration": {"sentryDsn": dsn}}});
+        self.state.lock().unwrap().configuration = Some(answer);
+    }
+
+    /// Every call so far.
+    pub fn calls(&self) -> Vec<EdgeCall> {
+        self.state.lock().unwrap().calls.clone()
+    }
+}
+
+impl Drop for EdgeStub {
+    fn drop(&mut self) {
+        self.server.unblock();
+    }
+}

@@ -1,0 +1,217 @@
+//! The service under test: the built binary with a clean environment.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::child::{Process, Signal};
+use super::http::{Answer, Metrics, get};
+use super::moto::{AccessKey, Queue, REGION};
+use super::redis::TestRedis;
+use super::tools::free_port;
+use super::wait::PATIENCE;
+
+/// A server key that is nobody's.
+pub const SERVER_API_KEY: &str = "server-api-key-of-the-tests";
+
+/// Environment variables of the service, and nothing else in its environment.
+#[derive(Debug, Clone, Default)]
+pub struct Settings(BTreeMap<String, String>);
+
+impl Settings {
+    /// What it needs to work from this queue into this Redis. Two pollers and short long polls, since moto is
+    /// slow; batches of ten.
+    pub fn new(redis: &TestRedis, queue: &Queue) -> Self {
+        Self::default()
+            .set("AWS_REGION", REGION)
+            .set("QUEUE_URL", &queue.url)
+            .access_key(&queue.moto.service_user)
+            .set("SERVER_API_KEY", SERVER_API_KEY)
+            // Nobody listens there: a test that wants the Edge API says so.
+            .set("EDGE_API_URL", "http://127.0.0.1:9")
+            .set("DISABLE_SENTRY", "1")
+            .set("REDIS_HOST", "127.0.0.1")
+            .set("REDIS_PORT", redis.port.to_string())
+            .set("PORT", free_port().to_string())
+            .set("CONSUMERS", "2")
+            .set("BATCH_SIZE", "10")
+            .set("WAIT_TIME_SECS", "1")
+    }
+
+    /// The same with one more variable, or another value for it.
+    pub fn set(mut self, name: &str, value: impl AsRef<str>) -> Self {
+        self.0.insert(name.to_owned(), value.as_ref().to_owned());
+        self
+    }
+
+    /// The same without a variable.
+    pub fn unset(mut self, name: &str) -> Self {
+        self.0.remove(name);
+        self
+    }
+
+    /// The same with this access key.
+    pub fn access_key(self, key: &AccessKey) -> Self {
+        let settings = self
+            .set("AWS_ACCESS_KEY_ID", &key.id)
+            .set("AWS_SECRET_ACCESS_KEY", &key.secret);
+        match &key.session_token {
+            Some(token) => settings.set("AWS_SESSION_TOKEN", token),
+            None => settings,
+        }
+    }
+
+    fn environment(&self) -> Vec<(String, String)> {
+        self.0.clone().into_iter().collect()
+    }
+}
+
+/// The binary.
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_persistent-cache-service"))
+}
+
+/// Runs the binary to its end: status, and all it wrote.
+pub fn run_to_end(settings: &Settings, arguments: &[&str]) -> (ExitStatus, String) {
+    let process = Process::start("service", binary(), arguments, &settings.environment());
+    let status = process.wait_for_exit(PATIENCE);
+    // The pipes are read to their end by threads; an ended process writes no more.
+    super::wait::wait_until(PATIENCE, "output", || {
+        !process.stdout.all().is_empty() || !process.stderr.all().is_empty()
+    });
+    (
+        status,
+        format!(
+            "{}\n{}",
+            process.stdout.all().join("\n"),
+            process.stderr.all().join("\n")
+        ),
+    )
+}
+
+/// A running service.
+pub struct Service {
+    process: Process,
+    base: String,
+}
+
+impl Service {
+    /// Starts it and returns at once.
+    pub fn spawn(settings: &Settings) -> Self {
+        let port = settings.0.get("PORT").expect("PORT is set");
+        let base = format!("http://127.0.0.1:{port}");
+        Self {
+            process: Process::start("service", binary(), &[], &settings.environment()),
+            base,
+        }
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn start(settings: &Settings) -> Self {
+        let service = Self::spawn(settings);
+        service.wait_until_ready();
+        service
+    }
+
+    /// Waits for a value that comes while the service runs; fails at once if it ends first.
+    pub fn wait_for<T>(&self, what: &str, condition: impl FnMut() -> Option<T>) -> T {
+        self.process.wait_for(PATIENCE, what, condition)
+    }
+
+    /// Waits until something holds while the service runs.
+    pub fn wait_until(&self, what: &str, mut condition: impl FnMut() -> bool) {
+        self.wait_for(what, || condition().then_some(()));
+    }
+
+    /// Waits for 200 from `/readyz`.
+    pub fn wait_until_ready(&self) {
+        self.wait_until("/readyz to say 200", || {
+            self.try_get("/readyz").is_some_and(|answer| answer.status == 200)
+        });
+    }
+
+    /// One GET; `None` if nobody answers.
+    pub fn try_get(&self, path: &str) -> Option<Answer> {
+        get(&format!("{}{path}", self.base))
+    }
+
+    /// One GET; waits for the port to open, since a service that was just started opens it in its own time.
+    pub fn get(&self, path: &str) -> Answer {
+        self.wait_for(&format!("an answer to GET {path}"), || self.try_get(path))
+    }
+
+    /// `/metrics`, read.
+    pub fn metrics(&self) -> Metrics {
+        let answer = self.get("/metrics");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        Metrics::parse(&answer.body)
+    }
+
+    /// Waits until a series has reached a value.
+    pub fn wait_for_metric(&self, series: &str, at_least: f64) {
+        let what = format!("{series} to reach {at_least}");
+        self.wait_until(&what, || self.metrics().value(series) >= at_least);
+    }
+
+    /// What it wrote to stdout.
+    pub fn log_lines(&self) -> Vec<String> {
+        self.process.stdout.all()
+    }
+
+    /// What it wrote to stderr.
+    pub fn stderr(&self) -> Vec<String> {
+        self.process.stderr.all()
+    }
+
+    /// The log as JSON. Panics at a line that is not a JSON object.
+    pub fn log(&self) -> Vec<Value> {
+        self.log_lines().iter().map(|line| log_record(line)).collect()
+    }
+
+    /// Waits for a warning or an error whose text has each of these parts, in any case; gives the line.
+    pub fn wait_for_complaint(&self, parts: &[&str]) -> String {
+        let what = format!("a warning or an error in the log that says {parts:?}");
+        self.wait_for(&what, || {
+            self.log_lines().into_iter().find(|line| {
+                let level = log_record(line)["level"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_lowercase();
+                let text = line.to_lowercase();
+                ["warn", "error"].contains(&level.as_str())
+                    && parts.iter().all(|part| text.contains(&part.to_lowercase()))
+            })
+        })
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Its exit status, once it has ended.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        self.process.exit_status()
+    }
+
+    /// Waits for its end.
+    pub fn wait_for_exit(&self, deadline: Duration) -> ExitStatus {
+        self.process.wait_for_exit(deadline)
+    }
+
+    /// Ends it with SIGTERM; it has to end well.
+    pub fn stop(self) {
+        self.signal(Signal::Terminate);
+        let status = self.wait_for_exit(PATIENCE);
+        assert!(status.success(), "{status}\n{}", self.process.last_words());
+    }
+}
+
+fn log_record(line: &str) -> Value {
+    let record = serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON ({error}): {line}"));
+    assert!(matches!(record, Value::Object(_)), "not an object: {line}");
+    record
+}

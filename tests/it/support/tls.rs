@@ -1,0 +1,56 @@
+//! Certificates made for one test, with openssl.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::tools::system_program;
+
+/// A server certificate for 127.0.0.1 and localhost, and the authority that signed it, as PEM files.
+pub struct Certificate {
+    pub public: PathBuf,
+    pub key: PathBuf,
+    pub authority: PathBuf,
+}
+
+impl Certificate {
+    /// Makes an authority and a certificate that it signed, in this directory.
+    pub fn make_in(directory: &Path) -> Self {
+        let file = |name: &str| directory.join(name);
+        let certificate = Self {
+            public: file("server.crt"),
+            key: file("server.key"),
+            authority: file("ca.crt"),
+        };
+        std::fs::write(file("server.ext"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n").expect("a file");
+        openssl(
+            directory,
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=tests \
+             -keyout ca.key -out ca.crt",
+        );
+        openssl(
+            directory,
+            "req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost \
+             -keyout server.key -out server.csr",
+        );
+        openssl(
+            directory,
+            "x509 -req -days 2 -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial \
+             -extfile server.ext -out server.crt",
+        );
+        certificate
+    }
+}
+
+fn openssl(directory: &Path, arguments: &str) {
+    let mut command = Command::new(system_program("openssl"));
+    let output = command
+        .args(arguments.split_whitespace())
+        .current_dir(directory)
+        .output()
+        .expect("openssl runs");
+    assert!(
+        output.status.success(),
+        "openssl {arguments}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

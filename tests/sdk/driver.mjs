@@ -1,0 +1,67 @@
+// Lets the tests (Rust) drive the published SDK: one JSON request a line on stdin, one JSON answer a line on
+// stdout, matched by `id`. Ends when stdin ends.
+//
+// usage: node driver.mjs DIRECTORY-OF-NODE_MODULES
+import readline from 'node:readline';
+import { askForEntitlement, openStiggClient } from './stigg-client.mjs';
+
+const modules = process.argv[2];
+const clients = new Map();
+let nextClient = 1;
+
+const the = (request) => {
+  const client = clients.get(request.client);
+  if (!client) throw new Error(`no client ${request.client}`);
+  return client;
+};
+
+const operations = {
+  async open({ redis }) {
+    const client = nextClient++;
+    clients.set(client, await openStiggClient({ modules, redis }));
+    return client;
+  },
+  async serve(request) {
+    the(request).api.serve(request.customerId, request.resourceId, request.entitlements);
+  },
+  async refuse(request) {
+    the(request).api.refuse();
+  },
+  async calls(request) {
+    return the(request).api.calls;
+  },
+  async errors(request) {
+    return the(request).errors;
+  },
+  async entitlements(request) {
+    return the(request).stigg.getEntitlements(request.customerId, request.resourceId ?? undefined);
+  },
+  async entitlement(request) {
+    return askForEntitlement(the(request).stigg, request.kind, {
+      customerId: request.customerId,
+      resourceId: request.resourceId ?? undefined,
+      featureId: request.featureId,
+      options: request.options ?? undefined,
+    });
+  },
+  async close(request) {
+    const client = the(request);
+    clients.delete(request.client);
+    await client.close();
+  },
+};
+
+const answer = (message) => process.stdout.write(`${JSON.stringify(message)}\n`);
+
+const lines = readline.createInterface({ input: process.stdin });
+lines.on('line', async (line) => {
+  const request = JSON.parse(line);
+  try {
+    const operation = operations[request.op];
+    if (!operation) throw new Error(`no operation ${request.op}`);
+    answer({ id: request.id, ok: (await operation(request)) ?? null });
+  } catch (error) {
+    answer({ id: request.id, error: error?.stack ?? String(error) });
+  }
+});
+lines.on('close', () => process.exit(0));
