@@ -33,6 +33,8 @@ struct State {
     refuses_writes: bool,
     /// It was there once: else its coming is no return.
     was_there: bool,
+    /// The kind of the last fault, as the log knows it.
+    fault: Option<String>,
 }
 
 /// What showed that Redis is there.
@@ -51,6 +53,7 @@ impl RedisGate {
             away_since: Some(Instant::now()),
             refuses_writes: false,
             was_there: false,
+            fault: None,
         };
         Self {
             state: Mutex::new(state),
@@ -67,11 +70,13 @@ impl RedisGate {
             state.away_since = Some(Instant::now());
         }
         state.refuses_writes = refuses_writes(error);
+        let kind = format!("redis {}", error.kind);
+        state.fault = Some(kind.clone());
         drop(state);
         self.health.set_redis_connected(false);
         self.metrics.redis_up.set(0);
         self.faults.fault(
-            &format!("redis {}", error.kind),
+            &kind,
             log::Level::Error,
             "Redis is away: receiving from the queue is paused, nothing is lost",
             &error.message,
@@ -89,17 +94,20 @@ impl RedisGate {
             return;
         }
         let returned = state.was_there;
+        let fault = state.fault.take();
         *state = State {
             away_since: None,
             refuses_writes: false,
             was_there: true,
+            fault: None,
         };
         drop(state);
         self.health.set_redis_connected(true);
         self.metrics.redis_up.set(1);
-        if returned {
+        let outage = fault.and_then(|kind| self.faults.recovered(&kind, Instant::now()));
+        if returned || outage.is_some() {
             let away_secs = away_since.elapsed().as_secs_f64();
-            log::info!(away_secs; "Redis is back after {away_secs:.1} s");
+            log::info!(away_secs, failed_tries = outage.map_or(0, |outage| outage.faults); "Redis is back after {away_secs:.1} s");
         } else {
             log::info!("connected to Redis");
         }

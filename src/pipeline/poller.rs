@@ -52,6 +52,7 @@ impl Poller {
         // The first call, and the first after a failure, does not wait for messages: it tells at once whether
         // the queue can be used.
         let mut proven = false;
+        let mut fault = None;
         while !self.stop.is_stopped() {
             if !self.gate.wait_open(&self.stop, Duration::from_secs(1)) {
                 continue;
@@ -67,6 +68,7 @@ impl Poller {
                     backoff.reset();
                     self.health.set_poller_alive(self.index, true);
                     self.metrics.last_poll.set(seconds_now());
+                    self.recovered(fault.take());
                     self.hand_over(deliveries);
                 }
                 Err(error) => {
@@ -76,18 +78,28 @@ impl Poller {
                         .queue_errors
                         .with_label_values(&[Operation::Receive.label()])
                         .inc();
+                    let kind = format!("receive {}", error.kind);
                     self.faults.fault(
-                        &format!("receive {}", error.kind),
+                        &kind,
                         log::Level::Error,
                         "cannot receive messages",
                         &error.message,
                         Instant::now(),
                     );
+                    fault = Some(kind);
                     self.stop.wait(backoff.next_wait(fastrand::f64()));
                 }
             }
         }
         self.health.set_poller_alive(self.index, false);
+    }
+
+    /// The first poller that gets an answer again tells so, for all.
+    fn recovered(&self, fault: Option<String>) {
+        if let Some(outage) = fault.and_then(|kind| self.faults.recovered(&kind, Instant::now())) {
+            let lasted_secs = outage.lasted.as_secs_f64();
+            log::info!(lasted_secs, failed_tries = outage.faults; "messages can be received again after {lasted_secs:.1} s");
+        }
     }
 
     fn hand_over(&self, deliveries: Vec<Delivery>) {

@@ -41,12 +41,12 @@ pub fn refused(call: FailedCall<'_>, status: u16, answer: &ErrorAnswer, ahead_ms
         words => format!(" ({words})"),
     };
     let clock = if fault.concerns_the_signature() {
-        ahead_ms.and_then(clock_words)
+        ahead_ms.and_then(|ahead_ms| clock_words(fault, ahead_ms))
     } else {
         None
     };
     let mut parts = vec![
-        format!("{}: {}{words}", call.what(), answer.code),
+        format!("{}: HTTP {status} {}{words}", call.what(), answer.code),
         remedy(call, status, fault),
     ];
     parts.extend(clock);
@@ -288,9 +288,11 @@ fn regions_differ(call: FailedCall<'_>) -> Option<String> {
     ))
 }
 
-fn clock_words(ahead_ms: i64) -> Option<String> {
+/// A clock that is off spoils every signature; one that is right is worth a word where the signature itself is
+/// in doubt, so that nobody looks there.
+fn clock_words(fault: Fault, ahead_ms: i64) -> Option<String> {
     if ahead_ms.abs() <= SKEW_MENTIONED_MS {
-        return None;
+        return (fault == Fault::WrongSignature).then(|| "this machine's clock is right".to_owned());
     }
     let minutes = (ahead_ms.abs() + 30_000) / 60_000;
     let side = if ahead_ms > 0 { "ahead of" } else { "behind" };

@@ -45,9 +45,9 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
                 .to_owned(),
         ),
         "io" => (error.to_string(), io_remedy(error, config)),
-        "WRONGPASS" | "AuthenticationFailed" => (
-            format!("it refused to sign in '{user}': {kind} {cause}"),
-            "check REDIS_USERNAME and REDIS_PASSWORD".to_owned(),
+        "WRONGPASS" => (
+            format!("it refused to sign in '{user}' with the password that it was given (WRONGPASS)"),
+            "check REDIS_USERNAME and REDIS_PASSWORD; a server without a password wants neither".to_owned(),
         ),
         "NOAUTH" => (
             format!("{kind} {cause}"),

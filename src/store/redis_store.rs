@@ -16,6 +16,8 @@ use crate::config::{CacheUpdatePolicy, Expiry, RedisConfig};
 const ROUND_TRIP: Duration = Duration::from_secs(5);
 /// How long to wait for a connection: longer than one dial, so that the dial's own error is what is reported.
 const CHECKOUT: Duration = Duration::from_secs(4);
+/// One slice of that wait.
+const CHECKOUT_SLICE: Duration = Duration::from_millis(50);
 /// A connection lives this long at most, so that a name that moved to another address is followed.
 const CONNECTION_LIFE: Duration = Duration::from_secs(10 * 60);
 /// Keys a SCAN step looks at, and so about as many as one UNLINK takes: a millisecond of the server's time.
@@ -84,16 +86,35 @@ impl RedisStore {
     }
 
     fn connection(&self) -> Result<r2d2::PooledConnection<ConnectionManager>, StoreError> {
-        self.pool.get().map_err(|timeout| {
-            self.last_dial_error.take().unwrap_or_else(|| StoreError {
-                message: format!(
-                    "cannot connect to Redis at {}: {timeout}; check that Redis is running and reachable from here",
-                    super::errors::server_name(&self.config)
-                ),
-                kind: "timeout".to_owned(),
-                reach: Reach::Redis,
-            })
-        })
+        let deadline = Instant::now() + CHECKOUT;
+        // An old error is no news of this attempt.
+        self.last_dial_error.take();
+        loop {
+            // The pool goes on dialling in the background and would let its callers wait for that. Waiting in
+            // slices, a caller learns of a failed dial soon after it has failed.
+            match self.pool.get_timeout(CHECKOUT_SLICE) {
+                Ok(connection) => return Ok(connection),
+                Err(timeout) => {
+                    if let Some(error) = self.last_dial_error.take() {
+                        return Err(error);
+                    }
+                    if Instant::now() >= deadline {
+                        return Err(self.no_connection(&timeout));
+                    }
+                }
+            }
+        }
+    }
+
+    fn no_connection(&self, timeout: &r2d2::Error) -> StoreError {
+        StoreError {
+            message: format!(
+                "cannot connect to Redis at {}: {timeout}; check that Redis is running and reachable from here",
+                super::errors::server_name(&self.config)
+            ),
+            kind: "timeout".to_owned(),
+            reach: Reach::Redis,
+        }
     }
 
     /// Sends the calls in one go and reads an answer each. Any error poisons the connection, since answers of

@@ -27,5 +27,6 @@ mod redis_access;
 mod shutdown;
 
 mod config;
+mod house;
 mod http;
 mod logs;
