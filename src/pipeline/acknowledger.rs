@@ -20,6 +20,7 @@ const GATHER: Duration = Duration::from_millis(5);
 const TRIES: u32 = 4;
 
 /// One acknowledger.
+#[derive(Clone)]
 pub struct Acknowledger {
     /// The queue.
     pub queue: Arc<dyn Queue>,

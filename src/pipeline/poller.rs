@@ -24,6 +24,7 @@ pub struct Polling {
 }
 
 /// One poller.
+#[derive(Clone)]
 pub struct Poller {
     /// Its number, from 0.
     pub index: usize,

@@ -27,7 +27,7 @@ pub struct Settled {
 }
 
 /// The longest that a message is hidden before its next try.
-const LONGEST_DELAY: Duration = Duration::from_secs(15 * 60);
+const LONGEST_DELAY: Duration = Duration::from_mins(15);
 
 /// What becomes of a body that cannot be read.
 pub fn settle_malformed(policy: PoisonPolicy, receive_count: u32) -> Settlement {

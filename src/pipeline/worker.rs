@@ -35,6 +35,7 @@ const PARKED_AT_MOST: usize = 256;
 const REFUSED_AGAIN: Duration = Duration::from_secs(1);
 
 /// What all workers share.
+#[derive(Clone)]
 pub struct Worker {
     /// What pollers received.
     pub deliveries: Receiver<Delivery>,
@@ -148,7 +149,10 @@ impl Worker {
             let event = event::decode(&delivery.body, delivery.sent_at)?;
             let ignored = match &event {
                 Event::Ignored { label } => Some(*label),
-                _ => None,
+                Event::EntitlementsUpdated(_)
+                | Event::UsageUpdated(_)
+                | Event::Purged(_)
+                | Event::EnvironmentInvalidated => None,
             };
             Ok((ignored, changes_for(&event, delivery.sent_at, &self.layout)))
         }));
@@ -231,7 +235,9 @@ impl Worker {
                     return locked;
                 }
                 Err(_) => {
-                    jobs.iter().for_each(|job| self.panicked(&job.delivery));
+                    for job in &jobs {
+                        self.panicked(&job.delivery);
+                    }
                     return Vec::new();
                 }
             }
@@ -314,7 +320,7 @@ impl Worker {
             self.metrics
                 .writes_skipped
                 .with_label_values(&[reason])
-                .inc_by(by)
+                .inc_by(by);
         };
         match outcome {
             Outcome::Applied { written, stale } => {

@@ -174,61 +174,74 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
     // Two batches an acknowledger: one under way, one gathered.
     let (settled_sender, settled) = bounded(acknowledger_count * 20);
 
-    let pollers = (0..config.consumers).map(|index| {
-        let poller = Poller {
-            index,
-            queue: Arc::clone(&queue),
-            deliveries: delivery_sender.clone(),
-            polling: Polling {
-                batch_size: config.batch_size,
-                wait_time: config.wait_time,
-            },
-            gate: Arc::clone(&reports.gate),
-            health: Arc::clone(&reports.health),
-            metrics: Arc::clone(&reports.metrics),
-            faults: Arc::clone(&reports.faults),
-            stop: polling_stop.clone(),
-        };
-        move || poller.run()
-    });
-    let poison_log = Arc::new(PoisonLog::default());
-    let workers = (0..config.workers).map(|_| {
-        let worker = Worker {
-            deliveries: deliveries.clone(),
-            settled: settled_sender.clone(),
-            store: Arc::clone(&store),
-            layout: Layout {
-                keyspace: Keyspace::new(config.environment_prefix.clone()),
-                format: config.cache_format,
-                policy: config.cache_update_policy,
-            },
-            poison_policy: config.poison_policy,
-            poison_log: Arc::clone(&poison_log),
-            gate: Arc::clone(&reports.gate),
-            metrics: Arc::clone(&reports.metrics),
-            faults: Arc::clone(&reports.faults),
-            reporter: reports.reporter.clone(),
-            last_delivery: last_delivery.clone(),
-            out_of_time: out_of_time.clone(),
-        };
-        move || worker.run()
-    });
-    let acknowledgers = (0..acknowledger_count).map(|_| {
-        let acknowledger = Acknowledger {
-            queue: Arc::clone(&queue),
-            settled: settled.clone(),
-            metrics: Arc::clone(&reports.metrics),
-            faults: Arc::clone(&reports.faults),
-            out_of_time: out_of_time.clone(),
-        };
-        move || acknowledger.run()
-    });
-    // Those at the end of the line first. The last senders are in the workers: when they end, the
+    let acknowledger = Acknowledger {
+        queue: Arc::clone(&queue),
+        settled,
+        metrics: Arc::clone(&reports.metrics),
+        faults: Arc::clone(&reports.faults),
+        out_of_time: out_of_time.clone(),
+    };
+    let worker = Worker {
+        deliveries,
+        settled: settled_sender,
+        store,
+        layout: Layout {
+            keyspace: Keyspace::new(config.environment_prefix.clone()),
+            format: config.cache_format,
+            policy: config.cache_update_policy,
+        },
+        poison_policy: config.poison_policy,
+        poison_log: Arc::new(PoisonLog::default()),
+        gate: Arc::clone(&reports.gate),
+        metrics: Arc::clone(&reports.metrics),
+        faults: Arc::clone(&reports.faults),
+        reporter: reports.reporter.clone(),
+        last_delivery,
+        out_of_time,
+    };
+    let poller = Poller {
+        index: 0,
+        queue,
+        deliveries: delivery_sender,
+        polling: Polling {
+            batch_size: config.batch_size,
+            wait_time: config.wait_time,
+        },
+        gate: Arc::clone(&reports.gate),
+        health: Arc::clone(&reports.health),
+        metrics: Arc::clone(&reports.metrics),
+        faults: Arc::clone(&reports.faults),
+        stop: polling_stop,
+    };
+    // Those at the end of the line first. The last senders are in the threads: when the workers end, the
     // acknowledgers do.
-    let acknowledgers = Crew::start("acknowledger", died, acknowledgers.collect())?;
-    let workers = Crew::start("worker", died, workers.collect())?;
-    let pollers = Crew::start("poller", died, pollers.collect())?;
-    drop(settled_sender);
+    let acknowledgers = Crew::start(
+        "acknowledger",
+        died,
+        clones(acknowledger_count, |_| {
+            let acknowledger = acknowledger.clone();
+            move || acknowledger.run()
+        }),
+    )?;
+    let workers = Crew::start(
+        "worker",
+        died,
+        clones(config.workers, |_| {
+            let worker = worker.clone();
+            move || worker.run()
+        }),
+    )?;
+    let pollers = Crew::start(
+        "poller",
+        died,
+        clones(config.consumers, |index| {
+            let poller = Poller {
+                index,
+                ..poller.clone()
+            };
+            move || poller.run()
+        }),
+    )?;
     let triggers = Triggers {
         polling,
         deliveries: deliveries_end,
@@ -244,6 +257,10 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
             background,
         },
     ))
+}
+
+fn clones<L>(count: usize, make: impl FnMut(usize) -> L) -> Vec<L> {
+    (0..count).map(make).collect()
 }
 
 /// Ends the loops in order, inside the budget. What was received is applied and deleted, or given back.

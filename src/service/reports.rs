@@ -39,7 +39,7 @@ pub(super) fn start(
             Ok(_guard) => {
                 log::info!("errors of this service are reported to Sentry");
                 // The guard delivers the last reports when it is dropped.
-                while !stop.wait(Duration::from_secs(3_600)) {}
+                while !stop.wait(Duration::from_hours(1)) {}
             }
             Err(error) => log::warn!(err:% = error; "errors are not reported to Sentry"),
         }
@@ -49,7 +49,7 @@ pub(super) fn start(
 
 /// The DSN of the remote configuration, asked for until there is an answer. `None`: there is none, or the stop came.
 fn ask(edge: &EdgeClient, faults: &FaultLog, stop: &Stop) -> Option<String> {
-    let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(600));
+    let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins(10));
     loop {
         match edge.sentry_dsn() {
             Ok(dsn) => return dsn,

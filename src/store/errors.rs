@@ -106,10 +106,10 @@ fn io_remedy(error: &RedisError, config: &RedisConfig) -> String {
 }
 
 fn other_remedy(error: &RedisError) -> &'static str {
-    match error.kind() {
-        ErrorKind::InvalidClientConfig => "check the REDIS_* settings",
-        _ => "see Redis's own log",
+    if error.kind() == ErrorKind::InvalidClientConfig {
+        return "check the REDIS_* settings";
     }
+    "see Redis's own log"
 }
 
 /// Whether trying another change on the same Redis makes sense.
