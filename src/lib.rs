@@ -10,6 +10,7 @@ pub mod config;
 pub mod edge;
 pub mod entitlement;
 pub mod event;
+pub mod http_client;
 pub mod log;
 pub mod ops;
 pub mod pipeline;

@@ -3,10 +3,11 @@
 
 pub mod stored;
 
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Number, Value};
 
 /// A point in time: milliseconds since 1970-01-01T00:00:00Z.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct EpochMs(pub i64);
 
 macro_rules! text_id {
@@ -59,6 +60,24 @@ pub enum Given<T> {
     Null,
     /// The message had the field.
     Value(T),
+}
+
+impl<T> Given<T> {
+    /// True if the field is to be left out of what is written.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent)
+    }
+}
+
+/// Null or the value. A field that was absent has to be skipped by the struct that holds it
+/// (`skip_serializing_if = "Given::is_absent"`), since a field cannot leave itself out.
+impl<T: Serialize> Serialize for Given<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Absent | Self::Null => serializer.serialize_none(),
+            Self::Value(value) => value.serialize(serializer),
+        }
+    }
 }
 
 /// How much has been used, and the period it is counted in.

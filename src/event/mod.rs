@@ -1,6 +1,29 @@
 //! Decodes every shape a state change comes in (webhook, GraphQL v1 and v2, event log; raw, SNS and
 //! EventBridge envelopes) into ONE type, so that the rest of the code knows no shape. Pure.
+//!
+//! A message passes through: `envelope` (what is it wrapped in, what is it called), `names` (what does that mean),
+//! then one of `entitlements` (and `entry`), `usage`, `credit`, `purge`; all of them read through `fields`,
+//! `identity` and `dates`. What is not understood is refused with the place of the fault; what the place held is
+//! never told, since it is a customer's.
 
+mod envelope;
+mod names;
+
+mod credit;
+mod entitlements;
+mod entry;
+mod purge;
+mod usage;
+
+mod dates;
+mod fields;
+mod identity;
+
+#[cfg(test)]
+mod tests;
+
+use self::envelope::Opened;
+use self::names::Change;
 use crate::entitlement::{CurrencyId, Entitlement, EpochMs, FeatureId, MeasuredUsage, Subject};
 
 /// A state change at Stigg.
@@ -65,6 +88,23 @@ pub struct MalformedBody {
 }
 
 /// Decodes one SQS body. `sent_at` is its `SentTimestamp`: the time of last resort.
-pub fn decode(_body: &str, _sent_at: EpochMs) -> Result<Event, MalformedBody> {
-    todo!()
+///
+/// # Errors
+/// The body is not JSON, no object, names no event, or lacks what its event cannot do without (a customer, the
+/// entitlement list, a usage), or holds there a value of another kind. Trying again gives the same.
+pub fn decode(body: &str, sent_at: EpochMs) -> Result<Event, MalformedBody> {
+    let (name, scope) = match envelope::open(body)? {
+        Opened::Event(name, scope) => (name, scope),
+        Opened::Unknown => return Ok(Event::Ignored { label: names::OTHER }),
+    };
+    match name.change {
+        Change::Entitlements => entitlements::decode(scope, sent_at),
+        Change::Usage => usage::decode(name, scope, sent_at),
+        Change::CreditBalance => credit::decode(scope, sent_at),
+        Change::Purge => purge::requested(scope),
+        Change::CustomerDeleted => purge::customer_deleted(scope),
+        Change::Migration => purge::migrated(scope),
+        Change::PackagePublished => purge::package_published(name, scope),
+        Change::Nothing => Ok(Event::Ignored { label: name.label }),
+    }
 }

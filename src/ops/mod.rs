@@ -3,3 +3,8 @@
 pub mod health;
 pub mod metrics;
 pub mod server;
+
+mod answer;
+mod lanes;
+mod listener;
+mod series;

@@ -1,1 +1,19 @@
-//! (being built)
+//! The loops: pollers receive, workers write, acknowledgers settle. On traits only; no library is named here.
+//!
+//! ```text
+//! poller-0..P --Delivery--> bounded --> worker-0..W --Settled--> bounded --> acknowledger-0..A
+//! ```
+//! A message is deleted only after Redis confirmed its effect (or that it has none). Whatever ends a message
+//! otherwise leaves it in the queue: it comes again, and applying it twice does no harm.
+
+pub mod acknowledger;
+pub mod backoff;
+pub mod gate;
+pub mod poison;
+pub mod poller;
+pub mod sampler;
+pub mod settle;
+pub mod worker;
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,201 @@
-//! (being built)
+//! The queue over HTTP: one signed POST a call, one deadline a call, no retry. The loops decide when to try again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
+use url::Url;
+
+use super::credentials::{Credentials, CredentialsProvider};
+use super::faults::{self, FailedCall};
+use super::sign::signed_request;
+use super::wire::{self, WireError, WireRequest};
+use super::{BatchOutcome, Delivery, Operation, Queue, QueueError, ReceiptHandle};
+use crate::clock;
+use crate::entitlement::EpochMs;
+use crate::http_client::{Answer, HttpClient, HttpOptions};
+
+/// Deletes and visibility changes are small and quick; ten seconds of silence are a fault.
+const BATCH_DEADLINE: Duration = Duration::from_secs(10);
+/// Ten messages of 1 MiB each, escaped as JSON text.
+const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// SQS's own bounds.
+const MESSAGES_MAX: u8 = 10;
+const WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// Which queue, and how to reach it.
+#[derive(Debug, Clone)]
+pub struct SqsSettings {
+    /// Scheme, host and port of the calls; its path is ignored, SQS listens at the root.
+    pub endpoint: Url,
+    /// The queue, as it goes into the bodies.
+    pub queue_url: String,
+    /// The region to sign for.
+    pub region: String,
+    /// Connections kept open: as many as there are threads that call.
+    pub pool_size: usize,
+    /// What a receive may take beyond its long poll.
+    pub receive_slack: Duration,
+}
+
+/// The real [`Queue`].
+pub struct SqsClient {
+    http: HttpClient,
+    endpoint: Url,
+    address: String,
+    queue_url: String,
+    region: String,
+    receive_slack: Duration,
+    credentials: Arc<dyn CredentialsProvider>,
+}
+
+impl SqsClient {
+    /// Calls nobody yet.
+    pub fn new(settings: SqsSettings, credentials: Arc<dyn CredentialsProvider>) -> Self {
+        let SqsSettings {
+            mut endpoint,
+            queue_url,
+            region,
+            pool_size,
+            receive_slack,
+        } = settings;
+        endpoint.set_path("/");
+        endpoint.set_query(None);
+        endpoint.set_fragment(None);
+        let options = HttpOptions {
+            pool_size,
+            answer_bytes_max: ANSWER_BYTES_MAX,
+            deadline: BATCH_DEADLINE,
+        };
+        Self {
+            http: HttpClient::new(&endpoint, options),
+            address: endpoint.origin().ascii_serialization(),
+            endpoint,
+            queue_url,
+            region,
+            receive_slack,
+            credentials,
+        }
+    }
+
+    /// Ends the calls in flight with an error and refuses new ones: for a stop whose time is up. A message that
+    /// SQS hands out to an ended receive comes again after the queue's visibility timeout.
+    pub fn shutdown(&self) {
+        self.http.shutdown();
+    }
+
+    /// One call. `deadline` is for calls that last longer than a batch.
+    fn call<T>(
+        &self,
+        operation: Operation,
+        request: WireRequest,
+        deadline: Option<Duration>,
+        parse: impl FnOnce(&[u8]) -> Result<T, WireError>,
+    ) -> Result<T, QueueError> {
+        let now = clock::now();
+        let credentials = self.credentials.current(now).map_err(|error| QueueError {
+            message: format!("cannot sign calls to queue {}: {error}", self.queue_url),
+            kind: error.kind,
+        })?;
+        let signed =
+            signed_request(&self.endpoint, &self.region, request, &credentials, now).map_err(|error| {
+                let source = self.credentials.describe();
+                QueueError {
+                    message: format!(
+                        "{error}; check the values of {source}, and AWS_ENDPOINT_URL_SQS if it is set"
+                    ),
+                    kind: "not_signable".to_owned(),
+                }
+            })?;
+        let source = self.credentials.describe();
+        let failed = FailedCall {
+            operation,
+            queue_url: &self.queue_url,
+            region: &self.region,
+            endpoint: &self.address,
+            access_key_id: &credentials.access_key_id,
+            credentials: &source,
+            credentials_renew: credentials.expires_at.is_some(),
+        };
+        let answer = self
+            .http
+            .send(signed, deadline)
+            .map_err(|error| faults::unanswered(failed, &error))?;
+        if answer.status == 200 {
+            parse(&answer.body).map_err(|error| faults::unreadable(failed, &error))
+        } else {
+            Err(self.refused(failed, &answer, &credentials))
+        }
+    }
+
+    fn refused(&self, failed: FailedCall<'_>, answer: &Answer, credentials: &Credentials) -> QueueError {
+        let now = clock::now();
+        let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
+        // Secrets go before anything is shortened: half of one would not be found any more.
+        let body = credentials.redact(&String::from_utf8_lossy(&answer.body));
+        let error_header = header("x-amzn-query-error").or_else(|| header("x-amzn-errortype"));
+        let refusal = wire::parse_error(answer.status, error_header, body.as_bytes());
+        if credentials.are_temporary() && (answer.status == 403 || refusal.code.starts_with("ExpiredToken")) {
+            self.credentials.invalidate(&credentials.access_key_id, now);
+        }
+        let ahead_ms = header("date")
+            .and_then(parse_http_date)
+            .map(|there| now.0 - there.0);
+        faults::refused(failed, answer.status, &refusal, ahead_ms)
+    }
+
+    fn batch(
+        &self,
+        operation: Operation,
+        request: WireRequest,
+        entries: usize,
+    ) -> Result<BatchOutcome, QueueError> {
+        if entries == 0 {
+            // SQS refuses an empty batch.
+            return Ok(BatchOutcome::new());
+        }
+        self.call(operation, request, None, |body| wire::parse_batch(body, entries))
+    }
+}
+
+impl Queue for SqsClient {
+    fn receive(&self, max_messages: u8, wait: Duration) -> Result<Vec<Delivery>, QueueError> {
+        let wait = wait.min(WAIT_MAX);
+        let request = wire::receive_request(&self.queue_url, max_messages.clamp(1, MESSAGES_MAX), wait);
+        let deadline = wait + self.receive_slack;
+        let messages = self.call(Operation::Receive, request, Some(deadline), wire::parse_receive)?;
+        let received_at = Instant::now();
+        let delivery = |message: wire::ReceivedMessage| Delivery {
+            message_id: message.message_id,
+            receipt_handle: message.receipt_handle,
+            body: message.body,
+            sent_at: message.sent_at.unwrap_or_else(clock::now),
+            receive_count: message.receive_count,
+            received_at,
+        };
+        Ok(messages.into_iter().map(delivery).collect())
+    }
+
+    fn delete_batch(&self, receipt_handles: &[ReceiptHandle]) -> Result<BatchOutcome, QueueError> {
+        let request = wire::delete_request(&self.queue_url, receipt_handles);
+        self.batch(Operation::Delete, request, receipt_handles.len())
+    }
+
+    fn change_visibility_batch(
+        &self,
+        entries: &[(ReceiptHandle, Duration)],
+    ) -> Result<BatchOutcome, QueueError> {
+        let request = wire::change_visibility_request(&self.queue_url, entries);
+        self.batch(Operation::ChangeVisibility, request, entries.len())
+    }
+}
+
+/// `Mon, 02 Nov 2026 12:00:00 GMT`.
+fn parse_http_date(text: &str) -> Option<EpochMs> {
+    let at = OffsetDateTime::parse(text, &Rfc2822).ok()?;
+    Some(EpochMs(at.unix_timestamp().checked_mul(1000)?))
+}
+
+#[cfg(test)]
+mod tests;

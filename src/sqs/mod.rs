@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod credentials;
+pub mod faults;
 pub mod sign;
 pub mod wire;
 

@@ -1,1 +1,493 @@
-//! (being built)
+//! SQS's JSON protocol as text: requests out, answers in. Pure: it knows no connection, no clock and no signature.
+//!
+//! It takes answers as strictly as the caller has to act on them (a message without its receipt handle cannot be
+//! settled, so it is an error that names the field) and no stricter: unknown fields and unknown entries are ignored.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::{BatchOutcome, EntryFailure, ReceiptHandle};
+use crate::entitlement::EpochMs;
+
+/// What the protocol calls the content of its requests.
+pub const CONTENT_TYPE: &str = "application/x-amz-json-1.0";
+
+/// How much of a foreign body an error quotes, in characters.
+const QUOTED_CHARS_MAX: usize = 200;
+
+/// One call, before it is signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WireRequest {
+    /// The `X-Amz-Target` header.
+    pub target: &'static str,
+    /// The JSON body.
+    pub body: Vec<u8>,
+}
+
+/// One message as it came: a [`Delivery`](super::Delivery) but for the times, which the wire does not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceivedMessage {
+    /// The message's id.
+    pub message_id: String,
+    /// Settles this receipt.
+    pub receipt_handle: ReceiptHandle,
+    /// The body, as text.
+    pub body: String,
+    /// `SentTimestamp`, if the queue told one.
+    pub sent_at: Option<EpochMs>,
+    /// `ApproximateReceiveCount`, at least 1.
+    pub receive_count: u32,
+}
+
+/// An answer that is not what SQS would send. Never holds a message's body.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct WireError(pub String);
+
+/// What a refused call was refused with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ErrorAnswer {
+    /// SQS's code without its namespace (`QueueDoesNotExist`), or `Http<status>` if the body named none.
+    pub code: String,
+    /// SQS's words, or the start of what came instead: one line, shortened.
+    pub message: String,
+}
+
+/// Asks for up to `max_messages` messages, waiting up to `wait` (whole seconds) for the first.
+pub fn receive_request(queue_url: &str, max_messages: u8, wait: Duration) -> WireRequest {
+    request(
+        "AmazonSQS.ReceiveMessage",
+        &json!({
+            "QueueUrl": queue_url,
+            "MaxNumberOfMessages": max_messages,
+            "WaitTimeSeconds": wait.as_secs(),
+            "MessageSystemAttributeNames": ["All"],
+            // The older name of the same: some stand-ins for SQS know only this one.
+            "AttributeNames": ["All"],
+        }),
+    )
+}
+
+/// Deletes up to 10 messages. The entries' ids are their indices: a redelivered message may be in one batch
+/// twice, and equal ids would have the whole batch refused.
+pub fn delete_request(queue_url: &str, receipt_handles: &[ReceiptHandle]) -> WireRequest {
+    let entries: Vec<Value> = receipt_handles
+        .iter()
+        .enumerate()
+        .map(|(index, handle)| json!({"Id": index.to_string(), "ReceiptHandle": handle.0}))
+        .collect();
+    request(
+        "AmazonSQS.DeleteMessageBatch",
+        &json!({"QueueUrl": queue_url, "Entries": entries}),
+    )
+}
+
+/// Makes up to 10 messages visible again after the given times (whole seconds). Ids as in [`delete_request`].
+pub fn change_visibility_request(queue_url: &str, entries: &[(ReceiptHandle, Duration)]) -> WireRequest {
+    let entries: Vec<Value> = entries
+        .iter()
+        .enumerate()
+        .map(|(index, (handle, timeout))| {
+            json!({"Id": index.to_string(), "ReceiptHandle": handle.0, "VisibilityTimeout": timeout.as_secs()})
+        })
+        .collect();
+    request(
+        "AmazonSQS.ChangeMessageVisibilityBatch",
+        &json!({"QueueUrl": queue_url, "Entries": entries}),
+    )
+}
+
+/// The messages of an answer to [`receive_request`]; SQS leaves the list out when there are none.
+pub fn parse_receive(answer: &[u8]) -> Result<Vec<ReceivedMessage>, WireError> {
+    let answer = object(answer)?;
+    list(&answer, "Messages")?
+        .iter()
+        .enumerate()
+        .map(|(index, message)| parse_message(index, message))
+        .collect()
+}
+
+/// What became of each of the `entries` that were sent, in their order. One that the answer does not mention
+/// counts as failed: a deletion that is not confirmed did not happen.
+pub fn parse_batch(answer: &[u8], entries: usize) -> Result<BatchOutcome, WireError> {
+    let answer = object(answer)?;
+    let mut outcome: BatchOutcome = vec![
+        Some(EntryFailure {
+            code: "Missing".to_owned(),
+            message: "the answer does not mention this entry".to_owned(),
+            sender_fault: false,
+        });
+        entries
+    ];
+    for succeeded in list(&answer, "Successful")? {
+        if let Some(slot) = entry_index(succeeded).and_then(|index| outcome.get_mut(index)) {
+            *slot = None;
+        }
+    }
+    // Failures last: should an entry be in both lists, it is safer to try it again.
+    for failed in list(&answer, "Failed")? {
+        if let Some(slot) = entry_index(failed).and_then(|index| outcome.get_mut(index)) {
+            *slot = Some(EntryFailure {
+                code: text(failed, "Code").unwrap_or("Unknown").to_owned(),
+                message: one_line(text(failed, "Message").unwrap_or_default()),
+                sender_fault: failed
+                    .get("SenderFault")
+                    .and_then(Value::as_bool)
+                    .unwrap_or(false),
+            });
+        }
+    }
+    Ok(outcome)
+}
+
+/// Code and words of a refusal: SQS's own JSON, the XML of its older protocol, or whatever a proxy on the way
+/// made of it. `error_header` is `x-amzn-query-error` (`AWS.SimpleQueueService.NonExistentQueue;Sender`) or
+/// `x-amzn-errortype`.
+pub fn parse_error(status: u16, error_header: Option<&str>, body: &[u8]) -> ErrorAnswer {
+    let text_body = String::from_utf8_lossy(body);
+    let from_header = error_header.map(bare_code).filter(|code| !code.is_empty());
+    let fallback_code = || from_header.unwrap_or_else(|| format!("Http{status}"));
+
+    if let Ok(Value::Object(answer)) = serde_json::from_slice(body) {
+        let field = |name: &str| answer.get(name).and_then(Value::as_str);
+        let code = field("__type")
+            .or_else(|| field("code"))
+            .map(bare_code)
+            .filter(|code| !code.is_empty());
+        let message = field("message").or_else(|| field("Message")).unwrap_or_default();
+        return ErrorAnswer {
+            code: code.unwrap_or_else(fallback_code),
+            message: one_line(message),
+        };
+    }
+    if let Some(code) = xml_element(&text_body, "Code") {
+        let message = xml_element(&text_body, "Message").unwrap_or_default();
+        return ErrorAnswer {
+            code: bare_code(code),
+            message: one_line(message),
+        };
+    }
+    ErrorAnswer {
+        code: fallback_code(),
+        message: one_line(&without_tags(&text_body)),
+    }
+}
+
+/// The region that a queue URL's host names, if it is one of AWS's (or a stand-in's that follows its pattern).
+pub fn region_of_queue_url(queue_url: &str) -> Option<String> {
+    let host = queue_url.split_once("://")?.1.split(['/', ':', '?']).next()?;
+    let labels: Vec<&str> = host.split('.').collect();
+    let region = match labels.as_slice() {
+        // The oldest form of all belongs to the oldest region.
+        ["queue", "amazonaws", "com"] => "us-east-1",
+        [region, "queue", "amazonaws", ..]
+        | ["sqs" | "sqs-fips", region, ..]
+        | [_, "sqs", region, "vpce", ..] => region,
+        _ => return None,
+    };
+    // Regions look like `eu-central-1`: anything else in that place is some other host of that name.
+    let is_region = region.contains('-') && region.ends_with(|last: char| last.is_ascii_digit());
+    is_region.then(|| region.to_owned())
+}
+
+fn request(target: &'static str, body: &Value) -> WireRequest {
+    WireRequest {
+        target,
+        body: body.to_string().into_bytes(),
+    }
+}
+
+fn parse_message(index: usize, message: &Value) -> Result<ReceivedMessage, WireError> {
+    let required = |name: &str| {
+        text(message, name)
+            .map(str::to_owned)
+            .ok_or_else(|| WireError(format!("message {index} of the answer has no {name}")))
+    };
+    let attribute = |name: &str| -> Option<i64> {
+        match message.get("Attributes")?.get(name)? {
+            Value::String(digits) => digits.parse().ok(),
+            Value::Number(number) => number.as_i64(),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+        }
+    };
+    let receive_count = attribute("ApproximateReceiveCount").unwrap_or(1).max(1);
+    Ok(ReceivedMessage {
+        message_id: required("MessageId")?,
+        receipt_handle: ReceiptHandle(required("ReceiptHandle")?),
+        body: required("Body")?,
+        sent_at: attribute("SentTimestamp").map(EpochMs),
+        receive_count: u32::try_from(receive_count).unwrap_or(u32::MAX),
+    })
+}
+
+fn object(answer: &[u8]) -> Result<Map<String, Value>, WireError> {
+    match serde_json::from_slice(answer) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(WireError("the answer is JSON but not an object".to_owned())),
+        // serde's words carry the place and never the text around it.
+        Err(error) => Err(WireError(format!("the answer is not JSON ({error})"))),
+    }
+}
+
+fn list<'a>(answer: &'a Map<String, Value>, name: &str) -> Result<&'a [Value], WireError> {
+    match answer.get(name) {
+        None | Some(Value::Null) => Ok(&[]),
+        Some(Value::Array(items)) => Ok(items),
+        Some(_) => Err(WireError(format!("{name} in the answer is not a list"))),
+    }
+}
+
+fn text<'a>(fields: &'a Value, name: &str) -> Option<&'a str> {
+    fields.get(name)?.as_str()
+}
+
+fn entry_index(entry: &Value) -> Option<usize> {
+    text(entry, "Id")?.parse().ok()
+}
+
+/// `com.amazonaws.sqs#QueueDoesNotExist` -> `QueueDoesNotExist`; what follows `;` or `:` belongs to headers.
+fn bare_code(code: &str) -> String {
+    let code = code.rsplit_once('#').map_or(code, |(_, bare)| bare);
+    one_line(code.split([';', ':']).next().unwrap_or_default())
+}
+
+fn xml_element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let (_, after) = xml.split_once(&format!("<{name}>"))?;
+    Some(after.split_once(&format!("</{name}>"))?.0)
+}
+
+fn without_tags(html: &str) -> String {
+    let mut text = String::new();
+    for piece in html.split('<') {
+        // The first piece has no tag before it, and then no `>` either.
+        text.push_str(piece.split_once('>').map_or(piece, |(_, after)| after));
+        text.push(' ');
+    }
+    text
+}
+
+/// One printable line of bounded length, so that a foreign body cannot flood or forge a log.
+fn one_line(text: &str) -> String {
+    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.retain(|character| !character.is_control());
+    if line.chars().count() > QUOTED_CHARS_MAX {
+        line = line.chars().take(QUOTED_CHARS_MAX).collect();
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUEUE: &str = "https://sqs.eu-central-1.amazonaws.com/123456789012/events";
+
+    fn body(request: &WireRequest) -> Value {
+        serde_json::from_slice(&request.body).unwrap()
+    }
+
+    fn handle(text: &str) -> ReceiptHandle {
+        ReceiptHandle(text.to_owned())
+    }
+
+    #[test]
+    fn a_receive_asks_for_every_attribute_under_both_names() {
+        let request = receive_request(QUEUE, 10, Duration::from_secs(20));
+        assert_eq!(request.target, "AmazonSQS.ReceiveMessage");
+        assert_eq!(
+            body(&request),
+            json!({
+                "QueueUrl": QUEUE, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 20,
+                "MessageSystemAttributeNames": ["All"], "AttributeNames": ["All"],
+            })
+        );
+    }
+
+    #[test]
+    fn one_message_received_twice_goes_into_a_delete_under_two_ids() {
+        let request = delete_request(QUEUE, &[handle("a"), handle("a")]);
+        assert_eq!(request.target, "AmazonSQS.DeleteMessageBatch");
+        assert_eq!(
+            body(&request),
+            json!({"QueueUrl": QUEUE, "Entries": [
+                {"Id": "0", "ReceiptHandle": "a"}, {"Id": "1", "ReceiptHandle": "a"}]})
+        );
+    }
+
+    #[test]
+    fn visibility_is_sent_in_whole_seconds_entry_by_entry() {
+        let entries = [
+            (handle("a"), Duration::ZERO),
+            (handle("b"), Duration::from_millis(90_500)),
+        ];
+        let request = change_visibility_request(QUEUE, &entries);
+        assert_eq!(request.target, "AmazonSQS.ChangeMessageVisibilityBatch");
+        assert_eq!(
+            body(&request)["Entries"],
+            json!([{"Id": "0", "ReceiptHandle": "a", "VisibilityTimeout": 0},
+                   {"Id": "1", "ReceiptHandle": "b", "VisibilityTimeout": 90}])
+        );
+    }
+
+    #[test]
+    fn an_answer_without_messages_is_an_empty_one() {
+        assert_eq!(parse_receive(b"{}"), Ok(vec![]));
+        assert_eq!(parse_receive(br#"{"Messages":null}"#), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_message_comes_with_its_times_and_count() {
+        let answer = json!({"Messages": [{
+            "MessageId": "m-1", "ReceiptHandle": "r-1", "MD5OfBody": "x", "Body": "{\"a\":\"ü\"}",
+            "Attributes": {"SentTimestamp": "1793491200123", "ApproximateReceiveCount": "3", "SenderId": "AIDA"},
+        }]});
+        assert_eq!(
+            parse_receive(answer.to_string().as_bytes()),
+            Ok(vec![ReceivedMessage {
+                message_id: "m-1".to_owned(),
+                receipt_handle: handle("r-1"),
+                body: "{\"a\":\"ü\"}".to_owned(),
+                sent_at: Some(EpochMs(1_793_491_200_123)),
+                receive_count: 3,
+            }])
+        );
+    }
+
+    #[test]
+    fn a_message_without_attributes_was_received_once_at_an_unknown_time() {
+        let answer = br#"{"Messages":[{"MessageId":"m","ReceiptHandle":"r","Body":""}]}"#;
+        let messages = parse_receive(answer).unwrap();
+        assert_eq!((messages[0].sent_at, messages[0].receive_count), (None, 1));
+    }
+
+    #[test]
+    fn a_message_that_could_not_be_settled_is_an_error_that_names_the_field() {
+        for field in ["MessageId", "ReceiptHandle", "Body"] {
+            let mut message = json!({"MessageId": "m", "ReceiptHandle": "r", "Body": "customer data"});
+            message.as_object_mut().unwrap().remove(field);
+            let error = parse_receive(json!({"Messages": [message]}).to_string().as_bytes()).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("message 0 of the answer has no {field}")
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_not_sqs_is_an_error_without_its_content() {
+        assert_eq!(
+            parse_receive(b"<html>login</html>").unwrap_err().to_string(),
+            "the answer is not JSON (expected value at line 1 column 1)"
+        );
+        assert_eq!(
+            parse_receive(b"[1]").unwrap_err().to_string(),
+            "the answer is JSON but not an object"
+        );
+        let wrong = parse_receive(br#"{"Messages":"m"}"#).unwrap_err().to_string();
+        assert_eq!(wrong, "Messages in the answer is not a list");
+    }
+
+    #[test]
+    fn each_entry_of_a_batch_gets_its_own_outcome() {
+        let answer = json!({
+            "Successful": [{"Id": "2"}, {"Id": "77"}, {"Id": "not-ours"}],
+            "Failed": [{"Id": "0", "Code": "ReceiptHandleIsInvalid", "Message": "gone", "SenderFault": true}],
+        });
+        let outcome = parse_batch(answer.to_string().as_bytes(), 3).unwrap();
+        let invalid = EntryFailure {
+            code: "ReceiptHandleIsInvalid".to_owned(),
+            message: "gone".to_owned(),
+            sender_fault: true,
+        };
+        assert_eq!(outcome[0], Some(invalid));
+        assert_eq!(outcome[1].as_ref().unwrap().code, "Missing");
+        assert!(
+            !outcome[1].as_ref().unwrap().sender_fault,
+            "unmentioned entries may be tried again"
+        );
+        assert_eq!(outcome[2], None);
+    }
+
+    #[test]
+    fn an_entry_that_both_succeeded_and_failed_counts_as_failed() {
+        let answer = br#"{"Successful":[{"Id":"0"}],"Failed":[{"Id":"0","Code":"InternalError"}]}"#;
+        assert_eq!(
+            parse_batch(answer, 1).unwrap()[0].as_ref().unwrap().code,
+            "InternalError"
+        );
+    }
+
+    #[test]
+    fn a_refusal_is_read_in_every_form_it_comes_in() {
+        let read = |header: Option<&str>, body: &str| {
+            let answer = parse_error(403, header, body.as_bytes());
+            format!("{}: {}", answer.code, answer.message)
+        };
+        let json = r#"{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"The specified queue does not exist."}"#;
+        let header = Some("AWS.SimpleQueueService.NonExistentQueue;Sender");
+        assert_eq!(
+            read(header, json),
+            "QueueDoesNotExist: The specified queue does not exist."
+        );
+        let coral = r#"{"__type":"com.amazon.coral.service#UnrecognizedClientException","Message":"no"}"#;
+        assert_eq!(read(None, coral), "UnrecognizedClientException: no");
+        assert_eq!(read(header, "{}"), "AWS.SimpleQueueService.NonExistentQueue: ");
+        let xml = "<?xml version=\"1.0\"?><ErrorResponse><Error><Type>Sender</Type><Code>InvalidClientTokenId</Code>\
+                   <Message>The security token\n is invalid.</Message></Error></ErrorResponse>";
+        assert_eq!(
+            read(None, xml),
+            "InvalidClientTokenId: The security token is invalid."
+        );
+        assert_eq!(
+            read(None, "<html><h1>Blocked</h1> by <b>proxy</b></html>"),
+            "Http403: Blocked by proxy"
+        );
+        assert_eq!(read(None, ""), "Http403: ");
+    }
+
+    #[test]
+    fn a_foreign_body_is_quoted_on_one_short_line() {
+        let answer = parse_error(502, None, "bad\r\n\u{1b}[31mgateway ".repeat(1000).as_bytes());
+        assert!(
+            answer.message.starts_with("bad [31mgateway bad"),
+            "{}",
+            answer.message
+        );
+        assert_eq!(answer.message.chars().count(), QUOTED_CHARS_MAX + 1);
+    }
+
+    #[test]
+    fn the_region_is_read_from_every_form_of_queue_url() {
+        let region = |host: &str| region_of_queue_url(&format!("https://{host}/123456789012/q"));
+        assert_eq!(
+            region("sqs.eu-central-1.amazonaws.com").as_deref(),
+            Some("eu-central-1")
+        );
+        assert_eq!(
+            region("sqs.cn-north-1.amazonaws.com.cn").as_deref(),
+            Some("cn-north-1")
+        );
+        assert_eq!(
+            region("sqs-fips.us-gov-west-1.amazonaws.com").as_deref(),
+            Some("us-gov-west-1")
+        );
+        assert_eq!(region("sqs.eu-west-1.api.aws").as_deref(), Some("eu-west-1"));
+        assert_eq!(
+            region("eu-west-2.queue.amazonaws.com").as_deref(),
+            Some("eu-west-2")
+        );
+        assert_eq!(region("queue.amazonaws.com").as_deref(), Some("us-east-1"));
+        assert_eq!(
+            region("vpce-0a1b.sqs.us-east-2.vpce.amazonaws.com").as_deref(),
+            Some("us-east-2")
+        );
+        assert_eq!(
+            region("sqs.us-east-1.localhost:4566").as_deref(),
+            Some("us-east-1")
+        );
+        assert_eq!(region("127.0.0.1:5000"), None);
+        assert_eq!(region("sqs.internal.example"), None);
+    }
+}

@@ -1,1 +1,96 @@
-//! (being built)
+//! Making changes so in Redis.
+//!
+//! A change is one script call, and so one atomic step on the server: the check against stored timestamps and
+//! the write cannot be torn apart by another writer. All changes that a worker has in hand go out in one
+//! pipelined round trip. No lock is taken here: the readers' locks are respected inside the scripts.
+
+mod connection;
+mod errors;
+mod redis_store;
+mod scripts;
+
+use std::time::Duration;
+
+use crate::cache::CacheChange;
+
+pub use redis_store::{RedisStore, StoreRules};
+
+/// What became of one change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done; so many keys were written (or purged), so many skipped because something newer is stored.
+    Applied {
+        /// Keys written.
+        written: u64,
+        /// Keys skipped as stale.
+        stale: u64,
+    },
+    /// Nothing was done: an SDK holds its lock on the customer. Try again soon.
+    Locked,
+    /// Nothing was done, as UPDATE_IF_EXISTS asks: no key of the customer is in the cache.
+    SkippedByPolicy,
+    /// Nothing was done: the usage's customer is not in the cache.
+    NoCustomer,
+    /// Nothing was done: the customer was purged after the message was sent.
+    PurgedLater,
+}
+
+/// Whether the readers' locks are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Locks {
+    /// A held lock makes the change [`Outcome::Locked`].
+    Respect,
+    /// The lock was held for longer than an SDK may hold it: go ahead.
+    Outlasted,
+}
+
+/// How far a fault reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Redis as a whole is out of reach or refuses to write: whatever was sent may or may not have been done,
+    /// and can be sent again without harm.
+    Redis,
+    /// This change alone.
+    Change,
+}
+
+/// A fault of Redis.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct StoreError {
+    /// What, for what, why, and the remedy: one line that tells a stranger what to do. No secret.
+    pub message: String,
+    /// A short stable name of the fault (`WRONGPASS`, `timeout` …).
+    pub kind: String,
+    /// How far it reaches.
+    pub reach: Reach,
+}
+
+/// The cache, as the loops need it. Every call ends within its own deadline, whatever the peer does.
+pub trait CacheStore: Send + Sync {
+    /// Applies the changes in one round trip; outcomes are in the order given. An error is one that reaches
+    /// all of Redis: nothing is known of any of the changes then, and all may be sent again.
+    fn apply(
+        &self,
+        changes: &[(&CacheChange, Locks)],
+    ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError>;
+
+    /// Walks all keys that match the SCAN pattern and unlinks them in bounded batches; `mark`, if given, is
+    /// set to `sent_at` before. Takes long on a large Redis: `go_on` is asked between batches, and `false`
+    /// ends the walk with an error. Returns the number of keys unlinked.
+    fn invalidate(
+        &self,
+        pattern: &str,
+        mark: Option<(&str, i64)>,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<u64, StoreError>;
+
+    /// Asks whether Redis answers and is ready for commands.
+    fn ping(&self) -> Result<(), StoreError>;
+
+    /// Redis's `INFO stats` and `INFO memory`, as text.
+    fn info(&self) -> Result<String, StoreError>;
+}
+
+/// How long an SDK may hold its lock (`LOCK_DURATION` of the published packages).
+pub const READERS_LOCK: Duration = Duration::from_millis(5_000);

@@ -1,23 +1,32 @@
 //! Settings (raw: environment and flags) -> Config (validated, all faults at once). The only reader of the
 //! environment.
+//!
+//! `settings` says which settings there are, `table` shows them to readers of README, `validate` judges them with
+//! the help of `values` (numbers, choices, secrets), `queue` (region, endpoint, credentials) and `redis` (address,
+//! TLS). A fault or a notice never holds a secret's value, nor that of a URL that may hold a password.
+
+mod queue;
+mod redis;
+mod secret;
+mod settings;
+mod table;
+mod validate;
+mod values;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use url::Url;
 
+pub use secret::Secret;
+pub use settings::{Environment, Settings};
+pub use table::settings_table;
+pub use values::Faults;
+
 use crate::entitlement::stored::CacheFormat;
-
-/// A secret that never shows: its `Debug` is redacted, and it has no `Display`. Given inline or as a file
-/// (`NAME_FILE`) that is read again at each use, so that a rotated one is taken up.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(SecretSource);
-
-#[derive(Clone, PartialEq, Eq)]
-enum SecretSource {
-    Inline(String),
-    File(PathBuf),
-}
 
 /// Where AWS credentials come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,39 +190,4 @@ pub struct Config {
     pub poison_policy: PoisonPolicy,
     /// Things worth a warning in the log at start (ignored settings, aliases in use …), one line each.
     pub notices: Vec<String>,
-}
-
-impl Secret {
-    /// A secret given as it is.
-    pub fn inline(value: impl Into<String>) -> Self {
-        Self(SecretSource::Inline(value.into()))
-    }
-
-    /// A secret in a file, without the line break at its end.
-    pub fn file(path: impl Into<PathBuf>) -> Self {
-        Self(SecretSource::File(path.into()))
-    }
-
-    /// The secret, as it is now. Fails if its file cannot be read; the error names the path.
-    pub fn read(&self) -> std::io::Result<String> {
-        match &self.0 {
-            SecretSource::Inline(value) => Ok(value.clone()),
-            SecretSource::File(path) => match std::fs::read_to_string(path) {
-                Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
-                Err(error) => Err(std::io::Error::new(
-                    error.kind(),
-                    format!("{}: {error}", path.display()),
-                )),
-            },
-        }
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.0 {
-            SecretSource::Inline(_) => formatter.write_str("[redacted]"),
-            SecretSource::File(path) => write!(formatter, "[redacted, read from {}]", path.display()),
-        }
-    }
 }

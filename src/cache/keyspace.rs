@@ -1,0 +1,160 @@
+//! Every Redis key is spelled here, and nowhere else.
+//!
+//! Ids are used raw, unescaped, as the SDKs use them. Source: `cacheKeysHelpers.js` of the published packages;
+//! the purge marks are ours, kept below the prefix (so that an ACL that allows `<prefix>:*` allows them) and
+//! outside of `<prefix>:c_*` (so that they are no customer's key).
+
+use crate::entitlement::Subject;
+use crate::event::UsageOf;
+
+/// Spells the keys of one environment.
+#[derive(Debug, Clone)]
+pub struct Keyspace {
+    prefix: String,
+}
+
+impl Keyspace {
+    /// The keys below this ENVIRONMENT_PREFIX.
+    pub fn new(prefix: impl Into<String>) -> Self {
+        Self {
+            prefix: prefix.into(),
+        }
+    }
+
+    /// `P:c_C` or `P:c_C:r_R`: holds the entitlements.
+    pub fn customer_key(&self, subject: &Subject) -> String {
+        let customer = subject.customer.as_str();
+        match &subject.resource {
+            None => format!("{}:c_{customer}", self.prefix),
+            Some(resource) => format!("{}:c_{customer}:r_{}", self.prefix, resource.as_str()),
+        }
+    }
+
+    /// `P-C`, or `P-C:R`: the redlock that an SDK holds while it writes what it refetched. SDK 2.x takes `P-C`
+    /// for a resource too, so a resource minds both.
+    pub fn lock_keys(&self, subject: &Subject) -> Vec<String> {
+        let customer_lock = format!("{}-{}", self.prefix, subject.customer.as_str());
+        match &subject.resource {
+            None => vec![customer_lock],
+            Some(resource) => {
+                let resource_lock = format!("{customer_lock}:{}", resource.as_str());
+                vec![resource_lock, customer_lock]
+            }
+        }
+    }
+
+    /// `P:purged:c_C` or `P:purged:c_C:r_R`: when the last purge of the customer was sent.
+    pub fn purge_mark(&self, subject: &Subject) -> String {
+        let customer = subject.customer.as_str();
+        match &subject.resource {
+            None => format!("{}:purged:c_{customer}", self.prefix),
+            Some(resource) => format!("{}:purged:c_{customer}:r_{}", self.prefix, resource.as_str()),
+        }
+    }
+
+    /// `P:purged`: when the last invalidation of the environment was sent.
+    pub fn environment_purge_mark(&self) -> String {
+        format!("{}:purged", self.prefix)
+    }
+
+    /// Every mark that a write for this subject minds: its own, its customer's, the environment's.
+    pub fn purge_marks(&self, subject: &Subject) -> Vec<String> {
+        let mut marks = vec![self.environment_purge_mark(), self.purge_mark(subject)];
+        if subject.resource.is_some() {
+            marks.push(self.purge_mark(&Subject {
+                customer: subject.customer.clone(),
+                resource: None,
+            }));
+        }
+        marks
+    }
+
+    /// The SCAN pattern of every customer's keys in the environment, glob characters of the prefix escaped.
+    pub fn customer_keys_pattern(&self) -> String {
+        let mut pattern = String::with_capacity(self.prefix.len() + 4);
+        for character in self.prefix.chars() {
+            if matches!(character, '*' | '?' | '[' | ']' | '\\') {
+                pattern.push('\\');
+            }
+            pattern.push(character);
+        }
+        pattern.push_str(":c_*");
+        pattern
+    }
+}
+
+/// `K:metadata`: why a customer has no access.
+pub fn metadata_key(customer_key: &str) -> String {
+    format!("{customer_key}:metadata")
+}
+
+/// `K:f_<featureId>` or `K:credit_<currencyId>`: a usage.
+pub fn usage_key(customer_key: &str, of: &UsageOf) -> String {
+    match of {
+        UsageOf::Feature(feature) => format!("{customer_key}:f_{}", feature.as_str()),
+        UsageOf::Credit(currency) => format!("{customer_key}:credit_{}", currency.as_str()),
+    }
+}
+
+/// `<key>#timestamp`: when the state in the key was true at the origin.
+pub fn timestamp_key(key: &str) -> String {
+    format!("{key}#timestamp")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entitlement::{CurrencyId, CustomerId, FeatureId, ResourceId};
+
+    fn subject(customer: &str, resource: Option<&str>) -> Subject {
+        Subject {
+            customer: CustomerId(customer.to_owned()),
+            resource: resource.map(|resource| ResourceId(resource.to_owned())),
+        }
+    }
+
+    #[test]
+    fn keys_are_those_of_the_sdks() {
+        let keys = Keyspace::new("production");
+        let customer = keys.customer_key(&subject("cus:1", None));
+        assert_eq!(customer, "production:c_cus:1");
+        assert_eq!(
+            keys.customer_key(&subject("cus", Some("site"))),
+            "production:c_cus:r_site"
+        );
+        assert_eq!(metadata_key(&customer), "production:c_cus:1:metadata");
+        assert_eq!(
+            usage_key(&customer, &UsageOf::Feature(FeatureId("api".to_owned()))),
+            "production:c_cus:1:f_api"
+        );
+        assert_eq!(
+            usage_key(&customer, &UsageOf::Credit(CurrencyId("ai".to_owned()))),
+            "production:c_cus:1:credit_ai"
+        );
+        assert_eq!(timestamp_key(&customer), "production:c_cus:1#timestamp");
+    }
+
+    #[test]
+    fn a_resource_minds_its_own_lock_and_the_one_that_sdk_2_takes() {
+        let keys = Keyspace::new("p");
+        assert_eq!(keys.lock_keys(&subject("c", None)), ["p-c"]);
+        assert_eq!(keys.lock_keys(&subject("c", Some("r"))), ["p-c:r", "p-c"]);
+    }
+
+    #[test]
+    fn glob_characters_of_a_prefix_match_only_themselves() {
+        assert_eq!(
+            Keyspace::new(r"a*b?c[d]e\f").customer_keys_pattern(),
+            r"a\*b\?c\[d\]e\\f:c_*"
+        );
+    }
+
+    #[test]
+    fn a_purge_mark_is_no_customers_key() {
+        let keys = Keyspace::new("p");
+        assert_eq!(
+            keys.purge_marks(&subject("c", Some("r"))),
+            ["p:purged", "p:purged:c_c:r_r", "p:purged:c_c"]
+        );
+    }
+}

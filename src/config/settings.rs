@@ -1,0 +1,402 @@
+//! The settings as an operator gives them: environment variables and flags, raw text, not yet judged.
+//!
+//! Each field is one setting: its name in capitals is the environment variable, with dashes it is the flag, and
+//! its doc comment is both the help text and the row of README's table. All values are read as text, so that
+//! `validate` can report every fault at once: here only an unknown flag is refused. A flag wins over its
+//! variable, and an empty value counts as not set.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
+
+use clap::builder::StyledStr;
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, Parser, value_parser};
+
+/// Environment variables as a snapshot, so that a test can pass its own.
+pub type Environment = HashMap<OsString, OsString>;
+
+/// Fields whose inner white space counts. Only line breaks at their end are dropped, as from a secret's file.
+const KEPT_AS_THEY_ARE: [&str; 5] = [
+    "server_api_key",
+    "aws_secret_access_key",
+    "aws_session_token",
+    "redis_password",
+    "redis_sentinel_password",
+];
+
+/// Keeps the Redis cache that Stigg's SDKs read fresh: state changes from an SQS queue in, cache entries out.
+#[derive(Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    // The help is the same for -h and --help: no setting needs more than its sentence.
+    next_line_help = true,
+    after_help = "Without a command this is the service itself. Every setting is an environment variable and a flag; \
+                  the flag wins, and an empty value counts as not set. Give secrets by variable or by file, since \
+                  flags show in the list of processes. Booleans are 0 or 1, true or false, yes or no, on or off.\n\n\
+                  Exit status: 0 after a stop that was asked for; 1 if the service cannot start or fails; 2 for an \
+                  unknown flag; 78 if the configuration has faults: all are printed, and nothing is started."
+)]
+pub struct Settings {
+    /// Where changes come from.
+    #[command(flatten)]
+    pub queue: QueueSettings,
+    /// Stigg's API.
+    #[command(flatten)]
+    pub stigg: StiggSettings,
+    /// Where entries go.
+    #[command(flatten)]
+    pub redis: RedisSettings,
+    /// What is written.
+    #[command(flatten)]
+    pub cache: CacheSettings,
+    /// Endpoints.
+    #[command(flatten)]
+    pub http: HttpSettings,
+    /// The log.
+    #[command(flatten)]
+    pub log: LogSettings,
+    /// Error reports.
+    #[command(flatten)]
+    pub sentry: SentrySettings,
+    /// Threads and times.
+    #[command(flatten)]
+    pub running: RunningSettings,
+    /// Names from before.
+    #[command(flatten)]
+    pub older: OlderSettings,
+    /// Names that this version knows but does not act on.
+    #[command(flatten)]
+    pub later: LaterSettings,
+    /// Fields that were given, rather than left to their default.
+    #[arg(skip)]
+    pub given: BTreeSet<String>,
+    /// Variables whose value is not UTF-8.
+    #[arg(skip)]
+    pub not_utf8: Vec<String>,
+}
+
+/// Where changes come from.
+#[derive(Args)]
+#[command(next_help_heading = "Queue")]
+pub struct QueueSettings {
+    /// AWS region of the queue. Required, unless `QUEUE_URL` tells it.
+    #[arg(long, value_name = "REGION")]
+    pub aws_region: Option<String>,
+    /// URL of the SQS queue. Required.
+    #[arg(long, value_name = "URL")]
+    pub queue_url: Option<String>,
+    /// Access key id. Without one, Stigg's Edge API is asked for temporary credentials.
+    #[arg(long, value_name = "ID")]
+    pub aws_access_key_id: Option<String>,
+    /// Secret that belongs to the access key id.
+    #[arg(long, value_name = "SECRET")]
+    pub aws_secret_access_key: Option<String>,
+    /// File that holds the secret; read again when it changes.
+    #[arg(long, value_name = "PATH")]
+    pub aws_secret_access_key_file: Option<String>,
+    /// Session token, if the access key is a temporary one.
+    #[arg(long, value_name = "SECRET")]
+    pub aws_session_token: Option<String>,
+    /// Where SQS is called, instead of the host in `QUEUE_URL`.
+    #[arg(long, value_name = "URL")]
+    pub aws_endpoint_url_sqs: Option<String>,
+    /// The same for all AWS services; `AWS_ENDPOINT_URL_SQS` goes before it.
+    #[arg(long, value_name = "URL")]
+    pub aws_endpoint_url: Option<String>,
+    /// Messages asked for at once, 1 to 10.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub batch_size: Option<String>,
+    /// Seconds that the queue may wait for a message before it answers, 0 to 20.
+    #[arg(long, value_name = "SECS", default_value = "20")]
+    pub wait_time_secs: Option<String>,
+    /// What becomes of a message that cannot be read: `redrive` leaves it to the queue's dead-letter rule,
+    /// `delete` logs and deletes it.
+    #[arg(long, value_name = "POLICY", default_value = "redrive")]
+    pub poison_policy: Option<String>,
+}
+
+/// Stigg's API.
+#[derive(Args)]
+#[command(next_help_heading = "Stigg")]
+pub struct StiggSettings {
+    /// Stigg's server API key. Required.
+    #[arg(long, value_name = "SECRET")]
+    pub server_api_key: Option<String>,
+    /// File that holds the key; read again when it changes.
+    #[arg(long, value_name = "PATH")]
+    pub server_api_key_file: Option<String>,
+    /// URL of Stigg's Edge API.
+    #[arg(long, value_name = "URL", default_value = "https://edge.api.stigg.io")]
+    pub edge_api_url: Option<String>,
+}
+
+/// Where entries go.
+#[derive(Args)]
+#[command(next_help_heading = "Redis")]
+#[allow(clippy::struct_field_names)] // a field's name is the variable's name
+pub struct RedisSettings {
+    /// Host name or address of Redis. Required, unless `REDIS_URL` is given.
+    #[arg(long, value_name = "HOST")]
+    pub redis_host: Option<String>,
+    /// Port of Redis.
+    #[arg(long, value_name = "PORT", default_value = "6379")]
+    pub redis_port: Option<String>,
+    /// Database number.
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub redis_db: Option<String>,
+    /// ACL user. Without one, the password is that of the user `default`.
+    #[arg(long, value_name = "NAME")]
+    pub redis_username: Option<String>,
+    /// Password of the user.
+    #[arg(long, value_name = "SECRET")]
+    pub redis_password: Option<String>,
+    /// File that holds the password; read again when it changes.
+    #[arg(long, value_name = "PATH")]
+    pub redis_password_file: Option<String>,
+    /// Connect with TLS.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "1", default_value = "0")]
+    pub redis_tls: Option<String>,
+    /// PEM file of the authorities to trust, instead of the system's.
+    #[arg(long, value_name = "PATH")]
+    pub redis_tls_ca_file: Option<String>,
+    /// Do not verify the server's certificate. For tests only.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "1", default_value = "0")]
+    pub redis_tls_insecure: Option<String>,
+    /// Host, port, database, user, password and TLS in one, instead of the settings above:
+    /// `redis://user:password@host:6379/0`, `rediss://` for TLS, or `unix:///path/of/socket?db=0`.
+    #[arg(long, value_name = "URL")]
+    pub redis_url: Option<String>,
+}
+
+/// What is written.
+#[derive(Args)]
+#[command(next_help_heading = "Cache")]
+pub struct CacheSettings {
+    /// First part of every key: the same as in the SDKs that read.
+    #[arg(long, value_name = "PREFIX", default_value = "production")]
+    pub environment_prefix: Option<String>,
+    /// Which customers are written: `UPDATE_IF_EXISTS` those that are in the cache, `UPSERT` all.
+    #[arg(long, value_name = "POLICY", default_value = "UPDATE_IF_EXISTS")]
+    pub cache_update_policy: Option<String>,
+    /// Which SDKs read the entries: `v3`, `v4`, or `compatible` for any mixture of 2.x, 3.x and 4.x.
+    #[arg(long, value_name = "FORMAT", default_value = "compatible")]
+    pub cache_format: Option<String>,
+    /// Seconds that a written entry lives; a negative number means for ever.
+    #[arg(long, value_name = "SECS", default_value = "604800")]
+    pub keys_ttl_in_secs: Option<String>,
+}
+
+/// Endpoints.
+#[derive(Args)]
+#[command(next_help_heading = "HTTP")]
+pub struct HttpSettings {
+    /// Port of `/livez`, `/readyz` and `/metrics`; 0 takes a free one, which the log tells.
+    #[arg(long, value_name = "PORT", default_value = "4000")]
+    pub port: Option<String>,
+}
+
+/// The log.
+#[derive(Args)]
+#[command(next_help_heading = "Log")]
+#[allow(clippy::struct_field_names)] // a field's name is the variable's name
+pub struct LogSettings {
+    /// What is logged: `error`, `warn`, `info` or `debug`, each with those before it.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: Option<String>,
+    /// `json`, one object a line, or `text` for people.
+    #[arg(long, value_name = "FORMAT", default_value = "json")]
+    pub log_format: Option<String>,
+    /// JSON key of the message.
+    #[arg(long, value_name = "KEY", default_value = "msg")]
+    pub log_message_key: Option<String>,
+    /// JSON key of the error.
+    #[arg(long, value_name = "KEY", default_value = "err")]
+    pub log_error_key: Option<String>,
+}
+
+/// Error reports.
+#[derive(Args)]
+#[command(next_help_heading = "Sentry")]
+pub struct SentrySettings {
+    /// Where internal errors are reported. Without one, Stigg's Edge API is asked for it.
+    #[arg(long, value_name = "DSN")]
+    pub sentry_dsn: Option<String>,
+    /// File that holds the DSN.
+    #[arg(long, value_name = "PATH")]
+    pub sentry_dsn_file: Option<String>,
+    /// Report no errors to Sentry.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "1", default_value = "0")]
+    pub disable_sentry: Option<String>,
+}
+
+/// Threads and times.
+#[derive(Args)]
+#[command(next_help_heading = "Running")]
+pub struct RunningSettings {
+    /// Pollers of the queue, 1 to 256.
+    #[arg(long, value_name = "N", default_value = "10")]
+    pub consumers: Option<String>,
+    /// Workers that write to Redis, 1 to 256. By default one a core, at least 2 and at most 8.
+    #[arg(long, value_name = "N")]
+    pub workers: Option<String>,
+    /// Seconds that a stop may take, 1 to 3600.
+    #[arg(long, value_name = "SECS", default_value = "10")]
+    pub shutdown_timeout_secs: Option<String>,
+}
+
+/// Names from before, taken where the newer one is not set. Each leads to a notice in the log.
+#[derive(Args)]
+pub struct OlderSettings {
+    /// `ENVIRONMENT_PREFIX`.
+    #[arg(long, hide = true)]
+    pub redis_environment_prefix: Option<String>,
+    /// `REDIS_USERNAME`.
+    #[arg(long, hide = true)]
+    pub redis_user: Option<String>,
+    /// `KEYS_TTL_IN_SECS`.
+    #[arg(long, hide = true)]
+    pub ttl_in_secs: Option<String>,
+    /// Accepted, without effect.
+    #[arg(long, hide = true)]
+    pub cache_lock_retry_count: Option<String>,
+}
+
+/// Names of the contract that this version knows but does not act on. Those of Redis are faults, since the
+/// service would not reach the Redis that was meant; those of AWS are notices, since the Edge API's
+/// credentials may do as well.
+#[derive(Args)]
+pub struct LaterSettings {
+    /// Sentinel addresses.
+    #[arg(long, hide = true)]
+    pub redis_sentinels: Option<String>,
+    /// Sentinel's name of the primary.
+    #[arg(long, hide = true)]
+    pub redis_sentinel_master: Option<String>,
+    /// Sentinel's ACL user.
+    #[arg(long, hide = true)]
+    pub redis_sentinel_username: Option<String>,
+    /// Sentinel's password.
+    #[arg(long, hide = true)]
+    pub redis_sentinel_password: Option<String>,
+    /// The same as a file.
+    #[arg(long, hide = true)]
+    pub redis_sentinel_password_file: Option<String>,
+    /// `ElastiCache` sign-in by IAM.
+    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "1")]
+    pub redis_iam_auth: Option<String>,
+    /// `ElastiCache`'s name of the cache.
+    #[arg(long, hide = true)]
+    pub redis_iam_cache_name: Option<String>,
+    /// Client certificate.
+    #[arg(long, hide = true)]
+    pub redis_tls_cert_file: Option<String>,
+    /// Its key.
+    #[arg(long, hide = true)]
+    pub redis_tls_key_file: Option<String>,
+    /// Name to expect in the server's certificate.
+    #[arg(long, hide = true)]
+    pub redis_tls_server_name: Option<String>,
+    /// Web identity.
+    #[arg(long, hide = true)]
+    pub aws_web_identity_token_file: Option<String>,
+    /// Container credentials.
+    #[arg(long, hide = true)]
+    pub aws_container_credentials_full_uri: Option<String>,
+    /// Container credentials.
+    #[arg(long, hide = true)]
+    pub aws_container_credentials_relative_uri: Option<String>,
+    /// Shared profile.
+    #[arg(long, hide = true)]
+    pub aws_profile: Option<String>,
+}
+
+impl Settings {
+    /// The settings of this process: its arguments and its environment. The one place that reads them. The error
+    /// is clap's: help, version or an unknown flag, to be printed as it is.
+    pub fn from_process() -> Result<Self, clap::Error> {
+        Self::read_from(std::env::args_os(), &std::env::vars_os().collect())
+    }
+
+    /// The settings in these arguments (the first is the program's name) and this environment.
+    pub fn read_from<A>(
+        args: impl IntoIterator<Item = A>,
+        environment: &Environment,
+    ) -> Result<Self, clap::Error>
+    where
+        A: Into<OsString> + Clone,
+    {
+        // As text of any encoding, so that clap refuses no value; negative numbers are values, not flags.
+        let command = help_command().mut_args(|arg| {
+            arg.value_parser(value_parser!(OsString))
+                .allow_negative_numbers(true)
+        });
+        let flags = command.clone().try_get_matches_from(args)?;
+
+        let mut given = BTreeSet::new();
+        let mut not_utf8 = Vec::new();
+        let mut arguments = vec![OsString::from(command.get_name())];
+        for arg in command.get_arguments() {
+            let field = arg.get_id().as_str();
+            let flag = (flags.value_source(field) == Some(ValueSource::CommandLine))
+                .then(|| flags.get_one::<OsString>(field))
+                .flatten()
+                .filter(|value| !is_blank(value));
+            let variable = environment
+                .get(OsStr::new(&variable(field)))
+                .filter(|value| !is_blank(value));
+            let Some(value) = flag.or(variable) else { continue };
+            let Some(text) = value.to_str() else {
+                not_utf8.push(self::variable(field));
+                continue;
+            };
+            let text = if KEPT_AS_THEY_ARE.contains(&field) {
+                text.trim_end_matches(['\r', '\n'])
+            } else {
+                text.trim()
+            };
+            arguments.push(format!("--{}={text}", arg.get_long().unwrap_or(field)).into());
+            given.insert(field.to_owned());
+        }
+        // Flags and environment are one list of flags now, which fills the struct.
+        let settings = Self::try_parse_from(arguments)?;
+        Ok(Self {
+            given,
+            not_utf8,
+            ..settings
+        })
+    }
+}
+
+/// A secret may be in any field, so only the names of those that were given show.
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Settings")
+            .field("given", &self.given)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The environment variable of a field.
+pub(super) fn variable(field: &str) -> String {
+    field.to_ascii_uppercase()
+}
+
+fn is_blank(value: &OsStr) -> bool {
+    value.to_str().is_some_and(|text| text.trim().is_empty())
+}
+
+/// The command with help as people read it: with each setting's variable, and without the marks that only
+/// README's table and rustdoc render. clap's own `env` is not used, since it reads the environment itself.
+fn help_command() -> clap::Command {
+    Settings::command().mut_args(|arg| {
+        let help = arg
+            .get_help()
+            .map(ToString::to_string)
+            .unwrap_or_default()
+            .replace('`', "");
+        let variable = variable(arg.get_id().as_str());
+        arg.help(StyledStr::from(format!("{help} [env: {variable}]")))
+    })
+}

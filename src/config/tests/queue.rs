@@ -1,0 +1,267 @@
+//! Queue, credentials and the Edge API.
+
+use super::super::{CredentialSource, Secret};
+use super::{TestFile, config, faults, notices};
+
+#[test]
+fn the_region_is_read_off_every_form_of_queue_url_that_tells_it() {
+    for (queue_url, region) in [
+        (
+            "https://sqs.eu-central-1.amazonaws.com/123456789012/q",
+            "eu-central-1",
+        ),
+        (
+            "https://sqs.us-gov-west-1.amazonaws.com/123456789012/q",
+            "us-gov-west-1",
+        ),
+        (
+            "https://sqs.cn-north-1.amazonaws.com.cn/123456789012/q",
+            "cn-north-1",
+        ),
+        (
+            "https://sqs-fips.us-west-2.amazonaws.com/123456789012/q",
+            "us-west-2",
+        ),
+        (
+            "https://sqs.ap-southeast-2.api.aws/123456789012/q",
+            "ap-southeast-2",
+        ),
+        (
+            "https://eu-west-1.queue.amazonaws.com/123456789012/q",
+            "eu-west-1",
+        ),
+        (
+            "https://cn-north-1.queue.amazonaws.com.cn/123456789012/q",
+            "cn-north-1",
+        ),
+        ("https://queue.amazonaws.com/123456789012/q", "us-east-1"),
+        (
+            "https://vpce-0a1b-2c3d.sqs.eu-west-3.vpce.amazonaws.com/123456789012/q",
+            "eu-west-3",
+        ),
+        ("http://sqs.us-east-2.localhost:4566/000000000000/q", "us-east-2"),
+    ] {
+        assert_eq!(config(&[("QUEUE_URL", queue_url)]).region, region, "{queue_url}");
+    }
+}
+
+#[test]
+fn a_region_is_required_where_the_queue_url_does_not_tell_it() {
+    for queue_url in [
+        "http://127.0.0.1:9324/000000000000/q",
+        "https://sqs.example.com/1/q",
+        "https://queue.local/1/q",
+    ] {
+        assert_eq!(
+            faults(&[("QUEUE_URL", queue_url)]),
+            [
+                "AWS_REGION: is required, as QUEUE_URL does not tell it; set the queue's region, for instance us-east-1"
+            ]
+        );
+        assert_eq!(
+            config(&[("QUEUE_URL", queue_url), ("AWS_REGION", "eu-west-1")]).region,
+            "eu-west-1"
+        );
+    }
+}
+
+#[test]
+fn a_given_region_wins_over_the_queues_and_a_notice_says_so() {
+    let config = config(&[("AWS_REGION", "eu-west-1")]);
+    assert_eq!(config.region, "eu-west-1");
+    assert_eq!(
+        config.notices,
+        ["AWS_REGION: is eu-west-1, though QUEUE_URL is in us-east-1; calls are signed for eu-west-1"]
+    );
+    assert!(notices(&[("AWS_REGION", "us-east-1")]).is_empty());
+}
+
+#[test]
+fn what_is_no_region_is_a_fault_with_its_remedy() {
+    assert_eq!(
+        faults(&[("AWS_REGION", "us-east-1a")]),
+        ["AWS_REGION: 'us-east-1a' is an availability zone; set the region, us-east-1"]
+    );
+    assert_eq!(
+        faults(&[("AWS_REGION", "US East")]),
+        ["AWS_REGION: 'US East' is not the name of a region; set one like us-east-1"]
+    );
+}
+
+#[test]
+fn what_is_no_queue_url_is_a_fault_with_its_remedy() {
+    let remedy = "set the queue's URL, https://sqs.<region>.amazonaws.com/<account>/<name>";
+    for (queue_url, fault) in [
+        (
+            "arn:aws:sqs:us-east-1:123456789012:q",
+            format!("is an ARN; {remedy}"),
+        ),
+        (
+            "https://sqs.us-east-1.amazonaws.com/",
+            "names no queue; set the whole URL, https://sqs.<region>.amazonaws.com/<account>/<name>"
+                .to_owned(),
+        ),
+        (
+            "my-queue",
+            "is not a URL (relative URL without a base); set one that starts with https://".to_owned(),
+        ),
+        (
+            "ftp://sqs.us-east-1.amazonaws.com/1/q",
+            "is not an http or https URL; set one that starts with https://".to_owned(),
+        ),
+        (
+            "https://sqs.us-east-1.amazonaws.com/1/q?Action=x",
+            "holds a query or a fragment; remove what follows ? or #".to_owned(),
+        ),
+    ] {
+        assert_eq!(
+            faults(&[("QUEUE_URL", queue_url), ("AWS_REGION", "us-east-1")]),
+            [format!("QUEUE_URL: {fault}")],
+            "{queue_url}"
+        );
+    }
+}
+
+#[test]
+fn calls_go_to_the_endpoint_for_sqs_else_to_the_general_one_else_to_the_queues_host() {
+    let queue = ("QUEUE_URL", "http://sqs.us-east-1.localhost:4566/000000000000/q");
+    let general = ("AWS_ENDPOINT_URL", "http://127.0.0.1:1000");
+    let of_sqs = ("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:2000/base");
+    for (set, endpoint) in [
+        (vec![queue], "http://sqs.us-east-1.localhost:4566/"),
+        (vec![queue, general], "http://127.0.0.1:1000/"),
+        (vec![queue, general, of_sqs], "http://127.0.0.1:2000/base"),
+    ] {
+        let config = config(&set);
+        assert_eq!(config.sqs_endpoint.as_str(), endpoint);
+        assert_eq!(config.queue_url, queue.1, "the queue's URL stays as it was given");
+    }
+    assert_eq!(
+        faults(&[("AWS_ENDPOINT_URL", "localhost:4566")]),
+        ["AWS_ENDPOINT_URL: is not an http or https URL; set one that starts with https://"]
+    );
+}
+
+#[test]
+fn static_keys_are_used_where_both_are_given_else_the_edge_api_is_asked() {
+    assert_eq!(config(&[]).credentials, CredentialSource::EdgeApi);
+    assert_eq!(
+        config(&[
+            ("AWS_ACCESS_KEY_ID", "AKIA123"),
+            ("AWS_SECRET_ACCESS_KEY", "secret"),
+            ("AWS_SESSION_TOKEN", "token")
+        ])
+        .credentials,
+        CredentialSource::Static {
+            access_key_id: "AKIA123".to_owned(),
+            secret_access_key: Secret::inline("secret"),
+            session_token: Some(Secret::inline("token")),
+        }
+    );
+}
+
+#[test]
+fn one_key_without_the_other_is_a_fault_that_names_the_missing_one() {
+    let secret = TestFile::new("half-keys", b"secret\n");
+    assert_eq!(
+        faults(&[("AWS_ACCESS_KEY_ID", "AKIA123")]),
+        [
+            "AWS_SECRET_ACCESS_KEY: is required with AWS_ACCESS_KEY_ID; set it (or AWS_SECRET_ACCESS_KEY_FILE), or \
+             unset AWS_ACCESS_KEY_ID to use the Edge API's credentials"
+        ]
+    );
+    for (variable, value) in [
+        ("AWS_SECRET_ACCESS_KEY", "secret".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY_FILE", secret.path()),
+    ] {
+        assert_eq!(
+            faults(&[(variable, &value)]),
+            [format!(
+                "AWS_ACCESS_KEY_ID: is required with {variable}; set it, or unset {variable} to use the Edge API's \
+                 credentials"
+            )]
+        );
+    }
+}
+
+#[test]
+fn keys_that_cannot_be_right_are_faults_and_those_that_may_not_be_are_notices() {
+    let copied = "holds white space, a control character or a letter beyond ASCII; copy it once more";
+    assert_eq!(
+        faults(&[
+            ("AWS_ACCESS_KEY_ID", "AKIA 123"),
+            ("AWS_SECRET_ACCESS_KEY", "sec ret"),
+            ("AWS_SESSION_TOKEN", "to\tken")
+        ]),
+        [
+            format!("AWS_SECRET_ACCESS_KEY: the secret {copied}"),
+            format!("AWS_ACCESS_KEY_ID: {copied}"),
+            format!("AWS_SESSION_TOKEN: the secret {copied}"),
+        ]
+    );
+    assert_eq!(
+        notices(&[
+            ("AWS_ACCESS_KEY_ID", "ASIA123"),
+            ("AWS_SECRET_ACCESS_KEY", "secret")
+        ]),
+        [
+            "AWS_SESSION_TOKEN: is not set, though AWS_ACCESS_KEY_ID is a temporary one, which needs it; SQS may \
+             refuse it"
+        ]
+    );
+    assert_eq!(
+        notices(&[("AWS_SESSION_TOKEN", "token")]),
+        [
+            "AWS_SESSION_TOKEN: has no effect without AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; the Edge API's \
+             credentials are used"
+        ]
+    );
+}
+
+#[test]
+fn a_source_of_credentials_that_comes_later_is_a_notice_unless_static_keys_make_it_moot() {
+    for variable in [
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_PROFILE",
+    ] {
+        let config = config(&[(variable, "/x")]);
+        assert_eq!(config.credentials, CredentialSource::EdgeApi);
+        assert_eq!(
+            config.notices,
+            [format!(
+                "{variable}: this source of AWS credentials is not supported in this version; the Edge API's \
+                 credentials are used"
+            )]
+        );
+        let keys = [
+            ("AWS_ACCESS_KEY_ID", "AKIA123"),
+            ("AWS_SECRET_ACCESS_KEY", "secret"),
+            (variable, "/x"),
+        ];
+        assert!(notices(&keys).is_empty());
+    }
+}
+
+#[test]
+fn the_edge_api_takes_a_base_url_and_a_key_that_fits_a_header() {
+    let config = config(&[("EDGE_API_URL", "http://127.0.0.1:8080/base")]);
+    assert_eq!(config.edge_api_url.as_str(), "http://127.0.0.1:8080/base");
+    assert!(config.notices.is_empty());
+    assert_eq!(
+        notices(&[("EDGE_API_URL", "http://edge.example")]),
+        ["EDGE_API_URL: is not https: SERVER_API_KEY travels unencrypted"]
+    );
+    assert_eq!(
+        faults(&[
+            ("SERVER_API_KEY", "one\ntwo"),
+            ("EDGE_API_URL", "https://u:p@edge.example")
+        ]),
+        [
+            "SERVER_API_KEY: the secret holds white space, a control character or a letter beyond ASCII; copy it \
+             once more",
+            "EDGE_API_URL: holds a user or password, which would show in the log; remove them",
+        ]
+    );
+}

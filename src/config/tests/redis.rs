@@ -1,0 +1,349 @@
+//! Redis by its settings, by URL, and what this version does not do.
+
+use std::path::PathBuf;
+
+use super::super::{RedisAddress, RedisConfig, RedisTls, Secret};
+use super::{TestFile, config, faults, notices};
+
+/// A certificate as PEM; nobody looks into it here.
+const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+
+fn tcp(host: &str, port: u16) -> RedisAddress {
+    RedisAddress::Tcp {
+        host: host.to_owned(),
+        port,
+    }
+}
+
+fn by_url(url: &str) -> RedisConfig {
+    config(&[("REDIS_HOST", ""), ("REDIS_URL", url)]).redis
+}
+
+#[test]
+fn redis_is_reached_by_its_own_settings() {
+    assert_eq!(
+        config(&[
+            ("REDIS_HOST", "db-1"),
+            ("REDIS_PORT", "6380"),
+            ("REDIS_DB", "2"),
+            ("REDIS_USERNAME", "stigg"),
+            ("REDIS_PASSWORD", "p:@/#"),
+            ("REDIS_TLS", "Yes"),
+        ])
+        .redis,
+        RedisConfig {
+            address: tcp("db-1", 6380),
+            db: 2,
+            username: Some("stigg".to_owned()),
+            password: Some(Secret::inline("p:@/#")),
+            tls: Some(RedisTls::default()),
+        }
+    );
+}
+
+#[test]
+fn an_ipv6_address_is_taken_with_and_without_brackets() {
+    for host in ["fd00::1", "[fd00::1]"] {
+        assert_eq!(
+            config(&[("REDIS_HOST", host)]).redis.address,
+            tcp("fd00::1", 6379)
+        );
+    }
+}
+
+#[test]
+fn what_is_no_host_name_is_a_fault_with_its_remedy() {
+    for (host, fault) in [
+        (
+            "redis://db-1:6379",
+            "is a URL; set it as REDIS_URL instead, or only the host name here",
+        ),
+        (
+            "db-1:6379",
+            "'db-1:6379' holds a port; set 'db-1' here and the port as REDIS_PORT",
+        ),
+        (
+            "[fd00::1]:6379",
+            "'[fd00::1]:6379' holds a port; set '[fd00::1]' here and the port as REDIS_PORT",
+        ),
+        (
+            "/run/redis.sock",
+            "is a path; for a unix socket set REDIS_URL=unix:///path/of/socket",
+        ),
+        (
+            "db-1,db-2",
+            "'db-1,db-2' is more than one host; set the host name of the primary",
+        ),
+        (
+            "user@db-1",
+            "the value (not shown, it may hold a password) is not a host name or an address; set one without port, \
+             user or path",
+        ),
+        (
+            "db 1",
+            "'db 1' is not a host name or an address; set one without port, user or path",
+        ),
+    ] {
+        assert_eq!(faults(&[("REDIS_HOST", host)]), [format!("REDIS_HOST: {fault}")]);
+    }
+}
+
+#[test]
+fn the_port_that_kubernetes_sets_for_a_service_named_redis_is_explained() {
+    assert_eq!(
+        faults(&[("REDIS_PORT", "tcp://10.96.0.7:6379")]),
+        [
+            "REDIS_PORT: 'tcp://10.96.0.7:6379' is what Kubernetes sets for a Service of that name; set a number \
+             yourself, or enableServiceLinks: false in the pod"
+        ]
+    );
+}
+
+#[test]
+fn a_redis_url_says_it_all_with_user_and_password_percent_decoded() {
+    assert_eq!(
+        by_url("redis://us%65r:p%40ss%2F%C3%A9@db-1:6380/2"),
+        RedisConfig {
+            address: tcp("db-1", 6380),
+            db: 2,
+            username: Some("user".to_owned()),
+            password: Some(Secret::inline("p@ss/é")),
+            tls: None,
+        }
+    );
+    assert_eq!(
+        by_url("rediss://:secret@[fd00::1]"),
+        RedisConfig {
+            address: tcp("fd00::1", 6379),
+            db: 0,
+            username: None,
+            password: Some(Secret::inline("secret")),
+            tls: Some(RedisTls::default()),
+        }
+    );
+    assert_eq!(
+        by_url("unix:///run/my%20redis.sock?db=1&user=stigg&pass=p%40ss"),
+        RedisConfig {
+            address: RedisAddress::Unix(PathBuf::from("/run/my redis.sock")),
+            db: 1,
+            username: Some("stigg".to_owned()),
+            password: Some(Secret::inline("p@ss")),
+            tls: None,
+        }
+    );
+    assert_eq!(
+        by_url("redis+unix:///run/redis.sock"),
+        by_url("unix:///run/redis.sock")
+    );
+    assert_eq!(by_url("redis://db-1/"), by_url("redis://db-1:6379/0"));
+    assert!(
+        by_url("rediss://db-1/#insecure")
+            .tls
+            .is_some_and(|tls| tls.insecure)
+    );
+}
+
+#[test]
+fn what_is_no_redis_url_is_a_fault_with_its_remedy_that_does_not_show_it() {
+    for (url, fault) in [
+        (
+            "db-1:6379",
+            "must start with redis://, rediss:// (TLS) or unix://; correct it",
+        ),
+        (
+            "http://db-1",
+            "must start with redis://, rediss:// (TLS) or unix://; correct it",
+        ),
+        (
+            "redis://db-1:port",
+            "is not a URL (invalid port number); set redis://user:password@host:6379/0, with special characters of \
+             the password percent-encoded",
+        ),
+        ("redis:///0", "names no host; set redis://host:6379"),
+        ("redis://db-1:0", "holds the port 0; set one from 1 to 65535"),
+        (
+            "redis://db-1/one",
+            "holds a database that is not a number from 0 to 65535; correct it",
+        ),
+        (
+            "redis://db-1/65536",
+            "holds a database that is not a number from 0 to 65535; correct it",
+        ),
+        (
+            "redis://db-1?db=1",
+            "holds a query, which is not known; remove what follows ?, or percent-encode a ? of the password",
+        ),
+        (
+            "redis://db-1#insecure",
+            "holds a fragment; remove what follows #, or percent-encode a # of the password",
+        ),
+        (
+            "redis://:%ff@db-1",
+            "holds a percent-encoded part that is not UTF-8; encode it as UTF-8",
+        ),
+        (
+            "unix://run/redis.sock",
+            "names no absolute path; set unix:///path/of/socket, with three slashes",
+        ),
+        (
+            "unix:///run/redis.sock?tls=1",
+            "holds a query that is not known; use db, user and pass",
+        ),
+    ] {
+        assert_eq!(
+            faults(&[("REDIS_HOST", ""), ("REDIS_URL", url)]),
+            [format!("REDIS_URL: {fault}")],
+            "{url}"
+        );
+    }
+}
+
+#[test]
+fn a_url_together_with_what_it_says_is_a_fault_that_names_both() {
+    assert_eq!(
+        faults(&[
+            ("REDIS_URL", "redis://db-1"),
+            ("REDIS_PORT", "6379"),
+            ("REDIS_DB", "0"),
+            ("REDIS_USERNAME", "u"),
+            ("REDIS_USER", "u"),
+            ("REDIS_PASSWORD", "p"),
+            ("REDIS_PASSWORD_FILE", "/p"),
+            ("REDIS_TLS", "0"),
+        ]),
+        [
+            "REDIS_URL: is given together with REDIS_HOST, REDIS_PORT, REDIS_DB, REDIS_USERNAME, REDIS_USER, \
+             REDIS_PASSWORD, REDIS_PASSWORD_FILE, REDIS_TLS; unset either the URL or REDIS_HOST, REDIS_PORT, \
+             REDIS_DB, REDIS_USERNAME, REDIS_USER, REDIS_PASSWORD, REDIS_PASSWORD_FILE, REDIS_TLS"
+        ]
+    );
+}
+
+#[test]
+fn the_authorities_file_is_taken_with_tls_however_tls_was_asked_for() {
+    let file = TestFile::new("ca", CERTIFICATE);
+    let ca = ("REDIS_TLS_CA_FILE", file.path());
+    let ca = (ca.0, ca.1.as_str());
+    let expected = Some(RedisTls {
+        ca_file: Some(PathBuf::from(ca.1)),
+        insecure: false,
+    });
+    assert_eq!(config(&[ca, ("REDIS_TLS", "on")]).redis.tls, expected);
+    assert_eq!(
+        config(&[ca, ("REDIS_HOST", ""), ("REDIS_URL", "rediss://db-1")])
+            .redis
+            .tls,
+        expected
+    );
+    assert_eq!(
+        faults(&[ca]),
+        [
+            "REDIS_TLS_CA_FILE: is given, but TLS is off; set REDIS_TLS=1 (or rediss:// in REDIS_URL), or unset it"
+        ]
+    );
+}
+
+#[test]
+fn an_authorities_file_without_certificates_is_a_fault() {
+    let text = TestFile::new("ca-text", b"hello\n");
+    let broken = TestFile::new("ca-broken", b"-----BEGIN CERTIFICATE-----\nAAAA\n");
+    for (path, fault) in [
+        (
+            "/nonexistent/ca.pem".to_owned(),
+            "cannot read {}: entity not found; check the path and its permissions",
+        ),
+        (
+            text.path(),
+            "{} holds no certificate; set a file of PEM certificates",
+        ),
+    ] {
+        assert_eq!(
+            faults(&[("REDIS_TLS", "1"), ("REDIS_TLS_CA_FILE", &path)]),
+            [format!("REDIS_TLS_CA_FILE: {}", fault.replace("{}", &path))]
+        );
+    }
+    let faults = faults(&[("REDIS_TLS", "1"), ("REDIS_TLS_CA_FILE", &broken.path())]);
+    assert!(faults[0].contains(" is not valid PEM ("), "{faults:?}");
+}
+
+#[test]
+fn tls_without_verification_is_a_notice_and_without_tls_it_has_no_effect() {
+    assert_eq!(
+        notices(&[("REDIS_TLS", "1"), ("REDIS_TLS_INSECURE", "1")]),
+        ["REDIS_TLS_INSECURE: is on: the server's certificate is not verified, so anyone may pose as Redis"]
+    );
+    assert_eq!(
+        notices(&[("REDIS_TLS_INSECURE", "1")]),
+        ["REDIS_TLS_INSECURE: has no effect, as TLS is off"]
+    );
+}
+
+#[test]
+fn a_user_without_a_password_is_a_notice() {
+    assert_eq!(
+        notices(&[("REDIS_USERNAME", "stigg")]),
+        ["REDIS_USERNAME: is given without a password; Redis signs in by both, so set REDIS_PASSWORD too"]
+    );
+}
+
+#[test]
+fn what_this_version_does_not_do_is_a_fault_that_says_what_to_do_instead() {
+    for (variable, value, fault) in [
+        (
+            "REDIS_SENTINELS",
+            "a:26379",
+            "Redis Sentinel is not supported in this version; ",
+        ),
+        (
+            "REDIS_SENTINEL_MASTER",
+            "primary",
+            "Redis Sentinel is not supported in this version; ",
+        ),
+        (
+            "REDIS_SENTINEL_USERNAME",
+            "u",
+            "Redis Sentinel is not supported in this version; ",
+        ),
+        (
+            "REDIS_SENTINEL_PASSWORD",
+            "p",
+            "Redis Sentinel is not supported in this version; ",
+        ),
+        (
+            "REDIS_SENTINEL_PASSWORD_FILE",
+            "/p",
+            "Redis Sentinel is not supported in this version; ",
+        ),
+        (
+            "REDIS_IAM_AUTH",
+            "1",
+            "signing in to ElastiCache by IAM is not supported in this version; ",
+        ),
+        (
+            "REDIS_IAM_CACHE_NAME",
+            "c",
+            "signing in to ElastiCache by IAM is not supported in this version; ",
+        ),
+        (
+            "REDIS_TLS_CERT_FILE",
+            "/c",
+            "client certificates are not supported in this version; ",
+        ),
+        (
+            "REDIS_TLS_KEY_FILE",
+            "/k",
+            "client certificates are not supported in this version; ",
+        ),
+        ("REDIS_TLS_SERVER_NAME", "n", "is not supported in this version; "),
+    ] {
+        let faults = faults(&[(variable, value)]);
+        let [only] = faults.as_slice() else {
+            panic!("{faults:?}")
+        };
+        assert!(
+            only.starts_with(&format!("{variable}: {fault}unset it, and ")),
+            "{only}"
+        );
+    }
+    assert!(notices(&[("REDIS_IAM_AUTH", "0"), ("REDIS_SENTINELS", "")]).is_empty());
+}

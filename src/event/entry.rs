@@ -1,0 +1,177 @@
+//! One entry of an entitlement list, from either form to the readers' spellings.
+
+use serde_json::{Map, Value};
+
+use super::MalformedBody;
+use super::fields::{
+    self, Fields, as_javascript, caption, date, flag, given_flag, given_number, given_text, list, object,
+    text,
+};
+use super::identity;
+use crate::entitlement::{
+    CreditEntitlement, CreditRate, CurrencyId, Entitlement, EpochMs, Feature, FeatureEntitlement, FeatureId,
+    Given, Usage,
+};
+
+/// Decodes an entry; `None` for one of a kind that is neither a feature nor a credit currency. `message_time` is the
+/// time of a usage that has none of its own.
+pub(super) fn entitlement(
+    mut entry: Fields,
+    message_time: EpochMs,
+) -> Result<Option<Entitlement>, MalformedBody> {
+    if is_credit(&entry) {
+        return Ok(Some(Entitlement::Credit(Box::new(credit(entry, message_time)?))));
+    }
+    match object(&mut entry, "feature")? {
+        Some(feature) => {
+            let feature = self::feature(feature).map_err(|fault| fault.within("feature"))?;
+            Ok(Some(Entitlement::Feature(Box::new(of_feature(
+                feature,
+                entry,
+                message_time,
+            )?))))
+        }
+        None => Ok(None),
+    }
+}
+
+fn is_credit(entry: &Fields) -> bool {
+    let is = |key: &str, value: &str| entry.get(key).and_then(Value::as_str) == Some(value);
+    let has = |key: &str| entry.get(key).is_some_and(|value| !value.is_null());
+    is("__typename", "CreditEntitlement")
+        || is("type", "CREDIT")
+        || (!has("feature") && (has("currency") || has("currencyId")))
+}
+
+fn of_feature(
+    feature: Feature,
+    mut entry: Fields,
+    message_time: EpochMs,
+) -> Result<FeatureEntitlement, MalformedBody> {
+    let (usage, usage_updated_at) = usage(&mut entry, message_time)?;
+    let reset_period = given_text(&mut entry, "resetPeriod")?;
+    Ok(FeatureEntitlement {
+        feature,
+        resource_id: identity::resource(&mut entry)?,
+        usage_limit: given_number(&mut entry, "usageLimit")?,
+        has_unlimited_usage: given_flag(&mut entry, "hasUnlimitedUsage")?,
+        has_soft_limit: flag(&mut entry, "hasSoftLimit")?,
+        access_denied_reason: text(&mut entry, "accessDeniedReason")?,
+        enum_values: list(&mut entry, "enumValues")?.unwrap_or_default(),
+        valid_until: date(&mut entry, "validUntil"),
+        credit_rate: credit_rate(&mut entry)?,
+        reset_period_configuration: reset_period_configuration(&mut entry, &reset_period)?,
+        reset_period,
+        usage_period_anchor: date(&mut entry, "usagePeriodAnchor"),
+        usage,
+        usage_updated_at,
+    })
+}
+
+fn credit(mut entry: Fields, message_time: EpochMs) -> Result<CreditEntitlement, MalformedBody> {
+    let currency_id =
+        identity::currency(&entry).ok_or_else(|| MalformedBody::at("currency.currencyId", "missing"))?;
+    let (usage, usage_updated_at) = usage(&mut entry, message_time)?;
+    Ok(CreditEntitlement {
+        currency: currency(object(&mut entry, "currency")?, &currency_id),
+        currency_id,
+        usage_limit: given_number(&mut entry, "usageLimit")?,
+        has_soft_limit: flag(&mut entry, "hasSoftLimit")?,
+        access_denied_reason: text(&mut entry, "accessDeniedReason")?,
+        valid_until: date(&mut entry, "validUntil"),
+        usage,
+        usage_updated_at,
+    })
+}
+
+/// The currency as given, and with its id under the name that readers look for.
+fn currency(given: Option<Fields>, id: &CurrencyId) -> Fields {
+    let mut currency = given.unwrap_or_default();
+    currency.shift_remove("__typename");
+    currency.insert("currencyId".to_owned(), id.as_str().into());
+    currency
+}
+
+fn feature(mut feature: Fields) -> Result<Feature, MalformedBody> {
+    let either = |feature: &mut Fields, graphql: &str, webhook: &str| {
+        caption(feature, graphql).or_else(|| caption(feature, webhook))
+    };
+    Ok(Feature {
+        id: identity::own_id(&mut feature)?
+            .map(FeatureId)
+            .ok_or_else(|| MalformedBody::at("id", "missing"))?,
+        feature_type: text(&mut feature, "featureType")?,
+        meter_type: text(&mut feature, "meterType")?.map(as_graphql_meter_type),
+        // A webhook's `unit` is one of them and its `units` are many: not what the plain words suggest beside
+        // GraphQL's `featureUnits`, which is one.
+        units: either(&mut feature, "featureUnits", "unit").unwrap_or_default(),
+        units_plural: either(&mut feature, "featureUnitsPlural", "units").unwrap_or_default(),
+        display_name: either(&mut feature, "displayName", "name"),
+    })
+}
+
+/// A meter type that is not known is passed on as it is: readers treat it as no meter.
+fn as_graphql_meter_type(meter_type: String) -> String {
+    let known = ["Incremental", "Fluctuating", "None"];
+    known
+        .into_iter()
+        .find(|name| name.eq_ignore_ascii_case(&meter_type))
+        .map_or(meter_type, str::to_owned)
+}
+
+/// The usage that an entry carries, and when it was true; no time if the entry says nothing of usage.
+fn usage(entry: &mut Fields, message_time: EpochMs) -> Result<(Usage, Option<EpochMs>), MalformedBody> {
+    let current_usage = fields::number(entry, "currentUsage")?;
+    let measured_at =
+        date(entry, "usageUpdatedAt").or_else(|| current_usage.is_some().then_some(message_time));
+    let usage = Usage {
+        current_usage: current_usage.unwrap_or_else(|| 0.into()),
+        period_start: date(entry, "usagePeriodStart"),
+        period_end: date(entry, "usagePeriodEnd").or_else(|| date(entry, "nextResetDate")),
+    };
+    Ok((usage, measured_at))
+}
+
+/// A rate without an amount or a currency is none.
+fn credit_rate(entry: &mut Fields) -> Result<Option<CreditRate>, MalformedBody> {
+    let Some(mut rate) = object(entry, "creditRate")? else {
+        return Ok(None);
+    };
+    let currency = identity::currency(&rate);
+    let amount = match fields::take(&mut rate, "amount") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(Value::Number(amount)) => Value::Number(as_javascript(amount)),
+        Some(other) => other,
+    };
+    Ok(currency.map(|CurrencyId(currency_id)| CreditRate { amount, currency_id }))
+}
+
+/// A webhook's `{"accordingTo": X}` becomes the GraphQL object of its period; GraphQL's own is passed on as it is.
+fn reset_period_configuration(
+    entry: &mut Fields,
+    reset_period: &Given<String>,
+) -> Result<Given<Map<String, Value>>, MalformedBody> {
+    const KEY: &str = "resetPeriodConfiguration";
+    if !entry.contains_key(KEY) {
+        return Ok(Given::Absent);
+    }
+    let Some(mut given) = object(entry, KEY)? else {
+        return Ok(Given::Null);
+    };
+    let (typename, key) = match reset_period {
+        Given::Value(period) if period == "MONTH" => ("MonthlyResetPeriodConfig", "monthlyAccordingTo"),
+        Given::Value(period) if period == "WEEK" => ("WeeklyResetPeriodConfig", "weeklyAccordingTo"),
+        Given::Value(period) if period == "YEAR" => ("YearlyResetPeriodConfig", "yearlyAccordingTo"),
+        // Days and hours have no configuration in GraphQL.
+        Given::Value(_) | Given::Null | Given::Absent => return Ok(Given::Value(given)),
+    };
+    Ok(Given::Value(match given.shift_remove("accordingTo") {
+        None => given,
+        Some(according_to) => {
+            let mut graphql = Map::with_capacity(2);
+            graphql.insert("__typename".to_owned(), typename.into());
+            graphql.insert(key.to_owned(), according_to);
+            graphql
+        }
+    }))
+}

@@ -1,0 +1,251 @@
+//! Opens what a message is wrapped in: SNS notification, EventBridge event, the event's own `payload` or `data`, the
+//! GraphQL answer; each in any other, up to a bound.
+//!
+//! What comes out is the event's name and a [`Scope`]: the objects from the outermost envelope to the payload. A
+//! field is looked for in the payload first and then outwards, so that a message may put its customer or its
+//! timestamp on either side of `payload`. Nothing here knows what an event means.
+
+use std::mem;
+
+use serde_json::Value;
+
+use super::MalformedBody;
+use super::fields::{self, Fields};
+use super::identity;
+use super::names::{EventName, GRAPHQL_FIELDS, event_name};
+use crate::entitlement::{EpochMs, Subject};
+
+/// SNS around EventBridge around an event around a GraphQL answer makes seven objects; a body that is wrapped deeper
+/// is no message of Stigg's.
+const LEVELS_MAX: usize = 8;
+
+/// Keys that hold the payload, or the next envelope.
+const WRAPPERS: [&str; 3] = ["detail", "payload", "data"];
+
+/// A body without its envelopes.
+#[derive(Debug)]
+pub(super) enum Opened {
+    /// An event with a documented name.
+    Event(EventName, Scope),
+    /// Something that has a name, but none that is documented.
+    Unknown,
+}
+
+/// The objects of a message, the payload innermost.
+#[derive(Debug)]
+pub(super) struct Scope {
+    /// Outermost first; never empty.
+    levels: Vec<Level>,
+}
+
+#[derive(Debug)]
+struct Level {
+    /// The key that led here; empty for the body itself.
+    key: &'static str,
+    fields: Fields,
+}
+
+/// Opens a body. The outermost documented name decides; an undocumented one (`next` of graphql-ws, whatever a bus
+/// calls its `detail-type`) lets the envelopes inside speak.
+pub(super) fn open(body: &str) -> Result<Opened, MalformedBody> {
+    let mut scope = Scope {
+        levels: Vec::with_capacity(LEVELS_MAX),
+    };
+    let mut name = None;
+    let mut is_named = false;
+    let mut key = "";
+    let mut fields = parse(body, "")?;
+    loop {
+        if scope.levels.len() == LEVELS_MAX {
+            let problem = format!("more than {LEVELS_MAX} envelopes inside one another");
+            return Err(MalformedBody::at(key, problem).within(&scope.path()));
+        }
+        if let Some(notice) = sns_notice(&fields) {
+            return Ok(Opened::Event(notice, scope));
+        }
+        if is_sns_notification(&fields) {
+            // Of the SNS envelope nothing is kept: its `Timestamp` is when it was published, not when it was true.
+            let message =
+                fields::text(&mut fields, "Message").map_err(|fault| fault.within(&scope.path()))?;
+            let message =
+                message.ok_or_else(|| MalformedBody::at("Message", "missing").within(&scope.path()))?;
+            scope.enter(key, Fields::new());
+            key = "Message";
+            fields = parse(&message, key).map_err(|fault| fault.within(&scope.path()))?;
+            continue;
+        }
+        for text in names_in(&fields) {
+            is_named = true;
+            name = name.or_else(|| event_name(text));
+        }
+        let inner = inner(&mut fields);
+        scope.enter(key, fields);
+        let Some((inner_key, inner_fields)) = inner else {
+            break;
+        };
+        if GRAPHQL_FIELDS.contains(&inner_key) {
+            is_named = true;
+            name = name.or_else(|| event_name(inner_key));
+        }
+        (key, fields) = (inner_key, inner_fields);
+    }
+    match name {
+        Some(name) => Ok(Opened::Event(name, scope)),
+        None if is_named => Ok(Opened::Unknown),
+        None => Err(scope.fault(
+            "type",
+            "missing: neither type, eventType, detail-type, __typename nor a GraphQL field names the event",
+        )),
+    }
+}
+
+/// Parses JSON text that has to be an object. `place` is where the text stands.
+fn parse(text: &str, place: &str) -> Result<Fields, MalformedBody> {
+    match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(other) => Err(fields::unexpected(
+            if place.is_empty() { "body" } else { place },
+            "an object",
+            &other,
+        )),
+        Err(error) => {
+            let position = format!("line {} column {}", error.line(), error.column());
+            let place = if place.is_empty() {
+                position
+            } else {
+                format!("{place} {position}")
+            };
+            // A syntax error of serde_json quotes nothing of the text; its position is already in the place.
+            let problem = error.to_string();
+            let problem = problem.split(" at line ").next().unwrap_or_default();
+            Err(MalformedBody::at(&place, format!("not JSON: {problem}")))
+        }
+    }
+}
+
+/// SNS telling of its own subscription. Such a message has `Type`, capital, which no event has.
+fn sns_notice(fields: &Fields) -> Option<EventName> {
+    let notice = fields.get("Type")?.as_str()?;
+    matches!(notice, "SubscriptionConfirmation" | "UnsubscribeConfirmation").then(|| event_name(notice))?
+}
+
+fn is_sns_notification(fields: &Fields) -> bool {
+    let is = |key: &str| fields.get(key).is_some_and(Value::is_string);
+    fields.get("Type").and_then(Value::as_str) == Some("Notification") || (is("TopicArn") && is("Message"))
+}
+
+/// The texts that may name the event at this level.
+fn names_in(fields: &Fields) -> impl Iterator<Item = &str> {
+    ["type", "eventType", "detail-type", "__typename"]
+        .into_iter()
+        .filter_map(|key| fields.get(key).and_then(Value::as_str))
+}
+
+/// Takes the payload, or the next envelope, out of this one.
+fn inner(fields: &mut Fields) -> Option<(&'static str, Fields)> {
+    WRAPPERS.into_iter().chain(GRAPHQL_FIELDS).find_map(|key| {
+        let object = fields.get_mut(key)?.as_object_mut()?;
+        Some((key, mem::take(object)))
+    })
+}
+
+impl Scope {
+    /// Adds a level inside the innermost.
+    fn enter(&mut self, key: &'static str, fields: Fields) {
+        self.levels.push(Level { key, fields });
+    }
+
+    /// Makes the object under `key`, wherever it is, the innermost level; does nothing if there is none.
+    pub(super) fn enter_object(&mut self, key: &'static str) {
+        let object = |level: &mut Level| level.fields.get_mut(key)?.as_object_mut().map(mem::take);
+        if let Some(object) = self.levels.iter_mut().rev().find_map(object) {
+            self.enter(key, object);
+        }
+    }
+
+    /// Reads something from the innermost level that has it.
+    pub(super) fn find<T>(
+        &mut self,
+        read: impl Fn(&mut Fields) -> Result<Option<T>, MalformedBody>,
+    ) -> Result<Option<T>, MalformedBody> {
+        Ok(self.find_with_depth(read)?.map(|(found, _)| found))
+    }
+
+    /// The same, with the depth it was found at, for [`Self::path_to`].
+    pub(super) fn find_with_depth<T>(
+        &mut self,
+        read: impl Fn(&mut Fields) -> Result<Option<T>, MalformedBody>,
+    ) -> Result<Option<(T, usize)>, MalformedBody> {
+        for (depth, level) in self.levels.iter_mut().enumerate().rev() {
+            match read(&mut level.fields) {
+                Ok(None) => {}
+                Ok(Some(found)) => return Ok(Some((found, depth))),
+                Err(fault) => return Err(fault.within(&self.path_to(depth))),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The innermost valid date of that name.
+    pub(super) fn date(&mut self, key: &str) -> Option<EpochMs> {
+        self.levels
+            .iter_mut()
+            .rev()
+            .find_map(|level| fields::date(&mut level.fields, key))
+    }
+
+    /// When the message says that it was true: its `timestamp`, else its `entitlementsUpdatedAt` (which Stigg's
+    /// webhook reference requires where it lets `timestamp` be absent), else when it was sent.
+    pub(super) fn message_time(&mut self, sent_at: EpochMs) -> EpochMs {
+        self.date("timestamp")
+            .or_else(|| self.date("entitlementsUpdatedAt"))
+            .unwrap_or(sent_at)
+    }
+
+    /// Whose state it is, if the message says so.
+    pub(super) fn subject_if_any(&mut self) -> Result<Option<Subject>, MalformedBody> {
+        let Some(customer) = self.find(identity::customer)? else {
+            return Ok(None);
+        };
+        Ok(Some(Subject {
+            customer,
+            resource: self.find(identity::resource)?,
+        }))
+    }
+
+    /// Whose state it is.
+    pub(super) fn subject(&mut self) -> Result<Subject, MalformedBody> {
+        self.subject_if_any()?.ok_or_else(|| self.missing("customerId"))
+    }
+
+    /// The payload, if it is no EventBridge envelope: that one has an `id` of its own.
+    pub(super) fn payload(&mut self) -> Option<&mut Fields> {
+        let innermost = self.levels.last_mut().map(|level| &mut level.fields)?;
+        (!innermost.contains_key("detail-type")).then_some(innermost)
+    }
+
+    /// The fault of a payload without this field.
+    pub(super) fn missing(&self, key: &str) -> MalformedBody {
+        self.fault(key, "missing")
+    }
+
+    /// A fault in the payload.
+    pub(super) fn fault(&self, key: &str, problem: &str) -> MalformedBody {
+        MalformedBody::at(key, problem).within(&self.path())
+    }
+
+    /// The path to the payload.
+    pub(super) fn path(&self) -> String {
+        self.path_to(self.levels.len())
+    }
+
+    /// The path to the level of that depth.
+    pub(super) fn path_to(&self, depth: usize) -> String {
+        let keys = self
+            .levels
+            .iter()
+            .take(depth.saturating_add(1))
+            .map(|level| level.key);
+        keys.filter(|key| !key.is_empty()).collect::<Vec<_>>().join(".")
+    }
+}

@@ -1,0 +1,314 @@
+//! The one set-up of the HTTP client, shared by the queue, the Edge API and the error reports.
+//!
+//! Every call has one deadline that covers name look-up, connecting, TLS, sending and reading the whole body, so
+//! that no peer can hold a thread. Any HTTP status is a value: what it means is the caller's to know. Redirects
+//! are not followed, because a signed request must not travel to another host. The environment is not read; a
+//! proxy, once supported, will come in through [`HttpOptions`].
+
+mod resolver;
+
+use std::io::ErrorKind;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rustls::crypto::CryptoProvider;
+use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+use ureq::unversioned::transport::DefaultConnector;
+use ureq::{Agent, Timeout};
+use url::Url;
+
+use self::resolver::{CachedResolver, LookupFailed};
+
+/// Connecting, TLS included, gets at most this much of a call's deadline: a peer that drops packets is told from
+/// one that thinks.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Below the idle timeouts of AWS's and Stigg's front ends, so that a kept connection is rarely a closed one.
+const IDLE_AGE_MAX: Duration = Duration::from_secs(15);
+
+/// What this service calls itself.
+const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+
+/// What one peer's client needs to be told.
+#[derive(Debug, Clone)]
+pub struct HttpOptions {
+    /// Connections kept open between calls: as many as there are threads that call.
+    pub pool_size: usize,
+    /// The longest body that is read; a longer one is an error.
+    pub answer_bytes_max: u64,
+    /// The deadline of a call that names none.
+    pub deadline: Duration,
+}
+
+/// A client of one scheme. Cheap to build: certificates are loaded at the first `https` call and no sooner.
+#[derive(Debug)]
+pub struct HttpClient {
+    https: bool,
+    options: HttpOptions,
+    agent: OnceLock<Agent>,
+}
+
+/// A whole answer, whatever its status.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers.
+    pub headers: http::HeaderMap,
+    /// The body, at most `answer_bytes_max` long.
+    pub body: Vec<u8>,
+}
+
+/// Why there was no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum HttpErrorKind {
+    /// The deadline passed, or connecting took too long.
+    Timeout,
+    /// The name could not be resolved.
+    HostNotFound,
+    /// Nobody listens there.
+    ConnectionRefused,
+    /// No way there, or the connection broke.
+    Connection,
+    /// The certificate was not accepted, or the handshake failed.
+    Tls,
+    /// The body was longer than allowed.
+    AnswerTooLarge,
+    /// What came back was not HTTP, or the request could not be put as HTTP.
+    Protocol,
+}
+
+/// A call without an answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{words}")]
+pub struct HttpError {
+    /// The sort of fault.
+    pub kind: HttpErrorKind,
+    /// What happened, without the peer's name: the caller knows it better.
+    pub words: String,
+}
+
+/// Makes ring the crypto provider of the process, for every TLS user in it. Calling it again changes nothing.
+pub fn install_crypto_provider() {
+    if CryptoProvider::get_default().is_none() {
+        // Another thread may have been first: then that one's provider stands, which is the same one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+}
+
+impl HttpErrorKind {
+    /// A short stable name.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::HostNotFound => "host_not_found",
+            Self::ConnectionRefused => "connection_refused",
+            Self::Connection => "connection_failed",
+            Self::Tls => "tls",
+            Self::AnswerTooLarge => "answer_too_large",
+            Self::Protocol => "not_http",
+        }
+    }
+}
+
+impl HttpClient {
+    /// A client for peers of `base`'s scheme.
+    pub fn new(base: &Url, options: HttpOptions) -> Self {
+        Self {
+            https: base.scheme() == "https",
+            options,
+            agent: OnceLock::new(),
+        }
+    }
+
+    /// Sends one request and reads the whole answer, within `deadline` (else the one of the options).
+    pub fn send(
+        &self,
+        request: http::Request<Vec<u8>>,
+        deadline: Option<Duration>,
+    ) -> Result<Answer, HttpError> {
+        let agent = self.agent()?;
+        let answered = if request.body().is_empty() && request.method() == http::Method::GET {
+            run(&agent, request.map(|_| ()), deadline)
+        } else {
+            run(&agent, request, deadline)
+        };
+        let mut response = answered.map_err(|error| self.describe(&error))?;
+        let body = response
+            .body_mut()
+            .with_config()
+            .limit(self.options.answer_bytes_max)
+            .read_to_vec();
+        let body = body.map_err(|error| self.describe(&error))?;
+        let (parts, _) = response.into_parts();
+        Ok(Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body,
+        })
+    }
+
+    /// Ends every call in flight with an error and refuses new ones: for a stop whose time is up.
+    pub fn shutdown(&self) {
+        if let Some(agent) = self.agent.get() {
+            agent.clone().shutdown();
+        }
+    }
+
+    /// The agent itself, for libraries that bring their own requests.
+    pub fn agent(&self) -> Result<Agent, HttpError> {
+        if let Some(agent) = self.agent.get() {
+            return Ok(agent.clone());
+        }
+        // A failure is not kept, so that certificates which appear later heal the client. Two threads that are
+        // first at once both build one, and one of the two is dropped.
+        let built = self.build()?;
+        Ok(self.agent.get_or_init(|| built).clone())
+    }
+
+    fn build(&self) -> Result<Agent, HttpError> {
+        install_crypto_provider();
+        let tls = TlsConfig::builder()
+            .provider(TlsProvider::Rustls)
+            .root_certs(if self.https {
+                system_roots()?
+            } else {
+                RootCerts::new_with_certs(&[])
+            })
+            .build();
+        let config = Agent::config_builder()
+            .tls_config(tls)
+            // ureq would read HTTP_PROXY and HTTPS_PROXY by itself.
+            .proxy(None)
+            .user_agent(USER_AGENT)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .no_delay(true)
+            .max_idle_connections(self.options.pool_size)
+            .max_idle_connections_per_host(self.options.pool_size)
+            .max_idle_age(IDLE_AGE_MAX)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_global(Some(self.options.deadline))
+            .build();
+        Ok(Agent::with_parts(
+            config,
+            DefaultConnector::new(),
+            CachedResolver::default(),
+        ))
+    }
+
+    #[allow(clippy::wildcard_enum_match_arm)] // ureq's enum is open: what it adds is a protocol fault to us
+    fn describe(&self, error: &ureq::Error) -> HttpError {
+        let (kind, words) = match error {
+            ureq::Error::Timeout(Timeout::Connect) => {
+                (HttpErrorKind::Timeout, "timed out while connecting".to_owned())
+            }
+            ureq::Error::Timeout(Timeout::Resolve) => (
+                HttpErrorKind::Timeout,
+                "timed out while resolving the host name".to_owned(),
+            ),
+            ureq::Error::Timeout(_) => (
+                HttpErrorKind::Timeout,
+                "timed out: no whole answer within the deadline".to_owned(),
+            ),
+            ureq::Error::HostNotFound => (
+                HttpErrorKind::HostNotFound,
+                "cannot resolve the host name: it has no address".to_owned(),
+            ),
+            ureq::Error::BodyExceedsLimit(_) => (
+                HttpErrorKind::AnswerTooLarge,
+                format!(
+                    "the answer is longer than {} bytes",
+                    self.options.answer_bytes_max
+                ),
+            ),
+            ureq::Error::Rustls(_) | ureq::Error::Tls(_) | ureq::Error::Pem(_) => {
+                (HttpErrorKind::Tls, format!("the TLS handshake failed: {error}"))
+            }
+            ureq::Error::Io(io) => describe_io(io),
+            ureq::Error::Other(other) => match other.downcast_ref::<LookupFailed>() {
+                Some(failed) => (
+                    HttpErrorKind::HostNotFound,
+                    format!("cannot resolve the host name: {failed}"),
+                ),
+                None => (HttpErrorKind::Protocol, error.to_string()),
+            },
+            _ => (HttpErrorKind::Protocol, error.to_string()),
+        };
+        HttpError { kind, words }
+    }
+}
+
+/// Sends with the agent's own deadline where none is named: only such calls let ureq keep its TLS set-up (and
+/// with it TLS sessions) for later ones.
+fn run(
+    agent: &Agent,
+    request: http::Request<impl ureq::AsSendBody>,
+    deadline: Option<Duration>,
+) -> Result<http::Response<ureq::Body>, ureq::Error> {
+    match deadline {
+        None => agent.run(request),
+        Some(deadline) => agent.run(
+            agent
+                .configure_request(request)
+                .timeout_global(Some(deadline))
+                .build(),
+        ),
+    }
+}
+
+#[allow(clippy::wildcard_enum_match_arm)] // std's list is long and open: the rest is told in its own words
+fn describe_io(error: &std::io::Error) -> (HttpErrorKind, String) {
+    // rustls reports a refused certificate as an I/O error that wraps its own.
+    if error
+        .get_ref()
+        .is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+    {
+        return (HttpErrorKind::Tls, format!("the TLS handshake failed: {error}"));
+    }
+    match error.kind() {
+        ErrorKind::ConnectionRefused => (HttpErrorKind::ConnectionRefused, "connection refused".to_owned()),
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => (HttpErrorKind::Timeout, "timed out".to_owned()),
+        ErrorKind::UnexpectedEof
+        | ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::BrokenPipe => (
+            HttpErrorKind::Connection,
+            format!("the connection was closed before the answer was whole ({error})"),
+        ),
+        _ => (
+            HttpErrorKind::Connection,
+            format!("the connection failed: {error}"),
+        ),
+    }
+}
+
+/// The authorities this machine trusts.
+fn system_roots() -> Result<RootCerts, HttpError> {
+    let loaded = rustls_native_certs::load_native_certs();
+    if loaded.certs.is_empty() {
+        let cause = loaded
+            .errors
+            .first()
+            .map(|error| format!(" ({error})"))
+            .unwrap_or_default();
+        return Err(HttpError {
+            kind: HttpErrorKind::Tls,
+            words: format!(
+                "this machine has no trusted root certificates{cause}; install ca-certificates or name a PEM \
+                 file in SSL_CERT_FILE"
+            ),
+        });
+    }
+    Ok(loaded
+        .certs
+        .iter()
+        .map(|der| Certificate::from_der(der).to_owned())
+        .collect::<Vec<_>>()
+        .into())
+}
+
+#[cfg(test)]
+pub mod stub;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! Name look-ups that are kept for a few seconds.
+//!
+//! ureq resolves the host before every call, also when it then takes a kept connection, and does so on a thread
+//! of its own each time. With a short memory a busy queue costs one look-up every few seconds, and an address
+//! given as a number costs none. The memory is short enough that a moved endpoint is found at the next try.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
+
+/// AWS's endpoints carry a time to live of 60 s and less; this stays well below.
+const KEPT: Duration = Duration::from_secs(5);
+
+/// The resolver's own words, told apart from faults of the connection itself.
+#[derive(Debug)]
+pub struct LookupFailed(String);
+
+impl fmt::Display for LookupFailed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for LookupFailed {}
+
+/// Resolves by the system, with a short memory of successes. Failures are not kept.
+#[derive(Default)]
+pub struct CachedResolver {
+    system: DefaultResolver,
+    kept: Mutex<HashMap<String, (Instant, ResolvedSocketAddrs)>>,
+}
+
+impl Resolver for CachedResolver {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let peer = uri
+            .scheme()
+            .zip(uri.authority())
+            .and_then(|(scheme, authority)| DefaultResolver::host_and_port(scheme, authority))
+            .unwrap_or_default();
+        if let Ok(address) = peer.parse::<SocketAddr>() {
+            let mut addresses = self.empty();
+            addresses.push(address);
+            return Ok(addresses);
+        }
+        if let Some((at, addresses)) = self
+            .kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&peer)
+            && at.elapsed() < KEPT
+        {
+            return Ok(addresses.clone());
+        }
+        let addresses = match self.system.resolve(uri, config, timeout) {
+            Err(ureq::Error::Io(error)) => {
+                return Err(ureq::Error::Other(Box::new(LookupFailed(error.to_string()))));
+            }
+            resolved => resolved?,
+        };
+        self.kept
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(peer, (Instant::now(), addresses.clone()));
+        Ok(addresses)
+    }
+}
+
+impl fmt::Debug for CachedResolver {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("CachedResolver")
+    }
+}

@@ -1,0 +1,125 @@
+//! The log: one line a record to stdout, as JSON for machines or as text for people.
+//!
+//! Code logs through the `log` crate with key-values: `log::warn!(err:% = error; "cannot reach Redis")`. The key
+//! `err` comes out under `LOG_ERROR_KEY`, any other as a field. `line` is what a record looks like, `panics` makes a
+//! panic one line, `faults` makes a burst of the same fault one line.
+//!
+//! Below `debug` only this crate's own records are written, and warnings of others; r2d2's never, since it logs
+//! every failed connection attempt, many a second, and the store says the same once. Others' `trace` is never
+//! written: it holds the bytes of requests, keys and all. A reader of stdout that went away costs the lines, not
+//! the process.
+
+mod faults;
+mod line;
+mod panics;
+
+use std::io::{IsTerminal, Write};
+
+use flexi_logger::writers::LogWriter;
+use flexi_logger::{DeferredNow, ErrorChannel, FlexiLoggerError, LogSpecBuilder, LogSpecification, Logger};
+use log::{LevelFilter, Record};
+
+pub use faults::{FaultLog, Outage};
+pub use panics::install_panic_hook;
+
+use crate::clock;
+use crate::config::{LogConfig, LogFormat};
+use line::Line;
+
+/// This crate's targets, as `log` has them: the module path.
+const OWN_TARGETS: &str = "persistent_cache_service";
+
+/// Keeps the log going; dropping it ends the log.
+#[must_use = "the log ends when this is dropped"]
+pub struct LogHandle {
+    _logger: flexi_logger::LoggerHandle,
+}
+
+/// Starts the log, once for a process. Fails if there is a logger already.
+pub fn start(config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
+    let stdout = Stdout {
+        is_coloured: std::io::stdout().is_terminal(),
+        config: config.clone(),
+    };
+    let logger = Logger::with(specification(config.level))
+        .log_to_writer(Box::new(stdout))
+        // flexi_logger's own troubles have nowhere better to go, and its default is a panic.
+        .error_channel(ErrorChannel::DevNull)
+        .panic_if_error_channel_is_broken(false)
+        .start()?;
+    Ok(LogHandle { _logger: logger })
+}
+
+fn specification(level: LevelFilter) -> LogSpecification {
+    let of_others = if level >= LevelFilter::Debug {
+        LevelFilter::Debug
+    } else {
+        level.min(LevelFilter::Warn)
+    };
+    LogSpecBuilder::new()
+        .default(of_others)
+        .module(OWN_TARGETS, level)
+        .module("r2d2", LevelFilter::Off)
+        .build()
+}
+
+struct Stdout {
+    is_coloured: bool,
+    config: LogConfig,
+}
+
+impl LogWriter for Stdout {
+    fn write(&self, _now: &mut DeferredNow, record: &Record) -> std::io::Result<()> {
+        let line = Line::new(record, clock::now(), std::thread::current().name());
+        let mut text = match self.config.format {
+            LogFormat::Json => line.to_json(&self.config.message_key, &self.config.error_key),
+            LogFormat::Text => line.to_text(self.is_coloured),
+        };
+        text.push('\n');
+        // In one call, so that lines of several threads do not mix. Nobody could be told of a failure.
+        let _ = std::io::stdout().lock().write_all(text.as_bytes());
+        Ok(())
+    }
+
+    fn flush(&self) -> std::io::Result<()> {
+        let _ = std::io::stdout().lock().flush();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use log::Level;
+
+    use super::*;
+
+    #[test]
+    fn at_info_only_our_own_records_and_the_warnings_of_others_are_written() {
+        let specification = specification(LevelFilter::Info);
+        assert!(specification.enabled(Level::Info, "persistent_cache_service::pipeline"));
+        assert!(!specification.enabled(Level::Debug, "persistent_cache_service::pipeline"));
+        assert!(specification.enabled(Level::Warn, "rustls::conn"));
+        assert!(!specification.enabled(Level::Info, "ureq"));
+    }
+
+    #[test]
+    fn at_error_the_warnings_of_others_are_silent_too() {
+        assert!(!specification(LevelFilter::Error).enabled(Level::Warn, "rustls::conn"));
+    }
+
+    #[test]
+    fn at_debug_and_trace_others_are_heard_at_debug_but_never_at_trace() {
+        for level in [LevelFilter::Debug, LevelFilter::Trace] {
+            assert!(specification(level).enabled(Level::Debug, "ureq::unversioned"));
+            assert!(!specification(level).enabled(Level::Trace, "ureq::unversioned"));
+        }
+        assert!(specification(LevelFilter::Trace).enabled(Level::Trace, "persistent_cache_service"));
+    }
+
+    #[test]
+    fn r2d2_is_silent_at_every_level() {
+        for level in [LevelFilter::Error, LevelFilter::Info, LevelFilter::Trace] {
+            assert!(!specification(level).enabled(Level::Error, "r2d2"), "{level}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Receives deliveries and hands them to the workers, one poller a thread.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, select};
+
+use super::backoff::Backoff;
+use super::gate::RedisGate;
+use crate::clock;
+use crate::log::FaultLog;
+use crate::ops::health::HealthBoard;
+use crate::ops::metrics::Metrics;
+use crate::shutdown::Stop;
+use crate::sqs::{Delivery, Operation, Queue, ReceiptHandle};
+
+/// How much is asked of the queue at once, and how patiently.
+#[derive(Debug, Clone, Copy)]
+pub struct Polling {
+    /// Messages a receive, 1 to 10.
+    pub batch_size: u8,
+    /// The long poll's wait.
+    pub wait_time: Duration,
+}
+
+/// One poller.
+pub struct Poller {
+    /// Its number, from 0.
+    pub index: usize,
+    /// The queue.
+    pub queue: Arc<dyn Queue>,
+    /// Where deliveries go. Bounded: a full channel is what slows the polling down.
+    pub deliveries: Sender<Delivery>,
+    /// How to ask.
+    pub polling: Polling,
+    /// Closed while Redis is away.
+    pub gate: Arc<RedisGate>,
+    /// Told of each call's end.
+    pub health: Arc<HealthBoard>,
+    /// Counted in.
+    pub metrics: Arc<Metrics>,
+    /// Where failures are logged.
+    pub faults: Arc<FaultLog>,
+    /// Ends the loop.
+    pub stop: Stop,
+}
+
+impl Poller {
+    /// Polls until the stop.
+    pub fn run(&self) {
+        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
+        // The first call, and the first after a failure, does not wait for messages: it tells at once whether
+        // the queue can be used.
+        let mut proven = false;
+        while !self.stop.is_stopped() {
+            if !self.gate.wait_open(&self.stop, Duration::from_secs(1)) {
+                continue;
+            }
+            let wait = if proven {
+                self.polling.wait_time
+            } else {
+                Duration::ZERO
+            };
+            match self.queue.receive(self.polling.batch_size, wait) {
+                Ok(deliveries) => {
+                    proven = true;
+                    backoff.reset();
+                    self.health.set_poller_alive(self.index, true);
+                    self.metrics.last_poll.set(seconds_now());
+                    self.hand_over(deliveries);
+                }
+                Err(error) => {
+                    proven = false;
+                    self.health.set_poller_alive(self.index, false);
+                    self.metrics
+                        .queue_errors
+                        .with_label_values(&[Operation::Receive.label()])
+                        .inc();
+                    self.faults.fault(
+                        &format!("receive {}", error.kind),
+                        log::Level::Error,
+                        "cannot receive messages",
+                        &error.message,
+                        Instant::now(),
+                    );
+                    self.stop.wait(backoff.next_wait(fastrand::f64()));
+                }
+            }
+        }
+        self.health.set_poller_alive(self.index, false);
+    }
+
+    fn hand_over(&self, deliveries: Vec<Delivery>) {
+        let received = deliveries.len();
+        self.metrics.messages_received.inc_by(received as u64);
+        let mut late = Vec::new();
+        for delivery in deliveries {
+            if self.stop.is_stopped() {
+                late.push((delivery.receipt_handle, Duration::ZERO));
+                continue;
+            }
+            self.metrics.in_flight.inc();
+            // The delivery is kept until it is known to be handed over: at the stop it is given back.
+            let receipt_handle = delivery.receipt_handle.clone();
+            select! {
+                send(self.deliveries, delivery) -> sent => if sent.is_err() {
+                    self.metrics.in_flight.dec();
+                    late.push((receipt_handle, Duration::ZERO));
+                },
+                recv(self.stop.channel()) -> _ => {
+                    self.metrics.in_flight.dec();
+                    late.push((receipt_handle, Duration::ZERO));
+                }
+            }
+        }
+        if !late.is_empty() {
+            self.give_back(&late);
+        }
+    }
+
+    /// What came too late to be handled becomes visible to others at once; if that fails, when its visibility
+    /// timeout ends.
+    fn give_back(&self, late: &[(ReceiptHandle, Duration)]) {
+        match self.queue.change_visibility_batch(late) {
+            Ok(_) => log::debug!("gave back {} messages that came during the stop", late.len()),
+            Err(error) => {
+                self.metrics
+                    .queue_errors
+                    .with_label_values(&[Operation::ChangeVisibility.label()])
+                    .inc();
+                self.faults.fault(
+                    &format!("give back {}", error.kind),
+                    log::Level::Warn,
+                    "cannot give messages back at the stop: they become visible when their visibility timeout ends",
+                    &error.message, Instant::now());
+            }
+        }
+    }
+}
+
+/// Now, as Prometheus wants timestamps: seconds since the epoch.
+#[allow(clippy::cast_precision_loss)] // milliseconds since 1970 have 41 bits
+pub(super) fn seconds_now() -> f64 {
+    clock::now().0 as f64 / 1_000.0
+}

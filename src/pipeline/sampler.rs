@@ -1,0 +1,66 @@
+//! Looks at Redis from time to time: finds out that it is away while nothing is written, that it is back, and
+//! what its statistics say.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::gate::{Evidence, RedisGate};
+use crate::log::FaultLog;
+use crate::ops::metrics::Metrics;
+use crate::shutdown::Stop;
+use crate::store::CacheStore;
+
+/// How often a Redis that is away is asked whether it is back.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How often the statistics are read.
+const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+
+/// The sampler.
+pub struct Sampler {
+    /// Redis.
+    pub store: Arc<dyn CacheStore>,
+    /// Told what was found.
+    pub gate: Arc<RedisGate>,
+    /// Set to what was found.
+    pub metrics: Arc<Metrics>,
+    /// Told of the time, so that it can write its counts.
+    pub faults: Arc<FaultLog>,
+    /// Ends the loop.
+    pub stop: Stop,
+}
+
+impl Sampler {
+    /// Samples until the stop.
+    pub fn run(&self) {
+        let mut sampled_at: Option<Instant> = None;
+        loop {
+            self.faults.tick(Instant::now());
+            let is_due = sampled_at.is_none_or(|at| at.elapsed() >= SAMPLE_EVERY);
+            if !self.gate.is_open() || is_due {
+                self.look();
+                sampled_at = Some(Instant::now());
+            }
+            if self.stop.wait(ASK_AGAIN) {
+                return;
+            }
+        }
+    }
+
+    fn look(&self) {
+        match self.store.ping() {
+            Ok(()) => self.gate.found(Evidence::Answered),
+            Err(error) => return self.gate.lost(&error),
+        }
+        match self.store.info() {
+            Ok(info) => self.metrics.observe_redis_info(&info),
+            // An ACL may deny INFO: the cache works without its statistics.
+            Err(error) => self.faults.fault(
+                "redis info",
+                log::Level::Warn,
+                "cannot read the statistics of Redis: hit ratio and memory metrics stay as they are",
+                &error.message,
+                Instant::now(),
+            ),
+        }
+    }
+}

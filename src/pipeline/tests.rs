@@ -1,0 +1,559 @@
+//! The loops against a queue and a store that fail on purpose. What needs a real Redis or a real queue is in `tests/it`.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::acknowledger::Acknowledger;
+use super::gate::{Evidence, RedisGate};
+use super::poison::PoisonLog;
+use super::poller::{Poller, Polling};
+use super::settle::{Settled, Settlement};
+use super::worker::Worker;
+use crate::cache::keyspace::Keyspace;
+use crate::cache::{CacheChange, Layout};
+use crate::config::{CacheUpdatePolicy, PoisonPolicy};
+use crate::entitlement::EpochMs;
+use crate::entitlement::stored::CacheFormat;
+use crate::log::FaultLog;
+use crate::ops::health::HealthBoard;
+use crate::ops::metrics::Metrics;
+use crate::sentry_reports::Reporter;
+use crate::shutdown::{Stop, StopTrigger, stop_pair};
+use crate::sqs::{BatchOutcome, Delivery, EntryFailure, Queue, QueueError, ReceiptHandle};
+use crate::store::{CacheStore, Locks, Outcome, Reach, StoreError};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn usage_of(customer: &str) -> String {
+    format!(
+        r#"{{"type":"measurement.reported","timestamp":"2026-11-20T08:03:20.000Z","currentUsage":43,
+            "feature":{{"id":"api"}},"customer":{{"id":"{customer}"}}}}"#
+    )
+}
+
+fn delivery(id: &str, body: &str) -> Delivery {
+    Delivery {
+        message_id: id.to_owned(),
+        receipt_handle: ReceiptHandle(format!("receipt-{id}")),
+        body: body.to_owned(),
+        sent_at: EpochMs(1),
+        receive_count: 1,
+        received_at: Instant::now(),
+    }
+}
+
+/// What the store does with a change, by the customer it is for.
+#[derive(Default)]
+struct FakeStore {
+    /// Calls that find Redis away before it answers again.
+    away_for: Mutex<u32>,
+    /// Customers that are locked, and for how many tries.
+    locked: Mutex<Vec<(String, u32)>>,
+    /// A customer whose change panics.
+    panics_for: Option<String>,
+    /// A customer whose change is refused.
+    refuses: Option<String>,
+    /// Keys in the order they were applied.
+    applied: Mutex<Vec<String>>,
+}
+
+fn store_error(kind: &str, reach: Reach) -> StoreError {
+    StoreError {
+        message: format!("{kind} on purpose"),
+        kind: kind.to_owned(),
+        reach,
+    }
+}
+
+impl CacheStore for FakeStore {
+    fn apply(
+        &self,
+        changes: &[(&CacheChange, Locks)],
+    ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
+        let mut away_for = self.away_for.lock().unwrap();
+        if *away_for > 0 {
+            *away_for -= 1;
+            return Err(store_error("io", Reach::Redis));
+        }
+        drop(away_for);
+        let key = |change: &CacheChange| match change {
+            CacheChange::WriteUsage { write, .. } => write.key.clone(),
+            other => panic!("unexpected {other:?}"),
+        };
+        let is_of = |key: &str, customer: &str| key.contains(&format!("c_{customer}:"));
+        if let Some(customer) = &self.panics_for {
+            assert!(
+                !changes.iter().any(|(change, _)| is_of(&key(change), customer)),
+                "a defect on purpose"
+            );
+        }
+        let mut outcomes = Vec::new();
+        for (change, _) in changes {
+            let key = key(change);
+            if self
+                .refuses
+                .as_deref()
+                .is_some_and(|customer| is_of(&key, customer))
+            {
+                outcomes.push(Err(store_error("WRONGTYPE", Reach::Change)));
+                continue;
+            }
+            let mut locked = self.locked.lock().unwrap();
+            if let Some((_, tries)) = locked
+                .iter_mut()
+                .find(|(customer, tries)| *tries > 0 && is_of(&key, customer))
+            {
+                *tries -= 1;
+                outcomes.push(Ok(Outcome::Locked));
+                continue;
+            }
+            self.applied.lock().unwrap().push(key);
+            outcomes.push(Ok(Outcome::Applied { written: 1, stale: 0 }));
+        }
+        Ok(outcomes)
+    }
+
+    fn invalidate(&self, _: &str, _: Option<(&str, i64)>, _: &dyn Fn() -> bool) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
+    fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn info(&self) -> Result<String, StoreError> {
+        Ok(String::new())
+    }
+}
+
+struct Bench {
+    store: Arc<FakeStore>,
+    gate: Arc<RedisGate>,
+    metrics: Arc<Metrics>,
+    deliveries: Sender<Delivery>,
+    settled: Receiver<Settled>,
+    last_delivery: StopTrigger,
+    out_of_time: StopTrigger,
+    worker: thread::JoinHandle<()>,
+}
+
+#[allow(clippy::disallowed_methods)] // a test's own thread, joined by it
+fn worker_with(store: FakeStore, poison_policy: PoisonPolicy) -> Bench {
+    let store = Arc::new(store);
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let faults = Arc::new(FaultLog::new());
+    let gate = Arc::new(RedisGate::new(
+        Arc::new(HealthBoard::new(1)),
+        Arc::clone(&metrics),
+        Arc::clone(&faults),
+    ));
+    gate.found(Evidence::Answered);
+    let (delivery_sender, deliveries) = unbounded();
+    let (settled_sender, settled) = unbounded();
+    let (last_delivery, last_delivery_stop) = stop_pair();
+    let (out_of_time, out_of_time_stop) = stop_pair();
+    let worker = Worker {
+        deliveries,
+        settled: settled_sender,
+        store: Arc::clone(&store) as Arc<dyn CacheStore>,
+        layout: Layout {
+            keyspace: Keyspace::new("p"),
+            format: CacheFormat::Compatible,
+            policy: CacheUpdatePolicy::Upsert,
+        },
+        poison_policy,
+        poison_log: Arc::new(PoisonLog::default()),
+        gate: Arc::clone(&gate),
+        metrics: Arc::clone(&metrics),
+        faults,
+        reporter: Reporter::default(),
+        last_delivery: last_delivery_stop,
+        out_of_time: out_of_time_stop,
+    };
+    let worker = thread::spawn(move || worker.run());
+    Bench {
+        store,
+        gate,
+        metrics,
+        deliveries: delivery_sender,
+        settled,
+        last_delivery,
+        out_of_time,
+        worker,
+    }
+}
+
+impl Bench {
+    fn deliver(&self, id: &str, body: &str) {
+        self.deliveries.send(delivery(id, body)).unwrap();
+    }
+
+    fn next_settled(&self) -> (String, Settlement) {
+        let settled = self
+            .settled
+            .recv_timeout(DEADLINE)
+            .expect("a delivery is settled");
+        (settled.receipt_handle.0, settled.settlement)
+    }
+
+    fn end(self) -> Arc<FakeStore> {
+        drop(self.last_delivery);
+        self.worker.join().unwrap();
+        self.store
+    }
+}
+
+#[test]
+fn a_message_is_deleted_once_its_change_is_applied() {
+    let bench = worker_with(FakeStore::default(), PoisonPolicy::Redrive);
+    bench.deliver("1", &usage_of("ann"));
+    assert_eq!(bench.next_settled(), ("receipt-1".to_owned(), Settlement::Delete));
+    assert_eq!(*bench.end().applied.lock().unwrap(), ["p:c_ann:f_api"]);
+}
+
+#[test]
+fn an_unreadable_body_is_left_to_the_dead_letter_rule_or_deleted_as_the_policy_says() {
+    let bench = worker_with(FakeStore::default(), PoisonPolicy::Redrive);
+    bench.deliver("1", "{not json");
+    let retried = Settlement::Retry {
+        visible_in: Duration::from_secs(30),
+    };
+    assert_eq!(bench.next_settled(), ("receipt-1".to_owned(), retried));
+    assert_eq!(bench.metrics.messages_malformed.get(), 1);
+    bench.end();
+
+    let bench = worker_with(FakeStore::default(), PoisonPolicy::Delete);
+    bench.deliver("1", "{not json");
+    assert_eq!(bench.next_settled(), ("receipt-1".to_owned(), Settlement::Delete));
+    bench.end();
+}
+
+#[test]
+fn a_message_that_meets_an_absent_redis_is_kept_and_applied_when_redis_is_back() {
+    let store = FakeStore {
+        away_for: Mutex::new(1),
+        ..FakeStore::default()
+    };
+    let bench = worker_with(store, PoisonPolicy::Redrive);
+    bench.deliver("1", &usage_of("ann"));
+    wait_until("the gate is closed", || !bench.gate.is_open());
+    assert!(bench.settled.is_empty(), "nothing is deleted while Redis is away");
+    bench.gate.found(Evidence::Answered);
+    assert_eq!(bench.next_settled(), ("receipt-1".to_owned(), Settlement::Delete));
+    bench.end();
+}
+
+#[test]
+fn a_message_that_cannot_be_applied_before_the_time_is_over_is_given_back() {
+    let store = FakeStore {
+        away_for: Mutex::new(u32::MAX),
+        ..FakeStore::default()
+    };
+    let bench = worker_with(store, PoisonPolicy::Redrive);
+    bench.deliver("1", &usage_of("ann"));
+    wait_until("the gate is closed", || !bench.gate.is_open());
+    bench.deliver("2", &usage_of("bob"));
+    drop(bench.last_delivery);
+    drop(bench.out_of_time);
+    bench.worker.join().unwrap();
+    let mut given_back: Vec<Settled> = bench.settled.try_iter().collect();
+    given_back.sort_by(|a, b| a.receipt_handle.0.cmp(&b.receipt_handle.0));
+    let at_once = Settlement::Retry {
+        visible_in: Duration::ZERO,
+    };
+    assert_eq!(
+        given_back
+            .iter()
+            .map(|settled| (settled.receipt_handle.0.as_str(), settled.settlement))
+            .collect::<Vec<_>>(),
+        [("receipt-1", at_once), ("receipt-2", at_once)]
+    );
+}
+
+#[test]
+fn a_locked_customer_waits_while_others_go_on() {
+    let store = FakeStore {
+        locked: Mutex::new(vec![("ann".to_owned(), 3)]),
+        ..FakeStore::default()
+    };
+    let bench = worker_with(store, PoisonPolicy::Redrive);
+    bench.deliver("1", &usage_of("ann"));
+    bench.deliver("2", &usage_of("bob"));
+    assert_eq!(bench.next_settled().0, "receipt-2");
+    assert_eq!(bench.next_settled().0, "receipt-1");
+    assert_eq!(
+        *bench.end().applied.lock().unwrap(),
+        ["p:c_bob:f_api", "p:c_ann:f_api"]
+    );
+}
+
+#[test]
+fn a_panic_costs_its_own_message_one_try_and_no_other() {
+    let store = FakeStore {
+        panics_for: Some("ann".to_owned()),
+        ..FakeStore::default()
+    };
+    let bench = worker_with(store, PoisonPolicy::Redrive);
+    bench.deliver("1", &usage_of("ann"));
+    bench.deliver("2", &usage_of("bob"));
+    let mut ends = [bench.next_settled(), bench.next_settled()];
+    ends.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(
+        ends[0].1,
+        Settlement::Retry {
+            visible_in: Duration::from_secs(2)
+        }
+    );
+    assert_eq!(ends[1].1, Settlement::Delete);
+    assert_eq!(
+        bench.metrics.messages_failed.with_label_values(&["panic"]).get(),
+        1
+    );
+    bench.end();
+}
+
+#[test]
+fn a_change_that_redis_refuses_comes_again_and_holds_up_no_other() {
+    let store = FakeStore {
+        refuses: Some("ann".to_owned()),
+        ..FakeStore::default()
+    };
+    let bench = worker_with(store, PoisonPolicy::Redrive);
+    bench.deliver("1", &usage_of("ann"));
+    bench.deliver("2", &usage_of("bob"));
+    let mut ends = [bench.next_settled(), bench.next_settled()];
+    ends.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(
+        ends[0].1,
+        Settlement::Retry {
+            visible_in: Duration::from_secs(2)
+        }
+    );
+    assert_eq!(ends[1].1, Settlement::Delete);
+    bench.end();
+}
+
+/// Answers of a queue, in order; after the last, an empty receive.
+#[derive(Default)]
+struct FakeQueue {
+    receives: Mutex<VecDeque<Result<Vec<Delivery>, QueueError>>>,
+    waits: Mutex<Vec<Duration>>,
+    deletes: Mutex<VecDeque<Result<BatchOutcome, QueueError>>>,
+    deleted: Mutex<Vec<Vec<String>>>,
+    visibility: Mutex<Vec<(String, Duration)>>,
+}
+
+fn queue_error() -> QueueError {
+    QueueError {
+        message: "on purpose".to_owned(),
+        kind: "purpose".to_owned(),
+    }
+}
+
+impl Queue for FakeQueue {
+    fn receive(&self, _: u8, wait: Duration) -> Result<Vec<Delivery>, QueueError> {
+        self.waits.lock().unwrap().push(wait);
+        self.receives
+            .lock()
+            .unwrap()
+            .pop_front()
+            .unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    fn delete_batch(&self, receipt_handles: &[ReceiptHandle]) -> Result<BatchOutcome, QueueError> {
+        self.deleted
+            .lock()
+            .unwrap()
+            .push(receipt_handles.iter().map(|handle| handle.0.clone()).collect());
+        let answer = self.deletes.lock().unwrap().pop_front();
+        answer.unwrap_or_else(|| Ok(vec![None; receipt_handles.len()]))
+    }
+
+    fn change_visibility_batch(
+        &self,
+        entries: &[(ReceiptHandle, Duration)],
+    ) -> Result<BatchOutcome, QueueError> {
+        let mut visibility = self.visibility.lock().unwrap();
+        visibility.extend(
+            entries
+                .iter()
+                .map(|(handle, visible_in)| (handle.0.clone(), *visible_in)),
+        );
+        Ok(vec![None; entries.len()])
+    }
+}
+
+fn acknowledge(queue: &Arc<FakeQueue>, settled: Vec<Settled>) {
+    let (sender, receiver) = unbounded();
+    settled
+        .into_iter()
+        .for_each(|settled| sender.send(settled).unwrap());
+    drop(sender);
+    let acknowledger = Acknowledger {
+        queue: Arc::clone(queue) as Arc<dyn Queue>,
+        settled: receiver,
+        metrics: Arc::new(Metrics::new().unwrap()),
+        faults: Arc::new(FaultLog::new()),
+        out_of_time: Stop::never(),
+    };
+    acknowledger.run();
+}
+
+fn settled(id: &str, settlement: Settlement) -> Settled {
+    Settled {
+        receipt_handle: ReceiptHandle(id.to_owned()),
+        settlement,
+    }
+}
+
+#[test]
+fn deletes_go_out_in_batches_of_ten() {
+    let queue = Arc::new(FakeQueue::default());
+    acknowledge(
+        &queue,
+        (0..23)
+            .map(|number| settled(&format!("{number}"), Settlement::Delete))
+            .collect(),
+    );
+    let sizes: Vec<usize> = queue.deleted.lock().unwrap().iter().map(Vec::len).collect();
+    assert_eq!(sizes, [10, 10, 3]);
+}
+
+#[test]
+fn of_a_half_failed_delete_only_what_can_still_succeed_is_tried_again() {
+    let failure = |sender_fault| {
+        Some(EntryFailure {
+            code: "Code".to_owned(),
+            message: String::new(),
+            sender_fault,
+        })
+    };
+    let queue = Arc::new(FakeQueue {
+        deletes: Mutex::new(VecDeque::from([Ok(vec![None, failure(true), failure(false)])])),
+        ..FakeQueue::default()
+    });
+    let ids = ["done", "expired", "again"];
+    acknowledge(
+        &queue,
+        ids.iter().map(|id| settled(id, Settlement::Delete)).collect(),
+    );
+    assert_eq!(
+        *queue.deleted.lock().unwrap(),
+        [vec!["done", "expired", "again"], vec!["again"]]
+    );
+}
+
+#[test]
+fn a_delete_call_that_failed_is_made_again() {
+    let queue = Arc::new(FakeQueue {
+        deletes: Mutex::new(VecDeque::from([Err(queue_error())])),
+        ..FakeQueue::default()
+    });
+    acknowledge(&queue, vec![settled("1", Settlement::Delete)]);
+    assert_eq!(*queue.deleted.lock().unwrap(), [vec!["1"], vec!["1"]]);
+}
+
+#[test]
+fn what_is_given_back_becomes_visible_at_once() {
+    let queue = Arc::new(FakeQueue::default());
+    acknowledge(
+        &queue,
+        vec![settled(
+            "1",
+            Settlement::Retry {
+                visible_in: Duration::ZERO,
+            },
+        )],
+    );
+    assert_eq!(
+        *queue.visibility.lock().unwrap(),
+        [("1".to_owned(), Duration::ZERO)]
+    );
+    assert!(queue.deleted.lock().unwrap().is_empty());
+}
+
+#[allow(clippy::disallowed_methods)] // a test's own thread, joined by it
+fn poll(
+    queue: &Arc<FakeQueue>,
+    until: impl Fn(&HealthBoard, &Receiver<Delivery>) -> bool,
+) -> Receiver<Delivery> {
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let health = Arc::new(HealthBoard::new(1));
+    let faults = Arc::new(FaultLog::new());
+    let gate = Arc::new(RedisGate::new(
+        Arc::clone(&health),
+        Arc::clone(&metrics),
+        Arc::clone(&faults),
+    ));
+    gate.found(Evidence::Answered);
+    let (sender, receiver) = unbounded();
+    let (trigger, stop) = stop_pair();
+    let poller = Poller {
+        index: 0,
+        queue: Arc::clone(queue) as Arc<dyn Queue>,
+        deliveries: sender,
+        polling: Polling {
+            batch_size: 10,
+            wait_time: Duration::from_secs(20),
+        },
+        gate,
+        health: Arc::clone(&health),
+        metrics,
+        faults,
+        stop,
+    };
+    let thread = thread::spawn(move || poller.run());
+    wait_until("the poller has got so far", || until(&health, &receiver));
+    drop(trigger);
+    thread.join().unwrap();
+    assert_eq!(
+        health.readiness().consumers,
+        0,
+        "a poller that has ended is not alive"
+    );
+    receiver
+}
+
+#[test]
+fn the_first_receive_and_the_first_after_a_failure_do_not_wait_for_messages() {
+    let queue = Arc::new(FakeQueue {
+        receives: Mutex::new(VecDeque::from([Ok(Vec::new()), Err(queue_error())])),
+        ..FakeQueue::default()
+    });
+    poll(&queue, |_, _| queue.waits.lock().unwrap().len() >= 4);
+    let waits: Vec<u64> = queue
+        .waits
+        .lock()
+        .unwrap()
+        .iter()
+        .take(4)
+        .map(Duration::as_secs)
+        .collect();
+    assert_eq!(waits, [0, 20, 0, 20]);
+}
+
+#[test]
+fn a_poller_that_gets_answers_is_alive_and_hands_over_what_it_receives() {
+    let queue = Arc::new(FakeQueue {
+        receives: Mutex::new(VecDeque::from([Ok(vec![delivery("1", "{}")])])),
+        ..FakeQueue::default()
+    });
+    let deliveries = poll(&queue, |health, deliveries| {
+        health.readiness().consumers == 1 && !deliveries.is_empty()
+    });
+    assert_eq!(deliveries.recv().unwrap().message_id, "1");
+}
+
+/// Looks every few milliseconds, gives up after the deadline.
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    let pause = Stop::never();
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        pause.wait(Duration::from_millis(5));
+    }
+}

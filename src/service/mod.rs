@@ -1,0 +1,274 @@
+//! The composition root: builds every real part, starts every thread, and stops them in order.
+
+mod crew;
+mod queue;
+mod reports;
+mod signals;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, bounded, select};
+
+use crate::cache::Layout;
+use crate::cache::keyspace::Keyspace;
+use crate::config::Config;
+use crate::edge::EdgeClient;
+use crate::http_client;
+use crate::log::FaultLog;
+use crate::ops::health::HealthBoard;
+use crate::ops::metrics::Metrics;
+use crate::ops::server::OpsServer;
+use crate::pipeline::acknowledger::Acknowledger;
+use crate::pipeline::gate::RedisGate;
+use crate::pipeline::poison::PoisonLog;
+use crate::pipeline::poller::{Poller, Polling};
+use crate::pipeline::sampler::Sampler;
+use crate::pipeline::worker::Worker;
+use crate::sentry_reports::Reporter;
+use crate::shutdown::{StopTrigger, stop_pair};
+use crate::store::{CacheStore, RedisStore, StoreRules};
+use crew::Crew;
+
+/// How the service ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to stop.
+    Stopped,
+    /// One of its loops panicked: a defect.
+    LoopDied,
+}
+
+/// What every loop reports to.
+struct Reports {
+    health: Arc<HealthBoard>,
+    metrics: Arc<Metrics>,
+    faults: Arc<FaultLog>,
+    gate: Arc<RedisGate>,
+    reporter: Reporter,
+}
+
+/// What ends the loops, in the order of the stop.
+struct Triggers {
+    polling: StopTrigger,
+    deliveries: StopTrigger,
+    time: StopTrigger,
+    background: StopTrigger,
+}
+
+/// The threads, in the order of the stop.
+struct Crews {
+    pollers: Crew,
+    workers: Crew,
+    acknowledgers: Crew,
+    background: Vec<Crew>,
+}
+
+/// Runs the service until a signal asks it to stop. Fails only if it cannot start: no port, no thread.
+pub fn run(config: &Config) -> anyhow::Result<Ended> {
+    let (died, deaths) = bounded(16);
+    let signals = signals::stop_signals(&died)?;
+    http_client::install_crypto_provider();
+
+    let metrics = Arc::new(Metrics::new()?);
+    let health = Arc::new(HealthBoard::new(config.consumers));
+    let faults = Arc::new(FaultLog::new());
+    let gate = Arc::new(RedisGate::new(
+        Arc::clone(&health),
+        Arc::clone(&metrics),
+        Arc::clone(&faults),
+    ));
+    let reports = Reports {
+        health,
+        metrics,
+        faults,
+        gate,
+        reporter: Reporter::default(),
+    };
+
+    let ops = Arc::new(OpsServer::bind(
+        config.port,
+        Arc::clone(&reports.health),
+        Arc::clone(&reports.metrics),
+        Arc::new(|| true),
+    )?);
+    let serve = {
+        let ops = Arc::clone(&ops);
+        move || ops.run()
+    };
+    let ops_crew = Crew::start("ops-http", &died, vec![serve])?;
+    log::info!(port = ops.local_port(); "serving /livez, /readyz and /metrics");
+
+    let (triggers, crews) = start_loops(config, &reports, &died)?;
+
+    let ended = wait_for_the_end(&signals, &deaths);
+    if ended == Ended::LoopDied {
+        reports.reporter.report_error("a loop of this service died");
+    }
+    let began = Instant::now();
+    stop(config.shutdown_timeout, began, &reports, triggers, &crews);
+    ops.unblock();
+    ops_crew.wait(began + config.shutdown_timeout);
+    reports.faults.flush(Instant::now());
+    log::info!(stop_secs = began.elapsed().as_secs_f64(); "stopped");
+    Ok(ended)
+}
+
+fn wait_for_the_end(signals: &Receiver<&'static str>, deaths: &Receiver<String>) -> Ended {
+    select! {
+        recv(signals) -> signal => {
+            log::info!(signal = signal.unwrap_or("signal"); "stopping: no new messages are received");
+            Ended::Stopped
+        }
+        recv(deaths) -> thread => {
+            let thread = thread.unwrap_or_default();
+            log::error!(thread_name = thread.as_str(); "a loop of this service died: a defect; ending so that it is restarted");
+            Ended::LoopDied
+        }
+    }
+}
+
+fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow::Result<(Triggers, Crews)> {
+    let (polling, polling_stop) = stop_pair();
+    let (deliveries_end, last_delivery) = stop_pair();
+    let (time, out_of_time) = stop_pair();
+    let (background_end, background_stop) = stop_pair();
+
+    let edge = Arc::new(EdgeClient::new(
+        config.edge_api_url.clone(),
+        config.server_api_key.clone(),
+    ));
+    let mut background = vec![reports::start(
+        config,
+        Arc::clone(&edge),
+        reports.reporter.clone(),
+        Arc::clone(&reports.faults),
+        background_stop.clone(),
+        died,
+    )?];
+
+    // A connection a worker, one for the sampler.
+    let connections = u32::try_from(config.workers + 1)?;
+    let rules = StoreRules {
+        policy: config.cache_update_policy,
+        expiry: config.expiry,
+    };
+    let store: Arc<dyn CacheStore> = Arc::new(RedisStore::new(config.redis.clone(), rules, connections));
+    let sampler = Sampler {
+        store: Arc::clone(&store),
+        gate: Arc::clone(&reports.gate),
+        metrics: Arc::clone(&reports.metrics),
+        faults: Arc::clone(&reports.faults),
+        stop: background_stop.clone(),
+    };
+    background.push(Crew::start("sampler", died, vec![move || sampler.run()])?);
+
+    // As many acknowledgers as pollers: a delete takes as long as a receive, so fewer would slow the polling.
+    let acknowledger_count = config.consumers;
+    let callers = config.consumers + acknowledger_count;
+    let (queue, renewal) = queue::start(config, edge, callers, reports, background_stop.clone(), died)?;
+    background.extend(renewal);
+
+    // A full receive of every poller: what is received is being handled or about to be, the rest stays in the queue.
+    let (delivery_sender, deliveries) = bounded(config.consumers * usize::from(config.batch_size));
+    // Two batches an acknowledger: one under way, one gathered.
+    let (settled_sender, settled) = bounded(acknowledger_count * 20);
+
+    let pollers = (0..config.consumers).map(|index| {
+        let poller = Poller {
+            index,
+            queue: Arc::clone(&queue),
+            deliveries: delivery_sender.clone(),
+            polling: Polling {
+                batch_size: config.batch_size,
+                wait_time: config.wait_time,
+            },
+            gate: Arc::clone(&reports.gate),
+            health: Arc::clone(&reports.health),
+            metrics: Arc::clone(&reports.metrics),
+            faults: Arc::clone(&reports.faults),
+            stop: polling_stop.clone(),
+        };
+        move || poller.run()
+    });
+    let poison_log = Arc::new(PoisonLog::default());
+    let workers = (0..config.workers).map(|_| {
+        let worker = Worker {
+            deliveries: deliveries.clone(),
+            settled: settled_sender.clone(),
+            store: Arc::clone(&store),
+            layout: Layout {
+                keyspace: Keyspace::new(config.environment_prefix.clone()),
+                format: config.cache_format,
+                policy: config.cache_update_policy,
+            },
+            poison_policy: config.poison_policy,
+            poison_log: Arc::clone(&poison_log),
+            gate: Arc::clone(&reports.gate),
+            metrics: Arc::clone(&reports.metrics),
+            faults: Arc::clone(&reports.faults),
+            reporter: reports.reporter.clone(),
+            last_delivery: last_delivery.clone(),
+            out_of_time: out_of_time.clone(),
+        };
+        move || worker.run()
+    });
+    let acknowledgers = (0..acknowledger_count).map(|_| {
+        let acknowledger = Acknowledger {
+            queue: Arc::clone(&queue),
+            settled: settled.clone(),
+            metrics: Arc::clone(&reports.metrics),
+            faults: Arc::clone(&reports.faults),
+            out_of_time: out_of_time.clone(),
+        };
+        move || acknowledger.run()
+    });
+    // Those at the end of the line first. The last senders are in the workers: when they end, the
+    // acknowledgers do.
+    let acknowledgers = Crew::start("acknowledger", died, acknowledgers.collect())?;
+    let workers = Crew::start("worker", died, workers.collect())?;
+    let pollers = Crew::start("poller", died, pollers.collect())?;
+    drop(settled_sender);
+    let triggers = Triggers {
+        polling,
+        deliveries: deliveries_end,
+        time,
+        background: background_end,
+    };
+    Ok((
+        triggers,
+        Crews {
+            pollers,
+            workers,
+            acknowledgers,
+            background,
+        },
+    ))
+}
+
+/// Ends the loops in order, inside the budget. What was received is applied and deleted, or given back.
+fn stop(budget: Duration, began: Instant, reports: &Reports, triggers: Triggers, crews: &Crews) {
+    reports.health.begin_stop();
+    drop(triggers.polling);
+    // A busy poller ends within milliseconds and may still hand over what it received. One that waits in a
+    // long poll cannot be woken: what it still receives it gives back.
+    crews
+        .pollers
+        .wait(began + (budget / 4).min(Duration::from_secs(2)));
+    drop(triggers.deliveries);
+    let drained = crews.workers.wait(began + budget.mul_f64(0.7));
+    drop(triggers.time);
+    if !drained {
+        log::warn!("out of time: what is not yet applied is given back to the queue");
+        crews.workers.wait(began + budget.mul_f64(0.8));
+    }
+    if !crews.acknowledgers.wait(began + budget) {
+        log::warn!(
+            "some messages could not be settled in time: they come again when their visibility timeout ends"
+        );
+    }
+    drop(triggers.background);
+    for crew in &crews.background {
+        crew.wait(began + budget);
+    }
+}

@@ -1,0 +1,228 @@
+use std::sync::Mutex;
+
+use serde_json::{Value, json};
+
+use super::super::credentials::{CredentialsError, StaticCredentials};
+use super::*;
+use crate::config::Secret;
+use crate::http_client::stub::{Reply, Stub, dead_url};
+
+const QUEUE_URL: &str = "https://sqs.eu-central-1.amazonaws.com/123456789012/events";
+
+fn settings(endpoint: &Url) -> SqsSettings {
+    SqsSettings {
+        endpoint: endpoint.join("/some/path?x=y").unwrap(),
+        queue_url: QUEUE_URL.to_owned(),
+        region: "eu-central-1".to_owned(),
+        pool_size: 2,
+        receive_slack: Duration::from_secs(5),
+    }
+}
+
+fn client(stub: &Stub) -> SqsClient {
+    let secret = Secret::inline("wJalrXUtnFEMI");
+    SqsClient::new(
+        settings(&stub.url),
+        Arc::new(StaticCredentials::new("AKIA1".to_owned(), secret, None)),
+    )
+}
+
+fn handle(text: &str) -> ReceiptHandle {
+    ReceiptHandle(text.to_owned())
+}
+
+/// Temporary credentials that note when they are refused.
+#[derive(Default)]
+struct Temporary {
+    refused: Mutex<Vec<String>>,
+}
+
+impl CredentialsProvider for Temporary {
+    fn current(&self, _now: EpochMs) -> Result<Arc<Credentials>, CredentialsError> {
+        Ok(Arc::new(Credentials {
+            access_key_id: "ASIA2".to_owned(),
+            secret_access_key: "verysecret".to_owned(),
+            session_token: Some("FwoGtoken".to_owned()),
+            expires_at: Some(EpochMs(i64::MAX)),
+        }))
+    }
+    fn invalidate(&self, access_key_id: &str, _now: EpochMs) {
+        self.refused.lock().unwrap().push(access_key_id.to_owned());
+    }
+    fn describe(&self) -> String {
+        "temporary credentials, with key id ASIA2".to_owned()
+    }
+    fn expiry(&self) -> Option<EpochMs> {
+        Some(EpochMs(i64::MAX))
+    }
+}
+
+#[test]
+fn a_receive_is_one_signed_post_to_the_root_and_brings_deliveries() {
+    let stub = Stub::start([Stub::ok(
+        json!({"Messages": [
+            {"MessageId": "m1", "ReceiptHandle": "r1", "Body": "{}",
+             "Attributes": {"SentTimestamp": "1793491200123", "ApproximateReceiveCount": "2"}},
+            {"MessageId": "m2", "ReceiptHandle": "r2", "Body": "x"}]})
+        .to_string(),
+    )]);
+    let before = clock::now();
+    let deliveries = client(&stub).receive(10, Duration::from_secs(20)).unwrap();
+    assert_eq!(deliveries.len(), 2);
+    assert_eq!(deliveries[0].message_id, "m1");
+    assert_eq!(deliveries[0].sent_at, EpochMs(1_793_491_200_123));
+    assert_eq!(deliveries[0].receive_count, 2);
+    assert!(
+        deliveries[1].sent_at >= before,
+        "the time of receipt stands in for an unknown one"
+    );
+
+    let asked = stub.asked();
+    assert_eq!(asked.line, "POST /");
+    assert_eq!(asked.header("content-type"), "application/x-amz-json-1.0");
+    assert_eq!(asked.header("x-amz-target"), "AmazonSQS.ReceiveMessage");
+    assert_eq!(asked.header("host"), stub.url.authority());
+    let signed = asked.header("authorization");
+    assert!(
+        signed.starts_with("AWS4-HMAC-SHA256 Credential=AKIA1/"),
+        "{signed}"
+    );
+    assert!(signed.contains(
+        "/eu-central-1/sqs/aws4_request, SignedHeaders=content-type;host;x-amz-date;x-amz-target,"
+    ));
+    let body: Value = serde_json::from_str(&asked.body).unwrap();
+    assert_eq!(
+        body["QueueUrl"], QUEUE_URL,
+        "the queue's own URL, whatever the endpoint"
+    );
+}
+
+#[test]
+fn batches_report_entry_by_entry_and_an_empty_one_calls_nobody() {
+    let stub = Stub::start([
+        Stub::ok(
+            r#"{"Successful":[{"Id":"0"}],"Failed":[{"Id":"1","Code":"ReceiptHandleIsInvalid","SenderFault":true}]}"#,
+        ),
+        Stub::ok(r#"{"Successful":[{"Id":"0"}]}"#),
+    ]);
+    let client = client(&stub);
+    let deleted = client.delete_batch(&[handle("a"), handle("b")]).unwrap();
+    assert_eq!(deleted[0], None);
+    assert_eq!(deleted[1].as_ref().unwrap().code, "ReceiptHandleIsInvalid");
+    let changed = client
+        .change_visibility_batch(&[(handle("a"), Duration::from_secs(30))])
+        .unwrap();
+    assert_eq!(changed, [None]);
+    assert_eq!(client.delete_batch(&[]).unwrap(), []);
+    assert_eq!(client.change_visibility_batch(&[]).unwrap(), []);
+
+    assert_eq!(
+        stub.asked().header("x-amz-target"),
+        "AmazonSQS.DeleteMessageBatch"
+    );
+    assert_eq!(
+        stub.asked().header("x-amz-target"),
+        "AmazonSQS.ChangeMessageVisibilityBatch"
+    );
+    assert!(stub.was_left_alone());
+}
+
+#[test]
+fn a_refusal_is_explained_and_the_clock_compared_with_the_servers() {
+    let stub = Stub::start([Reply::Answer(
+        403,
+        "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n",
+        r#"{"__type":"com.amazon.coral.service#InvalidSignatureException","message":"Signature expired: x"}"#
+            .to_owned(),
+    )]);
+    let error = client(&stub).delete_batch(&[handle("a")]).unwrap_err();
+    assert_eq!(error.kind, "InvalidSignatureException");
+    assert!(error.message.starts_with(&format!(
+        "cannot delete messages from queue {QUEUE_URL} in region eu-central-1"
+    )));
+    assert!(error.message.contains("check AWS_SECRET_ACCESS_KEY"), "{error}");
+    assert!(error.message.contains("minutes ahead of the server's"), "{error}");
+    assert!(!error.message.contains("wJalrXUtnFEMI"));
+}
+
+#[test]
+fn a_refused_temporary_key_is_reported_to_its_source_and_its_token_is_not_repeated() {
+    let body =
+        r#"{"__type":"x#ExpiredToken","message":"token FwoGtoken of key verysecret is over"}"#.to_owned();
+    let stub = Stub::start([
+        Reply::Answer(400, "", body),
+        Reply::Answer(403, "", "<html>blocked: FwoGtoken</html>".to_owned()),
+        Reply::Answer(400, "", r#"{"__type":"x#QueueDoesNotExist"}"#.to_owned()),
+    ]);
+    let provider = Arc::new(Temporary::default());
+    let client = SqsClient::new(settings(&stub.url), Arc::<Temporary>::clone(&provider));
+    for _ in 0..3 {
+        let error = client.receive(1, Duration::ZERO).unwrap_err();
+        assert!(
+            !error.message.contains("FwoGtoken") && !error.message.contains("verysecret"),
+            "{error}"
+        );
+    }
+    assert_eq!(stub.asked().header("x-amz-security-token"), "FwoGtoken");
+    assert_eq!(
+        *provider.refused.lock().unwrap(),
+        ["ASIA2", "ASIA2"],
+        "an absent queue is not the key's fault"
+    );
+}
+
+#[test]
+fn a_peer_that_hangs_or_drips_costs_the_wait_and_the_slack() {
+    for reply in [Reply::Silence, Reply::Drip] {
+        let stub = Stub::start([reply]);
+        let settings = SqsSettings {
+            receive_slack: Duration::from_millis(300),
+            ..settings(&stub.url)
+        };
+        let client = SqsClient::new(settings, Arc::new(Temporary::default()));
+        let started = Instant::now();
+        let error = client.receive(1, Duration::ZERO).unwrap_err();
+        assert_eq!(error.kind, "timeout", "{error}");
+        assert!(error.message.contains(&format!(
+            "no answer from {}",
+            stub.url.as_str().trim_end_matches('/')
+        )));
+        assert!(
+            started.elapsed() < Duration::from_secs(5),
+            "took {:?}",
+            started.elapsed()
+        );
+    }
+}
+
+#[test]
+fn answers_that_are_not_sqs_ask_whether_the_endpoint_is() {
+    let stub = Stub::start([
+        Stub::ok("<html>sign in to the wifi</html>"),
+        Reply::Bytes(b"garbage\r\n\r\n".to_vec()),
+    ]);
+    let client = client(&stub);
+    let page = client.receive(1, Duration::ZERO).unwrap_err();
+    assert_eq!(page.kind, "unreadable_answer");
+    assert!(
+        page.message.contains("an SQS endpoint") && !page.message.contains("wifi"),
+        "{page}"
+    );
+    assert_eq!(client.receive(1, Duration::ZERO).unwrap_err().kind, "not_http");
+}
+
+#[test]
+fn a_dead_endpoint_and_unreadable_credentials_are_told_apart() {
+    let dead = dead_url();
+    let client = SqsClient::new(settings(&dead), Arc::new(Temporary::default()));
+    let error = client.receive(1, Duration::ZERO).unwrap_err();
+    assert_eq!(error.kind, "connection_refused");
+
+    let absent = Secret::file("/nonexistent/secret");
+    let provider = StaticCredentials::new("AKIA1".to_owned(), absent, None);
+    let error = SqsClient::new(settings(&dead), Arc::new(provider))
+        .receive(1, Duration::ZERO)
+        .unwrap_err();
+    assert_eq!(error.kind, "credentials_unreadable");
+    assert!(error.message.contains("/nonexistent/secret"), "{error}");
+}

@@ -1,0 +1,106 @@
+//! Credentials that the operator gave. Their files are read at each use, so that rotated ones are taken up.
+
+use std::sync::Arc;
+
+use super::{Credentials, CredentialsError, CredentialsProvider};
+use crate::config::Secret;
+use crate::entitlement::EpochMs;
+
+/// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, if given, `AWS_SESSION_TOKEN`.
+#[derive(Debug, Clone)]
+pub struct StaticCredentials {
+    access_key_id: String,
+    secret_access_key: Secret,
+    session_token: Option<Secret>,
+}
+
+impl StaticCredentials {
+    /// The key id and where its secrets are.
+    pub fn new(access_key_id: String, secret_access_key: Secret, session_token: Option<Secret>) -> Self {
+        Self {
+            access_key_id,
+            secret_access_key,
+            session_token,
+        }
+    }
+}
+
+impl CredentialsProvider for StaticCredentials {
+    fn current(&self, _now: EpochMs) -> Result<Arc<Credentials>, CredentialsError> {
+        let session_token = self
+            .session_token
+            .as_ref()
+            .map(|token| read(token, "AWS_SESSION_TOKEN"))
+            .transpose()?;
+        Ok(Arc::new(Credentials {
+            access_key_id: self.access_key_id.clone(),
+            secret_access_key: read(&self.secret_access_key, "AWS_SECRET_ACCESS_KEY")?,
+            session_token,
+            expires_at: None,
+        }))
+    }
+
+    fn invalidate(&self, _access_key_id: &str, _now: EpochMs) {
+        // There is nowhere to fetch others from; a rotated file is read at the next use anyway.
+    }
+
+    fn describe(&self) -> String {
+        format!("static credentials with key id {}", self.access_key_id)
+    }
+
+    fn expiry(&self) -> Option<EpochMs> {
+        None
+    }
+}
+
+fn read(secret: &Secret, name: &str) -> Result<String, CredentialsError> {
+    let fault = |cause: String| CredentialsError {
+        message: format!("cannot read {name}, for signing SQS calls: {cause}; check {name} and {name}_FILE"),
+        kind: "credentials_unreadable".to_owned(),
+    };
+    let value = secret.read().map_err(|error| fault(error.to_string()))?;
+    if value.trim().is_empty() {
+        Err(fault("it is empty".to_owned()))
+    } else {
+        Ok(value.trim().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rotated_secret_file_is_taken_up_at_the_next_call() {
+        let path = std::env::temp_dir().join(format!("pcs-static-{}", std::process::id()));
+        std::fs::write(&path, "first\n").unwrap();
+        let provider = StaticCredentials::new("AKIA1".to_owned(), Secret::file(&path), None);
+        assert_eq!(provider.current(EpochMs(0)).unwrap().secret_access_key, "first");
+
+        std::fs::write(&path, "second\n").unwrap();
+        assert_eq!(provider.current(EpochMs(0)).unwrap().secret_access_key, "second");
+
+        std::fs::write(&path, "\n").unwrap();
+        let empty = provider.current(EpochMs(0)).unwrap_err().to_string();
+        assert!(
+            empty.contains("it is empty; check AWS_SECRET_ACCESS_KEY"),
+            "{empty}"
+        );
+
+        std::fs::remove_file(&path).unwrap();
+        let absent = provider.current(EpochMs(0)).unwrap_err().to_string();
+        assert!(
+            absent.starts_with("cannot read AWS_SECRET_ACCESS_KEY, for signing SQS calls: "),
+            "{absent}"
+        );
+        assert!(absent.contains(&path.display().to_string()), "{absent}");
+    }
+
+    #[test]
+    fn a_session_token_makes_them_temporary() {
+        let token = Some(Secret::inline("t"));
+        let provider = StaticCredentials::new("AKIA1".to_owned(), Secret::inline("s"), token);
+        assert!(provider.current(EpochMs(0)).unwrap().are_temporary());
+        assert_eq!(provider.describe(), "static credentials with key id AKIA1");
+    }
+}

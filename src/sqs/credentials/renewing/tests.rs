@@ -1,0 +1,235 @@
+use std::collections::VecDeque;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+
+const MINUTE: i64 = 60_000;
+const HOUR: i64 = 60 * MINUTE;
+
+/// Answers from a script and counts; panics when asked more often than the script foresees.
+#[derive(Default)]
+struct Script {
+    answers: Mutex<VecDeque<Result<Credentials, CredentialsError>>>,
+    asked: AtomicUsize,
+}
+
+impl Fetch for Arc<Script> {
+    fn fetch(&self) -> Result<Credentials, CredentialsError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.answers
+            .lock()
+            .unwrap()
+            .pop_front()
+            .expect("one more fetch than expected")
+    }
+
+    fn source(&self) -> String {
+        "scripted credentials".to_owned()
+    }
+}
+
+#[allow(clippy::unnecessary_wraps)] // it stands beside `down` in lists of answers
+fn key(id: &str, expires_at_ms: i64) -> Result<Credentials, CredentialsError> {
+    Ok(Credentials {
+        access_key_id: id.to_owned(),
+        secret_access_key: "s".to_owned(),
+        session_token: Some("t".to_owned()),
+        expires_at: Some(EpochMs(expires_at_ms)),
+    })
+}
+
+fn down() -> Result<Credentials, CredentialsError> {
+    Err(CredentialsError {
+        message: "source is down".to_owned(),
+        kind: "down".to_owned(),
+    })
+}
+
+fn scripted(
+    chance: f64,
+    answers: impl IntoIterator<Item = Result<Credentials, CredentialsError>>,
+) -> (Arc<Script>, RenewingCredentials) {
+    let script = Arc::new(Script {
+        answers: Mutex::new(answers.into_iter().collect()),
+        asked: AtomicUsize::new(0),
+    });
+    let provider = RenewingCredentials::with_chance(Box::new(Arc::clone(&script)), Box::new(move || chance));
+    (script, provider)
+}
+
+fn key_id(provider: &RenewingCredentials, now_ms: i64) -> String {
+    provider.current(EpochMs(now_ms)).unwrap().access_key_id.clone()
+}
+
+/// Drives the loop as the service would, from `from` to `to`, and returns when it fetched.
+fn fetch_times(provider: &RenewingCredentials, from: i64, to: i64) -> Vec<i64> {
+    let (mut now, mut times) = (from, Vec::new());
+    while now <= to {
+        match provider.renew_if_due(EpochMs(now)) {
+            Renewal::NotDue => {}
+            Renewal::Renewed { .. } | Renewal::Failed(_) => times.push(now),
+        }
+        let wait = i64::try_from(provider.next_renewal_in(EpochMs(now)).as_millis()).unwrap();
+        assert!(wait > 0, "the loop would spin at {now}");
+        now += wait;
+    }
+    times
+}
+
+#[test]
+fn the_first_call_fetches_and_later_ones_do_not() {
+    let (script, provider) = scripted(0.0, [key("A", HOUR)]);
+    assert_eq!(provider.expiry(), None);
+    assert_eq!(provider.describe(), "scripted credentials");
+    assert_eq!(key_id(&provider, 0), "A");
+    assert_eq!(key_id(&provider, 40 * MINUTE), "A");
+    assert_eq!(script.asked.load(Ordering::SeqCst), 1);
+    assert_eq!(provider.expiry(), Some(EpochMs(HOUR)));
+    assert_eq!(provider.describe(), "scripted credentials, with key id A");
+}
+
+#[test]
+fn an_hour_long_key_is_renewed_ten_minutes_ahead_and_earlier_by_chance() {
+    let (_, punctual) = scripted(0.0, [key("A", HOUR), key("B", 2 * HOUR)]);
+    assert_eq!(fetch_times(&punctual, 0, 55 * MINUTE), [0, 50 * MINUTE]);
+    assert_eq!(key_id(&punctual, 55 * MINUTE), "B");
+
+    let (_, early) = scripted(1.0, [key("A", HOUR), key("B", 2 * HOUR)]);
+    assert_eq!(fetch_times(&early, 0, 55 * MINUTE), [0, 48 * MINUTE]);
+}
+
+#[test]
+fn a_short_lived_key_is_renewed_at_half_of_its_life_and_never_in_a_spin() {
+    let lives = [6 * MINUTE, 4 * MINUTE, 30_000];
+    for life in lives {
+        assert_eq!(renewal_time_ms(EpochMs(0), Some(EpochMs(life)), 0.0), life / 2);
+        assert_eq!(
+            renewal_time_ms(EpochMs(0), Some(EpochMs(life)), 1.0),
+            life * 4 / 10
+        );
+    }
+    assert_eq!(
+        renewal_time_ms(EpochMs(0), Some(EpochMs(20 * MINUTE)), 0.0),
+        15 * MINUTE
+    );
+    // One that lives for a second is fetched every five seconds, no oftener.
+    let (_, provider) = scripted(0.0, (0..5).map(|round| key("A", round * 5_000 + 1_000)));
+    assert_eq!(
+        fetch_times(&provider, 0, 20_000),
+        [0, 5_000, 10_000, 15_000, 20_000]
+    );
+}
+
+#[test]
+fn the_old_key_is_used_to_its_last_moment_while_renewing_fails() {
+    let failures = std::iter::repeat_with(down).take(200);
+    let (script, provider) = scripted(1.0, [key("A", HOUR)].into_iter().chain(failures));
+    let times = fetch_times(&provider, 0, HOUR - 1);
+    assert_eq!(key_id(&provider, HOUR - 1), "A");
+    // 48 min, then waits of 1, 2, 4, 8, 16 s and 30 s ever after.
+    let waits: Vec<i64> = times[1..].windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(times[1], 48 * MINUTE);
+    assert_eq!(waits[..7], [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
+
+    let expired = provider.current(EpochMs(HOUR)).unwrap_err();
+    assert_eq!(expired.to_string(), "source is down");
+    script.answers.lock().unwrap().push_front(key("B", 3 * HOUR));
+    assert_eq!(
+        key_id(&provider, HOUR + BACKOFF_MAX_MS),
+        "B",
+        "a mended source heals it"
+    );
+}
+
+#[test]
+fn a_failing_source_is_not_asked_by_every_caller() {
+    let (script, provider) = scripted(1.0, [down(), key("A", HOUR)]);
+    for _ in 0..10 {
+        assert_eq!(provider.current(EpochMs(0)).unwrap_err().kind, "down");
+    }
+    assert_eq!(script.asked.load(Ordering::SeqCst), 1);
+    assert_eq!(key_id(&provider, 1_000), "A");
+}
+
+#[test]
+fn a_refused_key_is_fetched_anew_at_most_every_five_seconds() {
+    let (script, provider) = scripted(0.0, [key("A", HOUR), key("B", HOUR), key("C", HOUR)]);
+    assert_eq!(key_id(&provider, 0), "A");
+    provider.invalidate("A", EpochMs(10_000));
+    assert_eq!(key_id(&provider, 10_000), "B");
+    provider.invalidate("A", EpochMs(10_000)); // the same refusal, heard late
+    assert_eq!(key_id(&provider, 20_000), "B");
+    provider.invalidate("B", EpochMs(20_001));
+    assert_eq!(provider.next_renewal_in(EpochMs(20_001)), Duration::ZERO);
+    assert_eq!(key_id(&provider, 20_001), "C");
+    provider.invalidate("C", EpochMs(20_002));
+    assert_eq!(key_id(&provider, 20_002), "C", "too soon after the last fetch");
+    assert_eq!(script.asked.load(Ordering::SeqCst), 3);
+}
+
+#[test]
+fn a_refused_key_stays_in_use_while_no_other_is_to_be_had() {
+    let (_, provider) = scripted(0.0, [key("A", HOUR), down()]);
+    assert_eq!(key_id(&provider, 0), "A");
+    provider.invalidate("A", EpochMs(10_000));
+    assert_eq!(key_id(&provider, 10_000), "A");
+}
+
+#[test]
+fn a_key_that_comes_expired_is_an_error_that_points_at_the_clock() {
+    let (_, provider) = scripted(0.0, [key("A", 500)]);
+    let error = provider.current(EpochMs(500)).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "scripted credentials had already expired when they came; check this machine's clock"
+    );
+}
+
+#[test]
+fn a_clock_that_was_turned_back_does_not_delay_the_next_try() {
+    let (_, provider) = scripted(1.0, [down(), key("A", HOUR)]);
+    assert!(provider.current(EpochMs(10 * HOUR)).is_err());
+    assert_eq!(key_id(&provider, 0), "A");
+}
+
+#[test]
+fn callers_that_come_at_once_share_one_fetch() {
+    const CALLERS: usize = 8;
+    /// Does not answer the first fetch before the test knows of it.
+    struct Slow {
+        set_out: Barrier,
+        asked: AtomicUsize,
+    }
+    impl Fetch for Arc<Slow> {
+        fn fetch(&self) -> Result<Credentials, CredentialsError> {
+            if self.asked.fetch_add(1, Ordering::SeqCst) == 0 {
+                self.set_out.wait();
+            }
+            key("A", HOUR)
+        }
+        fn source(&self) -> String {
+            String::new()
+        }
+    }
+    let slow = Arc::new(Slow {
+        set_out: Barrier::new(2),
+        asked: AtomicUsize::new(0),
+    });
+    let provider = RenewingCredentials::with_chance(Box::new(Arc::clone(&slow)), Box::new(|| 0.0));
+    std::thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| assert_eq!(key_id(&provider, 0), "A"));
+        }
+        // The fetch is under way: whoever has not called yet finds it running, or done.
+        slow.set_out.wait();
+    });
+    assert_eq!(slow.asked.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn chance_stays_between_nought_and_one() {
+    let drawn: Vec<f64> = (0..1000).map(|_| random_fraction()).collect();
+    assert!(drawn.iter().all(|number| (0.0..1.0).contains(number)));
+    assert!(drawn.iter().any(|number| *number < 0.5) && drawn.iter().any(|number| *number >= 0.5));
+}

@@ -1,0 +1,123 @@
+//! Redis's errors, in words that tell a stranger what to do.
+
+use redis::{ErrorKind, RedisError};
+
+use super::{Reach, StoreError};
+use crate::config::RedisConfig;
+
+/// Names the server in errors: `db-1:6379`, `unix:/run/redis.sock`.
+pub(super) fn server_name(config: &RedisConfig) -> String {
+    match &config.address {
+        crate::config::RedisAddress::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
+        crate::config::RedisAddress::Tcp { host, port } => format!("{host}:{port}"),
+        crate::config::RedisAddress::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+/// The code a server error begins with (`READONLY`), or a short name of a fault on the way (`timeout`).
+fn kind_of(error: &RedisError) -> String {
+    if error.is_timeout() {
+        return "timeout".to_owned();
+    }
+    if error.is_io_error() {
+        return "io".to_owned();
+    }
+    error
+        .code()
+        .map_or_else(|| format!("{:?}", error.kind()), ToOwned::to_owned)
+}
+
+/// An error of a connection attempt or a call. `doing` says what was tried: "cannot write to".
+pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -> StoreError {
+    let server = server_name(config);
+    let kind = kind_of(error);
+    let user = config.username.as_deref().unwrap_or("default");
+    let detail = error.detail().unwrap_or_default();
+    let cause = if detail.is_empty() {
+        error.to_string()
+    } else {
+        detail.to_owned()
+    };
+    let (cause, remedy) = match kind.as_str() {
+        "timeout" => (
+            "no answer in time".to_owned(),
+            "check that Redis is not overloaded or stopped and that nothing drops packets on the way"
+                .to_owned(),
+        ),
+        "io" => (error.to_string(), io_remedy(error, config)),
+        "WRONGPASS" | "AuthenticationFailed" => (
+            format!("it refused to sign in '{user}': {kind} {cause}"),
+            "check REDIS_USERNAME and REDIS_PASSWORD".to_owned(),
+        ),
+        "NOAUTH" => (
+            format!("{kind} {cause}"),
+            "it asks for a password: set REDIS_PASSWORD".to_owned(),
+        ),
+        "NOPERM" => (
+            format!("user '{user}' lacks a permission: {cause}"),
+            "the ACL must allow the keys of ENVIRONMENT_PREFIX and the commands named in README".to_owned(),
+        ),
+        "READONLY" => (
+            "it is a read-only replica".to_owned(),
+            "point REDIS_HOST at the primary; after a failover this heals when the name follows".to_owned(),
+        ),
+        "LOADING" => (
+            "it is loading its data".to_owned(),
+            "wait until it has finished".to_owned(),
+        ),
+        "MASTERDOWN" => (
+            "it is a replica that lost its primary".to_owned(),
+            "point REDIS_HOST at the primary".to_owned(),
+        ),
+        "OOM" => (
+            "its memory is full (maxmemory)".to_owned(),
+            "raise maxmemory or choose an evicting maxmemory-policy".to_owned(),
+        ),
+        "MISCONF" => (
+            "it cannot save to disk and refuses writes".to_owned(),
+            "see Redis's own log: its disk is full or not writable".to_owned(),
+        ),
+        _ => (format!("{kind} {cause}"), other_remedy(error).to_owned()),
+    };
+    StoreError {
+        message: format!("{doing} Redis at {server}: {cause}; {remedy}"),
+        reach: reach(&kind, error),
+        kind,
+    }
+}
+
+fn io_remedy(error: &RedisError, config: &RedisConfig) -> String {
+    let (where_to, tls) = match &config.address {
+        crate::config::RedisAddress::Tcp { .. } => {
+            ("REDIS_HOST and REDIS_PORT (or REDIS_URL)", config.tls.is_some())
+        }
+        crate::config::RedisAddress::Unix(_) => ("the socket's path in REDIS_URL", false),
+    };
+    let text = error.to_string().to_lowercase();
+    if tls && (text.contains("certificate") || text.contains("tls") || text.contains("handshake")) {
+        return "check REDIS_TLS and REDIS_TLS_CA_FILE: the server's certificate must be valid for its name"
+            .to_owned();
+    }
+    let mut remedy = format!("check {where_to} and that Redis is running and reachable from here");
+    if !tls && error.is_connection_dropped() {
+        remedy.push_str("; if it speaks TLS, set REDIS_TLS=1");
+    }
+    remedy
+}
+
+fn other_remedy(error: &RedisError) -> &'static str {
+    match error.kind() {
+        ErrorKind::InvalidClientConfig => "check the REDIS_* settings",
+        _ => "see Redis's own log",
+    }
+}
+
+/// Whether trying another change on the same Redis makes sense.
+fn reach(kind: &str, error: &RedisError) -> Reach {
+    match kind {
+        "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH" | "WRONGPASS" | "NOPERM" | "OOM" | "MISCONF"
+        | "NOREPLICAS" | "BUSY" | "UNKILLABLE" | "CLUSTERDOWN" | "timeout" | "io" => Reach::Redis,
+        _ if error.is_unrecoverable_error() || error.is_connection_dropped() => Reach::Redis,
+        _ => Reach::Change,
+    }
+}

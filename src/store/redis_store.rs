@@ -1,0 +1,306 @@
+//! The store on a real Redis.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, RedisError, Value, cmd};
+
+use super::connection::{ConnectionManager, PooledConnection};
+use super::errors::translate;
+use super::scripts::{Scripts, outcome, set_mark};
+use super::{CacheStore, Locks, Outcome, Reach, StoreError};
+use crate::cache::CacheChange;
+use crate::config::{CacheUpdatePolicy, Expiry, RedisConfig};
+
+/// One deadline for a whole round trip, however many answers it has: a read timeout alone counts anew for each.
+const ROUND_TRIP: Duration = Duration::from_secs(5);
+/// How long to wait for a connection: longer than one dial, so that the dial's own error is what is reported.
+const CHECKOUT: Duration = Duration::from_secs(4);
+/// A connection lives this long at most, so that a name that moved to another address is followed.
+const CONNECTION_LIFE: Duration = Duration::from_secs(10 * 60);
+/// Keys a SCAN step looks at, and so about as many as one UNLINK takes: a millisecond of the server's time.
+const SCAN_COUNT: u32 = 1_000;
+
+/// What the scripts are told beside the changes.
+#[derive(Debug, Clone, Copy)]
+pub struct StoreRules {
+    /// Which customers are written.
+    pub policy: CacheUpdatePolicy,
+    /// How long written keys live.
+    pub expiry: Expiry,
+}
+
+/// A pool of connections to one Redis, and the scripts.
+pub struct RedisStore {
+    config: RedisConfig,
+    rules: StoreRules,
+    pool: r2d2::Pool<ConnectionManager>,
+    scripts: Scripts,
+    last_dial_error: LastDialError,
+}
+
+/// The pool tells its callers only that there is no connection; why is told here.
+#[derive(Debug, Clone, Default)]
+struct LastDialError(Arc<Mutex<Option<StoreError>>>);
+
+impl LastDialError {
+    fn take(&self) -> Option<StoreError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl r2d2::HandleError<StoreError> for LastDialError {
+    fn handle_error(&self, error: StoreError) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+}
+
+impl RedisStore {
+    /// A pool of at most `connections`, dialled when first needed: this never fails for a Redis that is away.
+    pub fn new(config: RedisConfig, rules: StoreRules, connections: u32) -> Self {
+        let last_dial_error = LastDialError::default();
+        // One thread dials: more would only dial a Redis that is away from several sides at once.
+        let dialler = scheduled_thread_pool::ScheduledThreadPool::builder()
+            .num_threads(1)
+            .thread_name_pattern("redis-dial-{}")
+            .build();
+        let pool = r2d2::Pool::builder()
+            .max_size(connections.max(1))
+            .min_idle(Some(0))
+            .test_on_check_out(false)
+            .connection_timeout(CHECKOUT)
+            .max_lifetime(Some(CONNECTION_LIFE))
+            .idle_timeout(Some(Duration::from_secs(60)))
+            .error_handler(Box::new(last_dial_error.clone()))
+            .thread_pool(Arc::new(dialler))
+            .build_unchecked(ConnectionManager::new(config.clone()));
+        Self {
+            config,
+            rules,
+            pool,
+            scripts: Scripts::new(),
+            last_dial_error,
+        }
+    }
+
+    fn connection(&self) -> Result<r2d2::PooledConnection<ConnectionManager>, StoreError> {
+        self.pool.get().map_err(|timeout| {
+            self.last_dial_error.take().unwrap_or_else(|| StoreError {
+                message: format!(
+                    "cannot connect to Redis at {}: {timeout}; check that Redis is running and reachable from here",
+                    super::errors::server_name(&self.config)
+                ),
+                kind: "timeout".to_owned(),
+                reach: Reach::Redis,
+            })
+        })
+    }
+
+    /// Sends the calls in one go and reads an answer each. Any error poisons the connection, since answers of
+    /// this round trip may still be under way on it.
+    fn round_trip(&self, connection: &mut PooledConnection, calls: &[Cmd]) -> Result<Vec<Value>, StoreError> {
+        match exchange(connection, calls) {
+            Ok(answers) => Ok(answers),
+            Err(error) => {
+                connection.poisoned = true;
+                Err(StoreError {
+                    reach: Reach::Redis,
+                    ..translate(&error, "lost the connection to", &self.config)
+                })
+            }
+        }
+    }
+
+    /// What a server's error means for one change. One that reaches all of Redis poisons the connection.
+    fn server_error(
+        &self,
+        connection: &mut PooledConnection,
+        error: redis::ServerError,
+        doing: &str,
+    ) -> StoreError {
+        let error = translate(&RedisError::from(error), doing, &self.config);
+        if error.reach == Reach::Redis {
+            connection.poisoned = true;
+        }
+        error
+    }
+
+    fn load_scripts(&self, connection: &mut PooledConnection) -> Result<(), StoreError> {
+        let mut loads = Vec::new();
+        for script in self.scripts.all() {
+            let mut load = cmd("SCRIPT");
+            load.arg("LOAD").arg(script.source);
+            loads.push(load);
+        }
+        for answer in self.round_trip(connection, &loads)? {
+            if let Value::ServerError(error) = answer {
+                let error = self.server_error(connection, error, "cannot load the scripts into");
+                return Err(StoreError {
+                    reach: Reach::Redis,
+                    ..error
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn one(&self, connection: &mut PooledConnection, call: Cmd, doing: &str) -> Result<Value, StoreError> {
+        let answer = self.round_trip(connection, &[call])?.pop().unwrap_or(Value::Nil);
+        match answer {
+            Value::ServerError(error) => {
+                let error = self.server_error(connection, error, doing);
+                Err(StoreError {
+                    reach: Reach::Redis,
+                    ..error
+                })
+            }
+            other => Ok(other),
+        }
+    }
+
+    fn not_ours(&self, what: &str) -> StoreError {
+        StoreError {
+            message: format!(
+                "cannot use the answer of Redis at {}: {what}; check that it is a Redis and not a proxy that changes answers",
+                super::errors::server_name(&self.config)
+            ),
+            kind: "protocol".to_owned(),
+            reach: Reach::Change,
+        }
+    }
+}
+
+fn exchange(connection: &mut PooledConnection, calls: &[Cmd]) -> Result<Vec<Value>, RedisError> {
+    let deadline = Instant::now() + ROUND_TRIP;
+    let mut request = Vec::new();
+    for call in calls {
+        call.write_packed_command(&mut request);
+    }
+    let redis = &mut connection.redis;
+    redis.set_write_timeout(Some(ROUND_TRIP))?;
+    redis.set_read_timeout(Some(ROUND_TRIP))?;
+    redis.send_packed_command(&request)?;
+    let mut answers = Vec::with_capacity(calls.len());
+    let mut armed_at = Instant::now();
+    for _ in calls {
+        // The timeout is armed anew only when it matters, since arming it is a system call.
+        if armed_at.elapsed() > ROUND_TRIP / 20 {
+            armed_at = Instant::now();
+            let left = deadline
+                .saturating_duration_since(armed_at)
+                .max(Duration::from_millis(1));
+            redis.set_read_timeout(Some(left))?;
+        }
+        answers.push(match redis.recv_response() {
+            Ok(answer) => answer,
+            // Depending on its nesting, a server's error comes as a value or as an error.
+            Err(error) => Value::ServerError(redis::ServerError::try_from(error)?),
+        });
+    }
+    Ok(answers)
+}
+
+impl CacheStore for RedisStore {
+    fn apply(
+        &self,
+        changes: &[(&CacheChange, Locks)],
+    ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
+        let StoreRules { policy, expiry } = self.rules;
+        let mut calls = Vec::with_capacity(changes.len());
+        for (change, locks) in changes {
+            let call = self.scripts.call(change, *locks, policy, expiry);
+            calls.push(call.unwrap_or_else(|| cmd("PING")));
+        }
+        let mut connection = self.connection()?;
+        let mut answers = self.round_trip(&mut connection, &calls)?;
+        if answers.iter().any(is_noscript) {
+            // Redis has restarted or was told SCRIPT FLUSH. What was applied may be applied again without harm.
+            self.load_scripts(&mut connection)?;
+            answers = self.round_trip(&mut connection, &calls)?;
+        }
+        let mut outcomes = Vec::with_capacity(answers.len());
+        for answer in answers {
+            outcomes.push(match answer {
+                Value::ServerError(error) => {
+                    let error = self.server_error(&mut connection, error, "cannot write to");
+                    if error.reach == Reach::Redis {
+                        return Err(error);
+                    }
+                    Err(error)
+                }
+                answer => {
+                    outcome(&answer).ok_or_else(|| self.not_ours("a script answered in an unknown form"))
+                }
+            });
+        }
+        Ok(outcomes)
+    }
+
+    fn invalidate(
+        &self,
+        pattern: &str,
+        mark: Option<(&str, i64)>,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<u64, StoreError> {
+        const DOING: &str = "cannot invalidate the environment in";
+        let mut connection = self.connection()?;
+        if let Some((mark, sent_at)) = mark {
+            self.one(&mut connection, set_mark(mark, sent_at), DOING)?;
+        }
+        let mut cursor = b"0".to_vec();
+        let mut unlinked = 0;
+        loop {
+            let mut scan = cmd("SCAN");
+            scan.arg(&cursor)
+                .arg("MATCH")
+                .arg(pattern)
+                .arg("COUNT")
+                .arg(SCAN_COUNT);
+            let answer = self.one(&mut connection, scan, DOING)?;
+            let (next, keys): (Vec<u8>, Vec<Vec<u8>>) = redis::from_redis_value(answer)
+                .map_err(|_| self.not_ours("SCAN answered in an unknown form"))?;
+            if !keys.is_empty() {
+                let mut unlink = cmd("UNLINK");
+                unlink.arg(&keys);
+                let answer = self.one(&mut connection, unlink, DOING)?;
+                unlinked += redis::from_redis_value::<u64>(answer).unwrap_or_default();
+            }
+            if next == b"0" {
+                return Ok(unlinked);
+            }
+            if !go_on() {
+                return Err(StoreError {
+                    message: format!(
+                        "gave up invalidating the environment after {unlinked} keys: the service stops"
+                    ),
+                    kind: "stopped".to_owned(),
+                    reach: Reach::Redis,
+                });
+            }
+            cursor = next;
+        }
+    }
+
+    fn ping(&self) -> Result<(), StoreError> {
+        let mut connection = self.connection()?;
+        self.one(&mut connection, cmd("PING"), "cannot use").map(|_| ())
+    }
+
+    fn info(&self) -> Result<String, StoreError> {
+        let mut connection = self.connection()?;
+        let mut text = String::new();
+        for section in ["stats", "memory"] {
+            let mut info = cmd("INFO");
+            info.arg(section);
+            let answer = self.one(&mut connection, info, "cannot read the statistics of")?;
+            text.push_str(
+                &redis::from_redis_value::<String>(answer).map_err(|_| self.not_ours("INFO is no text"))?,
+            );
+        }
+        Ok(text)
+    }
+}
+
+fn is_noscript(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if error.code() == "NOSCRIPT")
+}

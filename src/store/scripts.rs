@@ -1,0 +1,164 @@
+//! The scripts: their calls, and their answers.
+
+use redis::{Cmd, Value, cmd};
+
+use super::{Locks, Outcome};
+use crate::cache::{CacheChange, KeyWrite, keyspace::timestamp_key};
+use crate::config::{CacheUpdatePolicy, Expiry};
+
+/// A script and the SHA-1 that Redis knows it by.
+#[derive(Debug)]
+pub(super) struct Script {
+    pub(super) source: &'static str,
+    sha1: String,
+}
+
+impl Script {
+    fn new(source: &'static str) -> Self {
+        Self {
+            source,
+            sha1: redis::Script::new(source).get_hash().to_owned(),
+        }
+    }
+}
+
+/// All scripts.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    write_entitlements: Script,
+    write_usage: Script,
+    purge: Script,
+}
+
+/// How long a purge is remembered: SQS can hide a received message for 12 h at most, so a message that was
+/// received before the purge was sent comes again within that time.
+const PURGE_MARK_SECS: u64 = 12 * 60 * 60;
+
+impl Scripts {
+    pub(super) fn new() -> Self {
+        Self {
+            write_entitlements: Script::new(include_str!("write_entitlements.lua")),
+            write_usage: Script::new(include_str!("write_usage.lua")),
+            purge: Script::new(include_str!("purge.lua")),
+        }
+    }
+
+    /// Every script, to load them.
+    pub(super) fn all(&self) -> [&Script; 3] {
+        [&self.write_entitlements, &self.write_usage, &self.purge]
+    }
+
+    /// The call that makes a change; `None` for an invalidation, which is no script.
+    pub(super) fn call(
+        &self,
+        change: &CacheChange,
+        locks: Locks,
+        policy: CacheUpdatePolicy,
+        expiry: Expiry,
+    ) -> Option<Cmd> {
+        let minded = |held_by_readers: &'_ [String]| match locks {
+            Locks::Respect => held_by_readers.len(),
+            Locks::Outlasted => 0,
+        };
+        match change {
+            CacheChange::WriteEntitlements {
+                locks,
+                purge_marks,
+                sent_at,
+                writes,
+            } => {
+                let lock_count = minded(locks);
+                let mut call = evalsha(
+                    &self.write_entitlements,
+                    lock_count + purge_marks.len() + 2 * writes.len(),
+                    &locks[..lock_count],
+                );
+                call.arg(purge_marks);
+                for KeyWrite { key, .. } in writes {
+                    call.arg(key).arg(timestamp_key(key));
+                }
+                call.arg(lock_count).arg(purge_marks.len());
+                call.arg(i32::from(policy == CacheUpdatePolicy::UpdateIfExists));
+                expiry_arg(&mut call, expiry);
+                call.arg(sent_at.0);
+                for KeyWrite { value, timestamp, .. } in writes {
+                    call.arg(timestamp.0).arg(value);
+                }
+                Some(call)
+            }
+            CacheChange::WriteUsage {
+                locks,
+                customer_timestamp_key,
+                write,
+            } => {
+                let lock_count = minded(locks);
+                let mut call = evalsha(&self.write_usage, lock_count + 3, &locks[..lock_count]);
+                call.arg(customer_timestamp_key)
+                    .arg(&write.key)
+                    .arg(timestamp_key(&write.key))
+                    .arg(lock_count);
+                expiry_arg(&mut call, expiry);
+                call.arg(write.timestamp.0).arg(&write.value);
+                Some(call)
+            }
+            CacheChange::Purge {
+                locks,
+                keys,
+                mark,
+                sent_at,
+            } => {
+                let lock_count = minded(locks);
+                let mut call = evalsha(&self.purge, lock_count + 1 + keys.len(), &locks[..lock_count]);
+                call.arg(mark)
+                    .arg(keys)
+                    .arg(lock_count)
+                    .arg(sent_at.0)
+                    .arg(PURGE_MARK_SECS);
+                Some(call)
+            }
+            CacheChange::InvalidateEnvironment { .. } => None,
+        }
+    }
+}
+
+/// The call that remembers an invalidation of the environment.
+pub(super) fn set_mark(mark: &str, sent_at: i64) -> Cmd {
+    let mut call = cmd("SET");
+    call.arg(mark).arg(sent_at).arg("EX").arg(PURGE_MARK_SECS);
+    call
+}
+
+fn evalsha(script: &Script, key_count: usize, locks: &[String]) -> Cmd {
+    let mut call = cmd("EVALSHA");
+    call.arg(&script.sha1).arg(key_count);
+    for lock in locks {
+        call.arg(lock);
+    }
+    call
+}
+
+fn expiry_arg(call: &mut Cmd, expiry: Expiry) {
+    match expiry {
+        Expiry::Never => call.arg(""),
+        Expiry::Seconds(seconds) => call.arg(seconds),
+    };
+}
+
+/// A script's answer: `{status, keys written, keys skipped as stale}`. `None` if it is none of ours.
+pub(super) fn outcome(answer: &Value) -> Option<Outcome> {
+    let Value::Array(fields) = answer else { return None };
+    let [Value::Int(status), Value::Int(written), Value::Int(stale)] = fields.as_slice() else {
+        return None;
+    };
+    match *status {
+        0 => Some(Outcome::Applied {
+            written: u64::try_from(*written).ok()?,
+            stale: u64::try_from(*stale).ok()?,
+        }),
+        1 => Some(Outcome::Locked),
+        2 => Some(Outcome::SkippedByPolicy),
+        3 => Some(Outcome::PurgedLater),
+        4 => Some(Outcome::NoCustomer),
+        _ => None,
+    }
+}
