@@ -29,7 +29,7 @@ let wrong = 0;
 const access = (answer) => (answer.hasAccess ? 'access' : `no access (${answer.accessDeniedReason})`);
 const spoken = (answer, text) => (answer.isFallback ? 'has to ask Stigg, which refuses here' : text);
 const metered = (customerId, featureId, resourceId) => async ({ stigg }) => {
-  const answer = await stigg.getMeteredEntitlement({ customerId, featureId, resourceId });
+  const answer = await stigg.getMeteredEntitlement({ customerId, featureId, resourceId, options: { requestedUsage: 1 } });
   return spoken(answer, answer.usageLimit === undefined ? access(answer) : `${answer.currentUsage} of ${answer.usageLimit}, ${access(answer)}`);
 };
 const boolean = (customerId, featureId) => async ({ stigg }) => {
@@ -208,8 +208,6 @@ async function story() {
   const status = await stop(service);
   check(`exit status ${status}`, status === 0);
   check('the queue is empty', (await queue.messages()) === 0);
-  await sdk.close();
-  redis.client.disconnect();
 }
 
 for (const signal of ['SIGINT', 'SIGTERM']) {
