@@ -54,8 +54,12 @@ fn a_wrong_aws_secret_names_the_key_id_and_the_region_and_heals_when_the_file_is
         .set("AWS_SECRET_ACCESS_KEY_FILE", file.display().to_string());
     let service = Service::spawn(&settings);
 
-    let complaint =
-        service.wait_for_complaint(&["403", &user.id, "us-east-2", "AWS_SECRET_ACCESS_KEY", "clock"]);
+    let complaint = service.wait_for_complaint(&[
+        "SignatureDoesNotMatch",
+        &user.id,
+        "us-east-2",
+        "AWS_SECRET_ACCESS_KEY",
+    ]);
     assert!(!complaint.contains("a-secret-that-is-wrong"), "{complaint}");
     let readiness = is_alive_and_not_ready(&service);
     assert_eq!(readiness["consumers"], 0, "{readiness}");
@@ -136,7 +140,7 @@ fn a_wrong_redis_password_is_told_without_the_password_and_heals_when_it_becomes
     let settings = upserting(&stage).set("REDIS_PASSWORD_FILE", file.display().to_string());
     let service = Service::spawn(&settings);
     let address = format!("127.0.0.1:{}", stage.redis.port);
-    let complaint = service.wait_for_complaint(&[&address, "WRONGPASS", "REDIS_PASSWORD"]);
+    let complaint = service.wait_for_complaint(&[&address, "REDIS_USERNAME", "REDIS_PASSWORD"]);
     assert!(!complaint.contains("the-wrong-one"), "{complaint}");
     let readiness = is_alive_and_not_ready(&service);
     assert_eq!(readiness["redis"], "DISCONNECTED", "{readiness}");

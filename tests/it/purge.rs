@@ -1,6 +1,6 @@
 //! What is no longer true is forgotten: of a customer, of a resource, of an environment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::support::messages::{
     Message, Shape, customer_deleted, entitlements_updated, package_published, purge, subscriptions_migrated,
@@ -48,7 +48,20 @@ fn forgets_exactly(message: &Message, owners: &[Owner]) {
         assert!(expected.remove(&key).is_some(), "{key} was there before");
     }
     stage.deliver(&service, &[message.raw()]);
-    assert_eq!(stage.redis.contents(), expected, "{}", message.type_name);
+    let mut left = stage.redis.contents();
+    // Under UPSERT the service remembers when a purge was sent, so that late news does not bring the old state
+    // back. No reader looks there.
+    left.retain(|key, _| !key.starts_with(&format!("{PREFIX}:purged")));
+    let names = |contents: &BTreeMap<String, String>| contents.keys().cloned().collect::<BTreeSet<_>>();
+    let (are, should_be) = (names(&left), names(&expected));
+    let (kept, lost) = (are.difference(&should_be), should_be.difference(&are));
+    assert_eq!(
+        (kept.collect::<Vec<_>>(), lost.collect::<Vec<_>>()),
+        (vec![], vec![]),
+        "after {}: keys that should be gone, keys that should be there",
+        message.type_name
+    );
+    assert_eq!(left, expected, "after {}", message.type_name);
     service.stop();
 }
 

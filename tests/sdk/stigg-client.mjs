@@ -4,6 +4,21 @@ import { startApiStub } from './api-stub.mjs';
 
 let opened = 0;
 
+/** Keeps what the SDK logs as errors. A class: the SDK merges a plain object into `console` itself. */
+class ErrorLog {
+  constructor() {
+    this.errors = [];
+  }
+
+  error(...parts) {
+    this.errors.push(parts.map((part) => part?.message ?? String(part)).join(' '));
+  }
+
+  log() {}
+
+  debug() {}
+}
+
 /**
  * Opens an SDK client.
  *
@@ -13,8 +28,7 @@ let opened = 0;
 export async function openStiggClient({ modules, redis }) {
   const { Stigg, LogLevel } = createRequire(`${modules}/`)('@stigg/node-server-sdk');
   const api = await startApiStub();
-  const errors = [];
-  const note = (...parts) => errors.push(parts.map((part) => part?.message ?? String(part)).join(' '));
+  const logger = new ErrorLog();
   const stigg = Stigg.initialize({
     // One instance an API key: the SDK returns the earlier client for a key that it has seen.
     apiKey: `server-key-of-client-${++opened}`,
@@ -25,7 +39,7 @@ export async function openStiggClient({ modules, redis }) {
     realtimeUpdatesEnabled: false,
     timeout: 5000,
     entitlementsTimeout: 5000,
-    logConfiguration: { logger: { log: note, debug: note, error: note }, logLevel: LogLevel.ERROR },
+    logConfiguration: { logger, logLevel: LogLevel.ERROR },
     redis: { commandTimeout: 5000, ...redis },
   });
   await stigg.waitForInitialization();
@@ -33,7 +47,7 @@ export async function openStiggClient({ modules, redis }) {
     stigg,
     api,
     /** What the SDK logged as an error. */
-    errors,
+    errors: logger.errors,
     async close() {
       api.close();
       await stigg.close();

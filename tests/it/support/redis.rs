@@ -60,10 +60,7 @@ impl TestRedis {
 
     /// One that is not running yet: its port is known, and nobody listens on it.
     pub fn prepare(options: RedisOptions) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let directory = std::env::temp_dir().join(format!("pcs-it-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&directory).expect("a directory for redis");
+        let directory = private_directory();
         let port = free_port();
         let mut arguments: Vec<String> = [
             "--save",
@@ -269,6 +266,26 @@ impl TestRedis {
         });
         Monitor(lines)
     }
+}
+
+/// A new directory. Directories of runs that were killed go first: nobody else removes those.
+fn private_directory() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    // Not below target: a unix socket's path may have 107 bytes.
+    let parent = std::env::temp_dir().join("persistent-cache-it");
+    if number == 0 {
+        for entry in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let process = name.split('-').next().unwrap_or_default();
+            if !Path::new("/proc").join(process).exists() {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+    let directory = parent.join(format!("{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory for redis");
+    directory
 }
 
 impl Drop for TestRedis {
