@@ -80,9 +80,11 @@ impl CacheStore for FakeStore {
             return Err(store_error("io", Reach::Redis));
         }
         drop(away_for);
-        let key = |change: &CacheChange| match change {
-            CacheChange::WriteUsage { write, .. } => write.key.clone(),
-            other => panic!("unexpected {other:?}"),
+        let key = |change: &CacheChange| {
+            let CacheChange::WriteUsage { write, .. } = change else {
+                panic!("unexpected {change:?}")
+            };
+            write.key.clone()
         };
         let is_of = |key: &str, customer: &str| key.contains(&format!("c_{customer}:"));
         if let Some(customer) = &self.panics_for {
@@ -389,9 +391,9 @@ impl Queue for FakeQueue {
 
 fn acknowledge(queue: &Arc<FakeQueue>, settled: Vec<Settled>) {
     let (sender, receiver) = unbounded();
-    settled
-        .into_iter()
-        .for_each(|settled| sender.send(settled).unwrap());
+    for settled in settled {
+        sender.send(settled).unwrap();
+    }
     drop(sender);
     let acknowledger = Acknowledger {
         queue: Arc::clone(queue) as Arc<dyn Queue>,

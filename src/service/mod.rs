@@ -26,7 +26,8 @@ use crate::pipeline::poller::{Poller, Polling};
 use crate::pipeline::sampler::Sampler;
 use crate::pipeline::worker::Worker;
 use crate::sentry_reports::Reporter;
-use crate::shutdown::{StopTrigger, stop_pair};
+use crate::shutdown::{Stop, StopTrigger, stop_pair};
+use crate::sqs::Queue;
 use crate::store::{CacheStore, RedisStore, StoreRules};
 use crew::Crew;
 
@@ -54,6 +55,13 @@ struct Triggers {
     deliveries: StopTrigger,
     time: StopTrigger,
     background: StopTrigger,
+}
+
+/// What the loops watch for.
+struct Stops {
+    polling: Stop,
+    last_delivery: Stop,
+    out_of_time: Stop,
 }
 
 /// The threads, in the order of the stop.
@@ -169,6 +177,38 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
     let (queue, renewal) = queue::start(config, edge, callers, reports, background_stop.clone(), died)?;
     background.extend(renewal);
 
+    let triggers = Triggers {
+        polling,
+        deliveries: deliveries_end,
+        time,
+        background: background_end,
+    };
+    let stops = Stops {
+        polling: polling_stop,
+        last_delivery,
+        out_of_time,
+    };
+    let [pollers, workers, acknowledgers] =
+        start_pipeline(config, reports, store, queue, acknowledger_count, stops, died)?;
+    let crews = Crews {
+        pollers,
+        workers,
+        acknowledgers,
+        background,
+    };
+    Ok((triggers, crews))
+}
+
+/// Starts what messages pass through. Returns the pollers, the workers and the acknowledgers.
+fn start_pipeline(
+    config: &Config,
+    reports: &Reports,
+    store: Arc<dyn CacheStore>,
+    queue: Arc<dyn Queue>,
+    acknowledger_count: usize,
+    stops: Stops,
+    died: &crew::Died,
+) -> anyhow::Result<[Crew; 3]> {
     // A full receive of every poller: what is received is being handled or about to be, the rest stays in the queue.
     let (delivery_sender, deliveries) = bounded(config.consumers * usize::from(config.batch_size));
     // Two batches an acknowledger: one under way, one gathered.
@@ -179,7 +219,7 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
         settled,
         metrics: Arc::clone(&reports.metrics),
         faults: Arc::clone(&reports.faults),
-        out_of_time: out_of_time.clone(),
+        out_of_time: stops.out_of_time.clone(),
     };
     let worker = Worker {
         deliveries,
@@ -196,8 +236,8 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
         metrics: Arc::clone(&reports.metrics),
         faults: Arc::clone(&reports.faults),
         reporter: reports.reporter.clone(),
-        last_delivery,
-        out_of_time,
+        last_delivery: stops.last_delivery,
+        out_of_time: stops.out_of_time,
     };
     let poller = Poller {
         index: 0,
@@ -211,7 +251,7 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
         health: Arc::clone(&reports.health),
         metrics: Arc::clone(&reports.metrics),
         faults: Arc::clone(&reports.faults),
-        stop: polling_stop,
+        stop: stops.polling,
     };
     // Those at the end of the line first. The last senders are in the threads: when the workers end, the
     // acknowledgers do.
@@ -242,21 +282,7 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
             move || poller.run()
         }),
     )?;
-    let triggers = Triggers {
-        polling,
-        deliveries: deliveries_end,
-        time,
-        background: background_end,
-    };
-    Ok((
-        triggers,
-        Crews {
-            pollers,
-            workers,
-            acknowledgers,
-            background,
-        },
-    ))
+    Ok([pollers, workers, acknowledgers])
 }
 
 fn clones<L>(count: usize, make: impl FnMut(usize) -> L) -> Vec<L> {

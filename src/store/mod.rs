@@ -93,4 +93,4 @@ pub trait CacheStore: Send + Sync {
 }
 
 /// How long an SDK may hold its lock (`LOCK_DURATION` of the published packages).
-pub const READERS_LOCK: Duration = Duration::from_millis(5_000);
+pub const READERS_LOCK: Duration = Duration::from_secs(5);

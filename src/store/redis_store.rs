@@ -19,7 +19,7 @@ const CHECKOUT: Duration = Duration::from_secs(4);
 /// One slice of that wait.
 const CHECKOUT_SLICE: Duration = Duration::from_millis(50);
 /// A connection lives this long at most, so that a name that moved to another address is followed.
-const CONNECTION_LIFE: Duration = Duration::from_secs(10 * 60);
+const CONNECTION_LIFE: Duration = Duration::from_mins(10);
 /// Keys a SCAN step looks at, and so about as many as one UNLINK takes: a millisecond of the server's time.
 const SCAN_COUNT: u32 = 1_000;
 
@@ -72,7 +72,7 @@ impl RedisStore {
             .test_on_check_out(false)
             .connection_timeout(CHECKOUT)
             .max_lifetime(Some(CONNECTION_LIFE))
-            .idle_timeout(Some(Duration::from_secs(60)))
+            .idle_timeout(Some(Duration::from_mins(1)))
             .error_handler(Box::new(last_dial_error.clone()))
             .thread_pool(Arc::new(dialler))
             .build_unchecked(ConnectionManager::new(config.clone()));
@@ -167,16 +167,10 @@ impl RedisStore {
 
     fn one(&self, connection: &mut PooledConnection, call: Cmd, doing: &str) -> Result<Value, StoreError> {
         let answer = self.round_trip(connection, &[call])?.pop().unwrap_or(Value::Nil);
-        match answer {
-            Value::ServerError(error) => {
-                let error = self.server_error(connection, error, doing);
-                Err(StoreError {
-                    reach: Reach::Redis,
-                    ..error
-                })
-            }
-            other => Ok(other),
-        }
+        served(answer).map_err(|error| StoreError {
+            reach: Reach::Redis,
+            ..self.server_error(connection, error, doing)
+        })
     }
 
     fn not_ours(&self, what: &str) -> StoreError {
@@ -241,16 +235,16 @@ impl CacheStore for RedisStore {
         }
         let mut outcomes = Vec::with_capacity(answers.len());
         for answer in answers {
-            outcomes.push(match answer {
-                Value::ServerError(error) => {
+            outcomes.push(match served(answer) {
+                Ok(answer) => {
+                    outcome(&answer).ok_or_else(|| self.not_ours("a script answered in an unknown form"))
+                }
+                Err(error) => {
                     let error = self.server_error(&mut connection, error, "cannot write to");
                     if error.reach == Reach::Redis {
                         return Err(error);
                     }
                     Err(error)
-                }
-                answer => {
-                    outcome(&answer).ok_or_else(|| self.not_ours("a script answered in an unknown form"))
                 }
             });
         }
@@ -320,6 +314,14 @@ impl CacheStore for RedisStore {
         }
         Ok(text)
     }
+}
+
+/// An answer, or the server's error.
+fn served(answer: Value) -> Result<Value, redis::ServerError> {
+    if let Value::ServerError(error) = answer {
+        return Err(error);
+    }
+    Ok(answer)
 }
 
 fn is_noscript(answer: &Value) -> bool {
