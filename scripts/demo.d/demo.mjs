@@ -159,8 +159,11 @@ async function story() {
     WAIT_TIME_SECS: '2',
     DISABLE_SENTRY: '1',
   });
-  const ready = () => fetch(`http://127.0.0.1:${port}/readyz`).then((response) => response.ok && response.text(), () => false);
-  say(`   /readyz: ${await waitFor('the service to be ready', ready)}`);
+  const ready = async () => {
+    const answer = await fetch(`http://127.0.0.1:${port}/readyz`).then((response) => response.text(), () => '');
+    return answer.includes('"consumers":10') && answer;
+  };
+  say(`   /readyz: ${await waitFor('the service to be ready with 10 pollers', ready)}`);
 
   await step(
     world,
