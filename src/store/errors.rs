@@ -22,6 +22,10 @@ fn kind_of(error: &RedisError) -> String {
     if error.is_io_error() {
         return "io".to_owned();
     }
+    // The library does not pass on the server's own words when signing in fails.
+    if error.kind() == ErrorKind::AuthenticationFailed {
+        return "WRONGPASS".to_owned();
+    }
     error
         .code()
         .map_or_else(|| format!("{:?}", error.kind()), ToOwned::to_owned)
