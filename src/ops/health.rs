@@ -59,10 +59,18 @@ impl HealthBoard {
 
     /// What `/readyz` answers now.
     pub fn readiness(&self) -> Readiness {
-        let consumers = self.pollers_alive.iter().filter(|flag| flag.load(Ordering::Acquire)).count();
+        let consumers = self
+            .pollers_alive
+            .iter()
+            .filter(|flag| flag.load(Ordering::Acquire))
+            .count();
         let redis_connected = self.is_redis_connected();
         let stop_begun = self.stop_begun.load(Ordering::Acquire);
-        Readiness { up: redis_connected && consumers >= 1 && !stop_begun, consumers, redis_connected }
+        Readiness {
+            up: redis_connected && consumers >= 1 && !stop_begun,
+            consumers,
+            redis_connected,
+        }
     }
 }
 
@@ -81,20 +89,38 @@ mod tests {
     fn a_fresh_board_is_not_ready() {
         assert_eq!(
             HealthBoard::new(10).readiness(),
-            Readiness { up: false, consumers: 0, redis_connected: false }
+            Readiness {
+                up: false,
+                consumers: 0,
+                redis_connected: false
+            }
         );
     }
 
     #[test]
     fn redis_and_one_poller_of_two_make_it_ready() {
-        assert_eq!(ready_board().readiness(), Readiness { up: true, consumers: 1, redis_connected: true });
+        assert_eq!(
+            ready_board().readiness(),
+            Readiness {
+                up: true,
+                consumers: 1,
+                redis_connected: true
+            }
+        );
     }
 
     #[test]
     fn it_is_not_ready_without_redis_and_ready_again_when_redis_is_back() {
         let board = ready_board();
         board.set_redis_connected(false);
-        assert_eq!(board.readiness(), Readiness { up: false, consumers: 1, redis_connected: false });
+        assert_eq!(
+            board.readiness(),
+            Readiness {
+                up: false,
+                consumers: 1,
+                redis_connected: false
+            }
+        );
         board.set_redis_connected(true);
         assert!(board.readiness().up);
     }
@@ -106,7 +132,14 @@ mod tests {
         assert_eq!(board.readiness().consumers, 1);
         board.set_poller_alive(1, false);
         board.set_poller_alive(1, false);
-        assert_eq!(board.readiness(), Readiness { up: false, consumers: 0, redis_connected: true });
+        assert_eq!(
+            board.readiness(),
+            Readiness {
+                up: false,
+                consumers: 0,
+                redis_connected: true
+            }
+        );
     }
 
     #[test]
@@ -115,7 +148,14 @@ mod tests {
         board.begin_stop();
         board.set_redis_connected(true);
         board.set_poller_alive(0, true);
-        assert_eq!(board.readiness(), Readiness { up: false, consumers: 2, redis_connected: true });
+        assert_eq!(
+            board.readiness(),
+            Readiness {
+                up: false,
+                consumers: 2,
+                redis_connected: true
+            }
+        );
     }
 
     #[test]

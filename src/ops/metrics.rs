@@ -23,8 +23,9 @@ pub const SKIP_REASONS: [&str; 3] = ["stale", "policy", "no_customer"];
 pub const QUEUE_OPERATIONS: [&str; 3] = ["receive", "delete", "change_visibility"];
 
 /// From 0.5 ms (a pipelined write on the same host takes less) to 10 s (the readers' lock is 5 s).
-const DURATION_BUCKETS_SECONDS: [f64; 14] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+const DURATION_BUCKETS_SECONDS: [f64; 14] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
 /// From 10 ms (nothing was waiting) to 1 h (a backlog after an outage).
 const AGE_BUCKETS_SECONDS: [f64; 16] = [
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0,
@@ -85,10 +86,14 @@ impl Metrics {
     pub fn new() -> Result<Self, Error> {
         let registry = Registry::new();
         registry.register(Box::new(ProcessCollector::for_self()))?;
-        let build_info =
-            registered(&registry, GaugeVec::new(opts(&series::BUILD_INFO), series::BUILD_INFO.labels)?)?;
+        let build_info = registered(
+            &registry,
+            GaugeVec::new(opts(&series::BUILD_INFO), series::BUILD_INFO.labels)?,
+        )?;
         let commit = option_env!("PCS_COMMIT").unwrap_or("unknown");
-        build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), commit]).set(1.0);
+        build_info
+            .with_label_values(&[env!("CARGO_PKG_VERSION"), commit])
+            .set(1.0);
         Ok(Self {
             write_duration: histogram(&registry, &series::WRITE_DURATION, &DURATION_BUCKETS_SECONDS)?,
             write_errors: counter(&registry, &series::WRITE_ERRORS)?,
@@ -117,7 +122,10 @@ impl Metrics {
             redis_up: int_gauge(&registry, &series::REDIS_UP)?,
             credentials_expiry: registered(
                 &registry,
-                GaugeVec::new(opts(&series::CREDENTIALS_EXPIRY), series::CREDENTIALS_EXPIRY.labels)?,
+                GaugeVec::new(
+                    opts(&series::CREDENTIALS_EXPIRY),
+                    series::CREDENTIALS_EXPIRY.labels,
+                )?,
             )?,
             registry,
         })
@@ -125,11 +133,13 @@ impl Metrics {
 
     /// All series in the Prometheus text format (version 0.0.4), sorted by name.
     pub fn render(&self) -> String {
-        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| {
-            // The encoder refuses only a family without name or samples, which the registry does not gather.
-            log::error!("cannot render the metrics: {error}");
-            String::new()
-        })
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap_or_else(|error| {
+                // The encoder refuses only a family without name or samples, which the registry does not gather.
+                log::error!("cannot render the metrics: {error}");
+                String::new()
+            })
     }
 
     /// Takes hits, misses, their ratio and the memory in use out of the text that Redis answers to `INFO stats`
@@ -164,7 +174,11 @@ impl RedisInfo {
     fn hit_ratio_percent(self) -> Option<f64> {
         let (hits, misses) = (self.keyspace_hits?, self.keyspace_misses?);
         let look_ups = hits + misses;
-        Some(if look_ups > 0.0 { 100.0 * hits / look_ups } else { 0.0 })
+        Some(if look_ups > 0.0 {
+            100.0 * hits / look_ups
+        } else {
+            0.0
+        })
     }
 }
 
@@ -178,7 +192,10 @@ fn parse_redis_info(text: &str) -> RedisInfo {
             "used_memory" => &mut info.used_memory_bytes,
             _ => continue,
         };
-        *field = value.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
+        *field = value
+            .parse()
+            .ok()
+            .filter(|number: &f64| number.is_finite() && *number >= 0.0);
     }
     info
 }
@@ -224,7 +241,12 @@ mod tests {
 
     fn lines_of(metrics: &Metrics, name: &str) -> Vec<String> {
         let is_sample = |line: &&str| line.starts_with(name) && !line.starts_with('#');
-        metrics.render().lines().filter(is_sample).map(str::to_owned).collect()
+        metrics
+            .render()
+            .lines()
+            .filter(is_sample)
+            .map(str::to_owned)
+            .collect()
     }
 
     #[test]
@@ -235,8 +257,16 @@ mod tests {
             let type_line = format!("# TYPE {} {}\n", series.name, series.kind.as_str());
             let help_line = format!("# HELP {} {}\n", series.name, series.help);
             let is_for_temporary_credentials = series.name == series::CREDENTIALS_EXPIRY.name;
-            assert_eq!(text.contains(&type_line), !is_for_temporary_credentials, "{type_line}");
-            assert_eq!(text.contains(&help_line), !is_for_temporary_credentials, "{help_line}");
+            assert_eq!(
+                text.contains(&type_line),
+                !is_for_temporary_credentials,
+                "{type_line}"
+            );
+            assert_eq!(
+                text.contains(&help_line),
+                !is_for_temporary_credentials,
+                "{help_line}"
+            );
         }
     }
 
@@ -313,7 +343,8 @@ mod tests {
     #[test]
     fn every_operation_of_the_queue_has_its_label() {
         use crate::sqs::Operation;
-        let labels = [Operation::Receive, Operation::Delete, Operation::ChangeVisibility].map(Operation::label);
+        let labels =
+            [Operation::Receive, Operation::Delete, Operation::ChangeVisibility].map(Operation::label);
         assert_eq!(labels, QUEUE_OPERATIONS);
     }
 
@@ -322,7 +353,10 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let name = "persistent_cache_credentials_expiry_timestamp_seconds";
         assert_eq!(lines_of(&metrics, name), Vec::<String>::new());
-        metrics.credentials_expiry.with_label_values::<&str>(&[]).set(1_754_215_088.458);
+        metrics
+            .credentials_expiry
+            .with_label_values::<&str>(&[])
+            .set(1_754_215_088.458);
         assert_eq!(
             lines_of(&metrics, name),
             ["persistent_cache_credentials_expiry_timestamp_seconds 1754215088.458"]
@@ -343,15 +377,22 @@ mod tests {
     #[test]
     fn duration_buckets_reach_from_half_a_millisecond_to_ten_seconds_and_age_to_an_hour() {
         let metrics = Metrics::new().unwrap();
-        for name in
-            ["persistent_cache_write_duration_seconds", "persistent_cache_message_handling_duration_seconds"]
-        {
+        for name in [
+            "persistent_cache_write_duration_seconds",
+            "persistent_cache_message_handling_duration_seconds",
+        ] {
             let buckets = lines_of(&metrics, &format!("{name}_bucket"));
             assert_eq!(buckets[0], format!(r#"{name}_bucket{{le="0.0005"}} 0"#));
-            assert_eq!(buckets[buckets.len() - 2], format!(r#"{name}_bucket{{le="10"}} 0"#));
+            assert_eq!(
+                buckets[buckets.len() - 2],
+                format!(r#"{name}_bucket{{le="10"}} 0"#)
+            );
         }
         let buckets = lines_of(&metrics, "persistent_cache_message_age_seconds_bucket");
-        assert_eq!(buckets[0], r#"persistent_cache_message_age_seconds_bucket{le="0.01"} 0"#);
+        assert_eq!(
+            buckets[0],
+            r#"persistent_cache_message_age_seconds_bucket{le="0.01"} 0"#
+        );
         assert_eq!(
             buckets[buckets.len() - 2],
             r#"persistent_cache_message_age_seconds_bucket{le="3600"} 0"#
@@ -365,9 +406,18 @@ mod tests {
     fn redis_info_becomes_hits_misses_ratio_and_memory() {
         let metrics = Metrics::new().unwrap();
         metrics.observe_redis_info(INFO);
-        assert_eq!(lines_of(&metrics, "persistent_cache_hits_total"), ["persistent_cache_hits_total 30"]);
-        assert_eq!(lines_of(&metrics, "persistent_cache_misses_total"), ["persistent_cache_misses_total 10"]);
-        assert_eq!(lines_of(&metrics, "persistent_cache_hit_ratio"), ["persistent_cache_hit_ratio 75"]);
+        assert_eq!(
+            lines_of(&metrics, "persistent_cache_hits_total"),
+            ["persistent_cache_hits_total 30"]
+        );
+        assert_eq!(
+            lines_of(&metrics, "persistent_cache_misses_total"),
+            ["persistent_cache_misses_total 10"]
+        );
+        assert_eq!(
+            lines_of(&metrics, "persistent_cache_hit_ratio"),
+            ["persistent_cache_hit_ratio 75"]
+        );
         assert_eq!(
             lines_of(&metrics, "persistent_cache_memory_usage_bytes"),
             ["persistent_cache_memory_usage_bytes 1048576"]
@@ -379,9 +429,18 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.observe_redis_info(INFO);
         metrics.observe_redis_info("keyspace_hits:99\r\nkeyspace_misses:NaN\r\nused_memory:\r\n:::\r\n");
-        assert_eq!(lines_of(&metrics, "persistent_cache_hits_total"), ["persistent_cache_hits_total 99"]);
-        assert_eq!(lines_of(&metrics, "persistent_cache_misses_total"), ["persistent_cache_misses_total 10"]);
-        assert_eq!(lines_of(&metrics, "persistent_cache_hit_ratio"), ["persistent_cache_hit_ratio 75"]);
+        assert_eq!(
+            lines_of(&metrics, "persistent_cache_hits_total"),
+            ["persistent_cache_hits_total 99"]
+        );
+        assert_eq!(
+            lines_of(&metrics, "persistent_cache_misses_total"),
+            ["persistent_cache_misses_total 10"]
+        );
+        assert_eq!(
+            lines_of(&metrics, "persistent_cache_hit_ratio"),
+            ["persistent_cache_hit_ratio 75"]
+        );
         assert_eq!(
             lines_of(&metrics, "persistent_cache_memory_usage_bytes"),
             ["persistent_cache_memory_usage_bytes 1048576"]
@@ -393,6 +452,9 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.observe_redis_info(INFO);
         metrics.observe_redis_info("keyspace_hits:0\nkeyspace_misses:0\n");
-        assert_eq!(lines_of(&metrics, "persistent_cache_hit_ratio"), ["persistent_cache_hit_ratio 0"]);
+        assert_eq!(
+            lines_of(&metrics, "persistent_cache_hit_ratio"),
+            ["persistent_cache_hit_ratio 0"]
+        );
     }
 }

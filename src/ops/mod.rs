@@ -2,6 +2,6 @@
 
 pub mod health;
 pub mod metrics;
-mod series;
 pub mod server;
 
+mod series;

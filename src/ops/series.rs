@@ -95,8 +95,18 @@ series! {
 /// line break. Without `process_*`, which is Prometheus's own standard set.
 pub fn metrics_table() -> String {
     let mut table = String::from("| name | type | meaning |\n|---|---|---|\n");
-    for Series { name, kind, labels, help } in ALL {
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(", ")) };
+    for Series {
+        name,
+        kind,
+        labels,
+        help,
+    } in ALL
+    {
+        let labels = if labels.is_empty() {
+            String::new()
+        } else {
+            format!("{{{}}}", labels.join(", "))
+        };
         // Writing to a String cannot fail.
         let _ = writeln!(table, "| `{name}{labels}` | {} | {help} |", kind.as_str());
     }
@@ -112,7 +122,9 @@ mod tests {
 
     /// What stands before, within and after the markers.
     fn split_at_markers(readme: &str) -> (&str, &str, &str) {
-        let (before, rest) = readme.split_once(BEGIN).expect("README.md has <!-- metrics:begin -->");
+        let (before, rest) = readme
+            .split_once(BEGIN)
+            .expect("README.md has <!-- metrics:begin -->");
         let (block, after) = rest.split_once(END).expect("README.md has <!-- metrics:end -->");
         (before, block, after)
     }
@@ -128,7 +140,11 @@ mod tests {
             let updated = format!("{before}{BEGIN}{}{END}{after}", metrics_table());
             std::fs::write(path, updated).expect("README.md can be written");
         } else {
-            assert_eq!(block, metrics_table(), "run the tests with UPDATE_README=1 to rewrite the block");
+            assert_eq!(
+                block,
+                metrics_table(),
+                "run the tests with UPDATE_README=1 to rewrite the block"
+            );
         }
     }
 
@@ -139,7 +155,11 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), ALL.len());
         for series in ALL {
-            assert!(!series.help.contains(['|', '\n']) && !series.help.is_empty(), "{}", series.name);
+            assert!(
+                !series.help.contains(['|', '\n']) && !series.help.is_empty(),
+                "{}",
+                series.name
+            );
         }
     }
 }

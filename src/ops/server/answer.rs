@@ -1,0 +1,258 @@
+//! What is answered to a method and a target. No socket here: the server asks, this says.
+//!
+//! Refuses every method but GET and HEAD, and every path but the three.
+
+use serde::Serialize;
+
+use crate::ops::health::{HealthBoard, Readiness};
+use crate::ops::metrics::Metrics;
+
+const JSON: &str = "application/json";
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Longest path, in characters, that a 404 repeats.
+const ECHOED_PATH_CHARS_MAX: usize = 256;
+
+/// One answer; the server adds what is the same for all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) content_type: &'static str,
+    /// For the `Allow` header of a 405.
+    pub(super) allow: Option<&'static str>,
+    pub(super) body: String,
+}
+
+#[derive(Serialize)]
+struct Live {
+    status: &'static str,
+}
+
+#[derive(Serialize)]
+struct Ready {
+    status: &'static str,
+    consumers: usize,
+    redis: &'static str,
+}
+
+#[derive(Serialize)]
+struct Refused<'a> {
+    error: &'static str,
+    path: &'a str,
+}
+
+/// The answer to `method` (as on the wire: `GET`) for `target` (as on the wire: a path with or without a query,
+/// or a whole URL as a proxy sends it). The body is the same for HEAD; the server leaves it out.
+pub(super) fn answer(
+    method: &str,
+    target: &str,
+    health: &HealthBoard,
+    metrics: &Metrics,
+    loops_alive: &dyn Fn() -> bool,
+) -> Answer {
+    let path = path_of(target);
+    let endpoint = match path.strip_suffix('/').unwrap_or(path) {
+        "/livez" => live,
+        "/readyz" => ready,
+        "/metrics" => prometheus_text,
+        _ => return refused(404, "not found", path, None),
+    };
+    if !matches!(method, "GET" | "HEAD") {
+        return refused(405, "method not allowed", path, Some("GET, HEAD"));
+    }
+    endpoint(health, metrics, loops_alive)
+}
+
+fn live(_: &HealthBoard, _: &Metrics, loops_alive: &dyn Fn() -> bool) -> Answer {
+    let is_alive = loops_alive();
+    json(
+        if is_alive { 200 } else { 503 },
+        &Live {
+            status: up_or_down(is_alive),
+        },
+    )
+}
+
+fn ready(health: &HealthBoard, _: &Metrics, _: &dyn Fn() -> bool) -> Answer {
+    let Readiness {
+        up,
+        consumers,
+        redis_connected,
+    } = health.readiness();
+    let redis = if redis_connected {
+        "CONNECTED"
+    } else {
+        "DISCONNECTED"
+    };
+    json(
+        if up { 200 } else { 503 },
+        &Ready {
+            status: up_or_down(up),
+            consumers,
+            redis,
+        },
+    )
+}
+
+fn prometheus_text(health: &HealthBoard, metrics: &Metrics, _: &dyn Fn() -> bool) -> Answer {
+    // From the same board as /readyz, at the same moment, so that the two never contradict each other for long.
+    let readiness = health.readiness();
+    metrics
+        .consumers
+        .set(i64::try_from(readiness.consumers).unwrap_or(i64::MAX));
+    metrics.redis_up.set(i64::from(readiness.redis_connected));
+    Answer {
+        status: 200,
+        content_type: PROMETHEUS_TEXT,
+        allow: None,
+        body: metrics.render(),
+    }
+}
+
+fn up_or_down(up: bool) -> &'static str {
+    if up { "UP" } else { "DOWN" }
+}
+
+fn refused(status: u16, error: &'static str, path: &str, allow: Option<&'static str>) -> Answer {
+    let path = match path.char_indices().nth(ECHOED_PATH_CHARS_MAX) {
+        Some((end, _)) => &path[..end],
+        None => path,
+    };
+    Answer {
+        allow,
+        ..json(status, &Refused { error, path })
+    }
+}
+
+fn json(status: u16, body: &impl Serialize) -> Answer {
+    // Structs of strings and numbers always serialize.
+    let body = serde_json::to_string(body).unwrap_or_default();
+    Answer {
+        status,
+        content_type: JSON,
+        allow: None,
+        body,
+    }
+}
+
+/// The path alone: without the query, and without scheme and host where a proxy sent a whole URL.
+fn path_of(target: &str) -> &str {
+    let without_query = target.split('?').next().unwrap_or(target);
+    match without_query.split_once("://") {
+        Some((_scheme, rest)) => rest.find('/').map_or("/", |start| &rest[start..]),
+        None => without_query,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(method: &str, target: &str) -> Answer {
+        let health = HealthBoard::new(10);
+        health.set_redis_connected(true);
+        health.set_poller_alive(3, true);
+        answer(method, target, &health, &Metrics::new().unwrap(), &|| true)
+    }
+
+    #[test]
+    fn queries_trailing_slashes_and_whole_urls_are_tolerated() {
+        for target in [
+            "/readyz",
+            "/readyz/",
+            "/readyz?verbose=1",
+            "/readyz/?verbose=/a?b",
+            "http://service:4000/readyz?verbose",
+        ] {
+            let Answer { status, body, .. } = ask("GET", target);
+            assert_eq!(
+                (status, body.as_str()),
+                (200, r#"{"status":"UP","consumers":1,"redis":"CONNECTED"}"#),
+                "{target}"
+            );
+        }
+    }
+
+    #[test]
+    fn near_misses_are_not_found() {
+        for target in [
+            "/",
+            "",
+            "*",
+            "//",
+            "/Readyz",
+            "/readyz//",
+            "/readyz/x",
+            "readyz",
+            "/metricsx",
+            "http://host",
+        ] {
+            assert_eq!(ask("GET", target).status, 404, "{target}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_not_there_is_not_found_by_any_method_and_told_without_its_query() {
+        for method in ["GET", "POST", "BREW"] {
+            assert_eq!(
+                ask(method, "/a\"b?token=x"),
+                Answer {
+                    status: 404,
+                    content_type: "application/json",
+                    allow: None,
+                    body: r#"{"error":"not found","path":"/a\"b"}"#.to_owned(),
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn a_long_path_is_not_repeated_whole() {
+        let body = ask("GET", &format!("/{}", "é".repeat(100_000))).body;
+        assert_eq!(
+            body,
+            format!(r#"{{"error":"not found","path":"/{}"}}"#, "é".repeat(255))
+        );
+    }
+
+    #[test]
+    fn other_methods_are_told_what_is_allowed() {
+        for method in ["POST", "PUT", "DELETE", "OPTIONS", "get", ""] {
+            let Answer {
+                status, allow, body, ..
+            } = ask(method, "/livez");
+            assert_eq!(
+                (status, allow, body.as_str()),
+                (
+                    405,
+                    Some("GET, HEAD"),
+                    r#"{"error":"method not allowed","path":"/livez"}"#
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn a_dead_loop_makes_the_service_not_live() {
+        let dead = answer(
+            "GET",
+            "/livez",
+            &HealthBoard::new(1),
+            &Metrics::new().unwrap(),
+            &|| false,
+        );
+        assert_eq!((dead.status, dead.body.as_str()), (503, r#"{"status":"DOWN"}"#));
+    }
+
+    #[test]
+    fn a_service_that_is_not_ready_still_lives() {
+        let live = answer(
+            "GET",
+            "/livez",
+            &HealthBoard::new(1),
+            &Metrics::new().unwrap(),
+            &|| true,
+        );
+        assert_eq!((live.status, live.body.as_str()), (200, r#"{"status":"UP"}"#));
+    }
+}
