@@ -1,21 +1,50 @@
 //! Keeps the Redis cache that Stigg's SDKs read fresh.
 //!
-//! The sentence the tree says: event -> entitlement -> cache (pure: what has to change) -> store (making it
-//! so in Redis) · sqs (where changes come from) · edge (Stigg's API) · pipeline (the loops) · ops (what
-//! operators see). `service` builds the real parts and owns every thread.
+//! # The sentence the tree says
+//! event -> entitlement -> cache (pure: what has to change) -> store (making it so in Redis) · sqs (where changes
+//! come from) · edge (Stigg's API) · pipeline (the loops) · ops (what operators see) · service (every thread).
+//!
+//! # Threads
+//! ```text
+//! SIGTERM/SIGINT -> main drops the triggers, one after the other -> each Stop that watches one wakes
+//! poller-0..P --Delivery--> bounded --> worker-0..W --Settled--> bounded --> acknowledger-0..P
+//! sampler (Redis health, statistics)   credentials (renewal)   reports (Sentry)   ops-http   signals
+//! ```
+//! The loops are no scoped threads: a poller in a long poll cannot be woken, and must not hold up the end of the
+//! process. Each is named and counted (`service::crew`); a panic of a loop ends the process with status 70.
+//!
+//! # Invariants
+//! - A message is deleted only after Redis confirmed its effect, or that it has none (`pipeline::worker`).
+//! - Check and write are one atomic step on the server: the scripts in `store`. No lock of ours is taken.
+//! - Applying a change twice, or late, does no harm; so anything that fails is simply done again.
+//! - Every call to a peer has a deadline of its own.
+//! - Pure rooms do no I/O and read no clock; a key is spelled in one place, the environment and the clock read in
+//!   one place. `tests/it/house.rs` holds these.
+//!
+//! # Reading order
+//! `event`, `entitlement::stored`, `cache`, the three scripts in `store`, `pipeline::worker`, `service`.
+
+pub mod event;
+
+pub mod entitlement;
 
 pub mod cache;
+
+pub mod store;
+
+pub mod sqs;
+
+pub mod edge;
+
+pub mod pipeline;
+
+pub mod ops;
+
+pub mod service;
+
 pub mod clock;
 pub mod config;
-pub mod edge;
-pub mod entitlement;
-pub mod event;
 pub mod http_client;
 pub mod log;
-pub mod ops;
-pub mod pipeline;
 pub mod sentry_reports;
-pub mod service;
 pub mod shutdown;
-pub mod sqs;
-pub mod store;

@@ -4,7 +4,4 @@ pub mod health;
 pub mod metrics;
 pub mod server;
 
-mod answer;
-mod lanes;
-mod listener;
 mod series;

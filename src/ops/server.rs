@@ -1,27 +1,31 @@
-//! `/livez`, `/readyz` and `/metrics` over tiny_http, and a JSON 404 for anything else.
+//! `/livez`, `/readyz` and `/metrics` over `tiny_http`, and a JSON 404 for anything else.
 //!
-//! What a slow, broken or hostile client can do here, as read in the source of tiny_http 0.12:
+//! What a slow, broken or hostile client can do here, as read in the source of `tiny_http` 0.12:
 //!
 //! Held off:
-//! - A client that connects and sends nothing, or half a request, holds a thread of tiny_http's pool, never one
+//! - A client that connects and sends nothing, or half a request, holds a thread of `tiny_http`'s pool, never one
 //!   of the handlers, and is cut off after [`Limits::idle`] without a byte.
 //! - A client that does not read what it asked for holds one handler, however many requests it pipelines
 //!   (`lanes`), for about [`Limits::write`] an answer; the other handlers go on.
-//! - A request that announces a body over 1 KiB is neither answered nor ended: tiny_http would allocate the
+//! - A request that announces a body over 1 KiB is neither answered nor ended: `tiny_http` would allocate the
 //!   announced length in one piece when the request is dropped (`Content-Length: 9000000000000000000` ends the
-//!   process), and then wait for the body in the handler. No endpoint takes a body; the connection is left to
-//!   the client, at the cost of one thread and its socket.
-//! - tiny_http stops accepting, for good, after the first error or panic of its accept loop (no file descriptor
+//!   process), and then wait for the body in the handler. No endpoint takes a body. The
+//!   price: one pool thread and its socket for each such request, until the process ends.
+//! - `tiny_http` stops accepting, for good, after the first error or panic of its accept loop (no file descriptor
 //!   left is enough). The listening socket is kept here, so the server is opened anew on it: at once if
-//!   tiny_http tells, else when the server no longer answers its own [`OpsServer::knock`].
-//! - tiny_http counts a pool thread as free until it has woken, so in a burst a connection may be queued behind
+//!   `tiny_http` tells, else when the server no longer answers its own [`OpsServer::knock`].
+//! - `tiny_http` counts a pool thread as free until it has woken, so in a burst a connection may be queued behind
 //!   clients that hang. The next connection that ends takes it along, and each knock is one: such a connection
 //!   waits for one knock, [`Limits::knock_every`], not for the clients that hang.
 //!
-//! Not held off, because tiny_http gives no hold on it: it starts a thread for each connection and counts
+//! Not held off, because `tiny_http` gives no hold on it: it starts a thread for each connection and counts
 //! neither; it reads a request line or header of any length into memory; a byte every few seconds keeps a
 //! connection for ever; a request of HTTP/2 or 3 (`PRI * HTTP/2.0`) locks up its pool thread and its socket until
 //! the process ends. Keep the port to the networks of the orchestrator and of Prometheus.
+
+mod answer;
+mod lanes;
+mod listener;
 
 use std::io::{self, Cursor, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -31,16 +35,16 @@ use std::time::Duration;
 
 use tiny_http::{Header, Request, Response, Server};
 
-use super::answer::{Answer, answer};
 use super::health::HealthBoard;
-use super::lanes::Lanes;
-use super::listener;
 use super::metrics::Metrics;
 use crate::shutdown::{Stop, StopTrigger, stop_pair};
 
+use answer::{Answer, answer};
+use lanes::Lanes;
+
 /// Threads that answer: a client that does not read costs one, and probes are few and short.
 const HANDLERS: usize = 4;
-/// The largest announced body, in bytes, that tiny_http reads before it hands the request over.
+/// The largest announced body, in bytes, that `tiny_http` reads before it hands the request over.
 const BODY_BYTES_MAX: usize = 1024;
 /// For each step (connect, answer) of a knock: it never leaves this host.
 const KNOCK_DEADLINE: Duration = Duration::from_millis(500);
@@ -106,9 +110,11 @@ pub struct OpsServer {
     loops_alive: Arc<dyn Fn() -> bool + Send + Sync>,
     limits: Limits,
     port: u16,
-    /// Kept beside tiny_http's own handle on it: connections queue up here while the server is opened anew.
+    /// Kept beside `tiny_http`'s own handle on it: connections queue up here while the server is opened anew.
     listener: TcpListener,
     current: Mutex<Arc<Server>>,
+    /// Held by the one handler that takes the next request.
+    turn: Mutex<()>,
     lanes: Lanes<SocketAddr, Request>,
     stop: Stop,
     stop_trigger: Mutex<Option<StopTrigger>>,
@@ -150,6 +156,7 @@ impl OpsServer {
             port: bound,
             listener,
             current: Mutex::new(Arc::new(server)),
+            turn: Mutex::new(()),
             lanes: Lanes::new(),
             stop,
             stop_trigger: Mutex::new(Some(stop_trigger)),
@@ -220,25 +227,59 @@ impl OpsServer {
 
     /// One handler: answers what comes in until the stop.
     fn handle_requests(&self) {
-        while !self.stop.is_stopped() {
+        while let Some(request) = self.next_request() {
+            self.handle(request);
+        }
+    }
+
+    /// The next request whose connection nobody answers; `None` at the stop. What is in the queue then is passed
+    /// over, so that it does not come to be answered, and waited for, when the queue is dropped.
+    fn next_request(&self) -> Option<Request> {
+        // One handler at a time takes a request and enters its lane: were another to overtake it in between, a
+        // later request of a connection would be answered first, and wait for the earlier one behind it for ever.
+        let _turn = lock(&self.turn);
+        loop {
             let server = Arc::clone(&lock(&self.current));
             match server.recv() {
-                Ok(request) => self.handle(request),
-                // Woken by `unblock` or by `reopen`: what to do now is seen at the top of the loop.
-                Err(_) if self.stop.is_stopped() || !Arc::ptr_eq(&server, &lock(&self.current)) => {}
+                Ok(request) if self.stop.is_stopped() => discard(request),
+                Ok(request) => {
+                    if let Some(free) = self.admit(request) {
+                        return Some(free);
+                    }
+                }
+                Err(_) if self.stop.is_stopped() => return None,
+                // Woken by `reopen`, to go to the new server.
+                Err(_) if !self.is_current(&server) => {}
                 Err(error) => {
                     log::debug!(
                         "the HTTP endpoints stopped accepting connections: {error}; opening them anew"
                     );
-                    if !self.stop.wait(REOPEN_PAUSE) {
-                        self.reopen(&server);
+                    if self.stop.wait(REOPEN_PAUSE) {
+                        return None;
                     }
+                    self.reopen(&server);
                 }
             }
         }
     }
 
-    /// Puts a new server in the place of a dead one, once, and sends the handlers to it. If it cannot be opened,
+    /// Gives the request back if it is to be answered now.
+    fn admit(&self, request: Request) -> Option<Request> {
+        if announces_body(&request) {
+            log::debug!("a request with a body is left unanswered on the HTTP endpoints");
+            discard(request);
+            return None;
+        }
+        // Only a unix socket has clients without an address, and this is none.
+        let client = *request.remote_addr()?;
+        self.lanes.enter(client, request)
+    }
+
+    fn is_current(&self, server: &Arc<Server>) -> bool {
+        Arc::ptr_eq(server, &lock(&self.current))
+    }
+
+    /// Puts a new server in the place of a dead one, once, and sends the handler that waits to it. If it cannot be opened,
     /// the next missed knocks try again.
     fn reopen(&self, dead: &Arc<Server>) {
         let mut current = lock(&self.current);
@@ -248,9 +289,8 @@ impl OpsServer {
         match open(&self.listener) {
             Ok(server) => {
                 *current = Arc::new(server);
-                for _ in 0..HANDLERS {
-                    dead.unblock();
-                }
+                // At most one handler waits there.
+                dead.unblock();
             }
             Err(error) => log::warn!(
                 "cannot open the HTTP endpoints on port {} anew: {error}",
@@ -261,27 +301,17 @@ impl OpsServer {
 
     /// Answers one request, and those that its connection sends meanwhile.
     fn handle(&self, request: Request) {
-        if announces_body(&request) {
-            log::debug!("a request with a body is left unanswered on the HTTP endpoints");
-            // Dropping it is what must not happen: see the top of this file.
-            std::mem::forget(request);
-            return;
-        }
         let Some(client) = request.remote_addr().copied() else {
-            return self.respond(request).unwrap_or_default();
+            return;
         };
-        let mut next = self.lanes.enter(client, request);
+        let mut next = Some(request);
         while let Some(request) = next {
             let answered = self.respond(request);
             if let Err(error) = &answered {
                 log::debug!("an answer on the HTTP endpoints did not reach its client: {error}");
             }
             if answered.is_err() || self.stop.is_stopped() {
-                // A writer that is dropped unused answers nothing and waits for nobody; a request would do both.
-                self.lanes
-                    .abandon(&client)
-                    .into_iter()
-                    .for_each(|unanswered| drop(unanswered.into_writer()));
+                self.lanes.abandon(&client).into_iter().for_each(discard);
                 return;
             }
             next = self.lanes.next(&client);
@@ -315,12 +345,12 @@ impl ServerError {
     }
 }
 
-/// A tiny_http server on another handle of this listener.
+/// A `tiny_http` server on another handle of this listener.
 fn open(listener: &TcpListener) -> io::Result<Server> {
     Server::from_listener(listener.try_clone()?, None).map_err(io::Error::other)
 }
 
-/// A body that tiny_http has not read itself before it handed the request over.
+/// A body that `tiny_http` has not read itself before it handed the request over.
 fn announces_body(request: &Request) -> bool {
     let waits_for_continue = request
         .headers()
@@ -329,6 +359,17 @@ fn announces_body(request: &Request) -> bool {
     request
         .body_length()
         .is_some_and(|bytes| bytes > BODY_BYTES_MAX || (bytes > 0 && waits_for_continue))
+}
+
+/// Ends a request without an answer and without waiting for its client.
+fn discard(request: Request) {
+    if announces_body(&request) {
+        // Dropping it would allocate and await the body: see the top of this file.
+        std::mem::forget(request);
+    } else {
+        // A request that is dropped answers 500, which may wait; its writer, dropped unused, does not.
+        drop(request.into_writer());
+    }
 }
 
 fn response(answer: Answer) -> Response<Cursor<Vec<u8>>> {

@@ -4,8 +4,8 @@
 
 use serde::Serialize;
 
-use super::health::{HealthBoard, Readiness};
-use super::metrics::Metrics;
+use crate::ops::health::{HealthBoard, Readiness};
+use crate::ops::metrics::Metrics;
 
 const JSON: &str = "application/json";
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -1,6 +1,6 @@
 //! One handler for one connection at a time.
 //!
-//! tiny_http hands over the pipelined requests of one connection as separate requests, and makes each answer
+//! `tiny_http` hands over the pipelined requests of one connection as separate requests, and makes each answer
 //! wait for the one before it. Several handlers would then all wait for the one client that does not read. Here
 //! a request of a connection that is being answered is left to the handler that answers it, so that a client
 //! costs at most one handler.

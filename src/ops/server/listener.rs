@@ -19,7 +19,7 @@ pub(super) fn bind(port: u16) -> io::Result<TcpListener> {
 
 /// Bounds each wait for a client: `read` for its next byte, `write` for room in its window.
 ///
-/// tiny_http sets no deadline and hands out no socket to set one on. But Linux gives an accepted socket the
+/// `tiny_http` sets no deadline and hands out no socket to set one on. But Linux gives an accepted socket the
 /// deadlines of the one that listens, and std sets them on any socket that it takes for a stream. The catch:
 /// accepting now ends with an error too when nobody has connected for `read`; the server sees to that.
 pub(super) fn with_deadlines(
