@@ -173,6 +173,9 @@ impl Worker {
             }
             Ok(Err(malformed)) => {
                 self.metrics.messages_malformed.inc();
+                // The fault names a place, never what stood there.
+                self.reporter
+                    .report_error(&format!("cannot read a message: {malformed}"));
                 let settlement = settle_malformed(self.poison_policy, delivery.receive_count);
                 self.poison_log.malformed(&delivery, &malformed, settlement);
                 if settlement != Settlement::Delete {

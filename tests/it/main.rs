@@ -17,6 +17,7 @@ mod readers;
 
 mod delivery;
 mod disorder;
+mod late_news;
 mod lock;
 mod policy;
 mod purge;
@@ -30,3 +31,4 @@ mod config;
 mod house;
 mod http;
 mod logs;
+mod reports;

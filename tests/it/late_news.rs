@@ -1,0 +1,146 @@
+//! A message that was sent before a purge and comes after it: SQS promises no order, and a real queue cannot be
+//! made to deliver out of order on purpose, so the store is driven directly, on a real Redis.
+
+use persistent_cache_service::cache::keyspace::Keyspace;
+use persistent_cache_service::cache::{Layout, changes_for};
+use persistent_cache_service::config::{CacheUpdatePolicy, Expiry, RedisAddress, RedisConfig};
+use persistent_cache_service::entitlement::EpochMs;
+use persistent_cache_service::entitlement::stored::CacheFormat;
+use persistent_cache_service::event;
+use persistent_cache_service::store::{CacheStore, Locks, Outcome, RedisStore, StoreRules};
+
+use crate::support::messages::{Message, Shape, entitlements_updated, package_published, purge};
+use crate::support::redis::TestRedis;
+use crate::support::sdk::Owner;
+use crate::support::stage::PREFIX;
+use crate::support::state::{State, every_kind, hours_ago};
+
+struct Direct {
+    redis: TestRedis,
+    store: RedisStore,
+    policy: CacheUpdatePolicy,
+}
+
+impl Direct {
+    fn new(policy: CacheUpdatePolicy) -> Self {
+        let redis = TestRedis::start();
+        let config = RedisConfig {
+            address: RedisAddress::Unix(redis.socket()),
+            db: 0,
+            username: None,
+            password: None,
+            tls: None,
+        };
+        let rules = StoreRules {
+            policy,
+            expiry: Expiry::Seconds(600),
+        };
+        Self {
+            redis,
+            store: RedisStore::new(config, rules, 1),
+            policy,
+        }
+    }
+
+    /// Applies a message that was sent at this time; the outcome of its change.
+    fn apply(&self, message: &Message, sent_at_ms: i64) -> Outcome {
+        let layout = Layout {
+            keyspace: Keyspace::new(PREFIX),
+            format: CacheFormat::Compatible,
+            policy: self.policy,
+        };
+        let sent_at = EpochMs(sent_at_ms);
+        let event = event::decode(&message.raw(), sent_at).expect("a message that can be read");
+        let changes = changes_for(&event, sent_at, &layout);
+        let [change] = changes.as_slice() else {
+            panic!("one change, not {changes:?}")
+        };
+        if let persistent_cache_service::cache::CacheChange::InvalidateEnvironment {
+            pattern,
+            mark,
+            sent_at,
+        } = change
+        {
+            let mark = mark.as_deref().map(|mark| (mark, sent_at.0));
+            let written = self
+                .store
+                .invalidate(pattern, mark, &|| true)
+                .expect("Redis answers");
+            return Outcome::Applied { written, stale: 0 };
+        }
+        let mut outcomes = self
+            .store
+            .apply(&[(change, Locks::Respect)])
+            .expect("Redis answers");
+        outcomes.remove(0).expect("the change is not refused")
+    }
+
+    fn entitlements(&self, owner: Owner, sent_at_ms: i64) -> Outcome {
+        let state = State::new(owner, hours_ago(5), &every_kind(0));
+        self.apply(&entitlements_updated(&state, Shape::GraphqlV2), sent_at_ms)
+    }
+}
+
+fn is_written(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Applied { written, .. } if written > 0)
+}
+
+#[test]
+fn of_a_purged_customer_does_not_come_back() {
+    let customer = Owner::customer("customer-1");
+    let direct = Direct::new(CacheUpdatePolicy::Upsert);
+    assert!(is_written(direct.entitlements(customer, 1_000)));
+    direct.apply(&purge(customer, hours_ago(1)), 2_000);
+    // The usage keys stay, so under either policy nothing else would hold this back.
+    assert_eq!(direct.entitlements(customer, 1_500), Outcome::PurgedLater);
+    assert_eq!(direct.redis.get(&customer.key(PREFIX)), None);
+    assert!(
+        is_written(direct.entitlements(customer, 2_001)),
+        "what was sent after the purge is news"
+    );
+}
+
+#[test]
+fn of_a_resource_does_not_come_back_after_its_customer_was_purged() {
+    let resource = Owner::resource("customer-1", "site-1");
+    let direct = Direct::new(CacheUpdatePolicy::Upsert);
+    direct.apply(&purge(Owner::customer("customer-1"), hours_ago(1)), 2_000);
+    assert_eq!(direct.entitlements(resource, 1_500), Outcome::PurgedLater);
+    assert!(is_written(direct.entitlements(resource, 2_001)));
+}
+
+#[test]
+fn does_not_come_back_after_the_environment_was_invalidated() {
+    let customer = Owner::customer("customer-1");
+    let direct = Direct::new(CacheUpdatePolicy::Upsert);
+    assert!(is_written(direct.entitlements(customer, 1_000)));
+    assert!(is_written(
+        direct.apply(&package_published("ALL_CUSTOMERS"), 2_000)
+    ));
+    assert_eq!(direct.entitlements(customer, 1_500), Outcome::PurgedLater);
+    assert!(is_written(direct.entitlements(customer, 2_001)));
+}
+
+#[test]
+fn is_compared_as_ever_once_a_reader_has_refetched_the_customer() {
+    let customer = Owner::customer("customer-1");
+    let direct = Direct::new(CacheUpdatePolicy::UpdateIfExists);
+    direct.apply(&purge(customer, hours_ago(1)), 2_000);
+    let key = customer.key(PREFIX);
+    direct
+        .redis
+        .command::<()>(&["MSET", &key, "{}", &format!("{key}#timestamp"), "1"]);
+    assert!(
+        is_written(direct.entitlements(customer, 1_500)),
+        "newer than what the reader wrote"
+    );
+}
+
+#[test]
+fn of_an_earlier_purge_does_not_hide_a_later_one() {
+    let customer = Owner::customer("customer-1");
+    let direct = Direct::new(CacheUpdatePolicy::Upsert);
+    direct.apply(&purge(customer, hours_ago(1)), 3_000);
+    direct.apply(&purge(customer, hours_ago(2)), 2_000);
+    assert_eq!(direct.entitlements(customer, 2_500), Outcome::PurgedLater);
+}
