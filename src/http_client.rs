@@ -148,13 +148,6 @@ impl HttpClient {
         })
     }
 
-    /// Ends every call in flight with an error and refuses new ones: for a stop whose time is up.
-    pub fn shutdown(&self) {
-        if let Some(agent) = self.agent.get() {
-            agent.clone().shutdown();
-        }
-    }
-
     /// The agent itself, for libraries that bring their own requests.
     pub fn agent(&self) -> Result<Agent, HttpError> {
         if let Some(agent) = self.agent.get() {

@@ -101,6 +101,19 @@ pub fn timestamp_key(key: &str) -> String {
     format!("{key}#timestamp")
 }
 
+/// What [`timestamp_key`] puts behind a key, as bytes: scanned keys may be anything.
+const TIMESTAMP_SUFFIX: &[u8] = b"#timestamp";
+
+/// A scanned key's value key: the key itself, or the one that it is the timestamp of.
+pub fn value_key(scanned: &[u8]) -> &[u8] {
+    scanned.strip_suffix(TIMESTAMP_SUFFIX).unwrap_or(scanned)
+}
+
+/// The timestamp key of a value key, as bytes.
+pub fn timestamp_key_of(value_key: &[u8]) -> Vec<u8> {
+    [value_key, TIMESTAMP_SUFFIX].concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

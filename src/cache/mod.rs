@@ -29,7 +29,7 @@ pub enum CacheChange {
     WriteEntitlements {
         /// The SDKs' locks to wait for.
         locks: Vec<String>,
-        /// Marks of purges: if one was sent later than this and the customer key is gone, this is late news.
+        /// Marks of purges: if one was sent later than this, this is late news.
         purge_marks: Vec<String>,
         /// When the message was sent.
         sent_at: EpochMs,
@@ -57,14 +57,22 @@ pub enum CacheChange {
         sent_at: EpochMs,
     },
     /// Forget every customer of the environment.
-    InvalidateEnvironment {
-        /// The SCAN pattern of the keys to unlink.
-        pattern: String,
-        /// Where the invalidation is remembered; `None` where no late message could bring a customer back.
-        mark: Option<String>,
-        /// When the message was sent.
-        sent_at: EpochMs,
-    },
+    InvalidateEnvironment(Invalidation),
+}
+
+/// A walk over all customers' keys of an environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalidation {
+    /// The SCAN pattern of the keys to unlink.
+    pub pattern: String,
+    /// Where the invalidation is remembered: from before the walk, since a late message must not bring a customer
+    /// back behind it.
+    pub mark: String,
+    /// The mark stays when the walk has ended. If not, a late message finds no key of its customer then, and the
+    /// policy lets it write nothing.
+    pub keeps_mark: bool,
+    /// When the message was sent.
+    pub sent_at: EpochMs,
 }
 
 /// Where and how changes are written.
@@ -87,15 +95,12 @@ pub fn changes_for(event: &Event, sent_at: EpochMs, layout: &Layout) -> Vec<Cach
             .iter()
             .map(|subject| purge_change(subject, sent_at, layout))
             .collect(),
-        Event::EnvironmentInvalidated => vec![CacheChange::InvalidateEnvironment {
+        Event::EnvironmentInvalidated => vec![CacheChange::InvalidateEnvironment(Invalidation {
             pattern: layout.keyspace.customer_keys_pattern(),
-            // With UPDATE_IF_EXISTS a late message finds no key of the customer and writes nothing anyway.
-            mark: match layout.policy {
-                CacheUpdatePolicy::UpdateIfExists => None,
-                CacheUpdatePolicy::Upsert => Some(layout.keyspace.environment_purge_mark()),
-            },
+            mark: layout.keyspace.environment_purge_mark(),
+            keeps_mark: layout.policy == CacheUpdatePolicy::Upsert,
             sent_at,
-        }],
+        })],
         Event::Ignored { .. } => Vec::new(),
     }
 }

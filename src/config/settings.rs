@@ -31,11 +31,12 @@ const KEPT_AS_THEY_ARE: [&str; 5] = [
     max_term_width = 100,
     // The help is the same for -h and --help: no setting needs more than its sentence.
     next_line_help = true,
-    after_help = "Without a command this is the service itself. Every setting is an environment variable and a flag; \
+    after_help = "Every setting is an environment variable and a flag; \
                   the flag wins, and an empty value counts as not set. Give secrets by variable or by file, since \
                   flags show in the list of processes. Booleans are 0 or 1, true or false, yes or no, on or off.\n\n\
-                  Exit status: 0 after a stop that was asked for; 1 if the service cannot start or fails; 2 for an \
-                  unknown flag; 78 if the configuration has faults: all are printed, and nothing is started."
+                  Exit status: 0 after a stop that was asked for; 1 if the service cannot start; 2 for an unknown \
+                  flag; 70 after a defect in one of its loops; 78 if the configuration has faults: all are printed, and \
+                  nothing is started; 130 or 143 after a second signal."
 )]
 pub struct Settings {
     /// Where changes come from.

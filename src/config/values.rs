@@ -174,7 +174,7 @@ impl Findings {
             Err(error) => {
                 format!(
                     "cannot read {name}: {}; check the path and its permissions",
-                    error.kind()
+                    why(&error)
                 )
             }
         };
@@ -225,7 +225,7 @@ impl Findings {
         let fault = match readable_again(Path::new(path)).and_then(|()| std::fs::read(path)) {
             Err(error) => format!(
                 "cannot read {path}: {}; check the path and its permissions",
-                error.kind()
+                why(&error)
             ),
             Ok(pem) => match CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>() {
                 Err(error) => format!("{path} is not valid PEM ({error}); set a file of PEM certificates"),
@@ -262,4 +262,11 @@ pub(super) fn shown(value: &str) -> String {
     let short: String = value.chars().take(LONGEST).collect();
     let rest = if short.len() < value.len() { "…" } else { "" };
     format!("'{}{rest}'", short.escape_debug())
+}
+/// Why a file cannot be read, without its path: that may be a secret which was put into the wrong variable.
+fn why(error: &std::io::Error) -> String {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        return "no such file".to_owned();
+    }
+    error.kind().to_string()
 }

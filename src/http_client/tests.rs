@@ -135,24 +135,6 @@ fn https_needs_certificates_at_the_first_call_and_no_sooner_and_never_panics() {
 }
 
 #[test]
-fn a_shutdown_ends_the_call_in_flight() {
-    let stub = Stub::start([Reply::Silence]);
-    let client = client(&stub.url, 60_000);
-    let started = Instant::now();
-    std::thread::scope(|scope| {
-        let call = scope.spawn(|| client.send(get(&stub.url, "/"), None));
-        stub.asked();
-        client.shutdown();
-        assert!(call.join().unwrap().is_err());
-    });
-    assert!(started.elapsed() < Duration::from_secs(10));
-    assert!(
-        client.send(get(&stub.url, "/"), None).is_err(),
-        "no further calls"
-    );
-}
-
-#[test]
 fn the_crypto_provider_can_be_installed_from_everywhere() {
     install_crypto_provider();
     install_crypto_provider();

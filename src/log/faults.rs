@@ -8,6 +8,7 @@
 //! if it is, nothing grows.
 
 use std::collections::BTreeMap;
+use std::panic::Location;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -42,8 +43,10 @@ impl FaultLog {
 
     /// A fault of this kind happened now: logs it, or counts it. The kind is a constant of the code, such as
     /// `redis` or `sqs.receive`; two faults that need different remedies are of different kinds.
+    #[track_caller]
     pub fn fault(&self, kind: &str, level: Level, message: &str, error: &str, now: Instant) {
-        let lines = self.with_kinds(|kinds| kinds.fault(kind, level, message, error, now));
+        let target = module_of(Location::caller().file());
+        let lines = self.with_kinds(|kinds| kinds.fault(kind, level, message, error, now, &target));
         lines.iter().for_each(Line::log);
     }
 
@@ -59,10 +62,10 @@ impl FaultLog {
         lines.iter().for_each(Line::log);
     }
 
-    /// What this kind of fault did is done again. Some if the fault was there: the caller logs the return. None,
-    /// cheaply, if all was well before.
-    pub fn recovered(&self, kind: &str, now: Instant) -> Option<Outage> {
-        self.with_kinds(|kinds| kinds.recovered(kind, now))
+    /// What these kinds of fault hindered (all kinds that begin so) is done again. Some if there was such a
+    /// fault: the caller logs the return. None, cheaply, if all was well before.
+    pub fn recovered(&self, kinds: &str, now: Instant) -> Option<Outage> {
+        self.with_kinds(|known| known.recovered(kinds, now))
     }
 
     /// Lines are logged after the lock is released: writing to stdout may block.
@@ -79,20 +82,29 @@ struct Line {
     level: Level,
     message: String,
     error: String,
+    target: String,
     /// For a summary: how often, in how many seconds.
     repeated: Option<(u64, u64)>,
 }
 
 impl Line {
     fn log(&self) {
-        let (kind, error) = (self.kind.as_str(), self.error.as_str());
+        let (kind, error, target) = (self.kind.as_str(), self.error.as_str(), self.target.as_str());
         match self.repeated {
-            None => log::log!(self.level, err = error, fault = kind; "{}", self.message),
+            None => log::log!(target: target, self.level, err = error, fault = kind; "{}", self.message),
             Some((repeated, window_secs)) => {
-                log::log!(self.level, err = error, fault = kind, repeated, window_secs; "{}", self.message);
+                log::log!(target: target, self.level, err = error, fault = kind, repeated, window_secs; "{}", self.message);
             }
         }
     }
+}
+
+/// `src/pipeline/gate.rs` as `persistent_cache_service::pipeline::gate`.
+fn module_of(file: &str) -> String {
+    let path = file.strip_prefix("src/").unwrap_or(file);
+    let path = path.strip_suffix(".rs").unwrap_or(path);
+    let path = path.strip_suffix("/mod").unwrap_or(path);
+    format!("{}::{}", env!("CARGO_CRATE_NAME"), path.replace('/', "::"))
 }
 
 #[derive(Debug, Default)]
@@ -110,10 +122,20 @@ struct Kind {
     level: Level,
     message: String,
     error: String,
+    /// The module that it came from.
+    target: String,
 }
 
 impl Kinds {
-    fn fault(&mut self, kind: &str, level: Level, message: &str, error: &str, now: Instant) -> Vec<Line> {
+    fn fault(
+        &mut self,
+        kind: &str,
+        level: Level,
+        message: &str,
+        error: &str,
+        now: Instant,
+        target: &str,
+    ) -> Vec<Line> {
         let name = self.place_for(kind).to_owned();
         let kind = self.0.entry(name.clone()).or_insert_with(|| Kind {
             since: now,
@@ -124,6 +146,7 @@ impl Kinds {
             level,
             message: String::new(),
             error: String::new(),
+            target: String::new(),
         });
         let mut lines: Vec<Line> = kind.end_window(&name, now).into_iter().collect();
         kind.last = now;
@@ -131,6 +154,7 @@ impl Kinds {
         kind.level = level;
         message.clone_into(&mut kind.message);
         error.clone_into(&mut kind.error);
+        target.clone_into(&mut kind.target);
         if kind.window.is_some() {
             kind.repeated += 1;
         } else {
@@ -154,12 +178,21 @@ impl Kinds {
             .collect()
     }
 
-    fn recovered(&mut self, kind: &str, now: Instant) -> Option<Outage> {
-        let kind = self.0.remove(kind)?;
-        Some(Outage {
-            lasted: now.saturating_duration_since(kind.since),
-            faults: kind.total,
-        })
+    fn recovered(&mut self, kinds: &str, now: Instant) -> Option<Outage> {
+        let mut outage: Option<Outage> = None;
+        self.0.retain(|name, kind| {
+            if !name.starts_with(kinds) {
+                return true;
+            }
+            let lasted = now.saturating_duration_since(kind.since);
+            let before = outage.take().unwrap_or(Outage { lasted, faults: 0 });
+            outage = Some(Outage {
+                lasted: before.lasted.max(lasted),
+                faults: before.faults + kind.total,
+            });
+            false
+        });
+        outage
     }
 
     /// The name to count a kind under: its own if it is known or there is room, the shared one if all are in use.
@@ -216,6 +249,7 @@ impl Kind {
             level: self.level,
             message: self.message.clone(),
             error: self.error.clone(),
+            target: self.target.clone(),
             repeated,
         }
     }
@@ -247,7 +281,7 @@ mod tests {
             text(
                 &self
                     .kinds
-                    .fault(kind, Level::Warn, &format!("{kind} failed"), error, now),
+                    .fault(kind, Level::Warn, &format!("{kind} failed"), error, now, "here"),
             )
         }
 

@@ -51,11 +51,9 @@ pub fn start(config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
 }
 
 fn specification(level: LevelFilter) -> LogSpecification {
-    let of_others = if level >= LevelFilter::Debug {
-        LevelFilter::Debug
-    } else {
-        level.min(LevelFilter::Warn)
-    };
+    // What others say below a warning is their own affair (bytes and headers of requests, in some), and would bury
+    // what we say.
+    let of_others = level.min(LevelFilter::Warn);
     LogSpecBuilder::new()
         .default(of_others)
         .module(OWN_TARGETS, level)
@@ -108,10 +106,11 @@ mod tests {
     }
 
     #[test]
-    fn at_debug_and_trace_others_are_heard_at_debug_but_never_at_trace() {
+    fn at_debug_and_trace_others_are_heard_from_warnings_on_all_the_same() {
         for level in [LevelFilter::Debug, LevelFilter::Trace] {
-            assert!(specification(level).enabled(Level::Debug, "ureq::unversioned"));
-            assert!(!specification(level).enabled(Level::Trace, "ureq::unversioned"));
+            assert!(specification(level).enabled(Level::Debug, "persistent_cache_service::pipeline"));
+            assert!(specification(level).enabled(Level::Warn, "ureq::unversioned"));
+            assert!(!specification(level).enabled(Level::Info, "ureq::unversioned"));
         }
         assert!(specification(LevelFilter::Trace).enabled(Level::Trace, "persistent_cache_service"));
     }

@@ -82,7 +82,7 @@ series! {
     LAST_WRITE = Gauge "persistent_cache_last_write_timestamp_seconds" []
         "last successful write to Redis; 0 before the first";
     CONSUMERS = Gauge "persistent_cache_consumers" []
-        "live pollers";
+        "pollers whose last call to the queue succeeded";
     REDIS_UP = Gauge "persistent_cache_redis_up" []
         "1 while Redis answers, else 0";
     CREDENTIALS_EXPIRY = Gauge "persistent_cache_credentials_expiry_timestamp_seconds" []

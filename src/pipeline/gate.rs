@@ -3,7 +3,7 @@
 //! While Redis is away nothing is received: messages that were received and cannot be written would be given
 //! back or held only to come again, a loop that burns receive counts. What is in hand is kept.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::log::FaultLog;
@@ -11,8 +11,11 @@ use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
 use crate::shutdown::Stop;
 use crate::store::StoreError;
-use std::sync::Arc;
 
+/// What the log calls all faults of Redis.
+const FAULT: &str = "redis ";
+/// How long a refused write stands against answers: longer than a worker waits between two tries.
+const REFUSAL_STANDS: Duration = Duration::from_secs(5);
 /// How often a waiting thread looks.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -29,12 +32,19 @@ pub struct RedisGate {
 struct State {
     /// Since when Redis is away; `None` while it is there.
     away_since: Option<Instant>,
-    /// Redis answers but refuses to write (a replica, full, ACL …): only a write that succeeds ends this.
-    refuses_writes: bool,
-    /// It was there once: else its coming is no return.
-    was_there: bool,
-    /// The kind of the last fault, as the log knows it.
-    fault: Option<String>,
+    /// When Redis last answered a write by refusing it (a replica, full, ACL …).
+    refused_at: Option<Instant>,
+    /// A call has failed since it was there: else its coming is no return.
+    failed: bool,
+}
+
+/// What was done when Redis failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum During {
+    /// A write of a worker, who will try it again.
+    Write,
+    /// A question of the sampler.
+    Question,
 }
 
 /// What showed that Redis is there.
@@ -51,9 +61,8 @@ impl RedisGate {
     pub fn new(health: Arc<HealthBoard>, metrics: Arc<Metrics>, faults: Arc<FaultLog>) -> Self {
         let state = State {
             away_since: Some(Instant::now()),
-            refuses_writes: false,
-            was_there: false,
-            fault: None,
+            refused_at: None,
+            failed: false,
         };
         Self {
             state: Mutex::new(state),
@@ -64,48 +73,51 @@ impl RedisGate {
     }
 
     /// A call failed with an error that reaches all of Redis.
-    pub fn lost(&self, error: &StoreError) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.away_since.is_none() {
-            state.away_since = Some(Instant::now());
+    pub fn lost(&self, error: &StoreError, during: During) {
+        let now = Instant::now();
+        let kind = format!("{FAULT}{}", error.kind);
+        let mut state = self.state();
+        state.away_since.get_or_insert(now);
+        state.failed = true;
+        match during {
+            During::Write if refuses_writes(error) => state.refused_at = Some(now),
+            During::Write => state.refused_at = None,
+            // A question that is refused says nothing of writes, and the next one that is answered ends it.
+            During::Question => {}
         }
-        state.refuses_writes = refuses_writes(error);
-        let kind = format!("redis {}", error.kind);
-        state.fault = Some(kind.clone());
+        self.tell(false);
         drop(state);
-        self.health.set_redis_connected(false);
-        self.metrics.redis_up.set(0);
         self.faults.fault(
             &kind,
             log::Level::Error,
-            "Redis is away: receiving from the queue is paused, nothing is lost",
+            "Redis cannot be used: receiving from the queue is paused, nothing is lost",
             &error.message,
-            Instant::now(),
+            now,
         );
     }
 
     /// A call succeeded.
     pub fn found(&self, evidence: Evidence) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         let Some(away_since) = state.away_since else {
             return;
         };
-        if state.refuses_writes && evidence == Evidence::Answered {
+        // As long as a worker tries to write and is refused, an answer proves nothing. If none has tried for a
+        // while, nobody holds a message to try with: then a poller must fetch one.
+        let is_refusing = state.refused_at.is_some_and(|at| at.elapsed() < REFUSAL_STANDS);
+        if is_refusing && evidence == Evidence::Answered {
             return;
         }
-        let returned = state.was_there;
-        let fault = state.fault.take();
+        let failed = state.failed;
         *state = State {
             away_since: None,
-            refuses_writes: false,
-            was_there: true,
-            fault: None,
+            refused_at: None,
+            failed: false,
         };
+        self.tell(true);
         drop(state);
-        self.health.set_redis_connected(true);
-        self.metrics.redis_up.set(1);
-        let outage = fault.and_then(|kind| self.faults.recovered(&kind, Instant::now()));
-        if returned || outage.is_some() {
+        let outage = self.faults.recovered(FAULT, Instant::now());
+        if failed {
             let away_secs = away_since.elapsed().as_secs_f64();
             log::info!(away_secs, failed_tries = outage.map_or(0, |outage| outage.faults); "Redis is back after {away_secs:.1} s");
         } else {
@@ -113,21 +125,24 @@ impl RedisGate {
         }
     }
 
+    /// Told while the state is locked: two threads must not tell in another order than they changed it.
+    fn tell(&self, connected: bool) {
+        self.health.set_redis_connected(connected);
+        self.metrics.redis_up.set(i64::from(connected));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Redis is there, as far as is known.
     pub fn is_open(&self) -> bool {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .away_since
-            .is_none()
+        self.state().away_since.is_none()
     }
 
     /// Redis answers but refuses to write.
     pub fn is_refusing_writes(&self) -> bool {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .refuses_writes
+        self.state().refused_at.is_some()
     }
 
     /// Waits until Redis is there, the stop comes or the time is over. True if Redis is there.
@@ -148,4 +163,61 @@ fn refuses_writes(error: &StoreError) -> bool {
         error.kind.as_str(),
         "READONLY" | "OOM" | "MISCONF" | "NOPERM" | "NOREPLICAS"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Reach;
+
+    fn gate() -> RedisGate {
+        let metrics = Arc::new(Metrics::new().unwrap());
+        RedisGate::new(Arc::new(HealthBoard::new(1)), metrics, Arc::new(FaultLog::new()))
+    }
+
+    fn fault(kind: &str) -> StoreError {
+        StoreError {
+            message: format!("{kind} on purpose"),
+            kind: kind.to_owned(),
+            reach: Reach::Redis,
+        }
+    }
+
+    #[test]
+    fn a_question_that_was_refused_is_made_good_by_one_that_is_answered() {
+        let gate = gate();
+        gate.lost(&fault("MISCONF"), During::Question);
+        assert!(!gate.is_open() && !gate.is_refusing_writes());
+        gate.found(Evidence::Answered);
+        assert!(gate.is_open());
+    }
+
+    #[test]
+    fn a_write_that_was_refused_is_made_good_by_a_write() {
+        let gate = gate();
+        gate.lost(&fault("READONLY"), During::Write);
+        gate.found(Evidence::Answered);
+        assert!(!gate.is_open(), "a replica answers questions");
+        gate.found(Evidence::Wrote);
+        assert!(gate.is_open());
+    }
+
+    #[test]
+    fn health_and_metric_agree_with_the_gate_whoever_reports_first() {
+        let gate = gate();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        gate.lost(&fault("io"), During::Write);
+                        gate.found(Evidence::Wrote);
+                        let state = gate.state();
+                        let is_open = state.away_since.is_none();
+                        assert_eq!(gate.health.is_redis_connected(), is_open);
+                        assert_eq!(gate.metrics.redis_up.get(), i64::from(is_open));
+                    }
+                });
+            }
+        });
+    }
 }

@@ -1,6 +1,7 @@
 //! Receives deliveries and hands them to the workers, one poller a thread.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, select};
@@ -13,6 +14,12 @@ use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
 use crate::shutdown::Stop;
 use crate::sqs::{Delivery, Operation, Queue, ReceiptHandle};
+
+/// What the log calls all faults of receiving.
+const FAULT: &str = "receive ";
+/// An empty answer that comes sooner (WAIT_TIME_SECS=0, or something that does not wait) is followed by a pause of
+/// this length: asked without a pause, the queue would cost a call a millisecond.
+const HASTY: Duration = Duration::from_millis(100);
 
 /// How much is asked of the queue at once, and how patiently.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +49,8 @@ pub struct Poller {
     pub metrics: Arc<Metrics>,
     /// Where failures are logged.
     pub faults: Arc<FaultLog>,
+    /// Counts the pollers whose call is likely to bring messages soon: at a stop these are worth waiting for.
+    pub expecting: Arc<AtomicUsize>,
     /// Ends the loop.
     pub stop: Stop,
 }
@@ -53,7 +62,7 @@ impl Poller {
         // The first call, and the first after a failure, does not wait for messages: it tells at once whether
         // the queue can be used.
         let mut proven = false;
-        let mut fault = None;
+        let mut was_busy = false;
         while !self.stop.is_stopped() {
             if !self.gate.wait_open(&self.stop, Duration::from_secs(1)) {
                 continue;
@@ -63,23 +72,35 @@ impl Poller {
             } else {
                 Duration::ZERO
             };
-            match self.queue.receive(self.polling.batch_size, wait) {
+            // A short poll answers at once, and where there were messages there are more.
+            let expects = was_busy || wait.is_zero();
+            self.expecting.fetch_add(usize::from(expects), Ordering::Relaxed);
+            let asked_at = Instant::now();
+            let answer = self.queue.receive(self.polling.batch_size, wait);
+            self.expecting.fetch_sub(usize::from(expects), Ordering::Relaxed);
+            match answer {
                 Ok(deliveries) => {
+                    was_busy = !deliveries.is_empty();
+                    let is_hasty = proven && !was_busy && asked_at.elapsed() < HASTY;
                     proven = true;
                     backoff.reset();
                     self.health.set_poller_alive(self.index, true);
                     self.metrics.last_poll.set(seconds_now());
-                    self.recovered(fault.take());
+                    self.recovered();
                     self.hand_over(deliveries);
+                    if is_hasty {
+                        self.stop.wait(HASTY);
+                    }
                 }
                 Err(error) => {
+                    was_busy = false;
                     proven = false;
                     self.health.set_poller_alive(self.index, false);
                     self.metrics
                         .queue_errors
                         .with_label_values(&[Operation::Receive.label()])
                         .inc();
-                    let kind = format!("receive {}", error.kind);
+                    let kind = format!("{FAULT}{}", error.kind);
                     self.faults.fault(
                         &kind,
                         log::Level::Error,
@@ -87,7 +108,6 @@ impl Poller {
                         &error.message,
                         Instant::now(),
                     );
-                    fault = Some(kind);
                     self.stop.wait(backoff.next_wait(fastrand::f64()));
                 }
             }
@@ -96,8 +116,8 @@ impl Poller {
     }
 
     /// The first poller that gets an answer again tells so, for all.
-    fn recovered(&self, fault: Option<String>) {
-        if let Some(outage) = fault.and_then(|kind| self.faults.recovered(&kind, Instant::now())) {
+    fn recovered(&self) {
+        if let Some(outage) = self.faults.recovered(FAULT, Instant::now()) {
             let lasted_secs = outage.lasted.as_secs_f64();
             log::info!(lasted_secs, failed_tries = outage.faults; "messages can be received again after {lasted_secs:.1} s");
         }

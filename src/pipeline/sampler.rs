@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::gate::{Evidence, RedisGate};
+use super::gate::{During, Evidence, RedisGate};
 use crate::log::FaultLog;
 use crate::ops::metrics::Metrics;
 use crate::shutdown::Stop;
-use crate::store::CacheStore;
+use crate::store::{CacheStore, READONLY};
 
 /// How often a Redis that is away is asked whether it is back.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -47,20 +47,21 @@ impl Sampler {
     }
 
     fn look(&self) {
-        match self.store.ping() {
-            Ok(()) => self.gate.found(Evidence::Answered),
-            Err(error) => return self.gate.lost(&error),
+        if let Err(error) = self.store.ping() {
+            return self.gate.lost(&error, During::Question);
         }
         match self.store.info() {
             Ok(info) => self.metrics.observe_redis_info(&info),
+            Err(error) if error.kind == READONLY => return self.gate.lost(&error, During::Question),
             // An ACL may deny INFO: the cache works without its statistics.
             Err(error) => self.faults.fault(
-                "redis info",
+                "info",
                 log::Level::Warn,
                 "cannot read the statistics of Redis: hit ratio and memory metrics stay as they are",
                 &error.message,
                 Instant::now(),
             ),
         }
+        self.gate.found(Evidence::Answered);
     }
 }

@@ -14,7 +14,7 @@ use super::poller::{Poller, Polling};
 use super::settle::{Settled, Settlement};
 use super::worker::Worker;
 use crate::cache::keyspace::Keyspace;
-use crate::cache::{CacheChange, Layout};
+use crate::cache::{CacheChange, Invalidation, Layout};
 use crate::config::{CacheUpdatePolicy, PoisonPolicy};
 use crate::entitlement::EpochMs;
 use crate::entitlement::stored::CacheFormat;
@@ -119,7 +119,7 @@ impl CacheStore for FakeStore {
         Ok(outcomes)
     }
 
-    fn invalidate(&self, _: &str, _: Option<(&str, i64)>, _: &dyn Fn() -> bool) -> Result<u64, StoreError> {
+    fn invalidate(&self, _: &Invalidation, _: &dyn Fn() -> bool) -> Result<u64, StoreError> {
         Ok(0)
     }
 
@@ -506,6 +506,7 @@ fn poll(
         health: Arc::clone(&health),
         metrics,
         faults,
+        expecting: Arc::default(),
         stop,
     };
     let thread = thread::spawn(move || poller.run());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select};
 
-use super::gate::{Evidence, RedisGate};
+use super::gate::{During, Evidence, RedisGate};
 use super::poison::PoisonLog;
 use super::poller::seconds_now;
 use super::settle::{GIVEN_BACK, Settled, Settlement, settle_failed, settle_malformed};
@@ -23,10 +23,12 @@ use crate::ops::metrics::Metrics;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::Stop;
 use crate::sqs::Delivery;
-use crate::store::{CacheStore, Locks, Outcome, READERS_LOCK, Reach, StoreError};
+use crate::store::{CacheStore, Locks, Outcome, READERS_LOCK, Reach, STOPPED, StoreError};
 
 /// Deliveries in one round trip: enough that the round trip is shared, few enough that none waits for long.
 const TAKE_AT_MOST: usize = 64;
+/// Bytes of bodies after which no further delivery is taken: their changes are held in memory together.
+const BYTES_AT_MOST: usize = 1024 * 1024;
 /// How often a locked customer is tried again: an SDK holds its lock for a few milliseconds as a rule.
 const LOCKED_AGAIN: Duration = Duration::from_millis(20);
 /// Deliveries parked behind locks; at this number nothing new is taken, so that memory stays bounded.
@@ -135,11 +137,14 @@ impl Worker {
                 self.out_of_time.wait(wait);
             }
         }
-        taken.extend(
-            self.deliveries
-                .try_iter()
-                .take(TAKE_AT_MOST.saturating_sub(taken.len())),
-        );
+        let mut bytes: usize = taken.iter().map(|delivery| delivery.body.len()).sum();
+        while taken.len() < TAKE_AT_MOST && bytes < BYTES_AT_MOST {
+            let Ok(delivery) = self.deliveries.try_recv() else {
+                break;
+            };
+            bytes += delivery.body.len();
+            taken.push(delivery);
+        }
         Some(taken)
     }
 
@@ -208,13 +213,18 @@ impl Worker {
                     self.gate.found(Evidence::Wrote);
                     return self.conclude(jobs, outcomes);
                 }
+                Ok(Err(error)) if error.kind == STOPPED => {
+                    log::warn!("{error}");
+                    self.give_back(jobs);
+                    return Vec::new();
+                }
                 Ok(Err(error)) => {
                     self.metrics.write_errors.inc();
                     self.metrics
                         .messages_failed
                         .with_label_values(&["redis"])
                         .inc_by(jobs.len() as u64);
-                    self.gate.lost(&error);
+                    self.gate.lost(&error, During::Write);
                     if self.gate.is_refusing_writes() {
                         self.out_of_time.wait(REFUSED_AGAIN);
                     }
@@ -267,16 +277,10 @@ impl Worker {
         let mut written = written.into_iter();
         let mut outcomes = Vec::new();
         for change in jobs.iter().flat_map(|job| &job.changes) {
-            if let CacheChange::InvalidateEnvironment {
-                pattern,
-                mark,
-                sent_at,
-            } = change
-            {
-                let mark = mark.as_deref().map(|mark| (mark, sent_at.0));
+            if let CacheChange::InvalidateEnvironment(invalidation) = change {
                 let unlinked = self
                     .store
-                    .invalidate(pattern, mark, &|| !self.out_of_time.is_stopped())?;
+                    .invalidate(invalidation, &|| !self.out_of_time.is_stopped())?;
                 log::info!(unlinked; "invalidated the environment: unlinked {unlinked} keys");
                 outcomes.push(Ok(Outcome::Applied {
                     written: unlinked,
@@ -399,7 +403,7 @@ impl Worker {
 
 /// An invalidation is a walk over many keys, no atomic step.
 fn is_walk(change: &CacheChange) -> bool {
-    matches!(change, CacheChange::InvalidateEnvironment { .. })
+    matches!(change, CacheChange::InvalidateEnvironment(_))
 }
 
 #[allow(clippy::cast_precision_loss)] // an age in ms fits

@@ -6,6 +6,7 @@ mod reports;
 mod signals;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
@@ -62,6 +63,8 @@ struct Stops {
     polling: Stop,
     last_delivery: Stop,
     out_of_time: Stop,
+    /// Counts pollers, see [`Poller::expecting`].
+    expecting: Arc<AtomicUsize>,
 }
 
 /// The threads, in the order of the stop.
@@ -70,6 +73,8 @@ struct Crews {
     workers: Crew,
     acknowledgers: Crew,
     background: Vec<Crew>,
+    /// Pollers whose call is likely to bring messages soon.
+    expecting: Arc<AtomicUsize>,
 }
 
 /// Runs the service until a signal asks it to stop. Fails only if it cannot start: no port, no thread.
@@ -183,10 +188,12 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
         time,
         background: background_end,
     };
+    let expecting = Arc::new(AtomicUsize::new(0));
     let stops = Stops {
         polling: polling_stop,
         last_delivery,
         out_of_time,
+        expecting: Arc::clone(&expecting),
     };
     let [pollers, workers, acknowledgers] =
         start_pipeline(config, reports, store, queue, acknowledger_count, stops, died)?;
@@ -195,6 +202,7 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
         workers,
         acknowledgers,
         background,
+        expecting,
     };
     Ok((triggers, crews))
 }
@@ -251,6 +259,7 @@ fn start_pipeline(
         health: Arc::clone(&reports.health),
         metrics: Arc::clone(&reports.metrics),
         faults: Arc::clone(&reports.faults),
+        expecting: stops.expecting,
         stop: stops.polling,
     };
     // Those at the end of the line first. The last senders are in the threads: when the workers end, the
@@ -293,17 +302,22 @@ fn clones<L>(count: usize, make: impl FnMut(usize) -> L) -> Vec<L> {
 fn stop(budget: Duration, began: Instant, reports: &Reports, triggers: Triggers, crews: &Crews) {
     reports.health.begin_stop();
     drop(triggers.polling);
-    // A busy poller ends within milliseconds and may still hand over what it received. One that waits in a
-    // long poll cannot be woken: what it still receives it gives back.
-    crews
+    // A poller whose call is likely to bring messages is waited for, since what it brings would stay hidden from
+    // others for a visibility timeout. One that waits in a long poll of a quiet queue cannot be woken: what it still
+    // receives before the end it gives back.
+    let patience = began + budget.mul_f64(0.6);
+    let mut ended = crews
         .pollers
-        .wait(began + (budget / 4).min(Duration::from_secs(2)));
+        .wait(began + (budget / 10).min(Duration::from_secs(1)));
+    while !ended && crews.expecting.load(Ordering::Relaxed) > 0 && Instant::now() < patience {
+        ended = crews.pollers.wait(Instant::now() + Duration::from_millis(20));
+    }
     drop(triggers.deliveries);
-    let drained = crews.workers.wait(began + budget.mul_f64(0.7));
+    let drained = crews.workers.wait(began + budget.mul_f64(0.75));
     drop(triggers.time);
     if !drained {
         log::warn!("out of time: what is not yet applied is given back to the queue");
-        crews.workers.wait(began + budget.mul_f64(0.8));
+        crews.workers.wait(began + budget.mul_f64(0.85));
     }
     if !crews.acknowledgers.wait(began + budget) {
         log::warn!(

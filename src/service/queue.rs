@@ -81,7 +81,11 @@ fn renew(credentials: &RenewingCredentials, metrics: &Metrics, faults: &FaultLog
             Renewal::Failed(error) => faults.fault(
                 KIND,
                 log::Level::Error,
-                "cannot renew the credentials of the queue: those at hand are used until they expire",
+                if credentials.expiry().is_some_and(|expiry| expiry > clock::now()) {
+                    "cannot renew the credentials of the queue: those at hand are used until they expire"
+                } else {
+                    "there are no credentials for the queue: asking again; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY would be used instead"
+                },
                 &error.message,
                 Instant::now(),
             ),

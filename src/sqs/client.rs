@@ -18,8 +18,8 @@ use crate::http_client::{Answer, HttpClient, HttpOptions};
 
 /// Deletes and visibility changes are small and quick; ten seconds of silence are a fault.
 const BATCH_DEADLINE: Duration = Duration::from_secs(10);
-/// Ten messages of 1 MiB each, escaped as JSON text.
-const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Ten messages of 1 MiB each, every character of them escaped in JSON text, and their attributes.
+const ANSWER_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// SQS's own bounds.
 const MESSAGES_MAX: u8 = 10;
 const WAIT_MAX: Duration = Duration::from_secs(20);
@@ -77,12 +77,6 @@ impl SqsClient {
             receive_slack,
             credentials,
         }
-    }
-
-    /// Ends the calls in flight with an error and refuses new ones: for a stop whose time is up. A message that
-    /// SQS hands out to an ended receive comes again after the queue's visibility timeout.
-    pub fn shutdown(&self) {
-        self.http.shutdown();
     }
 
     /// One call. `deadline` is for calls that last longer than a batch.

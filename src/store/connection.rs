@@ -22,6 +22,9 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) struct PooledConnection {
     pub(super) redis: Connection,
     pub(super) poisoned: bool,
+    /// It has served a round trip: if it breaks now, the server or something on the way may just have closed it
+    /// while it was idle.
+    pub(super) has_served: bool,
 }
 
 /// Makes connections; reads the secrets anew for each, so that rotated ones are taken up.
@@ -99,13 +102,30 @@ impl r2d2::ManageConnection for ConnectionManager {
     type Error = StoreError;
 
     fn connect(&self) -> Result<PooledConnection, StoreError> {
-        let redis = self
+        let cannot = |error: &RedisError| translate(error, "cannot connect to", &self.config);
+        let mut redis = self
             .client()?
             .get_connection_with_timeout(DIAL_TIMEOUT)
-            .map_err(|error| translate(&error, "cannot connect to", &self.config))?;
+            .map_err(|error| cannot(&error))?;
+        // TLS shakes hands at the first byte sent: one question now, so that a server that does not speak it, or
+        // does not speak at all, is told from one that was lost later.
+        redis
+            .set_read_timeout(Some(DIAL_TIMEOUT))
+            .map_err(|error| cannot(&error))?;
+        redis
+            .set_write_timeout(Some(DIAL_TIMEOUT))
+            .map_err(|error| cannot(&error))?;
+        if let Err(error) = redis::cmd("PING").exec(&mut redis) {
+            let error = cannot(&error);
+            // An ACL that forbids PING is no hindrance.
+            if error.kind != "NOPERM" {
+                return Err(error);
+            }
+        }
         Ok(PooledConnection {
             redis,
             poisoned: false,
+            has_served: false,
         })
     }
 

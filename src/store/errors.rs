@@ -5,6 +5,16 @@ use redis::{ErrorKind, RedisError};
 use super::{Reach, StoreError};
 use crate::config::RedisConfig;
 
+/// What a read-only replica would say if it were written to.
+pub(super) fn replica_error(config: &RedisConfig) -> StoreError {
+    let words = "You can't write against a read only replica.";
+    translate(
+        &RedisError::from((ErrorKind::Server(redis::ServerErrorKind::ReadOnly), words)),
+        "cannot write to",
+        config,
+    )
+}
+
 /// Names the server in errors: `db-1:6379`, `unix:/run/redis.sock`.
 pub(super) fn server_name(config: &RedisConfig) -> String {
     match &config.address {
@@ -26,9 +36,43 @@ fn kind_of(error: &RedisError) -> String {
     if error.kind() == ErrorKind::AuthenticationFailed {
         return "WRONGPASS".to_owned();
     }
-    error
-        .code()
-        .map_or_else(|| format!("{:?}", error.kind()), ToOwned::to_owned)
+    let code = error.code().unwrap_or_default();
+    if code == "ERR"
+        && let Some(wrapped) = wrapped_code(error.detail().unwrap_or_default())
+    {
+        return wrapped.to_owned();
+    }
+    if code.is_empty() {
+        format!("{:?}", error.kind())
+    } else {
+        code.to_owned()
+    }
+}
+
+/// Redis 6 wraps an error that a script met into one of the script: `ERR Error running script (…): @user_script:9:
+/// -READONLY You can't write …`. Redis 7 tells it as it is, but for a permission.
+fn wrapped_code(detail: &str) -> Option<&'static str> {
+    if [
+        "The user executing the script",
+        "ACL failure in script",
+        "no permissions to",
+    ]
+    .iter()
+    .any(|words| detail.contains(words))
+    {
+        return Some("NOPERM");
+    }
+    [
+        "READONLY",
+        "OOM",
+        "MISCONF",
+        "NOREPLICAS",
+        "MASTERDOWN",
+        "NOPERM",
+        "LOADING",
+    ]
+    .into_iter()
+    .find(|code| detail.contains(&format!("-{code} ")))
 }
 
 /// An error of a connection attempt or a call. `doing` says what was tried: "cannot write to".
@@ -43,15 +87,12 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
         detail.to_owned()
     };
     let (cause, remedy) = match kind.as_str() {
-        "timeout" => (
-            "no answer in time".to_owned(),
-            "check that Redis is not overloaded or stopped and that nothing drops packets on the way"
-                .to_owned(),
-        ),
+        "timeout" => ("no answer in time".to_owned(), timeout_remedy(config).to_owned()),
         "io" => (error.to_string(), io_remedy(error, config)),
         "WRONGPASS" => (
             format!("it refused to sign in '{user}' with the password that it was given (WRONGPASS)"),
-            "check REDIS_USERNAME and REDIS_PASSWORD; a server without a password wants neither".to_owned(),
+            "check REDIS_USERNAME and REDIS_PASSWORD; for a server without a password leave both out"
+                .to_owned(),
         ),
         "NOAUTH" => (
             format!("{kind} {cause}"),
@@ -103,10 +144,17 @@ fn io_remedy(error: &RedisError, config: &RedisConfig) -> String {
             .to_owned();
     }
     let mut remedy = format!("check {where_to} and that Redis is running and reachable from here");
-    if !tls && error.is_connection_dropped() {
+    if !tls && error.is_connection_dropped() && !error.is_connection_refusal() {
         remedy.push_str("; if it speaks TLS, set REDIS_TLS=1");
     }
     remedy
+}
+
+fn timeout_remedy(config: &RedisConfig) -> &'static str {
+    if config.tls.is_some() {
+        return "check that Redis speaks TLS at this port (if not, set REDIS_TLS=0), is not overloaded or stopped, and that nothing drops packets on the way";
+    }
+    "check that Redis is not overloaded or stopped and that nothing drops packets on the way"
 }
 
 fn other_remedy(error: &RedisError) -> &'static str {
@@ -123,5 +171,80 @@ fn reach(kind: &str, error: &RedisError) -> Reach {
         | "NOREPLICAS" | "BUSY" | "UNKILLABLE" | "CLUSTERDOWN" | "timeout" | "io" => Reach::Redis,
         _ if error.is_unrecoverable_error() || error.is_connection_dropped() => Reach::Redis,
         _ => Reach::Change,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RedisAddress;
+
+    /// What a server's answer is translated to.
+    fn answered(code: &'static str, detail: &str) -> StoreError {
+        let config = RedisConfig {
+            address: RedisAddress::Tcp {
+                host: "db-1".to_owned(),
+                port: 6379,
+            },
+            db: 0,
+            username: None,
+            password: None,
+            tls: None,
+        };
+        let error = redis::make_extension_error(code.to_owned(), Some(detail.to_owned()));
+        translate(&error, "cannot write to", &config)
+    }
+
+    #[test]
+    fn a_refusal_that_a_script_met_reaches_all_of_redis_however_it_is_wrapped() {
+        for (code, detail, kind) in [
+            (
+                "ERR",
+                "Error running script (call to f_1): @user_script:40: -READONLY You can't write",
+                "READONLY",
+            ),
+            (
+                "ERR",
+                "Error running script (call to f_1): @user_script:1: -OOM command not allowed",
+                "OOM",
+            ),
+            (
+                "ERR",
+                "The user executing the script can't run this command or subcommand",
+                "NOPERM",
+            ),
+            (
+                "READONLY",
+                "You can't write against a read only replica.",
+                "READONLY",
+            ),
+            ("MISCONF", "Redis is configured to save RDB snapshots", "MISCONF"),
+        ] {
+            let error = answered(code, detail);
+            assert_eq!(
+                (error.kind.as_str(), error.reach),
+                (kind, Reach::Redis),
+                "{detail}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_error_of_one_change_is_that_changes_own() {
+        let error = answered("ERR", "value is not an integer or out of range");
+        assert_eq!(error.reach, Reach::Change);
+        assert_eq!(
+            error.message,
+            "cannot write to Redis at db-1:6379: ERR value is not an integer or out of range; see Redis's own log"
+        );
+    }
+
+    #[test]
+    fn a_line_names_server_cause_and_remedy() {
+        assert_eq!(
+            answered("OOM", "command not allowed when used memory > 'maxmemory'.").message,
+            "cannot write to Redis at db-1:6379: its memory is full (maxmemory); raise maxmemory or choose an evicting \
+             maxmemory-policy"
+        );
     }
 }

@@ -11,7 +11,7 @@ mod scripts;
 
 use std::time::Duration;
 
-use crate::cache::CacheChange;
+use crate::cache::{CacheChange, Invalidation};
 
 pub use redis_store::{RedisStore, StoreRules};
 
@@ -75,22 +75,23 @@ pub trait CacheStore: Send + Sync {
         changes: &[(&CacheChange, Locks)],
     ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError>;
 
-    /// Walks all keys that match the SCAN pattern and unlinks them in bounded batches; `mark`, if given, is
-    /// set to `sent_at` before. Takes long on a large Redis: `go_on` is asked between batches, and `false`
-    /// ends the walk with an error. Returns the number of keys unlinked.
-    fn invalidate(
-        &self,
-        pattern: &str,
-        mark: Option<(&str, i64)>,
-        go_on: &dyn Fn() -> bool,
-    ) -> Result<u64, StoreError>;
+    /// Walks all keys that match the pattern and unlinks them in bounded batches, each with its timestamp.
+    /// Takes long on a large Redis: `go_on` is asked between batches, and `false` ends the walk with an error of
+    /// [`STOPPED`]. Returns the number of keys unlinked.
+    fn invalidate(&self, invalidation: &Invalidation, go_on: &dyn Fn() -> bool) -> Result<u64, StoreError>;
 
     /// Asks whether Redis answers and is ready for commands.
     fn ping(&self) -> Result<(), StoreError>;
 
-    /// Redis's `INFO stats` and `INFO memory`, as text.
+    /// Redis's `INFO stats` and `INFO memory`, as text. An error of kind [`READONLY`] if it is a read-only replica.
     fn info(&self) -> Result<String, StoreError>;
 }
+
+/// The kind of error that a read-only replica answers to writes.
+pub const READONLY: &str = "READONLY";
+
+/// The kind of error that ends a walk which was told not to go on.
+pub const STOPPED: &str = "stopped";
 
 /// How long an SDK may hold its lock (`LOCK_DURATION` of the published packages).
 pub const READERS_LOCK: Duration = Duration::from_secs(5);

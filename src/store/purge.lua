@@ -12,5 +12,5 @@ local mark = tonumber(redis.call('GET', KEYS[locks + 1]) or '')
 if not mark or mark < tonumber(ARGV[2]) then
     redis.call('SET', KEYS[locks + 1], ARGV[2], 'EX', ARGV[3])
 end
-redis.call('DEL', unpack(KEYS, locks + 2))
+if #KEYS > locks + 1 then redis.call('DEL', unpack(KEYS, locks + 2)) end
 return {0, 1, 0}

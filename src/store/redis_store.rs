@@ -1,15 +1,17 @@
 //! The store on a real Redis.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, RedisError, Value, cmd};
 
 use super::connection::{ConnectionManager, PooledConnection};
-use super::errors::translate;
-use super::scripts::{Scripts, outcome, set_mark};
-use super::{CacheStore, Locks, Outcome, Reach, StoreError};
-use crate::cache::CacheChange;
+use super::errors::{replica_error, translate};
+use super::scripts::{Scripts, clear_mark, outcome, set_mark};
+use super::{CacheStore, Locks, Outcome, Reach, STOPPED, StoreError};
+use crate::cache::keyspace::{timestamp_key_of, value_key};
+use crate::cache::{CacheChange, Invalidation};
 use crate::config::{CacheUpdatePolicy, Expiry, RedisConfig};
 
 /// One deadline for a whole round trip, however many answers it has: a read timeout alone counts anew for each.
@@ -20,6 +22,10 @@ const CHECKOUT: Duration = Duration::from_secs(4);
 const CHECKOUT_SLICE: Duration = Duration::from_millis(50);
 /// A connection lives this long at most, so that a name that moved to another address is followed.
 const CONNECTION_LIFE: Duration = Duration::from_mins(10);
+/// Calls in one round trip: a migration may list thousands of customers.
+const CALLS_AT_MOST: usize = 500;
+/// Bytes in one round trip, but for a single call that is larger.
+const BYTES_AT_MOST: usize = 1024 * 1024;
 /// Keys a SCAN step looks at, and so about as many as one UNLINK takes: a millisecond of the server's time.
 const SCAN_COUNT: u32 = 1_000;
 
@@ -117,11 +123,33 @@ impl RedisStore {
         }
     }
 
+    /// Acts on a connection; anew on another one if that had been in use before and turns out to be closed, as
+    /// servers and load balancers do with idle ones: that is no news of Redis. Ends, since a new connection that
+    /// breaks is news.
+    fn on_a_connection<T>(
+        &self,
+        act: impl Fn(&mut PooledConnection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        loop {
+            let mut connection = self.connection()?;
+            let may_be_stale = connection.has_served;
+            match act(&mut connection) {
+                Err(error) if may_be_stale && error.kind == "io" => {
+                    log::debug!(err:% = error; "an idle connection to Redis was closed; taking another one");
+                }
+                ended => return ended,
+            }
+        }
+    }
+
     /// Sends the calls in one go and reads an answer each. Any error poisons the connection, since answers of
     /// this round trip may still be under way on it.
-    fn round_trip(&self, connection: &mut PooledConnection, calls: &[Cmd]) -> Result<Vec<Value>, StoreError> {
+    fn round_trip(&self, connection: &mut PooledConnection, calls: &Calls) -> Result<Vec<Value>, StoreError> {
         match exchange(connection, calls) {
-            Ok(answers) => Ok(answers),
+            Ok(answers) => {
+                connection.has_served = true;
+                Ok(answers)
+            }
             Err(error) => {
                 connection.poisoned = true;
                 Err(StoreError {
@@ -147,11 +175,11 @@ impl RedisStore {
     }
 
     fn load_scripts(&self, connection: &mut PooledConnection) -> Result<(), StoreError> {
-        let mut loads = Vec::new();
+        let mut loads = Calls::default();
         for script in self.scripts.all() {
             let mut load = cmd("SCRIPT");
             load.arg("LOAD").arg(script.source);
-            loads.push(load);
+            loads.add(&load);
         }
         for answer in self.round_trip(connection, &loads)? {
             if let Value::ServerError(error) = answer {
@@ -165,8 +193,10 @@ impl RedisStore {
         Ok(())
     }
 
-    fn one(&self, connection: &mut PooledConnection, call: Cmd, doing: &str) -> Result<Value, StoreError> {
-        let answer = self.round_trip(connection, &[call])?.pop().unwrap_or(Value::Nil);
+    fn one(&self, connection: &mut PooledConnection, call: &Cmd, doing: &str) -> Result<Value, StoreError> {
+        let mut calls = Calls::default();
+        calls.add(call);
+        let answer = self.round_trip(connection, &calls)?.pop().unwrap_or(Value::Nil);
         served(answer).map_err(|error| StoreError {
             reach: Reach::Redis,
             ..self.server_error(connection, error, doing)
@@ -185,26 +215,48 @@ impl RedisStore {
     }
 }
 
-fn exchange(connection: &mut PooledConnection, calls: &[Cmd]) -> Result<Vec<Value>, RedisError> {
-    let deadline = Instant::now() + ROUND_TRIP;
-    let mut request = Vec::new();
-    for call in calls {
-        call.write_packed_command(&mut request);
+/// Calls that go out together, as bytes.
+#[derive(Default)]
+struct Calls {
+    request: Vec<u8>,
+    count: usize,
+}
+
+impl Calls {
+    fn add(&mut self, call: &Cmd) {
+        call.write_packed_command(&mut self.request);
+        self.count += 1;
     }
+
+    /// More would make a round trip that a slow Redis cannot end in time, however often it is tried.
+    fn is_full(&self) -> bool {
+        self.count >= CALLS_AT_MOST || self.request.len() >= BYTES_AT_MOST
+    }
+
+    fn clear(&mut self) {
+        self.request.clear();
+        self.count = 0;
+    }
+}
+
+fn exchange(connection: &mut PooledConnection, calls: &Calls) -> Result<Vec<Value>, RedisError> {
+    let deadline = Instant::now() + ROUND_TRIP;
+    let left = || {
+        deadline
+            .saturating_duration_since(Instant::now())
+            .max(Duration::from_millis(1))
+    };
     let redis = &mut connection.redis;
     redis.set_write_timeout(Some(ROUND_TRIP))?;
-    redis.set_read_timeout(Some(ROUND_TRIP))?;
-    redis.send_packed_command(&request)?;
-    let mut answers = Vec::with_capacity(calls.len());
+    redis.send_packed_command(&calls.request)?;
+    redis.set_read_timeout(Some(left()))?;
+    let mut answers = Vec::with_capacity(calls.count);
     let mut armed_at = Instant::now();
-    for _ in calls {
+    for _ in 0..calls.count {
         // The timeout is armed anew only when it matters, since arming it is a system call.
         if armed_at.elapsed() > ROUND_TRIP / 20 {
             armed_at = Instant::now();
-            let left = deadline
-                .saturating_duration_since(armed_at)
-                .max(Duration::from_millis(1));
-            redis.set_read_timeout(Some(left))?;
+            redis.set_read_timeout(Some(left()))?;
         }
         answers.push(match redis.recv_response() {
             Ok(answer) => answer,
@@ -215,32 +267,27 @@ fn exchange(connection: &mut PooledConnection, calls: &[Cmd]) -> Result<Vec<Valu
     Ok(answers)
 }
 
-impl CacheStore for RedisStore {
-    fn apply(
+impl RedisStore {
+    /// One round trip of writes; their outcomes are added to `outcomes`.
+    fn write(
         &self,
-        changes: &[(&CacheChange, Locks)],
-    ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
-        let StoreRules { policy, expiry } = self.rules;
-        let mut calls = Vec::with_capacity(changes.len());
-        for (change, locks) in changes {
-            let call = self.scripts.call(change, *locks, policy, expiry);
-            calls.push(call.unwrap_or_else(|| cmd("PING")));
-        }
-        let mut connection = self.connection()?;
-        let mut answers = self.round_trip(&mut connection, &calls)?;
+        connection: &mut PooledConnection,
+        calls: &Calls,
+        outcomes: &mut Vec<Result<Outcome, StoreError>>,
+    ) -> Result<(), StoreError> {
+        let mut answers = self.round_trip(connection, calls)?;
         if answers.iter().any(is_noscript) {
             // Redis has restarted or was told SCRIPT FLUSH. What was applied may be applied again without harm.
-            self.load_scripts(&mut connection)?;
-            answers = self.round_trip(&mut connection, &calls)?;
+            self.load_scripts(connection)?;
+            answers = self.round_trip(connection, calls)?;
         }
-        let mut outcomes = Vec::with_capacity(answers.len());
         for answer in answers {
             outcomes.push(match served(answer) {
                 Ok(answer) => {
                     outcome(&answer).ok_or_else(|| self.not_ours("a script answered in an unknown form"))
                 }
                 Err(error) => {
-                    let error = self.server_error(&mut connection, error, "cannot write to");
+                    let error = self.server_error(connection, error, "cannot write to");
                     if error.reach == Reach::Redis {
                         return Err(error);
                     }
@@ -248,20 +295,23 @@ impl CacheStore for RedisStore {
                 }
             });
         }
-        Ok(outcomes)
+        Ok(())
     }
 
-    fn invalidate(
+    fn walk(
         &self,
-        pattern: &str,
-        mark: Option<(&str, i64)>,
+        connection: &mut PooledConnection,
+        invalidation: &Invalidation,
         go_on: &dyn Fn() -> bool,
     ) -> Result<u64, StoreError> {
         const DOING: &str = "cannot invalidate the environment in";
-        let mut connection = self.connection()?;
-        if let Some((mark, sent_at)) = mark {
-            self.one(&mut connection, set_mark(mark, sent_at), DOING)?;
-        }
+        let Invalidation {
+            pattern,
+            mark,
+            keeps_mark,
+            sent_at,
+        } = invalidation;
+        self.one(connection, &set_mark(mark, *sent_at), DOING)?;
         let mut cursor = b"0".to_vec();
         let mut unlinked = 0;
         loop {
@@ -271,48 +321,99 @@ impl CacheStore for RedisStore {
                 .arg(pattern)
                 .arg("COUNT")
                 .arg(SCAN_COUNT);
-            let answer = self.one(&mut connection, scan, DOING)?;
+            let answer = self.one(connection, &scan, DOING)?;
             let (next, keys): (Vec<u8>, Vec<Vec<u8>>) = redis::from_redis_value(answer)
                 .map_err(|_| self.not_ours("SCAN answered in an unknown form"))?;
             if !keys.is_empty() {
-                let mut unlink = cmd("UNLINK");
-                unlink.arg(&keys);
-                let answer = self.one(&mut connection, unlink, DOING)?;
+                let answer = self.one(connection, &unlink_pairs(&keys), DOING)?;
                 unlinked += redis::from_redis_value::<u64>(answer).unwrap_or_default();
             }
             if next == b"0" {
-                return Ok(unlinked);
+                break;
             }
             if !go_on() {
                 return Err(StoreError {
                     message: format!(
-                        "gave up invalidating the environment after {unlinked} keys: the service stops"
+                        "gave up invalidating the environment after {unlinked} keys: the service stops; it begins anew \
+                         when the message comes again"
                     ),
-                    kind: "stopped".to_owned(),
+                    kind: STOPPED.to_owned(),
                     reach: Reach::Redis,
                 });
             }
             cursor = next;
         }
+        if !keeps_mark {
+            self.one(connection, &clear_mark(mark, *sent_at), DOING)?;
+        }
+        Ok(unlinked)
+    }
+}
+
+/// Unlinks each value with its timestamp, whichever of the two SCAN came upon: in between, a reader may have
+/// written both anew, and half of a pair would be a state that nothing ever replaces.
+fn unlink_pairs(scanned: &[Vec<u8>]) -> Cmd {
+    let values: HashSet<&[u8]> = scanned.iter().map(|key| value_key(key)).collect();
+    let mut unlink = cmd("UNLINK");
+    for value in values {
+        unlink.arg(value).arg(timestamp_key_of(value));
+    }
+    unlink
+}
+
+impl CacheStore for RedisStore {
+    fn apply(
+        &self,
+        changes: &[(&CacheChange, Locks)],
+    ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
+        let StoreRules { policy, expiry } = self.rules;
+        self.on_a_connection(|connection| {
+            let mut outcomes = Vec::with_capacity(changes.len());
+            let mut calls = Calls::default();
+            for (change, locks) in changes {
+                let call = self.scripts.call(change, *locks, policy, expiry);
+                calls.add(&call.unwrap_or_else(|| cmd("PING")));
+                if calls.is_full() {
+                    self.write(connection, &calls, &mut outcomes)?;
+                    calls.clear();
+                }
+            }
+            if calls.count > 0 {
+                self.write(connection, &calls, &mut outcomes)?;
+            }
+            Ok(outcomes)
+        })
+    }
+
+    fn invalidate(&self, invalidation: &Invalidation, go_on: &dyn Fn() -> bool) -> Result<u64, StoreError> {
+        self.on_a_connection(|connection| self.walk(connection, invalidation, go_on))
     }
 
     fn ping(&self) -> Result<(), StoreError> {
-        let mut connection = self.connection()?;
-        self.one(&mut connection, cmd("PING"), "cannot use").map(|_| ())
+        let asked = self.on_a_connection(|connection| self.one(connection, &cmd("PING"), "cannot use"));
+        match asked {
+            // An ACL that forbids PING forbids no write.
+            Err(error) if error.kind != "NOPERM" => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     fn info(&self) -> Result<String, StoreError> {
-        let mut connection = self.connection()?;
-        let mut text = String::new();
-        for section in ["stats", "memory"] {
-            let mut info = cmd("INFO");
-            info.arg(section);
-            let answer = self.one(&mut connection, info, "cannot read the statistics of")?;
-            text.push_str(
-                &redis::from_redis_value::<String>(answer).map_err(|_| self.not_ours("INFO is no text"))?,
-            );
-        }
-        Ok(text)
+        self.on_a_connection(|connection| {
+            let mut text = String::new();
+            for section in ["stats", "memory", "replication"] {
+                let mut info = cmd("INFO");
+                info.arg(section);
+                let answer = self.one(connection, &info, "cannot read the statistics of")?;
+                let section = redis::from_redis_value::<String>(answer);
+                text.push_str(&section.map_err(|_| self.not_ours("INFO is no text"))?);
+            }
+            // Told before a write meets it.
+            if text.contains("role:slave") && text.contains("slave_read_only:1") {
+                return Err(replica_error(&self.config));
+            }
+            Ok(text)
+        })
     }
 }
 

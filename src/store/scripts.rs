@@ -5,6 +5,7 @@ use redis::{Cmd, Value, cmd};
 use super::{Locks, Outcome};
 use crate::cache::{CacheChange, KeyWrite, keyspace::timestamp_key};
 use crate::config::{CacheUpdatePolicy, Expiry};
+use crate::entitlement::EpochMs;
 
 /// A script and the SHA-1 that Redis knows it by.
 #[derive(Debug)]
@@ -116,15 +117,24 @@ impl Scripts {
                     .arg(PURGE_MARK_SECS);
                 Some(call)
             }
-            CacheChange::InvalidateEnvironment { .. } => None,
+            CacheChange::InvalidateEnvironment(_) => None,
         }
     }
 }
 
-/// The call that remembers an invalidation of the environment.
-pub(super) fn set_mark(mark: &str, sent_at: i64) -> Cmd {
-    let mut call = cmd("SET");
-    call.arg(mark).arg(sent_at).arg("EX").arg(PURGE_MARK_SECS);
+/// The call that remembers an invalidation of the environment: a purge of no key. By source, since it is rare.
+pub(super) fn set_mark(mark: &str, sent_at: EpochMs) -> Cmd {
+    let mut call = cmd("EVAL");
+    call.arg(include_str!("purge.lua")).arg(1).arg(mark);
+    call.arg(0).arg(sent_at.0).arg(PURGE_MARK_SECS);
+    call
+}
+
+/// The call that forgets it, unless a later one is remembered by now.
+pub(super) fn clear_mark(mark: &str, sent_at: EpochMs) -> Cmd {
+    let mut call = cmd("EVAL");
+    call.arg("if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end");
+    call.arg(1).arg(mark).arg(sent_at.0);
     call
 }
 

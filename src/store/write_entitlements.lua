@@ -22,13 +22,12 @@ end
 for i = 1, locks do
     if stored[i] then return {1, 0, 0} end
 end
--- The customer key is gone and a purge was sent after this message: this is late news of what was purged.
-if not (stored[first + 1] and tonumber(stored[first + 1])) then
-    local sent_at = tonumber(ARGV[5])
-    for i = locks + 1, first do
-        local mark = stored[i] and tonumber(stored[i])
-        if mark and mark > sent_at then return {3, 0, 0} end
-    end
+-- A purge was sent after this message (or in the same millisecond): this is late news of what was purged.
+-- Whatever is stored now was asked for after the purge, and knows more.
+local sent_at = tonumber(ARGV[5])
+for i = locks + 1, first do
+    local mark = stored[i] and tonumber(stored[i])
+    if mark and mark >= sent_at then return {3, 0, 0} end
 end
 if ARGV[3] == '1' then
     local known = false
@@ -38,7 +37,9 @@ if ARGV[3] == '1' then
             break
         end
     end
-    if not known then return {2, 0, 0} end
+    -- A customer key that lost its timestamp (evicted by a full Redis, say) is still read by SDK 3.x: it must not
+    -- be left as it is.
+    if not known and redis.call('EXISTS', KEYS[first + 1]) == 0 then return {2, 0, 0} end
 end
 
 local written, stale = 0, 0

@@ -2,7 +2,7 @@
 //! made to deliver out of order on purpose, so the store is driven directly, on a real Redis.
 
 use persistent_cache_service::cache::keyspace::Keyspace;
-use persistent_cache_service::cache::{Layout, changes_for};
+use persistent_cache_service::cache::{CacheChange, Invalidation, Layout, changes_for};
 use persistent_cache_service::config::{CacheUpdatePolicy, Expiry, RedisAddress, RedisConfig};
 use persistent_cache_service::entitlement::EpochMs;
 use persistent_cache_service::entitlement::stored::CacheFormat;
@@ -55,16 +55,10 @@ impl Direct {
         let [change] = changes.as_slice() else {
             panic!("one change, not {changes:?}")
         };
-        if let persistent_cache_service::cache::CacheChange::InvalidateEnvironment {
-            pattern,
-            mark,
-            sent_at,
-        } = change
-        {
-            let mark = mark.as_deref().map(|mark| (mark, sent_at.0));
+        if let CacheChange::InvalidateEnvironment(invalidation) = change {
             let written = self
                 .store
-                .invalidate(pattern, mark, &|| true)
+                .invalidate(invalidation, &|| true)
                 .expect("Redis answers");
             return Outcome::Applied { written, stale: 0 };
         }
@@ -122,17 +116,68 @@ fn does_not_come_back_after_the_environment_was_invalidated() {
 }
 
 #[test]
-fn is_compared_as_ever_once_a_reader_has_refetched_the_customer() {
+fn does_not_overwrite_what_a_reader_has_refetched_after_the_purge() {
     let customer = Owner::customer("customer-1");
     let direct = Direct::new(CacheUpdatePolicy::UpdateIfExists);
     direct.apply(&purge(customer, hours_ago(1)), 2_000);
+    // An SDK that is told of no entitlements writes an empty object with the far-past mark.
     let key = customer.key(PREFIX);
     direct
         .redis
-        .command::<()>(&["MSET", &key, "{}", &format!("{key}#timestamp"), "1"]);
+        .command::<()>(&["MSET", &key, "{}", &format!("{key}#timestamp"), "0"]);
+    assert_eq!(direct.entitlements(customer, 1_500), Outcome::PurgedLater);
+    assert_eq!(direct.redis.get(&key).as_deref(), Some("{}"));
     assert!(
-        is_written(direct.entitlements(customer, 1_500)),
-        "newer than what the reader wrote"
+        is_written(direct.entitlements(customer, 2_001)),
+        "what was sent after the purge is news"
+    );
+}
+
+#[test]
+fn of_the_same_millisecond_as_the_purge_does_not_come_back() {
+    let customer = Owner::customer("customer-1");
+    let direct = Direct::new(CacheUpdatePolicy::Upsert);
+    direct.apply(&purge(customer, hours_ago(1)), 2_000);
+    assert_eq!(direct.entitlements(customer, 2_000), Outcome::PurgedLater);
+}
+
+#[test]
+fn is_held_back_while_an_invalidation_is_under_way_and_after_one_that_was_broken_off() {
+    let customer = Owner::customer("customer-1");
+    let direct = Direct::new(CacheUpdatePolicy::UpdateIfExists);
+    let key = customer.key(PREFIX);
+    for number in 0..5_000 {
+        direct
+            .redis
+            .command::<()>(&["SET", &format!("{PREFIX}:c_other-{number}"), "{}"]);
+    }
+    direct
+        .redis
+        .command::<()>(&["MSET", &key, "{}", &format!("{key}#timestamp"), "1"]);
+    let sent_at = EpochMs(2_000);
+    let keyspace = Keyspace::new(PREFIX);
+    let invalidation = Invalidation {
+        pattern: keyspace.customer_keys_pattern(),
+        mark: keyspace.environment_purge_mark(),
+        keeps_mark: false,
+        sent_at,
+    };
+    direct
+        .store
+        .invalidate(&invalidation, &|| false)
+        .expect_err("the walk is told not to go on");
+    direct
+        .redis
+        .command::<()>(&["MSET", &key, "{}", &format!("{key}#timestamp"), "1"]);
+    assert_eq!(direct.entitlements(customer, 1_500), Outcome::PurgedLater);
+    direct
+        .store
+        .invalidate(&invalidation, &|| true)
+        .expect("the walk ends");
+    assert_eq!(
+        direct.redis.keys(),
+        [""; 0],
+        "neither a customer nor the mark is left"
     );
 }
 
@@ -143,4 +188,51 @@ fn of_an_earlier_purge_does_not_hide_a_later_one() {
     direct.apply(&purge(customer, hours_ago(1)), 3_000);
     direct.apply(&purge(customer, hours_ago(2)), 2_000);
     assert_eq!(direct.entitlements(customer, 2_500), Outcome::PurgedLater);
+}
+
+#[test]
+fn and_a_walk_never_leaves_half_of_a_pair_though_readers_write_meanwhile() {
+    let direct = Direct::new(CacheUpdatePolicy::UpdateIfExists);
+    let customers: Vec<String> = (0..200)
+        .map(|number| format!("{PREFIX}:c_hot-{number}"))
+        .collect();
+    for number in 0..20_000 {
+        direct
+            .redis
+            .command::<()>(&["SET", &format!("{PREFIX}:c_other-{number}"), "{}"]);
+    }
+    let write_all = |connection: &mut redis::Connection| {
+        for key in &customers {
+            let mut both = redis::pipe();
+            both.atomic()
+                .set(key, "{}")
+                .ignore()
+                .set(format!("{key}#timestamp"), 1)
+                .ignore();
+            both.exec(connection).expect("Redis answers");
+        }
+    };
+    let mut reader = direct.redis.connection();
+    write_all(&mut reader);
+    let invalidation = Invalidation {
+        pattern: Keyspace::new(PREFIX).customer_keys_pattern(),
+        mark: Keyspace::new(PREFIX).environment_purge_mark(),
+        keeps_mark: false,
+        sent_at: EpochMs(2_000),
+    };
+    // Between any two steps of the walk a reader writes every customer anew, as after a miss.
+    let reader = std::cell::RefCell::new(reader);
+    let go_on = || {
+        write_all(&mut reader.borrow_mut());
+        true
+    };
+    direct
+        .store
+        .invalidate(&invalidation, &go_on)
+        .expect("the walk ends");
+    for key in &customers {
+        let value = direct.redis.get(key).is_some();
+        let timestamp = direct.redis.get(&format!("{key}#timestamp")).is_some();
+        assert_eq!(value, timestamp, "{key} and its timestamp");
+    }
 }

@@ -1,6 +1,6 @@
 //! The ways into a Redis: password, ACL user, database, TLS, unix socket; and out of a fault while running.
 
-use crate::support::messages::{Shape, entitlements_updated};
+use crate::support::messages::{Shape, entitlements_updated, package_published, purge};
 use crate::support::moto::Moto;
 use crate::support::redis::{RedisOptions, TestRedis};
 use crate::support::sdk::Owner;
@@ -168,5 +168,107 @@ fn a_redis_that_goes_away_costs_readiness_and_no_message() {
         (0..5).all(|number| stage.redis.get(&key(&format!("customer-{number}"))).is_some())
     });
     service.wait_until("an empty queue", || stage.queue.is_empty());
+    service.stop();
+}
+
+/// What README says the service's user needs.
+const COMMANDS: &str =
+    "+evalsha +eval +script|load +mget +get +set +mset +exists +del +scan +unlink +ping +info +select";
+
+fn set_user(redis: &TestRedis, rules: &str) {
+    let fixed = [
+        "ACL",
+        "SETUSER",
+        "stigg",
+        "reset",
+        "on",
+        ">of-the-user",
+        "~production:*",
+        "~production-*",
+    ];
+    let words: Vec<&str> = fixed.into_iter().chain(rules.split(' ')).collect();
+    redis.command::<()>(&words);
+}
+
+fn settings_of_user(stage: &Stage) -> Settings {
+    stage
+        .settings()
+        .set("REDIS_USERNAME", "stigg")
+        .set("REDIS_PASSWORD", "of-the-user")
+        .set("CACHE_UPDATE_POLICY", "UPSERT")
+}
+
+#[test]
+fn the_permissions_named_in_readme_are_enough_for_every_kind_of_change() {
+    let readme = include_str!("../../README.md");
+    for command in COMMANDS.split(' ') {
+        let name = command.trim_start_matches('+').to_uppercase();
+        assert!(readme.contains(&format!("`{name}`")), "README names {name}");
+    }
+    let stage = Stage::new();
+    set_user(&stage.redis, COMMANDS);
+    let service = Service::start(&settings_of_user(&stage).set("REDIS_DB", "3"));
+    let customer = Owner::customer("customer-1");
+    let messages = [
+        message("customer-1"),
+        purge(customer, hours_ago(1)).raw(),
+        package_published("ALL_CUSTOMERS").raw(),
+    ];
+    for message in messages {
+        stage.deliver(&service, &[message]);
+    }
+    assert_eq!(
+        service.metrics().value("persistent_cache_write_errors_total"),
+        0.0
+    );
+    service.stop();
+}
+
+#[test]
+fn a_missing_permission_pauses_everything_and_heals_when_it_is_granted() {
+    let stage = Stage::new();
+    set_user(&stage.redis, &COMMANDS.replace(" +set", ""));
+    let service = Service::start(&settings_of_user(&stage));
+    stage.queue.send_all(&[message("customer-1")]);
+    service.wait_for_complaint(&["'stigg' lacks a permission", "ACL"]);
+    service.wait_until("/readyz is 503", || service.get("/readyz").status == 503);
+    set_user(&stage.redis, COMMANDS);
+    service.wait_until("the message is applied", || {
+        stage.redis.get(&key("customer-1")).is_some()
+    });
+    service.wait_until_ready();
+    service.stop();
+}
+
+#[test]
+fn a_connection_that_was_closed_while_idle_is_no_outage() {
+    let stage = Stage::new();
+    let service = works_with(&stage, &stage.settings());
+    stage
+        .redis
+        .command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    stage.deliver(&service, &[message("customer-2")]);
+    assert!(stage.redis.get(&key("customer-2")).is_some());
+    assert_eq!(
+        service.metrics().value("persistent_cache_write_errors_total"),
+        0.0
+    );
+    let lines = service.log_lines();
+    assert!(
+        !lines.iter().any(|line| line.contains("cannot be used")),
+        "{lines:#?}"
+    );
+    service.stop();
+}
+
+#[test]
+fn a_replica_is_told_before_a_message_meets_it() {
+    let stage = Stage::new();
+    stage.redis.command::<()>(&["REPLICAOF", "127.0.0.1", "9"]);
+    let service = Service::spawn(&stage.settings());
+    service.wait_for_complaint(&["read-only replica", "primary"]);
+    assert_eq!(service.get("/readyz").status, 503);
+    stage.redis.command::<()>(&["REPLICAOF", "NO", "ONE"]);
+    service.wait_until_ready();
     service.stop();
 }

@@ -1,6 +1,5 @@
 //! Error reports: where they go, what they hold, and that nothing waits for them.
 
-use std::io::Read as _;
 use std::sync::{Arc, Mutex};
 
 use tiny_http::{Response, Server};

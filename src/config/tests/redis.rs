@@ -250,7 +250,7 @@ fn an_authorities_file_without_certificates_is_a_fault() {
     for (path, fault) in [
         (
             "/nonexistent/ca.pem".to_owned(),
-            "cannot read {}: entity not found; check the path and its permissions",
+            "cannot read {}: no such file; check the path and its permissions",
         ),
         (
             text.path(),

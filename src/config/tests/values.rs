@@ -254,7 +254,7 @@ fn a_secret_given_twice_or_whose_file_is_of_no_use_is_a_fault() {
         assert_eq!(
             of(&[(&file, "/nonexistent/secret")]),
             [format!(
-                "{file}: cannot read /nonexistent/secret: entity not found; check the path and its permissions"
+                "{file}: cannot read /nonexistent/secret: no such file; check the path and its permissions"
             )]
         );
     }
@@ -267,7 +267,7 @@ fn a_secret_put_where_its_file_belongs_does_not_show() {
         faults,
         [
             "REDIS_PASSWORD_FILE: cannot read the file (its name is not shown, as it may be the secret itself): \
-             entity not found; check the path and its permissions"
+             no such file; check the path and its permissions"
         ]
     );
 }
