@@ -49,7 +49,8 @@ pub struct Poller {
     pub metrics: Arc<Metrics>,
     /// Where failures are logged.
     pub faults: Arc<FaultLog>,
-    /// Counts the pollers whose call is likely to bring messages soon: at a stop these are worth waiting for.
+    /// Counts the pollers that hold messages, or whose call is likely to bring some soon: at a stop these are worth
+    /// waiting for.
     pub expecting: Arc<AtomicUsize>,
     /// Ends the loop.
     pub stop: Stop,
@@ -73,12 +74,9 @@ impl Poller {
                 Duration::ZERO
             };
             // A short poll answers at once, and where there were messages there are more.
-            let expects = was_busy || wait.is_zero();
-            self.expecting.fetch_add(usize::from(expects), Ordering::Relaxed);
+            let expecting = (was_busy || wait.is_zero()).then(|| Expecting::of(&self.expecting));
             let asked_at = Instant::now();
-            let answer = self.queue.receive(self.polling.batch_size, wait);
-            self.expecting.fetch_sub(usize::from(expects), Ordering::Relaxed);
-            match answer {
+            match self.queue.receive(self.polling.batch_size, wait) {
                 Ok(deliveries) => {
                     was_busy = !deliveries.is_empty();
                     let is_hasty = proven && !was_busy && asked_at.elapsed() < HASTY;
@@ -87,7 +85,11 @@ impl Poller {
                     self.health.set_poller_alive(self.index, true);
                     self.metrics.last_poll.set(seconds_now());
                     self.recovered();
-                    self.hand_over(deliveries);
+                    if was_busy {
+                        // At a stop this may be a call that gives them back: worth waiting for in any case.
+                        let _expecting = expecting.unwrap_or_else(|| Expecting::of(&self.expecting));
+                        self.hand_over(deliveries);
+                    }
                     if is_hasty {
                         self.stop.wait(HASTY);
                     }
@@ -108,6 +110,7 @@ impl Poller {
                         &error.message,
                         Instant::now(),
                     );
+                    drop(expecting);
                     self.stop.wait(backoff.next_wait(fastrand::f64()));
                 }
             }
@@ -168,6 +171,22 @@ impl Poller {
                     &error.message, Instant::now());
             }
         }
+    }
+}
+
+/// Counts one poller in [`Poller::expecting`] for as long as it lives.
+struct Expecting<'a>(&'a AtomicUsize);
+
+impl<'a> Expecting<'a> {
+    fn of(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Expecting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

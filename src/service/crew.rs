@@ -14,7 +14,6 @@ const STACK_BYTES: usize = 512 * 1024;
 /// hold up the end of the process.
 #[derive(Debug)]
 pub(super) struct Crew {
-    name: &'static str,
     at_work: Receiver<()>,
 }
 
@@ -48,18 +47,14 @@ impl Crew {
                 })
                 .with_context(|| format!("cannot start thread {thread}"))?;
         }
-        Ok(Self { name, at_work })
+        Ok(Self { at_work })
     }
 
     /// Waits until all have ended. False if some had not by the deadline: they are left behind.
     pub(super) fn wait(&self, deadline: Instant) -> bool {
-        let ended = matches!(
+        matches!(
             self.at_work.recv_deadline(deadline),
             Err(RecvTimeoutError::Disconnected)
-        );
-        if !ended {
-            log::debug!("left {} threads behind", self.name);
-        }
-        ended
+        )
     }
 }

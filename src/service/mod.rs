@@ -77,6 +77,17 @@ struct Crews {
     expecting: Arc<AtomicUsize>,
 }
 
+impl Crews {
+    /// Waits until no poller holds messages or is likely to receive some, or until the deadline.
+    fn wait_for_expecting_pollers(&self, deadline: Instant) {
+        while self.expecting.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+            if self.pollers.wait(Instant::now() + Duration::from_millis(10)) {
+                return;
+            }
+        }
+    }
+}
+
 /// Runs the service until a signal asks it to stop. Fails only if it cannot start: no port, no thread.
 pub fn run(config: &Config) -> anyhow::Result<Ended> {
     let (died, deaths) = bounded(16);
@@ -305,12 +316,11 @@ fn stop(budget: Duration, began: Instant, reports: &Reports, triggers: Triggers,
     // A poller whose call is likely to bring messages is waited for, since what it brings would stay hidden from
     // others for a visibility timeout. One that waits in a long poll of a quiet queue cannot be woken: what it still
     // receives before the end it gives back.
-    let patience = began + budget.mul_f64(0.6);
-    let mut ended = crews
+    let ended = crews
         .pollers
         .wait(began + (budget / 10).min(Duration::from_secs(1)));
-    while !ended && crews.expecting.load(Ordering::Relaxed) > 0 && Instant::now() < patience {
-        ended = crews.pollers.wait(Instant::now() + Duration::from_millis(20));
+    if !ended {
+        crews.wait_for_expecting_pollers(began + budget.mul_f64(0.6));
     }
     drop(triggers.deliveries);
     let drained = crews.workers.wait(began + budget.mul_f64(0.75));
@@ -324,6 +334,8 @@ fn stop(budget: Duration, began: Instant, reports: &Reports, triggers: Triggers,
             "some messages could not be settled in time: they come again when their visibility timeout ends"
         );
     }
+    // A poller may have received messages in the meantime, and be giving them back.
+    crews.wait_for_expecting_pollers(began + budget);
     drop(triggers.background);
     for crew in &crews.background {
         crew.wait(began + budget);

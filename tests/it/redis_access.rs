@@ -217,10 +217,7 @@ fn the_permissions_named_in_readme_are_enough_for_every_kind_of_change() {
     for message in messages {
         stage.deliver(&service, &[message]);
     }
-    assert_eq!(
-        service.metrics().value("persistent_cache_write_errors_total"),
-        0.0
-    );
+    assert!(service.metrics().value("persistent_cache_write_errors_total") < 1.0);
     service.stop();
 }
 
@@ -249,10 +246,7 @@ fn a_connection_that_was_closed_while_idle_is_no_outage() {
         .command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     stage.deliver(&service, &[message("customer-2")]);
     assert!(stage.redis.get(&key("customer-2")).is_some());
-    assert_eq!(
-        service.metrics().value("persistent_cache_write_errors_total"),
-        0.0
-    );
+    assert!(service.metrics().value("persistent_cache_write_errors_total") < 1.0);
     let lines = service.log_lines();
     assert!(
         !lines.iter().any(|line| line.contains("cannot be used")),
