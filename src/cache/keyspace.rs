@@ -57,7 +57,8 @@ impl Keyspace {
         format!("{}:purged", self.prefix)
     }
 
-    /// Every mark that a write for this subject minds: its own, its customer's, the environment's.
+    /// Every mark that a write for this subject minds: the environment's, its own, and third, for a resource, its
+    /// customer's.
     pub fn purge_marks(&self, subject: &Subject) -> Vec<String> {
         let mut marks = vec![self.environment_purge_mark(), self.purge_mark(subject)];
         if subject.resource.is_some() {

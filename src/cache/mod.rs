@@ -69,7 +69,7 @@ pub struct Invalidation {
     /// back behind it.
     pub mark: String,
     /// The mark stays when the walk has ended. If not, a late message finds no key of its customer then, and the
-    /// policy lets it write nothing.
+    /// policy lets it write nothing (unless a reader has refetched: for that the workers remember it too).
     pub keeps_mark: bool,
     /// When the message was sent.
     pub sent_at: EpochMs,

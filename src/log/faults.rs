@@ -63,9 +63,9 @@ impl FaultLog {
     }
 
     /// What these kinds of fault hindered (all kinds that begin so) is done again. Some if there was such a
-    /// fault: the caller logs the return. None, cheaply, if all was well before.
-    pub fn recovered(&self, kinds: &str, now: Instant) -> Option<Outage> {
-        self.with_kinds(|known| known.recovered(kinds, now))
+    /// fault, and none for `quiet_for`: the caller logs the return. None, cheaply, if all was well before.
+    pub fn recovered(&self, kinds: &str, quiet_for: Duration, now: Instant) -> Option<Outage> {
+        self.with_kinds(|known| known.recovered(kinds, quiet_for, now))
     }
 
     /// Lines are logged after the lock is released: writing to stdout may block.
@@ -178,7 +178,12 @@ impl Kinds {
             .collect()
     }
 
-    fn recovered(&mut self, kinds: &str, now: Instant) -> Option<Outage> {
+    fn recovered(&mut self, kinds: &str, quiet_for: Duration, now: Instant) -> Option<Outage> {
+        let is_one_of_them = |(name, _): &(&String, &Kind)| name.starts_with(kinds);
+        let is_noisy = |(_, kind): (&String, &Kind)| now.saturating_duration_since(kind.last) < quiet_for;
+        if self.0.iter().filter(is_one_of_them).any(is_noisy) {
+            return None;
+        }
         let mut outage: Option<Outage> = None;
         self.0.retain(|name, kind| {
             if !name.starts_with(kinds) {
@@ -368,7 +373,7 @@ mod tests {
     fn a_recovery_tells_how_long_it_lasted_once_and_the_next_fault_is_logged_at_once() {
         let mut story = Story::new();
         let log = FaultLog::new();
-        assert_eq!(log.recovered("redis", story.at(0)), None);
+        assert_eq!(log.recovered("redis", Duration::ZERO, story.at(0)), None);
         story.fault("redis", "refused", 0);
         story.fault("redis", "refused", 45);
         story.tick(80);
@@ -377,8 +382,8 @@ mod tests {
             lasted: Duration::from_secs(100),
             faults: 2,
         };
-        assert_eq!(story.kinds.recovered("redis", now), Some(outage));
-        assert_eq!(story.kinds.recovered("redis", now), None);
+        assert_eq!(story.kinds.recovered("redis", Duration::ZERO, now), Some(outage));
+        assert_eq!(story.kinds.recovered("redis", Duration::ZERO, now), None);
         assert_eq!(story.fault("redis", "refused", 101), ["redis failed: refused"]);
     }
 

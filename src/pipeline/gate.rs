@@ -116,7 +116,7 @@ impl RedisGate {
         };
         self.tell(true);
         drop(state);
-        let outage = self.faults.recovered(FAULT, Instant::now());
+        let outage = self.faults.recovered(FAULT, Duration::ZERO, Instant::now());
         if failed {
             let away_secs = away_since.elapsed().as_secs_f64();
             log::info!(away_secs, failed_tries = outage.map_or(0, |outage| outage.faults); "Redis is back after {away_secs:.1} s");

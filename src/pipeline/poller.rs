@@ -17,6 +17,9 @@ use crate::sqs::{Delivery, Operation, Queue, ReceiptHandle};
 
 /// What the log calls all faults of receiving.
 const FAULT: &str = "receive ";
+/// Receiving is well again when nothing has failed for this long: a queue that fails now and then must not make a
+/// line of each time.
+const QUIET: Duration = Duration::from_secs(5);
 /// An empty answer that comes sooner (WAIT_TIME_SECS=0, or something that does not wait) is followed by a pause of
 /// this length: asked without a pause, the queue would cost a call a millisecond.
 const HASTY: Duration = Duration::from_millis(100);
@@ -120,7 +123,7 @@ impl Poller {
 
     /// The first poller that gets an answer again tells so, for all.
     fn recovered(&self) {
-        if let Some(outage) = self.faults.recovered(FAULT, Instant::now()) {
+        if let Some(outage) = self.faults.recovered(FAULT, QUIET, Instant::now()) {
             let lasted_secs = outage.lasted.as_secs_f64();
             log::info!(lasted_secs, failed_tries = outage.faults; "messages can be received again after {lasted_secs:.1} s");
         }

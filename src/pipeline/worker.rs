@@ -6,6 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, select};
@@ -14,7 +15,7 @@ use super::gate::{During, Evidence, RedisGate};
 use super::poison::PoisonLog;
 use super::poller::seconds_now;
 use super::settle::{GIVEN_BACK, Settled, Settlement, settle_failed, settle_malformed};
-use crate::cache::{CacheChange, Layout, changes_for};
+use crate::cache::{CacheChange, Invalidation, Layout, changes_for};
 use crate::clock;
 use crate::config::PoisonPolicy;
 use crate::event::{self, Event};
@@ -23,7 +24,7 @@ use crate::ops::metrics::Metrics;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::Stop;
 use crate::sqs::Delivery;
-use crate::store::{CacheStore, Locks, Outcome, READERS_LOCK, Reach, STOPPED, StoreError};
+use crate::store::{CacheStore, Locks, NOPERM, Outcome, READERS_LOCK, Reach, STOPPED, StoreError};
 
 /// Deliveries in one round trip: enough that the round trip is shared, few enough that none waits for long.
 const TAKE_AT_MOST: usize = 64;
@@ -51,6 +52,8 @@ pub struct Worker {
     pub poison_policy: PoisonPolicy,
     /// Which unreadable bodies have been logged.
     pub poison_log: Arc<PoisonLog>,
+    /// When the last invalidation of the environment that this process has begun was sent (epoch milliseconds).
+    pub invalidated_at: Arc<AtomicI64>,
     /// Told of each write's end.
     pub gate: Arc<RedisGate>,
     /// Counted in.
@@ -73,6 +76,10 @@ struct Job {
 }
 
 impl Job {
+    fn is_walk(&self) -> bool {
+        self.changes.iter().any(is_walk)
+    }
+
     fn locks(&self) -> Locks {
         match self.locked_since {
             Some(since) if since.elapsed() >= READERS_LOCK => Locks::Outlasted,
@@ -105,8 +112,13 @@ impl Worker {
                 jobs.append(&mut parked);
                 try_parked_at = Instant::now() + LOCKED_AGAIN;
             }
-            if !jobs.is_empty() {
-                parked.extend(self.apply(jobs));
+            // A walk takes long and may fail alone: it goes after the others, by itself.
+            let (walks, others): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(Job::is_walk);
+            if !others.is_empty() {
+                parked.extend(self.apply(others));
+            }
+            for walk in walks {
+                parked.extend(self.apply(vec![walk]));
             }
         }
     }
@@ -170,6 +182,11 @@ impl Worker {
                     self.complete(&delivery);
                     return None;
                 }
+                if changes.iter().any(|change| self.is_late_news(change)) {
+                    self.count(Outcome::PurgedLater);
+                    self.complete(&delivery);
+                    return None;
+                }
                 Some(Job {
                     delivery,
                     changes,
@@ -197,6 +214,14 @@ impl Worker {
                 None
             }
         }
+    }
+
+    /// The environment was invalidated after the message was sent: what is cached by now was asked for later.
+    fn is_late_news(&self, change: &CacheChange) -> bool {
+        let CacheChange::WriteEntitlements { sent_at, .. } = change else {
+            return false;
+        };
+        sent_at.0 <= self.invalidated_at.load(Ordering::SeqCst)
     }
 
     /// Makes the jobs' changes so. Returns those that a lock holds up.
@@ -272,25 +297,41 @@ impl Worker {
         let written = if atomic.is_empty() {
             Vec::new()
         } else {
-            self.store.apply(&atomic)?
+            self.store.apply(&atomic, &|| !self.out_of_time.is_stopped())?
         };
         let mut written = written.into_iter();
         let mut outcomes = Vec::new();
         for change in jobs.iter().flat_map(|job| &job.changes) {
             if let CacheChange::InvalidateEnvironment(invalidation) = change {
-                let unlinked = self
-                    .store
-                    .invalidate(invalidation, &|| !self.out_of_time.is_stopped())?;
-                log::info!(unlinked; "invalidated the environment: unlinked {unlinked} keys");
-                outcomes.push(Ok(Outcome::Applied {
-                    written: unlinked,
-                    stale: 0,
-                }));
+                outcomes.push(self.walk(invalidation)?);
             } else {
                 outcomes.extend(written.next());
             }
         }
         Ok(outcomes)
+    }
+
+    /// Only a walk needs SCAN and UNLINK: that an ACL forbids these is no reason to stop everything.
+    fn walk(&self, invalidation: &Invalidation) -> Result<Result<Outcome, StoreError>, StoreError> {
+        self.invalidated_at
+            .fetch_max(invalidation.sent_at.0, Ordering::SeqCst);
+        match self
+            .store
+            .invalidate(invalidation, &|| !self.out_of_time.is_stopped())
+        {
+            Ok(unlinked) => {
+                log::info!(unlinked; "invalidated the environment: unlinked {unlinked} keys");
+                Ok(Ok(Outcome::Applied {
+                    written: unlinked,
+                    stale: 0,
+                }))
+            }
+            Err(error) if error.kind == NOPERM => Ok(Err(StoreError {
+                reach: Reach::Change,
+                ..error
+            })),
+            Err(error) => Err(error),
+        }
     }
 
     fn conclude(&self, jobs: Vec<Job>, outcomes: Vec<Result<Outcome, StoreError>>) -> Vec<Job> {

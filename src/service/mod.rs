@@ -6,7 +6,7 @@ mod reports;
 mod signals;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
@@ -251,6 +251,7 @@ fn start_pipeline(
         },
         poison_policy: config.poison_policy,
         poison_log: Arc::new(PoisonLog::default()),
+        invalidated_at: Arc::new(AtomicI64::new(i64::MIN)),
         gate: Arc::clone(&reports.gate),
         metrics: Arc::clone(&reports.metrics),
         faults: Arc::clone(&reports.faults),

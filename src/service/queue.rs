@@ -73,7 +73,7 @@ fn renew(credentials: &RenewingCredentials, metrics: &Metrics, faults: &FaultLog
             Renewal::NotDue => {}
             Renewal::Renewed { .. } => {
                 log::info!(credentials = credentials.describe().as_str(); "renewed the credentials of the queue");
-                if let Some(outage) = faults.recovered(KIND, Instant::now()) {
+                if let Some(outage) = faults.recovered(KIND, Duration::ZERO, Instant::now()) {
                     let lasted_secs = outage.lasted.as_secs_f64();
                     log::info!(lasted_secs; "credentials can be had again");
                 }

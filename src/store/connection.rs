@@ -5,7 +5,7 @@
 //! or an answer that says "not this server" is poisoned: after a timeout it still claims to be open, and after
 //! a failover the pool would hand out the demoted server's connection again and again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::io::tcp::TcpSettings;
 use redis::{Client, ClientTlsConfig, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
@@ -25,6 +25,8 @@ pub(super) struct PooledConnection {
     /// It has served a round trip: if it breaks now, the server or something on the way may just have closed it
     /// while it was idle.
     pub(super) has_served: bool,
+    /// When it was dialled, or last served one.
+    pub(super) last_used: Instant,
 }
 
 /// Makes connections; reads the secrets anew for each, so that rotated ones are taken up.
@@ -126,6 +128,7 @@ impl r2d2::ManageConnection for ConnectionManager {
             redis,
             poisoned: false,
             has_served: false,
+            last_used: Instant::now(),
         })
     }
 

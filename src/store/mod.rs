@@ -69,10 +69,12 @@ pub struct StoreError {
 /// The cache, as the loops need it. Every call ends within its own deadline, whatever the peer does.
 pub trait CacheStore: Send + Sync {
     /// Applies the changes in one round trip; outcomes are in the order given. An error is one that reaches
-    /// all of Redis: nothing is known of any of the changes then, and all may be sent again.
+    /// all of Redis: nothing is known of any of the changes then, and all may be sent again. A long row goes out
+    /// in several round trips; `go_on` is asked between them, and `false` ends it with an error of [`STOPPED`].
     fn apply(
         &self,
         changes: &[(&CacheChange, Locks)],
+        go_on: &dyn Fn() -> bool,
     ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError>;
 
     /// Walks all keys that match the pattern and unlinks them in bounded batches, each with its timestamp.
@@ -89,6 +91,9 @@ pub trait CacheStore: Send + Sync {
 
 /// The kind of error that a read-only replica answers to writes.
 pub const READONLY: &str = "READONLY";
+
+/// The kind of error of a call that the ACL forbids.
+pub const NOPERM: &str = "NOPERM";
 
 /// The kind of error that ends a walk which was told not to go on.
 pub const STOPPED: &str = "stopped";

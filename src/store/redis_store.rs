@@ -22,6 +22,8 @@ const CHECKOUT: Duration = Duration::from_secs(4);
 const CHECKOUT_SLICE: Duration = Duration::from_millis(50);
 /// A connection lives this long at most, so that a name that moved to another address is followed.
 const CONNECTION_LIFE: Duration = Duration::from_mins(10);
+/// Unused for this long, a connection may have been closed by the other side.
+const IDLE: Duration = Duration::from_millis(500);
 /// Calls in one round trip: a migration may list thousands of customers.
 const CALLS_AT_MOST: usize = 500;
 /// Bytes in one round trip, but for a single call that is larger.
@@ -123,18 +125,19 @@ impl RedisStore {
         }
     }
 
-    /// Acts on a connection; anew on another one if that had been in use before and turns out to be closed, as
-    /// servers and load balancers do with idle ones: that is no news of Redis. Ends, since a new connection that
-    /// breaks is news.
+    /// Acts on a connection; anew on another one if that had been dialled before and turns out to be closed, as
+    /// servers and load balancers do with idle ones: that is no news of Redis. A new connection that breaks is.
     fn on_a_connection<T>(
         &self,
         act: impl Fn(&mut PooledConnection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        let mut others = self.pool.max_size();
         loop {
             let mut connection = self.connection()?;
-            let may_be_stale = connection.has_served;
+            let may_be_stale = connection.has_served || connection.last_used.elapsed() > IDLE;
             match act(&mut connection) {
-                Err(error) if may_be_stale && error.kind == "io" => {
+                Err(error) if may_be_stale && others > 0 && error.kind == "io" => {
+                    others -= 1;
                     log::debug!(err:% = error; "an idle connection to Redis was closed; taking another one");
                 }
                 ended => return ended,
@@ -148,6 +151,7 @@ impl RedisStore {
         match exchange(connection, calls) {
             Ok(answers) => {
                 connection.has_served = true;
+                connection.last_used = Instant::now();
                 Ok(answers)
             }
             Err(error) => {
@@ -201,6 +205,15 @@ impl RedisStore {
             reach: Reach::Redis,
             ..self.server_error(connection, error, doing)
         })
+    }
+
+    /// One question about Redis itself. That an ACL forbids it says nothing of the connection.
+    fn ask(&self, connection: &mut PooledConnection, call: &Cmd, doing: &str) -> Result<Value, StoreError> {
+        let answer = self.one(connection, call, doing);
+        if answer.as_ref().is_err_and(|error| error.kind == "NOPERM") {
+            connection.poisoned = false;
+        }
+        answer
     }
 
     fn not_ours(&self, what: &str) -> StoreError {
@@ -332,14 +345,9 @@ impl RedisStore {
                 break;
             }
             if !go_on() {
-                return Err(StoreError {
-                    message: format!(
-                        "gave up invalidating the environment after {unlinked} keys: the service stops; it begins anew \
-                         when the message comes again"
-                    ),
-                    kind: STOPPED.to_owned(),
-                    reach: Reach::Redis,
-                });
+                return Err(stopped(&format!(
+                    "gave up invalidating the environment after {unlinked} keys"
+                )));
             }
             cursor = next;
         }
@@ -347,6 +355,15 @@ impl RedisStore {
             self.one(connection, &clear_mark(mark, *sent_at), DOING)?;
         }
         Ok(unlinked)
+    }
+}
+
+/// What a walk or a long row of changes ends with when it is told not to go on.
+fn stopped(what: &str) -> StoreError {
+    StoreError {
+        message: format!("{what}: the service stops; it is done anew when the message comes again"),
+        kind: STOPPED.to_owned(),
+        reach: Reach::Redis,
     }
 }
 
@@ -365,6 +382,7 @@ impl CacheStore for RedisStore {
     fn apply(
         &self,
         changes: &[(&CacheChange, Locks)],
+        go_on: &dyn Fn() -> bool,
     ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
         let StoreRules { policy, expiry } = self.rules;
         self.on_a_connection(|connection| {
@@ -374,6 +392,13 @@ impl CacheStore for RedisStore {
                 let call = self.scripts.call(change, *locks, policy, expiry);
                 calls.add(&call.unwrap_or_else(|| cmd("PING")));
                 if calls.is_full() {
+                    if !go_on() {
+                        return Err(stopped(&format!(
+                            "gave up after {} of {} changes",
+                            outcomes.len(),
+                            changes.len()
+                        )));
+                    }
                     self.write(connection, &calls, &mut outcomes)?;
                     calls.clear();
                 }
@@ -390,7 +415,7 @@ impl CacheStore for RedisStore {
     }
 
     fn ping(&self) -> Result<(), StoreError> {
-        let asked = self.on_a_connection(|connection| self.one(connection, &cmd("PING"), "cannot use"));
+        let asked = self.on_a_connection(|connection| self.ask(connection, &cmd("PING"), "cannot use"));
         match asked {
             // An ACL that forbids PING forbids no write.
             Err(error) if error.kind != "NOPERM" => Err(error),
@@ -404,12 +429,14 @@ impl CacheStore for RedisStore {
             for section in ["stats", "memory", "replication"] {
                 let mut info = cmd("INFO");
                 info.arg(section);
-                let answer = self.one(connection, &info, "cannot read the statistics of")?;
+                let answer = self.ask(connection, &info, "cannot read the statistics of")?;
                 let section = redis::from_redis_value::<String>(answer);
                 text.push_str(&section.map_err(|_| self.not_ours("INFO is no text"))?);
             }
             // Told before a write meets it.
             if text.contains("role:slave") && text.contains("slave_read_only:1") {
+                // Another connection may lead to the primary: the name may have moved there.
+                connection.poisoned = true;
                 return Err(replica_error(&self.config));
             }
             Ok(text)

@@ -23,11 +23,14 @@ for i = 1, locks do
     if stored[i] then return {1, 0, 0} end
 end
 -- A purge was sent after this message (or in the same millisecond): this is late news of what was purged.
--- Whatever is stored now was asked for after the purge, and knows more.
+-- Whatever is stored now was asked for after the purge, and knows more. Not so a resource's entry after a purge of
+-- its customer (the third mark), which leaves that entry in place: it is compared as ever.
 local sent_at = tonumber(ARGV[5])
+local is_stored = (stored[first + 1] and tonumber(stored[first + 1]) or 0) > 0
 for i = locks + 1, first do
     local mark = stored[i] and tonumber(stored[i])
-    if mark and mark >= sent_at then return {3, 0, 0} end
+    local spares = i == locks + 3 and is_stored
+    if mark and mark >= sent_at and not spares then return {3, 0, 0} end
 end
 if ARGV[3] == '1' then
     local known = false

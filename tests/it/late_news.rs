@@ -64,7 +64,7 @@ impl Direct {
         }
         let mut outcomes = self
             .store
-            .apply(&[(change, Locks::Respect)])
+            .apply(&[(change, Locks::Respect)], &|| true)
             .expect("Redis answers");
         outcomes.remove(0).expect("the change is not refused")
     }
@@ -130,6 +130,33 @@ fn does_not_overwrite_what_a_reader_has_refetched_after_the_purge() {
     assert!(
         is_written(direct.entitlements(customer, 2_001)),
         "what was sent after the purge is news"
+    );
+}
+
+#[test]
+fn does_not_overwrite_what_a_reader_has_refetched_after_an_invalidation() {
+    let customer = Owner::customer("customer-1");
+    let direct = Direct::new(CacheUpdatePolicy::Upsert);
+    direct.apply(&package_published("ALL_CUSTOMERS"), 2_000);
+    let key = customer.key(PREFIX);
+    direct
+        .redis
+        .command::<()>(&["MSET", &key, "{}", &format!("{key}#timestamp"), "0"]);
+    assert_eq!(direct.entitlements(customer, 1_500), Outcome::PurgedLater);
+}
+
+#[test]
+fn of_a_resource_that_its_customers_purge_left_in_place_is_news() {
+    let resource = Owner::resource("customer-1", "site-1");
+    let direct = Direct::new(CacheUpdatePolicy::UpdateIfExists);
+    let key = resource.key(PREFIX);
+    direct
+        .redis
+        .command::<()>(&["MSET", &key, "{}", &format!("{key}#timestamp"), "1"]);
+    direct.apply(&purge(Owner::customer("customer-1"), hours_ago(1)), 2_000);
+    assert!(
+        is_written(direct.entitlements(resource, 1_500)),
+        "else the older state would be served once the customer is cached again"
     );
 }
 

@@ -266,3 +266,18 @@ fn a_replica_is_told_before_a_message_meets_it() {
     service.wait_until_ready();
     service.stop();
 }
+
+#[test]
+fn a_forbidden_walk_holds_up_no_other_message() {
+    let stage = Stage::new();
+    set_user(&stage.redis, &COMMANDS.replace(" +scan", ""));
+    let service = Service::start(&settings_of_user(&stage));
+    stage.queue.send_all(&[package_published("ALL_CUSTOMERS").raw()]);
+    service.wait_for_complaint(&["'stigg' lacks a permission", "ACL"]);
+    stage.queue.send_all(&[message("customer-1")]);
+    service.wait_until("the other message is applied", || {
+        stage.redis.get(&key("customer-1")).is_some()
+    });
+    assert_eq!(service.get("/readyz").status, 200);
+    service.stop();
+}

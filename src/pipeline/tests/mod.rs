@@ -3,6 +3,7 @@
 
 mod queue;
 
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -73,6 +74,7 @@ impl CacheStore for FakeStore {
     fn apply(
         &self,
         changes: &[(&CacheChange, Locks)],
+        _: &dyn Fn() -> bool,
     ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
         let mut away_for = self.away_for.lock().unwrap();
         if *away_for > 0 {
@@ -169,6 +171,7 @@ fn worker_with(store: FakeStore, poison_policy: PoisonPolicy) -> Bench {
         },
         poison_policy,
         poison_log: Arc::new(PoisonLog::default()),
+        invalidated_at: Arc::new(AtomicI64::new(i64::MIN)),
         gate: Arc::clone(&gate),
         metrics: Arc::clone(&metrics),
         faults,
@@ -274,6 +277,36 @@ fn a_message_that_cannot_be_applied_before_the_time_is_over_is_given_back() {
             .collect::<Vec<_>>(),
         [("receipt-1", at_once), ("receipt-2", at_once)]
     );
+}
+
+#[test]
+fn entitlements_sent_before_an_invalidation_are_no_news_after_it() {
+    let bench = worker_with(FakeStore::default(), PoisonPolicy::Redrive);
+    let sent = |id: &str, sent_at: i64, body: &str| {
+        let delivery = Delivery {
+            sent_at: EpochMs(sent_at),
+            ..delivery(id, body)
+        };
+        bench.deliveries.send(delivery).unwrap();
+        assert_eq!(
+            bench.next_settled(),
+            (format!("receipt-{id}"), Settlement::Delete)
+        );
+    };
+    sent(
+        "1",
+        2_000,
+        r#"{"type":"PACKAGE_PUBLISHED","payload":{"migrationType":"ALL_CUSTOMERS"}}"#,
+    );
+    // A change that reached this store would be an entitlement write, which it does not expect.
+    let entitlements = r#"{"type":"entitlements.updated","customer":{"id":"ann"},
+        "entitlements":[{"feature":{"id":"sso","featureType":"BOOLEAN"}}]}"#;
+    sent("2", 1_500, entitlements);
+    assert_eq!(
+        bench.metrics.writes_skipped.with_label_values(&["stale"]).get(),
+        1
+    );
+    bench.end();
 }
 
 #[test]
