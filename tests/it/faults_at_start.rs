@@ -55,7 +55,8 @@ fn a_wrong_aws_secret_names_the_key_id_and_the_region_and_heals_when_the_file_is
     let service = Service::spawn(&settings);
 
     let complaint = service.wait_for_complaint(&[
-        "SignatureDoesNotMatch",
+        "HTTP 403 SignatureDoesNotMatch",
+        "clock",
         &user.id,
         "us-east-2",
         "AWS_SECRET_ACCESS_KEY",
@@ -125,22 +126,27 @@ fn a_redis_that_is_down_is_named_with_its_address_and_heals_when_it_comes_up() {
     service.stop();
 }
 
-#[test]
-fn a_wrong_redis_password_is_told_without_the_password_and_heals_when_it_becomes_right() {
+/// A stage whose Redis asks for `the-right-one`.
+fn stage_with_a_password() -> Stage {
     let options = RedisOptions {
         password: Some("the-right-one".into()),
         ..RedisOptions::default()
     };
-    let stage = Stage {
+    Stage {
         redis: TestRedis::start_with(options),
         queue: Moto::shared().queue(),
-    };
+    }
+}
+
+#[test]
+fn a_wrong_redis_password_is_told_without_the_password_and_heals_when_it_becomes_right() {
+    let stage = stage_with_a_password();
     let file = stage.redis.directory().join("redis-password");
     std::fs::write(&file, "the-wrong-one").expect("a file");
     let settings = upserting(&stage).set("REDIS_PASSWORD_FILE", file.display().to_string());
     let service = Service::spawn(&settings);
     let address = format!("127.0.0.1:{}", stage.redis.port);
-    let complaint = service.wait_for_complaint(&[&address, "REDIS_USERNAME", "REDIS_PASSWORD"]);
+    let complaint = service.wait_for_complaint(&[&address, "WRONGPASS", "REDIS_USERNAME", "REDIS_PASSWORD"]);
     assert!(!complaint.contains("the-wrong-one"), "{complaint}");
     let readiness = is_alive_and_not_ready(&service);
     assert_eq!(readiness["redis"], "DISCONNECTED", "{readiness}");
@@ -152,14 +158,7 @@ fn a_wrong_redis_password_is_told_without_the_password_and_heals_when_it_becomes
 
 #[test]
 fn a_missing_redis_password_is_told() {
-    let options = RedisOptions {
-        password: Some("the-right-one".into()),
-        ..RedisOptions::default()
-    };
-    let stage = Stage {
-        redis: TestRedis::start_with(options),
-        queue: Moto::shared().queue(),
-    };
+    let stage = stage_with_a_password();
     let service = Service::spawn(&upserting(&stage));
     service.wait_for_complaint(&[&format!("127.0.0.1:{}", stage.redis.port), "REDIS_PASSWORD"]);
     is_alive_and_not_ready(&service);

@@ -155,18 +155,16 @@ fn what_a_reader_wrote_newer_meanwhile_stays() {
     scene.settle();
 }
 
-#[test]
-fn a_state_of_a_resource_waits_for_its_own_lock() {
+fn a_state_of_a_resource_waits_for(lock: &str) {
     let scene = Scene::new();
-    let lock = RESOURCE.lock_key(PREFIX);
-    let before = scene.take(&lock);
+    let before = scene.take(lock);
     scene
         .stage
         .queue
         .send(&entitlements_updated(&state(RESOURCE, 5, 2), Shape::GraphqlV2).raw());
-    scene.wait_until_the_service_looks_at(&lock, before);
+    scene.wait_until_the_service_looks_at(lock, before);
     assert_eq!(scene.limit(RESOURCE), json!(1));
-    scene.release(&lock);
+    scene.release(lock);
     scene
         .service
         .wait_until("the newer state", || scene.limit(RESOURCE) == json!(2));
@@ -174,21 +172,13 @@ fn a_state_of_a_resource_waits_for_its_own_lock() {
 }
 
 #[test]
+fn a_state_of_a_resource_waits_for_its_own_lock() {
+    a_state_of_a_resource_waits_for(&RESOURCE.lock_key(PREFIX));
+}
+
+#[test]
 fn a_state_of_a_resource_waits_for_the_customers_lock_too_since_two_x_takes_that_one() {
-    let scene = Scene::new();
-    let lock = CUSTOMER.lock_key(PREFIX);
-    let before = scene.take(&lock);
-    scene
-        .stage
-        .queue
-        .send(&entitlements_updated(&state(RESOURCE, 5, 2), Shape::GraphqlV2).raw());
-    scene.wait_until_the_service_looks_at(&lock, before);
-    assert_eq!(scene.limit(RESOURCE), json!(1));
-    scene.release(&lock);
-    scene
-        .service
-        .wait_until("the newer state", || scene.limit(RESOURCE) == json!(2));
-    scene.settle();
+    a_state_of_a_resource_waits_for(&CUSTOMER.lock_key(PREFIX));
 }
 
 #[test]

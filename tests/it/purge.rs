@@ -49,8 +49,8 @@ fn forgets_exactly(message: &Message, owners: &[Owner]) {
     }
     stage.deliver(&service, &[message.raw()]);
     let mut left = stage.redis.contents();
-    // Under UPSERT the service remembers when a purge was sent, so that late news does not bring the old state
-    // back. No reader looks there.
+    // The service remembers when a purge was sent, so that late news does not bring the old state back. No reader
+    // looks there.
     left.retain(|key, _| !key.starts_with(&format!("{PREFIX}:purged")));
     let names = |contents: &BTreeMap<String, String>| contents.keys().cloned().collect::<BTreeSet<_>>();
     let (are, should_be) = (names(&left), names(&expected));
