@@ -52,7 +52,7 @@ fn is_named_and_heals(stage: &Stage, named: &[&str], break_it: impl FnOnce(), me
     service.wait_for_complaint(named);
     service.wait_until("/readyz to say 503", || service.get("/readyz").status == 503);
     assert_eq!(service.get("/livez").status, 200, "a restart would not help");
-    assert_eq!(service.metrics().value("persistent_cache_redis_up"), 0.0);
+    assert!(service.metrics().value("persistent_cache_redis_up") < 0.5);
 
     mend_it();
     wait_until(SECONDS, "the message of meanwhile in Redis", || {
