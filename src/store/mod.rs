@@ -8,6 +8,9 @@ mod connection;
 mod errors;
 mod redis_store;
 mod scripts;
+mod sentinel;
+mod tls;
+mod wire;
 
 use std::time::Duration;
 
@@ -89,6 +92,11 @@ pub trait CacheStore: Send + Sync {
     /// Takes long on a large Redis: `go_on` is asked between batches, and `false` ends the walk with an error of
     /// [`STOPPED`]. Returns the number of keys unlinked.
     fn invalidate(&self, invalidation: &Invalidation, go_on: &dyn Fn() -> bool) -> Result<u64, StoreError>;
+
+    /// Asks whether the primary is still the same, where somebody else knows: what comes after goes to the new one.
+    fn follow_primary(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Asks whether Redis answers and is ready for commands.
     fn ping(&self) -> Result<(), StoreError>;
