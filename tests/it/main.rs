@@ -11,6 +11,7 @@
 mod fakes;
 mod support;
 
+mod fake_queue;
 mod harness;
 
 mod formats;

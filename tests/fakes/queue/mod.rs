@@ -158,6 +158,11 @@ impl FakeQueue {
         self.server.advance(by);
     }
 
+    /// Receives that are waiting for a message.
+    pub fn open_polls(&self) -> usize {
+        self.server.open_polls()
+    }
+
     /// One consistent look.
     pub fn counts(&self) -> Counts {
         self.server.counts()

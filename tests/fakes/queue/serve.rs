@@ -5,7 +5,7 @@ mod calls;
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -46,6 +46,7 @@ pub struct Server {
     seen: AtomicU64,
     calls: [AtomicU64; Operation::COUNT],
     requests: AtomicU64,
+    open_polls: AtomicUsize,
     ended: AtomicBool,
     connections: Mutex<HashMap<u64, TcpStream>>,
 }
@@ -87,6 +88,7 @@ pub fn start(options: QueueOptions) -> (Arc<Server>, Threads) {
         seen: AtomicU64::new(0),
         calls: Default::default(),
         requests: AtomicU64::new(1),
+        open_polls: AtomicUsize::new(0),
         ended: AtomicBool::new(false),
         connections: Mutex::default(),
         options,
@@ -227,6 +229,10 @@ impl Server {
     pub fn counts(&self) -> Counts {
         let now = self.now();
         self.shelf.lock().unwrap().counts(now)
+    }
+
+    pub fn open_polls(&self) -> usize {
+        self.open_polls.load(Ordering::SeqCst)
     }
 
     pub fn dead_letters(&self) -> Vec<String> {

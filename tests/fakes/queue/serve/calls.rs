@@ -1,5 +1,6 @@
 //! What each call does.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use persistent_cache_service::clock;
@@ -115,7 +116,9 @@ impl Server {
                 .next_wake()
                 .map(|at| Duration::from_millis(at.saturating_sub(now) + 1));
             let left = wake.map_or(left, |wake| wake.min(left));
+            self.open_polls.fetch_add(1, Ordering::SeqCst);
             shelf = self.arrived.wait_timeout(shelf, left).unwrap().0;
+            self.open_polls.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
