@@ -7,8 +7,11 @@
 // Stories have a stage and a state; times become metrics, which are floats.
 #![allow(clippy::similar_names, clippy::cast_precision_loss)]
 
+#[path = "../fakes/mod.rs"]
+mod fakes;
 mod support;
 
+mod fault_proxy;
 mod harness;
 
 mod formats;
