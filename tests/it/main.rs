@@ -12,6 +12,7 @@ mod fakes;
 mod support;
 
 mod fault_proxy;
+mod fake_queue;
 mod harness;
 
 mod formats;
