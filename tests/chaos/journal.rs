@@ -30,6 +30,14 @@ pub struct Tally {
 }
 
 impl Journal {
+    /// The latest fault of this kind turned out to be one of another kind.
+    pub fn rename_latest(&self, kind: &'static str, other: &'static str) {
+        let mut faults = self.faults.lock().expect("no holder panics");
+        if let Some(fault) = faults.iter_mut().rfind(|fault| fault.kind == kind) {
+            fault.kind = other;
+        }
+    }
+
     /// A fault that lasts while `act` runs.
     pub fn during<T>(&self, kind: &'static str, act: impl FnOnce() -> T) -> T {
         let index = {

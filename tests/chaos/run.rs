@@ -22,7 +22,7 @@ const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages between two looks at the queue.
 const SENT_TOGETHER: usize = 250;
 /// The longest time without a delete, at the end: far more than any deadline of the service and the queue.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What is to be done.
 #[derive(Debug)]

@@ -11,8 +11,8 @@
 mod fakes;
 mod support;
 
-mod fault_proxy;
 mod fake_queue;
+mod fault_proxy;
 mod harness;
 
 mod formats;
