@@ -21,6 +21,8 @@ use crate::{check, faults, watch};
 const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Messages between two looks at the queue.
 const SENT_TOGETHER: usize = 250;
+/// So few that the faults may end.
+const NEARLY_EMPTY: u64 = 1_000;
 /// The longest time without a delete, at the end: far more than any deadline of the service and the queue.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -114,7 +116,7 @@ pub fn run(plan: &Plan) -> Report {
             for subject in 0..world.subjects() {
                 stage.queue.send(world.first(subject));
             }
-            wait_until_empty(stage);
+            wait_until_left(stage, 0);
             // Each has numbers of its own, so that one does not shift the others.
             let mut seeds = Rng::with_seed(plan.seed ^ 0xC4A05);
             let mut troubles = Vec::new();
@@ -127,11 +129,13 @@ pub fn run(plan: &Plan) -> Report {
                 troubles.push(scope.spawn(move || stage.guarded(|| trouble(stage, &until, random))));
             }
             send(stage, &mut world, plan);
+            // What waits then is to meet faults too.
+            wait_until_left(stage, NEARLY_EMPTY);
             drop(troubling);
             for trouble in troubles {
                 let _ = trouble.join();
             }
-            wait_until_empty(stage);
+            wait_until_left(stage, 0);
         });
         took = started.elapsed();
         drop(watching);
@@ -182,11 +186,12 @@ fn send(stage: &Stage, world: &mut World, plan: &Plan) {
     }
 }
 
-fn wait_until_empty(stage: &Stage) {
+/// Waits until no more than so many messages are left, visible or in flight, or something has failed.
+fn wait_until_left(stage: &Stage, at_most: u64) {
     let never = Stop::never();
     let mut deleted = 0;
     let mut went_on_at = Instant::now();
-    while !stage.queue.is_empty() && !stage.journal.has_failed() {
+    while stage.waiting() > at_most && !stage.journal.has_failed() {
         never.wait(Duration::from_millis(20));
         let now = stage.queue.counts().deleted;
         if now != deleted {
