@@ -5,4 +5,5 @@
 // Each target uses a part of it.
 #![allow(dead_code)]
 
+pub mod proxy;
 pub mod queue;

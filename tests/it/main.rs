@@ -12,6 +12,7 @@ mod fakes;
 mod support;
 
 mod fake_queue;
+mod fault_proxy;
 mod harness;
 
 mod formats;
