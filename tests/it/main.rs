@@ -28,10 +28,12 @@ mod purge;
 
 mod edge_credentials;
 mod faults_at_start;
+mod network_faults;
 mod redis_access;
 mod redis_outages;
 mod sentinel;
 mod shutdown;
+mod stops;
 
 mod config;
 mod house;

@@ -11,6 +11,7 @@ pub mod sentinel;
 pub mod tls;
 
 pub mod edge;
+pub mod fake_stage;
 pub mod http;
 pub mod service;
 

@@ -1,0 +1,56 @@
+//! A stage with our own queue, which fails on purpose, instead of moto; and a proxy before whichever side is asked for.
+
+use super::redis::TestRedis;
+use super::service::{SERVER_API_KEY, Settings};
+use super::tools::free_port;
+use crate::fakes::queue::{FakeQueue, QueueOptions};
+
+/// A Redis and a queue of one test's own.
+pub struct FakeStage {
+    pub redis: TestRedis,
+    pub queue: FakeQueue,
+    options: QueueOptions,
+}
+
+impl FakeStage {
+    /// An empty Redis and an empty queue.
+    pub fn new(options: QueueOptions) -> Self {
+        Self {
+            redis: TestRedis::start(),
+            queue: FakeQueue::start(options.clone()),
+            options,
+        }
+    }
+
+    /// Where the queue listens.
+    pub fn queue_address(&self) -> std::net::SocketAddr {
+        let url = self.queue.url();
+        let host = url.split('/').nth(2).expect("a host");
+        host.parse().expect("an address")
+    }
+
+    /// Where Redis listens.
+    pub fn redis_address(&self) -> std::net::SocketAddr {
+        ([127, 0, 0, 1], self.redis.port).into()
+    }
+
+    /// Settings that work: everything is written, receives wait for a second.
+    pub fn settings(&self) -> Settings {
+        Settings::default()
+            .set("AWS_REGION", &self.options.region)
+            .set("QUEUE_URL", self.queue.url())
+            .set("AWS_ACCESS_KEY_ID", &self.options.access_key_id)
+            .set("AWS_SECRET_ACCESS_KEY", &self.options.secret_access_key)
+            .set("SERVER_API_KEY", SERVER_API_KEY)
+            // Nobody listens there.
+            .set("EDGE_API_URL", "http://127.0.0.1:9")
+            .set("DISABLE_SENTRY", "1")
+            .set("REDIS_HOST", "127.0.0.1")
+            .set("REDIS_PORT", self.redis.port.to_string())
+            .set("PORT", free_port().to_string())
+            .set("CONSUMERS", "2")
+            .set("BATCH_SIZE", "10")
+            .set("WAIT_TIME_SECS", "1")
+            .set("CACHE_UPDATE_POLICY", "UPSERT")
+    }
+}
