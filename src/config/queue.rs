@@ -4,7 +4,7 @@ use url::Url;
 
 use super::settings::Settings;
 use super::values::{Findings, raw, shown};
-use super::{CredentialSource, Secret};
+use super::{CredentialSource, Secret, StaticKeys};
 
 /// Where the queue is.
 pub(super) struct QueueAddress {
@@ -173,11 +173,11 @@ pub(super) fn credentials(settings: &Settings, findings: &mut Findings) -> Optio
                 );
             }
             let session_token = findings.token(token, super::values::Raw { value: None, ..token });
-            Some(CredentialSource::Static {
+            Some(CredentialSource::Static(StaticKeys {
                 access_key_id: access_key_id.to_owned(),
                 secret_access_key: secret_access_key?,
                 session_token,
-            })
+            }))
         }
         (Some(_), false) => {
             findings.fault(

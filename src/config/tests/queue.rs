@@ -1,6 +1,6 @@
 //! Queue, credentials and the Edge API.
 
-use super::super::{CredentialSource, Secret};
+use super::super::{CredentialSource, Secret, StaticKeys};
 use super::{TestFile, config, faults, notices};
 
 #[test]
@@ -152,11 +152,11 @@ fn static_keys_are_used_where_both_are_given_else_the_edge_api_is_asked() {
             ("AWS_SESSION_TOKEN", "token")
         ])
         .credentials,
-        CredentialSource::Static {
+        CredentialSource::Static(StaticKeys {
             access_key_id: "AKIA123".to_owned(),
             secret_access_key: Secret::inline("secret"),
             session_token: Some(Secret::inline("token")),
-        }
+        })
     );
 }
 
