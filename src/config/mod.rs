@@ -2,9 +2,12 @@
 //! environment.
 //!
 //! `settings` says which settings there are, `table` shows them to readers of README, `validate` judges them with
-//! the help of `values` (numbers, choices, secrets), `queue` (region, endpoint, credentials) and `redis` (address,
-//! TLS). A fault or a notice never holds a secret's value, nor that of a URL that may hold a password.
+//! the help of `values` (numbers, choices, secrets), `queue` (region, endpoint), `credentials` (where AWS's come from;
+//! `profiles` reads the files that AWS's tools share) and `redis` (address, TLS). A fault or a notice never holds a
+//! secret's value, nor that of a URL that may hold a password.
 
+mod credentials;
+pub mod profiles;
 mod queue;
 mod redis;
 mod secret;
@@ -26,6 +29,7 @@ pub use settings::{Environment, Settings};
 pub use table::settings_table;
 pub use values::Faults;
 
+use self::profiles::ProfileFiles;
 use crate::entitlement::stored::CacheFormat;
 
 /// Where AWS credentials come from.
@@ -99,10 +103,8 @@ pub struct InstanceMetadataSource {
 pub struct ProfileSource {
     /// `AWS_PROFILE`.
     pub name: String,
-    /// `AWS_CONFIG_FILE`, by default `~/.aws/config`; read again for each fetch.
-    pub config_file: PathBuf,
-    /// `AWS_SHARED_CREDENTIALS_FILE`, by default `~/.aws/credentials`; read again for each fetch.
-    pub credentials_file: PathBuf,
+    /// Where profiles are; read again for each fetch.
+    pub files: ProfileFiles,
     /// Where roles are assumed, unless the profile names another region.
     pub sts: StsEndpoint,
     /// `credential_source = Environment`: the static keys of the environment, if given.
