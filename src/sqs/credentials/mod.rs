@@ -5,7 +5,11 @@
 
 pub mod edge;
 pub mod fixed;
+mod process;
+pub mod profile;
 pub mod renewing;
+mod sts;
+pub mod web_identity;
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +18,9 @@ use crate::entitlement::EpochMs;
 
 pub use self::edge::EdgeCredentials;
 pub use self::fixed::StaticCredentials;
+pub use self::profile::{NamedSources, ProfileCredentials};
 pub use self::renewing::{Fetch, Renewal, RenewingCredentials};
+pub use self::web_identity::WebIdentityCredentials;
 
 /// What a call is signed with.
 #[derive(Clone, PartialEq, Eq)]
@@ -53,14 +59,15 @@ pub trait CredentialsProvider: Send + Sync {
 
     /// When what is held stops working, if it does.
     fn expiry(&self) -> Option<EpochMs>;
+
+    /// What decides about these credentials, for the remedy of a refusal: names of settings, as in "check …".
+    /// None for keys that the operator gave himself: they are named one by one.
+    fn decided_by(&self) -> Option<&str> {
+        None
+    }
 }
 
 impl Credentials {
-    /// Temporary ones carry a session token.
-    pub fn are_temporary(&self) -> bool {
-        self.session_token.is_some()
-    }
-
     /// The text without the secrets of these credentials, whoever put them there: AWS quotes the session token
     /// in the words of some refusals.
     pub fn redact(&self, text: &str) -> String {
