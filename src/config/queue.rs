@@ -18,7 +18,9 @@ pub(super) struct QueueAddress {
 pub(super) fn address(settings: &Settings, findings: &mut Findings) -> Option<QueueAddress> {
     let given = raw!(settings, queue.queue_url);
     let queue_url = queue_url(settings, findings);
-    let told = queue_url.as_ref().and_then(|url| region::of_queue_url(url.as_str()));
+    let told = queue_url
+        .as_ref()
+        .and_then(|url| region::of_queue_url(url.as_str()));
     let region = region(settings, findings, told, given.value.is_some());
     let endpoint = endpoint(settings, findings, queue_url.as_ref());
     Some(QueueAddress {

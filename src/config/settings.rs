@@ -24,6 +24,9 @@ const KEPT_AS_THEY_ARE: [&str; 5] = [
     "redis_sentinel_password",
 ];
 
+/// Fields whose variable is in small letters, too, as every other program takes them. The one in capitals wins.
+const ALSO_IN_SMALL_LETTERS: [&str; 2] = ["https_proxy", "no_proxy"];
+
 /// Keeps the Redis cache that Stigg's SDKs read fresh: state changes from an SQS queue in, cache entries out.
 #[derive(Parser)]
 #[command(
@@ -45,6 +48,9 @@ pub struct Settings {
     /// Stigg's API.
     #[command(flatten)]
     pub stigg: StiggSettings,
+    /// The way to AWS, Stigg and Sentry.
+    #[command(flatten)]
+    pub proxy: ProxySettings,
     /// Where entries go.
     #[command(flatten)]
     pub redis: RedisSettings,
@@ -130,6 +136,20 @@ pub struct StiggSettings {
     /// URL of Stigg's Edge API.
     #[arg(long, value_name = "URL", default_value = "https://edge.api.stigg.io")]
     pub edge_api_url: Option<String>,
+}
+
+/// The way to AWS, Stigg and Sentry.
+#[derive(Args)]
+#[command(next_help_heading = "Proxy")]
+#[allow(clippy::struct_field_names)] // a field's name is the variable's name
+pub struct ProxySettings {
+    /// Proxy for https calls: `http://host:port`, with `user:password@` if it asks for it. `https_proxy` is taken too.
+    #[arg(long, value_name = "URL")]
+    pub https_proxy: Option<String>,
+    /// Hosts that are called without the proxy: names (each with all below it), addresses, ranges (`10.0.0.0/8`), `*`;
+    /// with commas in between. `no_proxy` is taken too.
+    #[arg(long, value_name = "HOSTS")]
+    pub no_proxy: Option<String>,
 }
 
 /// Where entries go.
@@ -343,9 +363,10 @@ impl Settings {
                 .then(|| flags.get_one::<OsString>(field))
                 .flatten()
                 .filter(|value| !is_blank(value));
-            let variable = environment
-                .get(OsStr::new(&variable(field)))
-                .filter(|value| !is_blank(value));
+            let variable = variables(field)
+                .iter()
+                .filter_map(|variable| environment.get(OsStr::new(variable)))
+                .find(|value| !is_blank(value));
             let Some(value) = flag.or(variable) else { continue };
             let Some(text) = value.to_str() else {
                 not_utf8.push(self::variable(field));
@@ -382,6 +403,15 @@ impl std::fmt::Debug for Settings {
 /// The environment variable of a field.
 pub(super) fn variable(field: &str) -> String {
     field.to_ascii_uppercase()
+}
+
+/// The environment variables that a field is read from, the first that is set.
+fn variables(field: &str) -> Vec<String> {
+    let mut variables = vec![variable(field)];
+    if ALSO_IN_SMALL_LETTERS.contains(&field) {
+        variables.push(field.to_owned());
+    }
+    variables
 }
 
 fn is_blank(value: &OsStr) -> bool {

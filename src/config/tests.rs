@@ -1,6 +1,7 @@
 //! Settings -> Config as an operator sees it: what is set on the one side, the configuration, its faults and its
 //! notices as text on the other. The environment is a map; nothing here reads that of the process.
 
+mod proxy;
 mod queue;
 mod redis;
 mod values;
@@ -94,6 +95,7 @@ fn the_least_configuration_has_the_documented_defaults() {
         fragment: None,
     },
     credentials: EdgeApi,
+    proxy: None,
     server_api_key: [redacted],
     edge_api_url: Url {
         scheme: "https",
