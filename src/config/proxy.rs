@@ -150,7 +150,7 @@ fn parse(value: &str) -> Result<(Url, Option<Secret>), String> {
         let decoded = |text: &str| {
             percent_decode_str(text)
                 .decode_utf8()
-                .map(|text| text.into_owned())
+                .map(std::borrow::Cow::into_owned)
                 .map_err(|_| "holds a percent-encoded part that is not UTF-8; encode it as UTF-8".to_owned())
         };
         let (user, password) = (

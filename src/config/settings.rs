@@ -243,7 +243,7 @@ pub struct SentrySettings {
     /// Where internal errors are reported. Without one, Stigg's Edge API is asked for it.
     #[arg(long, value_name = "DSN")]
     pub sentry_dsn: Option<String>,
-    /// File that holds the DSN.
+    /// File that holds the DSN; read again when it changes.
     #[arg(long, value_name = "PATH")]
     pub sentry_dsn_file: Option<String>,
     /// Report no errors to Sentry.

@@ -79,6 +79,7 @@ pub fn unanswered(call: FailedCall<'_>, error: &HttpError) -> QueueError {
         HttpErrorKind::AnswerTooLarge | HttpErrorKind::Protocol => {
             "is this an SQS endpoint? check QUEUE_URL (or AWS_ENDPOINT_URL_SQS, AWS_ENDPOINT_URL)"
         }
+        HttpErrorKind::Proxy(fault) => fault.remedy(),
     };
     QueueError {
         message: format!(
