@@ -5,6 +5,8 @@
 //! `validate` can report every fault at once: here only an unknown flag is refused. A flag wins over its
 //! variable, and an empty value counts as not set.
 
+mod credentials;
+
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 
@@ -12,14 +14,17 @@ use clap::builder::StyledStr;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, Parser, value_parser};
 
+pub use self::credentials::CredentialSettings;
+
 /// Environment variables as a snapshot, so that a test can pass its own.
 pub type Environment = HashMap<OsString, OsString>;
 
 /// Fields whose inner white space counts. Only line breaks at their end are dropped, as from a secret's file.
-const KEPT_AS_THEY_ARE: [&str; 5] = [
+const KEPT_AS_THEY_ARE: [&str; 6] = [
     "server_api_key",
     "aws_secret_access_key",
     "aws_session_token",
+    "aws_container_authorization_token",
     "redis_password",
     "redis_sentinel_password",
 ];
@@ -45,6 +50,9 @@ pub struct Settings {
     /// Where changes come from.
     #[command(flatten)]
     pub queue: QueueSettings,
+    /// Where AWS credentials come from.
+    #[command(flatten)]
+    pub credentials: CredentialSettings,
     /// Stigg's API.
     #[command(flatten)]
     pub stigg: StiggSettings,
@@ -93,18 +101,6 @@ pub struct QueueSettings {
     /// URL of the SQS queue. Required.
     #[arg(long, value_name = "URL")]
     pub queue_url: Option<String>,
-    /// Access key id. Without one, Stigg's Edge API is asked for temporary credentials.
-    #[arg(long, value_name = "ID")]
-    pub aws_access_key_id: Option<String>,
-    /// Secret that belongs to the access key id.
-    #[arg(long, value_name = "SECRET")]
-    pub aws_secret_access_key: Option<String>,
-    /// File that holds the secret; read again when it changes.
-    #[arg(long, value_name = "PATH")]
-    pub aws_secret_access_key_file: Option<String>,
-    /// Session token, if the access key is a temporary one.
-    #[arg(long, value_name = "SECRET")]
-    pub aws_session_token: Option<String>,
     /// Where SQS is called, instead of the host in `QUEUE_URL`.
     #[arg(long, value_name = "URL")]
     pub aws_endpoint_url_sqs: Option<String>,
@@ -283,10 +279,10 @@ pub struct OlderSettings {
     pub cache_lock_retry_count: Option<String>,
 }
 
-/// Names of the contract that this version knows but does not act on. Those of Redis are faults, since the
-/// service would not reach the Redis that was meant; those of AWS are notices, since the Edge API's
-/// credentials may do as well.
+/// Names of the contract that this version knows but does not act on. They are faults, since the service would not
+/// reach the Redis that was meant.
 #[derive(Args)]
+#[allow(clippy::struct_field_names)] // a field's name is the variable's name
 pub struct LaterSettings {
     /// Sentinel addresses.
     #[arg(long, hide = true)]
@@ -318,18 +314,6 @@ pub struct LaterSettings {
     /// Name to expect in the server's certificate.
     #[arg(long, hide = true)]
     pub redis_tls_server_name: Option<String>,
-    /// Web identity.
-    #[arg(long, hide = true)]
-    pub aws_web_identity_token_file: Option<String>,
-    /// Container credentials.
-    #[arg(long, hide = true)]
-    pub aws_container_credentials_full_uri: Option<String>,
-    /// Container credentials.
-    #[arg(long, hide = true)]
-    pub aws_container_credentials_relative_uri: Option<String>,
-    /// Shared profile.
-    #[arg(long, hide = true)]
-    pub aws_profile: Option<String>,
 }
 
 impl Settings {

@@ -82,7 +82,7 @@ fn follow(file: &Secret, mut seen: String, guard: &Guard, faults: &FaultLog, sto
         }
         match guard.turn_to(&dsn) {
             Ok(()) => {
-                log::info!("the file of SENTRY_DSN_FILE has changed: errors are reported to the new DSN")
+                log::info!("the file of SENTRY_DSN_FILE has changed: errors are reported to the new DSN");
             }
             Err(error) => log::warn!(
                 err:% = error;
