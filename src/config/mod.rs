@@ -3,11 +3,12 @@
 //!
 //! `settings` says which settings there are, `table` shows them to readers of README, `validate` judges them with
 //! the help of `values` (numbers, choices, secrets), `queue` (region, endpoint), `credentials` (where AWS's come from;
-//! `profiles` reads the files that AWS's tools share) and `redis` (address, TLS). A fault or a notice never holds a
+//! `profiles` reads the files that AWS's tools share), `proxy` and `redis` (address, TLS). A fault or a notice never holds a
 //! secret's value, nor that of a URL that may hold a password.
 
 mod credentials;
 pub mod profiles;
+mod proxy;
 mod queue;
 mod redis;
 mod secret;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use url::Url;
 
+pub use proxy::{NoProxy, Proxy};
 pub use secret::Secret;
 pub use settings::{Environment, Settings};
 pub use table::settings_table;
@@ -227,6 +229,8 @@ pub struct Config {
     pub sqs_endpoint: Url,
     /// Where credentials come from.
     pub credentials: CredentialSource,
+    /// The proxy for https calls, but never for those to containers' and instances' own endpoints.
+    pub proxy: Option<Proxy>,
     /// Stigg's server API key.
     pub server_api_key: Secret,
     /// The Edge API.

@@ -5,6 +5,7 @@ use url::Url;
 use super::Secret;
 use super::settings::Settings;
 use super::values::{Findings, raw, shown};
+use crate::sqs::region;
 
 /// Where the queue is.
 pub(super) struct QueueAddress {
@@ -17,7 +18,9 @@ pub(super) struct QueueAddress {
 pub(super) fn address(settings: &Settings, findings: &mut Findings) -> Option<QueueAddress> {
     let given = raw!(settings, queue.queue_url);
     let queue_url = queue_url(settings, findings);
-    let told = queue_url.as_ref().and_then(region_of);
+    let told = queue_url
+        .as_ref()
+        .and_then(|url| region::of_queue_url(url.as_str()));
     let region = region(settings, findings, told, given.value.is_some());
     let endpoint = endpoint(settings, findings, queue_url.as_ref());
     Some(QueueAddress {
@@ -87,7 +90,7 @@ fn region(
         return None;
     }
     let zone_less = value.trim_end_matches(|letter: char| letter.is_ascii_lowercase());
-    if zone_less != value && is_region(zone_less) {
+    if zone_less != value && region::is_region(zone_less) {
         findings.fault(
             raw,
             format!(
@@ -119,34 +122,6 @@ fn endpoint(settings: &Settings, findings: &mut Findings, queue_url: Option<&Url
     let mut endpoint = queue_url?.clone();
     endpoint.set_path("/");
     Some(endpoint)
-}
-
-/// The region in a queue's host, where the host follows one of AWS's forms: `sqs.<region>.…` (also `sqs-fips.`,
-/// and behind the name of a VPC endpoint; the emulators keep to it too), or the older `<region>.queue.…`.
-fn region_of(queue_url: &Url) -> Option<String> {
-    let host = queue_url.host_str()?.to_ascii_lowercase();
-    if host == "queue.amazonaws.com" {
-        return Some("us-east-1".to_owned());
-    }
-    let labels: Vec<&str> = host.split('.').collect();
-    labels.windows(2).find_map(|pair| match pair {
-        ["sqs" | "sqs-fips", region] | [region, "queue"] if is_region(region) => Some((*region).to_owned()),
-        _ => None,
-    })
-}
-
-/// True for names like us-east-1, us-gov-west-1, ap-southeast-2: words, then a number.
-fn is_region(name: &str) -> bool {
-    let parts: Vec<&str> = name.split('-').collect();
-    let [words @ .., number] = parts.as_slice() else {
-        return false;
-    };
-    words.len() >= 2
-        && words
-            .iter()
-            .all(|word| !word.is_empty() && word.chars().all(|letter| letter.is_ascii_lowercase()))
-        && !number.is_empty()
-        && number.chars().all(|digit| digit.is_ascii_digit())
 }
 
 /// Stigg's server API key and the Edge API. None after a fault.

@@ -29,6 +29,9 @@ const KEPT_AS_THEY_ARE: [&str; 6] = [
     "redis_sentinel_password",
 ];
 
+/// Fields whose variable is in small letters, too, as every other program takes them. The one in capitals wins.
+const ALSO_IN_SMALL_LETTERS: [&str; 2] = ["https_proxy", "no_proxy"];
+
 /// Keeps the Redis cache that Stigg's SDKs read fresh: state changes from an SQS queue in, cache entries out.
 #[derive(Parser)]
 #[command(
@@ -53,6 +56,9 @@ pub struct Settings {
     /// Stigg's API.
     #[command(flatten)]
     pub stigg: StiggSettings,
+    /// The way to AWS, Stigg and Sentry.
+    #[command(flatten)]
+    pub proxy: ProxySettings,
     /// Where entries go.
     #[command(flatten)]
     pub redis: RedisSettings,
@@ -126,6 +132,20 @@ pub struct StiggSettings {
     /// URL of Stigg's Edge API.
     #[arg(long, value_name = "URL", default_value = "https://edge.api.stigg.io")]
     pub edge_api_url: Option<String>,
+}
+
+/// The way to AWS, Stigg and Sentry.
+#[derive(Args)]
+#[command(next_help_heading = "Proxy")]
+#[allow(clippy::struct_field_names)] // a field's name is the variable's name
+pub struct ProxySettings {
+    /// Proxy for https calls: `http://host:port`, with `user:password@` if it asks for it. `https_proxy` is taken too.
+    #[arg(long, value_name = "URL")]
+    pub https_proxy: Option<String>,
+    /// Hosts that are called without the proxy: names (each with all below it), addresses, ranges (`10.0.0.0/8`), `*`;
+    /// with commas in between. `no_proxy` is taken too.
+    #[arg(long, value_name = "HOSTS")]
+    pub no_proxy: Option<String>,
 }
 
 /// Where entries go.
@@ -219,7 +239,7 @@ pub struct SentrySettings {
     /// Where internal errors are reported. Without one, Stigg's Edge API is asked for it.
     #[arg(long, value_name = "DSN")]
     pub sentry_dsn: Option<String>,
-    /// File that holds the DSN.
+    /// File that holds the DSN; read again when it changes.
     #[arg(long, value_name = "PATH")]
     pub sentry_dsn_file: Option<String>,
     /// Report no errors to Sentry.
@@ -327,9 +347,10 @@ impl Settings {
                 .then(|| flags.get_one::<OsString>(field))
                 .flatten()
                 .filter(|value| !is_blank(value));
-            let variable = environment
-                .get(OsStr::new(&variable(field)))
-                .filter(|value| !is_blank(value));
+            let variable = variables(field)
+                .iter()
+                .filter_map(|variable| environment.get(OsStr::new(variable)))
+                .find(|value| !is_blank(value));
             let Some(value) = flag.or(variable) else { continue };
             let Some(text) = value.to_str() else {
                 not_utf8.push(self::variable(field));
@@ -366,6 +387,15 @@ impl std::fmt::Debug for Settings {
 /// The environment variable of a field.
 pub(super) fn variable(field: &str) -> String {
     field.to_ascii_uppercase()
+}
+
+/// The environment variables that a field is read from, the first that is set.
+fn variables(field: &str) -> Vec<String> {
+    let mut variables = vec![variable(field)];
+    if ALSO_IN_SMALL_LETTERS.contains(&field) {
+        variables.push(field.to_owned());
+    }
+    variables
 }
 
 fn is_blank(value: &OsStr) -> bool {

@@ -2,6 +2,7 @@
 //! notices as text on the other. The environment is a map; nothing here reads that of the process.
 
 mod credentials;
+mod proxy;
 mod queue;
 mod redis;
 mod values;
@@ -95,6 +96,7 @@ fn the_least_configuration_has_the_documented_defaults() {
         fragment: None,
     },
     credentials: EdgeApi,
+    proxy: None,
     server_api_key: [redacted],
     edge_api_url: Url {
         scheme: "https",

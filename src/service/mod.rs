@@ -161,6 +161,7 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
     let edge = Arc::new(EdgeClient::new(
         config.edge_api_url.clone(),
         config.server_api_key.clone(),
+        config.proxy.clone(),
     ));
     let mut background = vec![reports::start(
         config,

@@ -61,6 +61,7 @@ pub(super) fn start(
         region: config.region.clone(),
         pool_size: callers,
         receive_slack: RECEIVE_SLACK,
+        proxy: config.proxy.clone(),
     };
     Ok((Arc::new(SqsClient::new(settings, credentials)), renewal))
 }

@@ -13,6 +13,7 @@ use super::sign::signed_request;
 use super::wire::{self, WireError, WireRequest};
 use super::{BatchOutcome, Delivery, Operation, Queue, QueueError, ReceiptHandle};
 use crate::clock;
+use crate::config::Proxy;
 use crate::entitlement::EpochMs;
 use crate::http_client::{Answer, HttpClient, HttpOptions};
 
@@ -37,6 +38,8 @@ pub struct SqsSettings {
     pub pool_size: usize,
     /// What a receive may take beyond its long poll.
     pub receive_slack: Duration,
+    /// The way there.
+    pub proxy: Option<Proxy>,
 }
 
 /// The real [`Queue`].
@@ -59,6 +62,7 @@ impl SqsClient {
             region,
             pool_size,
             receive_slack,
+            proxy,
         } = settings;
         endpoint.set_path("/");
         endpoint.set_query(None);
@@ -67,6 +71,7 @@ impl SqsClient {
             pool_size,
             answer_bytes_max: ANSWER_BYTES_MAX,
             deadline: BATCH_DEADLINE,
+            proxy,
         };
         Self {
             http: HttpClient::new(&endpoint, options),

@@ -3,8 +3,8 @@
 //! A line names the call, the queue, the region and the key id, quotes SQS's code and words, and ends with the
 //! remedy. It never holds a secret: where AWS quotes the signed request back, the quotation is cut.
 
-use super::wire::{ErrorAnswer, WireError, region_of_queue_url};
-use super::{Operation, QueueError};
+use super::wire::{ErrorAnswer, WireError};
+use super::{Operation, QueueError, region};
 use crate::http_client::{HttpError, HttpErrorKind};
 
 /// AWS accepts signatures that are up to 5 minutes off; from here on the clock is worth a word.
@@ -80,6 +80,7 @@ pub fn unanswered(call: FailedCall<'_>, error: &HttpError) -> QueueError {
         HttpErrorKind::AnswerTooLarge | HttpErrorKind::Protocol => {
             "is this an SQS endpoint? check QUEUE_URL (or AWS_ENDPOINT_URL_SQS, AWS_ENDPOINT_URL)"
         }
+        HttpErrorKind::Proxy(fault) => fault.remedy(),
     };
     QueueError {
         message: format!(
@@ -282,7 +283,7 @@ pub(super) fn quotable(words: &str) -> &str {
 }
 
 fn regions_differ(call: FailedCall<'_>) -> Option<String> {
-    let queue_region = region_of_queue_url(call.queue_url).filter(|region| region != call.region)?;
+    let queue_region = region::of_queue_url(call.queue_url).filter(|region| region != call.region)?;
     Some(format!(
         "QUEUE_URL is in region {queue_region} but AWS_REGION is {}: make them agree",
         call.region

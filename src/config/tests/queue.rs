@@ -45,6 +45,47 @@ fn the_region_is_read_off_every_form_of_queue_url_that_tells_it() {
 }
 
 #[test]
+fn calls_go_to_the_queues_own_host_whatever_kind_of_endpoint_it_is() {
+    for (queue_url, endpoint, region) in [
+        (
+            "https://sqs-fips.us-gov-west-1.amazonaws.com/123456789012/q",
+            "https://sqs-fips.us-gov-west-1.amazonaws.com/",
+            "us-gov-west-1",
+        ),
+        (
+            "https://sqs-fips.us-east-2.api.aws/123456789012/q",
+            "https://sqs-fips.us-east-2.api.aws/",
+            "us-east-2",
+        ),
+        (
+            "https://vpce-0a1b-2c3d-us-east-2a.sqs.us-east-2.vpce.amazonaws.com/123456789012/q",
+            "https://vpce-0a1b-2c3d-us-east-2a.sqs.us-east-2.vpce.amazonaws.com/",
+            "us-east-2",
+        ),
+        (
+            "https://sqs.cn-northwest-1.amazonaws.com.cn/123456789012/q",
+            "https://sqs.cn-northwest-1.amazonaws.com.cn/",
+            "cn-northwest-1",
+        ),
+        (
+            "https://us-west-1.queue.amazonaws.com/123456789012/q",
+            "https://us-west-1.queue.amazonaws.com/",
+            "us-west-1",
+        ),
+        (
+            "http://sqs.us-east-2.localhost:4566/000000000000/q",
+            "http://sqs.us-east-2.localhost:4566/",
+            "us-east-2",
+        ),
+    ] {
+        let config = config(&[("QUEUE_URL", queue_url)]);
+        assert_eq!(config.sqs_endpoint.as_str(), endpoint);
+        assert_eq!(config.region, region, "{queue_url}");
+        assert_eq!(config.queue_url, queue_url, "the URL stays as given");
+    }
+}
+
+#[test]
 fn a_region_is_required_where_the_queue_url_does_not_tell_it() {
     for queue_url in [
         "http://127.0.0.1:9324/000000000000/q",
