@@ -8,7 +8,7 @@ pub mod fixed;
 mod process;
 pub mod profile;
 pub mod renewing;
-mod sts;
+pub mod sts;
 pub mod web_identity;
 
 use std::fmt;
