@@ -115,7 +115,7 @@ impl SqsClient {
             endpoint: &self.address,
             access_key_id: &credentials.access_key_id,
             credentials: &source,
-            credentials_renew: credentials.expires_at.is_some(),
+            decided_by: self.credentials.decided_by(),
         };
         let answer = self
             .http
@@ -135,7 +135,7 @@ impl SqsClient {
         let body = credentials.redact(&String::from_utf8_lossy(&answer.body));
         let error_header = header("x-amzn-query-error").or_else(|| header("x-amzn-errortype"));
         let refusal = wire::parse_error(answer.status, error_header, body.as_bytes());
-        if credentials.are_temporary() && (answer.status == 403 || refusal.code.starts_with("ExpiredToken")) {
+        if answer.status == 403 || refusal.code.starts_with("ExpiredToken") {
             self.credentials.invalidate(&credentials.access_key_id, now);
         }
         let ahead_ms = header("date")

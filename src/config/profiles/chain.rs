@@ -174,12 +174,16 @@ impl Profile<'_> {
                 "has a role_session_name that STS refuses; use 2 to 64 letters, digits or any of _=,.@+-",
             );
         }
+        let region = self.get("region").map(str::to_owned);
+        if region.as_deref().is_some_and(|region| !is_plain(region)) {
+            return self.fault("has a region that is not the name of one; write one like us-east-1");
+        }
         Ok(Some(Role {
             arn: arn.to_owned(),
             session_name,
             external_id: self.get("external_id").map(str::to_owned),
             duration_secs,
-            region: self.get("region").map(str::to_owned),
+            region,
         }))
     }
 
@@ -248,6 +252,13 @@ pub fn is_role_arn(text: &str) -> bool {
     matches!(parts.as_slice(), ["arn", partition, "iam", "", account, resource]
         if partition.starts_with("aws") && !account.is_empty() && resource.strip_prefix("role/").is_some_and(|name| !name.is_empty()))
         && text.chars().all(|letter| letter.is_ascii_graphic())
+}
+
+/// It becomes part of a host's name.
+fn is_plain(region: &str) -> bool {
+    region
+        .chars()
+        .all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-')
 }
 
 /// What STS takes as the name of a session.
@@ -403,6 +414,10 @@ mod tests {
             (
                 "role_arn = arn:aws:iam::1:role/r\ncredential_source = Lambda\n",
                 "use Environment, EcsContainer or Ec2InstanceMetadata",
+            ),
+            (
+                "role_arn = arn:aws:iam::1:role/r\nsource_profile = b\nregion = evil.example/\n",
+                "not the name of one",
             ),
             ("web_identity_token_file = /t\n", "without role_arn"),
             ("credential_source = Environment\n", "without role_arn"),

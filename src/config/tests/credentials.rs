@@ -26,17 +26,17 @@ fn kind(set: &[(&str, &str)]) -> &'static str {
 }
 
 fn container(set: &[(&str, &str)]) -> ContainerSource {
-    match config(set).credentials {
-        CredentialSource::Container(source) => source,
-        other => panic!("{other:?}"),
-    }
+    let CredentialSource::Container(source) = config(set).credentials else {
+        panic!("no container for {set:?}")
+    };
+    source
 }
 
 fn profile(set: &[(&str, &str)]) -> ProfileSource {
-    match config(set).credentials {
-        CredentialSource::Profile(source) => *source,
-        other => panic!("{other:?}"),
-    }
+    let CredentialSource::Profile(source) = config(set).credentials else {
+        panic!("no profile for {set:?}")
+    };
+    *source
 }
 
 #[test]
@@ -461,9 +461,11 @@ fn a_profile_that_takes_the_environments_keys_is_asked_for_by_name() {
 
 #[test]
 fn the_instances_metadata_is_where_aws_has_it_unless_told() {
-    let endpoint = |set: &[(&str, &str)]| match config(set).credentials {
-        CredentialSource::InstanceMetadata(source) => source.endpoint.to_string(),
-        other => panic!("{other:?}"),
+    let endpoint = |set: &[(&str, &str)]| {
+        let CredentialSource::InstanceMetadata(source) = config(set).credentials else {
+            panic!("no instance metadata for {set:?}")
+        };
+        source.endpoint.to_string()
     };
     let asked_for = ("CREDENTIAL_SOURCE", "instance-metadata");
     assert_eq!(endpoint(&[asked_for]), "http://169.254.169.254/");
