@@ -3,8 +3,11 @@
 //! A provider hands out what it holds without waiting wherever it can. Nothing here reads the clock: callers say
 //! what time it is. No secret shows in a `Debug`, a description or an error.
 
+pub mod container;
+mod document;
 pub mod edge;
 pub mod fixed;
+pub mod imds;
 mod process;
 pub mod profile;
 pub mod renewing;
@@ -16,8 +19,10 @@ use std::sync::Arc;
 
 use crate::entitlement::EpochMs;
 
+pub use self::container::ContainerCredentials;
 pub use self::edge::EdgeCredentials;
 pub use self::fixed::StaticCredentials;
+pub use self::imds::InstanceMetadataCredentials;
 pub use self::profile::{NamedSources, ProfileCredentials};
 pub use self::renewing::{Fetch, Renewal, RenewingCredentials};
 pub use self::web_identity::WebIdentityCredentials;
