@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use url::Url;
 
-use crate::config::Secret;
+use crate::config::{Proxy, Secret};
 use crate::entitlement::EpochMs;
 use crate::http_client::{Answer, HttpClient, HttpErrorKind, HttpOptions};
 use crate::sqs::credentials::Credentials;
@@ -43,12 +43,13 @@ pub struct EdgeError {
 }
 
 impl EdgeClient {
-    /// A client of the API at `base` (`EDGE_API_URL`). Calls nobody yet.
-    pub fn new(base: Url, api_key: Secret) -> Self {
+    /// A client of the API at `base` (`EDGE_API_URL`), by this proxy if it is for that. Calls nobody yet.
+    pub fn new(base: Url, api_key: Secret, proxy: Option<Proxy>) -> Self {
         let options = HttpOptions {
             pool_size: 1,
             answer_bytes_max: ANSWER_BYTES_MAX,
             deadline: DEADLINE,
+            proxy,
         };
         Self {
             http: HttpClient::new(&base, options),
@@ -140,6 +141,7 @@ impl EdgeClient {
                 | HttpErrorKind::HostNotFound
                 | HttpErrorKind::ConnectionRefused
                 | HttpErrorKind::Connection => "check EDGE_API_URL and the way there (DNS, firewall)",
+                HttpErrorKind::Proxy(fault) => fault.remedy(),
             };
             fault(error.kind.label(), format!("{error}; {remedy}"))
         })?;

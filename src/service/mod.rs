@@ -1,5 +1,6 @@
 //! The composition root: builds every real part, starts every thread, and stops them in order.
 
+mod credentials;
 mod crew;
 mod queue;
 mod reports;
@@ -205,6 +206,7 @@ fn start_loops(
     let edge = Arc::new(EdgeClient::new(
         config.edge_api_url.clone(),
         config.server_api_key.clone(),
+        config.proxy.clone(),
     ));
     let mut background = vec![reports::start(
         config,

@@ -55,6 +55,7 @@ fn pure_rooms_do_no_io_and_read_no_clock() {
         "entitlement/",
         "cache/",
         "sqs/wire.rs",
+        "sqs/region.rs",
         "sqs/sign.rs",
         "ops/health.rs",
     ];
@@ -90,6 +91,17 @@ fn each_library_is_named_in_its_own_room() {
         [""; 0]
     );
     assert_eq!(who_names(&["sentry::"], &["sentry_reports"]), [""; 0]);
+}
+
+#[test]
+fn processes_are_started_in_one_room() {
+    assert_eq!(
+        who_names(
+            &["process::Command", "Command::new"],
+            &["sqs/credentials/process.rs"]
+        ),
+        [""; 0]
+    );
 }
 
 #[test]
