@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::cache::{CacheChange, Invalidation};
 
 pub use redis_store::{RedisStore, StoreRules};
+pub use scripts::outcome;
 
 /// What became of one change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
