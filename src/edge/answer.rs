@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::entitlement::EpochMs;
+use crate::json;
 use crate::sqs::credentials::Credentials;
 
 /// An answer that is of no use.
@@ -77,6 +78,9 @@ fn object(status: u16, body: &[u8]) -> Result<Value, AnswerFault> {
             ));
         }
         _ => return Err(refused("check EDGE_API_URL: is this Stigg's Edge API?")),
+    }
+    if !json::is_plausible(body) {
+        return Err(unexpected("it holds more values than its length allows"));
     }
     let body: Value = serde_json::from_slice(body).map_err(|_| unexpected("it is not JSON"))?;
     match body.get("errors") {

@@ -24,7 +24,7 @@ const HANGS_AFTER: Duration = Duration::from_mins(1);
 /// Enough faults to look at.
 const FAULTS_MAX: usize = 20;
 /// Inputs below this size say little about bytes per byte: what is constant outweighs it.
-const TELLING_BYTES: usize = 1024;
+const TELLING_BYTES: usize = 32 * 1024;
 
 /// So much of an input is shown.
 const SHOWN_BYTES: usize = 1000;

@@ -30,8 +30,9 @@ pub const CONFIGURATION: Target = Target {
 };
 
 const MEMORY: Memory = Memory {
-    per_byte: 400,
-    constant: 64 * 1024,
+    per_byte: 48,
+    // What few enough values to be plausible in any text may take.
+    constant: 1536 * 1024,
 };
 
 static SAMPLES: LazyLock<Samples> = LazyLock::new(|| {
@@ -73,8 +74,10 @@ fn check_credentials(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
                 "credentials are not empty".to_owned()
             })?;
             let shown = format!("{credentials:?}");
+            // The mutator may have put the secret in the place of the key id, which is shown.
+            let secret = &credentials.secret_access_key;
             let is_hidden =
-                credentials.secret_access_key.len() < 6 || !shown.contains(&credentials.secret_access_key);
+                secret.len() < 6 || credentials.access_key_id.contains(secret) || !shown.contains(secret);
             hold(is_hidden, || "the secret is not shown".to_owned())?;
             Ok(true)
         }

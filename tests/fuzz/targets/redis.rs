@@ -17,9 +17,9 @@ pub const ANSWER: Target = Target {
     about: "Redis's protocol, a script's outcome, SCAN and INFO",
     weight: 14,
     memory: Memory {
-        per_byte: 400,
-        // The library makes room for up to 4,096 values at each level of nesting, and allows a hundred levels.
-        constant: 64 * 1024 * 1024,
+        per_byte: 72,
+        // The library's buffer, and room for some values at each of a hundred levels.
+        constant: 64 * 1024,
     },
     input: resp::input,
     check: answer,

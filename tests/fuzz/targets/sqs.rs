@@ -40,8 +40,9 @@ pub const ERROR: Target = Target {
 };
 
 const MEMORY: Memory = Memory {
-    per_byte: 400,
-    constant: 64 * 1024,
+    per_byte: 16,
+    // What as many values as an answer may hold take.
+    constant: 1024 * 1024,
 };
 
 /// Quoted words are cut at 200 characters and an ellipsis.
