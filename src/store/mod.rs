@@ -67,6 +67,14 @@ pub struct StoreError {
     pub reach: Reach,
 }
 
+impl StoreError {
+    /// Trying the same change again cannot help, until somebody removes what stands in its way: something foreign
+    /// stands at the key. A missing permission is no such fault, as it may be granted.
+    pub fn is_permanent(&self) -> bool {
+        self.reach == Reach::Change && matches!(self.kind.as_str(), "WRONGTYPE" | "ERR")
+    }
+}
+
 /// The cache, as the loops need it. Every call ends within its own deadline, whatever the peer does.
 pub trait CacheStore: Send + Sync {
     /// Applies the changes in one round trip; outcomes are in the order given. An error is one that reaches

@@ -25,6 +25,7 @@ mod purge;
 mod edge_credentials;
 mod faults_at_start;
 mod redis_access;
+mod redis_outages;
 mod shutdown;
 
 mod config;

@@ -24,10 +24,15 @@ pub struct RedisOptions {
     pub user: Option<(String, String)>,
     /// A second port that speaks TLS, with a certificate made for it.
     pub tls: bool,
+    /// Address and port, where they matter; else 127.0.0.1 and a free port.
+    pub address: Option<(&'static str, u16)>,
+    /// Further arguments of redis-server.
+    pub arguments: Vec<&'static str>,
 }
 
 /// A redis-server, or the place where one would be.
 pub struct TestRedis {
+    address: &'static str,
     pub port: u16,
     /// The TLS port, if asked for.
     pub tls_port: Option<u16>,
@@ -61,18 +66,10 @@ impl TestRedis {
     /// One that is not running yet: its port is known, and nobody listens on it.
     pub fn prepare(options: RedisOptions) -> Self {
         let directory = private_directory();
-        let port = free_port();
-        let mut arguments: Vec<String> = [
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--bind",
-            "127.0.0.1",
-            "--port",
-        ]
-        .map(str::to_owned)
-        .to_vec();
+        let (address, port) = options.address.unwrap_or_else(|| ("127.0.0.1", free_port()));
+        let mut arguments: Vec<String> = ["--save", "", "--appendonly", "no", "--bind", address, "--port"]
+            .map(str::to_owned)
+            .to_vec();
         let path = |name: &str| directory.join(name).display().to_string();
         arguments.extend([port.to_string(), "--dir".into(), directory.display().to_string()]);
         arguments.extend(["--unixsocket".into(), path("redis.sock")]);
@@ -102,7 +99,9 @@ impl TestRedis {
             arguments.extend(["--tls-ca-cert-file".into(), text(certificate.authority)]);
             tls_port
         });
+        arguments.extend(options.arguments.into_iter().map(str::to_owned));
         Self {
+            address,
             port,
             tls_port,
             directory,
@@ -114,9 +113,16 @@ impl TestRedis {
 
     /// Starts the server and waits until it answers.
     pub fn run(&self) {
+        self.begin();
+        let process = self.process.lock().unwrap();
+        let process = process.as_ref().expect("a process");
+        process.wait_for(PATIENCE, "an answer from redis", || self.try_connection().ok());
+    }
+
+    /// Starts the server: it may take its time to load what was saved.
+    pub fn begin(&self) {
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         let process = Process::start("redis", &system_program("redis-server"), &arguments, &[]);
-        process.wait_for(PATIENCE, "an answer from redis", || self.try_connection().ok());
         *self.process.lock().unwrap() = Some(process);
     }
 
@@ -167,7 +173,7 @@ impl TestRedis {
     }
 
     fn connection_info(&self) -> ConnectionInfo {
-        let info = format!("redis://127.0.0.1:{}/", self.port)
+        let info = format!("redis://{}:{}/", self.address, self.port)
             .into_connection_info()
             .expect("an address");
         let mut settings = info.redis_settings().clone();
@@ -185,6 +191,11 @@ impl TestRedis {
             redis::Client::open(self.connection_info())?.get_connection_with_timeout(PATIENCE)?;
         redis::cmd("PING").exec(&mut connection)?;
         Ok(connection)
+    }
+
+    /// It takes commands.
+    pub fn answers(&self) -> bool {
+        self.try_connection().is_ok()
     }
 
     /// A connection to database 0, with the server's own credentials.
@@ -251,7 +262,7 @@ impl TestRedis {
     /// Watches every command from now on (MONITOR).
     pub fn monitor(&self) -> Monitor {
         assert!(self.login.is_none(), "a monitored redis has no password");
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("redis accepts");
+        let mut stream = TcpStream::connect((self.address, self.port)).expect("redis accepts");
         stream.write_all(b"MONITOR\r\n").expect("redis reads");
         let mut reader = BufReader::new(stream);
         let mut first = String::new();
