@@ -13,6 +13,8 @@ use crate::store::{CacheStore, READONLY};
 
 /// How often a Redis that is away is asked whether it is back.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How often Sentinel, if there is one, is asked whether the primary has changed.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 /// How often the statistics are read.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 
@@ -36,6 +38,7 @@ impl Sampler {
     /// Samples until the stop.
     pub fn run(&self) {
         let mut sampled_at: Option<Instant> = None;
+        let mut followed_at: Option<Instant> = None;
         let mut was_live = true;
         loop {
             self.faults.tick(Instant::now());
@@ -47,6 +50,10 @@ impl Sampler {
                 );
             }
             was_live = is_live;
+            if followed_at.is_none_or(|at| at.elapsed() >= FOLLOW_EVERY) {
+                self.follow_primary();
+                followed_at = Some(Instant::now());
+            }
             let is_due = sampled_at.is_none_or(|at| at.elapsed() >= SAMPLE_EVERY);
             if !self.gate.is_open() || is_due {
                 self.look();
@@ -55,6 +62,19 @@ impl Sampler {
             if self.stop.wait(ASK_AGAIN) {
                 return;
             }
+        }
+    }
+
+    /// What is written to the old primary after a promotion is lost: the sooner it is noticed, the better.
+    fn follow_primary(&self) {
+        if let Err(error) = self.store.follow_primary() {
+            self.faults.fault(
+                "sentinel",
+                log::Level::Warn,
+                "cannot ask whether Redis's primary has changed: the one known so far is used",
+                &error.message,
+                Instant::now(),
+            );
         }
     }
 

@@ -8,6 +8,9 @@ mod connection;
 mod errors;
 mod redis_store;
 mod scripts;
+mod sentinel;
+mod tls;
+mod wire;
 
 use std::time::Duration;
 
@@ -15,6 +18,7 @@ use crate::cache::{CacheChange, Invalidation};
 
 pub use redis_store::{RedisStore, StoreRules};
 pub use scripts::outcome;
+pub use sentinel::parse_primary;
 
 /// What became of one change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +94,11 @@ pub trait CacheStore: Send + Sync {
     /// Takes long on a large Redis: `go_on` is asked between batches, and `false` ends the walk with an error of
     /// [`STOPPED`]. Returns the number of keys unlinked.
     fn invalidate(&self, invalidation: &Invalidation, go_on: &dyn Fn() -> bool) -> Result<u64, StoreError>;
+
+    /// Asks whether the primary is still the same, where somebody else knows: what comes after goes to the new one.
+    fn follow_primary(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Asks whether Redis answers and is ready for commands.
     fn ping(&self) -> Result<(), StoreError>;

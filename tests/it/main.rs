@@ -7,8 +7,12 @@
 // Stories have a stage and a state; times become metrics, which are floats.
 #![allow(clippy::similar_names, clippy::cast_precision_loss)]
 
+#[path = "../fakes/mod.rs"]
+mod fakes;
 mod support;
 
+mod fake_queue;
+mod fault_proxy;
 mod harness;
 
 mod formats;
@@ -26,6 +30,7 @@ mod edge_credentials;
 mod faults_at_start;
 mod redis_access;
 mod redis_outages;
+mod sentinel;
 mod shutdown;
 
 mod config;

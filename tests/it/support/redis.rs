@@ -24,6 +24,8 @@ pub struct RedisOptions {
     pub user: Option<(String, String)>,
     /// A second port that speaks TLS, with a certificate made for it.
     pub tls: bool,
+    /// The TLS port accepts only clients that show a certificate of the same authority.
+    pub asks_for_certificates: bool,
     /// Address and port, where they matter; else 127.0.0.1 and a free port.
     pub address: Option<(&'static str, u16)>,
     /// Further arguments of redis-server.
@@ -92,7 +94,12 @@ impl TestRedis {
                 "--tls-port".into(),
                 tls_port.to_string(),
                 "--tls-auth-clients".into(),
-                "no".into(),
+                if options.asks_for_certificates {
+                    "yes"
+                } else {
+                    "no"
+                }
+                .into(),
             ]);
             arguments.extend(["--tls-cert-file".into(), text(certificate.public)]);
             arguments.extend(["--tls-key-file".into(), text(certificate.key)]);
@@ -165,6 +172,14 @@ impl TestRedis {
     /// The authority that signed the TLS certificate.
     pub fn authority_file(&self) -> PathBuf {
         self.directory.join("ca.crt")
+    }
+
+    /// A certificate of that authority, and its key: the server's own.
+    pub fn certificate_files(&self) -> (PathBuf, PathBuf) {
+        (
+            self.directory.join("server.crt"),
+            self.directory.join("server.key"),
+        )
     }
 
     /// A directory for files of the test (secrets …), removed with the server.
@@ -280,7 +295,7 @@ impl TestRedis {
 }
 
 /// A new directory. Directories of runs that were killed go first: nobody else removes those.
-fn private_directory() -> PathBuf {
+pub fn private_directory() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     // Not below target: a unix socket's path may have 107 bytes.

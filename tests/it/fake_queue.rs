@@ -1,0 +1,8 @@
+//! The fake queue keeps SQS's rules: what it hands out, what it refuses, and how it fails on purpose. By calls over
+//! HTTP, and by the service's own client.
+
+mod caller;
+
+mod faults;
+mod refusals;
+mod rules;
