@@ -10,7 +10,7 @@ use http::Request;
 use url::Url;
 
 use self::answer::AnswerFault;
-use crate::config::Secret;
+use crate::config::{Proxy, Secret};
 use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions};
 use crate::sqs::credentials::Credentials;
 
@@ -41,12 +41,13 @@ pub struct EdgeError {
 }
 
 impl EdgeClient {
-    /// A client of the API at `base` (`EDGE_API_URL`). Calls nobody yet.
-    pub fn new(base: Url, api_key: Secret) -> Self {
+    /// A client of the API at `base` (`EDGE_API_URL`), by this proxy if it is for that. Calls nobody yet.
+    pub fn new(base: Url, api_key: Secret, proxy: Option<Proxy>) -> Self {
         let options = HttpOptions {
             pool_size: 1,
             answer_bytes_max: ANSWER_BYTES_MAX,
             deadline: DEADLINE,
+            proxy,
         };
         Self {
             http: HttpClient::new(&base, options),
@@ -120,6 +121,7 @@ impl EdgeClient {
                 | HttpErrorKind::HostNotFound
                 | HttpErrorKind::ConnectionRefused
                 | HttpErrorKind::Connection => "check EDGE_API_URL and the way there (DNS, firewall)",
+                HttpErrorKind::Proxy(fault) => fault.remedy(),
             };
             fault(error.kind.label(), format!("{error}; {remedy}"))
         })?;

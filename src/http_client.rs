@@ -3,21 +3,25 @@
 //! Every call has one deadline that covers name look-up, connecting, TLS, sending and reading the whole body, so
 //! that no peer can hold a thread. Any HTTP status is a value: what it means is the caller's to know. Redirects
 //! are not followed, because a signed request must not travel to another host. The environment is not read; a
-//! proxy, once supported, will come in through [`HttpOptions`].
+//! proxy comes in through [`HttpOptions`], and only https goes through it.
 
 mod resolver;
+mod tunnel;
 
 use std::io::ErrorKind;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
+use ureq::http::Uri;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
-use ureq::unversioned::transport::DefaultConnector;
+use ureq::unversioned::transport::{Connector, RustlsConnector, TcpConnector};
 use ureq::{Agent, Timeout};
 use url::Url;
 
 use self::resolver::{CachedResolver, LookupFailed};
+use self::tunnel::{Tunnel, TunnelFailed};
+use crate::config::Proxy;
 
 /// Connecting, TLS included, gets at most this much of a call's deadline: a peer that drops packets is told from
 /// one that thinks.
@@ -38,9 +42,12 @@ pub struct HttpOptions {
     pub answer_bytes_max: u64,
     /// The deadline of a call that names none.
     pub deadline: Duration,
+    /// The way there, for https and what the proxy's exceptions do not name. None for peers that are never behind a
+    /// proxy: the endpoints of containers and of instances.
+    pub proxy: Option<Proxy>,
 }
 
-/// A client of one scheme. Cheap to build: certificates are loaded at the first `https` call and no sooner.
+/// A client of one peer. Cheap to build: certificates are loaded at the first `https` call and no sooner.
 #[derive(Debug)]
 pub struct HttpClient {
     https: bool,
@@ -76,6 +83,21 @@ pub enum HttpErrorKind {
     AnswerTooLarge,
     /// What came back was not HTTP, or the request could not be put as HTTP.
     Protocol,
+    /// The proxy did not let us through.
+    Proxy(ProxyFault),
+}
+
+/// What a proxy does wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProxyFault {
+    /// It cannot be connected to: no such name, nobody listens, no way there.
+    Unreachable,
+    /// It wants another user and password (407).
+    SignIn,
+    /// It does not connect to this peer.
+    Refused,
+    /// What listens there is no HTTP proxy.
+    NotAProxy,
 }
 
 /// A call without an answer.
@@ -107,16 +129,41 @@ impl HttpErrorKind {
             Self::Tls => "tls",
             Self::AnswerTooLarge => "answer_too_large",
             Self::Protocol => "not_http",
+            Self::Proxy(ProxyFault::Unreachable) => "proxy_unreachable",
+            Self::Proxy(ProxyFault::SignIn) => "proxy_sign_in",
+            Self::Proxy(ProxyFault::Refused) => "proxy_refused",
+            Self::Proxy(ProxyFault::NotAProxy) => "not_a_proxy",
+        }
+    }
+}
+
+impl ProxyFault {
+    /// What to do about it, as the end of an error.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Unreachable => {
+                "check HTTPS_PROXY and the way there (DNS, firewall); NO_PROXY names hosts that are called without it"
+            }
+            Self::SignIn => {
+                "set http://user:password@host:port in HTTPS_PROXY, with special characters percent-encoded"
+            }
+            Self::Refused => {
+                "allow this host and port on the proxy, or name the host in NO_PROXY to call it directly"
+            }
+            Self::NotAProxy => {
+                "check HTTPS_PROXY: is this an HTTP proxy, and of this scheme (http or https)?"
+            }
         }
     }
 }
 
 impl HttpClient {
-    /// A client for peers of `base`'s scheme.
+    /// A client for the peer at `base`: its scheme decides on certificates, its scheme and host on the proxy.
     pub fn new(base: &Url, options: HttpOptions) -> Self {
+        let proxy = options.proxy.filter(|proxy| proxy.is_for(base));
         Self {
             https: base.scheme() == "https",
-            options,
+            options: HttpOptions { proxy, ..options },
             agent: OnceLock::new(),
         }
     }
@@ -171,7 +218,7 @@ impl HttpClient {
             .build();
         let config = Agent::config_builder()
             .tls_config(tls)
-            // ureq would read HTTP_PROXY and HTTPS_PROXY by itself.
+            // ureq would read HTTP_PROXY and HTTPS_PROXY by itself; `Tunnel` does what is to be done.
             .proxy(None)
             .user_agent(USER_AGENT)
             .http_status_as_error(false)
@@ -183,15 +230,44 @@ impl HttpClient {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_global(Some(self.options.deadline))
             .build();
-        Ok(Agent::with_parts(
-            config,
-            DefaultConnector::new(),
-            CachedResolver::default(),
-        ))
+        let proxy = match &self.options.proxy {
+            Some(proxy) => Some((proxy.clone(), proxy_uri(proxy)?)),
+            None => None,
+        };
+        let resolver = CachedResolver::new(proxy.as_ref().map(|(_, uri)| uri.clone()));
+        let connector =
+            ().chain(TcpConnector::default())
+                .chain(Tunnel::new(proxy))
+                .chain(RustlsConnector::default());
+        Ok(Agent::with_parts(config, connector, resolver))
+    }
+
+    /// What happened. Behind a proxy whatever hinders connecting hinders the way to the proxy.
+    fn describe(&self, error: &ureq::Error) -> HttpError {
+        let HttpError { kind, words } = self.describe_direct(error);
+        let Some(proxy) = &self.options.proxy else {
+            return HttpError { kind, words };
+        };
+        let proxy = proxy.shown();
+        match kind {
+            HttpErrorKind::Proxy(_) => HttpError { kind, words },
+            HttpErrorKind::HostNotFound | HttpErrorKind::ConnectionRefused => HttpError {
+                kind: HttpErrorKind::Proxy(ProxyFault::Unreachable),
+                words: format!("cannot connect to the proxy at {proxy}: {words}"),
+            },
+            HttpErrorKind::Timeout
+            | HttpErrorKind::Connection
+            | HttpErrorKind::Tls
+            | HttpErrorKind::AnswerTooLarge
+            | HttpErrorKind::Protocol => HttpError {
+                kind,
+                words: format!("{words} (through the proxy at {proxy})"),
+            },
+        }
     }
 
     #[allow(clippy::wildcard_enum_match_arm)] // ureq's enum is open: what it adds is a protocol fault to us
-    fn describe(&self, error: &ureq::Error) -> HttpError {
+    fn describe_direct(&self, error: &ureq::Error) -> HttpError {
         let (kind, words) = match error {
             ureq::Error::Timeout(Timeout::Connect) => {
                 (HttpErrorKind::Timeout, "timed out while connecting".to_owned())
@@ -219,17 +295,28 @@ impl HttpClient {
                 (HttpErrorKind::Tls, format!("the TLS handshake failed: {error}"))
             }
             ureq::Error::Io(io) => describe_io(io),
-            ureq::Error::Other(other) => match other.downcast_ref::<LookupFailed>() {
-                Some(failed) => (
-                    HttpErrorKind::HostNotFound,
-                    format!("cannot resolve the host name: {failed}"),
-                ),
-                None => (HttpErrorKind::Protocol, error.to_string()),
-            },
+            ureq::Error::Other(other) => {
+                if let Some(failed) = other.downcast_ref::<LookupFailed>() {
+                    let words = format!("cannot resolve the host name: {failed}");
+                    (HttpErrorKind::HostNotFound, words)
+                } else if let Some(failed) = other.downcast_ref::<TunnelFailed>() {
+                    (HttpErrorKind::Proxy(failed.fault), failed.words.clone())
+                } else {
+                    (HttpErrorKind::Protocol, error.to_string())
+                }
+            }
             _ => (HttpErrorKind::Protocol, error.to_string()),
         };
         HttpError { kind, words }
     }
+}
+
+/// The proxy's address as ureq takes it.
+fn proxy_uri(proxy: &Proxy) -> Result<Uri, HttpError> {
+    proxy.shown().parse().map_err(|error| HttpError {
+        kind: HttpErrorKind::Proxy(ProxyFault::Unreachable),
+        words: format!("cannot connect to the proxy at {}: {error}", proxy.shown()),
+    })
 }
 
 /// Sends with the agent's own deadline where none is named: only such calls let ureq keep its TLS set-up (and

@@ -6,6 +6,8 @@
 //! proxies from the environment by itself. A formatted panic message may quote what was being handled, so only the
 //! place of such a panic is told.
 
+mod delivery;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::panic::PanicHookInfo;
@@ -17,19 +19,13 @@ use sentry::integrations::backtrace::{ProcessStacktraceIntegration, current_stac
 use sentry::integrations::contexts::ContextIntegration;
 use sentry::integrations::panic::PanicIntegration;
 use sentry::protocol::{Event, Exception, Level, Mechanism};
-use sentry::transports::{UreqHttpTransport, UreqHttpTransportOptions};
-use sentry::types::Dsn;
-use sentry::{Client, ClientOptions, Envelope, Hub, Scope, Transport, TransportFactory, TransportOptions};
-use url::Url;
+use sentry::{Client, ClientOptions, Hub, Scope};
 
-use crate::http_client::{HttpClient, HttpOptions};
+use self::delivery::{Switch, SwitchFactory, parse_dsn};
+use crate::config::Proxy;
 
 /// What a stop may spend on delivering the last reports.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
-/// One delivery, on the library's own thread.
-const DEADLINE: Duration = Duration::from_secs(10);
-/// Sentry answers with an id.
-const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 /// An error that repeats is one report in this time; the log has every one.
 const SAME_AGAIN_AFTER: Duration = Duration::from_mins(5);
 /// Different texts remembered for that. When all are in use, further ones wait too: that many is a flood.
@@ -51,26 +47,22 @@ struct Shared {
 #[must_use = "reporting ends when the guard is dropped"]
 pub struct Guard {
     client: Arc<Client>,
+    switch: Arc<Switch>,
 }
 
 /// Lets `reporter`, and every panic from now on, report to the project of this DSN. May be called late and from any
 /// thread, but once: a reporter that has been started is left as it is, and that is an error.
 ///
 /// The error is one line that does not repeat the DSN.
-pub fn start(reporter: &Reporter, dsn: &str, release: &str, environment: &str) -> Result<Guard, String> {
-    let invalid =
-        |error: &dyn fmt::Display| format!("cannot report to Sentry: invalid DSN: {error}; check SENTRY_DSN");
-    let dsn: Dsn = dsn.trim().parse().map_err(|error| invalid(&error))?;
-    let peer = Url::parse(&format!("{}://{}:{}", dsn.scheme(), dsn.host(), dsn.port()))
-        .map_err(|error| invalid(&error))?;
-    let http_options = HttpOptions {
-        pool_size: 1,
-        answer_bytes_max: ANSWER_BYTES_MAX,
-        deadline: DEADLINE,
-    };
-    let agent = HttpClient::new(&peer, http_options)
-        .agent()
-        .map_err(|error| format!("cannot report to Sentry: {error}"))?;
+pub fn start(
+    reporter: &Reporter,
+    dsn: &str,
+    release: &str,
+    environment: &str,
+    proxy: Option<Proxy>,
+) -> Result<Guard, String> {
+    let dsn = parse_dsn(dsn)?;
+    let switch = Arc::new(Switch::new(dsn.clone(), proxy)?);
     let mut options = ClientOptions::new()
         .release(release.to_owned())
         .environment(environment.to_owned())
@@ -78,7 +70,8 @@ pub fn start(reporter: &Reporter, dsn: &str, release: &str, environment: &str) -
         .add_integration(ContextIntegration::new())
         .add_integration(PanicIntegration::new().add_extractor(|info| Some(panic_event(info))))
         .add_integration(ProcessStacktraceIntegration)
-        .transport(DeliveryFactory { agent });
+        .transport(SwitchFactory(Arc::clone(&switch)));
+    // The client's own: it is on as long as it has one. Where reports go is the switch's to know.
     options.dsn = Some(dsn);
     let client = Arc::new(Client::with_options(options));
     if reporter.shared.client.set(Arc::clone(&client)).is_err() {
@@ -87,7 +80,15 @@ pub fn start(reporter: &Reporter, dsn: &str, release: &str, environment: &str) -
     // The panic hook asks the hub of the thread that panics, and that is made from the process's.
     Hub::main().bind_client(Some(Arc::clone(&client)));
     Hub::current().bind_client(Some(Arc::clone(&client)));
-    Ok(Guard { client })
+    Ok(Guard { client, switch })
+}
+
+impl Guard {
+    /// From now on reports, and panics, go to the project of this DSN; reporting itself is not interrupted. After
+    /// an error they go where they went. The error is one line that does not repeat the DSN.
+    pub fn turn_to(&self, dsn: &str) -> Result<(), String> {
+        self.switch.turn_to(parse_dsn(dsn)?)
+    }
 }
 
 impl Reporter {
@@ -193,41 +194,11 @@ impl Limiter {
     }
 }
 
-/// Builds the library's ureq transport on our own HTTP set-up: deadlines, the system's certificates, no environment.
-struct DeliveryFactory {
-    agent: ureq::Agent,
-}
-
-impl TransportFactory for DeliveryFactory {
-    fn create_transport_with_options(&self, options: TransportOptions) -> Arc<dyn Transport> {
-        let inner = UreqHttpTransportOptions::from(options)
-            .with_agent(self.agent.clone())
-            .build();
-        // Never dropped: its drop joins its thread, which may sit in a request.
-        Arc::new(Delivery(std::mem::ManuallyDrop::new(inner)))
-    }
-}
-
-struct Delivery(std::mem::ManuallyDrop<UreqHttpTransport>);
-
-impl Transport for Delivery {
-    fn send_envelope(&self, envelope: Envelope) {
-        self.0.send_envelope(envelope);
-    }
-
-    fn flush(&self, _timeout: Duration) -> bool {
-        // Called by the panic hook on the panicking thread, which has work to go on with.
-        true
-    }
-
-    fn shutdown(&self, timeout: Duration) -> bool {
-        self.0.flush(timeout)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use url::Url;
+
     use crate::http_client::stub::{Asked, Reply, Stub, dead_url};
 
     /// Each test that starts reporting takes its own reporter and client; the panic hook is the process's, and
@@ -239,7 +210,14 @@ mod tests {
             peer.host_str().unwrap(),
             peer.port().unwrap()
         );
-        let guard = start(&reporter, &dsn, "persistent-cache-service@0.1.0", "production").unwrap();
+        let guard = start(
+            &reporter,
+            &dsn,
+            "persistent-cache-service@0.1.0",
+            "production",
+            None,
+        )
+        .unwrap();
         (reporter, guard)
     }
 
@@ -311,7 +289,7 @@ mod tests {
             "https://s3cret@sentry.example",
             "ftp://s3cret@x/1",
         ] {
-            let error = start(&reporter, dsn, "r", "e").unwrap_err();
+            let error = start(&reporter, dsn, "r", "e", None).unwrap_err();
             assert!(
                 error.starts_with("cannot report to Sentry: invalid DSN: "),
                 "{error}"
@@ -327,7 +305,49 @@ mod tests {
     #[test]
     fn a_second_start_is_an_error() {
         let (reporter, _guard) = started(&dead_url());
-        assert!(start(&reporter, "http://key@127.0.0.1:1/1", "r", "e").is_err());
+        assert!(start(&reporter, "http://key@127.0.0.1:1/1", "r", "e", None).is_err());
+    }
+
+    #[test]
+    fn a_new_dsn_is_taken_up_by_reports_and_by_panics_of_threads_that_have_reported_before() {
+        let (old, new) = (
+            Stub::start([Stub::ok("{}"), Stub::ok("{}")]),
+            Stub::start([Stub::ok("{}"), Stub::ok("{}")]),
+        );
+        let (reporter, guard) = started(&old.url);
+        let (client, (go, may_go)) = (Arc::clone(&guard.client), std::sync::mpsc::channel::<()>());
+        let worker = std::thread::Builder::new()
+            .name("worker-0".to_owned())
+            .spawn(move || {
+                Hub::current().bind_client(Some(client));
+                may_go.recv().unwrap();
+                panic!("a text of the source");
+            })
+            .unwrap();
+        reporter.report_error("to the old one");
+        assert!(old.asked().body.contains("to the old one"));
+
+        assert!(
+            guard
+                .turn_to("https://s3cret@")
+                .unwrap_err()
+                .starts_with("cannot report to Sentry: invalid DSN")
+        );
+        let port = new.url.port().unwrap();
+        guard
+            .turn_to(&format!("http://other@127.0.0.1:{port}/2\n"))
+            .unwrap();
+        reporter.report_error("to the new one");
+        let asked = new.asked();
+        assert_eq!(asked.line, "POST /api/2/envelope/");
+        assert!(asked.header("x-sentry-auth").contains("sentry_key=other"));
+        assert!(asked.body.contains("to the new one"), "{}", asked.body);
+
+        go.send(()).unwrap();
+        assert!(worker.join().is_err());
+        let asked = new.asked();
+        assert!(asked.body.contains("a text of the source"), "{}", asked.body);
+        assert!(old.was_left_alone());
     }
 
     #[test]

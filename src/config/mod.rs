@@ -2,9 +2,13 @@
 //! environment.
 //!
 //! `settings` says which settings there are, `table` shows them to readers of README, `validate` judges them with
-//! the help of `values` (numbers, choices, secrets), `queue` (region, endpoint, credentials) and `redis` (address,
-//! TLS). A fault or a notice never holds a secret's value, nor that of a URL that may hold a password.
+//! the help of `values` (numbers, choices, secrets), `queue` (region, endpoint), `credentials` (where AWS's come from;
+//! `profiles` reads the files that AWS's tools share), `proxy` and `redis` (address, TLS). A fault or a notice never holds a
+//! secret's value, nor that of a URL that may hold a password.
 
+mod credentials;
+pub mod profiles;
+mod proxy;
 mod queue;
 mod redis;
 mod secret;
@@ -21,27 +25,96 @@ use std::time::Duration;
 
 use url::Url;
 
+pub use proxy::{NoProxy, Proxy};
 pub use secret::Secret;
 pub use settings::{Environment, Settings};
 pub use table::settings_table;
 pub use values::Faults;
 
+use self::profiles::ProfileFiles;
 use crate::entitlement::stored::CacheFormat;
 
 /// Where AWS credentials come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CredentialSource {
     /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, if given, `AWS_SESSION_TOKEN`.
-    Static {
-        /// The key id: not a secret.
-        access_key_id: String,
-        /// The secret.
-        secret_access_key: Secret,
-        /// For temporary credentials.
-        session_token: Option<Secret>,
-    },
+    Static(StaticKeys),
+    /// Temporary ones of a role, for a token of Kubernetes or another identity provider (`AWS_ROLE_ARN`).
+    WebIdentity(WebIdentitySource),
+    /// Temporary ones of the ECS task or the EKS pod.
+    Container(ContainerSource),
+    /// A profile of the shared files of the AWS CLI and SDKs (`AWS_PROFILE`).
+    Profile(Box<ProfileSource>),
+    /// Temporary ones of the EC2 instance.
+    InstanceMetadata(InstanceMetadataSource),
     /// Temporary ones from the Edge API.
     EdgeApi,
+}
+
+/// Keys as the operator gave them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaticKeys {
+    /// The key id: not a secret.
+    pub access_key_id: String,
+    /// The secret.
+    pub secret_access_key: Secret,
+    /// For temporary credentials.
+    pub session_token: Option<Secret>,
+}
+
+/// A role that trusts an identity provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebIdentitySource {
+    /// `AWS_WEB_IDENTITY_TOKEN_FILE`: re-read for each fetch.
+    pub token: Secret,
+    /// `AWS_ROLE_ARN`.
+    pub role_arn: String,
+    /// `AWS_ROLE_SESSION_NAME`; without one, one is made up.
+    pub session_name: Option<String>,
+    /// Where the role is assumed.
+    pub sts: StsEndpoint,
+}
+
+/// Where roles are assumed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StsEndpoint {
+    /// The region of STS, and to sign for.
+    pub region: String,
+    /// `AWS_ENDPOINT_URL_STS`, else `AWS_ENDPOINT_URL`; without one, the region's own.
+    pub url: Option<Url>,
+}
+
+/// The credentials endpoint of an ECS task or an EKS pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerSource {
+    /// `AWS_CONTAINER_CREDENTIALS_FULL_URI`, or `_RELATIVE_URI` on ECS's address. An allowed one.
+    pub uri: Url,
+    /// `AWS_CONTAINER_AUTHORIZATION_TOKEN`, or the file of that name with `_FILE`, re-read for each fetch.
+    pub authorization: Option<Secret>,
+}
+
+/// EC2's instance metadata, version 2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceMetadataSource {
+    /// `AWS_EC2_METADATA_SERVICE_ENDPOINT`, by default `http://169.254.169.254`.
+    pub endpoint: Url,
+}
+
+/// A profile, and all that it may refer to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProfileSource {
+    /// `AWS_PROFILE`.
+    pub name: String,
+    /// Where profiles are; read again for each fetch.
+    pub files: ProfileFiles,
+    /// Where roles are assumed, unless the profile names another region.
+    pub sts: StsEndpoint,
+    /// `credential_source = Environment`: the static keys of the environment, if given.
+    pub environment: Option<StaticKeys>,
+    /// `credential_source = EcsContainer`: the container's, if there is one.
+    pub container: Option<ContainerSource>,
+    /// `credential_source = Ec2InstanceMetadata`.
+    pub instance_metadata: InstanceMetadataSource,
 }
 
 /// Where Redis is.
@@ -179,6 +252,8 @@ pub struct Config {
     pub sqs_endpoint: Url,
     /// Where credentials come from.
     pub credentials: CredentialSource,
+    /// The proxy for https calls, but never for those to containers' and instances' own endpoints.
+    pub proxy: Option<Proxy>,
     /// Stigg's server API key.
     pub server_api_key: Secret,
     /// The Edge API.

@@ -1,10 +1,11 @@
-//! The queue: its region, its endpoint and the credentials for it.
+//! The queue: its region and its endpoint; Stigg's Edge API.
 
 use url::Url;
 
+use super::Secret;
 use super::settings::Settings;
 use super::values::{Findings, raw, shown};
-use super::{CredentialSource, Secret};
+use crate::sqs::region;
 
 /// Where the queue is.
 pub(super) struct QueueAddress {
@@ -17,7 +18,9 @@ pub(super) struct QueueAddress {
 pub(super) fn address(settings: &Settings, findings: &mut Findings) -> Option<QueueAddress> {
     let given = raw!(settings, queue.queue_url);
     let queue_url = queue_url(settings, findings);
-    let told = queue_url.as_ref().and_then(region_of);
+    let told = queue_url
+        .as_ref()
+        .and_then(|url| region::of_queue_url(url.as_str()));
     let region = region(settings, findings, told, given.value.is_some());
     let endpoint = endpoint(settings, findings, queue_url.as_ref());
     Some(QueueAddress {
@@ -87,7 +90,7 @@ fn region(
         return None;
     }
     let zone_less = value.trim_end_matches(|letter: char| letter.is_ascii_lowercase());
-    if zone_less != value && is_region(zone_less) {
+    if zone_less != value && region::is_region(zone_less) {
         findings.fault(
             raw,
             format!(
@@ -119,113 +122,6 @@ fn endpoint(settings: &Settings, findings: &mut Findings, queue_url: Option<&Url
     let mut endpoint = queue_url?.clone();
     endpoint.set_path("/");
     Some(endpoint)
-}
-
-/// The region in a queue's host, where the host follows one of AWS's forms: `sqs.<region>.…` (also `sqs-fips.`,
-/// and behind the name of a VPC endpoint; the emulators keep to it too), or the older `<region>.queue.…`.
-fn region_of(queue_url: &Url) -> Option<String> {
-    let host = queue_url.host_str()?.to_ascii_lowercase();
-    if host == "queue.amazonaws.com" {
-        return Some("us-east-1".to_owned());
-    }
-    let labels: Vec<&str> = host.split('.').collect();
-    labels.windows(2).find_map(|pair| match pair {
-        ["sqs" | "sqs-fips", region] | [region, "queue"] if is_region(region) => Some((*region).to_owned()),
-        _ => None,
-    })
-}
-
-/// True for names like us-east-1, us-gov-west-1, ap-southeast-2: words, then a number.
-fn is_region(name: &str) -> bool {
-    let parts: Vec<&str> = name.split('-').collect();
-    let [words @ .., number] = parts.as_slice() else {
-        return false;
-    };
-    words.len() >= 2
-        && words
-            .iter()
-            .all(|word| !word.is_empty() && word.chars().all(|letter| letter.is_ascii_lowercase()))
-        && !number.is_empty()
-        && number.chars().all(|digit| digit.is_ascii_digit())
-}
-
-/// Static keys where both are given, else the Edge API. None after a fault.
-pub(super) fn credentials(settings: &Settings, findings: &mut Findings) -> Option<CredentialSource> {
-    let id = raw!(settings, queue.aws_access_key_id);
-    let inline = raw!(settings, queue.aws_secret_access_key);
-    let file = raw!(settings, queue.aws_secret_access_key_file);
-    let token = raw!(settings, queue.aws_session_token);
-
-    let has_secret = inline.value.is_some() || file.value.is_some();
-    let secret_access_key = findings.token(inline, file);
-    match (id.value, has_secret) {
-        (Some(access_key_id), true) => {
-            if access_key_id.chars().any(|letter| !letter.is_ascii_graphic()) {
-                findings.fault(
-                    id,
-                    "holds white space, a control character or a letter beyond ASCII; copy it once more",
-                );
-            }
-            if access_key_id.starts_with("ASIA") && token.value.is_none() {
-                findings.notice(
-                    token,
-                    "is not set, though AWS_ACCESS_KEY_ID is a temporary one, which needs it; SQS may refuse it",
-                );
-            }
-            let session_token = findings.token(token, super::values::Raw { value: None, ..token });
-            Some(CredentialSource::Static {
-                access_key_id: access_key_id.to_owned(),
-                secret_access_key: secret_access_key?,
-                session_token,
-            })
-        }
-        (Some(_), false) => {
-            findings.fault(
-                inline,
-                "is required with AWS_ACCESS_KEY_ID; set it (or AWS_SECRET_ACCESS_KEY_FILE), or unset \
-                 AWS_ACCESS_KEY_ID to use the Edge API's credentials",
-            );
-            None
-        }
-        (None, true) => {
-            let given = if inline.value.is_some() { inline } else { file };
-            findings.fault(
-                id,
-                format!(
-                    "is required with {0}; set it, or unset {0} to use the Edge API's credentials",
-                    given.variable()
-                ),
-            );
-            None
-        }
-        (None, false) => {
-            if token.value.is_some() {
-                findings.notice(
-                    token,
-                    "has no effect without AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; the Edge API's credentials \
-                     are used",
-                );
-            }
-            notice_unsupported_sources(settings, findings);
-            Some(CredentialSource::EdgeApi)
-        }
-    }
-}
-
-fn notice_unsupported_sources(settings: &Settings, findings: &mut Findings) {
-    for raw in [
-        raw!(settings, later.aws_web_identity_token_file),
-        raw!(settings, later.aws_container_credentials_full_uri),
-        raw!(settings, later.aws_container_credentials_relative_uri),
-        raw!(settings, later.aws_profile),
-    ] {
-        if raw.value.is_some() {
-            findings.notice(
-                raw,
-                "this source of AWS credentials is not supported in this version; the Edge API's credentials are used",
-            );
-        }
-    }
 }
 
 /// Stigg's server API key and the Edge API. None after a fault.

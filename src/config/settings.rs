@@ -5,6 +5,8 @@
 //! `validate` can report every fault at once: here only an unknown flag is refused. A flag wins over its
 //! variable, and an empty value counts as not set.
 
+mod credentials;
+
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 
@@ -12,17 +14,23 @@ use clap::builder::StyledStr;
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, Parser, value_parser};
 
+pub use self::credentials::CredentialSettings;
+
 /// Environment variables as a snapshot, so that a test can pass its own.
 pub type Environment = HashMap<OsString, OsString>;
 
 /// Fields whose inner white space counts. Only line breaks at their end are dropped, as from a secret's file.
-const KEPT_AS_THEY_ARE: [&str; 5] = [
+const KEPT_AS_THEY_ARE: [&str; 6] = [
     "server_api_key",
     "aws_secret_access_key",
     "aws_session_token",
+    "aws_container_authorization_token",
     "redis_password",
     "redis_sentinel_password",
 ];
+
+/// Fields whose variable is in small letters, too, as every other program takes them. The one in capitals wins.
+const ALSO_IN_SMALL_LETTERS: [&str; 2] = ["https_proxy", "no_proxy"];
 
 /// Keeps the Redis cache that Stigg's SDKs read fresh: state changes from an SQS queue in, cache entries out.
 #[derive(Parser)]
@@ -42,9 +50,15 @@ pub struct Settings {
     /// Where changes come from.
     #[command(flatten)]
     pub queue: QueueSettings,
+    /// Where AWS credentials come from.
+    #[command(flatten)]
+    pub credentials: CredentialSettings,
     /// Stigg's API.
     #[command(flatten)]
     pub stigg: StiggSettings,
+    /// The way to AWS, Stigg and Sentry.
+    #[command(flatten)]
+    pub proxy: ProxySettings,
     /// Where entries go.
     #[command(flatten)]
     pub redis: RedisSettings,
@@ -87,18 +101,6 @@ pub struct QueueSettings {
     /// URL of the SQS queue. Required.
     #[arg(long, value_name = "URL")]
     pub queue_url: Option<String>,
-    /// Access key id. Without one, Stigg's Edge API is asked for temporary credentials.
-    #[arg(long, value_name = "ID")]
-    pub aws_access_key_id: Option<String>,
-    /// Secret that belongs to the access key id.
-    #[arg(long, value_name = "SECRET")]
-    pub aws_secret_access_key: Option<String>,
-    /// File that holds the secret; read again when it changes.
-    #[arg(long, value_name = "PATH")]
-    pub aws_secret_access_key_file: Option<String>,
-    /// Session token, if the access key is a temporary one.
-    #[arg(long, value_name = "SECRET")]
-    pub aws_session_token: Option<String>,
     /// Where SQS is called, instead of the host in `QUEUE_URL`.
     #[arg(long, value_name = "URL")]
     pub aws_endpoint_url_sqs: Option<String>,
@@ -130,6 +132,20 @@ pub struct StiggSettings {
     /// URL of Stigg's Edge API.
     #[arg(long, value_name = "URL", default_value = "https://edge.api.stigg.io")]
     pub edge_api_url: Option<String>,
+}
+
+/// The way to AWS, Stigg and Sentry.
+#[derive(Args)]
+#[command(next_help_heading = "Proxy")]
+#[allow(clippy::struct_field_names)] // a field's name is the variable's name
+pub struct ProxySettings {
+    /// Proxy for https calls: `http://host:port`, with `user:password@` if it asks for it. `https_proxy` is taken too.
+    #[arg(long, value_name = "URL")]
+    pub https_proxy: Option<String>,
+    /// Hosts that are called without the proxy: names (each with all below it), addresses, ranges (`10.0.0.0/8`), `*`;
+    /// with commas in between. `no_proxy` is taken too.
+    #[arg(long, value_name = "HOSTS")]
+    pub no_proxy: Option<String>,
 }
 
 /// Where entries go.
@@ -250,7 +266,7 @@ pub struct SentrySettings {
     /// Where internal errors are reported. Without one, Stigg's Edge API is asked for it.
     #[arg(long, value_name = "DSN")]
     pub sentry_dsn: Option<String>,
-    /// File that holds the DSN.
+    /// File that holds the DSN; read again when it changes.
     #[arg(long, value_name = "PATH")]
     pub sentry_dsn_file: Option<String>,
     /// Report no errors to Sentry.
@@ -290,10 +306,10 @@ pub struct OlderSettings {
     pub cache_lock_retry_count: Option<String>,
 }
 
-/// Names of the contract that this version knows but does not act on. Those of Redis are faults, since the
-/// service would not reach the Redis that was meant; those of AWS are notices, since the Edge API's
-/// credentials may do as well.
+/// Names of the contract that this version knows but does not act on. They are faults, since the service would not
+/// reach the Redis that was meant.
 #[derive(Args)]
+#[allow(clippy::struct_field_names)] // a field's name is the variable's name
 pub struct LaterSettings {
     /// `ElastiCache` sign-in by IAM.
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "1")]
@@ -301,18 +317,6 @@ pub struct LaterSettings {
     /// `ElastiCache`'s name of the cache.
     #[arg(long, hide = true)]
     pub redis_iam_cache_name: Option<String>,
-    /// Web identity.
-    #[arg(long, hide = true)]
-    pub aws_web_identity_token_file: Option<String>,
-    /// Container credentials.
-    #[arg(long, hide = true)]
-    pub aws_container_credentials_full_uri: Option<String>,
-    /// Container credentials.
-    #[arg(long, hide = true)]
-    pub aws_container_credentials_relative_uri: Option<String>,
-    /// Shared profile.
-    #[arg(long, hide = true)]
-    pub aws_profile: Option<String>,
 }
 
 impl Settings {
@@ -346,9 +350,10 @@ impl Settings {
                 .then(|| flags.get_one::<OsString>(field))
                 .flatten()
                 .filter(|value| !is_blank(value));
-            let variable = environment
-                .get(OsStr::new(&variable(field)))
-                .filter(|value| !is_blank(value));
+            let variable = variables(field)
+                .iter()
+                .filter_map(|variable| environment.get(OsStr::new(variable)))
+                .find(|value| !is_blank(value));
             let Some(value) = flag.or(variable) else { continue };
             let Some(text) = value.to_str() else {
                 not_utf8.push(self::variable(field));
@@ -385,6 +390,15 @@ impl std::fmt::Debug for Settings {
 /// The environment variable of a field.
 pub(super) fn variable(field: &str) -> String {
     field.to_ascii_uppercase()
+}
+
+/// The environment variables that a field is read from, the first that is set.
+fn variables(field: &str) -> Vec<String> {
+    let mut variables = vec![variable(field)];
+    if ALSO_IN_SMALL_LETTERS.contains(&field) {
+        variables.push(field.to_owned());
+    }
+    variables
 }
 
 fn is_blank(value: &OsStr) -> bool {

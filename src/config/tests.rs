@@ -1,6 +1,8 @@
 //! Settings -> Config as an operator sees it: what is set on the one side, the configuration, its faults and its
 //! notices as text on the other. The environment is a map; nothing here reads that of the process.
 
+mod credentials;
+mod proxy;
 mod queue;
 mod redis;
 mod values;
@@ -94,6 +96,7 @@ fn the_least_configuration_has_the_documented_defaults() {
         fragment: None,
     },
     credentials: EdgeApi,
+    proxy: None,
     server_api_key: [redacted],
     edge_api_url: Url {
         scheme: "https",
@@ -163,7 +166,7 @@ fn all_faults_come_at_once_each_with_its_variable_and_its_remedy() {
     let expected = "\
 QUEUE_URL: is required; set the queue's URL, https://sqs.<region>.amazonaws.com/<account>/<name>
 AWS_REGION: is required; set the queue's region, for instance us-east-1
-AWS_SECRET_ACCESS_KEY: is required with AWS_ACCESS_KEY_ID; set it (or AWS_SECRET_ACCESS_KEY_FILE), or unset AWS_ACCESS_KEY_ID to use the Edge API's credentials
+AWS_SECRET_ACCESS_KEY: is required with AWS_ACCESS_KEY_ID; set it (or AWS_SECRET_ACCESS_KEY_FILE), or unset AWS_ACCESS_KEY_ID to use another source of credentials
 BATCH_SIZE: '11' is not a whole number from 1 to 10; set one
 SERVER_API_KEY: is required; set it, or SERVER_API_KEY_FILE, to a server API key of the environment
 REDIS_HOST: REDIS_HOST or REDIS_URL is required; set the host name of Redis

@@ -9,7 +9,8 @@ use url::Url;
 use super::settings::Settings;
 use super::values::{Faults, Findings, Raw, raw, shown};
 use super::{
-    CacheUpdatePolicy, Config, Expiry, LogConfig, LogFormat, PoisonPolicy, SentryConfig, queue, redis,
+    CacheUpdatePolicy, Config, Expiry, LogConfig, LogFormat, PoisonPolicy, SentryConfig, credentials, proxy,
+    queue, redis,
 };
 use crate::entitlement::stored::CacheFormat;
 
@@ -37,7 +38,9 @@ impl Settings {
     /// None only after a fault; there may be faults all the same.
     fn config(&self, findings: &mut Findings) -> Option<Config> {
         let queue = queue::address(self, findings);
-        let credentials = queue::credentials(self, findings);
+        let region = queue.as_ref().map(|queue| queue.region.as_str());
+        let credentials = credentials::credentials(self, findings, region);
+        let proxy = proxy::proxy(self, findings);
         let batch_size = findings.number(raw!(self, queue.batch_size), &(1..=10));
         let wait_time_secs = findings.number(raw!(self, queue.wait_time_secs), &(0..=20));
         let poison_policy = findings.choice(
@@ -86,6 +89,7 @@ impl Settings {
             queue_url: queue.queue_url,
             sqs_endpoint: queue.endpoint,
             credentials: credentials?,
+            proxy,
             server_api_key,
             edge_api_url,
             environment_prefix,

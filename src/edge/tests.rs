@@ -7,7 +7,7 @@ use crate::http_client::stub::{Reply, Stub, dead_url};
 const QUEUE_URL: &str = "https://sqs.us-east-1.amazonaws.com/1/a queue&more";
 
 fn edge(stub: &Stub) -> EdgeClient {
-    EdgeClient::new(stub.url.clone(), Secret::inline("server-key-1"))
+    EdgeClient::new(stub.url.clone(), Secret::inline("server-key-1"), None)
 }
 
 fn credentials_answer() -> Value {
@@ -25,7 +25,7 @@ fn queue_credentials_are_asked_for_with_the_key_and_the_encoded_queue_url() {
     let stub = Stub::start([Stub::ok(credentials_answer().to_string())]);
     let mut base = stub.url.clone();
     base.set_path("/base/");
-    let credentials = EdgeClient::new(base, Secret::inline("server-key-1"))
+    let credentials = EdgeClient::new(base, Secret::inline("server-key-1"), None)
         .event_queue_credentials(QUEUE_URL)
         .unwrap();
     assert_eq!(credentials.access_key_id, "ASIA1");
@@ -88,7 +88,7 @@ fn each_refusal_says_what_to_check() {
         "{listed}"
     );
 
-    let dead = EdgeClient::new(dead_url(), Secret::inline("k"));
+    let dead = EdgeClient::new(dead_url(), Secret::inline("k"), None);
     let error = dead.sentry_dsn().unwrap_err();
     assert_eq!(error.kind, "connection_refused");
     assert!(
@@ -96,7 +96,7 @@ fn each_refusal_says_what_to_check() {
         "{error}"
     );
 
-    let absent = EdgeClient::new(dead_url(), Secret::file("/nonexistent/key"));
+    let absent = EdgeClient::new(dead_url(), Secret::file("/nonexistent/key"), None);
     let error = absent.sentry_dsn().unwrap_err();
     assert!(
         error.message.contains("/nonexistent/key") && error.message.contains("SERVER_API_KEY_FILE"),
@@ -135,7 +135,7 @@ fn a_rotated_api_key_is_used_at_the_next_request() {
     std::fs::write(&path, "old\n").unwrap();
     let answer = || Stub::ok(r#"{"data":{"sdkConfiguration":{}}}"#);
     let stub = Stub::start([answer(), answer()]);
-    let edge = EdgeClient::new(stub.url.clone(), Secret::file(&path));
+    let edge = EdgeClient::new(stub.url.clone(), Secret::file(&path), None);
     edge.sentry_dsn().unwrap();
     std::fs::write(&path, "new\n").unwrap();
     edge.sentry_dsn().unwrap();

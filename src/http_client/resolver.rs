@@ -33,8 +33,20 @@ impl std::error::Error for LookupFailed {}
 /// Resolves by the system, with a short memory of successes. Failures are not kept.
 #[derive(Default)]
 pub struct CachedResolver {
+    /// Resolved in place of every peer: connections lead there.
+    proxy: Option<Uri>,
     system: DefaultResolver,
     kept: Mutex<HashMap<String, (Instant, ResolvedSocketAddrs)>>,
+}
+
+impl CachedResolver {
+    /// Hands out the addresses of this proxy, if there is one, whatever is asked for.
+    pub fn new(proxy: Option<Uri>) -> Self {
+        Self {
+            proxy,
+            ..Self::default()
+        }
+    }
 }
 
 impl Resolver for CachedResolver {
@@ -44,6 +56,7 @@ impl Resolver for CachedResolver {
         config: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let uri = self.proxy.as_ref().unwrap_or(uri);
         let peer = uri
             .scheme()
             .zip(uri.authority())

@@ -21,6 +21,8 @@ pub enum Reply {
     Bytes(Vec<u8>),
     /// A body that comes byte by byte, for as long as the client listens.
     Drip,
+    /// A head that comes byte by byte, for as long as the client listens.
+    DripHead,
     /// Nothing at all; ends when the client hangs up.
     Silence,
 }
@@ -182,8 +184,14 @@ fn give(stream: &mut TcpStream, reply: &Reply) -> bool {
             let _ = stream.write_all(bytes);
             false
         }
-        Reply::Drip => {
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n");
+        Reply::Drip | Reply::DripHead => {
+            let end = if matches!(reply, Reply::Drip) {
+                "\r\n\r\n"
+            } else {
+                "\r\nX-Long: "
+            };
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 1000000{end}");
+            let _ = stream.write_all(head.as_bytes());
             let (_never, pace): (Sender<()>, _) = channel();
             while stream.write_all(b" ").is_ok() {
                 let _ = pace.recv_timeout(Duration::from_millis(20));

@@ -11,6 +11,7 @@ fn client(base: &Url, deadline_ms: u64) -> HttpClient {
             pool_size: 2,
             answer_bytes_max: 1000,
             deadline,
+            proxy: None,
         },
     )
 }

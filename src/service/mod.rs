@@ -205,6 +205,7 @@ fn start_loops(
     let edge = Arc::new(EdgeClient::new(
         config.edge_api_url.clone(),
         config.server_api_key.clone(),
+        config.proxy.clone(),
     ));
     let mut background = vec![reports::start(
         config,

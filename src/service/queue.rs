@@ -35,16 +35,16 @@ pub(super) fn start(
 ) -> anyhow::Result<(Arc<dyn Queue>, Option<Crew>)> {
     let mut renewal = None;
     let credentials: Arc<dyn CredentialsProvider> = match &config.credentials {
-        CredentialSource::Static {
-            access_key_id,
-            secret_access_key,
-            session_token,
-        } => Arc::new(StaticCredentials::new(
-            access_key_id.clone(),
-            secret_access_key.clone(),
-            session_token.clone(),
+        CredentialSource::Static(keys) => Arc::new(StaticCredentials::new(
+            keys.access_key_id.clone(),
+            keys.secret_access_key.clone(),
+            keys.session_token.clone(),
         )),
-        CredentialSource::EdgeApi => {
+        CredentialSource::WebIdentity(_)
+        | CredentialSource::Container(_)
+        | CredentialSource::Profile(_)
+        | CredentialSource::InstanceMetadata(_)
+        | CredentialSource::EdgeApi => {
             let source = EdgeCredentials::new(edge, config.queue_url.clone());
             let renewing = Arc::new(RenewingCredentials::new(Box::new(source)));
             let renew = {
@@ -63,6 +63,7 @@ pub(super) fn start(
         region: config.region.clone(),
         pool_size: callers,
         receive_slack: RECEIVE_SLACK,
+        proxy: config.proxy.clone(),
     };
     Ok((Arc::new(SqsClient::new(settings, credentials)), renewal))
 }

@@ -13,6 +13,7 @@ use super::sign::signed_request;
 use super::wire::{self, WireError, WireRequest};
 use super::{BatchOutcome, Delivery, Operation, Queue, QueueError, ReceiptHandle};
 use crate::clock;
+use crate::config::Proxy;
 use crate::entitlement::EpochMs;
 use crate::http_client::{Answer, HttpClient, HttpOptions};
 
@@ -37,6 +38,8 @@ pub struct SqsSettings {
     pub pool_size: usize,
     /// What a receive may take beyond its long poll.
     pub receive_slack: Duration,
+    /// The way there.
+    pub proxy: Option<Proxy>,
 }
 
 /// The real [`Queue`].
@@ -59,6 +62,7 @@ impl SqsClient {
             region,
             pool_size,
             receive_slack,
+            proxy,
         } = settings;
         endpoint.set_path("/");
         endpoint.set_query(None);
@@ -67,6 +71,7 @@ impl SqsClient {
             pool_size,
             answer_bytes_max: ANSWER_BYTES_MAX,
             deadline: BATCH_DEADLINE,
+            proxy,
         };
         Self {
             http: HttpClient::new(&endpoint, options),
@@ -112,7 +117,7 @@ impl SqsClient {
             endpoint: &self.address,
             access_key_id: &credentials.access_key_id,
             credentials: &source,
-            credentials_renew: credentials.expires_at.is_some(),
+            decided_by: self.credentials.decided_by(),
         };
         let answer = self
             .http
@@ -132,7 +137,7 @@ impl SqsClient {
         let body = credentials.redact(&String::from_utf8_lossy(&answer.body));
         let error_header = header("x-amzn-query-error").or_else(|| header("x-amzn-errortype"));
         let refusal = wire::parse_error(answer.status, error_header, body.as_bytes());
-        if credentials.are_temporary() && (answer.status == 403 || refusal.code.starts_with("ExpiredToken")) {
+        if answer.status == 403 || refusal.code.starts_with("ExpiredToken") {
             self.credentials.invalidate(&credentials.access_key_id, now);
         }
         let ahead_ms = header("date")

@@ -3,8 +3,8 @@
 //! A line names the call, the queue, the region and the key id, quotes SQS's code and words, and ends with the
 //! remedy. It never holds a secret: where AWS quotes the signed request back, the quotation is cut.
 
-use super::wire::{ErrorAnswer, WireError, region_of_queue_url};
-use super::{Operation, QueueError};
+use super::wire::{ErrorAnswer, WireError};
+use super::{Operation, QueueError, region};
 use crate::http_client::{HttpError, HttpErrorKind};
 
 /// AWS accepts signatures that are up to 5 minutes off; from here on the clock is worth a word.
@@ -28,8 +28,9 @@ pub struct FailedCall<'a> {
     pub access_key_id: &'a str,
     /// Where that key came from, as [`CredentialsProvider::describe`](super::credentials::CredentialsProvider) has it.
     pub credentials: &'a str,
-    /// The key is fetched and renewed by this service, not given by the operator.
-    pub credentials_renew: bool,
+    /// What decides about the key, if it is fetched and renewed by this service and not given by the operator; as
+    /// [`CredentialsProvider::decided_by`](super::credentials::CredentialsProvider::decided_by) has it.
+    pub decided_by: Option<&'a str>,
 }
 
 /// SQS refused, or something before it did. `ahead_ms` is how far this machine's clock is ahead of the answer's
@@ -80,6 +81,7 @@ pub fn unanswered(call: FailedCall<'_>, error: &HttpError) -> QueueError {
         HttpErrorKind::AnswerTooLarge | HttpErrorKind::Protocol => {
             "is this an SQS endpoint? check QUEUE_URL (or AWS_ENDPOINT_URL_SQS, AWS_ENDPOINT_URL)"
         }
+        HttpErrorKind::Proxy(fault) => fault.remedy(),
     };
     QueueError {
         message: format!(
@@ -214,24 +216,24 @@ impl Fault {
 
 fn remedy(call: FailedCall<'_>, status: u16, fault: Fault) -> String {
     let (key_id, region, source) = (call.access_key_id, call.region, call.credentials);
-    match (fault, call.credentials_renew) {
-        (Fault::UnknownKey, false) => format!(
+    match (fault, call.decided_by) {
+        (Fault::UnknownKey, None) => format!(
             "AWS does not know key id {key_id} in region {region}: check AWS_ACCESS_KEY_ID (deleted, inactive, of \
              another account or partition?), AWS_SESSION_TOKEN if it is a temporary one, and AWS_REGION"
         ),
-        (Fault::WrongSignature, false) => format!(
+        (Fault::WrongSignature, None) => format!(
             "the secret does not belong to key id {key_id}, or region {region} is not the queue's: check \
              AWS_SECRET_ACCESS_KEY and AWS_REGION"
         ),
-        (Fault::Expired, false) => format!(
+        (Fault::Expired, None) => format!(
             "the session of key id {key_id} is over: give fresh AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and \
              AWS_SESSION_TOKEN, or leave all three out to have them from the Edge API"
         ),
-        (Fault::UnknownKey | Fault::WrongSignature, true) => format!(
-            "signed with {source}: fresh ones are being fetched; if it goes on, check that SERVER_API_KEY, \
-             QUEUE_URL and AWS_REGION ({region}) belong to the same environment"
+        (Fault::UnknownKey | Fault::WrongSignature, Some(settings)) => format!(
+            "signed with {source}: fresh ones are being fetched; if it goes on, check {settings}, and that QUEUE_URL \
+             and AWS_REGION ({region}) belong to them"
         ),
-        (Fault::Expired, true) => format!("signed with {source}: fresh ones are being fetched"),
+        (Fault::Expired, Some(_)) => format!("signed with {source}: fresh ones are being fetched"),
         (Fault::Unsigned, _) => {
             format!(
                 "the signature was lost on the way to {}: is there a proxy that strips headers?",
@@ -273,7 +275,7 @@ fn remedy(call: FailedCall<'_>, status: u16, fault: Fault) -> String {
 }
 
 /// AWS's words up to where it quotes the signed request, which holds the session token.
-fn quotable(words: &str) -> &str {
+pub(super) fn quotable(words: &str) -> &str {
     let quotation = [
         "The Canonical String",
         "The String-to-Sign",
@@ -286,7 +288,7 @@ fn quotable(words: &str) -> &str {
 }
 
 fn regions_differ(call: FailedCall<'_>) -> Option<String> {
-    let queue_region = region_of_queue_url(call.queue_url).filter(|region| region != call.region)?;
+    let queue_region = region::of_queue_url(call.queue_url).filter(|region| region != call.region)?;
     Some(format!(
         "QUEUE_URL is in region {queue_region} but AWS_REGION is {}: make them agree",
         call.region

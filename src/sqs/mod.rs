@@ -3,6 +3,7 @@
 pub mod client;
 pub mod credentials;
 pub mod faults;
+pub mod region;
 pub mod sign;
 pub mod wire;
 

@@ -48,7 +48,7 @@ pub fn signed_request(
 }
 
 /// `authorization`, `x-amz-date` and, for temporary credentials, `x-amz-security-token`.
-fn signature_headers(
+pub(super) fn signature_headers(
     service: &str,
     request: &Request<Vec<u8>>,
     region: &str,

@@ -207,23 +207,6 @@ pub fn parse_error(status: u16, error_header: Option<&str>, body: &[u8]) -> Erro
     }
 }
 
-/// The region that a queue URL's host names, if it is one of AWS's (or a stand-in's that follows its pattern).
-pub fn region_of_queue_url(queue_url: &str) -> Option<String> {
-    let host = queue_url.split_once("://")?.1.split(['/', ':', '?']).next()?;
-    let labels: Vec<&str> = host.split('.').collect();
-    let region = match labels.as_slice() {
-        // The oldest form of all belongs to the oldest region.
-        ["queue", "amazonaws", "com"] => "us-east-1",
-        [region, "queue", "amazonaws", ..]
-        | ["sqs" | "sqs-fips", region, ..]
-        | [_, "sqs", region, "vpce", ..] => region,
-        _ => return None,
-    };
-    // Regions look like `eu-central-1`: anything else in that place is some other host of that name.
-    let is_region = region.contains('-') && region.ends_with(|last: char| last.is_ascii_digit());
-    is_region.then(|| region.to_owned())
-}
-
 fn request(target: &'static str, body: &Value) -> WireRequest {
     WireRequest {
         target,
@@ -515,38 +498,5 @@ mod tests {
             answer.message
         );
         assert_eq!(answer.message.chars().count(), QUOTED_CHARS_MAX + 1);
-    }
-
-    #[test]
-    fn the_region_is_read_from_every_form_of_queue_url() {
-        let region = |host: &str| region_of_queue_url(&format!("https://{host}/123456789012/q"));
-        assert_eq!(
-            region("sqs.eu-central-1.amazonaws.com").as_deref(),
-            Some("eu-central-1")
-        );
-        assert_eq!(
-            region("sqs.cn-north-1.amazonaws.com.cn").as_deref(),
-            Some("cn-north-1")
-        );
-        assert_eq!(
-            region("sqs-fips.us-gov-west-1.amazonaws.com").as_deref(),
-            Some("us-gov-west-1")
-        );
-        assert_eq!(region("sqs.eu-west-1.api.aws").as_deref(), Some("eu-west-1"));
-        assert_eq!(
-            region("eu-west-2.queue.amazonaws.com").as_deref(),
-            Some("eu-west-2")
-        );
-        assert_eq!(region("queue.amazonaws.com").as_deref(), Some("us-east-1"));
-        assert_eq!(
-            region("vpce-0a1b.sqs.us-east-2.vpce.amazonaws.com").as_deref(),
-            Some("us-east-2")
-        );
-        assert_eq!(
-            region("sqs.us-east-1.localhost:4566").as_deref(),
-            Some("us-east-1")
-        );
-        assert_eq!(region("127.0.0.1:5000"), None);
-        assert_eq!(region("sqs.internal.example"), None);
     }
 }

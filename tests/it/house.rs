@@ -55,6 +55,7 @@ fn pure_rooms_do_no_io_and_read_no_clock() {
         "entitlement/",
         "cache/",
         "sqs/wire.rs",
+        "sqs/region.rs",
         "sqs/sign.rs",
         "edge/answer.rs",
         "json.rs",

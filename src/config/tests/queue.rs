@@ -1,7 +1,6 @@
-//! Queue, credentials and the Edge API.
+//! Queue and the Edge API.
 
-use super::super::{CredentialSource, Secret};
-use super::{TestFile, config, faults, notices};
+use super::{config, faults, notices};
 
 #[test]
 fn the_region_is_read_off_every_form_of_queue_url_that_tells_it() {
@@ -42,6 +41,47 @@ fn the_region_is_read_off_every_form_of_queue_url_that_tells_it() {
         ("http://sqs.us-east-2.localhost:4566/000000000000/q", "us-east-2"),
     ] {
         assert_eq!(config(&[("QUEUE_URL", queue_url)]).region, region, "{queue_url}");
+    }
+}
+
+#[test]
+fn calls_go_to_the_queues_own_host_whatever_kind_of_endpoint_it_is() {
+    for (queue_url, endpoint, region) in [
+        (
+            "https://sqs-fips.us-gov-west-1.amazonaws.com/123456789012/q",
+            "https://sqs-fips.us-gov-west-1.amazonaws.com/",
+            "us-gov-west-1",
+        ),
+        (
+            "https://sqs-fips.us-east-2.api.aws/123456789012/q",
+            "https://sqs-fips.us-east-2.api.aws/",
+            "us-east-2",
+        ),
+        (
+            "https://vpce-0a1b-2c3d-us-east-2a.sqs.us-east-2.vpce.amazonaws.com/123456789012/q",
+            "https://vpce-0a1b-2c3d-us-east-2a.sqs.us-east-2.vpce.amazonaws.com/",
+            "us-east-2",
+        ),
+        (
+            "https://sqs.cn-northwest-1.amazonaws.com.cn/123456789012/q",
+            "https://sqs.cn-northwest-1.amazonaws.com.cn/",
+            "cn-northwest-1",
+        ),
+        (
+            "https://us-west-1.queue.amazonaws.com/123456789012/q",
+            "https://us-west-1.queue.amazonaws.com/",
+            "us-west-1",
+        ),
+        (
+            "http://sqs.us-east-2.localhost:4566/000000000000/q",
+            "http://sqs.us-east-2.localhost:4566/",
+            "us-east-2",
+        ),
+    ] {
+        let config = config(&[("QUEUE_URL", queue_url)]);
+        assert_eq!(config.sqs_endpoint.as_str(), endpoint);
+        assert_eq!(config.region, region, "{queue_url}");
+        assert_eq!(config.queue_url, queue_url, "the URL stays as given");
     }
 }
 
@@ -140,108 +180,6 @@ fn calls_go_to_the_endpoint_for_sqs_else_to_the_general_one_else_to_the_queues_h
         faults(&[("AWS_ENDPOINT_URL", "localhost:4566")]),
         ["AWS_ENDPOINT_URL: is not an http or https URL; set one that starts with https://"]
     );
-}
-
-#[test]
-fn static_keys_are_used_where_both_are_given_else_the_edge_api_is_asked() {
-    assert_eq!(config(&[]).credentials, CredentialSource::EdgeApi);
-    assert_eq!(
-        config(&[
-            ("AWS_ACCESS_KEY_ID", "AKIA123"),
-            ("AWS_SECRET_ACCESS_KEY", "secret"),
-            ("AWS_SESSION_TOKEN", "token")
-        ])
-        .credentials,
-        CredentialSource::Static {
-            access_key_id: "AKIA123".to_owned(),
-            secret_access_key: Secret::inline("secret"),
-            session_token: Some(Secret::inline("token")),
-        }
-    );
-}
-
-#[test]
-fn one_key_without_the_other_is_a_fault_that_names_the_missing_one() {
-    let secret = TestFile::new("half-keys", b"secret\n");
-    assert_eq!(
-        faults(&[("AWS_ACCESS_KEY_ID", "AKIA123")]),
-        [
-            "AWS_SECRET_ACCESS_KEY: is required with AWS_ACCESS_KEY_ID; set it (or AWS_SECRET_ACCESS_KEY_FILE), or \
-             unset AWS_ACCESS_KEY_ID to use the Edge API's credentials"
-        ]
-    );
-    for (variable, value) in [
-        ("AWS_SECRET_ACCESS_KEY", "secret".to_owned()),
-        ("AWS_SECRET_ACCESS_KEY_FILE", secret.path()),
-    ] {
-        assert_eq!(
-            faults(&[(variable, &value)]),
-            [format!(
-                "AWS_ACCESS_KEY_ID: is required with {variable}; set it, or unset {variable} to use the Edge API's \
-                 credentials"
-            )]
-        );
-    }
-}
-
-#[test]
-fn keys_that_cannot_be_right_are_faults_and_those_that_may_not_be_are_notices() {
-    let copied = "holds white space, a control character or a letter beyond ASCII; copy it once more";
-    assert_eq!(
-        faults(&[
-            ("AWS_ACCESS_KEY_ID", "AKIA 123"),
-            ("AWS_SECRET_ACCESS_KEY", "sec ret"),
-            ("AWS_SESSION_TOKEN", "to\tken")
-        ]),
-        [
-            format!("AWS_SECRET_ACCESS_KEY: the secret {copied}"),
-            format!("AWS_ACCESS_KEY_ID: {copied}"),
-            format!("AWS_SESSION_TOKEN: the secret {copied}"),
-        ]
-    );
-    assert_eq!(
-        notices(&[
-            ("AWS_ACCESS_KEY_ID", "ASIA123"),
-            ("AWS_SECRET_ACCESS_KEY", "secret")
-        ]),
-        [
-            "AWS_SESSION_TOKEN: is not set, though AWS_ACCESS_KEY_ID is a temporary one, which needs it; SQS may \
-             refuse it"
-        ]
-    );
-    assert_eq!(
-        notices(&[("AWS_SESSION_TOKEN", "token")]),
-        [
-            "AWS_SESSION_TOKEN: has no effect without AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; the Edge API's \
-             credentials are used"
-        ]
-    );
-}
-
-#[test]
-fn a_source_of_credentials_that_comes_later_is_a_notice_unless_static_keys_make_it_moot() {
-    for variable in [
-        "AWS_WEB_IDENTITY_TOKEN_FILE",
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-        "AWS_PROFILE",
-    ] {
-        let config = config(&[(variable, "/x")]);
-        assert_eq!(config.credentials, CredentialSource::EdgeApi);
-        assert_eq!(
-            config.notices,
-            [format!(
-                "{variable}: this source of AWS credentials is not supported in this version; the Edge API's \
-                 credentials are used"
-            )]
-        );
-        let keys = [
-            ("AWS_ACCESS_KEY_ID", "AKIA123"),
-            ("AWS_SECRET_ACCESS_KEY", "secret"),
-            (variable, "/x"),
-        ];
-        assert!(notices(&keys).is_empty());
-    }
 }
 
 #[test]

@@ -16,6 +16,7 @@ fn settings(endpoint: &Url) -> SqsSettings {
         region: "eu-central-1".to_owned(),
         pool_size: 2,
         receive_slack: Duration::from_secs(5),
+        proxy: None,
     }
 }
 
@@ -177,6 +178,7 @@ fn a_peer_that_hangs_or_drips_costs_the_wait_and_the_slack() {
         let stub = Stub::start([reply]);
         let settings = SqsSettings {
             receive_slack: Duration::from_millis(300),
+            proxy: None,
             ..settings(&stub.url)
         };
         let client = SqsClient::new(settings, Arc::new(Temporary::default()));

@@ -53,7 +53,7 @@ mod tests {
                 r#"{"accessKeyId":"ASIA1","secretAccessKey":"s","sessionToken":"t","expiration":"2030-01-01T00:00:00Z"}"#,
             ),
         ]);
-        let edge = Arc::new(EdgeClient::new(stub.url.clone(), Secret::inline("key")));
+        let edge = Arc::new(EdgeClient::new(stub.url.clone(), Secret::inline("key"), None));
         let source = EdgeCredentials::new(edge, "https://sqs.us-east-1.amazonaws.com/1/q".to_owned());
         let provider = RenewingCredentials::new(Box::new(source));
 

@@ -100,7 +100,7 @@ mod tests {
     fn a_session_token_makes_them_temporary() {
         let token = Some(Secret::inline("t"));
         let provider = StaticCredentials::new("AKIA1".to_owned(), Secret::inline("s"), token);
-        assert!(provider.current(EpochMs(0)).unwrap().are_temporary());
+        assert!(provider.current(EpochMs(0)).unwrap().session_token.is_some());
         assert_eq!(provider.describe(), "static credentials with key id AKIA1");
     }
 }

@@ -3,18 +3,29 @@
 //! A provider hands out what it holds without waiting wherever it can. Nothing here reads the clock: callers say
 //! what time it is. No secret shows in a `Debug`, a description or an error.
 
+pub mod container;
+mod document;
 pub mod edge;
 pub mod fixed;
+pub mod imds;
+mod process;
+pub mod profile;
 pub mod renewing;
+mod sts;
+pub mod web_identity;
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::entitlement::EpochMs;
 
+pub use self::container::ContainerCredentials;
 pub use self::edge::EdgeCredentials;
 pub use self::fixed::StaticCredentials;
+pub use self::imds::InstanceMetadataCredentials;
+pub use self::profile::{NamedSources, ProfileCredentials};
 pub use self::renewing::{Fetch, Renewal, RenewingCredentials};
+pub use self::web_identity::WebIdentityCredentials;
 
 /// What a call is signed with.
 #[derive(Clone, PartialEq, Eq)]
@@ -53,14 +64,15 @@ pub trait CredentialsProvider: Send + Sync {
 
     /// When what is held stops working, if it does.
     fn expiry(&self) -> Option<EpochMs>;
+
+    /// What decides about these credentials, for the remedy of a refusal: names of settings, as in "check …".
+    /// None for keys that the operator gave himself: they are named one by one.
+    fn decided_by(&self) -> Option<&str> {
+        None
+    }
 }
 
 impl Credentials {
-    /// Temporary ones carry a session token.
-    pub fn are_temporary(&self) -> bool {
-        self.session_token.is_some()
-    }
-
     /// The text without the secrets of these credentials, whoever put them there: AWS quotes the session token
     /// in the words of some refusals.
     pub fn redact(&self, text: &str) -> String {

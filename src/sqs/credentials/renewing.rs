@@ -31,6 +31,10 @@ pub trait Fetch: Send + Sync {
     fn fetch(&self) -> Result<Credentials, CredentialsError>;
     /// The source, for logs.
     fn source(&self) -> String;
+    /// What was fetched from has changed since the last fetch, so that another one is due.
+    fn is_stale(&self) -> bool {
+        false
+    }
 }
 
 /// What [`RenewingCredentials::renew_if_due`] came to.
@@ -50,6 +54,7 @@ pub enum Renewal {
 /// Keeps what a [`Fetch`] brings, and renews it.
 pub struct RenewingCredentials {
     source: Box<dyn Fetch>,
+    decided_by: String,
     /// A number from 0 to 1 at each call.
     chance: Box<dyn Fn() -> f64 + Send + Sync>,
     /// Held while fetching; the state itself is never locked for long.
@@ -86,17 +91,32 @@ impl RenewingCredentials {
     pub fn with_chance(source: Box<dyn Fetch>, chance: Box<dyn Fn() -> f64 + Send + Sync>) -> Self {
         Self {
             source,
+            decided_by: "the settings of that source".to_owned(),
             chance,
             fetching: Mutex::new(()),
             state: Mutex::new(State::default()),
         }
     }
 
+    /// The same with what decides about these credentials, for the remedy of a refusal: names of settings, as in
+    /// "check …".
+    #[must_use]
+    pub fn decided_by(mut self, settings: &str) -> Self {
+        settings.clone_into(&mut self.decided_by);
+        self
+    }
+
     /// One step of the renewal loop: fetches if none are held or a renewal is due.
     pub fn renew_if_due(&self, now: EpochMs) -> Renewal {
         let seen = {
+            let is_stale = self.source.is_stale();
             let state = self.state();
-            if state.due_in_ms(now) > 0 {
+            let due_in_ms = if is_stale {
+                state.held_back_ms(now)
+            } else {
+                state.due_in_ms(now)
+            };
+            if due_in_ms > 0 {
                 return Renewal::NotDue;
             }
             state.fetches
@@ -247,6 +267,10 @@ impl CredentialsProvider for RenewingCredentials {
 
     fn expiry(&self) -> Option<EpochMs> {
         self.state().held.as_ref()?.credentials.expires_at
+    }
+
+    fn decided_by(&self) -> Option<&str> {
+        Some(&self.decided_by)
     }
 }
 

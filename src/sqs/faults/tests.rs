@@ -7,11 +7,11 @@ const CALL: FailedCall<'_> = FailedCall {
     endpoint: "https://sqs.eu-central-1.amazonaws.com",
     access_key_id: "AKIA1",
     credentials: "static credentials with key id AKIA1",
-    credentials_renew: false,
+    decided_by: None,
 };
 const FROM_EDGE: FailedCall<'_> = FailedCall {
     credentials: "temporary credentials from the Edge API at https://edge.api.stigg.io, with key id ASIA2",
-    credentials_renew: true,
+    decided_by: Some("SERVER_API_KEY"),
     ..CALL
 };
 

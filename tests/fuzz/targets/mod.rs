@@ -48,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     event::TARGET,
     sqs::RECEIVE,
     sqs::BATCH,
+    sqs::ATTRIBUTES,
     sqs::ERROR,
     edge::CREDENTIALS,
     edge::CONFIGURATION,
@@ -55,7 +56,7 @@ pub const TARGETS: &[Target] = &[
     redis::INFO,
 ];
 
-/// A list of JSON values in one sample file may nest this deep: the parser's own limit.
+/// Lists and objects may nest this deep: the parser's own limit.
 const NESTING_MAX: usize = 127;
 
 /// The rule of the input, as a fault if it does not hold.

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use fastrand::Rng;
 use persistent_cache_service::ops::metrics::Metrics;
-use persistent_cache_service::store::{Outcome, outcome};
+use persistent_cache_service::store::{Outcome, outcome, parse_primary};
 use redis::{Parser, Value, from_redis_value};
 
 use super::{Memory, Target, hold};
@@ -14,7 +14,7 @@ use crate::mutate::{bytes, resp};
 
 pub const ANSWER: Target = Target {
     name: "redis-answer",
-    about: "Redis's protocol, a script's outcome, SCAN and INFO",
+    about: "Redis's protocol: a script's outcome, SCAN, INFO, a Sentinel's primary",
     weight: 14,
     memory: Memory {
         per_byte: 72,
@@ -98,6 +98,12 @@ fn answer(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
         }
         if let Value::ServerError(error) = &answer {
             let _ = (error.code().to_owned(), error.details().map(str::len));
+        }
+        if let Some((host, port)) = parse_primary(answer.clone()) {
+            understood = true;
+            hold(!host.is_empty() && port != 0, || {
+                format!("a primary can be dialled: {host:?}, {port}")
+            })?;
         }
         let scan: Result<(Vec<u8>, Vec<Vec<u8>>), _> = from_redis_value(answer.clone());
         let text: Result<String, _> = from_redis_value(answer.clone());

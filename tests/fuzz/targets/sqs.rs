@@ -1,9 +1,12 @@
 //! What SQS answers, or what a proxy on the way makes of it.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use fastrand::Rng;
-use persistent_cache_service::sqs::wire::{parse_batch, parse_error, parse_receive};
+use persistent_cache_service::sqs::wire::{
+    parse_batch, parse_error, parse_receive, parse_visibility_timeout,
+};
 use serde_json::{Value, json};
 
 use super::event::MESSAGES;
@@ -28,6 +31,15 @@ pub const BATCH: Target = Target {
     memory: MEMORY,
     input: |rng| json_input(rng, &BATCHES),
     check: batch,
+};
+
+pub const ATTRIBUTES: Target = Target {
+    name: "sqs-attributes",
+    about: "SQS's answer about the queue's visibility timeout",
+    weight: 2,
+    memory: MEMORY,
+    input: |rng| json_input(rng, &QUEUES),
+    check: attributes,
 };
 
 pub const ERROR: Target = Target {
@@ -86,6 +98,18 @@ static BATCHES: LazyLock<Samples> = LazyLock::new(|| {
         answers,
         &["Successful", "Failed", "Id"],
         &["0", "1", "9", "10", "-1", "+1"],
+    )
+});
+
+static QUEUES: LazyLock<Samples> = LazyLock::new(|| {
+    let answers = [
+        json!({"Attributes": {"VisibilityTimeout": "30"}}),
+        json!({"Attributes": {"VisibilityTimeout": "43200", "QueueArn": "arn:aws:sqs:us-east-1:1:q"}}),
+    ];
+    Samples::new(
+        answers,
+        &["Attributes", "VisibilityTimeout"],
+        &["0", "43201", "-1", "+5", " 5"],
     )
 });
 
@@ -184,6 +208,24 @@ fn batch(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
         "what is not confirmed did not happen".to_owned()
     })?;
     Ok(true)
+}
+
+fn attributes(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
+    let timeout = probe.measure(|| parse_visibility_timeout(input));
+    refuses_depth(input, timeout.is_ok())?;
+    match timeout {
+        Ok(timeout) => {
+            let hours = Duration::from_hours(12);
+            hold(timeout <= hours, || {
+                format!("SQS hides for 12 h at most: {timeout:?}")
+            })?;
+            Ok(true)
+        }
+        Err(fault) => {
+            is_a_line(&fault.to_string(), 200)?;
+            Ok(false)
+        }
+    }
 }
 
 fn error(input: &[u8], probe: &mut Probe) -> Result<bool, String> {

@@ -1,0 +1,152 @@
+//! `HTTPS_PROXY` and `NO_PROXY`.
+
+use url::Url;
+
+use super::super::Proxy;
+use super::{config, faults, notices, settings};
+
+fn proxy(value: &str) -> Proxy {
+    config(&[("HTTPS_PROXY", value)]).proxy.unwrap()
+}
+
+#[test]
+fn there_is_none_unless_one_is_set() {
+    assert_eq!(config(&[]).proxy, None);
+    assert_eq!(config(&[("HTTPS_PROXY", " ")]).proxy, None);
+    assert_eq!(config(&[("NO_PROXY", "example.com")]).proxy, None);
+}
+
+#[test]
+fn its_address_is_taken_with_and_without_scheme_and_port() {
+    for (value, shown) in [
+        ("http://proxy.internal:3128", "http://proxy.internal:3128"),
+        ("http://proxy.internal:3128/", "http://proxy.internal:3128"),
+        ("proxy.internal:3128", "http://proxy.internal:3128"),
+        ("proxy.internal", "http://proxy.internal:80"),
+        ("https://proxy.internal", "https://proxy.internal:443"),
+        ("http://[fd00::1]:3128", "http://[fd00::1]:3128"),
+    ] {
+        assert_eq!(proxy(value).shown(), shown, "{value}");
+    }
+}
+
+#[test]
+fn user_and_password_are_decoded_and_never_shown() {
+    let proxy = proxy("http://us%40er:p%2Fss%3Aw0rd@proxy.internal:3128");
+    assert_eq!(proxy.login.as_ref().unwrap().read().unwrap(), "us@er:p/ss:w0rd");
+    let shown = format!("{proxy:?} {}", proxy.shown());
+    for secret in ["us@er", "us%40er", "w0rd"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
+#[test]
+fn what_is_no_http_proxy_is_a_fault_that_repeats_no_password() {
+    let remedy = "set http://host:port or http://user:password@host:port, with special characters of user and \
+                  password percent-encoded";
+    for (value, fault) in [
+        (
+            "socks5://user:s3cret@proxy:1080",
+            "SOCKS proxies are not supported; set an HTTP proxy, http://host:port".to_owned(),
+        ),
+        (
+            "ftp://user:s3cret@proxy:21",
+            format!("is not the URL of an HTTP proxy; {remedy}"),
+        ),
+        (
+            "http://user:s3cret@proxy:3128/path",
+            format!("holds more than host and port; {remedy}"),
+        ),
+        (
+            "http://user:s3cret@proxy:port",
+            format!("is not a URL (invalid port number); {remedy}"),
+        ),
+        (
+            "http://us%3Aer:s3cret@proxy",
+            "the user holds a colon, which the sign-in of proxies cannot carry; use another user".to_owned(),
+        ),
+    ] {
+        assert_eq!(
+            faults(&[("HTTPS_PROXY", value)]),
+            [format!("HTTPS_PROXY: {fault}")]
+        );
+    }
+}
+
+#[test]
+fn the_lower_case_names_are_taken_where_the_others_are_not_set() {
+    let lower = config(&[("https_proxy", "lower:1"), ("no_proxy", "example.com")]);
+    let proxy = lower.proxy.unwrap();
+    assert_eq!(proxy.shown(), "http://lower:1");
+    assert!(!proxy.is_for(&Url::parse("https://example.com").unwrap()));
+
+    let both = config(&[("https_proxy", "lower:1"), ("HTTPS_PROXY", "upper:2")]);
+    assert_eq!(both.proxy.unwrap().shown(), "http://upper:2");
+
+    let environment = [
+        ("QUEUE_URL", "https://sqs.us-east-1.amazonaws.com/1/q"),
+        ("SERVER_API_KEY", "k"),
+        ("REDIS_HOST", "r"),
+        ("https_proxy", "lower:1"),
+    ];
+    let flag = settings(&["--https-proxy", "flag:3"], &environment);
+    assert_eq!(flag.validate().unwrap().proxy.unwrap().shown(), "http://flag:3");
+}
+
+#[test]
+fn the_exceptions_are_names_with_all_below_them_addresses_ranges_and_ports() {
+    for (no_proxy, called, without_proxy) in [
+        ("example.com", "https://example.com/", true),
+        ("example.com", "https://EXAMPLE.com./", true),
+        ("example.com", "https://api.example.com:8443/", true),
+        ("example.com", "https://notexample.com/", false),
+        ("example.com", "https://example.com.evil.org/", false),
+        (".example.com", "https://api.example.com/", true),
+        (".example.com", "https://example.com/", true),
+        ("*.example.com", "https://a.b.example.com/", true),
+        ("*", "https://example.org/", true),
+        ("a.org, Example.COM", "https://example.com/", true),
+        ("a.org example.com", "https://example.com/", true),
+        ("example.com:8443", "https://example.com:8443/", true),
+        ("example.com:8443", "https://example.com/", false),
+        ("example.com:443", "https://example.com/", true),
+        ("10.0.0.0/8", "https://10.200.3.4/", true),
+        ("10.0.0.0/8", "https://11.0.0.1/", false),
+        ("10.0.0.0/8", "https://ten.example.com/", false),
+        ("0.0.0.0/0", "https://11.0.0.1/", true),
+        ("192.168.1.7", "https://192.168.1.7/", true),
+        ("192.168.1.7", "https://192.168.1.70/", false),
+        ("192.168.1.7:443", "https://192.168.1.7/", true),
+        ("fd00::/8", "https://[fdab::1]/", true),
+        ("fd00::/8", "https://[fe80::1]/", false),
+        ("::1", "https://[::1]/", true),
+        ("[::1]:8443", "https://[::1]:8443/", true),
+        ("", "https://example.org/", false),
+    ] {
+        let config = config(&[("HTTPS_PROXY", "proxy:3128"), ("NO_PROXY", no_proxy)]);
+        let goes_through = config.proxy.unwrap().is_for(&Url::parse(called).unwrap());
+        assert_eq!(goes_through, !without_proxy, "NO_PROXY={no_proxy}, {called}");
+    }
+}
+
+#[test]
+fn only_https_goes_through_the_proxy() {
+    let proxy = proxy("proxy:3128");
+    assert!(proxy.is_for(&Url::parse("https://example.org").unwrap()));
+    assert!(!proxy.is_for(&Url::parse("http://example.org").unwrap()));
+}
+
+#[test]
+fn an_exception_that_is_no_host_is_a_fault_each() {
+    let remedy =
+        "is no host; set names (example.com), addresses, ranges (10.0.0.0/8) or *, with commas in between";
+    assert_eq!(
+        faults(&[("NO_PROXY", "10.0.0.0/33,https://x,example.com,a:b:c")]),
+        [
+            format!("NO_PROXY: '10.0.0.0/33' {remedy}"),
+            format!("NO_PROXY: 'https://x' {remedy}"),
+            format!("NO_PROXY: 'a:b:c' {remedy}"),
+        ]
+    );
+    assert!(notices(&[("NO_PROXY", "localhost,.svc,.cluster.local,169.254.169.254")]).is_empty());
+}

@@ -1,0 +1,227 @@
+use super::*;
+use crate::http_client::stub::{Asked, Reply, Stub, dead_url};
+use crate::sqs::credentials::{CredentialsProvider, RenewingCredentials};
+
+const ROLE_PATH: &str = "GET /latest/meta-data/iam/security-credentials/";
+/// 2029-12-31T23:00:00Z.
+const NOW: EpochMs = EpochMs(1_893_452_400_000);
+
+fn document(expiration: &str) -> Reply {
+    Stub::ok(format!(
+        r#"{{"Code":"Success","LastUpdated":"2029-12-31T22:00:00Z","Type":"AWS-HMAC","AccessKeyId":"ASIA1","SecretAccessKey":"s3cret","Token":"s3ssion","Expiration":"{expiration}"}}"#
+    ))
+}
+
+fn token(value: &str) -> Reply {
+    Reply::Answer(
+        200,
+        "X-aws-ec2-metadata-token-ttl-seconds: 21600\r\n",
+        value.to_owned(),
+    )
+}
+
+fn source(endpoint: &Url) -> InstanceMetadataCredentials {
+    let source = InstanceMetadataSource {
+        endpoint: endpoint.clone(),
+    };
+    InstanceMetadataCredentials::with_clock(source, || NOW)
+}
+
+fn token_of(asked: &Asked) -> (String, String) {
+    let token = asked.header("x-aws-ec2-metadata-token").to_owned();
+    (asked.line.clone(), token)
+}
+
+/// The fault after these replies, without where it was.
+fn fault(replies: impl IntoIterator<Item = Reply>) -> (String, String) {
+    let stub = Stub::start(replies);
+    let error = source(&stub.url).fetch().unwrap_err();
+    for secret in ["t0ken", "s3cret", "s3ssion"] {
+        assert!(!error.message.contains(secret), "{error}");
+    }
+    let address = stub.url.as_str().trim_end_matches('/');
+    let start = format!("cannot get the instance's credentials from {address}: ");
+    let what = error.message.strip_prefix(&start).unwrap().to_owned();
+    (error.kind, what)
+}
+
+#[test]
+fn a_token_is_put_then_the_role_then_its_credentials_are_asked_for_and_the_token_is_kept() {
+    let stub = Stub::start([
+        token("t0ken-1"),
+        Stub::ok("queue-reader\n"),
+        document("2030-01-01T00:00:00Z"),
+        Stub::ok("queue-reader"),
+        document("2030-01-01T06:00:00Z"),
+    ]);
+    let source = source(&stub.url);
+    let credentials = source.fetch().unwrap();
+    assert_eq!(credentials.access_key_id, "ASIA1");
+    assert_eq!(credentials.session_token.as_deref(), Some("s3ssion"));
+    assert_eq!(credentials.expires_at, Some(EpochMs(1_893_456_000_000)));
+    assert!(source.fetch().is_ok());
+
+    let put = stub.asked();
+    assert_eq!(put.line, "PUT /latest/api/token");
+    assert_eq!(put.header("x-aws-ec2-metadata-token-ttl-seconds"), "21600");
+    for line in [ROLE_PATH.to_owned(), format!("{ROLE_PATH}queue-reader")]
+        .iter()
+        .cycle()
+        .take(4)
+    {
+        assert_eq!(token_of(&stub.asked()), (line.clone(), "t0ken-1".to_owned()));
+    }
+    assert!(stub.was_left_alone());
+    assert!(!format!("{source:?}").contains("t0ken"), "{source:?}");
+}
+
+#[test]
+fn a_refused_or_expired_token_is_replaced() {
+    let brief = Reply::Answer(
+        200,
+        "X-aws-ec2-metadata-token-ttl-seconds: 60\r\n",
+        "t0ken-2".to_owned(),
+    );
+    let stub = Stub::start([
+        token("t0ken-1"),
+        Reply::Answer(401, "", String::new()),
+        brief,
+        Stub::ok("queue-reader"),
+        token("t0ken-3"),
+        document("2030-01-01T00:00:00Z"),
+    ]);
+    source(&stub.url).fetch().unwrap();
+    stub.asked();
+    assert_eq!(token_of(&stub.asked()).1, "t0ken-1");
+    assert_eq!(stub.asked().line, "PUT /latest/api/token");
+    assert_eq!(token_of(&stub.asked()).1, "t0ken-2");
+    assert_eq!(
+        stub.asked().line,
+        "PUT /latest/api/token",
+        "a minute is over at once"
+    );
+    assert_eq!(token_of(&stub.asked()).1, "t0ken-3");
+}
+
+#[test]
+fn version_1_is_never_used() {
+    for status in [404, 405] {
+        let stub = Stub::start([Reply::Answer(status, "", String::new()), Stub::ok("queue-reader")]);
+        let error = source(&stub.url).fetch().unwrap_err();
+        assert_eq!(error.kind, format!("imds_http_{status}"));
+        assert!(
+            error.message.contains("version 1 only, which is not used"),
+            "{error}"
+        );
+        assert_eq!(stub.asked().line, "PUT /latest/api/token");
+        assert!(stub.was_left_alone());
+    }
+}
+
+#[test]
+fn each_refusal_has_its_remedy() {
+    let answer = |status: u16| Reply::Answer(status, "", String::new());
+    let (kind, what) = fault([answer(403)]);
+    assert_eq!(kind, "imds_http_403");
+    assert!(what.contains("turned off for this instance"), "{what}");
+    let (kind, what) = fault([answer(503)]);
+    assert_eq!(kind, "imds_http_503");
+    assert!(what.contains("tried again later"), "{what}");
+    let (kind, what) = fault([Stub::ok("")]);
+    assert_eq!(kind, "imds_unexpected_answer");
+    assert!(what.contains("the token is empty"), "{what}");
+
+    for no_role in [answer(404), Stub::ok("\n")] {
+        let (kind, what) = fault([token("t0ken"), no_role]);
+        assert_eq!(kind, "imds_no_role");
+        assert!(
+            what.starts_with("the instance has no role; attach an instance profile"),
+            "{what}"
+        );
+    }
+    let (kind, what) = fault([token("t0ken"), answer(401), token("t0ken"), answer(401)]);
+    assert_eq!(kind, "imds_http_401");
+    assert!(
+        what.contains("refuses the token that it has just given"),
+        "{what}"
+    );
+    for no_name in ["../../latest/user-data", "<html>", &"r".repeat(65)] {
+        let (kind, what) = fault([token("t0ken"), Stub::ok(no_name)]);
+        assert_eq!(kind, "imds_unexpected_answer");
+        assert!(what.contains("it names no role"), "{what}");
+    }
+    let redirected = Reply::Answer(302, "Location: /elsewhere\r\n", String::new());
+    assert_eq!(fault([token("t0ken"), redirected]).0, "imds_http_302");
+}
+
+#[test]
+fn a_document_that_is_no_success_or_not_whole_is_told() {
+    let after = |body: &str| fault([token("t0ken"), Stub::ok("queue-reader"), Stub::ok(body)]);
+    let (kind, what) = after(
+        r#"{"Code":"AssumeRoleUnauthorizedAccess","Message":"EC2 cannot assume the role queue-reader."}"#,
+    );
+    assert_eq!(kind, "imds_refused");
+    assert_eq!(
+        what,
+        "it has none for role queue-reader (AssumeRoleUnauthorizedAccess: EC2 cannot assume the role queue-reader.); \
+         check the role of the instance profile, and that its trust policy lets ec2.amazonaws.com assume it"
+    );
+    for (body, fault) in [
+        ("<html>", "it is not JSON"),
+        (r#"{"AccessKeyId":"ASIA1"}"#, "it has no Code"),
+        (
+            r#"{"Code":"Success","AccessKeyId":"ASIA1"}"#,
+            "it has no Expiration",
+        ),
+    ] {
+        let (kind, what) = after(body);
+        assert_eq!(kind, "imds_unexpected_answer");
+        assert!(what.contains(fault), "{what}");
+    }
+}
+
+#[test]
+fn expired_credentials_that_are_handed_out_are_used_on_and_asked_for_again_soon() {
+    let stub = Stub::start([
+        token("t0ken"),
+        Stub::ok("queue-reader"),
+        document("2029-12-31T22:59:59Z"),
+    ]);
+    let provider = RenewingCredentials::new(Box::new(source(&stub.url)));
+    assert_eq!(provider.current(NOW).unwrap().access_key_id, "ASIA1");
+    assert_eq!(provider.expiry(), Some(EpochMs(NOW.0 + EXTENSION_MS)));
+    let again = provider.next_renewal_in(EpochMs(NOW.0 + 4 * 60_000));
+    assert!(again <= Duration::from_mins(1), "{again:?}");
+}
+
+#[test]
+fn a_machine_without_it_says_so_within_seconds() {
+    let stub = Stub::start([Reply::Silence]);
+    let began = Instant::now();
+    let error = source(&stub.url).fetch().unwrap_err();
+    assert!(began.elapsed() < DEADLINE * 2, "took {:?}", began.elapsed());
+    assert_eq!(error.kind, "imds_timeout");
+    assert!(
+        error.message.contains("--http-put-response-hop-limit 2"),
+        "{error}"
+    );
+
+    let error = source(&dead_url()).fetch().unwrap_err();
+    assert_eq!(error.kind, "imds_connection_refused");
+    assert!(error.message.contains("is this an EC2 instance"), "{error}");
+}
+
+#[test]
+fn the_endpoint_may_have_an_ipv6_address_and_a_path() {
+    let source = source(&Url::parse("http://[fd00:ec2::254]/").unwrap());
+    assert_eq!(
+        source.source(),
+        "the instance's temporary credentials from http://[fd00:ec2::254]"
+    );
+    let stub = Stub::start([Reply::Answer(500, "", String::new())]);
+    let below = InstanceMetadataCredentials::new(InstanceMetadataSource {
+        endpoint: stub.url.join("/imds/").unwrap(),
+    });
+    assert!(below.fetch().is_err());
+    assert_eq!(stub.asked().line, "PUT /imds/latest/api/token");
+}
