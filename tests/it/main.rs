@@ -26,6 +26,8 @@ mod lock;
 mod policy;
 mod purge;
 
+mod credentials_profile;
+mod credentials_web_identity;
 mod edge_credentials;
 mod faults_at_start;
 mod redis_access;

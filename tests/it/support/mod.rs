@@ -10,6 +10,7 @@ pub mod redis;
 pub mod sentinel;
 pub mod tls;
 
+pub mod aws;
 pub mod edge;
 pub mod http;
 pub mod service;
