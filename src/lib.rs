@@ -46,6 +46,7 @@ pub mod service;
 pub mod clock;
 pub mod config;
 pub mod http_client;
+pub mod json;
 pub mod log;
 pub mod sentry_reports;
 pub mod shutdown;

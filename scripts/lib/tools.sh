@@ -98,6 +98,18 @@ need_sdk() {
     ln -sfn "sdk-$version" "$tools/sdk"
 }
 
+# Checks the supply chain. Built from source, which takes about four minutes, so it goes where cargo keeps programs
+# and is built once a machine, not once a checkout. Another version that is already there is used as it is.
+cargo_deny_version=0.20.2
+need_cargo_deny() {
+    # Not through `cargo deny`: cargo's own directory of programs need not be on the PATH.
+    PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+    command -v cargo-deny >/dev/null && return
+    echo "building cargo-deny $cargo_deny_version (about four minutes, once)"
+    cargo install --quiet --locked cargo-deny --version "$cargo_deny_version" ||
+        fail "cargo-deny could not be installed" "cargo install --locked cargo-deny --version $cargo_deny_version"
+}
+
 # install_tools: all of it. Two runs at once take turns.
 install_tools() {
     need_rust

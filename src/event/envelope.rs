@@ -14,6 +14,7 @@ use super::fields::{self, Fields};
 use super::identity;
 use super::names::{EventName, GRAPHQL_FIELDS, event_name};
 use crate::entitlement::{EpochMs, Subject};
+use crate::json;
 
 /// SNS around EventBridge around an event around a GraphQL answer makes seven objects; a body that is wrapped deeper
 /// is no message of Stigg's.
@@ -101,6 +102,13 @@ pub(super) fn open(body: &str) -> Result<Opened, MalformedBody> {
 
 /// Parses JSON text that has to be an object. `place` is where the text stands.
 fn parse(text: &str, place: &str) -> Result<Fields, MalformedBody> {
+    if !json::is_plausible(text.as_bytes()) {
+        let place = if place.is_empty() { "body" } else { place };
+        return Err(MalformedBody::at(
+            place,
+            "holds more values than its length allows",
+        ));
+    }
     match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(other) => Err(fields::unexpected(

@@ -182,6 +182,9 @@ impl RedisInfo {
     }
 }
 
+/// What Redis can count to, in 64 bits. More is no count: sums of such numbers are no longer finite.
+const COUNT_MAX: f64 = 18_446_744_073_709_551_615.0;
+
 /// Reads the lines `name:value` of `INFO`; sections, unknown fields and unreadable numbers are passed over.
 fn parse_redis_info(text: &str) -> RedisInfo {
     let mut info = RedisInfo::default();
@@ -195,7 +198,7 @@ fn parse_redis_info(text: &str) -> RedisInfo {
         *field = value
             .parse()
             .ok()
-            .filter(|number: &f64| number.is_finite() && *number >= 0.0);
+            .filter(|number: &f64| (0.0..=COUNT_MAX).contains(number));
     }
     info
 }
@@ -451,6 +454,17 @@ mod tests {
         assert_eq!(
             lines_of(&metrics, "persistent_cache_memory_usage_bytes"),
             ["persistent_cache_memory_usage_bytes 1048576"]
+        );
+    }
+
+    #[test]
+    fn numbers_that_redis_cannot_count_to_leave_the_ratio_a_percentage() {
+        let metrics = Metrics::new().unwrap();
+        metrics.observe_redis_info(INFO);
+        metrics.observe_redis_info("keyspace_hits:1e308\r\nkeyspace_misses:1.7e308\r\n");
+        assert_eq!(
+            lines_of(&metrics, "persistent_cache_hit_ratio"),
+            ["persistent_cache_hit_ratio 75"]
         );
     }
 

@@ -9,9 +9,16 @@ use serde_json::{Map, Value, json};
 
 use super::{BatchOutcome, EntryFailure, ReceiptHandle};
 use crate::entitlement::EpochMs;
+use crate::json::holds_at_most;
 
 /// What the protocol calls the content of its requests.
 pub const CONTENT_TYPE: &str = "application/x-amz-json-1.0";
+
+/// Ten messages with every attribute have some three hundred values: more would be memory for nothing.
+const VALUES_MAX: usize = 4_096;
+
+/// How much of a refusal is looked at, in bytes.
+const REFUSAL_BYTES_MAX: usize = 16 * 1024;
 
 /// How much of a foreign body an error quotes, in characters.
 const QUOTED_CHARS_MAX: usize = 200;
@@ -153,7 +160,7 @@ pub fn parse_batch(answer: &[u8], entries: usize) -> Result<BatchOutcome, WireEr
     for failed in list(&answer, "Failed")? {
         if let Some(slot) = entry_index(failed).and_then(|index| outcome.get_mut(index)) {
             *slot = Some(EntryFailure {
-                code: text(failed, "Code").unwrap_or("Unknown").to_owned(),
+                code: one_line(text(failed, "Code").unwrap_or("Unknown")),
                 message: one_line(text(failed, "Message").unwrap_or_default()),
                 sender_fault: failed
                     .get("SenderFault")
@@ -169,11 +176,13 @@ pub fn parse_batch(answer: &[u8], entries: usize) -> Result<BatchOutcome, WireEr
 /// made of it. `error_header` is `x-amzn-query-error` (`AWS.SimpleQueueService.NonExistentQueue;Sender`) or
 /// `x-amzn-errortype`.
 pub fn parse_error(status: u16, error_header: Option<&str>, body: &[u8]) -> ErrorAnswer {
+    // A refusal is short. Of a proxy's page the beginning says what it is.
+    let body = &body[..body.len().min(REFUSAL_BYTES_MAX)];
     let text_body = String::from_utf8_lossy(body);
     let from_header = error_header.map(bare_code).filter(|code| !code.is_empty());
     let fallback_code = || from_header.unwrap_or_else(|| format!("Http{status}"));
 
-    if let Ok(Value::Object(answer)) = serde_json::from_slice(body) {
+    if let Ok(answer) = object(body) {
         let field = |name: &str| answer.get(name).and_then(Value::as_str);
         let code = field("__type")
             .or_else(|| field("code"))
@@ -229,6 +238,11 @@ fn parse_message(index: usize, message: &Value) -> Result<ReceivedMessage, WireE
 }
 
 fn object(answer: &[u8]) -> Result<Map<String, Value>, WireError> {
+    if !holds_at_most(answer, VALUES_MAX) {
+        return Err(WireError(format!(
+            "the answer holds more than {VALUES_MAX} values"
+        )));
+    }
     match serde_json::from_slice(answer) {
         Ok(Value::Object(fields)) => Ok(fields),
         Ok(_) => Err(WireError("the answer is JSON but not an object".to_owned())),
@@ -415,6 +429,27 @@ mod tests {
             "unmentioned entries may be tried again"
         );
         assert_eq!(outcome[2], None);
+    }
+
+    #[test]
+    fn a_failures_code_and_words_are_one_short_line_each() {
+        let failed = json!({"Id": "0", "Code": "a\nb\u{1b}".repeat(200), "Message": "c\rd".repeat(200)});
+        let answer = json!({"Failed": [failed]}).to_string();
+        let outcome = parse_batch(answer.as_bytes(), 1).unwrap();
+        let failure = outcome[0].as_ref().unwrap();
+        for line in [&failure.code, &failure.message] {
+            assert!(line.chars().count() <= QUOTED_CHARS_MAX + 1, "{line}");
+            assert!(!line.contains(char::is_control), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_of_more_values_than_sqs_sends_is_refused_before_it_takes_memory() {
+        let answer = format!(r#"{{"Messages":[{}0]}}"#, "0,".repeat(100_000));
+        assert_eq!(
+            parse_receive(answer.as_bytes()).unwrap_err().to_string(),
+            "the answer holds more than 4096 values"
+        );
     }
 
     #[test]

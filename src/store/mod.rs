@@ -17,6 +17,8 @@ use std::time::Duration;
 use crate::cache::{CacheChange, Invalidation};
 
 pub use redis_store::{RedisStore, StoreRules};
+pub use scripts::outcome;
+pub use sentinel::parse_primary;
 
 /// What became of one change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -155,7 +155,7 @@ fn expiry_arg(call: &mut Cmd, expiry: Expiry) {
 }
 
 /// A script's answer: `{status, keys written, keys skipped as stale}`. `None` if it is none of ours.
-pub(super) fn outcome(answer: &Value) -> Option<Outcome> {
+pub fn outcome(answer: &Value) -> Option<Outcome> {
     let Value::Array(fields) = answer else { return None };
     let [Value::Int(status), Value::Int(written), Value::Int(stale)] = fields.as_slice() else {
         return None;

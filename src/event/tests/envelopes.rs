@@ -209,9 +209,14 @@ fn what_is_not_json_is_malformed_at_its_position() {
 
 #[test]
 fn nesting_without_end_is_refused_and_not_followed() {
-    let deep = "{\"type\":".to_owned() + &"[".repeat(100_000);
+    let deep = "{\"type\":".to_owned() + &"[".repeat(4_000);
     assert_eq!(
         told_text(&deep),
         "malformed: line 1 column 135: not JSON: recursion limit exceeded"
+    );
+    let deeper = "{\"type\":".to_owned() + &"[".repeat(100_000);
+    assert_eq!(
+        told_text(&deeper),
+        "malformed: body: holds more values than its length allows"
     );
 }

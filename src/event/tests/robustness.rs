@@ -117,3 +117,17 @@ fn a_fault_never_tells_what_the_body_held() {
         }
     }
 }
+
+#[test]
+fn a_body_of_more_values_than_a_message_can_have_is_refused_before_it_takes_memory() {
+    let values = "[0],".repeat(50_000);
+    let body = format!(r#"{{"type":"SUBSCRIPTIONS_MIGRATED","customerIds":[{values}0]}}"#);
+    let fault = decode(&body, SENT_AT).unwrap_err();
+    assert_eq!(
+        fault.to_string(),
+        "body: holds more values than its length allows"
+    );
+    let ids = r#""id-01","#.repeat(100_000);
+    let body = format!(r#"{{"type":"SUBSCRIPTIONS_MIGRATED","customerIds":[{ids}"id-02"]}}"#);
+    assert!(matches!(decode(&body, SENT_AT), Ok(Event::Purged(subjects)) if subjects.len() == 2));
+}

@@ -1,0 +1,112 @@
+//! The Edge API's answers, read. Pure: status and body in, what they say out.
+//!
+//! An answer is taken strictly: a missing field is a fault that names it. No fault repeats what the answer held,
+//! since it may hold secrets.
+
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::entitlement::EpochMs;
+use crate::json;
+use crate::sqs::credentials::Credentials;
+
+/// An answer that is of no use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{cause_and_remedy}")]
+pub struct AnswerFault {
+    /// Why, and what to do about it. Nothing of the answer but its status and an error code.
+    pub cause_and_remedy: String,
+    /// A short stable name of the fault: `http_<status>` or `unexpected_answer`.
+    pub kind: String,
+}
+
+/// Reads the answer to `GET /v1/credentials/event-queue.json`.
+///
+/// # Errors
+/// It is a refusal, or lacks one of its four fields, or its expiration is no date.
+pub fn credentials(status: u16, body: &[u8]) -> Result<Credentials, AnswerFault> {
+    let answer = object(status, body)?;
+    let field = |name: &str| match answer.get(name).and_then(Value::as_str) {
+        Some(value) if !value.is_empty() => Ok(value.to_owned()),
+        _ => Err(unexpected(&format!("it has no {name}"))),
+    };
+    let expires_at = OffsetDateTime::parse(&field("expiration")?, &Rfc3339)
+        .ok()
+        .and_then(|at| i64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok())
+        .ok_or_else(|| unexpected("its expiration is not a date"))?;
+    Ok(Credentials {
+        access_key_id: field("accessKeyId")?,
+        secret_access_key: field("secretAccessKey")?,
+        session_token: Some(field("sessionToken")?),
+        expires_at: Some(EpochMs(expires_at)),
+    })
+}
+
+/// Reads the answer to `GET /v1/config/server-sdk-configuration.json`: the DSN in it, if there is one.
+///
+/// # Errors
+/// It is a refusal, or no remote configuration.
+pub fn sentry_dsn(status: u16, body: &[u8]) -> Result<Option<String>, AnswerFault> {
+    match object(status, body)?.pointer("/data/sdkConfiguration") {
+        Some(Value::Object(configuration)) => Ok(configuration
+            .get("sentryDsn")
+            .and_then(Value::as_str)
+            .filter(|dsn| !dsn.is_empty())
+            .map(str::to_owned)),
+        _ => Err(unexpected("it has no data.sdkConfiguration")),
+    }
+}
+
+/// The JSON of an answer that is no refusal, neither by its status nor by its `errors`.
+fn object(status: u16, body: &[u8]) -> Result<Value, AnswerFault> {
+    let refused = |remedy: &str| AnswerFault {
+        cause_and_remedy: format!("HTTP status {status}; {remedy}"),
+        kind: format!("http_{status}"),
+    };
+    match status {
+        200 => {}
+        401 | 403 => {
+            return Err(refused(
+                "check SERVER_API_KEY: a full-access server key of this environment",
+            ));
+        }
+        429 => return Err(refused("too many requests: it is tried again later")),
+        500.. => {
+            return Err(refused(
+                "the Edge API has a fault of its own: it is tried again later",
+            ));
+        }
+        _ => return Err(refused("check EDGE_API_URL: is this Stigg's Edge API?")),
+    }
+    if !json::is_plausible(body) {
+        return Err(unexpected("it holds more values than its length allows"));
+    }
+    let body: Value = serde_json::from_slice(body).map_err(|_| unexpected("it is not JSON"))?;
+    match body.get("errors") {
+        None | Some(Value::Null) => Ok(body),
+        Some(Value::Array(errors)) if errors.is_empty() => Ok(body),
+        Some(errors) => {
+            let code = errors
+                .pointer("/0/extensions/code")
+                .and_then(Value::as_str)
+                .unwrap_or("no code");
+            // Only something that looks like a code: words could repeat what was asked.
+            let code: String = code
+                .chars()
+                .filter(|c| c.is_ascii_alphanumeric() || " _-".contains(*c))
+                .take(60)
+                .collect();
+            Err(unexpected(&format!("it lists errors ({code})")))
+        }
+    }
+}
+
+fn unexpected(fault: &str) -> AnswerFault {
+    AnswerFault {
+        cause_and_remedy: format!(
+            "the answer is not as documented: {fault}; check EDGE_API_URL and SERVER_API_KEY"
+        ),
+        kind: "unexpected_answer".to_owned(),
+    }
+}

@@ -1,0 +1,110 @@
+//! What Stigg's Edge API answers.
+
+use std::sync::LazyLock;
+
+use persistent_cache_service::edge::answer::{AnswerFault, credentials, sentry_dsn};
+use sentry::types::Dsn;
+use serde_json::json;
+
+use super::{Memory, Target, hold, is_a_line, refuses_depth};
+use crate::judge::Probe;
+use crate::mutate::json::Samples;
+use crate::mutate::json_input;
+
+pub const CREDENTIALS: Target = Target {
+    name: "edge-credentials",
+    about: "the Edge API's answer with credentials for the queue",
+    weight: 4,
+    memory: MEMORY,
+    input: |rng| json_input(rng, &SAMPLES),
+    check: check_credentials,
+};
+
+pub const CONFIGURATION: Target = Target {
+    name: "edge-config",
+    about: "the Edge API's answer with the remote configuration, and the DSN in it",
+    weight: 4,
+    memory: MEMORY,
+    input: |rng| json_input(rng, &SAMPLES),
+    check: check_configuration,
+};
+
+const MEMORY: Memory = Memory {
+    per_byte: 48,
+    // What few enough values to be plausible in any text may take.
+    constant: 1536 * 1024,
+};
+
+static SAMPLES: LazyLock<Samples> = LazyLock::new(|| {
+    let answers = [
+        json!({"accessKeyId": "ASIA1", "secretAccessKey": "s3cret", "sessionToken": "t0ken",
+            "expiration": "2025-08-03T09:58:08.468Z"}),
+        json!({"data": {"sdkConfiguration": {"sentryDsn": "https://s3cret@o1.ingest.sentry.io/42"}}}),
+        json!({"data": null, "errors": [{"message": "s3cret", "extensions": {"code": "Unauthenticated"}}]}),
+    ];
+    let texts = [
+        "-9999-12-31T23:59:59.999Z",
+        "9999-12-31T23:59:60.999999999+23:59",
+        "2025-08-03T09:58:08.468-00:00",
+        "http://t0ken@[::1]:99999/1",
+        "https://s3cret@host/path/1?x#y",
+    ];
+    Samples::new(answers, &["errors", "extensions", "code", "data"], &texts)
+});
+
+/// Of what an answer holds, a fault must tell nothing.
+fn tells_nothing(fault: &AnswerFault) -> Result<(), String> {
+    is_a_line(&fault.cause_and_remedy, 300)?;
+    let told = ["s3cret", "t0ken", "ASIA1"];
+    let told = told.iter().any(|content| fault.to_string().contains(content));
+    // An error code is told as it is, and the mutator may put anything in its place.
+    hold(
+        !told || fault.cause_and_remedy.contains("it lists errors"),
+        || format!("a fault tells nothing of the answer: {fault}"),
+    )
+}
+
+fn check_credentials(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
+    let answer = probe.measure(|| credentials(200, input));
+    refuses_depth(input, answer.is_ok())?;
+    match answer {
+        Ok(credentials) => {
+            let texts = [&credentials.access_key_id, &credentials.secret_access_key];
+            hold(texts.iter().all(|text| !text.is_empty()), || {
+                "credentials are not empty".to_owned()
+            })?;
+            let shown = format!("{credentials:?}");
+            // The mutator may have put the secret in the place of the key id, which is shown.
+            let secret = &credentials.secret_access_key;
+            let is_hidden =
+                secret.len() < 6 || credentials.access_key_id.contains(secret) || !shown.contains(secret);
+            hold(is_hidden, || "the secret is not shown".to_owned())?;
+            Ok(true)
+        }
+        Err(fault) => {
+            tells_nothing(&fault)?;
+            Ok(false)
+        }
+    }
+}
+
+fn check_configuration(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
+    let answer = probe.measure(|| sentry_dsn(200, input));
+    refuses_depth(input, answer.is_ok())?;
+    match answer {
+        Ok(dsn) => {
+            if let Some(dsn) = dsn {
+                // Whoever reads it next must not stumble either.
+                let _ = dsn
+                    .trim()
+                    .parse::<Dsn>()
+                    .map(|dsn| (dsn.port(), dsn.envelope_api_url()));
+            }
+            Ok(true)
+        }
+        Err(fault) => {
+            tells_nothing(&fault)?;
+            Ok(false)
+        }
+    }
+}
