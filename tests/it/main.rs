@@ -22,9 +22,13 @@ mod lock;
 mod policy;
 mod purge;
 
+mod credentials_container;
+mod credentials_imds;
 mod edge_credentials;
 mod faults_at_start;
+mod proxy;
 mod redis_access;
+mod rotation;
 mod shutdown;
 
 mod config;
