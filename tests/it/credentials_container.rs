@@ -14,6 +14,8 @@ use crate::support::stage::{PREFIX, Stage};
 use crate::support::state::{State, every_kind, hours_ago};
 
 const TOKEN: &str = "Bearer token-of-the-pod";
+const SECOND_TOKEN: &str = "Bearer second-token-of-the-pod";
+const STALE: &str = "Bearer stale-token-of-the-pod";
 
 /// A container: its endpoint, and the file that its token is in.
 struct Container {
@@ -68,24 +70,24 @@ impl Container {
             .deliver(service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
         assert!(self.stage.redis.get(&state.owner().key(PREFIX)).is_some());
     }
+}
 
-    /// Nothing of what was secret is in the log or in the metrics.
-    fn told_no_secret(&self, service: &Service, keys: &[&AccessKey], tokens: &[&str]) {
-        let told = format!(
-            "{}\n{}",
-            service.log_lines().join("\n"),
-            service.get("/metrics").body
-        );
-        let path = PATH.rsplit('/').next().expect("a path");
-        let mut secrets = vec![path, "proxy-password", "proxy-user"];
-        secrets.extend(tokens);
-        for key in keys {
-            secrets.push(&key.secret);
-            secrets.push(key.session_token.as_deref().expect("temporary ones"));
-        }
-        for secret in secrets {
-            assert!(!told.contains(secret), "{secret} in\n{told}");
-        }
+/// Nothing of what was secret is in the log or in the metrics.
+fn told_no_secret(service: &Service, keys: &[&AccessKey], tokens: &[&str]) {
+    let told = format!(
+        "{}\n{}",
+        service.log_lines().join("\n"),
+        service.get("/metrics").body
+    );
+    let path = PATH.rsplit('/').next().expect("a path");
+    let mut secrets = vec![path, "proxy-password", "proxy-user"];
+    secrets.extend(tokens);
+    for key in keys {
+        secrets.push(&key.secret);
+        secrets.push(key.session_token.as_deref().expect("temporary ones"));
+    }
+    for secret in secrets {
+        assert!(!told.contains(secret), "{secret} in\n{told}");
     }
 }
 
@@ -118,7 +120,7 @@ fn are_fetched_with_the_token_and_sign_the_calls() {
             .any(|told| told.contains(line) && told.contains(&container.endpoint.address)),
         "the source is named at start"
     );
-    container.told_no_secret(&service, &[&key], &[TOKEN]);
+    told_no_secret(&service, &[&key], &[TOKEN]);
     service.stop();
 }
 
@@ -129,7 +131,6 @@ fn are_renewed_with_the_token_that_its_file_holds_by_then_and_without_a_gap() {
     let service = Service::start(&container.settings());
     container.deliver(&service, "customer-1");
 
-    const SECOND_TOKEN: &str = "Bearer second-token-of-the-pod";
     container.endpoint.accept_token(SECOND_TOKEN);
     container.write_token(SECOND_TOKEN);
     let second = container.give(3600);
@@ -151,7 +152,7 @@ fn are_renewed_with_the_token_that_its_file_holds_by_then_and_without_a_gap() {
         "there was no gap: {}",
         service.log_lines().join("\n")
     );
-    container.told_no_secret(&service, &[&first, &second], &[TOKEN, SECOND_TOKEN]);
+    told_no_secret(&service, &[&first, &second], &[TOKEN, SECOND_TOKEN]);
     service.stop();
 }
 
@@ -172,7 +173,7 @@ fn that_cannot_be_had_leave_the_service_alive_and_it_heals() {
     let key = container.give(3600);
     service.wait_until_ready();
     container.deliver(&service, "customer-1");
-    container.told_no_secret(&service, &[&key], &[TOKEN]);
+    told_no_secret(&service, &[&key], &[TOKEN]);
     service.stop();
 }
 
@@ -191,14 +192,13 @@ fn that_cannot_be_renewed_are_used_on_and_the_log_says_so() {
         service.log_lines().iter().any(|line| line.contains(&told))
     });
     container.deliver(&service, "customer-2");
-    container.told_no_secret(&service, &[&first, &second], &[TOKEN]);
+    told_no_secret(&service, &[&first, &second], &[TOKEN]);
     service.stop();
 }
 
 #[test]
 fn are_refused_to_a_stale_token_until_the_file_holds_the_right_one() {
     let container = Container::new();
-    const STALE: &str = "Bearer stale-token-of-the-pod";
     container.write_token(STALE);
     let key = container.give(3600);
     let service = Service::spawn(&container.settings());
@@ -207,6 +207,6 @@ fn are_refused_to_a_stale_token_until_the_file_holds_the_right_one() {
     container.write_token(TOKEN);
     service.wait_until_ready();
     container.deliver(&service, "customer-1");
-    container.told_no_secret(&service, &[&key], &[TOKEN, STALE]);
+    told_no_secret(&service, &[&key], &[TOKEN, STALE]);
     service.stop();
 }

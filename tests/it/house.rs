@@ -94,6 +94,17 @@ fn each_library_is_named_in_its_own_room() {
 }
 
 #[test]
+fn processes_are_started_in_one_room() {
+    assert_eq!(
+        who_names(
+            &["process::Command", "Command::new"],
+            &["sqs/credentials/process.rs"]
+        ),
+        [""; 0]
+    );
+}
+
+#[test]
 fn the_environment_and_the_wall_clock_are_read_in_one_place() {
     assert_eq!(who_names(&["env::var", "env::vars"], &["config/"]), [""; 0]);
     assert_eq!(

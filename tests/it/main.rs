@@ -24,6 +24,8 @@ mod purge;
 
 mod credentials_container;
 mod credentials_imds;
+mod credentials_profile;
+mod credentials_web_identity;
 mod edge_credentials;
 mod faults_at_start;
 mod proxy;

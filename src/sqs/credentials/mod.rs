@@ -11,7 +11,7 @@ pub mod imds;
 mod process;
 pub mod profile;
 pub mod renewing;
-mod sts;
+pub mod sts;
 pub mod web_identity;
 
 use std::fmt;

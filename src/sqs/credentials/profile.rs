@@ -8,13 +8,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::process;
-use super::sts::{StsClient, made_up_session_name};
+use super::sts::{StsAccess, StsClient, made_up_session_name};
 use super::{
     Credentials, CredentialsError, CredentialsProvider, Fetch, StaticCredentials, WebIdentityCredentials,
 };
 use crate::clock;
+use crate::config::Secret;
 use crate::config::profiles::{Base, ProfileFault, ProfileFiles, Role, Stamp};
-use crate::config::{Secret, StsEndpoint};
 use crate::shutdown::Stop;
 
 /// What a `credential_process` may take. People sign in by some; a service has none.
@@ -34,7 +34,7 @@ pub struct NamedSources {
 pub struct ProfileCredentials {
     name: String,
     files: ProfileFiles,
-    sts: StsEndpoint,
+    sts: StsAccess,
     named: NamedSources,
     session_name: String,
     /// Ends a program that is running.
@@ -45,7 +45,7 @@ pub struct ProfileCredentials {
 
 impl ProfileCredentials {
     /// The profile of this name. `sts` is for roles whose profile names no region.
-    pub fn new(name: String, files: ProfileFiles, sts: StsEndpoint, named: NamedSources, stop: Stop) -> Self {
+    pub fn new(name: String, files: ProfileFiles, sts: StsAccess, named: NamedSources, stop: Stop) -> Self {
         Self {
             name,
             files,
@@ -109,14 +109,8 @@ impl ProfileCredentials {
     }
 
     fn assume(&self, role: &Role, with: &Credentials) -> Result<Credentials, CredentialsError> {
-        let sts = StsEndpoint {
-            region: role.region.clone().unwrap_or_else(|| self.sts.region.clone()),
-            url: self.sts.url.clone(),
-        };
-        let sts = StsClient::new(&sts).ok_or_else(|| {
-            let cause = format!("there is no STS of region {}; check its region", sts.region);
-            self.fault("region", &cause)
-        })?;
+        let sts = StsClient::new(&self.sts, role.region.as_deref())
+            .ok_or_else(|| self.fault("region", "its region has no STS; check it"))?;
         sts.assume_role(role, self.session_name(role), with)
     }
 

@@ -130,6 +130,11 @@ impl RenewingCredentials {
         }
     }
 
+    /// True if there are credentials that have not expired.
+    pub fn holds_any(&self, now: EpochMs) -> bool {
+        self.state().usable(now).is_some()
+    }
+
     /// How long the renewal loop may wait before its next step.
     pub fn next_renewal_in(&self, now: EpochMs) -> Duration {
         let due_in_ms = self.state().due_in_ms(now);

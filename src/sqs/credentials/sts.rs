@@ -14,8 +14,8 @@ use url::Url;
 use self::answer::Refusal;
 use super::{Credentials, CredentialsError};
 use crate::clock;
-use crate::config::StsEndpoint;
 use crate::config::profiles::Role;
+use crate::config::{Proxy, StsEndpoint};
 use crate::http_client::{Answer, HttpClient, HttpErrorKind, HttpOptions};
 use crate::sqs::sign::signature_headers;
 
@@ -26,6 +26,15 @@ const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Credentials are a few kilobytes.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
+/// How STS is reached.
+#[derive(Debug, Clone)]
+pub struct StsAccess {
+    /// Where, and the region.
+    pub endpoint: StsEndpoint,
+    /// The way there.
+    pub proxy: Option<Proxy>,
+}
 
 /// STS of one region.
 #[derive(Debug)]
@@ -45,11 +54,13 @@ enum By<'a> {
 }
 
 impl StsClient {
-    /// The STS at this endpoint. Calls nobody yet. None if the region is no part of a host's name.
-    pub fn new(endpoint: &StsEndpoint) -> Option<Self> {
-        let mut url = match &endpoint.url {
+    /// The STS of this region, else of the endpoint's own. Calls nobody yet. None if the region is no part of a
+    /// host's name.
+    pub fn new(access: &StsAccess, region: Option<&str>) -> Option<Self> {
+        let region = region.unwrap_or(&access.endpoint.region);
+        let mut url = match &access.endpoint.url {
             Some(url) => url.clone(),
-            None => regional_url(&endpoint.region)?,
+            None => regional_url(region)?,
         };
         url.set_query(None);
         url.set_fragment(None);
@@ -57,11 +68,12 @@ impl StsClient {
             pool_size: 1,
             answer_bytes_max: ANSWER_BYTES_MAX,
             deadline: DEADLINE,
+            proxy: access.proxy.clone(),
         };
         Some(Self {
             http: HttpClient::new(&url, options),
             url,
-            region: endpoint.region.clone(),
+            region: region.to_owned(),
         })
     }
 
@@ -107,6 +119,7 @@ impl StsClient {
                     "check AWS_REGION and the way there (DNS, firewall, VPC endpoint of STS); AWS_ENDPOINT_URL_STS \
                      names another endpoint"
                 }
+                HttpErrorKind::Proxy(fault) => fault.remedy(),
             };
             self.fault(role, error.kind.label(), &format!("{error}; {remedy}"))
         })?;

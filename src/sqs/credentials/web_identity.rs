@@ -1,10 +1,10 @@
 //! Temporary credentials of a role that trusts an identity provider, for its token: IAM roles for service accounts on
 //! Kubernetes, and whoever else writes such a token into a file.
 
-use super::sts::{StsClient, made_up_session_name};
+use super::sts::{StsAccess, StsClient, made_up_session_name};
 use super::{Credentials, CredentialsError, Fetch};
 use crate::config::profiles::Role;
-use crate::config::{Secret, StsEndpoint, WebIdentitySource};
+use crate::config::{Proxy, Secret, WebIdentitySource};
 
 /// Fetches from STS, with the token as it is in its file at that moment.
 #[derive(Debug)]
@@ -12,12 +12,12 @@ pub struct WebIdentityCredentials {
     token: Secret,
     role: Role,
     session_name: String,
-    sts: StsEndpoint,
+    sts: StsAccess,
 }
 
 impl WebIdentityCredentials {
-    /// `AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN`.
-    pub fn new(source: WebIdentitySource) -> Self {
+    /// `AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN`; STS is reached by this proxy.
+    pub fn new(source: WebIdentitySource, proxy: Option<Proxy>) -> Self {
         let role = Role {
             arn: source.role_arn,
             session_name: source.session_name,
@@ -25,18 +25,22 @@ impl WebIdentityCredentials {
             duration_secs: None,
             region: None,
         };
-        Self::of_role(source.token, role, source.sts)
+        let endpoint = source.sts;
+        Self::of_role(source.token, role, StsAccess { endpoint, proxy })
     }
 
     /// The same of a profile. The role's own region goes before that of `sts`.
-    pub fn of_role(token: Secret, role: Role, sts: StsEndpoint) -> Self {
-        let region = role.region.clone().unwrap_or_else(|| sts.region.clone());
+    pub fn of_role(token: Secret, role: Role, sts: StsAccess) -> Self {
         Self {
             token,
             session_name: role.session_name.clone().unwrap_or_else(made_up_session_name),
             role,
-            sts: StsEndpoint { region, ..sts },
+            sts,
         }
+    }
+
+    fn sts(&self) -> Option<StsClient> {
+        StsClient::new(&self.sts, self.role.region.as_deref())
     }
 }
 
@@ -62,17 +66,15 @@ impl Fetch for WebIdentityCredentials {
                 "its file is empty; whoever writes it (AWS_WEB_IDENTITY_TOKEN_FILE) must put a token into it",
             ));
         }
-        let sts = StsClient::new(&self.sts).ok_or_else(|| {
-            fault(
-                "region",
-                &format!("there is no STS of region {}; check AWS_REGION", self.sts.region),
-            )
-        })?;
+        let sts = self
+            .sts()
+            .ok_or_else(|| fault("region", "its region has no STS; check AWS_REGION"))?;
         sts.assume_role_with_web_identity(&self.role, &self.session_name, token)
     }
 
     fn source(&self) -> String {
-        let at = StsClient::new(&self.sts)
+        let at = self
+            .sts()
             .map(|sts| format!(", from STS at {}", sts.address()))
             .unwrap_or_default();
         format!(
@@ -85,10 +87,11 @@ impl Fetch for WebIdentityCredentials {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::StsEndpoint;
     use crate::http_client::stub::{Reply, Stub, dead_url};
 
     fn credentials(token: Secret, url: url::Url) -> WebIdentityCredentials {
-        WebIdentityCredentials::new(WebIdentitySource {
+        let source = WebIdentitySource {
             token,
             role_arn: "arn:aws:iam::1:role/r".to_owned(),
             session_name: None,
@@ -96,7 +99,8 @@ mod tests {
                 region: "us-east-1".to_owned(),
                 url: Some(url),
             },
-        })
+        };
+        WebIdentityCredentials::new(source, None)
     }
 
     #[test]

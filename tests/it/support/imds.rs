@@ -139,17 +139,16 @@ impl State {
         match request.url().strip_prefix(ROLE_PATH) {
             Some(_) if self.has_no_role => (404, String::new()),
             Some("") => (200, ROLE.to_owned()),
-            Some(ROLE) => match &self.credentials {
-                Some(credentials) => (200, credentials.to_string()),
-                None => {
-                    let failure = json!({"Code": "AssumeRoleUnauthorizedAccess",
-                        "Message": format!("EC2 cannot assume the role {ROLE}")});
-                    (200, failure.to_string())
-                }
-            },
+            Some(ROLE) => (200, self.credentials.clone().unwrap_or_else(no_trust).to_string()),
             Some(_) | None => (404, String::new()),
         }
     }
+}
+
+/// The document of a role that does not trust EC2.
+fn no_trust() -> Value {
+    let words = format!("EC2 cannot assume the role {ROLE}");
+    json!({"Code": "AssumeRoleUnauthorizedAccess", "Message": words})
 }
 
 fn header(request: &Request, name: &'static str) -> Option<String> {

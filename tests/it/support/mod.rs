@@ -9,6 +9,7 @@ pub mod moto;
 pub mod redis;
 pub mod tls;
 
+pub mod aws;
 pub mod connect_proxy;
 pub mod container;
 pub mod edge;

@@ -113,10 +113,26 @@ impl Moto {
         }
     }
 
-    /// Fresh temporary credentials that may do what the service has to.
-    pub fn temporary_credentials(&self) -> AccessKey {
+    /// A new user who may do this.
+    pub fn user(&self, actions: &[&str]) -> AccessKey {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let role = format!("queue-reader-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        self.create_user(&format!("user-{}", NEXT.fetch_add(1, Ordering::Relaxed)), actions)
+    }
+
+    /// A new user who may do what the service has to.
+    pub fn another_service_user(&self) -> AccessKey {
+        self.user(&SERVICE_ACTIONS)
+    }
+
+    /// The ARN of a new role that may do what the service has to.
+    pub fn service_role(&self) -> String {
+        self.role(&SERVICE_ACTIONS)
+    }
+
+    /// The ARN of a new role that may do this, and that whoever may assume roles may assume.
+    pub fn role(&self, actions: &[&str]) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let role = format!("role-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let trust = json!({"Version": "2012-10-17", "Statement": [
             {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}]})
         .to_string();
@@ -125,19 +141,25 @@ impl Moto {
             ("RoleName", &role),
             ("AssumeRolePolicyDocument", &trust),
         ]);
-        let policy = policy_allowing(&SERVICE_ACTIONS);
+        let policy = policy_allowing(actions);
         self.iam(&[
             ("Action", "PutRolePolicy"),
             ("RoleName", &role),
             ("PolicyName", "tests"),
             ("PolicyDocument", &policy),
         ]);
+        format!("arn:aws:iam::{ACCOUNT}:role/{role}")
+    }
+
+    /// Fresh temporary credentials that may do what the service has to.
+    pub fn temporary_credentials(&self) -> AccessKey {
+        let role = self.service_role();
         let answer = self.query(
             "sts",
             &[
                 ("Action", "AssumeRole"),
                 ("Version", "2011-06-15"),
-                ("RoleArn", &format!("arn:aws:iam::{ACCOUNT}:role/{role}")),
+                ("RoleArn", &role),
                 ("RoleSessionName", "tests"),
             ],
         );
@@ -162,6 +184,19 @@ impl Moto {
         self.iam(&[
             ("Action", "DeleteRolePolicy"),
             ("RoleName", role),
+            ("PolicyName", "tests"),
+        ]);
+    }
+
+    /// Makes the key of a user from `user` useless.
+    pub fn revoke_user(&self, key: &AccessKey) {
+        let body = "Action=GetCallerIdentity&Version=2011-06-15";
+        let (_, answer) = self.signed("sts", "us-east-1", key, body, &FORM);
+        let arn = element(&answer, "Arn");
+        let user = arn.rsplit('/').next().expect("the ARN of a user");
+        self.iam(&[
+            ("Action", "DeleteUserPolicy"),
+            ("UserName", user),
             ("PolicyName", "tests"),
         ]);
     }

@@ -20,14 +20,15 @@ impl Certificate {
 
     /// The same for these host names, too.
     pub fn make_for(directory: &Path, names: &[&str]) -> Self {
-        let names: String = names.iter().map(|name| format!(",DNS:{name}")).collect();
+        let mut all = vec!["IP:127.0.0.1".to_owned(), "DNS:localhost".to_owned()];
+        all.extend(names.iter().map(|name| format!("DNS:{name}")));
         let file = |name: &str| directory.join(name);
         let certificate = Self {
             public: file("server.crt"),
             key: file("server.key"),
             authority: file("ca.crt"),
         };
-        let names = format!("subjectAltName=IP:127.0.0.1,DNS:localhost{names}\n");
+        let names = format!("subjectAltName={}\n", all.join(","));
         std::fs::write(file("server.ext"), names).expect("a file");
         openssl(
             directory,

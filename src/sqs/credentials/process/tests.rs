@@ -31,7 +31,7 @@ fn what_a_program_prints_becomes_credentials() {
 #[test]
 fn words_are_split_at_spaces_outside_of_quotes_and_no_shell_reads_them() {
     // With a shell the second word would be the home, and the third another program's output.
-    let command = format!("printf \"%.0s%.0s%.0s%s\" $HOME `id` 'a b' {:?}", WHOLE);
+    let command = format!("printf \"%.0s%.0s%.0s%s\" $HOME `id` 'a b' {WHOLE:?}");
     assert_eq!(run_it(&command).unwrap().access_key_id, "ASIA1");
     assert!(
         run_it("program \"open")

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::config::StaticKeys;
+use crate::config::{StaticKeys, StsEndpoint};
 use crate::entitlement::EpochMs;
 use crate::http_client::stub::{Stub, dead_url};
 use crate::sqs::credentials::{Renewal, RenewingCredentials};
@@ -44,9 +44,12 @@ impl File {
             container: Some(Box::new(Gives("ASIACONTAINER"))),
             instance_metadata: Box::new(Gives("ASIAINSTANCE")),
         };
-        let sts = StsEndpoint {
-            region: "us-east-1".to_owned(),
-            url: Some(sts),
+        let sts = StsAccess {
+            endpoint: StsEndpoint {
+                region: "us-east-1".to_owned(),
+                url: Some(sts),
+            },
+            proxy: None,
         };
         ProfileCredentials::new(name.to_owned(), files, sts, named, Stop::never())
     }

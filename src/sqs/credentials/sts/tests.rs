@@ -23,12 +23,16 @@ fn keys() -> Credentials {
     }
 }
 
+fn access(url: Option<Url>) -> StsAccess {
+    let region = "us-east-1".to_owned();
+    StsAccess {
+        endpoint: StsEndpoint { region, url },
+        proxy: None,
+    }
+}
+
 fn sts(url: &Url) -> StsClient {
-    let endpoint = StsEndpoint {
-        region: "eu-central-1".to_owned(),
-        url: Some(url.clone()),
-    };
-    StsClient::new(&endpoint).unwrap()
+    StsClient::new(&access(Some(url.clone())), Some("eu-central-1")).unwrap()
 }
 
 fn answer(action: &str) -> Reply {
@@ -116,17 +120,12 @@ fn the_region_of_each_partition_has_its_own_address() {
         ("cn-north-1", "https://sts.cn-north-1.amazonaws.com.cn"),
         ("eusc-de-east-1", "https://sts.eusc-de-east-1.amazonaws.eu"),
     ] {
-        let endpoint = StsEndpoint {
-            region: region.to_owned(),
-            url: None,
-        };
-        assert_eq!(StsClient::new(&endpoint).unwrap().address(), address);
+        let client = StsClient::new(&access(None), Some(region)).unwrap();
+        assert_eq!(client.address(), address);
     }
-    let endpoint = StsEndpoint {
-        region: "attacker.example/".to_owned(),
-        url: None,
-    };
-    assert!(StsClient::new(&endpoint).is_none());
+    let own = StsClient::new(&access(None), None).unwrap();
+    assert_eq!(own.address(), "https://sts.us-east-1.amazonaws.com");
+    assert!(StsClient::new(&access(None), Some("attacker.example/")).is_none());
 }
 
 #[test]
