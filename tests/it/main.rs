@@ -22,11 +22,15 @@ mod lock;
 mod policy;
 mod purge;
 
+mod credentials_container;
+mod credentials_imds;
 mod credentials_profile;
 mod credentials_web_identity;
 mod edge_credentials;
 mod faults_at_start;
+mod proxy;
 mod redis_access;
+mod rotation;
 mod shutdown;
 
 mod config;

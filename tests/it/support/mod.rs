@@ -10,9 +10,14 @@ pub mod redis;
 pub mod tls;
 
 pub mod aws;
+pub mod connect_proxy;
+pub mod container;
 pub mod edge;
 pub mod http;
+pub mod imds;
+pub mod sentry;
 pub mod service;
+pub mod tls_front;
 
 pub mod messages;
 pub mod sdk;
