@@ -26,13 +26,17 @@ mod lock;
 mod policy;
 mod purge;
 
+mod credentials_container;
+mod credentials_imds;
 mod credentials_profile;
 mod credentials_web_identity;
 mod edge_credentials;
 mod faults_at_start;
 mod network_faults;
+mod proxy;
 mod redis_access;
 mod redis_outages;
+mod rotation;
 mod sentinel;
 mod shutdown;
 mod stops;

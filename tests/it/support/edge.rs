@@ -14,7 +14,7 @@ use super::service::SERVER_API_KEY;
 pub struct EdgeCall {
     /// Path and query, as they came.
     pub url: String,
-    /// `X-API-KEY` was the server key of the tests.
+    /// `X-API-KEY` was the server key that holds.
     pub authorised: bool,
     /// `X-API-VERSION`.
     pub version: Option<String>,
@@ -22,8 +22,8 @@ pub struct EdgeCall {
     pub status: u16,
 }
 
-#[derive(Default)]
 struct State {
+    key: String,
     credentials: Option<Value>,
     configuration: Option<Value>,
     calls: Vec<EdgeCall>,
@@ -41,7 +41,12 @@ impl EdgeStub {
     pub fn start() -> Self {
         let server = Arc::new(Server::http("127.0.0.1:0").expect("a port"));
         let url = format!("http://{}", server.server_addr());
-        let state = Arc::new(Mutex::new(State::default()));
+        let state = Arc::new(Mutex::new(State {
+            key: SERVER_API_KEY.to_owned(),
+            credentials: None,
+            configuration: None,
+            calls: Vec::new(),
+        }));
         let (shared_server, shared_state) = (Arc::clone(&server), Arc::clone(&state));
         thread("edge-stub", move || {
             for request in shared_server.incoming_requests() {
@@ -49,10 +54,10 @@ impl EdgeStub {
                     let found = request.headers().iter().find(|header| header.field.equiv(name));
                     found.map(|header| header.value.as_str().to_owned())
                 };
-                let authorised = header("X-API-KEY").as_deref() == Some(SERVER_API_KEY);
                 let version = header("X-API-VERSION");
                 let url = request.url().to_owned();
                 let mut state = shared_state.lock().unwrap();
+                let authorised = header("X-API-KEY").as_ref() == Some(&state.key);
                 let answer = match url.split('?').next().unwrap_or_default() {
                     "/v1/credentials/event-queue.json" => state.credentials.clone(),
                     "/v1/config/server-sdk-configuration.json" => state.configuration.clone(),
@@ -93,6 +98,11 @@ impl EdgeStub {
     pub fn give_sentry_dsn(&self, dsn: &str) {
         let answer = json!({"data": {"sdkConfiguration": {"sentryDsn": dsn}}});
         self.state.lock().unwrap().configuration = Some(answer);
+    }
+
+    /// From now on takes this server key, and no other.
+    pub fn accept_key(&self, key: &str) {
+        key.clone_into(&mut self.state.lock().unwrap().key);
     }
 
     /// Every call so far.

@@ -11,10 +11,15 @@ pub mod sentinel;
 pub mod tls;
 
 pub mod aws;
+pub mod connect_proxy;
+pub mod container;
 pub mod edge;
 pub mod fake_stage;
 pub mod http;
+pub mod imds;
+pub mod sentry;
 pub mod service;
+pub mod tls_front;
 
 pub mod messages;
 pub mod sdk;

@@ -88,7 +88,7 @@ impl TestRedis {
         }
         let tls_port = options.tls.then(|| {
             let tls_port = free_port();
-            let certificate = Certificate::make_in(&directory);
+            let certificate = Certificate::make_for(&directory, &["redis.test"]);
             let text = |path: PathBuf| path.display().to_string();
             arguments.extend([
                 "--tls-port".into(),

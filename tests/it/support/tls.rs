@@ -15,17 +15,21 @@ pub struct Certificate {
 impl Certificate {
     /// Makes an authority and a certificate that it signed, in this directory.
     pub fn make_in(directory: &Path) -> Self {
+        Self::make_for(directory, &[])
+    }
+
+    /// The same for these host names, too.
+    pub fn make_for(directory: &Path, names: &[&str]) -> Self {
+        let mut all = vec!["IP:127.0.0.1".to_owned(), "DNS:localhost".to_owned()];
+        all.extend(names.iter().map(|name| format!("DNS:{name}")));
         let file = |name: &str| directory.join(name);
         let certificate = Self {
             public: file("server.crt"),
             key: file("server.key"),
             authority: file("ca.crt"),
         };
-        std::fs::write(
-            file("server.ext"),
-            "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:redis.test\n",
-        )
-        .expect("a file");
+        let names = format!("subjectAltName={}\n", all.join(","));
+        std::fs::write(file("server.ext"), names).expect("a file");
         openssl(
             directory,
             "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=tests \

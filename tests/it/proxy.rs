@@ -1,0 +1,262 @@
+//! https calls through a CONNECT proxy: SQS, the Edge API and Sentry, by every kind of queue host, from a machine that
+//! can resolve none of these names.
+
+use crate::support::connect_proxy::ConnectProxy;
+use crate::support::edge::EdgeStub;
+use crate::support::messages::{Shape, entitlements_updated};
+use crate::support::moto::REGION;
+use crate::support::sdk::Owner;
+use crate::support::sentry::SentryStub;
+use crate::support::service::{Service, Settings};
+use crate::support::stage::{PREFIX, Stage};
+use crate::support::state::{State, every_kind, hours_ago};
+use crate::support::tls_front::TlsFront;
+use persistent_cache_service::clock;
+
+/// As it stands in a URL, and as it is.
+const LOGIN_IN_URL: &str = "proxy-user:pr0xy%2Fpa%3Ass";
+const LOGIN: &str = "proxy-user:pr0xy/pa:ss";
+
+/// A network with a way out by a proxy alone: behind it are AWS's hosts, that is moto with TLS in front.
+struct Network {
+    stage: Stage,
+    front: TlsFront,
+    proxy: ConnectProxy,
+}
+
+impl Network {
+    fn new(host: &str) -> Self {
+        let stage = Stage::new();
+        let upstream = stage.queue.moto.endpoint.strip_prefix("http://").expect("http");
+        let front = TlsFront::start(stage.redis.directory(), &[host], upstream);
+        let proxy = ConnectProxy::start();
+        proxy.allow(&format!("{host}:443"), front.port);
+        Self { stage, front, proxy }
+    }
+
+    /// Settings for the queue on this host (and port, if it is not 443), without the region: the host tells it.
+    fn settings(&self, host: &str) -> Settings {
+        let path = url::Url::parse(&self.stage.queue.url)
+            .expect("a URL")
+            .path()
+            .to_owned();
+        self.stage
+            .settings()
+            .unset("AWS_REGION")
+            .set("QUEUE_URL", format!("https://{host}{path}"))
+            .set("SSL_CERT_FILE", self.front.authority.display().to_string())
+            .set("CACHE_UPDATE_POLICY", "UPSERT")
+            .set("LOG_LEVEL", "debug")
+    }
+
+    /// Sends a customer's state and waits until it is applied.
+    fn deliver(&self, service: &Service) {
+        let state = State::new(Owner::customer("customer-1"), hours_ago(1), &every_kind(0));
+        self.stage
+            .deliver(service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
+        assert!(self.stage.redis.get(&state.owner().key(PREFIX)).is_some());
+    }
+}
+
+/// Neither form of the proxy's login is in the log or in the metrics.
+fn told_no_login(service: &Service) {
+    let told = format!(
+        "{}\n{}\n{}",
+        service.log_lines().join("\n"),
+        service.stderr().join("\n"),
+        service.get("/metrics").body
+    );
+    for secret in ["proxy-user", "pr0xy", "wr0ng"] {
+        assert!(!told.contains(secret), "{secret} in\n{told}");
+    }
+}
+
+#[test]
+fn the_queue_is_reached_through_it_with_its_login_and_no_look_up_of_ours() {
+    let host = format!("sqs.{REGION}.amazonaws.com");
+    let network = Network::new(&host);
+    network.proxy.ask_for(LOGIN);
+    let settings = network
+        .settings(&host)
+        .set("HTTPS_PROXY", network.proxy.url(Some(LOGIN_IN_URL)));
+    let service = Service::start(&settings);
+    network.deliver(&service);
+    let connects = network.proxy.connects();
+    assert!(!connects.is_empty());
+    for connect in connects {
+        assert_eq!((connect.target, connect.status), (format!("{host}:443"), 200));
+    }
+    assert!(
+        network.front.served() > 0,
+        "TLS was spoken with the queue's host itself"
+    );
+    told_no_login(&service);
+    service.stop();
+}
+
+#[test]
+fn every_kind_of_queue_host_tells_its_region_and_is_called_by_its_own_name() {
+    for host in [
+        format!("sqs-fips.{REGION}.amazonaws.com"),
+        format!("sqs.{REGION}.api.aws"),
+        format!("vpce-0a1b-2c3d-{REGION}a.sqs.{REGION}.vpce.amazonaws.com"),
+        format!("{REGION}.queue.amazonaws.com"),
+    ] {
+        let network = Network::new(&host);
+        // The name in small letters, as most programs have it.
+        let settings = network
+            .settings(&host)
+            .set("https_proxy", network.proxy.url(None));
+        let service = Service::start(&settings);
+        network.deliver(&service);
+        assert_eq!(network.proxy.connected_to(), [format!("{host}:443")]);
+        service.stop();
+    }
+}
+
+#[test]
+fn a_host_of_no_proxy_is_called_without_it() {
+    let network = Network::new("localhost");
+    let host = format!("localhost:{}", network.front.port);
+    let settings = network
+        .settings(&host)
+        .set("AWS_REGION", REGION)
+        .set("HTTPS_PROXY", network.proxy.url(None))
+        .set("NO_PROXY", "169.254.169.254, .svc,localhost");
+    let service = Service::start(&settings);
+    network.deliver(&service);
+    assert_eq!(network.proxy.connects(), []);
+    assert!(network.front.served() > 0);
+    service.stop();
+}
+
+#[test]
+fn a_plain_http_queue_is_called_without_it() {
+    let stage = Stage::new();
+    let proxy = ConnectProxy::start();
+    let service = Service::start(&stage.settings().set("HTTPS_PROXY", proxy.url(None)));
+    assert_eq!(proxy.connects(), []);
+    service.stop();
+}
+
+#[test]
+fn that_refuses_the_login_is_a_complaint_and_heals() {
+    let host = format!("sqs.{REGION}.amazonaws.com");
+    let network = Network::new(&host);
+    network.proxy.ask_for(LOGIN);
+    let settings = network
+        .settings(&host)
+        .set("HTTPS_PROXY", network.proxy.url(Some("proxy-user:wr0ng")));
+    let service = Service::spawn(&settings);
+    service.wait_for_complaint(&[
+        &format!("the proxy at http://127.0.0.1:{}", network.proxy.port),
+        "refuses the user and password",
+        "407",
+        "HTTPS_PROXY",
+    ]);
+    assert_eq!(service.get("/livez").status, 200);
+    assert_eq!(service.get("/readyz").status, 503);
+    network.proxy.ask_for("proxy-user:wr0ng");
+    service.wait_until_ready();
+    network.deliver(&service);
+    told_no_login(&service);
+    service.stop();
+}
+
+#[test]
+fn that_does_not_let_the_queue_through_is_a_complaint() {
+    let host = format!("sqs.{REGION}.amazonaws.com");
+    let network = Network::new("elsewhere.example");
+    let settings = network
+        .settings(&host)
+        .set("HTTPS_PROXY", network.proxy.url(None));
+    let service = Service::spawn(&settings);
+    service.wait_for_complaint(&[
+        &format!("refuses to connect to {host}:443"),
+        "403",
+        "allow this host and port on the proxy",
+        "NO_PROXY",
+    ]);
+    network.proxy.allow(&format!("{host}:443"), network.front.port);
+    // The proxy lets it through now, but the certificate is another host's: no proxy may stand in for the queue.
+    service.wait_for_complaint(&["TLS handshake failed", "through the proxy at"]);
+    assert_eq!(network.front.served(), 0);
+    service.stop();
+}
+
+#[test]
+fn that_is_not_there_is_a_complaint_about_the_proxy_and_not_about_the_queue() {
+    let host = format!("sqs.{REGION}.amazonaws.com");
+    let network = Network::new(&host);
+    let settings = network
+        .settings(&host)
+        .set("HTTPS_PROXY", "http://proxy-user:pr0xy@127.0.0.1:9");
+    let service = Service::spawn(&settings);
+    service.wait_for_complaint(&[
+        "cannot connect to the proxy at http://127.0.0.1:9: connection refused",
+        "check HTTPS_PROXY",
+    ]);
+    told_no_login(&service);
+    service.stop();
+}
+
+#[test]
+fn the_edge_api_and_sentry_are_reached_through_it_too() {
+    let host = format!("sqs.{REGION}.amazonaws.com");
+    let network = Network::new(&host);
+    let directory = |name: &str| {
+        let directory = network.stage.redis.directory().join(name);
+        std::fs::create_dir_all(&directory).expect("a directory");
+        directory
+    };
+    let (edge, sentry) = (EdgeStub::start(), SentryStub::start());
+    let expiry = clock::now().0 + 3_600_000;
+    edge.give_credentials(&network.stage.queue.moto.temporary_credentials(), expiry);
+    edge.give_sentry_dsn("https://publickey@o1.ingest.sentry.example/7");
+    let of_edge = TlsFront::start(
+        &directory("edge"),
+        &["edge.api.stigg.io"],
+        edge.url.strip_prefix("http://").expect("http"),
+    );
+    let of_sentry = TlsFront::start(
+        &directory("sentry"),
+        &["o1.ingest.sentry.example"],
+        &sentry.address,
+    );
+    network.proxy.allow("edge.api.stigg.io:443", of_edge.port);
+    network
+        .proxy
+        .allow("o1.ingest.sentry.example:443", of_sentry.port);
+    let authorities = directory("all").join("authorities.pem");
+    let all: String = [&network.front, &of_edge, &of_sentry]
+        .iter()
+        .map(|front| std::fs::read_to_string(&front.authority).expect("a certificate"))
+        .collect();
+    std::fs::write(&authorities, all).expect("a file");
+
+    let settings = network
+        .settings(&host)
+        .set("SSL_CERT_FILE", authorities.display().to_string())
+        .set("HTTPS_PROXY", network.proxy.url(None))
+        .unset("AWS_ACCESS_KEY_ID")
+        .unset("AWS_SECRET_ACCESS_KEY")
+        // The default is the real one.
+        .unset("EDGE_API_URL")
+        .unset("DISABLE_SENTRY");
+    let service = Service::start(&settings);
+    network.deliver(&service);
+    network
+        .stage
+        .queue
+        .send(r#"{"type":"measurement.reported","customer":{"id":"customer-1"}}"#);
+    service.wait_until("a report", || sentry.reports().contains("cannot read a message"));
+    assert_eq!(
+        network.proxy.connected_to(),
+        [
+            "edge.api.stigg.io:443".to_owned(),
+            "o1.ingest.sentry.example:443".to_owned(),
+            format!("{host}:443"),
+        ]
+    );
+    service.stop();
+}

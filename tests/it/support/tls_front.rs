@@ -1,0 +1,117 @@
+//! TLS in front of a neighbour that speaks plain HTTP: a request in, its answer out, then the connection closes.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use persistent_cache_service::http_client::install_crypto_provider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+use super::child::thread;
+use super::tls::Certificate;
+
+/// The front; dropping it ends it.
+pub struct TlsFront {
+    pub port: u16,
+    /// PEM file of the authority that signed its certificate.
+    pub authority: PathBuf,
+    served: Arc<AtomicUsize>,
+    closing: Arc<AtomicBool>,
+}
+
+impl TlsFront {
+    /// Listens as these names (and 127.0.0.1 and localhost), in front of `upstream` (`127.0.0.1:port`).
+    pub fn start(directory: &Path, names: &[&str], upstream: &str) -> Self {
+        install_crypto_provider();
+        let certificate = Certificate::make_for(directory, names);
+        let chain = CertificateDer::pem_file_iter(&certificate.public)
+            .expect("a certificate file")
+            .collect::<Result<Vec<_>, _>>()
+            .expect("certificates");
+        let key = PrivateKeyDer::from_pem_file(&certificate.key).expect("a key");
+        let config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("a certificate with its key");
+        let config = Arc::new(config);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let served = Arc::new(AtomicUsize::new(0));
+        let closing = Arc::new(AtomicBool::new(false));
+        let (counter, is_closing) = (Arc::clone(&served), Arc::clone(&closing));
+        let upstream = upstream.to_owned();
+        thread("tls-front", move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                if is_closing.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (config, upstream, counter) =
+                    (Arc::clone(&config), upstream.clone(), Arc::clone(&counter));
+                thread("tls-front-connection", move || {
+                    // A client that goes away, or does not like the certificate, is its own affair.
+                    if serve(client, config, &upstream).is_ok() {
+                        counter.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        Self {
+            port,
+            authority: certificate.authority,
+            served,
+            closing,
+        }
+    }
+
+    /// How many requests were answered.
+    pub fn served(&self) -> usize {
+        self.served.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for TlsFront {
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+fn serve(client: TcpStream, config: Arc<ServerConfig>, upstream: &str) -> std::io::Result<()> {
+    let connection = ServerConnection::new(config).map_err(std::io::Error::other)?;
+    let mut client = StreamOwned::new(connection, client);
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        client.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).map_err(std::io::Error::other)?;
+    let header = |line: &str, name: &str| {
+        let (found, value) = line.split_once(':')?;
+        found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+    };
+    let length = head.lines().find_map(|line| header(line, "content-length"));
+    let mut body = vec![0; length.map_or(0, |length| length.parse().expect("a length"))];
+    client.read_exact(&mut body)?;
+
+    // One request a connection, so that the answer ends where the connection does.
+    let mut lines: Vec<&str> = head
+        .trim_end()
+        .split("\r\n")
+        .filter(|line| header(line, "connection").is_none())
+        .collect();
+    lines.push("Connection: close\r\n\r\n");
+    let mut server = TcpStream::connect(upstream)?;
+    server.write_all(lines.join("\r\n").as_bytes())?;
+    server.write_all(&body)?;
+    let mut answer = Vec::new();
+    server.read_to_end(&mut answer)?;
+    client.write_all(&answer)?;
+    client.conn.send_close_notify();
+    client.flush()?;
+    client.sock.shutdown(Shutdown::Write)
+}
