@@ -1,12 +1,17 @@
 //! Web identity: a token in a file is exchanged for credentials of a role, ahead of their expiry, with the token as it
 //! is then.
 
+use std::net::TcpListener;
+use std::time::Instant;
+
 use crate::support::aws::{
     Directory, ROLE, StsStub, apply_one, assert_hidden, receive_errors, wait_for_source, without_keys,
 };
+use crate::support::child::Signal;
 use crate::support::moto::AccessKey;
 use crate::support::service::{Service, Settings};
 use crate::support::stage::Stage;
+use crate::support::wait::PATIENCE;
 
 const FIRST_TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.first-identity-token";
 const SECOND_TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.second-identity-token";
@@ -146,6 +151,26 @@ fn that_is_refused_is_told_with_its_remedy_and_without_the_token() {
     pod.files.write("token", SECOND_TOKEN);
     service.wait_until_ready();
     service.stop();
+}
+
+#[test]
+fn a_stop_does_not_wait_for_an_sts_that_says_nothing() {
+    let pod = Pod::new();
+    // Connections are taken by the system, and nobody ever answers on them.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", silent.local_addr().unwrap());
+    let service = Service::spawn(
+        &pod.settings()
+            .set("AWS_ENDPOINT_URL_STS", address)
+            .set("SHUTDOWN_TIMEOUT_SECS", "2"),
+    );
+    assert_eq!(service.get("/readyz").status, 503);
+    let _waiting = silent.accept().expect("the renewal asks");
+    let began = Instant::now();
+    service.signal(Signal::Terminate);
+    let status = service.wait_for_exit(PATIENCE);
+    assert!(status.success(), "{status}");
+    assert!(began.elapsed().as_secs_f64() < 3.0, "{:?}", began.elapsed());
 }
 
 #[test]

@@ -16,8 +16,11 @@ use crate::entitlement::EpochMs;
 const LEAD_MIN_MS: i64 = 5 * 60 * 1000;
 /// Long-lived ones are renewed earlier still: after five sixths of their life.
 const LEAD_SHARE: i64 = 6;
-/// A refused key is fetched anew at most this often, however many callers are refused at once.
+/// A refused key is fetched anew at most this often, however many callers are refused at once. Where fresh ones are
+/// refused too (a permission is missing), the wait doubles up to that of failed fetches: a fetch may start a program.
 const REFETCH_AFTER_MS: i64 = 5_000;
+/// Refusals that come this long after the last fetch begin anew.
+const REFUSALS_FORGOTTEN_MS: i64 = 10 * 60 * 1000;
 /// The first wait after a failed fetch; it doubles with each further one …
 const BACKOFF_FIRST_MS: i64 = 1_000;
 /// … up to this, so that a mended source is noticed soon.
@@ -67,6 +70,10 @@ struct State {
     held: Option<Held>,
     /// AWS refused what is held.
     refused: bool,
+    /// Fetches in a row that a refusal asked for.
+    refetches: u32,
+    /// When the last fetch was.
+    fetched_at_ms: i64,
     /// No fetch before this.
     not_before_ms: i64,
     /// Failures since the last success.
@@ -185,10 +192,14 @@ impl RenewingCredentials {
                     credentials: Arc::clone(&credentials),
                     renew_at_ms,
                 });
+                let goes_on =
+                    state.refused && now.0.saturating_sub(state.fetched_at_ms) < REFUSALS_FORGOTTEN_MS;
+                state.refetches = if goes_on { state.refetches + 1 } else { 0 };
                 state.refused = false;
                 state.failures = 0;
                 state.last_error = None;
-                state.not_before_ms = now.0 + REFETCH_AFTER_MS;
+                state.fetched_at_ms = now.0;
+                state.not_before_ms = now.0 + refetch_wait_ms(state.refetches);
                 Ok(credentials)
             }
             Err(error) => {
@@ -288,6 +299,13 @@ fn renewal_time_ms(now: EpochMs, expires_at: Option<EpochMs>, chance: f64) -> i6
     let life_ms = expires_at_ms.saturating_sub(now.0);
     let lead_ms = (life_ms / LEAD_SHARE).max(LEAD_MIN_MS).min(life_ms / 2);
     expires_at_ms - lead_ms - share_ms(lead_ms / 5, chance)
+}
+
+/// 5 s, and after the second fetch in a row that did not help 10 s, 20 s, 30 s.
+fn refetch_wait_ms(refetches: u32) -> i64 {
+    REFETCH_AFTER_MS
+        .saturating_mul(1 << refetches.saturating_sub(1).min(10))
+        .min(BACKOFF_MAX_MS)
 }
 
 /// Doubling from 1 s to 30 s; the later half of each wait is left to chance.

@@ -13,6 +13,8 @@ pub struct WebIdentityCredentials {
     role: Role,
     session_name: String,
     sts: StsAccess,
+    /// For logs: asked for at every call to the queue.
+    source: String,
 }
 
 impl WebIdentityCredentials {
@@ -31,16 +33,16 @@ impl WebIdentityCredentials {
 
     /// The same of a profile. The role's own region goes before that of `sts`.
     pub fn of_role(token: Secret, role: Role, sts: StsAccess) -> Self {
+        let at = StsClient::new(&sts, role.region.as_deref())
+            .map(|sts| format!(", from STS at {}", sts.address()))
+            .unwrap_or_default();
         Self {
             token,
             session_name: role.session_name.clone().unwrap_or_else(made_up_session_name),
+            source: format!("temporary credentials of role {} by web identity{at}", role.arn),
             role,
             sts,
         }
-    }
-
-    fn sts(&self) -> Option<StsClient> {
-        StsClient::new(&self.sts, self.role.region.as_deref())
     }
 }
 
@@ -66,21 +68,13 @@ impl Fetch for WebIdentityCredentials {
                 "its file is empty; whoever writes it (AWS_WEB_IDENTITY_TOKEN_FILE) must put a token into it",
             ));
         }
-        let sts = self
-            .sts()
+        let sts = StsClient::new(&self.sts, self.role.region.as_deref())
             .ok_or_else(|| fault("region", "its region has no STS; check AWS_REGION"))?;
         sts.assume_role_with_web_identity(&self.role, &self.session_name, token)
     }
 
     fn source(&self) -> String {
-        let at = self
-            .sts()
-            .map(|sts| format!(", from STS at {}", sts.address()))
-            .unwrap_or_default();
-        format!(
-            "temporary credentials of role {} by web identity{at}",
-            self.role.arn
-        )
+        self.source.clone()
     }
 }
 

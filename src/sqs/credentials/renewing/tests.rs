@@ -169,6 +169,29 @@ fn a_refused_key_is_fetched_anew_at_most_every_five_seconds() {
 }
 
 #[test]
+fn fresh_keys_that_are_refused_too_are_fetched_anew_after_growing_times() {
+    let names = ["a", "b", "c", "d", "e", "f", "g"];
+    let (script, provider) = scripted(0.0, names.map(|name| key(name, 10 * HOUR)));
+    let mut fetched_at = Vec::new();
+    let mut held = String::new();
+    for now in (0..=75_000).step_by(1_000) {
+        let key = key_id(&provider, now);
+        provider.invalidate(&key, EpochMs(now));
+        if key != held {
+            fetched_at.push(now / 1_000);
+            held = key;
+        }
+    }
+    assert_eq!(fetched_at, [0, 5, 10, 20, 40, 70]);
+
+    // Long after, a refusal is news again.
+    key_id(&provider, HOUR);
+    assert_eq!(script.asked.load(Ordering::SeqCst), 7);
+    provider.invalidate("g", EpochMs(HOUR));
+    assert_eq!(key_id(&provider, HOUR + 4_999), "g");
+}
+
+#[test]
 fn a_refused_key_stays_in_use_while_no_other_is_to_be_had() {
     let (_, provider) = scripted(0.0, [key("A", HOUR), down()]);
     assert_eq!(key_id(&provider, 0), "A");
