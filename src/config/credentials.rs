@@ -3,10 +3,11 @@
 //! A source that is set by half is a fault, never passed over in silence: the next one would be somebody else's
 //! credentials. What stands behind the source that was taken is not looked at.
 
+mod endpoint;
+
 use std::path::{Path, PathBuf};
 
-use url::{Host, Url};
-
+use self::endpoint::{fits_a_header, full_uri, relative_uri};
 use super::profiles::{Base, ProfileFiles, is_role_arn, is_session_name};
 use super::settings::Settings;
 use super::values::{Findings, Raw, raw, shown};
@@ -14,9 +15,6 @@ use super::{
     ContainerSource, CredentialSource, InstanceMetadataSource, ProfileSource, StaticKeys, StsEndpoint,
     WebIdentitySource,
 };
-
-/// ECS's own address, which relative URIs are on.
-const ECS: &str = "http://169.254.170.2";
 
 /// `CREDENTIAL_SOURCE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -461,64 +459,4 @@ fn profile_needs(
 /// What a reading function makes of a setting that is judged elsewhere.
 fn findings_of<T>(raw: Raw<'_>, read: impl FnOnce(&mut Findings, Raw<'_>) -> Option<T>) -> Option<T> {
     read(&mut Findings::default(), raw)
-}
-
-fn fits_a_header(token: &str) -> bool {
-    token
-        .chars()
-        .all(|letter| letter.is_ascii_graphic() || letter == ' ' || letter == '\t')
-}
-
-fn relative_uri(findings: &mut Findings, raw: Raw<'_>) -> Option<Url> {
-    let path = raw.value?;
-    if !path.starts_with('/') {
-        findings.fault(raw, "is not a path; set one that begins with /");
-        return None;
-    }
-    match Url::parse(&format!("{ECS}{path}")) {
-        Ok(url) => Some(url),
-        Err(error) => {
-            findings.fault(
-                raw,
-                format!("is not a path ({error}); set one that begins with /"),
-            );
-            None
-        }
-    }
-}
-
-/// An https URL, or an http one of an address that nobody outside of this machine answers on: the answer holds
-/// secrets, and the question may.
-fn full_uri(findings: &mut Findings, raw: Raw<'_>) -> Option<Url> {
-    let remedy = "set the URL that ECS or EKS gave";
-    let fault = match Url::parse(raw.value?) {
-        Err(error) => format!("is not a URL ({error}); {remedy}"),
-        Ok(url) if !matches!(url.scheme(), "http" | "https") => {
-            format!("is not an http or https URL; {remedy}")
-        }
-        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            "holds a user or password; remove them, and set AWS_CONTAINER_AUTHORIZATION_TOKEN".to_owned()
-        }
-        Ok(url) if url.scheme() == "http" && !is_the_containers(&url) => format!(
-            "would send credentials unencrypted to {}: http is for loopback, ECS (169.254.170.2) and EKS \
-             (169.254.170.23, fd00:ec2::23) alone; set https, or {remedy}",
-            url.host_str().map(shown).unwrap_or_default()
-        ),
-        Ok(url) => return Some(url),
-    };
-    findings.fault(raw, fault);
-    None
-}
-
-fn is_the_containers(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => {
-            address.is_loopback() || matches!(address.octets(), [169, 254, 170, 2 | 23])
-        }
-        Some(Host::Ipv6(address)) => {
-            address.is_loopback() || address.segments() == [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x23]
-        }
-        None => false,
-    }
 }

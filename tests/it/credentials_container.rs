@@ -5,13 +5,11 @@ use std::path::PathBuf;
 
 use persistent_cache_service::clock;
 
+use crate::support::aws::{apply_one, assert_hidden, receive_errors, wait_for_source, without_keys};
 use crate::support::container::{ContainerStub, PATH};
-use crate::support::messages::{Shape, entitlements_updated};
 use crate::support::moto::AccessKey;
-use crate::support::sdk::Owner;
 use crate::support::service::{Service, Settings};
-use crate::support::stage::{PREFIX, Stage};
-use crate::support::state::{State, every_kind, hours_ago};
+use crate::support::stage::Stage;
 
 const TOKEN: &str = "Bearer token-of-the-pod";
 const SECOND_TOKEN: &str = "Bearer second-token-of-the-pod";
@@ -42,17 +40,12 @@ impl Container {
     }
 
     fn settings(&self) -> Settings {
-        self.stage
-            .settings()
-            .unset("AWS_ACCESS_KEY_ID")
-            .unset("AWS_SECRET_ACCESS_KEY")
+        without_keys(&self.stage)
             .set("AWS_CONTAINER_CREDENTIALS_FULL_URI", self.endpoint.uri())
             .set(
                 "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
                 self.token_file.display().to_string(),
             )
-            .set("CACHE_UPDATE_POLICY", "UPSERT")
-            .set("LOG_LEVEL", "debug")
             // Nobody is there: whoever asked it would fail.
             .set("HTTPS_PROXY", "http://proxy-user:proxy-password@127.0.0.1:9")
     }
@@ -62,43 +55,23 @@ impl Container {
         self.endpoint.give_credentials(&key, in_seconds(seconds));
         key
     }
-
-    /// Sends a customer's state and waits until it is applied.
-    fn deliver(&self, service: &Service, customer: &str) {
-        let state = State::new(Owner::customer(customer), hours_ago(1), &every_kind(0));
-        self.stage
-            .deliver(service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
-        assert!(self.stage.redis.get(&state.owner().key(PREFIX)).is_some());
-    }
 }
 
 /// Nothing of what was secret is in the log or in the metrics.
 fn told_no_secret(service: &Service, keys: &[&AccessKey], tokens: &[&str]) {
-    let told = format!(
-        "{}\n{}",
-        service.log_lines().join("\n"),
-        service.get("/metrics").body
-    );
     let path = PATH.rsplit('/').next().expect("a path");
-    let mut secrets = vec![path, "proxy-password", "proxy-user"];
-    secrets.extend(tokens);
+    let mut secrets = [&[path, "proxy-password", "proxy-user"], tokens].concat();
     for key in keys {
-        secrets.push(&key.secret);
-        secrets.push(key.session_token.as_deref().expect("temporary ones"));
+        secrets.extend([
+            key.secret.as_str(),
+            key.session_token.as_deref().expect("temporary ones"),
+        ]);
     }
-    for secret in secrets {
-        assert!(!told.contains(secret), "{secret} in\n{told}");
-    }
+    assert_hidden(service, &secrets);
 }
 
 fn in_seconds(seconds: i64) -> i64 {
     clock::now().0 + seconds * 1000
-}
-
-fn failed_receives(service: &Service) -> f64 {
-    service
-        .metrics()
-        .value("persistent_cache_queue_errors_total{operation=\"receive\"}")
 }
 
 #[test]
@@ -106,20 +79,17 @@ fn are_fetched_with_the_token_and_sign_the_calls() {
     let container = Container::new();
     let key = container.give(3600);
     let service = Service::start(&container.settings());
-    container.deliver(&service, "customer-1");
+    apply_one(&container.stage, &service, "customer-1");
 
     let calls = container.endpoint.calls();
     assert_eq!(calls.len(), 1, "one answer is enough for an hour: {calls:?}");
     assert_eq!((calls[0].method.as_str(), calls[0].url.as_str()), ("GET", PATH));
     assert_eq!(calls[0].authorization.as_deref(), Some(TOKEN));
-    let line = "the container's temporary credentials from";
-    assert!(
-        service
-            .log_lines()
-            .iter()
-            .any(|told| told.contains(line) && told.contains(&container.endpoint.address)),
-        "the source is named at start"
+    let source = format!(
+        "the container's temporary credentials from {}",
+        container.endpoint.address
     );
+    wait_for_source(&service, &source);
     told_no_secret(&service, &[&key], &[TOKEN]);
     service.stop();
 }
@@ -129,7 +99,7 @@ fn are_renewed_with_the_token_that_its_file_holds_by_then_and_without_a_gap() {
     let container = Container::new();
     let first = container.give(15);
     let service = Service::start(&container.settings());
-    container.deliver(&service, "customer-1");
+    apply_one(&container.stage, &service, "customer-1");
 
     container.endpoint.accept_token(SECOND_TOKEN);
     container.write_token(SECOND_TOKEN);
@@ -146,9 +116,9 @@ fn are_renewed_with_the_token_that_its_file_holds_by_then_and_without_a_gap() {
         service.log_lines().iter().any(|line| line.contains(&told))
     });
     container.stage.queue.moto.revoke(&first);
-    container.deliver(&service, "customer-2");
+    apply_one(&container.stage, &service, "customer-2");
     assert!(
-        failed_receives(&service).abs() < f64::EPSILON,
+        receive_errors(&service).abs() < f64::EPSILON,
         "there was no gap: {}",
         service.log_lines().join("\n")
     );
@@ -172,7 +142,7 @@ fn that_cannot_be_had_leave_the_service_alive_and_it_heals() {
     assert_eq!(service.get("/readyz").status, 503);
     let key = container.give(3600);
     service.wait_until_ready();
-    container.deliver(&service, "customer-1");
+    apply_one(&container.stage, &service, "customer-1");
     told_no_secret(&service, &[&key], &[TOKEN]);
     service.stop();
 }
@@ -184,14 +154,14 @@ fn that_cannot_be_renewed_are_used_on_and_the_log_says_so() {
     let service = Service::start(&container.settings());
     container.endpoint.fail();
     service.wait_for_complaint(&["cannot renew", "500"]);
-    container.deliver(&service, "customer-1");
-    assert!(failed_receives(&service).abs() < f64::EPSILON);
+    apply_one(&container.stage, &service, "customer-1");
+    assert!(receive_errors(&service).abs() < f64::EPSILON);
     let second = container.give(3600);
     service.wait_until("the renewed credentials to be told", || {
         let told = format!("with key id {}", second.id);
         service.log_lines().iter().any(|line| line.contains(&told))
     });
-    container.deliver(&service, "customer-2");
+    apply_one(&container.stage, &service, "customer-2");
     told_no_secret(&service, &[&first, &second], &[TOKEN]);
     service.stop();
 }
@@ -206,7 +176,7 @@ fn are_refused_to_a_stale_token_until_the_file_holds_the_right_one() {
     assert_eq!(container.endpoint.answered(200), 0);
     container.write_token(TOKEN);
     service.wait_until_ready();
-    container.deliver(&service, "customer-1");
+    apply_one(&container.stage, &service, "customer-1");
     told_no_secret(&service, &[&key], &[TOKEN, STALE]);
     service.stop();
 }

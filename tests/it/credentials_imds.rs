@@ -2,13 +2,11 @@
 
 use persistent_cache_service::clock;
 
+use crate::support::aws::{apply_one, assert_hidden, receive_errors, wait_for_source, without_keys};
 use crate::support::imds::{ImdsStub, ROLE};
-use crate::support::messages::{Shape, entitlements_updated};
 use crate::support::moto::AccessKey;
-use crate::support::sdk::Owner;
 use crate::support::service::{Service, Settings};
-use crate::support::stage::{PREFIX, Stage};
-use crate::support::state::{State, every_kind, hours_ago};
+use crate::support::stage::Stage;
 
 /// An instance with its metadata service.
 struct Instance {
@@ -25,14 +23,9 @@ impl Instance {
     }
 
     fn settings(&self) -> Settings {
-        self.stage
-            .settings()
-            .unset("AWS_ACCESS_KEY_ID")
-            .unset("AWS_SECRET_ACCESS_KEY")
+        without_keys(&self.stage)
             .set("CREDENTIAL_SOURCE", "instance-metadata")
             .set("AWS_EC2_METADATA_SERVICE_ENDPOINT", &self.imds.url)
-            .set("CACHE_UPDATE_POLICY", "UPSERT")
-            .set("LOG_LEVEL", "debug")
             // Nobody is there: whoever asked it would fail.
             .set("HTTPS_PROXY", "http://127.0.0.1:9")
     }
@@ -43,30 +36,18 @@ impl Instance {
         key
     }
 
-    /// Sends a customer's state and waits until it is applied.
-    fn deliver(&self, service: &Service, customer: &str) {
-        let state = State::new(Owner::customer(customer), hours_ago(1), &every_kind(0));
-        self.stage
-            .deliver(service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
-        assert!(self.stage.redis.get(&state.owner().key(PREFIX)).is_some());
-    }
-
     /// Nothing of what was secret is in the log or in the metrics.
     fn told_no_secret(&self, service: &Service, keys: &[&AccessKey]) {
-        let told = format!(
-            "{}\n{}",
-            service.log_lines().join("\n"),
-            service.get("/metrics").body
-        );
-        let mut secrets = self.imds.tokens();
+        let tokens = self.imds.tokens();
+        assert!(!tokens.is_empty());
+        let mut secrets: Vec<&str> = tokens.iter().map(String::as_str).collect();
         for key in keys {
-            secrets.push(key.secret.clone());
-            secrets.extend(key.session_token.clone());
+            secrets.extend([
+                key.secret.as_str(),
+                key.session_token.as_deref().expect("temporary ones"),
+            ]);
         }
-        assert!(secrets.len() > keys.len() * 2, "a token was given out, too");
-        for secret in secrets {
-            assert!(!told.contains(&secret), "{secret} in\n{told}");
-        }
+        assert_hidden(service, &secrets);
     }
 }
 
@@ -78,18 +59,12 @@ fn told(service: &Service, what: &str) -> bool {
     service.log_lines().iter().any(|line| line.contains(what))
 }
 
-fn failed_receives(service: &Service) -> f64 {
-    service
-        .metrics()
-        .value("persistent_cache_queue_errors_total{operation=\"receive\"}")
-}
-
 #[test]
 fn are_asked_for_by_token_role_and_document_and_sign_the_calls() {
     let instance = Instance::new();
     let key = instance.give(6 * 3600);
     let service = Service::start(&instance.settings());
-    instance.deliver(&service, "customer-1");
+    apply_one(&instance.stage, &service, "customer-1");
     let calls: Vec<(String, u16)> = instance
         .imds
         .calls()
@@ -106,10 +81,7 @@ fn are_asked_for_by_token_role_and_document_and_sign_the_calls() {
         ],
         "version 1 is not used, and once is enough for hours"
     );
-    assert!(
-        told(&service, "the instance's temporary credentials from"),
-        "the source is named at start"
-    );
+    wait_for_source(&service, "the instance's temporary credentials from");
     instance.told_no_secret(&service, &[&key]);
     service.stop();
 }
@@ -129,9 +101,9 @@ fn are_renewed_without_a_gap_and_with_a_new_token_where_the_old_one_is_refused()
         "the token that it held was stale"
     );
     instance.stage.queue.moto.revoke(&first);
-    instance.deliver(&service, "customer-1");
+    apply_one(&instance.stage, &service, "customer-1");
     assert!(
-        failed_receives(&service).abs() < f64::EPSILON,
+        receive_errors(&service).abs() < f64::EPSILON,
         "there was no gap: {}",
         service.log_lines().join("\n")
     );
@@ -155,7 +127,7 @@ fn that_cannot_be_had_leave_the_service_alive_and_it_heals() {
     service.wait_for_complaint(&["AssumeRoleUnauthorizedAccess", ROLE, "trust policy"]);
     let key = instance.give(6 * 3600);
     service.wait_until_ready();
-    instance.deliver(&service, "customer-1");
+    apply_one(&instance.stage, &service, "customer-1");
     instance.told_no_secret(&service, &[&key]);
     service.stop();
 }
@@ -166,7 +138,7 @@ fn that_are_handed_out_expired_are_used_on() {
     let key = instance.give(-60);
     let service = Service::start(&instance.settings());
     service.wait_for_complaint(&["hands out expired credentials", "used on", ROLE]);
-    instance.deliver(&service, "customer-1");
+    apply_one(&instance.stage, &service, "customer-1");
     assert_eq!(instance.imds.fetches(), 1, "they are not asked for at each call");
     instance.told_no_secret(&service, &[&key]);
     service.stop();

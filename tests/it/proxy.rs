@@ -1,17 +1,18 @@
 //! https calls through a CONNECT proxy: SQS, the Edge API and Sentry, by every kind of queue host, from a machine that
 //! can resolve none of these names.
 
+use std::path::Path;
+
+use persistent_cache_service::clock;
+
+use crate::support::aws::{Directory, ROLE, StsStub, apply_one, assert_hidden};
 use crate::support::connect_proxy::ConnectProxy;
 use crate::support::edge::EdgeStub;
-use crate::support::messages::{Shape, entitlements_updated};
 use crate::support::moto::REGION;
-use crate::support::sdk::Owner;
 use crate::support::sentry::SentryStub;
 use crate::support::service::{Service, Settings};
-use crate::support::stage::{PREFIX, Stage};
-use crate::support::state::{State, every_kind, hours_ago};
+use crate::support::stage::Stage;
 use crate::support::tls_front::TlsFront;
-use persistent_cache_service::clock;
 
 /// As it stands in a URL, and as it is.
 const LOGIN_IN_URL: &str = "proxy-user:pr0xy%2Fpa%3Ass";
@@ -49,27 +50,29 @@ impl Network {
             .set("LOG_LEVEL", "debug")
     }
 
-    /// Sends a customer's state and waits until it is applied.
-    fn deliver(&self, service: &Service) {
-        let state = State::new(Owner::customer("customer-1"), hours_ago(1), &every_kind(0));
-        self.stage
-            .deliver(service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
-        assert!(self.stage.redis.get(&state.owner().key(PREFIX)).is_some());
+    /// TLS as this host in front of another neighbour, which the proxy leads to.
+    fn with_front(&self, files: &Directory, host: &str, upstream: &str) -> TlsFront {
+        let directory = Path::new(files.path()).join(host);
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let upstream = upstream.strip_prefix("http://").unwrap_or(upstream);
+        let front = TlsFront::start(&directory, &[host], upstream);
+        self.proxy.allow(&format!("{host}:443"), front.port);
+        front
+    }
+
+    /// A file of the authorities of these and of the queue's host.
+    fn authorities(&self, files: &Directory, fronts: &[&TlsFront]) -> String {
+        let all: String = [&self.front]
+            .iter()
+            .chain(fronts)
+            .map(|front| std::fs::read_to_string(&front.authority).expect("a certificate"))
+            .collect();
+        files.write("authorities.pem", &all)
     }
 }
 
-/// Neither form of the proxy's login is in the log or in the metrics.
-fn told_no_login(service: &Service) {
-    let told = format!(
-        "{}\n{}\n{}",
-        service.log_lines().join("\n"),
-        service.stderr().join("\n"),
-        service.get("/metrics").body
-    );
-    for secret in ["proxy-user", "pr0xy", "wr0ng"] {
-        assert!(!told.contains(secret), "{secret} in\n{told}");
-    }
-}
+/// No part of the proxy's login shows.
+const LOGIN_PARTS: [&str; 3] = ["proxy-user", "pr0xy%2F", "pr0xy/pa"];
 
 #[test]
 fn the_queue_is_reached_through_it_with_its_login_and_no_look_up_of_ours() {
@@ -80,7 +83,7 @@ fn the_queue_is_reached_through_it_with_its_login_and_no_look_up_of_ours() {
         .settings(&host)
         .set("HTTPS_PROXY", network.proxy.url(Some(LOGIN_IN_URL)));
     let service = Service::start(&settings);
-    network.deliver(&service);
+    apply_one(&network.stage, &service, "customer-1");
     let connects = network.proxy.connects();
     assert!(!connects.is_empty());
     for connect in connects {
@@ -90,7 +93,7 @@ fn the_queue_is_reached_through_it_with_its_login_and_no_look_up_of_ours() {
         network.front.served() > 0,
         "TLS was spoken with the queue's host itself"
     );
-    told_no_login(&service);
+    assert_hidden(&service, &LOGIN_PARTS);
     service.stop();
 }
 
@@ -108,7 +111,7 @@ fn every_kind_of_queue_host_tells_its_region_and_is_called_by_its_own_name() {
             .settings(&host)
             .set("https_proxy", network.proxy.url(None));
         let service = Service::start(&settings);
-        network.deliver(&service);
+        apply_one(&network.stage, &service, "customer-1");
         assert_eq!(network.proxy.connected_to(), [format!("{host}:443")]);
         service.stop();
     }
@@ -124,7 +127,7 @@ fn a_host_of_no_proxy_is_called_without_it() {
         .set("HTTPS_PROXY", network.proxy.url(None))
         .set("NO_PROXY", "169.254.169.254, .svc,localhost");
     let service = Service::start(&settings);
-    network.deliver(&service);
+    apply_one(&network.stage, &service, "customer-1");
     assert_eq!(network.proxy.connects(), []);
     assert!(network.front.served() > 0);
     service.stop();
@@ -144,9 +147,10 @@ fn that_refuses_the_login_is_a_complaint_and_heals() {
     let host = format!("sqs.{REGION}.amazonaws.com");
     let network = Network::new(&host);
     network.proxy.ask_for(LOGIN);
-    let settings = network
-        .settings(&host)
-        .set("HTTPS_PROXY", network.proxy.url(Some("proxy-user:wr0ng")));
+    let settings = network.settings(&host).set(
+        "HTTPS_PROXY",
+        network.proxy.url(Some("proxy-user:wr0ng-pr0xy%2Fpa")),
+    );
     let service = Service::spawn(&settings);
     service.wait_for_complaint(&[
         &format!("the proxy at http://127.0.0.1:{}", network.proxy.port),
@@ -156,10 +160,10 @@ fn that_refuses_the_login_is_a_complaint_and_heals() {
     ]);
     assert_eq!(service.get("/livez").status, 200);
     assert_eq!(service.get("/readyz").status, 503);
-    network.proxy.ask_for("proxy-user:wr0ng");
+    network.proxy.ask_for("proxy-user:wr0ng-pr0xy/pa");
     service.wait_until_ready();
-    network.deliver(&service);
-    told_no_login(&service);
+    apply_one(&network.stage, &service, "customer-1");
+    assert_hidden(&service, &LOGIN_PARTS);
     service.stop();
 }
 
@@ -190,13 +194,13 @@ fn that_is_not_there_is_a_complaint_about_the_proxy_and_not_about_the_queue() {
     let network = Network::new(&host);
     let settings = network
         .settings(&host)
-        .set("HTTPS_PROXY", "http://proxy-user:pr0xy@127.0.0.1:9");
+        .set("HTTPS_PROXY", "http://proxy-user:pr0xy%2Fpa@127.0.0.1:9");
     let service = Service::spawn(&settings);
     service.wait_for_complaint(&[
         "cannot connect to the proxy at http://127.0.0.1:9: connection refused",
         "check HTTPS_PROXY",
     ]);
-    told_no_login(&service);
+    assert_hidden(&service, &LOGIN_PARTS);
     service.stop();
 }
 
@@ -204,39 +208,16 @@ fn that_is_not_there_is_a_complaint_about_the_proxy_and_not_about_the_queue() {
 fn the_edge_api_and_sentry_are_reached_through_it_too() {
     let host = format!("sqs.{REGION}.amazonaws.com");
     let network = Network::new(&host);
-    let directory = |name: &str| {
-        let directory = network.stage.redis.directory().join(name);
-        std::fs::create_dir_all(&directory).expect("a directory");
-        directory
-    };
+    let files = Directory::new();
     let (edge, sentry) = (EdgeStub::start(), SentryStub::start());
     let expiry = clock::now().0 + 3_600_000;
     edge.give_credentials(&network.stage.queue.moto.temporary_credentials(), expiry);
     edge.give_sentry_dsn("https://publickey@o1.ingest.sentry.example/7");
-    let of_edge = TlsFront::start(
-        &directory("edge"),
-        &["edge.api.stigg.io"],
-        edge.url.strip_prefix("http://").expect("http"),
-    );
-    let of_sentry = TlsFront::start(
-        &directory("sentry"),
-        &["o1.ingest.sentry.example"],
-        &sentry.address,
-    );
-    network.proxy.allow("edge.api.stigg.io:443", of_edge.port);
-    network
-        .proxy
-        .allow("o1.ingest.sentry.example:443", of_sentry.port);
-    let authorities = directory("all").join("authorities.pem");
-    let all: String = [&network.front, &of_edge, &of_sentry]
-        .iter()
-        .map(|front| std::fs::read_to_string(&front.authority).expect("a certificate"))
-        .collect();
-    std::fs::write(&authorities, all).expect("a file");
-
+    let of_edge = network.with_front(&files, "edge.api.stigg.io", &edge.url);
+    let of_sentry = network.with_front(&files, "o1.ingest.sentry.example", &sentry.address);
     let settings = network
         .settings(&host)
-        .set("SSL_CERT_FILE", authorities.display().to_string())
+        .set("SSL_CERT_FILE", network.authorities(&files, &[&of_edge, &of_sentry]))
         .set("HTTPS_PROXY", network.proxy.url(None))
         .unset("AWS_ACCESS_KEY_ID")
         .unset("AWS_SECRET_ACCESS_KEY")
@@ -244,7 +225,7 @@ fn the_edge_api_and_sentry_are_reached_through_it_too() {
         .unset("EDGE_API_URL")
         .unset("DISABLE_SENTRY");
     let service = Service::start(&settings);
-    network.deliver(&service);
+    apply_one(&network.stage, &service, "customer-1");
     network
         .stage
         .queue
@@ -257,6 +238,33 @@ fn the_edge_api_and_sentry_are_reached_through_it_too() {
             "o1.ingest.sentry.example:443".to_owned(),
             format!("{host}:443"),
         ]
+    );
+    service.stop();
+}
+
+#[test]
+fn sts_is_reached_through_it_too() {
+    const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.identity-token";
+    let host = format!("sqs.{REGION}.amazonaws.com");
+    let network = Network::new(&host);
+    let (files, sts) = (Directory::new(), StsStub::start());
+    sts.take_token(TOKEN);
+    sts.give(&network.stage.queue.moto.temporary_credentials(), 3600);
+    let of_sts = network.with_front(&files, &format!("sts.{REGION}.amazonaws.com"), &sts.url);
+    let settings = network
+        .settings(&host)
+        .set("SSL_CERT_FILE", network.authorities(&files, &[&of_sts]))
+        .set("HTTPS_PROXY", network.proxy.url(None))
+        .unset("AWS_ACCESS_KEY_ID")
+        .unset("AWS_SECRET_ACCESS_KEY")
+        .set("AWS_WEB_IDENTITY_TOKEN_FILE", files.write("token", TOKEN))
+        .set("AWS_ROLE_ARN", ROLE);
+    let service = Service::start(&settings);
+    apply_one(&network.stage, &service, "customer-1");
+    assert_eq!(sts.answered(200), 1);
+    assert_eq!(
+        network.proxy.connected_to(),
+        [format!("{host}:443"), format!("sts.{REGION}.amazonaws.com:443")]
     );
     service.stop();
 }
