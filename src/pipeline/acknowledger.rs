@@ -1,8 +1,8 @@
 //! Tells the queue how deliveries ended, gathered into batches across pollers and workers.
 //!
-//! What fails is tried again for as long as its receipt handle lives, and holds up nothing else meanwhile: it waits
-//! in a bounded list while others go on. A full list takes nothing new, which slows the workers down, and they the
-//! pollers: a queue that takes no deletes must not be drained.
+//! What fails waits for its next try and holds up nothing else; it is tried for as long as the queue hides the message.
+//! After that the message comes again, and then changes nothing. What waits is bounded: when all places are taken
+//! nothing more is taken on, until the workers wait, too.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,250 +20,306 @@ use crate::sqs::{BatchOutcome, Operation, Queue, QueueError, ReceiptHandle};
 const BATCH: usize = 10;
 /// How long the first settled delivery waits for company: far below a call's round trip.
 const GATHER: Duration = Duration::from_millis(5);
-/// The waits between two tries of an entry.
-const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// Entries that wait for another try; a few hundred bytes each.
+/// Places for what waits for a call: a failing queue is seldom worth more memory, and back-pressure is right then.
 const WAITING_AT_MOST: usize = 200;
-/// How often a thread that only waits looks for the stop.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two tries of an entry, and after a call that failed as a whole.
+const AGAIN_FIRST: Duration = Duration::from_millis(200);
+const AGAIN_LONGEST: Duration = Duration::from_secs(5);
+/// How long to wait for the end of an extension that is under way.
+const EXTENDED_AGAIN: Duration = Duration::from_millis(20);
+/// Nothing waits: how long to wait for something, as long as the channel is open.
+const IDLE: Duration = Duration::from_hours(1);
 
 /// One acknowledger.
 #[derive(Clone)]
 pub struct Acknowledger {
     /// The queue.
     pub queue: Arc<dyn Queue>,
-    /// What workers settled. Its end ends the loop, once nothing waits for another try.
+    /// What workers settled. Its end, and that of what waits, ends the loop.
     pub settled: Receiver<Settled>,
     /// Counted in.
     pub metrics: Arc<Metrics>,
     /// Where failures are logged.
     pub faults: Arc<FaultLog>,
-    /// The stop's budget is over: one last try for what is left.
+    /// The stop's budget is over: what is left, and what workers still give back, gets one try.
     pub out_of_time: Stop,
 }
 
-/// A settled delivery on its way to the queue.
-struct Entry {
+/// A settled delivery that waits for a call.
+struct Waiting {
     settled: Settled,
+    /// Not before.
+    due: Instant,
     backoff: Backoff,
-    not_before: Instant,
 }
 
-impl Entry {
-    fn new(settled: Settled) -> Self {
-        Self {
-            settled,
-            backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
-            not_before: Instant::now(),
-        }
-    }
-
-    fn operation(&self) -> Operation {
-        match self.settled.settlement {
-            Settlement::Delete => Operation::Delete,
-            Settlement::Retry { .. } => Operation::ChangeVisibility,
-        }
-    }
-
+impl Waiting {
     fn receipt_handle(&self) -> &ReceiptHandle {
-        self.settled.lease.handle().receipt_handle()
+        self.settled.lease.receipt_handle()
     }
+}
+
+/// What waits for one kind of call.
+struct Lane {
+    operation: Operation,
+    waiting: Vec<Waiting>,
+    /// The last call failed as a whole: no call before.
+    closed_until: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl Lane {
+    fn new(operation: Operation) -> Self {
+        Self {
+            operation,
+            waiting: Vec::new(),
+            closed_until: None,
+            backoff: backoff(),
+        }
+    }
+
+    /// When something can be done; `None` if nothing waits.
+    fn next_due(&self) -> Option<Instant> {
+        let first = self.waiting.iter().map(|waiting| waiting.due).min()?;
+        Some(self.closed_until.map_or(first, |until| until.max(first)))
+    }
+
+    /// Nothing is waited for any more: all is due now.
+    fn hurry(&mut self, now: Instant) {
+        self.closed_until = None;
+        for waiting in &mut self.waiting {
+            waiting.due = waiting.due.min(now);
+        }
+    }
+
+    /// Up to a batch of what is due, no receipt handle twice.
+    fn batch(&mut self, now: Instant) -> Vec<Waiting> {
+        if self.closed_until.is_some_and(|until| now < until) {
+            return Vec::new();
+        }
+        let changes_visibility = self.operation == Operation::ChangeVisibility;
+        let mut handles: Vec<ReceiptHandle> = Vec::new();
+        let takes = |waiting: &mut Waiting| {
+            let id = waiting.receipt_handle();
+            if handles.len() >= BATCH || waiting.due > now || handles.contains(id) {
+                return false;
+            }
+            // An extension that is under way would undo what is told here.
+            if changes_visibility && waiting.settled.lease.is_being_extended() {
+                waiting.due = now + EXTENDED_AGAIN;
+                return false;
+            }
+            handles.push(id.clone());
+            true
+        };
+        self.waiting.extract_if(.., takes).collect()
+    }
+}
+
+/// What one acknowledger has on its desk.
+struct Desk {
+    deletes: Lane,
+    visibility: Lane,
+}
+
+impl Desk {
+    fn new() -> Self {
+        Self {
+            deletes: Lane::new(Operation::Delete),
+            visibility: Lane::new(Operation::ChangeVisibility),
+        }
+    }
+
+    fn add(&mut self, settled: Settled, now: Instant) {
+        let lane = match settled.settlement {
+            Settlement::Delete => &mut self.deletes,
+            Settlement::Retry { .. } => &mut self.visibility,
+        };
+        lane.waiting.push(Waiting {
+            settled,
+            due: now,
+            backoff: backoff(),
+        });
+    }
+
+    fn len(&self) -> usize {
+        self.deletes.waiting.len() + self.visibility.waiting.len()
+    }
+
+    /// How long nothing can be done but to take on more.
+    fn idle_for(&self, now: Instant) -> Duration {
+        let next = [&self.deletes, &self.visibility]
+            .into_iter()
+            .filter_map(Lane::next_due)
+            .min();
+        next.map_or(IDLE, |due| due.saturating_duration_since(now))
+    }
+}
+
+fn backoff() -> Backoff {
+    Backoff::new(AGAIN_FIRST, AGAIN_LONGEST)
 }
 
 impl Acknowledger {
-    /// Settles until no worker is left and nothing waits for another try.
+    /// Settles until no worker is left and nothing waits.
     pub fn run(&self) {
-        let mut waiting: Vec<Entry> = Vec::new();
+        let mut desk = Desk::new();
         let mut is_open = true;
-        while is_open || !waiting.is_empty() {
-            if self.out_of_time.is_stopped() {
-                self.finish(waiting);
-                return;
+        while is_open || desk.len() > 0 {
+            is_open = self.gather(&mut desk, is_open);
+            self.settle(&mut desk, Instant::now());
+        }
+    }
+
+    /// Waits until something can be done, taking on what comes. False if nothing will come any more.
+    fn gather(&self, desk: &mut Desk, is_open: bool) -> bool {
+        let idle_for = desk.idle_for(Instant::now());
+        if !is_open || desk.len() >= WAITING_AT_MOST {
+            self.pause(idle_for);
+            return is_open;
+        }
+        match self.settled.recv_timeout(idle_for) {
+            Ok(settled) => desk.add(settled, Instant::now()),
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
+        let until = Instant::now() + GATHER;
+        for _ in 1..BATCH {
+            match self.settled.recv_deadline(until) {
+                Ok(settled) => desk.add(settled, Instant::now()),
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
             }
-            let mut batch = take_due(&mut waiting, Instant::now());
-            let may_take = is_open && waiting.len() < WAITING_AT_MOST;
-            if batch.is_empty() {
-                let until = next_try(&waiting).min(Instant::now() + LOOK_EVERY);
-                if !may_take {
-                    self.out_of_time
-                        .wait(until.saturating_duration_since(Instant::now()));
-                    continue;
+        }
+        true
+    }
+
+    /// Waits; less if the stop's budget ends meanwhile.
+    fn pause(&self, at_most: Duration) {
+        if self.out_of_time.is_stopped() {
+            // Only for an extension that is under way, and so not for long.
+            Stop::never().wait(at_most.min(EXTENDED_AGAIN));
+        } else {
+            self.out_of_time.wait(at_most);
+        }
+    }
+
+    /// One look at the desk: makes the calls that are due.
+    fn settle(&self, desk: &mut Desk, now: Instant) {
+        for lane in [&mut desk.deletes, &mut desk.visibility] {
+            if self.out_of_time.is_stopped() {
+                lane.hurry(now);
+            }
+            self.drop_expired(lane, now);
+            loop {
+                let batch = lane.batch(now);
+                if batch.is_empty() {
+                    break;
                 }
-                match self.settled.recv_deadline(until) {
-                    Ok(settled) => batch.push(Entry::new(settled)),
-                    Err(RecvTimeoutError::Timeout) => continue,
-                    Err(RecvTimeoutError::Disconnected) => {
-                        is_open = false;
-                        continue;
+                self.tell(lane, batch);
+                if self.out_of_time.is_stopped() {
+                    lane.closed_until = None;
+                }
+            }
+        }
+    }
+
+    /// The queue does not hide these messages any more, so they come again by themselves. While calls succeed, a first
+    /// try is made in any case: unless somebody else has received the message by then, SQS takes a late delete as well.
+    fn drop_expired(&self, lane: &mut Lane, now: Instant) {
+        let is_failing = lane.backoff.is_failing();
+        let has_expired = |waiting: &mut Waiting| {
+            (is_failing || waiting.backoff.is_failing()) && waiting.settled.lease.time_left(now).is_zero()
+        };
+        let expired = lane.waiting.extract_if(.., has_expired).count();
+        if expired > 0 {
+            self.gave_up(lane.operation, "its visibility timeout has ended");
+        }
+    }
+
+    /// One call. What failed and may succeed later goes back to the lane.
+    fn tell(&self, lane: &mut Lane, batch: Vec<Waiting>) {
+        match self.call(lane.operation, &batch) {
+            Ok(outcome) => {
+                lane.backoff.reset();
+                lane.closed_until = None;
+                for (waiting, failure) in batch.into_iter().zip(outcome) {
+                    let Some(failure) = failure else { continue };
+                    self.count(lane.operation);
+                    if failure.is_final() {
+                        self.gave_up(lane.operation, &format!("{}: {}", failure.code, failure.message));
+                    } else {
+                        self.failed(lane.operation, &failure.code, &failure.message);
+                        lane.waiting
+                            .extend(self.again(lane.operation, waiting, &failure.message));
                     }
                 }
             }
-            if may_take {
-                self.fill(&mut batch);
-            }
-            waiting.extend(self.settle(batch));
-        }
-    }
-
-    /// Adds what else has been settled, until the batch is full or the first has waited for long enough.
-    fn fill(&self, batch: &mut Vec<Entry>) {
-        let until = Instant::now() + GATHER;
-        while batch.len() < BATCH {
-            match self.settled.recv_deadline(until) {
-                Ok(settled) => batch.push(Entry::new(settled)),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return,
-            }
-        }
-    }
-
-    /// The stop's budget is over: everything that is left gets one try.
-    fn finish(&self, waiting: Vec<Entry>) {
-        let mut left = waiting;
-        left.extend(self.settled.try_iter().map(Entry::new));
-        while !left.is_empty() {
-            let rest = left.split_off(left.len().min(BATCH));
-            self.settle(left);
-            left = rest;
-        }
-    }
-
-    /// One call for each sort. Returns what is to be tried again.
-    fn settle(&self, batch: Vec<Entry>) -> Vec<Entry> {
-        let (deletes, visibility): (Vec<Entry>, Vec<Entry>) = batch
-            .into_iter()
-            .partition(|entry| entry.operation() == Operation::Delete);
-        let mut again = self.call(Operation::Delete, deletes, |entries| {
-            let handles: Vec<ReceiptHandle> = entries
-                .iter()
-                .map(|entry| entry.receipt_handle().clone())
-                .collect();
-            self.queue.delete_batch(&handles)
-        });
-        again.extend(self.call(Operation::ChangeVisibility, visibility, |entries| {
-            let entries: Vec<(ReceiptHandle, Duration)> = entries
-                .iter()
-                .map(|entry| {
-                    let visible_in = match entry.settled.settlement {
-                        Settlement::Retry { visible_in } => visible_in,
-                        Settlement::Delete => Duration::ZERO,
-                    };
-                    (entry.receipt_handle().clone(), visible_in)
-                })
-                .collect();
-            self.queue.change_visibility_batch(&entries)
-        }));
-        again
-    }
-
-    fn call(
-        &self,
-        operation: Operation,
-        entries: Vec<Entry>,
-        call: impl Fn(&[Entry]) -> Result<BatchOutcome, QueueError>,
-    ) -> Vec<Entry> {
-        if entries.is_empty() {
-            return entries;
-        }
-        match call(&entries) {
-            Ok(outcome) => entries
-                .into_iter()
-                .zip(outcome)
-                .filter_map(|(entry, failure)| {
-                    let failure = failure?;
-                    self.failed_entry(
-                        operation,
-                        entry,
-                        &failure.code,
-                        &failure.message,
-                        failure.sender_fault,
-                    )
-                })
-                .collect(),
             Err(error) => {
-                self.metrics
-                    .queue_errors
-                    .with_label_values(&[operation.label()])
-                    .inc();
-                entries
+                self.count(lane.operation);
+                self.failed(lane.operation, &error.kind, &error.message);
+                lane.closed_until = Some(Instant::now() + lane.backoff.next_wait(fastrand::f64()));
+                let again = batch
                     .into_iter()
-                    .filter_map(|entry| self.again(operation, entry, &error.kind, &error.message))
-                    .collect()
+                    .filter_map(|waiting| self.again(lane.operation, waiting, &error.message));
+                lane.waiting.extend(again);
             }
         }
     }
 
-    fn failed_entry(
-        &self,
-        operation: Operation,
-        entry: Entry,
-        code: &str,
-        words: &str,
-        is_beyond_help: bool,
-    ) -> Option<Entry> {
+    /// The entry with the time of its next try; none if its handle does not live until then, or if the stop's budget
+    /// is over.
+    fn again(&self, operation: Operation, mut waiting: Waiting, error: &str) -> Option<Waiting> {
+        let now = Instant::now();
+        let wait = waiting.backoff.next_wait(fastrand::f64());
+        if self.out_of_time.is_stopped() || waiting.settled.lease.time_left(now) <= wait {
+            self.gave_up(operation, error);
+            return None;
+        }
+        waiting.due = now + wait;
+        Some(waiting)
+    }
+
+    fn call(&self, operation: Operation, batch: &[Waiting]) -> Result<BatchOutcome, QueueError> {
+        let handles = batch.iter().map(|waiting| waiting.receipt_handle().clone());
+        if operation == Operation::Delete {
+            return self.queue.delete_batch(&handles.collect::<Vec<_>>());
+        }
+        let visible_in = batch.iter().map(|waiting| match waiting.settled.settlement {
+            Settlement::Retry { visible_in } => visible_in,
+            Settlement::Delete => Duration::ZERO,
+        });
+        self.queue
+            .change_visibility_batch(&handles.zip(visible_in).collect::<Vec<_>>())
+    }
+
+    fn count(&self, operation: Operation) {
         self.metrics
             .queue_errors
             .with_label_values(&[operation.label()])
             .inc();
-        let error = format!("{code} {words}");
-        if is_beyond_help {
-            self.gave_up(operation, code, &error);
-            return None;
-        }
-        self.again(operation, entry, code, &error)
     }
 
-    /// The entry with the time of its next try; none if its handle does not live until then.
-    fn again(&self, operation: Operation, mut entry: Entry, kind: &str, error: &str) -> Option<Entry> {
-        let now = Instant::now();
-        let wait = entry.backoff.next_wait(fastrand::f64());
-        if entry.settled.lease.handle().time_left(now) <= wait {
-            self.gave_up(operation, kind, error);
-            return None;
-        }
-        entry.not_before = now + wait;
+    fn failed(&self, operation: Operation, kind: &str, error: &str) {
         let message = if operation == Operation::Delete {
             "cannot delete a message: trying again"
         } else {
             "cannot change a message's visibility: trying again"
         };
-        self.faults.fault(
-            &format!("{} {kind}", operation.label()),
-            log::Level::Warn,
-            message,
-            error,
-            now,
-        );
-        Some(entry)
+        self.log(&format!("{} {kind}", operation.label()), message, error);
     }
 
-    fn gave_up(&self, operation: Operation, kind: &str, error: &str) {
+    fn gave_up(&self, operation: Operation, error: &str) {
         let message = if operation == Operation::Delete {
-            "cannot delete a message: it comes again when its visibility timeout ends, and then changes nothing"
+            "cannot delete a message: it comes again, and then changes nothing"
         } else {
             "cannot change a message's visibility: it comes again when its visibility timeout ends"
         };
-        self.faults.fault(
-            &format!("{} {kind}", operation.label()),
-            log::Level::Warn,
-            message,
-            error,
-            Instant::now(),
-        );
+        self.log(&format!("{} given up", operation.label()), message, error);
     }
-}
 
-/// Up to a batch of those whose time has come.
-fn take_due(waiting: &mut Vec<Entry>, now: Instant) -> Vec<Entry> {
-    let (mut due, later): (Vec<Entry>, Vec<Entry>) =
-        waiting.drain(..).partition(|entry| entry.not_before <= now);
-    let rest = due.split_off(due.len().min(BATCH));
-    waiting.extend(rest);
-    waiting.extend(later);
-    due
-}
-
-fn next_try(waiting: &[Entry]) -> Instant {
-    let earliest = waiting.iter().map(|entry| entry.not_before).min();
-    earliest.unwrap_or_else(|| Instant::now() + LOOK_EVERY)
+    fn log(&self, kind: &str, message: &str, error: &str) {
+        self.faults
+            .fault(kind, log::Level::Warn, message, error, Instant::now());
+    }
 }

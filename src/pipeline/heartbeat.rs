@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::Backoff;
-use super::lease::{ASSUMED_TIMEOUT, Handle, Leases};
+use super::lease::{ASSUMED_TIMEOUT, Extension, Handle, Leases};
 use crate::log::FaultLog;
 use crate::ops::metrics::Metrics;
 use crate::shutdown::Stop;
-use crate::sqs::{Operation, Queue, QueueError, ReceiptHandle};
+use crate::sqs::{EntryFailure, Operation, Queue, ReceiptHandle};
 
 /// SQS takes so many entries a call.
 const BATCH: usize = 10;
@@ -84,7 +84,8 @@ impl Heartbeat {
                 self.failed(
                     Operation::GetAttributes,
                     &format!("cannot ask for the queue's visibility timeout: {assumed_secs} s are assumed until it answers"),
-                    &error,
+                    &error.kind,
+                    &error.message,
                 );
                 false
             }
@@ -94,30 +95,26 @@ impl Heartbeat {
     /// Extends what is due. False if a call failed: then the rest waits for the next beat.
     pub(super) fn beat(&self, now: Instant) -> bool {
         let timeout = self.leases.timeout();
-        for batch in self.leases.due(now).chunks(BATCH) {
+        let due = self.leases.due(now);
+        let mut due = due.iter().filter_map(Handle::begin_extension);
+        loop {
+            let batch: Vec<Extension> = due.by_ref().take(BATCH).collect();
+            if batch.is_empty() {
+                return true;
+            }
             let called_at = Instant::now().max(now);
-            let entries: Vec<(ReceiptHandle, Duration)> = batch
-                .iter()
-                .map(|handle| {
-                    (
-                        handle.receipt_handle().clone(),
-                        handle.extension(timeout, called_at),
-                    )
-                })
-                .collect();
+            let entry = |extension: &Extension| {
+                let handle = extension.handle();
+                let by = handle.extension(timeout, called_at);
+                (handle.receipt_handle().clone(), by)
+            };
+            let entries: Vec<(ReceiptHandle, Duration)> = batch.iter().map(entry).collect();
             match self.queue.change_visibility_batch(&entries) {
                 Ok(outcome) => {
-                    for ((handle, (_, by)), failure) in batch.iter().zip(&entries).zip(outcome) {
+                    for ((extension, (_, by)), failure) in batch.into_iter().zip(&entries).zip(outcome) {
                         match failure {
-                            None => handle.extended(called_at, *by),
-                            Some(failure) => {
-                                let error = QueueError {
-                                    message: format!("{} {}", failure.code, failure.message),
-                                    kind: failure.code,
-                                    refused: failure.sender_fault,
-                                };
-                                self.not_extended(handle, &error);
-                            }
+                            None => extension.succeeded(called_at, *by),
+                            Some(failure) => self.not_extended(extension, &failure),
                         }
                     }
                 }
@@ -126,39 +123,41 @@ impl Heartbeat {
                         Operation::ChangeVisibility,
                         "cannot extend the visibility of messages in hand: trying again; when their time is over they \
                          come again, and then change nothing",
-                        &error,
+                        &error.kind,
+                        &error.message,
                     );
                     return false;
                 }
             }
         }
-        true
     }
 
-    fn not_extended(&self, handle: &Handle, error: &QueueError) {
-        if error.refused {
+    fn not_extended(&self, extension: Extension, failure: &EntryFailure) {
+        let error = format!("{} {}", failure.code, failure.message);
+        if failure.is_final() {
             // It has been settled in the meantime, or its time was over: either way it is no longer ours.
-            handle.lose();
-            log::debug!(err:% = error; "the queue does not know a receipt handle any more");
+            let _ = extension.refused();
+            log::debug!(err = error.as_str(); "the queue does not know a receipt handle any more");
             return;
         }
         self.failed(
             Operation::ChangeVisibility,
             "cannot extend the visibility of a message in hand: trying again",
-            error,
+            &failure.code,
+            &error,
         );
     }
 
-    fn failed(&self, operation: Operation, message: &str, error: &QueueError) {
+    fn failed(&self, operation: Operation, message: &str, kind: &str, error: &str) {
         self.metrics
             .queue_errors
             .with_label_values(&[operation.label()])
             .inc();
         self.faults.fault(
-            &format!("heartbeat {} {}", operation.label(), error.kind),
+            &format!("heartbeat {} {kind}", operation.label()),
             log::Level::Warn,
             message,
-            &error.message,
+            error,
             Instant::now(),
         );
     }

@@ -3,7 +3,7 @@
 //! Each poller has a page of its own, so that none waits for another. A lease leaves its page when it is
 //! dropped, on whatever way its delivery ends: none can be forgotten. The heartbeat reads the pages.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ const LOST: u8 = 2;
 pub struct Leases {
     pages: Vec<Mutex<Page>>,
     timeout_ms: AtomicU64,
+    /// The queue has told its timeout.
+    is_known: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
@@ -38,8 +40,9 @@ struct Page {
 pub struct Handle {
     id: ReceiptHandle,
     received_at: Instant,
-    visible_after_ms: AtomicU64,
-    extended: AtomicU64,
+    /// Until when the last extension hides the message; 0 if it was never extended.
+    extended_until_ms: AtomicU64,
+    is_being_extended: AtomicBool,
     state: AtomicU8,
 }
 
@@ -67,6 +70,7 @@ impl Leases {
         Arc::new(Self {
             pages: (0..pollers.max(1)).map(|_| Mutex::default()).collect(),
             timeout_ms: AtomicU64::new(millis(ASSUMED_TIMEOUT)),
+            is_known: AtomicBool::new(false),
             metrics,
         })
     }
@@ -78,12 +82,8 @@ impl Leases {
 
     /// The queue has told its timeout: it holds for what was received before, too.
     pub fn set_timeout(&self, timeout: Duration) {
-        self.timeout_ms.store(millis(timeout), Ordering::Release);
-        self.for_each(|handle| {
-            if handle.extended.load(Ordering::Acquire) == 0 {
-                handle.visible_after_ms.store(millis(timeout), Ordering::Release);
-            }
-        });
+        self.timeout_ms.store(millis(timeout), Ordering::SeqCst);
+        self.is_known.store(true, Ordering::SeqCst);
     }
 
     /// Takes a delivery in hand, on this poller's page.
@@ -91,8 +91,8 @@ impl Leases {
         let handle = Arc::new(Handle {
             id: delivery.receipt_handle.clone(),
             received_at: delivery.received_at,
-            visible_after_ms: AtomicU64::new(self.timeout_ms.load(Ordering::Acquire)),
-            extended: AtomicU64::new(0),
+            extended_until_ms: AtomicU64::new(0),
+            is_being_extended: AtomicBool::new(false),
             state: AtomicU8::new(IN_HAND),
         });
         let page_number = poller % self.pages.len();
@@ -117,23 +117,43 @@ impl Leases {
         Held { delivery, lease }
     }
 
-    /// What is in hand, not settled, and has used up half of its time. What has used up all of it is lost.
+    /// What is in hand, not settled, and has used up half of its time, the most urgent first. What has used up all of
+    /// it is lost.
     pub fn due(&self, now: Instant) -> Vec<Arc<Handle>> {
-        let half_ms = self.timeout_ms.load(Ordering::Acquire) / 2;
+        let half = self.timeout() / 2;
         let mut due = Vec::new();
         self.for_each(|handle| {
-            if handle.state.load(Ordering::Acquire) != IN_HAND || handle.is_lost(now) {
-                return;
-            }
-            let left_ms = handle
-                .visible_after_ms
-                .load(Ordering::Acquire)
-                .saturating_sub(handle.age_ms(now));
-            if left_ms <= half_ms && !handle.extension(self.timeout(), now).is_zero() {
+            let is_due = handle.state.load(Ordering::SeqCst) == IN_HAND
+                && !self.is_lost(handle, now)
+                && self.time_left(handle, now) <= half
+                && !handle.extension(self.timeout(), now).is_zero();
+            if is_due {
                 due.push(Arc::clone(handle));
             }
         });
+        due.sort_by_cached_key(|handle| self.time_left(handle, now));
         due
+    }
+
+    /// The message is, or will be, received again by somebody: what is done with it here is in vain.
+    fn is_lost(&self, handle: &Handle, now: Instant) -> bool {
+        if handle.state.load(Ordering::SeqCst) == LOST || handle.age(now) >= LONGEST {
+            return true;
+        }
+        // An assumed timeout proves nothing: where the queue's own is longer, a message that is dropped in error stays
+        // hidden for all of it. To apply it late does no harm. What was extended is hidden for as long as was asked for.
+        let is_certain =
+            self.is_known.load(Ordering::SeqCst) || handle.extended_until_ms.load(Ordering::SeqCst) != 0;
+        is_certain && self.time_left(handle, now).is_zero()
+    }
+
+    /// How long the message stays hidden, as far as is known.
+    fn time_left(&self, handle: &Handle, now: Instant) -> Duration {
+        let until_ms = match handle.extended_until_ms.load(Ordering::SeqCst) {
+            0 => self.timeout_ms.load(Ordering::SeqCst),
+            until_ms => until_ms,
+        };
+        Duration::from_millis(until_ms.saturating_sub(millis(handle.age(now))))
     }
 
     fn for_each(&self, mut act: impl FnMut(&Arc<Handle>)) {
@@ -164,49 +184,79 @@ impl Handle {
         Duration::from_secs(timeout.min(left).as_secs())
     }
 
+    /// Begins an extension. None if the delivery has been settled meanwhile: then nothing of it may be changed.
+    pub fn begin_extension(self: &Arc<Self>) -> Option<Extension> {
+        // In this order: who settles looks in the other one, so that one of the two sees the other.
+        self.is_being_extended.store(true, Ordering::SeqCst);
+        let extension = Extension(Arc::clone(self));
+        (self.state.load(Ordering::SeqCst) == IN_HAND).then_some(extension)
+    }
+
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.received_at)
+    }
+}
+
+/// An extension that is under way; ends when dropped. Of one handle there is one at a time: the heartbeat's.
+#[derive(Debug)]
+pub struct Extension(Arc<Handle>);
+
+impl Extension {
+    /// What is extended.
+    pub fn handle(&self) -> &Handle {
+        &self.0
+    }
+
     /// The queue has hidden the message for this long, from before the call was made.
-    pub fn extended(&self, called_at: Instant, by: Duration) {
-        self.extended.fetch_add(1, Ordering::AcqRel);
-        self.visible_after_ms
-            .store(self.age_ms(called_at) + millis(by), Ordering::Release);
+    pub fn succeeded(self, called_at: Instant, by: Duration) {
+        let until_ms = millis(self.0.age(called_at)) + millis(by);
+        self.0.extended_until_ms.store(until_ms, Ordering::SeqCst);
     }
 
-    /// The queue does not know the handle any more.
-    pub fn lose(&self) {
-        // A settled one has its end, and its delete may have been what the queue forgot it for.
-        let _ = self
+    /// The queue does not know the handle any more. True if that is news: a delivery that was settled meanwhile has its
+    /// end, and its delete may be why the queue forgot it.
+    pub fn refused(self) -> bool {
+        self.0
             .state
-            .compare_exchange(IN_HAND, LOST, Ordering::AcqRel, Ordering::Acquire);
+            .compare_exchange(IN_HAND, LOST, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
     }
+}
 
-    /// The message is, or will be, received again by somebody: what is done with it here is in vain.
-    pub fn is_lost(&self, now: Instant) -> bool {
-        self.state.load(Ordering::Acquire) == LOST || self.time_left(now).is_zero()
-    }
-
-    /// How long the handle still lives.
-    pub fn time_left(&self, now: Instant) -> Duration {
-        let visible_after_ms = self.visible_after_ms.load(Ordering::Acquire);
-        Duration::from_millis(visible_after_ms.saturating_sub(self.age_ms(now)))
-    }
-
-    fn age_ms(&self, now: Instant) -> u64 {
-        millis(now.saturating_duration_since(self.received_at))
+impl Drop for Extension {
+    fn drop(&mut self) {
+        self.0.is_being_extended.store(false, Ordering::SeqCst);
     }
 }
 
 impl Lease {
-    /// The handle.
-    pub fn handle(&self) -> &Handle {
-        &self.handle
+    /// What the queue knows the delivery by.
+    pub fn receipt_handle(&self) -> &ReceiptHandle {
+        &self.handle.id
     }
 
-    /// How the delivery ends is decided: it is no longer extended.
+    /// It is certain that the message is, or will be, received again: what is done with it here is in vain.
+    pub fn is_lost(&self, now: Instant) -> bool {
+        self.leases.is_lost(&self.handle, now)
+    }
+
+    /// How long the message stays hidden, as far as is known. Where the queue did not tell its timeout this is a belief,
+    /// good enough to give up a delete by.
+    pub fn time_left(&self, now: Instant) -> Duration {
+        self.leases.time_left(&self.handle, now)
+    }
+
+    /// A call that extends it is under way, and would undo another change of its visibility.
+    pub fn is_being_extended(&self) -> bool {
+        self.handle.is_being_extended.load(Ordering::SeqCst)
+    }
+
+    /// How the delivery ends is decided: it is no longer extended. An extension that is under way still ends.
     pub fn settle(&self) {
         let _ = self
             .handle
             .state
-            .compare_exchange(IN_HAND, SETTLED, Ordering::AcqRel, Ordering::Acquire);
+            .compare_exchange(IN_HAND, SETTLED, Ordering::SeqCst, Ordering::SeqCst);
     }
 }
 
@@ -251,6 +301,11 @@ mod tests {
         due.iter().map(|handle| handle.id.0.clone()).collect()
     }
 
+    fn extend(held: &Held, called_at: Instant, by: Duration) {
+        let extension = held.lease.handle.begin_extension().unwrap();
+        extension.succeeded(called_at, by);
+    }
+
     fn secs(secs: u64) -> Duration {
         Duration::from_secs(secs)
     }
@@ -262,9 +317,9 @@ mod tests {
         let _later = leases.hold(1, received("2", start + secs(10)));
         assert!(due(&leases, start + secs(14)).is_empty());
         assert_eq!(due(&leases, start + secs(15)), ["1"]);
-        held.lease.handle().extended(start + secs(15), secs(30));
+        extend(&held, start + secs(15), secs(30));
         assert_eq!(due(&leases, start + secs(25)), ["2"]);
-        assert_eq!(held.lease.handle().time_left(start + secs(25)), secs(20));
+        assert_eq!(held.lease.time_left(start + secs(25)), secs(20));
     }
 
     #[test]
@@ -286,13 +341,51 @@ mod tests {
     #[test]
     fn a_handle_whose_time_is_over_or_that_the_queue_has_forgotten_is_lost() {
         let (leases, start) = (leases(), Instant::now());
+        leases.set_timeout(secs(30));
         let held = leases.hold(0, received("1", start));
-        assert!(!held.lease.handle().is_lost(start + secs(29)));
-        assert!(held.lease.handle().is_lost(start + secs(30)));
+        assert!(!held.lease.is_lost(start + secs(29)));
+        assert!(held.lease.is_lost(start + secs(30)));
         assert!(due(&leases, start + secs(31)).is_empty());
         let forgotten = leases.hold(0, received("2", start));
-        forgotten.lease.handle().lose();
-        assert!(forgotten.lease.handle().is_lost(start));
+        assert!(forgotten.lease.handle.begin_extension().unwrap().refused());
+        assert!(forgotten.lease.is_lost(start));
+    }
+
+    #[test]
+    fn an_assumed_timeout_is_no_proof_that_a_handle_is_lost_but_an_extension_is() {
+        let (leases, start) = (leases(), Instant::now());
+        let held = leases.hold(0, received("1", start));
+        assert!(
+            !held.lease.is_lost(start + secs(600)),
+            "the queue's own may be longer"
+        );
+        assert_eq!(due(&leases, start + secs(600)), ["1"], "it is still extended");
+        assert_eq!(held.lease.time_left(start + secs(600)), secs(0));
+        extend(&held, start + secs(600), secs(30));
+        assert!(!held.lease.is_lost(start + secs(629)));
+        assert!(held.lease.is_lost(start + secs(630)));
+    }
+
+    #[test]
+    fn what_is_settled_is_not_extended_and_tells_while_an_extension_is_under_way() {
+        let (leases, start) = (leases(), Instant::now());
+        let held = leases.hold(0, received("1", start));
+        let under_way = held.lease.handle.begin_extension().unwrap();
+        held.lease.settle();
+        assert!(held.lease.is_being_extended());
+        assert!(!under_way.refused(), "it has its end");
+        assert!(!held.lease.is_being_extended());
+        assert!(held.lease.handle.begin_extension().is_none());
+        assert!(!held.lease.is_being_extended());
+        assert!(!held.lease.is_lost(start));
+    }
+
+    #[test]
+    fn the_most_urgent_is_extended_first() {
+        let (leases, start) = (leases(), Instant::now());
+        let _held = [(2, 3), (0, 1), (1, 2)]
+            .map(|(secs_later, id)| leases.hold(0, received(&id.to_string(), start + secs(secs_later))));
+        assert_eq!(due(&leases, start + secs(20)), ["1", "2", "3"]);
     }
 
     #[test]
@@ -301,7 +394,7 @@ mod tests {
         let held = leases.hold(0, received("1", start));
         leases.set_timeout(secs(4));
         assert_eq!(due(&leases, start + secs(2)), ["1"]);
-        assert!(held.lease.handle().is_lost(start + secs(4)));
+        assert!(held.lease.is_lost(start + secs(4)));
     }
 
     #[test]
@@ -310,10 +403,10 @@ mod tests {
         let held = leases.hold(0, received("1", start));
         let end = |left: u64| start + LONGEST.saturating_sub(secs(left));
         let near_the_end = end(15);
-        held.lease.handle().extended(end(25), secs(30));
-        assert_eq!(held.lease.handle().extension(secs(30), near_the_end), secs(10));
-        held.lease.handle().extended(near_the_end, secs(10));
+        extend(&held, end(25), secs(30));
+        assert_eq!(held.lease.handle.extension(secs(30), near_the_end), secs(10));
+        extend(&held, near_the_end, secs(10));
         assert!(due(&leases, end(5)).is_empty());
-        assert!(held.lease.handle().is_lost(end(5)));
+        assert!(held.lease.is_lost(end(5)));
     }
 }

@@ -82,7 +82,7 @@ impl Job {
     }
 
     fn is_lost(&self, now: Instant) -> bool {
-        self.held.lease.handle().is_lost(now)
+        self.held.lease.is_lost(now)
     }
 
     fn locks(&self) -> Locks {
@@ -165,7 +165,7 @@ impl Worker {
 
     /// Decodes a delivery. `None` if it has ended already: it changes nothing, or cannot be read.
     fn begin(&self, held: Held) -> Option<Job> {
-        if held.lease.handle().is_lost(Instant::now()) {
+        if held.lease.is_lost(Instant::now()) {
             self.lost(&held);
             return None;
         }

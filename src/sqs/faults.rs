@@ -4,7 +4,7 @@
 //! remedy. It never holds a secret: where AWS quotes the signed request back, the quotation is cut.
 
 use super::wire::{ErrorAnswer, WireError};
-use super::{Operation, QueueError, region};
+use super::{EntryFailure, Operation, QueueError, region};
 use crate::http_client::{HttpError, HttpErrorKind};
 
 /// AWS accepts signatures that are up to 5 minutes off; from here on the clock is worth a word.
@@ -127,6 +127,23 @@ impl Operation {
             Self::ChangeVisibility => "sqs:ChangeMessageVisibility",
             Self::GetAttributes => "sqs:GetQueueAttributes",
         }
+    }
+}
+
+impl EntryFailure {
+    /// Trying again with the same entry cannot help: its receipt handle has expired, or is none, or its message is gone.
+    pub fn is_final(&self) -> bool {
+        let code = self.code.rsplit('.').next().unwrap_or(&self.code);
+        let names_the_handle = matches!(
+            code,
+            "ReceiptHandleIsInvalid" | "MessageNotInflight" | "InvalidParameterValue" | "InvalidIdFormat"
+        );
+        // Throttling and a missing permission are the sender's fault to SQS, too; but they pass.
+        let may_pass = matches!(
+            Fault::of(400, &self.code, &self.message),
+            Fault::Throttled | Fault::Denied | Fault::KmsDenied | Fault::Expired
+        );
+        names_the_handle || (self.sender_fault && !may_pass)
     }
 }
 

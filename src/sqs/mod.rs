@@ -79,7 +79,7 @@ pub struct EntryFailure {
     pub code: String,
     /// SQS's words.
     pub message: String,
-    /// The caller is at fault: trying again with the same entry cannot help.
+    /// The caller is at fault, says SQS: see [`EntryFailure::is_final`].
     pub sender_fault: bool,
 }
 

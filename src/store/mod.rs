@@ -73,9 +73,13 @@ pub struct StoreError {
 
 impl StoreError {
     /// Trying the same change again cannot help, until somebody removes what stands in its way: something foreign
-    /// stands at the key. A missing permission is no such fault, as it may be granted.
+    /// stands at the key. A missing permission is no such fault, as it may be granted, nor is a command that this Redis
+    /// does not have (renamed, or too old): with POISON_POLICY=delete every message would go for a mistake in its
+    /// configuration.
     pub fn is_permanent(&self) -> bool {
-        self.reach == Reach::Change && matches!(self.kind.as_str(), "WRONGTYPE" | "ERR")
+        let lacks_a_command = self.message.to_lowercase().contains("unknown")
+            && self.message.to_lowercase().contains("command");
+        self.reach == Reach::Change && !lacks_a_command && matches!(self.kind.as_str(), "WRONGTYPE" | "ERR")
     }
 }
 
@@ -118,3 +122,25 @@ pub const STOPPED: &str = "stopped";
 
 /// How long an SDK may hold its lock (`LOCK_DURATION` of the published packages).
 pub const READERS_LOCK: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_stands_in_the_way_of_one_change_is_permanent() {
+        let is_permanent = |kind: &str, reach: Reach, message: &str| {
+            let error = StoreError {
+                message: message.to_owned(),
+                kind: kind.to_owned(),
+                reach,
+            };
+            error.is_permanent()
+        };
+        assert!(is_permanent("WRONGTYPE", Reach::Change, "a list"));
+        assert!(is_permanent("ERR", Reach::Change, "value is not an integer"));
+        assert!(!is_permanent("NOPERM", Reach::Change, "no SCAN"));
+        assert!(!is_permanent("ERR", Reach::Change, "unknown command 'UNLINK'"));
+        assert!(!is_permanent("OOM", Reach::Redis, "full"));
+    }
+}

@@ -321,6 +321,88 @@ fn when_the_time_of_a_stop_is_over_everything_gets_one_more_try() {
     assert_eq!(sizes, [10, 2]);
 }
 
+#[test]
+fn what_workers_give_back_after_the_time_of_a_stop_is_over_is_still_told() {
+    let queue = Arc::new(FakeQueue::default());
+    let (sender, receiver) = unbounded();
+    let (trigger, out_of_time) = stop_pair();
+    let acknowledger = Acknowledger {
+        queue: Arc::clone(&queue) as Arc<dyn Queue>,
+        settled: receiver,
+        metrics: Arc::new(Metrics::new().unwrap()),
+        faults: Arc::new(FaultLog::new()),
+        out_of_time,
+    };
+    let at_once = Settlement::Retry {
+        visible_in: Duration::ZERO,
+    };
+    drop(trigger);
+    thread::scope(|scope| {
+        scope.spawn(|| acknowledger.run());
+        for id in ["soon", "later"] {
+            // Each worker gives back when its last call to Redis ends, and that takes seconds.
+            sender.send(settled(id, at_once)).unwrap();
+            wait_until("it is given back", || {
+                let visibility = queue.visibility.lock().unwrap();
+                visibility.last() == Some(&(id.to_owned(), Duration::ZERO))
+            });
+        }
+        drop(sender);
+    });
+}
+
+#[test]
+fn what_is_given_back_is_not_hidden_again_by_an_extension_that_was_under_way() {
+    let queue = Arc::new(FakeQueue::default());
+    let leases = leases();
+    let at_once = Settlement::Retry {
+        visible_in: Duration::ZERO,
+    };
+    let Held { lease, .. } = leases.hold(0, delivery("1", "{}"));
+    let due = leases.due(Instant::now() + Duration::from_secs(20));
+    let under_way = due[0].begin_extension().unwrap();
+    lease.settle();
+    let (sender, receiver) = unbounded();
+    let acknowledger = Acknowledger {
+        queue: Arc::clone(&queue) as Arc<dyn Queue>,
+        settled: receiver,
+        metrics: Arc::new(Metrics::new().unwrap()),
+        faults: Arc::new(FaultLog::new()),
+        out_of_time: Stop::never(),
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| acknowledger.run());
+        let given_back = Settled {
+            lease,
+            settlement: at_once,
+        };
+        sender.send(given_back).unwrap();
+        let other = settled_of(&leases, "other", at_once);
+        sender.send(other).unwrap();
+        let told = || queue.visibility.lock().unwrap().len();
+        wait_until("the other is told", || told() == 1);
+        assert_eq!(queue.visibility.lock().unwrap()[0].0, "other");
+        drop(under_way);
+        wait_until("the first is told, too", || told() == 2);
+        drop(sender);
+    });
+}
+
+#[test]
+fn a_queue_that_takes_no_deletes_is_not_called_in_a_hot_loop() {
+    let queue = Arc::new(FakeQueue {
+        deletes: Mutex::new((0..10_000).map(|_| Err(queue_error())).collect()),
+        ..FakeQueue::default()
+    });
+    let leases = leases();
+    leases.set_timeout(Duration::from_secs(2));
+    let all = (0..150).map(|number| settled_of(&leases, &number.to_string(), Settlement::Delete));
+    acknowledge(&queue, all.collect());
+    let calls = queue.deleted.lock().unwrap().len();
+    assert!(calls < 40, "{calls} calls in 2 s");
+    assert!(leases.due(Instant::now()).is_empty());
+}
+
 fn heartbeat(queue: &Arc<FakeQueue>, leases: &Arc<Leases>) -> Heartbeat {
     Heartbeat {
         queue: Arc::clone(queue) as Arc<dyn Queue>,
@@ -371,11 +453,31 @@ fn a_handle_that_the_queue_does_not_know_is_lost_and_a_call_that_failed_is_made_
     let heartbeat = heartbeat(&queue, &leases);
     let at_half = now + Duration::from_secs(16);
     assert!(!heartbeat.beat(at_half));
-    assert!(
-        !forgotten.lease.handle().is_lost(at_half),
-        "a failed call says nothing"
-    );
+    assert!(!forgotten.lease.is_lost(at_half), "a failed call says nothing");
     assert!(heartbeat.beat(at_half));
-    assert!(forgotten.lease.handle().is_lost(at_half));
-    assert!(!kept.lease.handle().is_lost(now + Duration::from_secs(40)));
+    assert!(forgotten.lease.is_lost(at_half));
+    assert!(!kept.lease.is_lost(now + Duration::from_secs(40)));
+}
+
+#[test]
+fn an_extension_that_was_throttled_or_denied_is_no_loss() {
+    for code in ["RequestThrottled", "AccessDenied"] {
+        let failure = EntryFailure {
+            code: code.to_owned(),
+            message: String::new(),
+            sender_fault: true,
+        };
+        let queue = Arc::new(FakeQueue {
+            visibility_answers: Mutex::new(VecDeque::from([Ok(vec![Some(failure)])])),
+            ..FakeQueue::default()
+        });
+        let leases = leases();
+        let at_half = Instant::now() + Duration::from_secs(16);
+        let held = leases.hold(0, delivery("1", "{}"));
+        let heartbeat = heartbeat(&queue, &leases);
+        heartbeat.beat(at_half);
+        assert!(!held.lease.is_lost(at_half), "{code}");
+        heartbeat.beat(at_half);
+        assert_eq!(queue.visibility.lock().unwrap().len(), 2, "{code}: asked again");
+    }
 }

@@ -197,3 +197,23 @@ fn no_answer_names_the_endpoint_and_where_it_is_set() {
          host and port in QUEUE_URL"
     ));
 }
+
+#[test]
+fn an_entry_is_final_if_its_receipt_handle_is_worth_nothing_and_not_if_the_fault_passes() {
+    let is_final = |code: &str, sender_fault: bool| {
+        let failure = EntryFailure {
+            code: code.to_owned(),
+            message: String::new(),
+            sender_fault,
+        };
+        failure.is_final()
+    };
+    assert!(is_final("ReceiptHandleIsInvalid", true));
+    assert!(is_final("AWS.SimpleQueueService.MessageNotInflight", false));
+    assert!(is_final("InvalidParameterValue", true));
+    assert!(is_final("SomethingOfTheSenders", true));
+    for passing in ["RequestThrottled", "AccessDenied", "KMS.AccessDeniedException"] {
+        assert!(!is_final(passing, true), "{passing}");
+    }
+    assert!(!is_final("InternalError", false));
+}

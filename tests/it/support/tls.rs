@@ -13,12 +13,7 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Makes an authority and a certificate that it signed, in this directory.
-    pub fn make_in(directory: &Path) -> Self {
-        Self::make_for(directory, &[])
-    }
-
-    /// The same for these host names, too.
+    /// Makes an authority and a certificate that it signed for this host and these names, in this directory.
     pub fn make_for(directory: &Path, names: &[&str]) -> Self {
         let mut all = vec!["IP:127.0.0.1".to_owned(), "DNS:localhost".to_owned()];
         all.extend(names.iter().map(|name| format!("DNS:{name}")));
