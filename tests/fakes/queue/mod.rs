@@ -138,7 +138,7 @@ impl FakeQueue {
         self.server.send(&body.into(), clock::now().0, Some(group))
     }
 
-    /// From now on this goes wrong.
+    /// From now on this goes wrong. Where nothing hangs any more, calls that hang end with their connection.
     pub fn set_faults(&self, faults: Faults) {
         self.server.set_faults(faults);
     }

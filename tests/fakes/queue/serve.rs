@@ -2,7 +2,7 @@
 
 mod calls;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -49,6 +49,8 @@ pub struct Server {
     open_polls: AtomicUsize,
     ended: AtomicBool,
     connections: Mutex<HashMap<u64, TcpStream>>,
+    /// Those whose call is never answered.
+    hanging: Mutex<HashSet<u64>>,
 }
 
 /// The threads: the one that accepts, and one a connection.
@@ -91,6 +93,7 @@ pub fn start(options: QueueOptions) -> (Arc<Server>, Threads) {
         open_polls: AtomicUsize::new(0),
         ended: AtomicBool::new(false),
         connections: Mutex::default(),
+        hanging: Mutex::default(),
         options,
     });
     let connections: Arc<Mutex<Vec<JoinHandle<()>>>> = Arc::default();
@@ -126,7 +129,7 @@ fn accept(listener: &TcpListener, server: &Arc<Server>, threads: &Mutex<Vec<Join
         let served_by = Arc::clone(server);
         let handle = thread("queue-connection", move || {
             // Registered with the server, so that its end can end it.
-            let end = served_by.serve(Connection::new(stream));
+            let end = served_by.serve(Connection::new(stream), number);
             served_by.connections.lock().unwrap().remove(&number);
             drop(end);
         });
@@ -223,7 +226,16 @@ impl Server {
     }
 
     pub fn set_faults(&self, faults: Faults) {
+        let nothing_hangs = faults.hang <= 0.0;
         *self.faults.write().unwrap() = Arc::new(faults);
+        if nothing_hangs {
+            let connections = self.connections.lock().unwrap();
+            for hanging in self.hanging.lock().unwrap().drain() {
+                if let Some(connection) = connections.get(&hanging) {
+                    let _ = connection.shutdown(Shutdown::Both);
+                }
+            }
+        }
     }
 
     pub fn counts(&self) -> Counts {
@@ -256,7 +268,7 @@ impl Server {
     }
 
     /// Serves a connection to its end; gives it back if the end is only to be let go of.
-    fn serve(&self, mut connection: Connection) -> Option<Connection> {
+    fn serve(&self, mut connection: Connection, connection_number: u64) -> Option<Connection> {
         while !self.has_ended() {
             let now_ms = clock::now().0;
             let next = match connection.next_request() {
@@ -277,6 +289,7 @@ impl Server {
                     }
                 }
                 Next::Hang => {
+                    self.hanging.lock().unwrap().insert(connection_number);
                     connection.wait_for_its_end();
                     break;
                 }
