@@ -23,6 +23,7 @@ mod delivery;
 mod disorder;
 mod late_news;
 mod lock;
+mod model;
 mod policy;
 mod purge;
 

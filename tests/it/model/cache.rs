@@ -1,0 +1,93 @@
+//! Redis, as the model reads it: keys taken apart into whose they are and what they hold.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::origin::Subject;
+use crate::support::redis::{Entry, TestRedis};
+use crate::support::stage::PREFIX;
+
+/// A value and the timestamp beside it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stamped {
+    pub value: Value,
+    pub at: i64,
+}
+
+/// What is cached of one subject: the parts of its keys after the customer key, `""` for the customer key itself.
+pub type Cached = BTreeMap<String, Stamped>;
+
+/// Everything that readers could see.
+#[derive(Debug, Default)]
+pub struct Cache {
+    pub of: BTreeMap<Subject, Cached>,
+    /// What is wrong with the form of it.
+    pub faults: Vec<String>,
+}
+
+/// Reads all of Redis.
+pub fn look(redis: &TestRedis, subjects: &[Subject]) -> Cache {
+    let mut cache = Cache::default();
+    let snapshot = redis.snapshot();
+    for (key, entry) in &snapshot {
+        // The service's own marks.
+        if *key == format!("{PREFIX}:purged") || key.starts_with(&format!("{PREFIX}:purged:")) {
+            continue;
+        }
+        let value_key = key.strip_suffix("#timestamp").unwrap_or(key);
+        if entry.ttl <= 0 {
+            cache.faults.push(format!("{key} has no expiry"));
+        }
+        let Some((subject, part)) = owner_of(value_key, subjects) else {
+            cache
+                .faults
+                .push(format!("{key} is nobody's key: {}", entry.value));
+            continue;
+        };
+        if value_key != key {
+            if !snapshot.contains_key(value_key) {
+                cache.faults.push(format!("{key} stands without its value"));
+            }
+            continue;
+        }
+        match stamped(entry, snapshot.get(&format!("{key}#timestamp"))) {
+            Ok(stamped) => {
+                cache
+                    .of
+                    .entry(subject.clone())
+                    .or_default()
+                    .insert(part.to_owned(), stamped);
+            }
+            Err(fault) => cache.faults.push(format!("{key} {fault}: {}", entry.value)),
+        }
+    }
+    cache
+}
+
+fn stamped(value: &Entry, timestamp: Option<&Entry>) -> Result<Stamped, &'static str> {
+    let timestamp = timestamp.ok_or("stands without its timestamp")?;
+    if (timestamp.ttl - value.ttl).abs() > 1 {
+        return Err("has another expiry than its timestamp");
+    }
+    Ok(Stamped {
+        value: serde_json::from_str(&value.value).map_err(|_| "is no JSON")?,
+        at: timestamp
+            .value
+            .parse()
+            .map_err(|_| "has a timestamp that is none")?,
+    })
+}
+
+/// Whose key it is, and its part after the customer key. The longest customer key that fits: ids may hold colons.
+fn owner_of<'a, 'k>(key: &'k str, subjects: &'a [Subject]) -> Option<(&'a Subject, &'k str)> {
+    subjects
+        .iter()
+        .filter_map(|subject| {
+            let rest = key.strip_prefix(&subject.owner().key(PREFIX))?;
+            let part = rest.strip_prefix(':').unwrap_or(rest);
+            let is_part = part == "metadata" || part.starts_with("f_") || part.starts_with("credit_");
+            (rest.is_empty() || (rest.starts_with(':') && is_part)).then_some((subject, part))
+        })
+        .max_by_key(|(subject, _)| subject.owner().key(PREFIX).len())
+}
