@@ -4,13 +4,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use persistent_cache_service::config::Settings;
-use persistent_cache_service::service::Ended;
 use persistent_cache_service::{log as service_log, service};
 
 /// `EX_CONFIG` of sysexits.h: the configuration has faults, a restart will not help.
 const EXIT_CONFIG: u8 = 78;
-/// `EX_SOFTWARE` of sysexits.h: a defect; a restart may help.
-const EXIT_SOFTWARE: u8 = 70;
 /// What clap uses for flags that it does not know.
 const EXIT_USAGE: u8 = 2;
 
@@ -45,8 +42,7 @@ fn main() -> ExitCode {
         log::warn!("{notice}");
     }
     match service::run(&config) {
-        Ok(Ended::Stopped) => ExitCode::SUCCESS,
-        Ok(Ended::LoopDied) => ExitCode::from(EXIT_SOFTWARE),
+        Ok(ended) => ExitCode::from(ended.exit_status()),
         Err(error) => {
             log::error!(err:% = format!("{error:#}"); "the service ended with a fault");
             ExitCode::FAILURE

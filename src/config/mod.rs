@@ -56,6 +56,23 @@ pub enum RedisAddress {
     },
     /// A unix socket.
     Unix(PathBuf),
+    /// Where the sentinels say.
+    Sentinel(SentinelConfig),
+}
+
+/// The sentinels, and how to ask them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentinelConfig {
+    /// Host and port of each, at least one.
+    pub sentinels: Vec<(String, u16)>,
+    /// Their name of the primary.
+    pub master: String,
+    /// ACL user at the sentinels.
+    pub username: Option<String>,
+    /// Password at the sentinels.
+    pub password: Option<Secret>,
+    /// The sentinels speak TLS, too.
+    pub tls: bool,
 }
 
 /// TLS to Redis.
@@ -63,6 +80,12 @@ pub enum RedisAddress {
 pub struct RedisTls {
     /// PEM file of the authorities to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// PEM file of the client certificate; goes with `key_file`.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file of its private key.
+    pub key_file: Option<PathBuf>,
+    /// The name in the server's certificate, where it is not the host's.
+    pub server_name: Option<String>,
     /// Do not verify the server's certificate.
     pub insecure: bool,
 }

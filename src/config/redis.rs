@@ -7,7 +7,7 @@ use url::{Host, Url};
 
 use super::settings::Settings;
 use super::values::{Findings, Raw, raw, shown};
-use super::{RedisAddress, RedisConfig, RedisTls, Secret};
+use super::{RedisAddress, RedisConfig, RedisTls, Secret, SentinelConfig};
 
 const DEFAULT_PORT: u16 = 6379;
 
@@ -15,14 +15,21 @@ const DEFAULT_PORT: u16 = 6379;
 pub(super) fn redis(settings: &Settings, findings: &mut Findings) -> Option<RedisConfig> {
     refuse_later(settings, findings);
     let by_url = raw!(settings, redis.redis_url);
-    let mut config = match by_url.value {
-        Some(text) => {
+    let by_sentinel = raw!(settings, redis.redis_sentinels);
+    let mut config = match (by_url.value, by_sentinel.value) {
+        (Some(text), _) => {
             refuse_both(settings, findings, by_url);
             from_url(by_url, text, findings)
         }
-        None => from_settings(settings, findings),
+        (None, Some(_)) => from_sentinels(settings, findings),
+        (None, None) => {
+            refuse_without_sentinels(settings, findings);
+            from_settings(settings, findings)
+        }
     };
-    // These two refine TLS however it was asked for, as a URL has no place for them.
+    let identity = client_certificate(settings, findings);
+    let server_name = server_name(settings, findings);
+    // These refine TLS however it was asked for, as a URL has no place for them.
     let ca = raw!(settings, redis.redis_tls_ca_file);
     let insecure = raw!(settings, redis.redis_tls_insecure);
     let ca_file = findings.certificates(ca);
@@ -45,11 +52,25 @@ pub(super) fn redis(settings: &Settings, findings: &mut Findings) -> Option<Redi
                 );
             }
             tls.ca_file = ca_file;
+            (tls.cert_file, tls.key_file) = identity.unzip();
+            tls.server_name = server_name;
         }
         None if ca.value.is_some() => {
             // Whoever names an authority believes that the connection is encrypted.
             findings.fault(
                 ca,
+                "is given, but TLS is off; set REDIS_TLS=1 (or rediss:// in REDIS_URL), or unset it",
+            );
+        }
+        None if identity.is_some() || server_name.is_some() => {
+            let given = raw!(settings, redis.redis_tls_cert_file);
+            let given = if identity.is_some() {
+                given
+            } else {
+                raw!(settings, redis.redis_tls_server_name)
+            };
+            findings.fault(
+                given,
                 "is given, but TLS is off; set REDIS_TLS=1 (or rediss:// in REDIS_URL), or unset it",
             );
         }
@@ -68,6 +89,15 @@ pub(super) fn redis(settings: &Settings, findings: &mut Findings) -> Option<Redi
 fn from_settings(settings: &Settings, findings: &mut Findings) -> Option<RedisConfig> {
     let host = host(raw!(settings, redis.redis_host), findings);
     let port = findings.number(raw!(settings, redis.redis_port), &(1..=u16::MAX));
+    let config = beside_the_address(settings, findings);
+    Some(RedisConfig {
+        address: RedisAddress::Tcp { host: host?, port },
+        ..config
+    })
+}
+
+/// Everything but the address, which is a placeholder.
+fn beside_the_address(settings: &Settings, findings: &mut Findings) -> RedisConfig {
     let db = findings.number(raw!(settings, redis.redis_db), &(0..=u16::MAX));
     let has_tls = findings.boolean(raw!(settings, redis.redis_tls));
     let password = findings.secret(
@@ -79,13 +109,147 @@ fn from_settings(settings: &Settings, findings: &mut Findings) -> Option<RedisCo
         .newer_or_older(newer, raw!(settings, older.redis_user))
         .value
         .map(str::to_owned);
-    Some(RedisConfig {
-        address: RedisAddress::Tcp { host: host?, port },
+    RedisConfig {
+        address: RedisAddress::Unix(PathBuf::new()),
         db,
         username,
         password,
         tls: has_tls.then(RedisTls::default),
+    }
+}
+
+fn from_sentinels(settings: &Settings, findings: &mut Findings) -> Option<RedisConfig> {
+    let given = raw!(settings, redis.redis_sentinels);
+    for other in [raw!(settings, redis.redis_host), raw!(settings, redis.redis_port)] {
+        if other.is_given {
+            let name = other.variable();
+            findings.fault(
+                other,
+                format!("is given together with REDIS_SENTINELS, which tell where the primary is; unset {name} or REDIS_SENTINELS"),
+            );
+        }
+    }
+    let mut sentinels = Vec::new();
+    for text in given
+        .value
+        .unwrap_or_default()
+        .split(',')
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+    {
+        match sentinel_address(text) {
+            Some(address) => sentinels.push(address),
+            None => findings.fault(
+                given,
+                format!(
+                    "{} is not host:port; set a list like sentinel-1:26379,sentinel-2:26379",
+                    shown(text)
+                ),
+            ),
+        }
+    }
+    if sentinels.is_empty() {
+        findings.fault(
+            given,
+            "names no sentinel; set a list like sentinel-1:26379,sentinel-2:26379",
+        );
+    }
+    let master = raw!(settings, redis.redis_sentinel_master);
+    if master.value.is_none() {
+        findings.fault(
+            master,
+            "is required with REDIS_SENTINELS; set the name that the sentinels give the primary, often mymaster",
+        );
+    }
+    let password = findings.secret(
+        raw!(settings, redis.redis_sentinel_password),
+        raw!(settings, redis.redis_sentinel_password_file),
+    );
+    let config = beside_the_address(settings, findings);
+    let tls = raw!(settings, redis.redis_sentinel_tls);
+    let sentinel = SentinelConfig {
+        sentinels,
+        master: master.value?.to_owned(),
+        username: raw!(settings, redis.redis_sentinel_username)
+            .value
+            .map(str::to_owned),
+        password,
+        tls: if tls.value.is_some() {
+            findings.boolean(tls)
+        } else {
+            config.tls.is_some()
+        },
+    };
+    Some(RedisConfig {
+        address: RedisAddress::Sentinel(sentinel),
+        ..config
     })
+}
+
+/// `host`, `host:port`, `[::1]:port`.
+fn sentinel_address(text: &str) -> Option<(String, u16)> {
+    const SENTINEL_PORT: u16 = 26_379;
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+            (host, port.parse().ok().filter(|port| *port != 0)?)
+        }
+        Some(_) | None => (text, SENTINEL_PORT),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_odd =
+        host.is_empty() || host.contains(|letter: char| letter.is_whitespace() || "/@?#".contains(letter));
+    (!is_odd).then(|| (host.to_owned(), port))
+}
+
+fn refuse_without_sentinels(settings: &Settings, findings: &mut Findings) {
+    for raw in [
+        raw!(settings, redis.redis_sentinel_master),
+        raw!(settings, redis.redis_sentinel_username),
+        raw!(settings, redis.redis_sentinel_password),
+        raw!(settings, redis.redis_sentinel_password_file),
+        raw!(settings, redis.redis_sentinel_tls),
+    ] {
+        if raw.value.is_some() {
+            findings.fault(raw, "is given without REDIS_SENTINELS; set that too, or unset it");
+        }
+    }
+}
+
+/// Certificate and key, which go together.
+fn client_certificate(settings: &Settings, findings: &mut Findings) -> Option<(PathBuf, PathBuf)> {
+    let certificate = raw!(settings, redis.redis_tls_cert_file);
+    let key = raw!(settings, redis.redis_tls_key_file);
+    let (certificate_file, key_file) = (findings.certificates(certificate), findings.private_key(key));
+    match (certificate.value, key.value) {
+        (Some(_), None) => findings.fault(
+            key,
+            "is required with REDIS_TLS_CERT_FILE; set it to the certificate's key",
+        ),
+        (None, Some(_)) => {
+            findings.fault(
+                certificate,
+                "is required with REDIS_TLS_KEY_FILE; set it to the key's certificate",
+            );
+        }
+        (Some(_), Some(_)) | (None, None) => {}
+    }
+    certificate_file.zip(key_file)
+}
+
+fn server_name(settings: &Settings, findings: &mut Findings) -> Option<String> {
+    let raw = raw!(settings, redis.redis_tls_server_name);
+    let name = raw.value?;
+    if rustls::pki_types::ServerName::try_from(name).is_err() {
+        findings.fault(
+            raw,
+            format!(
+                "{} is not a host name; set the name in the server's certificate",
+                shown(name)
+            ),
+        );
+        return None;
+    }
+    Some(name.to_owned())
 }
 
 /// A host name or an address, without brackets.
@@ -150,6 +314,8 @@ fn refuse_both(settings: &Settings, findings: &mut Findings, by_url: Raw<'_>) {
         raw!(settings, redis.redis_password),
         raw!(settings, redis.redis_password_file),
         raw!(settings, redis.redis_tls),
+        raw!(settings, redis.redis_sentinels),
+        raw!(settings, redis.redis_sentinel_master),
     ];
     let names: Vec<String> = others
         .iter()
@@ -295,24 +461,9 @@ fn hex(digit: u8) -> Option<u8> {
 /// What the contract knows and this version does not. To go on without would reach another Redis than was meant,
 /// or in another way, so each is a fault.
 fn refuse_later(settings: &Settings, findings: &mut Findings) {
-    const SENTINEL: &str = "Redis Sentinel is not supported in this version; unset it, and set REDIS_HOST to a name that leads to the \
-         primary";
     const IAM: &str = "signing in to ElastiCache by IAM is not supported in this version; unset it, and set \
                        REDIS_USERNAME and REDIS_PASSWORD";
-    const CLIENT_CERTIFICATE: &str = "client certificates are not supported in this version; unset it, and let Redis accept clients without one \
-         (tls-auth-clients no)";
-    const SERVER_NAME: &str = "is not supported in this version; unset it, and set REDIS_HOST to the name in the server's certificate";
-    for (raw, text) in [
-        (raw!(settings, later.redis_sentinels), SENTINEL),
-        (raw!(settings, later.redis_sentinel_master), SENTINEL),
-        (raw!(settings, later.redis_sentinel_username), SENTINEL),
-        (raw!(settings, later.redis_sentinel_password), SENTINEL),
-        (raw!(settings, later.redis_sentinel_password_file), SENTINEL),
-        (raw!(settings, later.redis_iam_cache_name), IAM),
-        (raw!(settings, later.redis_tls_cert_file), CLIENT_CERTIFICATE),
-        (raw!(settings, later.redis_tls_key_file), CLIENT_CERTIFICATE),
-        (raw!(settings, later.redis_tls_server_name), SERVER_NAME),
-    ] {
+    for (raw, text) in [(raw!(settings, later.redis_iam_cache_name), IAM)] {
         if raw.value.is_some() {
             findings.fault(raw, text);
         }

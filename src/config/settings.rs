@@ -161,6 +161,15 @@ pub struct RedisSettings {
     /// PEM file of the authorities to trust, instead of the system's.
     #[arg(long, value_name = "PATH")]
     pub redis_tls_ca_file: Option<String>,
+    /// PEM file of the certificate that the service shows to Redis.
+    #[arg(long, value_name = "PATH")]
+    pub redis_tls_cert_file: Option<String>,
+    /// PEM file of that certificate's private key.
+    #[arg(long, value_name = "PATH")]
+    pub redis_tls_key_file: Option<String>,
+    /// Name that the server's certificate must carry, if it is not the host's.
+    #[arg(long, value_name = "NAME")]
+    pub redis_tls_server_name: Option<String>,
     /// Do not verify the server's certificate. For tests only.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "1", default_value = "0")]
     pub redis_tls_insecure: Option<String>,
@@ -168,6 +177,24 @@ pub struct RedisSettings {
     /// `redis://user:password@host:6379/0`, `rediss://` for TLS, or `unix:///path/of/socket?db=0`.
     #[arg(long, value_name = "URL")]
     pub redis_url: Option<String>,
+    /// Sentinels that know where the primary is, instead of `REDIS_HOST`: `host:port,…` (port 26379 if left out).
+    #[arg(long, value_name = "LIST")]
+    pub redis_sentinels: Option<String>,
+    /// The sentinels' name of the primary.
+    #[arg(long, value_name = "NAME")]
+    pub redis_sentinel_master: Option<String>,
+    /// ACL user at the sentinels.
+    #[arg(long, value_name = "NAME")]
+    pub redis_sentinel_username: Option<String>,
+    /// Password at the sentinels.
+    #[arg(long, value_name = "SECRET")]
+    pub redis_sentinel_password: Option<String>,
+    /// File that holds it; read again when it changes.
+    #[arg(long, value_name = "PATH")]
+    pub redis_sentinel_password_file: Option<String>,
+    /// Whether the sentinels speak TLS. By default as `REDIS_TLS`.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "1")]
+    pub redis_sentinel_tls: Option<String>,
 }
 
 /// What is written.
@@ -268,36 +295,12 @@ pub struct OlderSettings {
 /// credentials may do as well.
 #[derive(Args)]
 pub struct LaterSettings {
-    /// Sentinel addresses.
-    #[arg(long, hide = true)]
-    pub redis_sentinels: Option<String>,
-    /// Sentinel's name of the primary.
-    #[arg(long, hide = true)]
-    pub redis_sentinel_master: Option<String>,
-    /// Sentinel's ACL user.
-    #[arg(long, hide = true)]
-    pub redis_sentinel_username: Option<String>,
-    /// Sentinel's password.
-    #[arg(long, hide = true)]
-    pub redis_sentinel_password: Option<String>,
-    /// The same as a file.
-    #[arg(long, hide = true)]
-    pub redis_sentinel_password_file: Option<String>,
     /// `ElastiCache` sign-in by IAM.
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "1")]
     pub redis_iam_auth: Option<String>,
     /// `ElastiCache`'s name of the cache.
     #[arg(long, hide = true)]
     pub redis_iam_cache_name: Option<String>,
-    /// Client certificate.
-    #[arg(long, hide = true)]
-    pub redis_tls_cert_file: Option<String>,
-    /// Its key.
-    #[arg(long, hide = true)]
-    pub redis_tls_key_file: Option<String>,
-    /// Name to expect in the server's certificate.
-    #[arg(long, hide = true)]
-    pub redis_tls_server_name: Option<String>,
     /// Web identity.
     #[arg(long, hide = true)]
     pub aws_web_identity_token_file: Option<String>,

@@ -8,8 +8,8 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
 
 use super::Secret;
@@ -232,6 +232,23 @@ impl Findings {
                 Ok(certificates) if certificates.is_empty() => {
                     format!("{path} holds no certificate; set a file of PEM certificates")
                 }
+                Ok(_) => return Some(PathBuf::from(path)),
+            },
+        };
+        self.fault(raw, fault);
+        None
+    }
+
+    /// A PEM file with a private key. Nothing of it is shown.
+    pub fn private_key(&mut self, raw: Raw<'_>) -> Option<PathBuf> {
+        let path = raw.value?;
+        let fault = match readable_again(Path::new(path)).and_then(|()| std::fs::read(path)) {
+            Err(error) => format!(
+                "cannot read {path}: {}; check the path and its permissions",
+                why(&error)
+            ),
+            Ok(pem) => match PrivateKeyDer::from_pem_slice(&pem) {
+                Err(_) => format!("{path} holds no private key that is not encrypted; set a PEM file of one"),
                 Ok(_) => return Some(PathBuf::from(path)),
             },
         };

@@ -16,11 +16,11 @@ use super::series::{self, Series};
 pub use super::series::metrics_table;
 
 /// The `reason`s of `persistent_cache_messages_failed_total`.
-pub const FAILURE_REASONS: [&str; 4] = ["redis", "panic", "malformed", "other"];
+pub const FAILURE_REASONS: [&str; 5] = ["redis", "panic", "malformed", "expired", "other"];
 /// The `reason`s of `persistent_cache_writes_skipped_total`.
 pub const SKIP_REASONS: [&str; 3] = ["stale", "policy", "no_customer"];
 /// The `operation`s of `persistent_cache_queue_errors_total`.
-pub const QUEUE_OPERATIONS: [&str; 3] = ["receive", "delete", "change_visibility"];
+pub const QUEUE_OPERATIONS: [&str; 4] = ["receive", "delete", "change_visibility", "get_attributes"];
 
 /// From 0.5 ms (a pipelined write on the same host takes less) to 10 s (the readers' lock is 5 s).
 const DURATION_BUCKETS_SECONDS: [f64; 14] = [
@@ -326,12 +326,14 @@ mod tests {
             [
                 r#"persistent_cache_queue_errors_total{operation="change_visibility"} 0"#,
                 r#"persistent_cache_queue_errors_total{operation="delete"} 0"#,
+                r#"persistent_cache_queue_errors_total{operation="get_attributes"} 0"#,
                 r#"persistent_cache_queue_errors_total{operation="receive"} 0"#,
             ]
         );
         assert_eq!(
             lines_of(&metrics, "persistent_cache_messages_failed_total"),
             [
+                r#"persistent_cache_messages_failed_total{reason="expired"} 0"#,
                 r#"persistent_cache_messages_failed_total{reason="malformed"} 0"#,
                 r#"persistent_cache_messages_failed_total{reason="other"} 0"#,
                 r#"persistent_cache_messages_failed_total{reason="panic"} 0"#,
@@ -343,8 +345,13 @@ mod tests {
     #[test]
     fn every_operation_of_the_queue_has_its_label() {
         use crate::sqs::Operation;
-        let labels =
-            [Operation::Receive, Operation::Delete, Operation::ChangeVisibility].map(Operation::label);
+        let labels = [
+            Operation::Receive,
+            Operation::Delete,
+            Operation::ChangeVisibility,
+            Operation::GetAttributes,
+        ]
+        .map(Operation::label);
         assert_eq!(labels, QUEUE_OPERATIONS);
     }
 

@@ -74,7 +74,7 @@ series! {
     MESSAGE_AGE = Histogram "persistent_cache_message_age_seconds" []
         "SQS SentTimestamp to written: how fresh the cache is";
     QUEUE_ERRORS = Counter "persistent_cache_queue_errors_total" ["operation"]
-        "failed calls to the queue: `receive`, `delete`, `change_visibility`";
+        "failed calls to the queue: `receive`, `delete`, `change_visibility`, `get_attributes`";
     IN_FLIGHT = Gauge "persistent_cache_in_flight_messages" []
         "received and not yet settled";
     LAST_POLL = Gauge "persistent_cache_last_poll_timestamp_seconds" []
@@ -82,7 +82,7 @@ series! {
     LAST_WRITE = Gauge "persistent_cache_last_write_timestamp_seconds" []
         "last successful write to Redis; 0 before the first";
     CONSUMERS = Gauge "persistent_cache_consumers" []
-        "pollers whose last call to the queue succeeded";
+        "live pollers: they get answers from the queue, or have failed for less than 15 s";
     REDIS_UP = Gauge "persistent_cache_redis_up" []
         "1 while Redis answers, else 0";
     CREDENTIALS_EXPIRY = Gauge "persistent_cache_credentials_expiry_timestamp_seconds" []

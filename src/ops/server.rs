@@ -31,7 +31,7 @@ use std::io::{self, Cursor, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tiny_http::{Header, Request, Response, Server};
 
@@ -107,7 +107,6 @@ pub enum ServerError {
 pub struct OpsServer {
     health: Arc<HealthBoard>,
     metrics: Arc<Metrics>,
-    loops_alive: Arc<dyn Fn() -> bool + Send + Sync>,
     limits: Limits,
     port: u16,
     /// Kept beside `tiny_http`'s own handle on it: connections queue up here while the server is opened anew.
@@ -122,14 +121,8 @@ pub struct OpsServer {
 
 impl OpsServer {
     /// Listens on `port` (0: any free one) of all addresses, IPv4 and, where the host has it, IPv6.
-    /// `loops_alive` is asked at each `/livez` and must not wait.
-    pub fn bind(
-        port: u16,
-        health: Arc<HealthBoard>,
-        metrics: Arc<Metrics>,
-        loops_alive: Arc<dyn Fn() -> bool + Send + Sync>,
-    ) -> Result<Self, ServerError> {
-        Self::bind_with(LIMITS, port, health, metrics, loops_alive)
+    pub fn bind(port: u16, health: Arc<HealthBoard>, metrics: Arc<Metrics>) -> Result<Self, ServerError> {
+        Self::bind_with(LIMITS, port, health, metrics)
     }
 
     fn bind_with(
@@ -137,7 +130,6 @@ impl OpsServer {
         port: u16,
         health: Arc<HealthBoard>,
         metrics: Arc<Metrics>,
-        loops_alive: Arc<dyn Fn() -> bool + Send + Sync>,
     ) -> Result<Self, ServerError> {
         let listener = listener::bind(port)
             .and_then(|listener| listener::with_deadlines(listener, limits.idle, limits.write))
@@ -151,7 +143,6 @@ impl OpsServer {
         Ok(Self {
             health,
             metrics,
-            loops_alive,
             limits,
             port: bound,
             listener,
@@ -324,7 +315,7 @@ impl OpsServer {
             request.url(),
             &self.health,
             &self.metrics,
-            &*self.loops_alive,
+            Instant::now(),
         );
         request.respond(response(answer))
     }

@@ -168,11 +168,13 @@ fn refuses_writes(error: &StoreError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::health::Patience;
     use crate::store::Reach;
 
     fn gate() -> RedisGate {
         let metrics = Arc::new(Metrics::new().unwrap());
-        RedisGate::new(Arc::new(HealthBoard::new(1)), metrics, Arc::new(FaultLog::new()))
+        let health = HealthBoard::new(1, Patience::default(), Instant::now());
+        RedisGate::new(Arc::new(health), metrics, Arc::new(FaultLog::new()))
     }
 
     fn fault(kind: &str) -> StoreError {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! poller-0..P --Delivery--> bounded --> worker-0..W --Settled--> bounded --> acknowledger-0..A
+//! heartbeat (extends what is in hand)   sampler (Redis, and whether the pollers come round)
 //! ```
 //! A message is deleted only after Redis confirmed its effect (or that it has none). Whatever ends a message
 //! otherwise leaves it in the queue: it comes again, and applying it twice does no harm.
@@ -9,6 +10,8 @@
 pub mod acknowledger;
 pub mod backoff;
 pub mod gate;
+pub mod heartbeat;
+pub mod lease;
 pub mod poison;
 pub mod poller;
 pub mod sampler;

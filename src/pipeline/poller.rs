@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, select};
+use crossbeam_channel::{SendTimeoutError, Sender};
 
 use super::backoff::Backoff;
 use super::gate::RedisGate;
+use super::lease::{Held, Leases};
 use crate::clock;
 use crate::log::FaultLog;
 use crate::ops::health::HealthBoard;
@@ -23,6 +24,13 @@ const QUIET: Duration = Duration::from_secs(5);
 /// An empty answer that comes sooner (WAIT_TIME_SECS=0, or something that does not wait) is followed by a pause of
 /// this length: asked without a pause, the queue would cost a call a millisecond.
 const HASTY: Duration = Duration::from_millis(100);
+
+/// How often a poller that waits, for Redis or for the workers, tells that it does.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// How soon a poller that waits for the workers notices the stop.
+const STOP_NOTICED: Duration = Duration::from_millis(100);
+/// The longest wait after failed calls.
+pub const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 
 /// How much is asked of the queue at once, and how patiently.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +49,9 @@ pub struct Poller {
     /// The queue.
     pub queue: Arc<dyn Queue>,
     /// Where deliveries go. Bounded: a full channel is what slows the polling down.
-    pub deliveries: Sender<Delivery>,
+    pub deliveries: Sender<Held>,
+    /// Where what is in hand is booked.
+    pub leases: Arc<Leases>,
     /// How to ask.
     pub polling: Polling,
     /// Closed while Redis is away.
@@ -62,13 +72,14 @@ pub struct Poller {
 impl Poller {
     /// Polls until the stop.
     pub fn run(&self) {
-        let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(10));
+        let mut backoff = Backoff::new(Duration::from_millis(250), LONGEST_BACKOFF);
         // The first call, and the first after a failure, does not wait for messages: it tells at once whether
         // the queue can be used.
         let mut proven = false;
         let mut was_busy = false;
         while !self.stop.is_stopped() {
-            if !self.gate.wait_open(&self.stop, Duration::from_secs(1)) {
+            if !self.gate.wait_open(&self.stop, TELL_EVERY) {
+                self.health.came_round(self.index, Instant::now());
                 continue;
             }
             let wait = if proven {
@@ -85,7 +96,7 @@ impl Poller {
                     let is_hasty = proven && !was_busy && asked_at.elapsed() < HASTY;
                     proven = true;
                     backoff.reset();
-                    self.health.set_poller_alive(self.index, true);
+                    self.health.call_succeeded(self.index, Instant::now());
                     self.metrics.last_poll.set(seconds_now());
                     self.recovered();
                     if was_busy {
@@ -100,7 +111,7 @@ impl Poller {
                 Err(error) => {
                     was_busy = false;
                     proven = false;
-                    self.health.set_poller_alive(self.index, false);
+                    self.health.call_failed(self.index, Instant::now());
                     self.metrics
                         .queue_errors
                         .with_label_values(&[Operation::Receive.label()])
@@ -118,7 +129,7 @@ impl Poller {
                 }
             }
         }
-        self.health.set_poller_alive(self.index, false);
+        self.health.ended(self.index);
     }
 
     /// The first poller that gets an answer again tells so, for all.
@@ -132,29 +143,37 @@ impl Poller {
     fn hand_over(&self, deliveries: Vec<Delivery>) {
         let received = deliveries.len();
         self.metrics.messages_received.inc_by(received as u64);
+        // All are booked at once: the last of them may wait for its turn for long.
+        let in_hand: Vec<Held> = deliveries
+            .into_iter()
+            .map(|delivery| self.leases.hold(self.index, delivery))
+            .collect();
         let mut late = Vec::new();
-        for delivery in deliveries {
-            if self.stop.is_stopped() {
-                late.push((delivery.receipt_handle, Duration::ZERO));
-                continue;
-            }
-            self.metrics.in_flight.inc();
-            // The delivery is kept until it is known to be handed over: at the stop it is given back.
-            let receipt_handle = delivery.receipt_handle.clone();
-            select! {
-                send(self.deliveries, delivery) -> sent => if sent.is_err() {
-                    self.metrics.in_flight.dec();
-                    late.push((receipt_handle, Duration::ZERO));
-                },
-                recv(self.stop.channel()) -> _ => {
-                    self.metrics.in_flight.dec();
-                    late.push((receipt_handle, Duration::ZERO));
-                }
+        for held in in_hand {
+            if let Some(held) = self.send(held) {
+                late.push((held.delivery.receipt_handle, Duration::ZERO));
             }
         }
         if !late.is_empty() {
             self.give_back(&late);
         }
+    }
+
+    /// Hands over one. What comes back could not be handed over before the stop.
+    fn send(&self, held: Held) -> Option<Held> {
+        let mut held = held;
+        while !self.stop.is_stopped() {
+            match self.deliveries.send_timeout(held, STOP_NOTICED) {
+                Ok(()) => return None,
+                Err(SendTimeoutError::Disconnected(back)) => return Some(back),
+                Err(SendTimeoutError::Timeout(back)) => {
+                    // Waiting for the workers is no silence.
+                    self.health.came_round(self.index, Instant::now());
+                    held = back;
+                }
+            }
+        }
+        Some(held)
     }
 
     /// What came too late to be handled becomes visible to others at once; if that fails, when its visibility

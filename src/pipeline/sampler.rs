@@ -1,17 +1,20 @@
 //! Looks at Redis from time to time: finds out that it is away while nothing is written, that it is back, and
-//! what its statistics say.
+//! what its statistics say. Watches the pollers, too: one that has gone silent cannot tell so itself.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::gate::{During, Evidence, RedisGate};
 use crate::log::FaultLog;
+use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
 use crate::shutdown::Stop;
 use crate::store::{CacheStore, READONLY};
 
 /// How often a Redis that is away is asked whether it is back.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How often Sentinel, if there is one, is asked whether the primary has changed.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 /// How often the statistics are read.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 
@@ -21,6 +24,8 @@ pub struct Sampler {
     pub store: Arc<dyn CacheStore>,
     /// Told what was found.
     pub gate: Arc<RedisGate>,
+    /// Asked whether the pollers come round.
+    pub health: Arc<HealthBoard>,
     /// Set to what was found.
     pub metrics: Arc<Metrics>,
     /// Told of the time, so that it can write its counts.
@@ -33,8 +38,22 @@ impl Sampler {
     /// Samples until the stop.
     pub fn run(&self) {
         let mut sampled_at: Option<Instant> = None;
+        let mut followed_at: Option<Instant> = None;
+        let mut was_live = true;
         loop {
             self.faults.tick(Instant::now());
+            let is_live = self.health.is_live(Instant::now());
+            if was_live && !is_live {
+                log::error!(
+                    "no poller has come round for longer than any call may take: the loops are dead, a defect; /livez \
+                     says 503 so that the service is restarted"
+                );
+            }
+            was_live = is_live;
+            if followed_at.is_none_or(|at| at.elapsed() >= FOLLOW_EVERY) {
+                self.follow_primary();
+                followed_at = Some(Instant::now());
+            }
             let is_due = sampled_at.is_none_or(|at| at.elapsed() >= SAMPLE_EVERY);
             if !self.gate.is_open() || is_due {
                 self.look();
@@ -43,6 +62,19 @@ impl Sampler {
             if self.stop.wait(ASK_AGAIN) {
                 return;
             }
+        }
+    }
+
+    /// What is written to the old primary after a promotion is lost: the sooner it is noticed, the better.
+    fn follow_primary(&self) {
+        if let Err(error) = self.store.follow_primary() {
+            self.faults.fault(
+                "sentinel",
+                log::Level::Warn,
+                "cannot ask whether Redis's primary has changed: the one known so far is used",
+                &error.message,
+                Instant::now(),
+            );
         }
     }
 

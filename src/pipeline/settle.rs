@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::lease::Lease;
 use crate::config::PoisonPolicy;
-use crate::sqs::ReceiptHandle;
 
 /// How a delivery ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,10 +18,10 @@ pub enum Settlement {
 }
 
 /// A delivery and how it ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Settled {
-    /// The delivery.
-    pub receipt_handle: ReceiptHandle,
+    /// The delivery's receipt handle, and how long it lives.
+    pub lease: Lease,
     /// Its end.
     pub settlement: Settlement,
 }
@@ -29,21 +29,23 @@ pub struct Settled {
 /// The longest that a message is hidden before its next try.
 const LONGEST_DELAY: Duration = Duration::from_mins(15);
 
-/// What becomes of a body that cannot be read.
-pub fn settle_malformed(policy: PoisonPolicy, receive_count: u32) -> Settlement {
+/// What becomes of a message that can never be applied: a body that cannot be read, a change that Redis will always
+/// refuse. `jitter` in 0 to 1, here and below, takes up to half of a wait away, so that many that failed together
+/// do not come back together.
+pub fn settle_permanent(policy: PoisonPolicy, receive_count: u32, jitter: f64) -> Settlement {
     match policy {
         PoisonPolicy::Delete => Settlement::Delete,
         // Hidden for longer each time: it leaves room for others until the dead-letter rule takes it.
         PoisonPolicy::Redrive => Settlement::Retry {
-            visible_in: retry_delay(receive_count, 30),
+            visible_in: retry_delay(receive_count, 30, jitter),
         },
     }
 }
 
-/// What becomes of a message whose handling failed for a reason of its own.
-pub fn settle_failed(receive_count: u32) -> Settlement {
+/// What becomes of a message whose handling failed for a reason that may pass.
+pub fn settle_temporary(receive_count: u32, jitter: f64) -> Settlement {
     Settlement::Retry {
-        visible_in: retry_delay(receive_count, 2),
+        visible_in: retry_delay(receive_count, 2, jitter),
     }
 }
 
@@ -52,10 +54,13 @@ pub const GIVEN_BACK: Settlement = Settlement::Retry {
     visible_in: Duration::ZERO,
 };
 
-/// `first_secs` doubled for each receive after the first.
-fn retry_delay(receive_count: u32, first_secs: u64) -> Duration {
+/// `first_secs` doubled for each receive after the first, at most 15 minutes, less the jitter: whole seconds, as SQS
+/// takes them, at least one.
+fn retry_delay(receive_count: u32, first_secs: u64, jitter: f64) -> Duration {
     let doublings = receive_count.saturating_sub(1).min(16);
-    Duration::from_secs(first_secs << doublings).min(LONGEST_DELAY)
+    let full = Duration::from_secs(first_secs << doublings).min(LONGEST_DELAY);
+    let wait = full.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0);
+    Duration::from_secs(wait.as_secs().max(1))
 }
 
 #[cfg(test)]
@@ -70,22 +75,24 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_body_is_hidden_for_longer_each_time_but_never_for_more_than_15_minutes() {
+    fn what_can_never_be_applied_is_hidden_for_longer_each_time_but_never_for_more_than_15_minutes() {
         let hidden: Vec<u64> = [1, 2, 3, 6, 40]
             .iter()
-            .map(|count| secs(settle_malformed(PoisonPolicy::Redrive, *count)))
+            .map(|count| secs(settle_permanent(PoisonPolicy::Redrive, *count, 0.0)))
             .collect();
         assert_eq!(hidden, [30, 60, 120, 900, 900]);
     }
 
     #[test]
-    fn an_unreadable_body_is_deleted_only_when_asked_for() {
-        assert_eq!(settle_malformed(PoisonPolicy::Delete, 1), Settlement::Delete);
+    fn what_can_never_be_applied_is_deleted_only_when_asked_for() {
+        assert_eq!(settle_permanent(PoisonPolicy::Delete, 1, 0.0), Settlement::Delete);
     }
 
     #[test]
-    fn a_failed_try_comes_again_soon_at_first() {
-        assert_eq!(secs(settle_failed(1)), 2);
-        assert_eq!(secs(settle_failed(4)), 16);
+    fn a_failed_try_comes_again_soon_at_first_and_jitter_takes_half_away_at_most() {
+        assert_eq!(secs(settle_temporary(1, 0.0)), 2);
+        assert_eq!(secs(settle_temporary(4, 0.0)), 16);
+        assert_eq!(secs(settle_temporary(4, 1.0)), 8);
+        assert_eq!(secs(settle_temporary(1, 1.0)), 1, "never at once");
     }
 }

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select};
 
 use super::gate::{During, Evidence, RedisGate};
+use super::lease::Held;
 use super::poison::PoisonLog;
 use super::poller::seconds_now;
-use super::settle::{GIVEN_BACK, Settled, Settlement, settle_failed, settle_malformed};
+use super::settle::{GIVEN_BACK, Settled, Settlement, settle_permanent, settle_temporary};
 use crate::cache::{CacheChange, Invalidation, Layout, changes_for};
 use crate::clock;
 use crate::config::PoisonPolicy;
@@ -41,7 +42,7 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Worker {
     /// What pollers received.
-    pub deliveries: Receiver<Delivery>,
+    pub deliveries: Receiver<Held>,
     /// Where deliveries go when they have ended.
     pub settled: Sender<Settled>,
     /// Redis.
@@ -70,7 +71,7 @@ pub struct Worker {
 
 /// A delivery on its way into Redis.
 struct Job {
-    delivery: Delivery,
+    held: Held,
     changes: Vec<CacheChange>,
     locked_since: Option<Instant>,
 }
@@ -78,6 +79,10 @@ struct Job {
 impl Job {
     fn is_walk(&self) -> bool {
         self.changes.iter().any(is_walk)
+    }
+
+    fn is_lost(&self, now: Instant) -> bool {
+        self.held.lease.handle().is_lost(now)
     }
 
     fn locks(&self) -> Locks {
@@ -98,16 +103,14 @@ impl Worker {
                 self.give_back(parked);
                 self.deliveries
                     .try_iter()
-                    .for_each(|delivery| self.settle(&delivery, GIVEN_BACK));
+                    .for_each(|held| self.settle(held, GIVEN_BACK));
                 return;
             }
             let Some(taken) = self.take(&parked, try_parked_at) else {
                 return;
             };
-            let mut jobs: Vec<Job> = taken
-                .into_iter()
-                .filter_map(|delivery| self.begin(delivery))
-                .collect();
+            let mut jobs: Vec<Job> = taken.into_iter().filter_map(|held| self.begin(held)).collect();
+            self.forget_lost(&mut parked);
             if !parked.is_empty() && Instant::now() >= try_parked_at {
                 jobs.append(&mut parked);
                 try_parked_at = Instant::now() + LOCKED_AGAIN;
@@ -124,7 +127,7 @@ impl Worker {
     }
 
     /// What is waiting, after waiting for the first if nothing is parked. `None` when nothing will come.
-    fn take(&self, parked: &[Job], try_parked_at: Instant) -> Option<Vec<Delivery>> {
+    fn take(&self, parked: &[Job], try_parked_at: Instant) -> Option<Vec<Held>> {
         let is_full = parked.len() >= PARKED_AT_MOST;
         let wait = if parked.is_empty() {
             Duration::from_secs(1)
@@ -137,31 +140,36 @@ impl Worker {
             return Some(taken);
         }
         let next = select! {
-            recv(self.deliveries) -> delivery => delivery.ok(),
+            recv(self.deliveries) -> held => held.ok(),
             recv(self.last_delivery.channel()) -> _ => self.deliveries.try_recv().ok(),
             default(wait) => return Some(taken),
         };
         match next {
-            Some(delivery) => taken.push(delivery),
+            Some(held) => taken.push(held),
             // Nothing will come any more.
             None if parked.is_empty() => return None,
             None => {
                 self.out_of_time.wait(wait);
             }
         }
-        let mut bytes: usize = taken.iter().map(|delivery| delivery.body.len()).sum();
+        let mut bytes: usize = taken.iter().map(|held| held.delivery.body.len()).sum();
         while taken.len() < TAKE_AT_MOST && bytes < BYTES_AT_MOST {
-            let Ok(delivery) = self.deliveries.try_recv() else {
+            let Ok(held) = self.deliveries.try_recv() else {
                 break;
             };
-            bytes += delivery.body.len();
-            taken.push(delivery);
+            bytes += held.delivery.body.len();
+            taken.push(held);
         }
         Some(taken)
     }
 
     /// Decodes a delivery. `None` if it has ended already: it changes nothing, or cannot be read.
-    fn begin(&self, delivery: Delivery) -> Option<Job> {
+    fn begin(&self, held: Held) -> Option<Job> {
+        if held.lease.handle().is_lost(Instant::now()) {
+            self.lost(&held);
+            return None;
+        }
+        let delivery = &held.delivery;
         let decoded = catch_unwind(AssertUnwindSafe(|| {
             let event = event::decode(&delivery.body, delivery.sent_at)?;
             let ignored = match &event {
@@ -179,16 +187,16 @@ impl Worker {
                     self.metrics.messages_ignored.with_label_values(&[label]).inc();
                 }
                 if changes.is_empty() {
-                    self.complete(&delivery);
+                    self.complete(held);
                     return None;
                 }
                 if changes.iter().any(|change| self.is_late_news(change)) {
                     self.count(Outcome::PurgedLater);
-                    self.complete(&delivery);
+                    self.complete(held);
                     return None;
                 }
                 Some(Job {
-                    delivery,
+                    held,
                     changes,
                     locked_since: None,
                 })
@@ -198,19 +206,20 @@ impl Worker {
                 // The fault names a place, never what stood there.
                 self.reporter
                     .report_error(&format!("cannot read a message: {malformed}"));
-                let settlement = settle_malformed(self.poison_policy, delivery.receive_count);
-                self.poison_log.malformed(&delivery, &malformed, settlement);
+                let settlement =
+                    settle_permanent(self.poison_policy, delivery.receive_count, fastrand::f64());
+                self.poison_log.malformed(delivery, &malformed, settlement);
                 if settlement != Settlement::Delete {
                     self.metrics
                         .messages_failed
                         .with_label_values(&["malformed"])
                         .inc();
                 }
-                self.settle(&delivery, settlement);
+                self.settle(held, settlement);
                 None
             }
             Err(_) => {
-                self.panicked(&delivery);
+                self.panicked(held);
                 None
             }
         }
@@ -258,10 +267,15 @@ impl Worker {
                             break;
                         }
                         self.gate.wait_open(&self.out_of_time, Duration::from_secs(1));
+                        self.forget_lost(&mut jobs);
                     }
                     if self.out_of_time.is_stopped() {
                         self.give_back(jobs);
                         return Vec::new();
+                    }
+                    self.forget_lost(&mut jobs);
+                    if jobs.is_empty() {
+                        return jobs;
                     }
                 }
                 // Whose fault it was is not known: each goes alone, so that one bad message stops no other.
@@ -273,8 +287,8 @@ impl Worker {
                     return locked;
                 }
                 Err(_) => {
-                    for job in &jobs {
-                        self.panicked(&job.delivery);
+                    for job in jobs {
+                        self.panicked(job.held);
                     }
                     return Vec::new();
                 }
@@ -340,7 +354,8 @@ impl Worker {
         for mut job in jobs {
             let outcomes: Vec<_> = outcomes.by_ref().take(job.changes.len()).collect();
             if let Some(error) = outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
-                self.failed(&job.delivery, error);
+                let error = error.clone();
+                self.failed(job.held, &error);
                 continue;
             }
             if outcomes.contains(&Ok(Outcome::Locked)) {
@@ -354,10 +369,10 @@ impl Worker {
                 wrote |= self.count(outcome);
             }
             if wrote {
-                self.metrics.message_age.observe(age_secs(&job.delivery));
+                self.metrics.message_age.observe(age_secs(&job.held.delivery));
                 self.metrics.last_write.set(seconds_now());
             }
-            self.complete(&job.delivery);
+            self.complete(job.held);
         }
         locked
     }
@@ -384,32 +399,46 @@ impl Worker {
     }
 
     /// The delivery has had its effect, or has none.
-    fn complete(&self, delivery: &Delivery) {
+    fn complete(&self, held: Held) {
+        let delivery = &held.delivery;
         self.metrics.messages_processed.inc();
         self.metrics
             .message_handling_duration
             .observe(delivery.received_at.elapsed().as_secs_f64());
         log::debug!(message_id = delivery.message_id.as_str(); "applied a message");
-        self.settle(delivery, Settlement::Delete);
+        self.settle(held, Settlement::Delete);
     }
 
-    fn failed(&self, delivery: &Delivery, error: &StoreError) {
+    /// Redis refused a change of this delivery, and only that.
+    fn failed(&self, held: Held, error: &StoreError) {
         debug_assert_eq!(error.reach, Reach::Change);
+        let delivery = &held.delivery;
+        let settlement = if error.is_permanent() {
+            settle_permanent(self.poison_policy, delivery.receive_count, fastrand::f64())
+        } else {
+            settle_temporary(delivery.receive_count, fastrand::f64())
+        };
         self.metrics.write_errors.inc();
-        self.metrics.messages_failed.with_label_values(&["other"]).inc();
+        let fate = if settlement == Settlement::Delete {
+            "it is deleted (POISON_POLICY=delete)"
+        } else {
+            self.metrics.messages_failed.with_label_values(&["other"]).inc();
+            "it is tried again later"
+        };
         self.faults.fault(
             &format!("write {}", error.kind),
             log::Level::Error,
-            &format!("cannot apply message {}: it is tried again", delivery.message_id),
+            &format!("cannot apply message {}: {fate}", delivery.message_id),
             &error.message,
             Instant::now(),
         );
         self.reporter
             .report_error(&format!("Redis refused a change: {}", error.kind));
-        self.settle(delivery, settle_failed(delivery.receive_count));
+        self.settle(held, settlement);
     }
 
-    fn panicked(&self, delivery: &Delivery) {
+    fn panicked(&self, held: Held) {
+        let delivery = &held.delivery;
         self.metrics.messages_failed.with_label_values(&["panic"]).inc();
         self.faults.fault(
             "panic",
@@ -421,22 +450,44 @@ impl Worker {
             "panic; see the line before, and report it",
             Instant::now(),
         );
-        self.settle(delivery, settle_failed(delivery.receive_count));
+        let settlement = settle_temporary(delivery.receive_count, fastrand::f64());
+        self.settle(held, settlement);
+    }
+
+    /// Drops those whose receipt handle no longer lives: they come again by themselves.
+    fn forget_lost(&self, jobs: &mut Vec<Job>) {
+        let now = Instant::now();
+        jobs.retain(|job| {
+            let is_lost = job.is_lost(now);
+            if is_lost {
+                self.lost(&job.held);
+            }
+            !is_lost
+        });
+    }
+
+    fn lost(&self, held: &Held) {
+        self.metrics.messages_failed.with_label_values(&["expired"]).inc();
+        self.faults.fault(
+            "expired",
+            log::Level::Warn,
+            "a message could not be applied while it was hidden from others: it is dropped here and comes again",
+            &format!("the receipt handle of message {} has expired", held.delivery.message_id),
+            Instant::now(),
+        );
     }
 
     fn give_back(&self, jobs: Vec<Job>) {
         for job in jobs {
-            self.settle(&job.delivery, GIVEN_BACK);
+            self.settle(job.held, GIVEN_BACK);
         }
     }
 
-    fn settle(&self, delivery: &Delivery, settlement: Settlement) {
-        let settled = Settled {
-            receipt_handle: delivery.receipt_handle.clone(),
-            settlement,
-        };
+    fn settle(&self, held: Held, settlement: Settlement) {
+        let Held { delivery, lease } = held;
+        lease.settle();
         // No acknowledger is left only when the process is ending: the message comes again.
-        if self.settled.send(settled).is_err() {
+        if self.settled.send(Settled { lease, settlement }).is_err() {
             log::debug!("no acknowledger is left for message {}", delivery.message_id);
         }
     }

@@ -17,13 +17,15 @@ use crate::config::Config;
 use crate::edge::EdgeClient;
 use crate::http_client;
 use crate::log::FaultLog;
-use crate::ops::health::HealthBoard;
+use crate::ops::health::{HealthBoard, Patience};
 use crate::ops::metrics::Metrics;
 use crate::ops::server::OpsServer;
 use crate::pipeline::acknowledger::Acknowledger;
 use crate::pipeline::gate::RedisGate;
+use crate::pipeline::heartbeat::Heartbeat;
+use crate::pipeline::lease::Leases;
 use crate::pipeline::poison::PoisonLog;
-use crate::pipeline::poller::{Poller, Polling};
+use crate::pipeline::poller::{LONGEST_BACKOFF, Poller, Polling};
 use crate::pipeline::sampler::Sampler;
 use crate::pipeline::worker::Worker;
 use crate::sentry_reports::Reporter;
@@ -39,6 +41,28 @@ pub enum Ended {
     Stopped,
     /// One of its loops panicked: a defect.
     LoopDied,
+}
+
+impl Ended {
+    /// The exit status of the process: 0, or 70 (`EX_SOFTWARE` of sysexits.h: a defect, a restart may help).
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Self::Stopped => 0,
+            Self::LoopDied => 70,
+        }
+    }
+}
+
+/// What stands in for the real parts: a program that embeds the service, or a test that breaks it on purpose, brings
+/// its own.
+#[derive(Default, Clone)]
+pub struct Parts {
+    /// Instead of the SQS client.
+    pub queue: Option<Arc<dyn Queue>>,
+    /// Instead of Redis.
+    pub store: Option<Arc<dyn CacheStore>>,
+    /// Instead of what follows from the configuration.
+    pub patience: Option<Patience>,
 }
 
 /// What every loop reports to.
@@ -90,12 +114,18 @@ impl Crews {
 
 /// Runs the service until a signal asks it to stop. Fails only if it cannot start: no port, no thread.
 pub fn run(config: &Config) -> anyhow::Result<Ended> {
+    run_with(config, Parts::default())
+}
+
+/// The same, on other parts than the real ones.
+pub fn run_with(config: &Config, parts: Parts) -> anyhow::Result<Ended> {
     let (died, deaths) = bounded(16);
     let signals = signals::stop_signals(&died)?;
     http_client::install_crypto_provider();
 
     let metrics = Arc::new(Metrics::new()?);
-    let health = Arc::new(HealthBoard::new(config.consumers));
+    let patience = parts.patience.unwrap_or_else(|| patience(config));
+    let health = Arc::new(HealthBoard::new(config.consumers, patience, Instant::now()));
     let faults = Arc::new(FaultLog::new());
     let gate = Arc::new(RedisGate::new(
         Arc::clone(&health),
@@ -114,7 +144,6 @@ pub fn run(config: &Config) -> anyhow::Result<Ended> {
         config.port,
         Arc::clone(&reports.health),
         Arc::clone(&reports.metrics),
-        Arc::new(|| true),
     )?);
     let serve = {
         let ops = Arc::clone(&ops);
@@ -123,7 +152,7 @@ pub fn run(config: &Config) -> anyhow::Result<Ended> {
     let ops_crew = Crew::start("ops-http", &died, vec![serve])?;
     log::info!(port = ops.local_port(); "serving /livez, /readyz and /metrics");
 
-    let (triggers, crews) = start_loops(config, &reports, &died)?;
+    let (triggers, crews) = start_loops(config, parts, &reports, &died)?;
 
     let ended = wait_for_the_end(&signals, &deaths);
     if ended == Ended::LoopDied {
@@ -152,7 +181,22 @@ fn wait_for_the_end(signals: &Receiver<&'static str>, deaths: &Receiver<String>)
     }
 }
 
-fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow::Result<(Triggers, Crews)> {
+/// A call to the queue may take its wait, its slack, and a fetch of credentials before it; after a failed one comes a
+/// wait.
+fn patience(config: &Config) -> Patience {
+    let longest_call = config.wait_time + queue::RECEIVE_SLACK + queue::LONGEST_FETCH;
+    Patience {
+        silent_after: longest_call + LONGEST_BACKOFF + Duration::from_secs(5),
+        failing_grace: Duration::from_secs(15),
+    }
+}
+
+fn start_loops(
+    config: &Config,
+    parts: Parts,
+    reports: &Reports,
+    died: &crew::Died,
+) -> anyhow::Result<(Triggers, Crews)> {
     let (polling, polling_stop) = stop_pair();
     let (deliveries_end, last_delivery) = stop_pair();
     let (time, out_of_time) = stop_pair();
@@ -177,10 +221,13 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
         policy: config.cache_update_policy,
         expiry: config.expiry,
     };
-    let store: Arc<dyn CacheStore> = Arc::new(RedisStore::new(config.redis.clone(), rules, connections));
+    let store = parts
+        .store
+        .unwrap_or_else(|| Arc::new(RedisStore::new(config.redis.clone(), rules, connections)));
     let sampler = Sampler {
         store: Arc::clone(&store),
         gate: Arc::clone(&reports.gate),
+        health: Arc::clone(&reports.health),
         metrics: Arc::clone(&reports.metrics),
         faults: Arc::clone(&reports.faults),
         stop: background_stop.clone(),
@@ -189,9 +236,24 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
 
     // As many acknowledgers as pollers: a delete takes as long as a receive, so fewer would slow the polling.
     let acknowledger_count = config.consumers;
-    let callers = config.consumers + acknowledger_count;
-    let (queue, renewal) = queue::start(config, edge, callers, reports, background_stop.clone(), died)?;
-    background.extend(renewal);
+    let queue = if let Some(queue) = parts.queue {
+        queue
+    } else {
+        // The heartbeat calls, too.
+        let callers = config.consumers + acknowledger_count + 1;
+        let (queue, renewal) = queue::start(config, edge, callers, reports, background_stop.clone(), died)?;
+        background.extend(renewal);
+        queue
+    };
+    let leases = Leases::new(config.consumers, Arc::clone(&reports.metrics));
+    let heartbeat = Heartbeat {
+        queue: Arc::clone(&queue),
+        leases: Arc::clone(&leases),
+        metrics: Arc::clone(&reports.metrics),
+        faults: Arc::clone(&reports.faults),
+        stop: background_stop,
+    };
+    background.push(Crew::start("heartbeat", died, vec![move || heartbeat.run()])?);
 
     let triggers = Triggers {
         polling,
@@ -206,8 +268,14 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
         out_of_time,
         expecting: Arc::clone(&expecting),
     };
-    let [pollers, workers, acknowledgers] =
-        start_pipeline(config, reports, store, queue, acknowledger_count, stops, died)?;
+    let [pollers, workers, acknowledgers] = start_pipeline(
+        config,
+        reports,
+        (store, queue, leases),
+        acknowledger_count,
+        stops,
+        died,
+    )?;
     let crews = Crews {
         pollers,
         workers,
@@ -222,8 +290,7 @@ fn start_loops(config: &Config, reports: &Reports, died: &crew::Died) -> anyhow:
 fn start_pipeline(
     config: &Config,
     reports: &Reports,
-    store: Arc<dyn CacheStore>,
-    queue: Arc<dyn Queue>,
+    (store, queue, leases): (Arc<dyn CacheStore>, Arc<dyn Queue>, Arc<Leases>),
     acknowledger_count: usize,
     stops: Stops,
     died: &crew::Died,
@@ -263,6 +330,7 @@ fn start_pipeline(
         index: 0,
         queue,
         deliveries: delivery_sender,
+        leases,
         polling: Polling {
             batch_size: config.batch_size,
             wait_time: config.wait_time,

@@ -19,7 +19,9 @@ use crate::sqs::credentials::{
 };
 
 /// What a receive may take beyond its long poll.
-const RECEIVE_SLACK: Duration = Duration::from_secs(5);
+pub(super) const RECEIVE_SLACK: Duration = Duration::from_secs(5);
+/// What a source of credentials may take for one fetch: a `credential_process` is the slowest.
+pub(super) const LONGEST_FETCH: Duration = Duration::from_secs(30);
 
 /// The client, and the thread that renews its credentials if they are temporary. `callers` is the number of
 /// threads that call at the same time.

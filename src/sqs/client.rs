@@ -91,6 +91,7 @@ impl SqsClient {
         let credentials = self.credentials.current(now).map_err(|error| QueueError {
             message: format!("cannot sign calls to queue {}: {error}", self.queue_url),
             kind: error.kind,
+            refused: false,
         })?;
         let signed =
             signed_request(&self.endpoint, &self.region, request, &credentials, now).map_err(|error| {
@@ -100,6 +101,7 @@ impl SqsClient {
                         "{error}; check the values of {source}, and AWS_ENDPOINT_URL_SQS if it is set"
                     ),
                     kind: "not_signable".to_owned(),
+                    refused: false,
                 }
             })?;
         let source = self.credentials.describe();
@@ -182,6 +184,16 @@ impl Queue for SqsClient {
     ) -> Result<BatchOutcome, QueueError> {
         let request = wire::change_visibility_request(&self.queue_url, entries);
         self.batch(Operation::ChangeVisibility, request, entries.len())
+    }
+
+    fn visibility_timeout(&self) -> Result<Duration, QueueError> {
+        let request = wire::visibility_timeout_request(&self.queue_url);
+        self.call(
+            Operation::GetAttributes,
+            request,
+            None,
+            wire::parse_visibility_timeout,
+        )
     }
 }
 

@@ -56,6 +56,7 @@ pub fn refused(call: FailedCall<'_>, status: u16, answer: &ErrorAnswer, ahead_ms
     QueueError {
         message: parts.join("; "),
         kind: answer.code.chars().take(KIND_CHARS_MAX).collect(),
+        refused: matches!(fault, Fault::Denied | Fault::Other),
     }
 }
 
@@ -87,6 +88,7 @@ pub fn unanswered(call: FailedCall<'_>, error: &HttpError) -> QueueError {
             call.endpoint
         ),
         kind: error.kind.label().to_owned(),
+        refused: false,
     }
 }
 
@@ -100,6 +102,7 @@ pub fn unreadable(call: FailedCall<'_>, error: &WireError) -> QueueError {
             call.endpoint
         ),
         kind: "unreadable_answer".to_owned(),
+        refused: false,
     }
 }
 
@@ -110,6 +113,7 @@ impl Operation {
             Self::Receive => "cannot receive messages from",
             Self::Delete => "cannot delete messages from",
             Self::ChangeVisibility => "cannot change the visibility of messages in",
+            Self::GetAttributes => "cannot read the attributes of",
         }
     }
 
@@ -119,6 +123,7 @@ impl Operation {
             Self::Receive => "sqs:ReceiveMessage",
             Self::Delete => "sqs:DeleteMessage",
             Self::ChangeVisibility => "sqs:ChangeMessageVisibility",
+            Self::GetAttributes => "sqs:GetQueueAttributes",
         }
     }
 }

@@ -40,6 +40,8 @@ pub enum Operation {
     Delete,
     /// `ChangeMessageVisibilityBatch`.
     ChangeVisibility,
+    /// `GetQueueAttributes`.
+    GetAttributes,
 }
 
 impl Operation {
@@ -49,6 +51,7 @@ impl Operation {
             Self::Receive => "receive",
             Self::Delete => "delete",
             Self::ChangeVisibility => "change_visibility",
+            Self::GetAttributes => "get_attributes",
         }
     }
 }
@@ -61,6 +64,8 @@ pub struct QueueError {
     pub message: String,
     /// A short stable name of the fault (`InvalidClientTokenId`, `timeout` …): equal faults fold into one log line.
     pub kind: String,
+    /// The queue answered that it will not do this for this caller: asking again does not help.
+    pub refused: bool,
 }
 
 /// What became of one entry of a batch call, in the order given: `None` is success.
@@ -88,4 +93,6 @@ pub trait Queue: Send + Sync {
         &self,
         entries: &[(ReceiptHandle, Duration)],
     ) -> Result<BatchOutcome, QueueError>;
+    /// The queue's own visibility timeout, in whole seconds. IAM may deny the question.
+    fn visibility_timeout(&self) -> Result<Duration, QueueError>;
 }

@@ -98,6 +98,30 @@ pub fn change_visibility_request(queue_url: &str, entries: &[(ReceiptHandle, Dur
     )
 }
 
+/// Asks for the queue's visibility timeout.
+pub fn visibility_timeout_request(queue_url: &str) -> WireRequest {
+    request(
+        "AmazonSQS.GetQueueAttributes",
+        &json!({"QueueUrl": queue_url, "AttributeNames": ["VisibilityTimeout"]}),
+    )
+}
+
+/// The timeout in an answer to [`visibility_timeout_request`]: whole seconds as text, 0 s to 12 h.
+pub fn parse_visibility_timeout(answer: &[u8]) -> Result<Duration, WireError> {
+    const SECS_MAX: u64 = 12 * 60 * 60;
+    let answer = object(answer)?;
+    answer
+        .get("Attributes")
+        .and_then(|attributes| attributes.get("VisibilityTimeout"))
+        .and_then(Value::as_str)
+        .and_then(|secs| secs.parse().ok())
+        .filter(|secs| *secs <= SECS_MAX)
+        .map(Duration::from_secs)
+        .ok_or_else(|| {
+            WireError("the answer to GetQueueAttributes has no VisibilityTimeout of 0 to 43200 s".to_owned())
+        })
+}
+
 /// The messages of an answer to [`receive_request`]; SQS leaves the list out when there are none.
 pub fn parse_receive(answer: &[u8]) -> Result<Vec<ReceivedMessage>, WireError> {
     let answer = object(answer)?;

@@ -1,100 +1,187 @@
 //! Connections to Redis for the r2d2 pool.
 //!
 //! redis's own r2d2 manager dials without a timeout: a server that accepts and never answers would hang the
-//! thread. This one dials and signs in against a deadline. A connection that has seen an I/O error, a timeout
-//! or an answer that says "not this server" is poisoned: after a timeout it still claims to be open, and after
-//! a failover the pool would hand out the demoted server's connection again and again.
+//! thread. This one dials, shakes hands and signs in against one deadline. A connection that has seen an I/O error, a
+//! timeout or an answer that says "not this server" is poisoned: after a timeout it still claims to be open, and
+//! after a failover the pool would hand out the demoted server's connection again and again.
 
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use redis::io::tcp::TcpSettings;
-use redis::{Client, ClientTlsConfig, Connection, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _};
-use redis::{RedisConnectionInfo, RedisError, TlsCertificates};
+use redis::{Cmd, ErrorKind, RedisError, RedisResult, Value, cmd};
 
-use super::StoreError;
-use super::errors::translate;
-use crate::config::{RedisAddress, RedisConfig};
+use super::errors::{replica_error, translate};
+use super::tls::{TlsSetup, server_name};
+use super::wire::Wire;
+use super::{Reach, StoreError, sentinel};
+use crate::config::{RedisAddress, RedisConfig, RedisTls, SentinelConfig};
 
-/// Dialling, TLS and signing in, each answer of it.
+/// Finding the primary, dialling, TLS and signing in, all of it.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A connection, and whether it may be used again.
 pub(super) struct PooledConnection {
-    pub(super) redis: Connection,
+    pub(super) wire: Wire,
     pub(super) poisoned: bool,
     /// It has served a round trip: if it breaks now, the server or something on the way may just have closed it
     /// while it was idle.
     pub(super) has_served: bool,
     /// When it was dialled, or last served one.
     pub(super) last_used: Instant,
+    /// The primary that Sentinel named, if it was asked.
+    primary: Option<(String, u16)>,
+}
+
+/// What dials have in common.
+#[derive(Debug, Default)]
+pub(super) struct DialPlan {
+    tls: TlsSetup,
 }
 
 /// Makes connections; reads the secrets anew for each, so that rotated ones are taken up.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct ConnectionManager {
-    config: RedisConfig,
+    config: Arc<RedisConfig>,
+    redis: Arc<DialPlan>,
+    sentinels: Arc<DialPlan>,
+    /// The primary that Sentinel named last.
+    primary: Arc<Mutex<Option<(String, u16)>>>,
+}
+
+/// Why a server could not be reached.
+pub(super) enum OpenError {
+    Io(io::Error),
+    Tls(StoreError),
+}
+
+/// Who one is, and which database one wants.
+pub(super) struct SignIn<'a> {
+    pub(super) username: Option<&'a str>,
+    pub(super) password: Option<&'a str>,
+    pub(super) db: u16,
+}
+
+/// Dials, and shakes hands if there is to be TLS.
+pub(super) fn open(
+    host: &str,
+    port: u16,
+    tls: Option<&RedisTls>,
+    plan: &DialPlan,
+    deadline: Instant,
+) -> Result<Wire, OpenError> {
+    let Some(tls) = tls else {
+        return Wire::tcp(host, port, deadline).map_err(OpenError::Io);
+    };
+    let config = plan.tls.config(tls).map_err(OpenError::Tls)?;
+    let name = server_name(tls, host).map_err(OpenError::Tls)?;
+    let wire = Wire::tcp(host, port, deadline).map_err(OpenError::Io)?;
+    wire.encrypted(config, name).map_err(OpenError::Io)
+}
+
+/// Signs in and selects the database.
+pub(super) fn sign_in(wire: &mut Wire, login: &SignIn<'_>) -> RedisResult<()> {
+    if let Some(password) = login.password {
+        let mut auth = cmd("AUTH");
+        if let Some(username) = login.username {
+            auth.arg(username);
+        }
+        auth.arg(password);
+        wire.ask(&auth).map_err(|error| match error.code() {
+            // A server without a password says ERR to one.
+            Some("WRONGPASS" | "ERR") => {
+                RedisError::from((ErrorKind::AuthenticationFailed, "the server refused to sign in"))
+            }
+            Some(_) | None => error,
+        })?;
+    }
+    if login.db != 0 {
+        wire.ask(cmd("SELECT").arg(login.db))?;
+    }
+    Ok(())
 }
 
 impl ConnectionManager {
     pub(super) fn new(config: RedisConfig) -> Self {
-        Self { config }
+        Self {
+            config: Arc::new(config),
+            redis: Arc::default(),
+            sentinels: Arc::default(),
+            primary: Arc::default(),
+        }
     }
 
-    fn client(&self) -> Result<Client, StoreError> {
-        let wrong = |error: &RedisError| translate(error, "cannot set up a connection to", &self.config);
-        let mut settings = RedisConnectionInfo::default()
-            .set_db(i64::from(self.config.db))
-            .set_skip_set_lib_name();
-        if let Some(username) = &self.config.username {
-            settings = settings.set_username(username);
-        }
-        if let Some(password) = &self.config.password {
-            let password = password.read().map_err(|error| StoreError {
-                message: format!("cannot read the Redis password: {error}; check REDIS_PASSWORD_FILE"),
-                kind: "password file".to_owned(),
-                reach: super::Reach::Redis,
-            })?;
-            settings = settings.set_password(password);
-        }
-        let info = self
-            .address()
-            .into_connection_info()
-            .map_err(|error| wrong(&error))?;
-        let info: ConnectionInfo = info
-            .set_redis_settings(settings)
-            .set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let Some(tls) = self.config.tls.as_ref() else {
-            return Client::open(info).map_err(|error| wrong(&error));
+    /// Asks the sentinels again. If they name another primary than last time, older connections are outdated.
+    pub(super) fn look_for_primary(&self) -> Result<(), StoreError> {
+        let RedisAddress::Sentinel(config) = &self.config.address else {
+            return Ok(());
         };
-        let root_cert = match &tls.ca_file {
-            None => None,
-            Some(path) => Some(std::fs::read(path).map_err(|error| StoreError {
-                message: format!("cannot read {}: {error}; check REDIS_TLS_CA_FILE", path.display()),
-                kind: "ca file".to_owned(),
-                reach: super::Reach::Redis,
-            })?),
-        };
-        let client_tls: Option<ClientTlsConfig> = None;
-        Client::build_with_tls(
-            info,
-            TlsCertificates {
-                client_tls,
-                root_cert,
-            },
-        )
-        .map_err(|error| wrong(&error))
+        self.find_primary(config, Instant::now() + DIAL_TIMEOUT)
+            .map(|_| ())
     }
 
-    fn address(&self) -> ConnectionAddr {
-        match (&self.config.address, &self.config.tls) {
-            (RedisAddress::Unix(path), _) => ConnectionAddr::Unix(path.clone()),
-            (RedisAddress::Tcp { host, port }, None) => ConnectionAddr::Tcp(host.clone(), *port),
-            (RedisAddress::Tcp { host, port }, Some(tls)) => ConnectionAddr::TcpTls {
-                host: host.clone(),
-                port: *port,
-                insecure: tls.insecure,
-                tls_params: None,
-            },
+    /// It leads to a server that is no longer the primary.
+    pub(super) fn is_outdated(&self, connection: &PooledConnection) -> bool {
+        connection.primary.is_some()
+            && *self.primary.lock().unwrap_or_else(PoisonError::into_inner) != connection.primary
+    }
+
+    fn find_primary(&self, config: &SentinelConfig, deadline: Instant) -> Result<(String, u16), StoreError> {
+        let found = sentinel::primary(config, self.config.tls.as_ref(), &self.sentinels, deadline)?;
+        let mut primary = self.primary.lock().unwrap_or_else(PoisonError::into_inner);
+        if primary.as_ref() != Some(&found) {
+            let (host, port) = &found;
+            log::info!("Sentinel names {host}:{port} as the primary '{}'", config.master);
+            *primary = Some(found.clone());
+        }
+        Ok(found)
+    }
+
+    /// The password as it is now.
+    fn password(&self) -> Result<Option<String>, StoreError> {
+        let Some(password) = &self.config.password else {
+            return Ok(None);
+        };
+        password.read().map(Some).map_err(|error| StoreError {
+            message: format!("cannot read the Redis password: {error}; check REDIS_PASSWORD_FILE"),
+            kind: "password file".to_owned(),
+            reach: Reach::Redis,
+        })
+    }
+
+    fn dial(&self, deadline: Instant) -> Result<(Wire, Option<(String, u16)>), StoreError> {
+        let cannot = |error: OpenError| match error {
+            OpenError::Io(error) => self.cannot_connect(&RedisError::from(error)),
+            OpenError::Tls(error) => error,
+        };
+        let tls = self.config.tls.as_ref();
+        match &self.config.address {
+            RedisAddress::Unix(path) => {
+                let wire = Wire::unix(path, deadline).map_err(|error| cannot(OpenError::Io(error)))?;
+                Ok((wire, None))
+            }
+            RedisAddress::Tcp { host, port } => {
+                let wire = open(host, *port, tls, &self.redis, deadline).map_err(cannot)?;
+                Ok((wire, None))
+            }
+            RedisAddress::Sentinel(config) => {
+                let (host, port) = self.find_primary(config, deadline)?;
+                let wire = open(&host, port, tls, &self.redis, deadline).map_err(cannot)?;
+                Ok((wire, Some((host, port))))
+            }
+        }
+    }
+
+    fn cannot_connect(&self, error: &RedisError) -> StoreError {
+        translate(error, "cannot connect to", &self.config)
+    }
+
+    /// One question about the server, which an ACL may forbid: that is no hindrance.
+    fn ask_if_allowed(&self, wire: &mut Wire, question: &Cmd) -> Result<Option<Value>, StoreError> {
+        match wire.ask(question).map_err(|error| self.cannot_connect(&error)) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if error.kind == "NOPERM" => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }
@@ -104,31 +191,30 @@ impl r2d2::ManageConnection for ConnectionManager {
     type Error = StoreError;
 
     fn connect(&self) -> Result<PooledConnection, StoreError> {
-        let cannot = |error: &RedisError| translate(error, "cannot connect to", &self.config);
-        let mut redis = self
-            .client()?
-            .get_connection_with_timeout(DIAL_TIMEOUT)
-            .map_err(|error| cannot(&error))?;
-        // TLS shakes hands at the first byte sent: one question now, so that a server that does not speak it, or
-        // does not speak at all, is told from one that was lost later.
-        redis
-            .set_read_timeout(Some(DIAL_TIMEOUT))
-            .map_err(|error| cannot(&error))?;
-        redis
-            .set_write_timeout(Some(DIAL_TIMEOUT))
-            .map_err(|error| cannot(&error))?;
-        if let Err(error) = redis::cmd("PING").exec(&mut redis) {
-            let error = cannot(&error);
-            // An ACL that forbids PING is no hindrance.
-            if error.kind != "NOPERM" {
-                return Err(error);
-            }
+        let password = self.password()?;
+        let (mut wire, primary) = self.dial(Instant::now() + DIAL_TIMEOUT)?;
+        let login = SignIn {
+            username: self.config.username.as_deref(),
+            password: password.as_deref(),
+            db: self.config.db,
+        };
+        sign_in(&mut wire, &login).map_err(|error| self.cannot_connect(&error))?;
+        // One question now, so that a server that does not speak Redis, or does not speak at all, is told from one
+        // that was lost later.
+        self.ask_if_allowed(&mut wire, &cmd("PING"))?;
+        // Sentinels need a moment to agree on a promotion; until then they name the old primary.
+        if primary.is_some()
+            && let Some(Value::Array(role)) = self.ask_if_allowed(&mut wire, &cmd("ROLE"))?
+            && role.first() == Some(&Value::BulkString(b"slave".to_vec()))
+        {
+            return Err(replica_error(&self.config));
         }
         Ok(PooledConnection {
-            redis,
+            wire,
             poisoned: false,
             has_served: false,
             last_used: Instant::now(),
+            primary,
         })
     }
 
@@ -138,6 +224,6 @@ impl r2d2::ManageConnection for ConnectionManager {
     }
 
     fn has_broken(&self, connection: &mut PooledConnection) -> bool {
-        connection.poisoned
+        connection.poisoned || self.is_outdated(connection)
     }
 }

@@ -21,6 +21,9 @@ pub(super) fn server_name(config: &RedisConfig) -> String {
         crate::config::RedisAddress::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
         crate::config::RedisAddress::Tcp { host, port } => format!("{host}:{port}"),
         crate::config::RedisAddress::Unix(path) => format!("unix:{}", path.display()),
+        crate::config::RedisAddress::Sentinel(sentinel) => {
+            format!("the primary '{}' that Sentinel names", sentinel.master)
+        }
     }
 }
 
@@ -104,7 +107,12 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
         ),
         "READONLY" => (
             "it is a read-only replica".to_owned(),
-            "point REDIS_HOST at the primary; after a failover this heals when the name follows".to_owned(),
+            if matches!(config.address, crate::config::RedisAddress::Sentinel(_)) {
+                "a failover is under way: this heals when Sentinel names the new primary".to_owned()
+            } else {
+                "point REDIS_HOST at the primary; after a failover this heals when the name follows"
+                    .to_owned()
+            },
         ),
         "LOADING" => (
             "it is loading its data".to_owned(),
@@ -137,10 +145,12 @@ fn io_remedy(error: &RedisError, config: &RedisConfig) -> String {
             ("REDIS_HOST and REDIS_PORT (or REDIS_URL)", config.tls.is_some())
         }
         crate::config::RedisAddress::Unix(_) => ("the socket's path in REDIS_URL", false),
+        crate::config::RedisAddress::Sentinel(_) => ("what Sentinel announces", config.tls.is_some()),
     };
     let text = error.to_string().to_lowercase();
     if tls && (text.contains("certificate") || text.contains("tls") || text.contains("handshake")) {
-        return "check REDIS_TLS and REDIS_TLS_CA_FILE: the server's certificate must be valid for its name"
+        return "check REDIS_TLS, REDIS_TLS_CA_FILE and REDIS_TLS_SERVER_NAME: the server's certificate must be valid \
+                for its name; if it asks for a client certificate, set REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE"
             .to_owned();
     }
     let mut remedy = format!("check {where_to} and that Redis is running and reachable from here");

@@ -8,6 +8,9 @@ mod connection;
 mod errors;
 mod redis_store;
 mod scripts;
+mod sentinel;
+mod tls;
+mod wire;
 
 use std::time::Duration;
 
@@ -66,6 +69,14 @@ pub struct StoreError {
     pub reach: Reach,
 }
 
+impl StoreError {
+    /// Trying the same change again cannot help, until somebody removes what stands in its way: something foreign
+    /// stands at the key. A missing permission is no such fault, as it may be granted.
+    pub fn is_permanent(&self) -> bool {
+        self.reach == Reach::Change && matches!(self.kind.as_str(), "WRONGTYPE" | "ERR")
+    }
+}
+
 /// The cache, as the loops need it. Every call ends within its own deadline, whatever the peer does.
 pub trait CacheStore: Send + Sync {
     /// Applies the changes in one round trip; outcomes are in the order given. An error is one that reaches
@@ -81,6 +92,11 @@ pub trait CacheStore: Send + Sync {
     /// Takes long on a large Redis: `go_on` is asked between batches, and `false` ends the walk with an error of
     /// [`STOPPED`]. Returns the number of keys unlinked.
     fn invalidate(&self, invalidation: &Invalidation, go_on: &dyn Fn() -> bool) -> Result<u64, StoreError>;
+
+    /// Asks whether the primary is still the same, where somebody else knows: what comes after goes to the new one.
+    fn follow_primary(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Asks whether Redis answers and is ready for commands.
     fn ping(&self) -> Result<(), StoreError>;

@@ -44,6 +44,7 @@ pub struct StoreRules {
 pub struct RedisStore {
     config: RedisConfig,
     rules: StoreRules,
+    manager: ConnectionManager,
     pool: r2d2::Pool<ConnectionManager>,
     scripts: Scripts,
     last_dial_error: LastDialError,
@@ -74,6 +75,7 @@ impl RedisStore {
             .num_threads(1)
             .thread_name_pattern("redis-dial-{}")
             .build();
+        let manager = ConnectionManager::new(config.clone());
         let pool = r2d2::Pool::builder()
             .max_size(connections.max(1))
             .min_idle(Some(0))
@@ -83,10 +85,11 @@ impl RedisStore {
             .idle_timeout(Some(Duration::from_mins(1)))
             .error_handler(Box::new(last_dial_error.clone()))
             .thread_pool(Arc::new(dialler))
-            .build_unchecked(ConnectionManager::new(config.clone()));
+            .build_unchecked(manager.clone());
         Self {
             config,
             rules,
+            manager,
             pool,
             scripts: Scripts::new(),
             last_dial_error,
@@ -101,6 +104,8 @@ impl RedisStore {
             // The pool goes on dialling in the background and would let its callers wait for that. Waiting in
             // slices, a caller learns of a failed dial soon after it has failed.
             match self.pool.get_timeout(CHECKOUT_SLICE) {
+                // Dropping it ends it: the pool dials another one.
+                Ok(connection) if self.manager.is_outdated(&connection) => {}
                 Ok(connection) => return Ok(connection),
                 Err(timeout) => {
                     if let Some(error) = self.last_dial_error.take() {
@@ -253,31 +258,10 @@ impl Calls {
 }
 
 fn exchange(connection: &mut PooledConnection, calls: &Calls) -> Result<Vec<Value>, RedisError> {
-    let deadline = Instant::now() + ROUND_TRIP;
-    let left = || {
-        deadline
-            .saturating_duration_since(Instant::now())
-            .max(Duration::from_millis(1))
-    };
-    let redis = &mut connection.redis;
-    redis.set_write_timeout(Some(ROUND_TRIP))?;
-    redis.send_packed_command(&calls.request)?;
-    redis.set_read_timeout(Some(left()))?;
-    let mut answers = Vec::with_capacity(calls.count);
-    let mut armed_at = Instant::now();
-    for _ in 0..calls.count {
-        // The timeout is armed anew only when it matters, since arming it is a system call.
-        if armed_at.elapsed() > ROUND_TRIP / 20 {
-            armed_at = Instant::now();
-            redis.set_read_timeout(Some(left()))?;
-        }
-        answers.push(match redis.recv_response() {
-            Ok(answer) => answer,
-            // Depending on its nesting, a server's error comes as a value or as an error.
-            Err(error) => Value::ServerError(redis::ServerError::try_from(error)?),
-        });
-    }
-    Ok(answers)
+    let wire = &mut connection.wire;
+    wire.until(Instant::now() + ROUND_TRIP);
+    wire.send(&calls.request)?;
+    (0..calls.count).map(|_| wire.receive()).collect()
 }
 
 impl RedisStore {
@@ -412,6 +396,10 @@ impl CacheStore for RedisStore {
 
     fn invalidate(&self, invalidation: &Invalidation, go_on: &dyn Fn() -> bool) -> Result<u64, StoreError> {
         self.on_a_connection(|connection| self.walk(connection, invalidation, go_on))
+    }
+
+    fn follow_primary(&self) -> Result<(), StoreError> {
+        self.manager.look_for_primary()
     }
 
     fn ping(&self) -> Result<(), StoreError> {

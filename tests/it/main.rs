@@ -30,6 +30,8 @@ mod purge;
 mod edge_credentials;
 mod faults_at_start;
 mod redis_access;
+mod redis_outages;
+mod sentinel;
 mod shutdown;
 
 mod config;

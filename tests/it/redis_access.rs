@@ -20,7 +20,7 @@ fn message(customer: &str) -> String {
     entitlements_updated(&state, Shape::GraphqlV2).raw()
 }
 
-fn key(customer: &str) -> String {
+fn key_of(customer: &str) -> String {
     Owner::customer(customer).key(PREFIX)
 }
 
@@ -38,7 +38,7 @@ fn a_password_lets_the_service_in() {
         ..RedisOptions::default()
     });
     works_with(&stage, &stage.settings().set("REDIS_PASSWORD", "p@ss w:rd")).stop();
-    assert!(stage.redis.get(&key("customer-1")).is_some());
+    assert!(stage.redis.get(&key_of("customer-1")).is_some());
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn an_acl_user_lets_the_service_in() {
         .set("REDIS_USERNAME", "stigg")
         .set("REDIS_PASSWORD", "of-the-user");
     works_with(&stage, &settings).stop();
-    assert!(stage.redis.get(&key("customer-1")).is_some());
+    assert!(stage.redis.get(&key_of("customer-1")).is_some());
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn tls_is_spoken_to_a_server_whose_authority_is_trusted() {
             stage.redis.authority_file().display().to_string(),
         );
     works_with(&stage, &settings).stop();
-    assert!(stage.redis.get(&key("customer-1")).is_some());
+    assert!(stage.redis.get(&key_of("customer-1")).is_some());
 }
 
 #[test]
@@ -109,7 +109,65 @@ fn tls_is_refused_to_a_server_whose_authority_is_unknown_unless_told_otherwise()
     service.stop();
 
     works_with(&stage, &settings.set("REDIS_TLS_INSECURE", "1")).stop();
-    assert!(stage.redis.get(&key("customer-1")).is_some());
+    assert!(stage.redis.get(&key_of("customer-1")).is_some());
+}
+
+#[test]
+fn a_client_certificate_is_shown_to_a_server_that_asks_for_one() {
+    let stage = stage_with(RedisOptions {
+        tls: true,
+        asks_for_certificates: true,
+        ..RedisOptions::default()
+    });
+    let (certificate, key) = stage.redis.certificate_files();
+    let without = stage
+        .settings()
+        .set(
+            "REDIS_PORT",
+            stage.redis.tls_port.expect("a TLS port").to_string(),
+        )
+        .set("REDIS_TLS", "1")
+        .set(
+            "REDIS_TLS_CA_FILE",
+            stage.redis.authority_file().display().to_string(),
+        );
+    let service = Service::spawn(&without);
+    service.wait_for_complaint(&["REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE"]);
+    service.stop();
+
+    let with = without
+        .set("REDIS_TLS_CERT_FILE", certificate.display().to_string())
+        .set("REDIS_TLS_KEY_FILE", key.display().to_string());
+    works_with(&stage, &with).stop();
+    assert!(stage.redis.get(&key_of("customer-1")).is_some());
+}
+
+#[test]
+fn the_servers_certificate_may_carry_another_name_than_the_host() {
+    let stage = stage_with(RedisOptions {
+        tls: true,
+        ..RedisOptions::default()
+    });
+    let settings = stage
+        .settings()
+        .set(
+            "REDIS_PORT",
+            stage.redis.tls_port.expect("a TLS port").to_string(),
+        )
+        .set("REDIS_TLS", "1")
+        .set(
+            "REDIS_TLS_CA_FILE",
+            stage.redis.authority_file().display().to_string(),
+        );
+    works_with(
+        &stage,
+        &settings.clone().set("REDIS_TLS_SERVER_NAME", "redis.test"),
+    )
+    .stop();
+
+    let service = Service::spawn(&settings.set("REDIS_TLS_SERVER_NAME", "another.test"));
+    service.wait_for_complaint(&["certificate", "another.test", "REDIS_TLS_SERVER_NAME"]);
+    service.stop();
 }
 
 #[test]
@@ -131,7 +189,7 @@ fn a_unix_socket_will_do() {
     let bare = stage.settings().unset("REDIS_HOST").unset("REDIS_PORT");
     let url = format!("unix://{}", stage.redis.socket().display());
     works_with(&stage, &bare.set("REDIS_URL", url)).stop();
-    assert!(stage.redis.get(&key("customer-1")).is_some());
+    assert!(stage.redis.get(&key_of("customer-1")).is_some());
 }
 
 #[test]
@@ -140,10 +198,10 @@ fn scripts_that_redis_has_forgotten_are_loaded_again() {
     let service = works_with(&stage, &stage.settings());
     stage.redis.command::<()>(&["SCRIPT", "FLUSH"]);
     stage.deliver(&service, &[message("customer-2")]);
-    assert!(stage.redis.get(&key("customer-2")).is_some());
+    assert!(stage.redis.get(&key_of("customer-2")).is_some());
     stage.redis.restart();
     stage.deliver(&service, &[message("customer-3")]);
-    assert!(stage.redis.get(&key("customer-3")).is_some());
+    assert!(stage.redis.get(&key_of("customer-3")).is_some());
     service.stop();
 }
 
@@ -165,7 +223,7 @@ fn a_redis_that_goes_away_costs_readiness_and_no_message() {
     service.wait_until_ready();
     // A message that met the outage comes again after the queue's visibility timeout, 30 s here.
     service.wait_until("every message to be applied", || {
-        (0..5).all(|number| stage.redis.get(&key(&format!("customer-{number}"))).is_some())
+        (0..5).all(|number| stage.redis.get(&key_of(&format!("customer-{number}"))).is_some())
     });
     service.wait_until("an empty queue", || stage.queue.is_empty());
     service.stop();
@@ -231,7 +289,7 @@ fn a_missing_permission_pauses_everything_and_heals_when_it_is_granted() {
     service.wait_until("/readyz is 503", || service.get("/readyz").status == 503);
     set_user(&stage.redis, COMMANDS);
     service.wait_until("the message is applied", || {
-        stage.redis.get(&key("customer-1")).is_some()
+        stage.redis.get(&key_of("customer-1")).is_some()
     });
     service.wait_until_ready();
     service.stop();
@@ -245,7 +303,7 @@ fn a_connection_that_was_closed_while_idle_is_no_outage() {
         .redis
         .command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     stage.deliver(&service, &[message("customer-2")]);
-    assert!(stage.redis.get(&key("customer-2")).is_some());
+    assert!(stage.redis.get(&key_of("customer-2")).is_some());
     assert!(service.metrics().value("persistent_cache_write_errors_total") < 1.0);
     let lines = service.log_lines();
     assert!(
@@ -276,7 +334,7 @@ fn a_forbidden_walk_holds_up_no_other_message() {
     service.wait_for_complaint(&["'stigg' lacks a permission", "ACL"]);
     stage.queue.send_all(&[message("customer-1")]);
     service.wait_until("the other message is applied", || {
-        stage.redis.get(&key("customer-1")).is_some()
+        stage.redis.get(&key_of("customer-1")).is_some()
     });
     assert_eq!(service.get("/readyz").status, 200);
     service.stop();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::super::{RedisAddress, RedisConfig, RedisTls, Secret};
+use super::super::{RedisAddress, RedisConfig, RedisTls, Secret, SentinelConfig};
 use super::{TestFile, config, faults, notices};
 
 /// A certificate as PEM; nobody looks into it here.
@@ -226,7 +226,7 @@ fn the_authorities_file_is_taken_with_tls_however_tls_was_asked_for() {
     let ca = (ca.0, ca.1.as_str());
     let expected = Some(RedisTls {
         ca_file: Some(PathBuf::from(ca.1)),
-        insecure: false,
+        ..RedisTls::default()
     });
     assert_eq!(config(&[ca, ("REDIS_TLS", "on")]).redis.tls, expected);
     assert_eq!(
@@ -290,31 +290,6 @@ fn a_user_without_a_password_is_a_notice() {
 fn what_this_version_does_not_do_is_a_fault_that_says_what_to_do_instead() {
     for (variable, value, fault) in [
         (
-            "REDIS_SENTINELS",
-            "a:26379",
-            "Redis Sentinel is not supported in this version; ",
-        ),
-        (
-            "REDIS_SENTINEL_MASTER",
-            "primary",
-            "Redis Sentinel is not supported in this version; ",
-        ),
-        (
-            "REDIS_SENTINEL_USERNAME",
-            "u",
-            "Redis Sentinel is not supported in this version; ",
-        ),
-        (
-            "REDIS_SENTINEL_PASSWORD",
-            "p",
-            "Redis Sentinel is not supported in this version; ",
-        ),
-        (
-            "REDIS_SENTINEL_PASSWORD_FILE",
-            "/p",
-            "Redis Sentinel is not supported in this version; ",
-        ),
-        (
             "REDIS_IAM_AUTH",
             "1",
             "signing in to ElastiCache by IAM is not supported in this version; ",
@@ -324,17 +299,6 @@ fn what_this_version_does_not_do_is_a_fault_that_says_what_to_do_instead() {
             "c",
             "signing in to ElastiCache by IAM is not supported in this version; ",
         ),
-        (
-            "REDIS_TLS_CERT_FILE",
-            "/c",
-            "client certificates are not supported in this version; ",
-        ),
-        (
-            "REDIS_TLS_KEY_FILE",
-            "/k",
-            "client certificates are not supported in this version; ",
-        ),
-        ("REDIS_TLS_SERVER_NAME", "n", "is not supported in this version; "),
     ] {
         let faults = faults(&[(variable, value)]);
         let [only] = faults.as_slice() else {
@@ -346,4 +310,121 @@ fn what_this_version_does_not_do_is_a_fault_that_says_what_to_do_instead() {
         );
     }
     assert!(notices(&[("REDIS_IAM_AUTH", "0"), ("REDIS_SENTINELS", "")]).is_empty());
+}
+
+fn sentinels(more: &[(&str, &str)]) -> RedisConfig {
+    let settings = [
+        &[
+            ("REDIS_HOST", ""),
+            ("REDIS_SENTINELS", "s-1:26380, s-2 ,[fd00::1]:5000"),
+            ("REDIS_SENTINEL_MASTER", "mymaster"),
+        ],
+        more,
+    ];
+    config(&settings.concat()).redis
+}
+
+#[test]
+fn sentinels_stand_in_for_the_host() {
+    let expected = SentinelConfig {
+        sentinels: vec![
+            ("s-1".to_owned(), 26_380),
+            ("s-2".to_owned(), 26_379),
+            ("fd00::1".to_owned(), 5_000),
+        ],
+        master: "mymaster".to_owned(),
+        username: Some("watcher".to_owned()),
+        password: Some(Secret::inline("of-the-watcher")),
+        tls: false,
+    };
+    let config = sentinels(&[
+        ("REDIS_SENTINEL_USERNAME", "watcher"),
+        ("REDIS_SENTINEL_PASSWORD", "of-the-watcher"),
+        ("REDIS_PASSWORD", "of-redis"),
+    ]);
+    assert_eq!(config.address, RedisAddress::Sentinel(expected));
+    assert_eq!(config.password, Some(Secret::inline("of-redis")));
+}
+
+#[test]
+fn sentinels_speak_tls_as_redis_does_unless_told_otherwise() {
+    for (settings, expected) in [
+        (&[("REDIS_TLS", "1")][..], (true, true)),
+        (&[("REDIS_TLS", "1"), ("REDIS_SENTINEL_TLS", "0")], (true, false)),
+        (&[("REDIS_SENTINEL_TLS", "1")], (false, true)),
+    ] {
+        let config = sentinels(settings);
+        let RedisAddress::Sentinel(sentinel) = config.address else {
+            panic!("no sentinel")
+        };
+        assert_eq!((config.tls.is_some(), sentinel.tls), expected, "{settings:?}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_sentinels_is_told_with_its_remedy() {
+    assert_eq!(
+        faults(&[("REDIS_SENTINELS", "s-1:x"), ("REDIS_HOST", "db-1")]),
+        [
+            "REDIS_HOST: is given together with REDIS_SENTINELS, which tell where the primary is; unset REDIS_HOST or \
+             REDIS_SENTINELS",
+            "REDIS_SENTINELS: 's-1:x' is not host:port; set a list like sentinel-1:26379,sentinel-2:26379",
+            "REDIS_SENTINELS: names no sentinel; set a list like sentinel-1:26379,sentinel-2:26379",
+            "REDIS_SENTINEL_MASTER: is required with REDIS_SENTINELS; set the name that the sentinels give the primary, \
+             often mymaster",
+        ]
+    );
+    assert_eq!(
+        faults(&[("REDIS_SENTINEL_MASTER", "mymaster")]),
+        ["REDIS_SENTINEL_MASTER: is given without REDIS_SENTINELS; set that too, or unset it"]
+    );
+}
+
+#[test]
+fn a_client_certificate_and_its_key_go_together_and_with_tls() {
+    let certificate = TestFile::new("client-cert", CERTIFICATE);
+    let key = TestFile::new(
+        "client-key",
+        b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+    );
+    let (certificate, key) = (certificate.path(), key.path());
+    let tls = config(&[
+        ("REDIS_TLS", "1"),
+        ("REDIS_TLS_CERT_FILE", &certificate),
+        ("REDIS_TLS_KEY_FILE", &key),
+        ("REDIS_TLS_SERVER_NAME", "redis.internal"),
+    ])
+    .redis
+    .tls
+    .expect("TLS");
+    assert_eq!(tls.cert_file, Some(PathBuf::from(&certificate)));
+    assert_eq!(tls.key_file, Some(PathBuf::from(&key)));
+    assert_eq!(tls.server_name.as_deref(), Some("redis.internal"));
+
+    assert_eq!(
+        faults(&[("REDIS_TLS", "1"), ("REDIS_TLS_CERT_FILE", &certificate)]),
+        ["REDIS_TLS_KEY_FILE: is required with REDIS_TLS_CERT_FILE; set it to the certificate's key"]
+    );
+    assert_eq!(
+        faults(&[
+            ("REDIS_TLS_CERT_FILE", &certificate),
+            ("REDIS_TLS_KEY_FILE", &key)
+        ]),
+        [
+            "REDIS_TLS_CERT_FILE: is given, but TLS is off; set REDIS_TLS=1 (or rediss:// in REDIS_URL), or unset it"
+        ]
+    );
+    let wrong = faults(&[
+        ("REDIS_TLS", "1"),
+        ("REDIS_TLS_CERT_FILE", &certificate),
+        ("REDIS_TLS_KEY_FILE", &certificate),
+        ("REDIS_TLS_SERVER_NAME", "not a name"),
+    ]);
+    assert_eq!(
+        wrong,
+        [
+            format!("REDIS_TLS_KEY_FILE: {certificate} holds no private key that is not encrypted; set a PEM file of one"),
+            "REDIS_TLS_SERVER_NAME: 'not a name' is not a host name; set the name in the server's certificate".to_owned(),
+        ]
+    );
 }

@@ -2,6 +2,8 @@
 //!
 //! Refuses every method but GET and HEAD, and every path but the three.
 
+use std::time::Instant;
+
 use serde::Serialize;
 
 use crate::ops::health::{HealthBoard, Readiness};
@@ -48,7 +50,7 @@ pub(super) fn answer(
     target: &str,
     health: &HealthBoard,
     metrics: &Metrics,
-    loops_alive: &dyn Fn() -> bool,
+    now: Instant,
 ) -> Answer {
     let path = path_of(target);
     let endpoint = match path.strip_suffix('/').unwrap_or(path) {
@@ -60,11 +62,11 @@ pub(super) fn answer(
     if !matches!(method, "GET" | "HEAD") {
         return refused(405, "method not allowed", path, Some("GET, HEAD"));
     }
-    endpoint(health, metrics, loops_alive)
+    endpoint(health, metrics, now)
 }
 
-fn live(_: &HealthBoard, _: &Metrics, loops_alive: &dyn Fn() -> bool) -> Answer {
-    let is_alive = loops_alive();
+fn live(health: &HealthBoard, _: &Metrics, now: Instant) -> Answer {
+    let is_alive = health.is_live(now);
     json(
         if is_alive { 200 } else { 503 },
         &Live {
@@ -73,12 +75,12 @@ fn live(_: &HealthBoard, _: &Metrics, loops_alive: &dyn Fn() -> bool) -> Answer 
     )
 }
 
-fn ready(health: &HealthBoard, _: &Metrics, _: &dyn Fn() -> bool) -> Answer {
+fn ready(health: &HealthBoard, _: &Metrics, now: Instant) -> Answer {
     let Readiness {
         up,
         consumers,
         redis_connected,
-    } = health.readiness();
+    } = health.readiness(now);
     let redis = if redis_connected {
         "CONNECTED"
     } else {
@@ -94,9 +96,9 @@ fn ready(health: &HealthBoard, _: &Metrics, _: &dyn Fn() -> bool) -> Answer {
     )
 }
 
-fn prometheus_text(health: &HealthBoard, metrics: &Metrics, _: &dyn Fn() -> bool) -> Answer {
+fn prometheus_text(health: &HealthBoard, metrics: &Metrics, now: Instant) -> Answer {
     // From the same board as /readyz, at the same moment, so that the two never contradict each other for long.
-    let readiness = health.readiness();
+    let readiness = health.readiness(now);
     metrics
         .consumers
         .set(i64::try_from(readiness.consumers).unwrap_or(i64::MAX));
@@ -146,13 +148,21 @@ fn path_of(target: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::ops::health::Patience;
+
+    fn board() -> (HealthBoard, Instant) {
+        let now = Instant::now();
+        (HealthBoard::new(10, Patience::default(), now), now)
+    }
 
     fn ask(method: &str, target: &str) -> Answer {
-        let health = HealthBoard::new(10);
+        let (health, now) = board();
         health.set_redis_connected(true);
-        health.set_poller_alive(3, true);
-        answer(method, target, &health, &Metrics::new().unwrap(), &|| true)
+        health.call_succeeded(3, now);
+        answer(method, target, &health, &Metrics::new().unwrap(), now)
     }
 
     #[test]
@@ -233,26 +243,17 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_loop_makes_the_service_not_live() {
-        let dead = answer(
-            "GET",
-            "/livez",
-            &HealthBoard::new(1),
-            &Metrics::new().unwrap(),
-            &|| false,
-        );
+    fn dead_loops_make_the_service_not_live() {
+        let (health, now) = board();
+        let later = now + Duration::from_hours(1);
+        let dead = answer("GET", "/livez", &health, &Metrics::new().unwrap(), later);
         assert_eq!((dead.status, dead.body.as_str()), (503, r#"{"status":"DOWN"}"#));
     }
 
     #[test]
     fn a_service_that_is_not_ready_still_lives() {
-        let live = answer(
-            "GET",
-            "/livez",
-            &HealthBoard::new(1),
-            &Metrics::new().unwrap(),
-            &|| true,
-        );
+        let (health, now) = board();
+        let live = answer("GET", "/livez", &health, &Metrics::new().unwrap(), now);
         assert_eq!((live.status, live.body.as_str()), (200, r#"{"status":"UP"}"#));
     }
 }

@@ -1,8 +1,7 @@
 //! Real requests over real connections: what an orchestrator, a scraper and a bad client would see.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use super::*;
+use crate::ops::health::Patience;
 use crate::ops::series;
 
 /// Longer than any answer takes; only a failing test waits for it.
@@ -19,25 +18,23 @@ const PATIENT: Limits = Limits {
 struct Site {
     server: OpsServer,
     health: Arc<HealthBoard>,
-    loops_alive: Arc<AtomicBool>,
 }
 
 /// A server that listens and does not run yet.
 fn site(limits: Limits) -> Site {
-    let health = Arc::new(HealthBoard::new(10));
-    let loops_alive = Arc::new(AtomicBool::new(true));
-    let asked = Arc::clone(&loops_alive);
-    let server = OpsServer::bind_with(
-        limits,
-        0,
-        Arc::clone(&health),
-        Arc::new(Metrics::new().unwrap()),
-        Arc::new(move || asked.load(Ordering::Acquire)),
-    );
+    site_with(limits, Patience::default())
+}
+
+fn board(pollers: usize, patience: Patience) -> Arc<HealthBoard> {
+    Arc::new(HealthBoard::new(pollers, patience, Instant::now()))
+}
+
+fn site_with(limits: Limits, patience: Patience) -> Site {
+    let health = board(10, patience);
+    let server = OpsServer::bind_with(limits, 0, Arc::clone(&health), Arc::new(Metrics::new().unwrap()));
     Site {
         server: server.unwrap(),
         health,
-        loops_alive,
     }
 }
 
@@ -119,11 +116,20 @@ fn read_answer(connection: &mut TcpStream) -> (String, String) {
 fn livez_follows_the_loops() {
     with_site(PATIENT, |site| {
         assert_eq!(site.ask("GET", "/livez"), (200, r#"{"status":"UP"}"#.to_owned()));
-        site.loops_alive.store(false, Ordering::Release);
-        assert_eq!(
-            site.ask("GET", "/livez"),
-            (503, r#"{"status":"DOWN"}"#.to_owned())
-        );
+    });
+    let impatient = Patience {
+        silent_after: Duration::ZERO,
+        ..Patience::default()
+    };
+    let site = site_with(PATIENT, impatient);
+    run(&site, |site| {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while site.ask("GET", "/livez") != (503, r#"{"status":"DOWN"}"#.to_owned()) {
+            assert!(
+                Instant::now() < deadline,
+                "no poller has come round, and yet it lives"
+            );
+        }
     });
 }
 
@@ -135,7 +141,7 @@ fn readyz_follows_the_board_to_the_stop() {
     with_site(PATIENT, |site| {
         assert_eq!(site.ask("GET", "/readyz"), (503, down.to_owned()));
         site.health.set_redis_connected(true);
-        (0..10).for_each(|poller| site.health.set_poller_alive(poller, true));
+        (0..10).for_each(|poller| site.health.call_succeeded(poller, Instant::now()));
         assert_eq!(site.ask("GET", "/readyz"), (200, up.to_owned()));
         site.health.begin_stop();
         assert_eq!(site.ask("GET", "/readyz/?full=1"), (503, stopping.to_owned()));
@@ -146,7 +152,7 @@ fn readyz_follows_the_board_to_the_stop() {
 fn metrics_are_prometheus_text_with_the_boards_state_of_now() {
     with_site(PATIENT, |site| {
         site.health.set_redis_connected(true);
-        site.health.set_poller_alive(4, true);
+        site.health.call_succeeded(4, Instant::now());
         let answer = site.send("GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n");
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert!(
@@ -413,17 +419,15 @@ fn a_stop_does_not_wait_for_a_client_that_reads_nothing() {
 fn a_port_in_use_is_told_with_its_remedy() {
     let taken = OpsServer::bind(
         0,
-        Arc::new(HealthBoard::new(1)),
+        board(1, Patience::default()),
         Arc::new(Metrics::new().unwrap()),
-        Arc::new(|| true),
     )
     .unwrap();
     let port = taken.local_port();
     let again = OpsServer::bind(
         port,
-        Arc::new(HealthBoard::new(1)),
+        board(1, Patience::default()),
         Arc::new(Metrics::new().unwrap()),
-        Arc::new(|| true),
     );
     assert_eq!(
         again.err().unwrap().to_string(),
@@ -438,9 +442,8 @@ fn a_port_in_use_is_told_with_its_remedy() {
 fn unblock_before_run_lets_run_return_at_once() {
     let server = OpsServer::bind(
         0,
-        Arc::new(HealthBoard::new(1)),
+        board(1, Patience::default()),
         Arc::new(Metrics::new().unwrap()),
-        Arc::new(|| true),
     )
     .unwrap();
     server.unblock();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::gate::{Evidence, RedisGate};
+use super::lease::{Held, Leases};
 use super::poison::PoisonLog;
 use super::settle::{Settled, Settlement};
 use super::worker::Worker;
@@ -20,7 +21,7 @@ use crate::config::{CacheUpdatePolicy, PoisonPolicy};
 use crate::entitlement::EpochMs;
 use crate::entitlement::stored::CacheFormat;
 use crate::log::FaultLog;
-use crate::ops::health::HealthBoard;
+use crate::ops::health::{HealthBoard, Patience};
 use crate::ops::metrics::Metrics;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::{Stop, StopTrigger, stop_pair};
@@ -134,11 +135,16 @@ impl CacheStore for FakeStore {
     }
 }
 
+fn board() -> Arc<HealthBoard> {
+    Arc::new(HealthBoard::new(1, Patience::default(), Instant::now()))
+}
+
 struct Bench {
+    leases: Arc<Leases>,
     store: Arc<FakeStore>,
     gate: Arc<RedisGate>,
     metrics: Arc<Metrics>,
-    deliveries: Sender<Delivery>,
+    deliveries: Sender<Held>,
     settled: Receiver<Settled>,
     last_delivery: StopTrigger,
     out_of_time: StopTrigger,
@@ -150,11 +156,7 @@ fn worker_with(store: FakeStore, poison_policy: PoisonPolicy) -> Bench {
     let store = Arc::new(store);
     let metrics = Arc::new(Metrics::new().unwrap());
     let faults = Arc::new(FaultLog::new());
-    let gate = Arc::new(RedisGate::new(
-        Arc::new(HealthBoard::new(1)),
-        Arc::clone(&metrics),
-        Arc::clone(&faults),
-    ));
+    let gate = Arc::new(RedisGate::new(board(), Arc::clone(&metrics), Arc::clone(&faults)));
     gate.found(Evidence::Answered);
     let (delivery_sender, deliveries) = unbounded();
     let (settled_sender, settled) = unbounded();
@@ -181,6 +183,7 @@ fn worker_with(store: FakeStore, poison_policy: PoisonPolicy) -> Bench {
     };
     let worker = thread::spawn(move || worker.run());
     Bench {
+        leases: Leases::new(1, Arc::clone(&metrics)),
         store,
         gate,
         metrics,
@@ -192,9 +195,23 @@ fn worker_with(store: FakeStore, poison_policy: PoisonPolicy) -> Bench {
     }
 }
 
+/// The receipt handle of a settled delivery.
+fn receipt(settled: &Settled) -> String {
+    settled.lease.handle().receipt_handle().0.clone()
+}
+
+/// A wait of so many seconds, less the jitter.
+fn is_retry(settlement: Settlement, secs: std::ops::RangeInclusive<u64>) -> bool {
+    matches!(settlement, Settlement::Retry { visible_in } if secs.contains(&visible_in.as_secs()))
+}
+
 impl Bench {
     fn deliver(&self, id: &str, body: &str) {
-        self.deliveries.send(delivery(id, body)).unwrap();
+        self.send(delivery(id, body));
+    }
+
+    fn send(&self, delivery: Delivery) {
+        self.deliveries.send(self.leases.hold(0, delivery)).unwrap();
     }
 
     fn next_settled(&self) -> (String, Settlement) {
@@ -202,7 +219,7 @@ impl Bench {
             .settled
             .recv_timeout(DEADLINE)
             .expect("a delivery is settled");
-        (settled.receipt_handle.0, settled.settlement)
+        (receipt(&settled), settled.settlement)
     }
 
     fn end(self) -> Arc<FakeStore> {
@@ -224,10 +241,11 @@ fn a_message_is_deleted_once_its_change_is_applied() {
 fn an_unreadable_body_is_left_to_the_dead_letter_rule_or_deleted_as_the_policy_says() {
     let bench = worker_with(FakeStore::default(), PoisonPolicy::Redrive);
     bench.deliver("1", "{not json");
-    let retried = Settlement::Retry {
-        visible_in: Duration::from_secs(30),
-    };
-    assert_eq!(bench.next_settled(), ("receipt-1".to_owned(), retried));
+    let (receipt, settlement) = bench.next_settled();
+    assert!(
+        receipt == "receipt-1" && is_retry(settlement, 15..=30),
+        "{settlement:?}"
+    );
     assert_eq!(bench.metrics.messages_malformed.get(), 1);
     bench.end();
 
@@ -266,16 +284,19 @@ fn a_message_that_cannot_be_applied_before_the_time_is_over_is_given_back() {
     drop(bench.out_of_time);
     bench.worker.join().unwrap();
     let mut given_back: Vec<Settled> = bench.settled.try_iter().collect();
-    given_back.sort_by(|a, b| a.receipt_handle.0.cmp(&b.receipt_handle.0));
+    given_back.sort_by_key(receipt);
     let at_once = Settlement::Retry {
         visible_in: Duration::ZERO,
     };
     assert_eq!(
         given_back
             .iter()
-            .map(|settled| (settled.receipt_handle.0.as_str(), settled.settlement))
+            .map(|settled| (receipt(settled), settled.settlement))
             .collect::<Vec<_>>(),
-        [("receipt-1", at_once), ("receipt-2", at_once)]
+        [
+            ("receipt-1".to_owned(), at_once),
+            ("receipt-2".to_owned(), at_once)
+        ]
     );
 }
 
@@ -287,7 +308,7 @@ fn entitlements_sent_before_an_invalidation_are_no_news_after_it() {
             sent_at: EpochMs(sent_at),
             ..delivery(id, body)
         };
-        bench.deliveries.send(delivery).unwrap();
+        bench.send(delivery);
         assert_eq!(
             bench.next_settled(),
             (format!("receipt-{id}"), Settlement::Delete)
@@ -327,18 +348,13 @@ fn a_locked_customer_waits_while_others_go_on() {
 }
 
 /// Of two messages handled together, the one of `ann` fails.
-fn ann_comes_again_and_bob_is_done(store: FakeStore) -> Bench {
+fn ann_comes_again_and_bob_is_done(store: FakeStore, after: std::ops::RangeInclusive<u64>) -> Bench {
     let bench = worker_with(store, PoisonPolicy::Redrive);
     bench.deliver("1", &usage_of("ann"));
     bench.deliver("2", &usage_of("bob"));
     let mut ends = [bench.next_settled(), bench.next_settled()];
     ends.sort_by(|a, b| a.0.cmp(&b.0));
-    assert_eq!(
-        ends[0].1,
-        Settlement::Retry {
-            visible_in: Duration::from_secs(2)
-        }
-    );
+    assert!(is_retry(ends[0].1, after), "{ends:?}");
     assert_eq!(ends[1].1, Settlement::Delete);
     bench
 }
@@ -349,7 +365,7 @@ fn a_panic_costs_its_own_message_one_try_and_no_other() {
         panics_for: Some("ann".to_owned()),
         ..FakeStore::default()
     };
-    let bench = ann_comes_again_and_bob_is_done(store);
+    let bench = ann_comes_again_and_bob_is_done(store, 1..=2);
     assert_eq!(
         bench.metrics.messages_failed.with_label_values(&["panic"]).get(),
         1
@@ -363,7 +379,67 @@ fn a_change_that_redis_refuses_comes_again_and_holds_up_no_other() {
         refuses: Some("ann".to_owned()),
         ..FakeStore::default()
     };
-    let bench = ann_comes_again_and_bob_is_done(store);
+    let bench = ann_comes_again_and_bob_is_done(store, 15..=30);
+    bench.end();
+}
+
+#[test]
+fn a_change_that_redis_will_always_refuse_is_deleted_if_the_policy_says_so() {
+    let store = FakeStore {
+        refuses: Some("ann".to_owned()),
+        ..FakeStore::default()
+    };
+    let bench = worker_with(store, PoisonPolicy::Delete);
+    bench.deliver("1", &usage_of("ann"));
+    assert_eq!(bench.next_settled(), ("receipt-1".to_owned(), Settlement::Delete));
+    bench.end();
+}
+
+#[test]
+fn a_message_whose_receipt_handle_has_expired_is_dropped_and_not_settled() {
+    let bench = worker_with(FakeStore::default(), PoisonPolicy::Redrive);
+    let long_ago = Instant::now()
+        .checked_sub(Duration::from_secs(31))
+        .expect("an up-time of minutes");
+    bench.send(Delivery {
+        received_at: long_ago,
+        ..delivery("1", &usage_of("ann"))
+    });
+    bench.deliver("2", &usage_of("bob"));
+    assert_eq!(bench.next_settled().0, "receipt-2");
+    assert_eq!(
+        bench
+            .metrics
+            .messages_failed
+            .with_label_values(&["expired"])
+            .get(),
+        1
+    );
+    assert_eq!(*bench.end().applied.lock().unwrap(), ["p:c_bob:f_api"]);
+}
+
+#[test]
+fn a_message_that_expires_while_redis_is_away_is_dropped_and_the_worker_goes_on() {
+    let store = FakeStore {
+        away_for: Mutex::new(1),
+        ..FakeStore::default()
+    };
+    let bench = worker_with(store, PoisonPolicy::Redrive);
+    bench.leases.set_timeout(Duration::from_millis(300));
+    bench.deliver("1", &usage_of("ann"));
+    wait_until("the message is forgotten", || {
+        bench
+            .metrics
+            .messages_failed
+            .with_label_values(&["expired"])
+            .get()
+            == 1
+    });
+    assert_eq!(bench.metrics.in_flight.get(), 0);
+    bench.gate.found(Evidence::Answered);
+    bench.leases.set_timeout(Duration::from_secs(30));
+    bench.deliver("2", &usage_of("bob"));
+    assert_eq!(bench.next_settled().0, "receipt-2");
     bench.end();
 }
 

@@ -3,16 +3,18 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
 
-use super::{delivery, wait_until};
+use super::{board, delivery, wait_until};
 use crate::log::FaultLog;
 use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
 use crate::pipeline::acknowledger::Acknowledger;
 use crate::pipeline::gate::{Evidence, RedisGate};
+use crate::pipeline::heartbeat::Heartbeat;
+use crate::pipeline::lease::{Held, Leases};
 use crate::pipeline::poller::{Poller, Polling};
 use crate::pipeline::settle::{Settled, Settlement};
 use crate::shutdown::{Stop, stop_pair};
@@ -26,12 +28,14 @@ struct FakeQueue {
     deletes: Mutex<VecDeque<Result<BatchOutcome, QueueError>>>,
     deleted: Mutex<Vec<Vec<String>>>,
     visibility: Mutex<Vec<(String, Duration)>>,
+    visibility_answers: Mutex<VecDeque<Result<BatchOutcome, QueueError>>>,
 }
 
 fn queue_error() -> QueueError {
     QueueError {
         message: "on purpose".to_owned(),
         kind: "purpose".to_owned(),
+        refused: false,
     }
 }
 
@@ -64,11 +68,24 @@ impl Queue for FakeQueue {
                 .iter()
                 .map(|(handle, visible_in)| (handle.0.clone(), *visible_in)),
         );
-        Ok(vec![None; entries.len()])
+        let answer = self.visibility_answers.lock().unwrap().pop_front();
+        answer.unwrap_or_else(|| Ok(vec![None; entries.len()]))
+    }
+
+    fn visibility_timeout(&self) -> Result<Duration, QueueError> {
+        Ok(Duration::from_secs(30))
     }
 }
 
+fn leases() -> Arc<Leases> {
+    Leases::new(1, Arc::new(Metrics::new().unwrap()))
+}
+
 fn acknowledge(queue: &Arc<FakeQueue>, settled: Vec<Settled>) {
+    acknowledge_until(queue, settled, Stop::never());
+}
+
+fn acknowledge_until(queue: &Arc<FakeQueue>, settled: Vec<Settled>, out_of_time: Stop) {
     let (sender, receiver) = unbounded();
     for settled in settled {
         sender.send(settled).unwrap();
@@ -79,16 +96,24 @@ fn acknowledge(queue: &Arc<FakeQueue>, settled: Vec<Settled>) {
         settled: receiver,
         metrics: Arc::new(Metrics::new().unwrap()),
         faults: Arc::new(FaultLog::new()),
-        out_of_time: Stop::never(),
+        out_of_time,
     };
     acknowledger.run();
 }
 
 fn settled(id: &str, settlement: Settlement) -> Settled {
-    Settled {
+    settled_of(&leases(), id, settlement)
+}
+
+/// The receipt handle is the id itself.
+fn settled_of(leases: &Arc<Leases>, id: &str, settlement: Settlement) -> Settled {
+    let delivery = Delivery {
         receipt_handle: ReceiptHandle(id.to_owned()),
-        settlement,
-    }
+        ..delivery(id, "{}")
+    };
+    let Held { lease, .. } = leases.hold(0, delivery);
+    lease.settle();
+    Settled { lease, settlement }
 }
 
 #[test]
@@ -158,12 +183,9 @@ fn what_is_given_back_becomes_visible_at_once() {
 }
 
 #[allow(clippy::disallowed_methods)] // a test's own thread, joined by it
-fn poll(
-    queue: &Arc<FakeQueue>,
-    until: impl Fn(&HealthBoard, &Receiver<Delivery>) -> bool,
-) -> Receiver<Delivery> {
+fn poll(queue: &Arc<FakeQueue>, until: impl Fn(&HealthBoard, &Receiver<Held>) -> bool) -> Receiver<Held> {
     let metrics = Arc::new(Metrics::new().unwrap());
-    let health = Arc::new(HealthBoard::new(1));
+    let health = board();
     let faults = Arc::new(FaultLog::new());
     let gate = Arc::new(RedisGate::new(
         Arc::clone(&health),
@@ -177,6 +199,7 @@ fn poll(
         index: 0,
         queue: Arc::clone(queue) as Arc<dyn Queue>,
         deliveries: sender,
+        leases: leases(),
         polling: Polling {
             batch_size: 10,
             wait_time: Duration::from_secs(20),
@@ -193,7 +216,7 @@ fn poll(
     drop(trigger);
     thread.join().unwrap();
     assert_eq!(
-        health.readiness().consumers,
+        health.readiness(Instant::now()).consumers,
         0,
         "a poller that has ended is not alive"
     );
@@ -225,7 +248,134 @@ fn a_poller_that_gets_answers_is_alive_and_hands_over_what_it_receives() {
         ..FakeQueue::default()
     });
     let deliveries = poll(&queue, |health, deliveries| {
-        health.readiness().consumers == 1 && !deliveries.is_empty()
+        health.readiness(Instant::now()).consumers == 1 && !deliveries.is_empty()
     });
-    assert_eq!(deliveries.recv().unwrap().message_id, "1");
+    assert_eq!(deliveries.recv().unwrap().delivery.message_id, "1");
+}
+
+#[test]
+fn a_delete_that_goes_on_failing_is_given_up_when_its_receipt_handle_expires() {
+    let queue = Arc::new(FakeQueue {
+        deletes: Mutex::new((0..100).map(|_| Err(queue_error())).collect()),
+        ..FakeQueue::default()
+    });
+    let leases = leases();
+    leases.set_timeout(Duration::from_secs(2));
+    let began = Instant::now();
+    acknowledge(&queue, vec![settled_of(&leases, "1", Settlement::Delete)]);
+    let tries = queue.deleted.lock().unwrap().len();
+    assert!((3..10).contains(&tries), "tried with growing waits: {tries}");
+    assert!(began.elapsed() < Duration::from_secs(3));
+}
+
+#[test]
+fn an_entry_that_goes_on_failing_holds_up_no_other() {
+    let again = || {
+        Ok(vec![Some(EntryFailure {
+            code: "InternalError".to_owned(),
+            message: String::new(),
+            sender_fault: false,
+        })])
+    };
+    let queue = Arc::new(FakeQueue {
+        deletes: Mutex::new(VecDeque::from([again(), Ok(vec![None])])),
+        ..FakeQueue::default()
+    });
+    let (sender, receiver) = unbounded();
+    let acknowledger = Acknowledger {
+        queue: Arc::clone(&queue) as Arc<dyn Queue>,
+        settled: receiver,
+        metrics: Arc::new(Metrics::new().unwrap()),
+        faults: Arc::new(FaultLog::new()),
+        out_of_time: Stop::never(),
+    };
+    let leases = leases();
+    thread::scope(|scope| {
+        scope.spawn(|| acknowledger.run());
+        sender
+            .send(settled_of(&leases, "failing", Settlement::Delete))
+            .unwrap();
+        wait_until("the first call", || queue.deleted.lock().unwrap().len() == 1);
+        sender
+            .send(settled_of(&leases, "other", Settlement::Delete))
+            .unwrap();
+        drop(sender);
+    });
+    assert_eq!(
+        *queue.deleted.lock().unwrap(),
+        [vec!["failing"], vec!["other"], vec!["failing"]]
+    );
+}
+
+#[test]
+fn when_the_time_of_a_stop_is_over_everything_gets_one_more_try() {
+    let queue = Arc::new(FakeQueue {
+        deletes: Mutex::new((0..100).map(|_| Err(queue_error())).collect()),
+        ..FakeQueue::default()
+    });
+    let (trigger, out_of_time) = stop_pair();
+    drop(trigger);
+    let all = (0..12).map(|number| settled(&number.to_string(), Settlement::Delete));
+    acknowledge_until(&queue, all.collect(), out_of_time);
+    let sizes: Vec<usize> = queue.deleted.lock().unwrap().iter().map(Vec::len).collect();
+    assert_eq!(sizes, [10, 2]);
+}
+
+fn heartbeat(queue: &Arc<FakeQueue>, leases: &Arc<Leases>) -> Heartbeat {
+    Heartbeat {
+        queue: Arc::clone(queue) as Arc<dyn Queue>,
+        leases: Arc::clone(leases),
+        metrics: Arc::new(Metrics::new().unwrap()),
+        faults: Arc::new(FaultLog::new()),
+        stop: Stop::never(),
+    }
+}
+
+#[test]
+fn what_is_in_hand_is_extended_in_batches_of_ten_and_not_before_half_of_its_time() {
+    let queue = Arc::new(FakeQueue::default());
+    let leases = leases();
+    let now = Instant::now();
+    let _held: Vec<Held> = (0..12)
+        .map(|number| leases.hold(0, delivery(&number.to_string(), "{}")))
+        .collect();
+    let heartbeat = heartbeat(&queue, &leases);
+    assert!(heartbeat.beat(now + Duration::from_secs(10)));
+    assert!(queue.visibility.lock().unwrap().is_empty());
+    assert!(heartbeat.beat(now + Duration::from_secs(16)));
+    let extended = queue.visibility.lock().unwrap().clone();
+    assert_eq!(extended.len(), 12);
+    assert!(extended.iter().all(|(_, by)| *by == Duration::from_secs(30)));
+    assert!(heartbeat.beat(now + Duration::from_secs(17)), "and not twice");
+    assert_eq!(queue.visibility.lock().unwrap().len(), 12);
+}
+
+#[test]
+fn a_handle_that_the_queue_does_not_know_is_lost_and_a_call_that_failed_is_made_again() {
+    let refused = EntryFailure {
+        code: "ReceiptHandleIsInvalid".to_owned(),
+        message: String::new(),
+        sender_fault: true,
+    };
+    let queue = Arc::new(FakeQueue {
+        visibility_answers: Mutex::new(VecDeque::from([
+            Err(queue_error()),
+            Ok(vec![Some(refused), None]),
+        ])),
+        ..FakeQueue::default()
+    });
+    let leases = leases();
+    let now = Instant::now();
+    let forgotten = leases.hold(0, delivery("forgotten", "{}"));
+    let kept = leases.hold(0, delivery("kept", "{}"));
+    let heartbeat = heartbeat(&queue, &leases);
+    let at_half = now + Duration::from_secs(16);
+    assert!(!heartbeat.beat(at_half));
+    assert!(
+        !forgotten.lease.handle().is_lost(at_half),
+        "a failed call says nothing"
+    );
+    assert!(heartbeat.beat(at_half));
+    assert!(forgotten.lease.handle().is_lost(at_half));
+    assert!(!kept.lease.handle().is_lost(now + Duration::from_secs(40)));
 }

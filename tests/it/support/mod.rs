@@ -7,6 +7,7 @@ pub mod wait;
 
 pub mod moto;
 pub mod redis;
+pub mod sentinel;
 pub mod tls;
 
 pub mod edge;

@@ -24,10 +24,17 @@ pub struct RedisOptions {
     pub user: Option<(String, String)>,
     /// A second port that speaks TLS, with a certificate made for it.
     pub tls: bool,
+    /// The TLS port accepts only clients that show a certificate of the same authority.
+    pub asks_for_certificates: bool,
+    /// Address and port, where they matter; else 127.0.0.1 and a free port.
+    pub address: Option<(&'static str, u16)>,
+    /// Further arguments of redis-server.
+    pub arguments: Vec<&'static str>,
 }
 
 /// A redis-server, or the place where one would be.
 pub struct TestRedis {
+    address: &'static str,
     pub port: u16,
     /// The TLS port, if asked for.
     pub tls_port: Option<u16>,
@@ -61,18 +68,10 @@ impl TestRedis {
     /// One that is not running yet: its port is known, and nobody listens on it.
     pub fn prepare(options: RedisOptions) -> Self {
         let directory = private_directory();
-        let port = free_port();
-        let mut arguments: Vec<String> = [
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--bind",
-            "127.0.0.1",
-            "--port",
-        ]
-        .map(str::to_owned)
-        .to_vec();
+        let (address, port) = options.address.unwrap_or_else(|| ("127.0.0.1", free_port()));
+        let mut arguments: Vec<String> = ["--save", "", "--appendonly", "no", "--bind", address, "--port"]
+            .map(str::to_owned)
+            .to_vec();
         let path = |name: &str| directory.join(name).display().to_string();
         arguments.extend([port.to_string(), "--dir".into(), directory.display().to_string()]);
         arguments.extend(["--unixsocket".into(), path("redis.sock")]);
@@ -95,14 +94,21 @@ impl TestRedis {
                 "--tls-port".into(),
                 tls_port.to_string(),
                 "--tls-auth-clients".into(),
-                "no".into(),
+                if options.asks_for_certificates {
+                    "yes"
+                } else {
+                    "no"
+                }
+                .into(),
             ]);
             arguments.extend(["--tls-cert-file".into(), text(certificate.public)]);
             arguments.extend(["--tls-key-file".into(), text(certificate.key)]);
             arguments.extend(["--tls-ca-cert-file".into(), text(certificate.authority)]);
             tls_port
         });
+        arguments.extend(options.arguments.into_iter().map(str::to_owned));
         Self {
+            address,
             port,
             tls_port,
             directory,
@@ -114,9 +120,16 @@ impl TestRedis {
 
     /// Starts the server and waits until it answers.
     pub fn run(&self) {
+        self.begin();
+        let process = self.process.lock().unwrap();
+        let process = process.as_ref().expect("a process");
+        process.wait_for(PATIENCE, "an answer from redis", || self.try_connection().ok());
+    }
+
+    /// Starts the server: it may take its time to load what was saved.
+    pub fn begin(&self) {
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         let process = Process::start("redis", &system_program("redis-server"), &arguments, &[]);
-        process.wait_for(PATIENCE, "an answer from redis", || self.try_connection().ok());
         *self.process.lock().unwrap() = Some(process);
     }
 
@@ -161,13 +174,21 @@ impl TestRedis {
         self.directory.join("ca.crt")
     }
 
+    /// A certificate of that authority, and its key: the server's own.
+    pub fn certificate_files(&self) -> (PathBuf, PathBuf) {
+        (
+            self.directory.join("server.crt"),
+            self.directory.join("server.key"),
+        )
+    }
+
     /// A directory for files of the test (secrets …), removed with the server.
     pub fn directory(&self) -> &Path {
         &self.directory
     }
 
     fn connection_info(&self) -> ConnectionInfo {
-        let info = format!("redis://127.0.0.1:{}/", self.port)
+        let info = format!("redis://{}:{}/", self.address, self.port)
             .into_connection_info()
             .expect("an address");
         let mut settings = info.redis_settings().clone();
@@ -185,6 +206,11 @@ impl TestRedis {
             redis::Client::open(self.connection_info())?.get_connection_with_timeout(PATIENCE)?;
         redis::cmd("PING").exec(&mut connection)?;
         Ok(connection)
+    }
+
+    /// It takes commands.
+    pub fn answers(&self) -> bool {
+        self.try_connection().is_ok()
     }
 
     /// A connection to database 0, with the server's own credentials.
@@ -251,7 +277,7 @@ impl TestRedis {
     /// Watches every command from now on (MONITOR).
     pub fn monitor(&self) -> Monitor {
         assert!(self.login.is_none(), "a monitored redis has no password");
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("redis accepts");
+        let mut stream = TcpStream::connect((self.address, self.port)).expect("redis accepts");
         stream.write_all(b"MONITOR\r\n").expect("redis reads");
         let mut reader = BufReader::new(stream);
         let mut first = String::new();
@@ -269,7 +295,7 @@ impl TestRedis {
 }
 
 /// A new directory. Directories of runs that were killed go first: nobody else removes those.
-fn private_directory() -> PathBuf {
+pub fn private_directory() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     // Not below target: a unix socket's path may have 107 bytes.

@@ -11,7 +11,7 @@ use super::child::{Process, Signal};
 use super::http::{Answer, Metrics, get};
 use super::moto::{AccessKey, Queue, REGION};
 use super::redis::TestRedis;
-use super::tools::free_port;
+use super::tools::{free_port, system_program};
 use super::wait::PATIENCE;
 
 /// A server key that is nobody's.
@@ -106,6 +106,27 @@ impl Service {
         Self {
             process: Process::start("service", binary(), &[], &settings.environment()),
             base,
+        }
+    }
+
+    /// Starts it with an `/etc/hosts` of its own (in a mount namespace of its own), and returns at once. What is
+    /// written into the file later changes what its host names mean.
+    pub fn spawn_with_hosts(settings: &Settings, hosts: &Path) -> Self {
+        let port = settings.0.get("PORT").expect("PORT is set");
+        let script = format!(
+            "mount --bind {} /etc/hosts && exec {}",
+            hosts.display(),
+            binary().display()
+        );
+        let arguments = ["--map-root-user", "--mount", "/bin/sh", "-c", &script];
+        Self {
+            base: format!("http://127.0.0.1:{port}"),
+            process: Process::start(
+                "service",
+                &system_program("unshare"),
+                &arguments,
+                &settings.environment(),
+            ),
         }
     }
 

@@ -21,7 +21,11 @@ impl Certificate {
             key: file("server.key"),
             authority: file("ca.crt"),
         };
-        std::fs::write(file("server.ext"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n").expect("a file");
+        std::fs::write(
+            file("server.ext"),
+            "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:redis.test\n",
+        )
+        .expect("a file");
         openssl(
             directory,
             "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=tests \

@@ -1,0 +1,193 @@
+//! Bytes to and from a Redis: a TCP, TLS or unix socket, one deadline for whatever is under way on it, and the
+//! library's parser for the answers.
+//!
+//! The library's own connection has a timeout for each read: twenty answers of a stalled server would take twenty
+//! timeouts. Nor does it take another server name than the host's, or keep TLS sessions between connections.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::{Cmd, Parser, RedisError, RedisResult, Value};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use socket2::{SockRef, TcpKeepalive};
+
+/// A peer that is gone without a word is noticed after this and a few probes, even while nothing is sent.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// An armed timeout may be off by this share of itself: setting it is a system call.
+const TOLERANCE: u32 = 20;
+
+/// One connection.
+pub(super) struct Wire {
+    stream: Stream,
+    parser: Parser,
+}
+
+enum Stream {
+    Plain(Timed),
+    Tls(Box<StreamOwned<ClientConnection, Timed>>),
+}
+
+/// A socket whose reads and writes end by a deadline, however many they are.
+struct Timed {
+    socket: Socket,
+    deadline: Instant,
+    armed: Duration,
+}
+
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Wire {
+    /// Dials each address of the name in turn.
+    pub(super) fn tcp(host: &str, port: u16, deadline: Instant) -> io::Result<Self> {
+        let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
+        let mut failed = io::Error::new(ErrorKind::NotFound, "the host name has no address");
+        for (index, address) in addresses.iter().enumerate() {
+            // An address that swallows packets must not take the time of the next.
+            let share = u32::try_from(addresses.len() - index).unwrap_or(1);
+            match TcpStream::connect_timeout(address, left_until(deadline)? / share) {
+                Ok(stream) => {
+                    stream.set_nodelay(true)?;
+                    let keepalive = TcpKeepalive::new()
+                        .with_time(KEEPALIVE)
+                        .with_interval(KEEPALIVE / 3);
+                    SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+                    return Ok(Self::plain(Socket::Tcp(stream), deadline));
+                }
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
+    /// Opens a unix socket.
+    pub(super) fn unix(path: &Path, deadline: Instant) -> io::Result<Self> {
+        Ok(Self::plain(Socket::Unix(UnixStream::connect(path)?), deadline))
+    }
+
+    fn plain(socket: Socket, deadline: Instant) -> Self {
+        let timed = Timed {
+            socket,
+            deadline,
+            armed: Duration::ZERO,
+        };
+        Self {
+            stream: Stream::Plain(timed),
+            parser: Parser::new(),
+        }
+    }
+
+    /// Shakes hands: what follows is encrypted.
+    pub(super) fn encrypted(self, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Self> {
+        let Stream::Plain(mut timed) = self.stream else {
+            return Ok(self);
+        };
+        let told =
+            |error: io::Error| io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"));
+        let mut tls = ClientConnection::new(config, name).map_err(|error| told(io::Error::other(error)))?;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut timed).map_err(told)?;
+        }
+        Ok(Self {
+            stream: Stream::Tls(Box::new(StreamOwned::new(tls, timed))),
+            parser: self.parser,
+        })
+    }
+
+    /// Whatever is sent and received from now on ends by this moment, or fails.
+    pub(super) fn until(&mut self, deadline: Instant) {
+        match &mut self.stream {
+            Stream::Plain(timed) => timed.deadline = deadline,
+            Stream::Tls(tls) => tls.sock.deadline = deadline,
+        }
+    }
+
+    /// Sends packed commands.
+    pub(super) fn send(&mut self, request: &[u8]) -> RedisResult<()> {
+        let sent = match &mut self.stream {
+            Stream::Plain(timed) => timed.write_all(request).and_then(|()| timed.flush()),
+            Stream::Tls(tls) => tls.write_all(request).and_then(|()| tls.flush()),
+        };
+        sent.map_err(RedisError::from)
+    }
+
+    /// The next answer; a server's error is a value.
+    pub(super) fn receive(&mut self) -> RedisResult<Value> {
+        let answer = match &mut self.stream {
+            Stream::Plain(timed) => self.parser.parse_value(timed),
+            Stream::Tls(tls) => self.parser.parse_value(tls),
+        };
+        // Depending on its nesting, a server's error comes as a value or as an error.
+        answer.or_else(|error| redis::ServerError::try_from(error).map(Value::ServerError))
+    }
+
+    /// One command and its answer; a server's error is an error.
+    pub(super) fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
+        self.send(&command.get_packed_command())?;
+        let answer = self.receive()?;
+        if let Value::ServerError(error) = answer {
+            return Err(error.into());
+        }
+        Ok(answer)
+    }
+}
+
+fn left_until(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::Error::new(ErrorKind::TimedOut, "no answer in time"));
+    }
+    Ok(left)
+}
+
+impl Timed {
+    /// Sees to it that the next read or write ends near the deadline.
+    fn arm(&mut self) -> io::Result<()> {
+        let left = left_until(self.deadline)?;
+        if self.armed.abs_diff(left) > left / TOLERANCE {
+            match &self.socket {
+                Socket::Tcp(stream) => {
+                    stream.set_read_timeout(Some(left))?;
+                    stream.set_write_timeout(Some(left))?;
+                }
+                Socket::Unix(stream) => {
+                    stream.set_read_timeout(Some(left))?;
+                    stream.set_write_timeout(Some(left))?;
+                }
+            }
+            self.armed = left;
+        }
+        Ok(())
+    }
+}
+
+impl Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.arm()?;
+        match &mut self.socket {
+            Socket::Tcp(stream) => stream.read(buffer),
+            Socket::Unix(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.arm()?;
+        match &mut self.socket {
+            Socket::Tcp(stream) => stream.write(bytes),
+            Socket::Unix(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(()) // sockets hold nothing back
+    }
+}
