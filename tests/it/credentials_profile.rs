@@ -311,11 +311,11 @@ fn a_program_that_hangs_does_not_hold_up_the_stop_and_does_not_outlive_it() {
     let lasted = began.elapsed();
     assert!(status.success(), "{status}");
     assert!(lasted.as_secs_f64() < 5.0, "{lasted:?}");
-    let alive = std::fs::read_to_string(format!("/proc/{}/cmdline", process.trim()));
-    assert!(
-        !alive.is_ok_and(|command| command.contains("sleep")),
-        "the program lives on"
-    );
+    // It was killed; on a busy machine it takes a moment to be gone.
+    wait_until(PATIENCE, "the end of the program", || {
+        let alive = std::fs::read_to_string(format!("/proc/{}/cmdline", process.trim()));
+        !alive.is_ok_and(|command| command.contains("sleep"))
+    });
 }
 
 #[test]
