@@ -118,6 +118,34 @@ fn every_kind_of_queue_host_tells_its_region_and_is_called_by_its_own_name() {
 }
 
 #[test]
+fn the_proxy_itself_may_speak_tls() {
+    let host = format!("sqs.{REGION}.amazonaws.com");
+    let network = Network::new(&host);
+    network.proxy.ask_for(LOGIN);
+    let files = Directory::new();
+    let of_proxy = TlsFront::start_raw(
+        Path::new(files.path()),
+        &format!("127.0.0.1:{}", network.proxy.port),
+    );
+    let settings = network
+        .settings(&host)
+        .set("SSL_CERT_FILE", network.authorities(&files, &[&of_proxy]))
+        .set(
+            "HTTPS_PROXY",
+            format!("https://{LOGIN_IN_URL}@localhost:{}", of_proxy.port),
+        );
+    let service = Service::start(&settings);
+    apply_one(&network.stage, &service, "customer-1");
+    assert_eq!(network.proxy.connected_to(), [format!("{host}:443")]);
+    assert!(
+        network.front.served() > 0,
+        "TLS within TLS, to the queue's host itself"
+    );
+    assert_hidden(&service, &LOGIN_PARTS);
+    service.stop();
+}
+
+#[test]
 fn a_host_of_no_proxy_is_called_without_it() {
     let network = Network::new("localhost");
     let host = format!("localhost:{}", network.front.port);

@@ -1,10 +1,11 @@
 //! TLS in front of a neighbour that speaks plain HTTP: a request in, its answer out, then the connection closes.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use persistent_cache_service::http_client::install_crypto_provider;
 use rustls::pki_types::pem::PemObject;
@@ -13,6 +14,9 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::child::thread;
 use super::tls::Certificate;
+
+/// What is done with a connection.
+type Serve = fn(TcpStream, Arc<ServerConfig>, &str) -> std::io::Result<()>;
 
 /// The front; dropping it ends it.
 pub struct TlsFront {
@@ -26,6 +30,15 @@ pub struct TlsFront {
 impl TlsFront {
     /// Listens as these names (and 127.0.0.1 and localhost), in front of `upstream` (`127.0.0.1:port`).
     pub fn start(directory: &Path, names: &[&str], upstream: &str) -> Self {
+        Self::with(directory, names, upstream, serve)
+    }
+
+    /// The same for whatever is spoken inside of TLS: bytes are passed on as they come, both ways.
+    pub fn start_raw(directory: &Path, upstream: &str) -> Self {
+        Self::with(directory, &[], upstream, pass)
+    }
+
+    fn with(directory: &Path, names: &[&str], upstream: &str, serve: Serve) -> Self {
         install_crypto_provider();
         let certificate = Certificate::make_for(directory, names);
         let chain = CertificateDer::pem_file_iter(&certificate.public)
@@ -114,4 +127,31 @@ fn serve(client: TcpStream, config: Arc<ServerConfig>, upstream: &str) -> std::i
     client.conn.send_close_notify();
     client.flush()?;
     client.sock.shutdown(Shutdown::Write)
+}
+
+fn pass(client: TcpStream, config: Arc<ServerConfig>, upstream: &str) -> std::io::Result<()> {
+    // One thread for both ways, since the TLS connection is one state: each side is listened to for a moment.
+    const MOMENT: Option<Duration> = Some(Duration::from_millis(5));
+    let mut server = TcpStream::connect(upstream)?;
+    let connection = ServerConnection::new(config).map_err(std::io::Error::other)?;
+    let mut client = StreamOwned::new(connection, client);
+    client.sock.set_read_timeout(MOMENT)?;
+    server.set_read_timeout(MOMENT)?;
+    while pass_some(&mut client, &mut server)? && pass_some(&mut server, &mut client)? {}
+    Ok(())
+}
+
+/// Passes on what is there. False at the end.
+fn pass_some(from: &mut impl Read, to: &mut impl Write) -> std::io::Result<bool> {
+    let mut bytes = [0; 16 * 1024];
+    match from.read(&mut bytes) {
+        Ok(0) => Ok(false),
+        Ok(count) => {
+            to.write_all(&bytes[..count])?;
+            to.flush()?;
+            Ok(true)
+        }
+        Err(error) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
