@@ -13,8 +13,9 @@ use crate::ops::metrics::Metrics;
 use crate::shutdown::Stop;
 use crate::sqs::credentials::sts::StsAccess;
 use crate::sqs::credentials::{
-    ContainerCredentials, CredentialsProvider, EdgeCredentials, Fetch, InstanceMetadataCredentials, NamedSources,
-    ProfileCredentials, Renewal, RenewingCredentials, StaticCredentials, WebIdentityCredentials,
+    ContainerCredentials, CredentialsProvider, EdgeCredentials, Fetch, InstanceMetadataCredentials,
+    NamedSources, ProfileCredentials, Renewal, RenewingCredentials, StaticCredentials,
+    WebIdentityCredentials,
 };
 
 /// What credentials are for.

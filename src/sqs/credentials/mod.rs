@@ -4,7 +4,7 @@
 //! what time it is. No secret shows in a `Debug`, a description or an error.
 
 pub mod container;
-mod document;
+pub mod document;
 pub mod edge;
 pub mod fixed;
 pub mod imds;

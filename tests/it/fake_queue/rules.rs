@@ -281,6 +281,7 @@ fn the_services_own_client_understands_the_queue_and_breaks_none_of_its_rules() 
             region: options.region,
             pool_size: 1,
             receive_slack: Duration::from_secs(5),
+            proxy: None,
         },
         Arc::new(StaticCredentials::new(
             options.access_key_id,
