@@ -73,10 +73,7 @@ impl ContainerCredentials {
 
     fn parse(&self, answer: &Answer, token: Option<&str>) -> Result<Credentials, CredentialsError> {
         if answer.status == 200 {
-            let body = serde_json::from_slice(&answer.body);
-            let parsed = body
-                .map_err(|_| "it is not JSON".to_owned())
-                .and_then(|document| document::credentials(&document));
+            let parsed = document::read(&answer.body).and_then(|document| document::credentials(&document));
             return parsed.map_err(|what| {
                 let told = document::refusal(&answer.body, token).map(|told| format!(" ({told})"));
                 let cause = format!(

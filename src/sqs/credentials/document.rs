@@ -9,11 +9,23 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Credentials;
 use crate::entitlement::EpochMs;
+use crate::json::holds_at_most;
 
 /// How much of a refusal's words is quoted, in characters.
 const QUOTED_CHARS_MAX: usize = 200;
 /// Codes are names.
 const CODE_CHARS_MAX: usize = 60;
+
+/// Documents have about ten.
+const VALUES_MAX: usize = 1_000;
+
+/// The body as JSON, if it is one of a document's size.
+pub fn read(body: &[u8]) -> Result<Value, String> {
+    if !holds_at_most(body, VALUES_MAX) {
+        return Err(format!("it holds more than {VALUES_MAX} values"));
+    }
+    serde_json::from_slice(body).map_err(|_| "it is not JSON".to_owned())
+}
 
 /// `AccessKeyId`, `SecretAccessKey`, `Token` and `Expiration`, all of them texts. The error says which is not there.
 pub fn credentials(document: &Value) -> Result<Credentials, String> {
@@ -36,7 +48,7 @@ pub fn credentials(document: &Value) -> Result<Credentials, String> {
 /// The code and the words of a refusal, `{"code","message"}` in either case, as an error quotes them. None if the
 /// body is something else. `secret` is cut out, should it be repeated.
 pub fn refusal(body: &[u8], secret: Option<&str>) -> Option<String> {
-    let document: Value = serde_json::from_slice(body).ok()?;
+    let document = read(body).ok()?;
     let text = |names: [&str; 2]| {
         let found = names.iter().find_map(|name| document.get(*name)?.as_str());
         let found = found.unwrap_or_default();

@@ -234,8 +234,7 @@ impl InstanceMetadataCredentials {
         if answer.status != 200 {
             return Err(self.refused(answer));
         }
-        let document: Value =
-            serde_json::from_slice(&answer.body).map_err(|_| self.unexpected("it is not JSON"))?;
+        let document = document::read(&answer.body).map_err(|what| self.unexpected(&what))?;
         match document.get("Code").and_then(Value::as_str) {
             Some("Success") => {}
             Some(_) => {

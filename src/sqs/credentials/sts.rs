@@ -3,7 +3,7 @@
 //! One POST a role, with a deadline and a bounded answer, no retry. The caller's credentials and tokens show in no
 //! error, whoever quotes them.
 
-mod answer;
+pub mod answer;
 
 use std::time::Duration;
 

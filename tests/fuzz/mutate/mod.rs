@@ -4,6 +4,7 @@ pub mod bytes;
 pub mod hostile;
 pub mod json;
 pub mod resp;
+pub mod xml;
 
 use fastrand::Rng;
 

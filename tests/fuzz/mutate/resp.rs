@@ -105,8 +105,10 @@ fn costly(rng: &mut Rng) -> Vec<u8> {
         rng.u32(..6).into(),
     ][rng.usize(..4)];
     let head = [&[mark], claim.to_string().as_bytes(), b"\r\n"].concat();
-    match rng.u32(..4) {
+    match rng.u32(..5) {
         0 => head,
+        // Room is made for what is claimed once the first of it has come.
+        3 => [b"*4096\r\n:1\r\n".repeat(rng.usize(..120)), head].concat(),
         1 => head.repeat(rng.usize(..120)),
         2 => head.repeat(rng.usize(..5_000)),
         _ => {

@@ -1,5 +1,6 @@
 //! What is fuzzed: everything that reads what a peer sent, with what must hold of it beside "no panic".
 
+mod aws;
 mod edge;
 mod event;
 mod redis;
@@ -52,6 +53,8 @@ pub const TARGETS: &[Target] = &[
     sqs::ERROR,
     edge::CREDENTIALS,
     edge::CONFIGURATION,
+    aws::STS,
+    aws::DOCUMENT,
     redis::ANSWER,
     redis::INFO,
 ];

@@ -13,6 +13,8 @@ use crate::sqs::faults::quotable;
 
 /// A good answer has about twenty nodes.
 const NODES_MAX: u32 = 1_000;
+/// A good answer has one attribute, and at most two of these at the end of each value.
+const EQUALS_MAX: usize = 100;
 /// Words of a refusal that are quoted.
 const WORDS_CHARS_MAX: usize = 300;
 /// Codes become kinds of log lines: a foreign one must not be longer than a name is.
@@ -20,7 +22,7 @@ const CODE_CHARS_MAX: usize = 60;
 
 /// What STS says when it refuses.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub struct Refusal {
     /// STS's code, or `Http<status>` where the answer names none.
     pub code: String,
     /// STS's words, in one line; may be empty.
@@ -28,7 +30,7 @@ pub(super) struct Refusal {
 }
 
 /// The credentials in the answer to `action`, or what is wrong with it.
-pub(super) fn credentials(action: &str, body: &[u8]) -> Result<Credentials, String> {
+pub fn credentials(action: &str, body: &[u8]) -> Result<Credentials, String> {
     let text = std::str::from_utf8(body).map_err(|_| "it is not UTF-8")?;
     let document = parse(text).ok_or("it is not XML")?;
     let root = document.root_element();
@@ -60,7 +62,7 @@ pub(super) fn credentials(action: &str, body: &[u8]) -> Result<Credentials, Stri
 }
 
 /// The code and the words of an answer with another status than 200. Secrets were cut before.
-pub(super) fn refusal(status: u16, body: &str) -> Refusal {
+pub fn refusal(status: u16, body: &str) -> Refusal {
     let named = parse(body).and_then(|document| {
         let error = document
             .root_element()
@@ -93,6 +95,12 @@ pub(super) fn refusal(status: u16, body: &str) -> Refusal {
 }
 
 fn parse(text: &str) -> Option<Document<'_>> {
+    // The parser makes room for as many elements and attributes as these could begin, and compares each attribute
+    // and namespace with all others: counted first, they cost no more than reading them.
+    let count = |mark: u8| text.bytes().filter(|byte| *byte == mark).count();
+    if count(b'<') > 2 * NODES_MAX as usize || count(b'=') > EQUALS_MAX {
+        return None;
+    }
     let options = ParsingOptions {
         nodes_limit: NODES_MAX,
         allow_dtd: false,
@@ -162,6 +170,20 @@ mod tests {
         }
         let wide = format!("<a>{}</a>", "<b/>".repeat(20_000));
         assert_eq!(refusal(500, &wide).code, "Http500");
+    }
+
+    #[test]
+    fn attributes_and_namespaces_without_end_are_refused_before_they_are_compared() {
+        let number = |count: usize, of: fn(usize) -> String| (0..count).map(of).collect::<Vec<_>>().concat();
+        let attributes = format!("<a{}/>", number(50_000, |number| format!(" a{number}=''")));
+        let namespaces =
+            number(900, |number| format!("<a xmlns:n{number}='{number}'>")) + &"</a>".repeat(900);
+        for costly in [attributes, namespaces, "=".repeat(500_000), "<".repeat(500_000)] {
+            assert_eq!(
+                credentials("AssumeRole", costly.as_bytes()).unwrap_err(),
+                "it is not XML"
+            );
+        }
     }
 
     #[test]
