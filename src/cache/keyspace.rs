@@ -7,6 +7,9 @@
 use crate::entitlement::Subject;
 use crate::event::UsageOf;
 
+/// What SDK 3.x and 4.x call the refetch after a cache miss, in the key of its lock.
+const REFETCH_OPERATION: &str = "refetchEntityEntitlementsAfterCacheMiss";
+
 /// Spells the keys of one environment.
 #[derive(Debug, Clone)]
 pub struct Keyspace {
@@ -30,15 +33,25 @@ impl Keyspace {
         }
     }
 
-    /// `P-C`, or `P-C:R`: the redlock that an SDK holds while it writes what it refetched. SDK 2.x takes `P-C`
-    /// for a resource too, so a resource minds both.
+    /// The redlocks of the SDKs' writes: `P-C`, or `P-C:R`, held while what was refetched is written, and
+    /// `P:refetchEntityEntitlementsAfterCacheMiss-C[:R]`, held from before Stigg is asked until it is written. What
+    /// comes meanwhile has to wait for both: the answer under way may be older, and the SDK writes it where nothing
+    /// is stored. SDK 2.x takes `P-C` for a resource too, so a resource minds that one as well.
     pub fn lock_keys(&self, subject: &Subject) -> Vec<String> {
-        let customer_lock = format!("{}-{}", self.prefix, subject.customer.as_str());
+        let prefix = &self.prefix;
+        let of_customer = format!("-{}", subject.customer.as_str());
         match &subject.resource {
-            None => vec![customer_lock],
+            None => vec![
+                format!("{prefix}{of_customer}"),
+                format!("{prefix}:{REFETCH_OPERATION}{of_customer}"),
+            ],
             Some(resource) => {
-                let resource_lock = format!("{customer_lock}:{}", resource.as_str());
-                vec![resource_lock, customer_lock]
+                let of_resource = format!("{of_customer}:{}", resource.as_str());
+                vec![
+                    format!("{prefix}{of_resource}"),
+                    format!("{prefix}:{REFETCH_OPERATION}{of_resource}"),
+                    format!("{prefix}{of_customer}"),
+                ]
             }
         }
     }
@@ -110,6 +123,17 @@ pub fn value_key(scanned: &[u8]) -> &[u8] {
     scanned.strip_suffix(TIMESTAMP_SUFFIX).unwrap_or(scanned)
 }
 
+/// The purge mark of the customer (or resource) whose customer key this is, given the mark of the environment.
+/// `None` for another key. Ids may look like the parts of other keys: then there is no mark, which costs nothing
+/// but the memory that it would have been.
+pub fn purge_mark_of(customer_key: &[u8], environment_mark: &str) -> Option<Vec<u8>> {
+    let prefix = environment_mark.strip_suffix("purged")?;
+    let customer = customer_key.strip_prefix(prefix.as_bytes())?;
+    let has = |part: &[u8]| customer.windows(part.len()).any(|window| window == part);
+    let is_other = has(b":f_") || has(b":credit_") || customer.ends_with(b":metadata");
+    (!is_other).then(|| [environment_mark.as_bytes(), b":", customer].concat())
+}
+
 /// The timestamp key of a value key, as bytes.
 pub fn timestamp_key_of(value_key: &[u8]) -> Vec<u8> {
     [value_key, TIMESTAMP_SUFFIX].concat()
@@ -149,10 +173,16 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_minds_its_own_lock_and_the_one_that_sdk_2_takes() {
+    fn a_resource_minds_its_own_locks_and_the_one_that_sdk_2_takes() {
         let keys = Keyspace::new("p");
-        assert_eq!(keys.lock_keys(&subject("c", None)), ["p-c"]);
-        assert_eq!(keys.lock_keys(&subject("c", Some("r"))), ["p-c:r", "p-c"]);
+        assert_eq!(
+            keys.lock_keys(&subject("c", None)),
+            ["p-c", "p:refetchEntityEntitlementsAfterCacheMiss-c"]
+        );
+        assert_eq!(
+            keys.lock_keys(&subject("c", Some("r"))),
+            ["p-c:r", "p:refetchEntityEntitlementsAfterCacheMiss-c:r", "p-c"]
+        );
     }
 
     #[test]
@@ -170,5 +200,21 @@ mod tests {
             keys.purge_marks(&subject("c", Some("r"))),
             ["p:purged", "p:purged:c_c:r_r", "p:purged:c_c"]
         );
+    }
+
+    #[test]
+    fn the_mark_of_a_scanned_customer_key_is_the_one_that_its_messages_mind() {
+        let keys = Keyspace::new("p");
+        let environment = keys.environment_purge_mark();
+        for subject in [subject("c:1", None), subject("c", Some("r"))] {
+            let key = keys.customer_key(&subject);
+            assert_eq!(
+                purge_mark_of(key.as_bytes(), &environment),
+                Some(keys.purge_mark(&subject).into_bytes())
+            );
+        }
+        for other in ["p:c_c:metadata", "p:c_c:f_api", "p:c_c:r_r:credit_ai", "q:c_c"] {
+            assert_eq!(purge_mark_of(other.as_bytes(), &environment), None, "{other}");
+        }
     }
 }

@@ -33,6 +33,8 @@ pub enum CacheChange {
         purge_marks: Vec<String>,
         /// When the message was sent.
         sent_at: EpochMs,
+        /// How many of the writes, from the first, are the list itself: they are written together, or not at all.
+        list: usize,
         /// The customer key first.
         writes: Vec<KeyWrite>,
     },
@@ -49,7 +51,7 @@ pub enum CacheChange {
     Purge {
         /// The SDKs' locks to wait for.
         locks: Vec<String>,
-        /// The keys to delete, timestamp keys included.
+        /// The keys to delete: the timestamp keys, then as many values.
         keys: Vec<String>,
         /// Where the purge is remembered.
         mark: String,
@@ -120,6 +122,7 @@ fn entitlements_change(update: &EntitlementsUpdated, sent_at: EpochMs, layout: &
             timestamp: update.updated_at,
         });
     }
+    let list = writes.len();
     for entitlement in &update.entitlements {
         if let Some((of, usage, updated_at)) = carried_usage(entitlement, layout.format) {
             writes.push(KeyWrite {
@@ -133,6 +136,7 @@ fn entitlements_change(update: &EntitlementsUpdated, sent_at: EpochMs, layout: &
         locks: layout.keyspace.lock_keys(&update.subject),
         purge_marks: layout.keyspace.purge_marks(&update.subject),
         sent_at,
+        list,
         writes,
     }
 }

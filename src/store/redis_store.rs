@@ -1,6 +1,5 @@
 //! The store on a real Redis.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -8,9 +7,8 @@ use redis::{Cmd, RedisError, Value, cmd};
 
 use super::connection::{ConnectionManager, PooledConnection};
 use super::errors::{replica_error, translate};
-use super::scripts::{Scripts, clear_mark, outcome, set_mark};
+use super::scripts::{Scripts, clear_mark, outcome, set_mark, unlink_pairs};
 use super::{CacheStore, Locks, Outcome, Reach, STOPPED, StoreError};
-use crate::cache::keyspace::{timestamp_key_of, value_key};
 use crate::cache::{CacheChange, Invalidation};
 use crate::config::{CacheUpdatePolicy, Expiry, RedisConfig};
 
@@ -322,7 +320,7 @@ impl RedisStore {
             let (next, keys): (Vec<u8>, Vec<Vec<u8>>) = redis::from_redis_value(answer)
                 .map_err(|_| self.not_ours("SCAN answered in an unknown form"))?;
             if !keys.is_empty() {
-                let answer = self.one(connection, &unlink_pairs(&keys), DOING)?;
+                let answer = self.one(connection, &unlink_pairs(&keys, mark, *sent_at), DOING)?;
                 unlinked += redis::from_redis_value::<u64>(answer).unwrap_or_default();
             }
             if next == b"0" {
@@ -349,17 +347,6 @@ fn stopped(what: &str) -> StoreError {
         kind: STOPPED.to_owned(),
         reach: Reach::Redis,
     }
-}
-
-/// Unlinks each value with its timestamp, whichever of the two SCAN came upon: in between, a reader may have
-/// written both anew, and half of a pair would be a state that nothing ever replaces.
-fn unlink_pairs(scanned: &[Vec<u8>]) -> Cmd {
-    let values: HashSet<&[u8]> = scanned.iter().map(|key| value_key(key)).collect();
-    let mut unlink = cmd("UNLINK");
-    for value in values {
-        unlink.arg(value).arg(timestamp_key_of(value));
-    }
-    unlink
 }
 
 impl CacheStore for RedisStore {

@@ -1,9 +1,12 @@
 //! The scripts: their calls, and their answers.
 
+use std::collections::HashSet;
+
 use redis::{Cmd, Value, cmd};
 
 use super::{Locks, Outcome};
-use crate::cache::{CacheChange, KeyWrite, keyspace::timestamp_key};
+use crate::cache::keyspace::{purge_mark_of, timestamp_key, timestamp_key_of, value_key};
+use crate::cache::{CacheChange, KeyWrite};
 use crate::config::{CacheUpdatePolicy, Expiry};
 use crate::entitlement::EpochMs;
 
@@ -66,6 +69,7 @@ impl Scripts {
                 locks,
                 purge_marks,
                 sent_at,
+                list,
                 writes,
             } => {
                 let lock_count = minded(locks);
@@ -81,7 +85,7 @@ impl Scripts {
                 call.arg(lock_count).arg(purge_marks.len());
                 call.arg(i32::from(policy == CacheUpdatePolicy::UpdateIfExists));
                 expiry_arg(&mut call, expiry);
-                call.arg(sent_at.0);
+                call.arg(sent_at.0).arg(*list).arg(PURGE_MARK_SECS);
                 for KeyWrite { value, timestamp, .. } in writes {
                     call.arg(timestamp.0).arg(value);
                 }
@@ -114,7 +118,8 @@ impl Scripts {
                     .arg(keys)
                     .arg(lock_count)
                     .arg(sent_at.0)
-                    .arg(PURGE_MARK_SECS);
+                    .arg(PURGE_MARK_SECS)
+                    .arg(keys.len() / 2);
                 Some(call)
             }
             CacheChange::InvalidateEnvironment(_) => None,
@@ -126,7 +131,22 @@ impl Scripts {
 pub(super) fn set_mark(mark: &str, sent_at: EpochMs) -> Cmd {
     let mut call = cmd("EVAL");
     call.arg(include_str!("purge.lua")).arg(1).arg(mark);
-    call.arg(0).arg(sent_at.0).arg(PURGE_MARK_SECS);
+    call.arg(0).arg(sent_at.0).arg(PURGE_MARK_SECS).arg(0);
+    call
+}
+
+/// Unlinks each value with its timestamp, whichever of the two SCAN came upon: in between, a reader may have
+/// written both anew, and half of a pair would be a state that nothing ever replaces. By source, since it is rare.
+pub(super) fn unlink_pairs(scanned: &[Vec<u8>], mark: &str, sent_at: EpochMs) -> Cmd {
+    let values: HashSet<&[u8]> = scanned.iter().map(|key| value_key(key)).collect();
+    let mut call = cmd("EVAL");
+    call.arg(include_str!("unlink.lua")).arg(3 * values.len());
+    for value in values {
+        let own_mark = purge_mark_of(value, mark);
+        call.arg(value).arg(timestamp_key_of(value));
+        call.arg(own_mark.as_deref().unwrap_or(value));
+    }
+    call.arg(sent_at.0).arg(PURGE_MARK_SECS);
     call
 }
 

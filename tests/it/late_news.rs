@@ -13,7 +13,7 @@ use crate::support::messages::{Message, Shape, entitlements_updated, package_pub
 use crate::support::redis::TestRedis;
 use crate::support::sdk::Owner;
 use crate::support::stage::PREFIX;
-use crate::support::state::{State, every_kind, hours_ago};
+use crate::support::state::{State, every_kind, hours_ago, metered, number};
 
 struct Direct {
     redis: TestRedis,
@@ -73,6 +73,18 @@ impl Direct {
         let state = State::new(owner, hours_ago(5), &every_kind(0));
         self.apply(&entitlements_updated(&state, Shape::GraphqlV2), sent_at_ms)
     }
+}
+
+/// A list that was true at `at`.
+fn list(owner: Owner, at: i64, features: &[serde_json::Value]) -> Message {
+    entitlements_updated(&State::new(owner, at, features), Shape::GraphqlV2)
+}
+
+/// An empty list with its reason.
+fn denial(owner: Owner, at: i64) -> Message {
+    let mut state = State::new(owner, at, &[]);
+    state.access_denied_reason = Some("CustomerIsArchived".to_owned());
+    entitlements_updated(&state, Shape::EventLog)
 }
 
 fn is_written(outcome: Outcome) -> bool {
@@ -261,5 +273,127 @@ fn and_a_walk_never_leaves_half_of_a_pair_though_readers_write_meanwhile() {
         let value = direct.redis.get(key).is_some();
         let timestamp = direct.redis.get(&format!("{key}#timestamp")).is_some();
         assert_eq!(value, timestamp, "{key} and its timestamp");
+    }
+}
+
+#[test]
+fn that_is_older_than_the_list_a_late_purge_deleted_does_not_take_its_place() {
+    let customer = Owner::customer("customer-1");
+    let (older, newer) = (
+        list(customer, 1_700_000_000_010, &[number("feature-seats", 1)]),
+        list(customer, 1_700_000_000_020, &[number("feature-seats", 2)]),
+    );
+    let direct = Direct::new(CacheUpdatePolicy::Upsert);
+    assert!(is_written(direct.apply(&newer, 3_001)));
+    direct.apply(&purge(customer, hours_ago(1)), 2_000);
+    assert_eq!(direct.redis.get(&customer.key(PREFIX)), None);
+    // Both were sent after the purge.
+    assert_eq!(direct.apply(&older, 3_000), Outcome::PurgedLater);
+    assert_eq!(direct.redis.get(&customer.key(PREFIX)), None);
+    assert!(
+        is_written(direct.apply(&newer, 3_001)),
+        "the same again is welcome"
+    );
+}
+
+#[test]
+fn that_is_older_than_the_list_a_late_invalidation_deleted_does_not_take_its_place() {
+    let customers = [
+        Owner::customer("customer:1"),
+        Owner::resource("customer-2", "site-1"),
+    ];
+    let direct = Direct::new(CacheUpdatePolicy::Upsert);
+    for customer in customers {
+        let newer = list(customer, 1_700_000_000_020, &[metered("feature-calls", 9, 2)]);
+        assert!(is_written(direct.apply(&newer, 1_700_000_000_021)));
+    }
+    direct.apply(&package_published("ALL_CUSTOMERS"), 1_700_000_000_005);
+    for customer in customers {
+        assert_eq!(direct.redis.get(&customer.key(PREFIX)), None);
+        let older = list(customer, 1_700_000_000_010, &[metered("feature-calls", 9, 1)]);
+        assert_eq!(direct.apply(&older, 1_700_000_000_022), Outcome::PurgedLater);
+        let newest = list(customer, 1_700_000_000_030, &[metered("feature-calls", 9, 3)]);
+        assert!(is_written(direct.apply(&newest, 1_700_000_000_031)));
+    }
+}
+
+#[test]
+fn that_is_older_than_a_list_the_policy_skipped_is_not_let_in_by_a_usage_that_a_purge_left() {
+    let customer = Owner::customer("customer-1");
+    let direct = Direct::new(CacheUpdatePolicy::UpdateIfExists);
+    let key = customer.key(PREFIX);
+    direct
+        .redis
+        .command::<()>(&["MSET", &key, "{}", &format!("{key}#timestamp"), "1"]);
+    let with_usage = |at| list(customer, at, &[metered("feature-calls", 9, 1)]);
+    assert!(is_written(direct.apply(&with_usage(1_700_000_000_010), 1_000)));
+    direct.apply(&purge(customer, hours_ago(1)), 2_000);
+
+    assert_eq!(
+        direct.apply(&denial(customer, 1_700_000_000_030), 3_001),
+        Outcome::SkippedByPolicy
+    );
+    assert_eq!(
+        direct.apply(&with_usage(1_700_000_000_020), 3_000),
+        Outcome::PurgedLater,
+        "else an archived customer would have access"
+    );
+    assert!(is_written(direct.apply(&with_usage(1_700_000_000_040), 3_002)));
+}
+
+#[test]
+fn of_a_list_is_taken_whole_or_not_at_all() {
+    let customer = Owner::customer("customer-1");
+    let direct = Direct::new(CacheUpdatePolicy::Upsert);
+    let (key, at) = (customer.key(PREFIX), "1700000000020");
+    // SDK 3.x writes no metadata.
+    let stamp = format!("{key}#timestamp");
+    direct.redis.command::<()>(&["MSET", &key, "{}", &stamp, at]);
+    direct.apply(&denial(customer, 1_700_000_000_010), 1_000);
+    let metadata = format!("{key}:metadata");
+    assert_eq!(direct.redis.get(&metadata), None, "the reason of an older list");
+
+    // And where a reader wrote an empty list with the far-past mark, the metadata tell since when it is empty.
+    direct.apply(&denial(customer, 1_700_000_000_030), 2_000);
+    direct.redis.command::<()>(&["MSET", &key, "{}", &stamp, "0"]);
+    let older = list(customer, 1_700_000_000_025, &[number("feature-seats", 1)]);
+    direct.apply(&older, 2_001);
+    assert_eq!(direct.redis.get(&key).as_deref(), Some("{}"));
+    let newer = list(customer, 1_700_000_000_035, &[number("feature-seats", 1)]);
+    assert!(is_written(direct.apply(&newer, 2_002)));
+}
+
+#[test]
+fn of_a_resource_whose_empty_entry_may_be_older_than_its_customers_purge_leaves_the_question_to_the_next_reader()
+ {
+    let resource = Owner::resource("customer-1", "site-1");
+    let direct = Direct::new(CacheUpdatePolicy::UpdateIfExists);
+    let key = resource.key(PREFIX);
+    direct
+        .redis
+        .command::<()>(&["MSET", &key, "{}", &format!("{key}#timestamp"), "0"]);
+    direct.apply(&purge(Owner::customer("customer-1"), hours_ago(1)), 2_000);
+    assert_eq!(direct.entitlements(resource, 1_500), Outcome::PurgedLater);
+    assert_eq!(direct.redis.get(&key), None);
+}
+
+#[test]
+fn and_all_other_news_wait_for_a_reader_that_is_asking_stigg_since_its_answer_may_be_older() {
+    for owner in [
+        Owner::customer("customer-1"),
+        Owner::resource("customer-1", "site-1"),
+    ] {
+        let direct = Direct::new(CacheUpdatePolicy::Upsert);
+        let whose = owner
+            .resource
+            .map_or(String::new(), |resource| format!(":{resource}"));
+        let lock = format!("{PREFIX}:refetchEntityEntitlementsAfterCacheMiss-customer-1{whose}");
+        direct
+            .redis
+            .command::<()>(&["SET", &lock, "a-reader", "PX", "5000"]);
+        assert_eq!(direct.entitlements(owner, 1_000), Outcome::Locked);
+        assert_eq!(direct.apply(&purge(owner, hours_ago(1)), 1_001), Outcome::Locked);
+        direct.redis.command::<()>(&["DEL", &lock]);
+        assert!(is_written(direct.entitlements(owner, 1_000)));
     }
 }

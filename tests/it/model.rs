@@ -50,7 +50,7 @@ use persistent_cache_service::clock;
 use run::Variant;
 
 /// Runs of each variant, if nobody says otherwise: all four take about 40 seconds together.
-const RUNS: u64 = 3;
+const RUNS: u64 = 6;
 
 #[allow(clippy::disallowed_methods)] // the one thing that a test asks its environment
 fn setting(name: &str) -> Option<u64> {
