@@ -29,6 +29,11 @@ mod redis_outages;
 mod sentinel;
 mod shutdown;
 
+mod faulty;
+mod panics;
+mod visibility;
+mod watchdog;
+
 mod config;
 mod house;
 mod http;

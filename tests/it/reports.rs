@@ -1,59 +1,12 @@
 //! Error reports: where they go, what they hold, and that nothing waits for them.
 
-use std::sync::{Arc, Mutex};
-
-use tiny_http::{Response, Server};
-
-use crate::support::child::thread;
 use crate::support::edge::EdgeStub;
 use crate::support::messages::{Shape, entitlements_updated};
 use crate::support::sdk::Owner;
+use crate::support::sentry::SentryStub;
 use crate::support::service::Service;
 use crate::support::stage::{PREFIX, Stage};
 use crate::support::state::{State, every_kind, hours_ago};
-
-/// Stands in for Sentry: keeps the envelopes that are posted to the project.
-struct SentryStub {
-    dsn: String,
-    envelopes: Arc<Mutex<Vec<String>>>,
-    server: Arc<Server>,
-}
-
-impl SentryStub {
-    fn start() -> Self {
-        let server = Arc::new(Server::http("127.0.0.1:0").expect("a port"));
-        let dsn = format!("http://publickey@{}/7", server.server_addr());
-        let envelopes = Arc::new(Mutex::new(Vec::new()));
-        let (shared_server, shared_envelopes) = (Arc::clone(&server), Arc::clone(&envelopes));
-        thread("sentry-stub", move || {
-            for mut request in shared_server.incoming_requests() {
-                let mut body = Vec::new();
-                let _ = request.as_reader().read_to_end(&mut body);
-                assert_eq!(request.url(), "/api/7/envelope/");
-                shared_envelopes
-                    .lock()
-                    .unwrap()
-                    .push(String::from_utf8_lossy(&body).into_owned());
-                let _ = request.respond(Response::from_string("{}"));
-            }
-        });
-        Self {
-            dsn,
-            envelopes,
-            server,
-        }
-    }
-
-    fn reports(&self) -> String {
-        self.envelopes.lock().unwrap().join("\n")
-    }
-}
-
-impl Drop for SentryStub {
-    fn drop(&mut self) {
-        self.server.unblock();
-    }
-}
 
 const UNREADABLE: &str = r#"{"type":"measurement.reported","customer":{"id":"customer-of-the-test"}}"#;
 

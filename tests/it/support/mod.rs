@@ -12,6 +12,7 @@ pub mod tls;
 
 pub mod edge;
 pub mod http;
+pub mod sentry;
 pub mod service;
 
 pub mod messages;

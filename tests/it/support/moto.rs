@@ -113,6 +113,12 @@ impl Moto {
         }
     }
 
+    /// A new user who may do this.
+    pub fn user(&self, actions: &[&str]) -> AccessKey {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        self.create_user(&format!("user-{}", NEXT.fetch_add(1, Ordering::Relaxed)), actions)
+    }
+
     /// Fresh temporary credentials that may do what the service has to.
     pub fn temporary_credentials(&self) -> AccessKey {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -319,6 +325,11 @@ impl Queue {
             "CreateQueue",
             json!({"QueueName": self.name, "Attributes": attributes}),
         );
+    }
+
+    /// Removes it, with all that is in it.
+    pub fn remove(&self) {
+        self.call("DeleteQueue", json!({}));
     }
 
     fn call(&self, action: &str, mut body: Value) -> Value {
