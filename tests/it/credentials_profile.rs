@@ -11,7 +11,7 @@ use crate::support::moto::AccessKey;
 use crate::support::service::{Service, run_to_end};
 use crate::support::stage::Stage;
 use crate::support::state::iso;
-use crate::support::wait::PATIENCE;
+use crate::support::wait::{PATIENCE, wait_until};
 
 /// The settings of a key in a profile.
 fn keys(key: &AccessKey) -> String {

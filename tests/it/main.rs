@@ -42,6 +42,11 @@ mod sentinel;
 mod shutdown;
 mod stops;
 
+mod faulty;
+mod panics;
+mod visibility;
+mod watchdog;
+
 mod config;
 mod house;
 mod http;

@@ -356,6 +356,11 @@ impl Queue {
         );
     }
 
+    /// Removes it, with all that is in it.
+    pub fn remove(&self) {
+        self.call("DeleteQueue", json!({}));
+    }
+
     fn call(&self, action: &str, mut body: Value) -> Value {
         if action != "CreateQueue" {
             body["QueueUrl"] = json!(self.url);

@@ -101,10 +101,15 @@ pub struct Service {
 impl Service {
     /// Starts it and returns at once.
     pub fn spawn(settings: &Settings) -> Self {
+        Self::spawn_program(binary(), &[], settings)
+    }
+
+    /// Starts another program that runs the service with these settings.
+    pub fn spawn_program(program: &Path, arguments: &[&str], settings: &Settings) -> Self {
         let port = settings.0.get("PORT").expect("PORT is set");
         let base = format!("http://127.0.0.1:{port}");
         Self {
-            process: Process::start("service", binary(), &[], &settings.environment()),
+            process: Process::start("service", program, arguments, &settings.environment()),
             base,
         }
     }
@@ -177,9 +182,11 @@ impl Service {
         self.wait_until(&what, || self.metrics().value(series) >= at_least);
     }
 
-    /// What it wrote to stdout.
+    /// What it wrote to stdout, but for what a test binary says when it begins.
     pub fn log_lines(&self) -> Vec<String> {
-        self.process.stdout.all()
+        let mut lines = self.process.stdout.all();
+        lines.retain(|line| !["", "running 1 test"].contains(&line.as_str()));
+        lines
     }
 
     /// What it wrote to stderr.

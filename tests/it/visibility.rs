@@ -1,0 +1,155 @@
+//! What is in hand stays hidden from others for as long as it takes: the visibility of a message that waits is
+//! extended, so that it is received once, however short the queue's timeout is.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::messages::{Shape, entitlements_updated};
+use crate::support::moto::Moto;
+use crate::support::redis::TestRedis;
+use crate::support::sdk::Owner;
+use crate::support::service::Service;
+use crate::support::stage::{PREFIX, Stage};
+use crate::support::state::{State, boolean, hours_ago};
+
+/// The queue's own visibility timeout.
+const TIMEOUT: Duration = Duration::from_secs(2);
+const CUSTOMERS: [&str; 3] = ["customer-1", "customer-2", "customer-3"];
+
+fn message(customer: &str) -> String {
+    let state = State::new(Owner::customer(customer), hours_ago(1), &[boolean("feature-sso")]);
+    entitlements_updated(&state, Shape::GraphqlV2).raw()
+}
+
+fn is_cached(stage: &Stage, customer: &str) -> bool {
+    let key = Owner::customer(customer).key(PREFIX);
+    stage.redis.get(&key).is_some()
+}
+
+/// A service that has received a message for each customer, none of which it can apply: readers hold their locks.
+struct Scene {
+    stage: Stage,
+    service: Service,
+    /// Before the messages were received.
+    since: Instant,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let moto = Moto::shared();
+        let stage = Stage {
+            redis: TestRedis::start(),
+            queue: moto.queue_with(&json!({"VisibilityTimeout": TIMEOUT.as_secs().to_string()})),
+        };
+        let user = moto.user(&[
+            "sqs:ReceiveMessage",
+            "sqs:DeleteMessage*",
+            "sqs:ChangeMessageVisibility*",
+            "sqs:GetQueueAttributes",
+        ]);
+        let settings = stage
+            .settings()
+            .access_key(&user)
+            .set("CACHE_UPDATE_POLICY", "UPSERT")
+            .set("LOG_LEVEL", "debug")
+            // The emulator may give one message to two pollers.
+            .set("CONSUMERS", "1");
+        let service = Service::start(&settings);
+        service.wait_until("the queue to tell its timeout", || {
+            let lines = service.log_lines();
+            lines
+                .iter()
+                .any(|line| line.contains("visibility timeout is 2 s"))
+        });
+        for customer in CUSTOMERS {
+            let lock = Owner::customer(customer).lock_key(PREFIX);
+            stage
+                .redis
+                .command::<()>(&["SET", &lock, "a-reader", "NX", "PX", "60000"]);
+        }
+        let since = Instant::now();
+        stage.queue.send_all(&CUSTOMERS.map(message));
+        service.wait_for_metric("persistent_cache_messages_received_total", 3.0);
+        Self {
+            stage,
+            service,
+            since,
+        }
+    }
+
+    /// Waits until the messages have been in hand for so many times the queue's timeout.
+    fn wait_for_timeouts(&self, count: u32) {
+        let what = "the queue's timeout to pass several times";
+        self.service
+            .wait_until(what, || self.since.elapsed() > TIMEOUT * count);
+    }
+
+    /// Each message is applied and deleted, and none was received a second time.
+    fn each_was_received_once(self) {
+        let Self { stage, service, .. } = self;
+        service.wait_until("every message to be applied", || {
+            CUSTOMERS.iter().all(|customer| is_cached(&stage, customer))
+        });
+        service.wait_until("an empty queue", || stage.queue.is_empty());
+        let metrics = service.metrics();
+        for (series, expected) in [
+            ("persistent_cache_messages_received_total", 3.0),
+            ("persistent_cache_messages_processed_total", 3.0),
+            ("persistent_cache_messages_failed_total{reason=\"expired\"}", 0.0),
+            (
+                "persistent_cache_queue_errors_total{operation=\"change_visibility\"}",
+                0.0,
+            ),
+        ] {
+            let value = metrics.value(series);
+            assert!((value - expected).abs() < f64::EPSILON, "{series} is {value}");
+        }
+        service.wait_until("nothing to be in flight", || {
+            service.metrics().value("persistent_cache_in_flight_messages") < 1.0
+        });
+        service.stop();
+    }
+}
+
+#[test]
+fn a_message_behind_a_readers_lock_is_received_once() {
+    // The readers' locks are waited for, for 5 s at most.
+    let scene = Scene::new();
+    scene.wait_for_timeouts(2);
+    for customer in CUSTOMERS {
+        assert!(!is_cached(&scene.stage, customer), "it waits for the lock");
+    }
+    assert_eq!(scene.stage.queue.counts().visible, 0, "and stays hidden");
+    scene.each_was_received_once();
+}
+
+#[test]
+fn a_message_that_meets_a_redis_that_hangs_is_received_once() {
+    let scene = Scene::new();
+    scene.stage.redis.pause();
+    scene.wait_for_timeouts(5);
+    assert_eq!(scene.stage.queue.counts().visible, 0, "it stays hidden");
+    scene.stage.redis.resume();
+    scene.each_was_received_once();
+}
+
+#[test]
+fn a_message_that_meets_an_absent_redis_is_received_once() {
+    let scene = Scene::new();
+    scene.stage.redis.stop();
+    scene.wait_for_timeouts(5);
+    assert_eq!(scene.stage.queue.counts().visible, 0, "it stays hidden");
+    scene.stage.redis.run();
+    scene.each_was_received_once();
+}
+
+#[test]
+fn a_queue_that_may_not_be_asked_for_its_timeout_is_taken_to_hide_for_30_seconds_and_the_log_says_so() {
+    let stage = Stage::new();
+    let service = Service::start(&stage.settings().set("CACHE_UPDATE_POLICY", "UPSERT"));
+    service.wait_for_complaint(&["sqs:GetQueueAttributes", "30 s are assumed", &stage.queue.name]);
+    stage.deliver(&service, &[message("customer-1")]);
+    assert!(is_cached(&stage, "customer-1"));
+    service.stop();
+}
