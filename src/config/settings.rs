@@ -195,6 +195,19 @@ pub struct RedisSettings {
     /// Whether the sentinels speak TLS. By default as `REDIS_TLS`.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "1")]
     pub redis_sentinel_tls: Option<String>,
+    /// Sign in to ElastiCache by IAM: each connection with a fresh token, signed with this service's AWS
+    /// credentials. Needs `REDIS_TLS`, `REDIS_USERNAME` and `REDIS_IAM_CACHE_NAME`.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "1", default_value = "0")]
+    pub redis_iam_auth: Option<String>,
+    /// Name of the serverless cache, or id of the replication group.
+    #[arg(long, value_name = "NAME")]
+    pub redis_iam_cache_name: Option<String>,
+    /// AWS region of the cache. By default that of the queue.
+    #[arg(long, value_name = "REGION")]
+    pub redis_iam_region: Option<String>,
+    /// The cache is a serverless one, which wants tokens of its own kind.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "1", default_value = "0")]
+    pub redis_iam_serverless: Option<String>,
 }
 
 /// What is written.
@@ -290,17 +303,11 @@ pub struct OlderSettings {
     pub cache_lock_retry_count: Option<String>,
 }
 
-/// Names of the contract that this version knows but does not act on. Those of Redis are faults, since the
-/// service would not reach the Redis that was meant; those of AWS are notices, since the Edge API's
+/// Names of the contract that this version knows but does not act on. They are notices, since the Edge API's
 /// credentials may do as well.
 #[derive(Args)]
+#[allow(clippy::struct_field_names)] // a field's name is the variable's name
 pub struct LaterSettings {
-    /// `ElastiCache` sign-in by IAM.
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "1")]
-    pub redis_iam_auth: Option<String>,
-    /// `ElastiCache`'s name of the cache.
-    #[arg(long, hide = true)]
-    pub redis_iam_cache_name: Option<String>,
     /// Web identity.
     #[arg(long, hide = true)]
     pub aws_web_identity_token_file: Option<String>,

@@ -4,6 +4,7 @@ mod crew;
 mod queue;
 mod reports;
 mod signals;
+mod store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -31,7 +32,7 @@ use crate::pipeline::worker::Worker;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::{Stop, StopTrigger, stop_pair};
 use crate::sqs::Queue;
-use crate::store::{CacheStore, RedisStore, StoreRules};
+use crate::store::CacheStore;
 use crew::Crew;
 
 /// How the service ended.
@@ -215,15 +216,10 @@ fn start_loops(
         died,
     )?];
 
-    // A connection a worker, one for the sampler.
-    let connections = u32::try_from(config.workers + 1)?;
-    let rules = StoreRules {
-        policy: config.cache_update_policy,
-        expiry: config.expiry,
+    let store = match parts.store {
+        Some(store) => store,
+        None => Arc::new(store::open(config)?),
     };
-    let store = parts
-        .store
-        .unwrap_or_else(|| Arc::new(RedisStore::new(config.redis.clone(), rules, connections)));
     let sampler = Sampler {
         store: Arc::clone(&store),
         gate: Arc::clone(&reports.gate),

@@ -16,7 +16,7 @@ pub(super) fn replica_error(config: &RedisConfig) -> StoreError {
 }
 
 /// Names the server in errors: `db-1:6379`, `unix:/run/redis.sock`.
-pub(super) fn server_name(config: &RedisConfig) -> String {
+pub fn server_name(config: &RedisConfig) -> String {
     match &config.address {
         crate::config::RedisAddress::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
         crate::config::RedisAddress::Tcp { host, port } => format!("{host}:{port}"),
@@ -92,6 +92,12 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
     let (cause, remedy) = match kind.as_str() {
         "timeout" => ("no answer in time".to_owned(), timeout_remedy(config).to_owned()),
         "io" => (error.to_string(), io_remedy(error, config)),
+        "WRONGPASS" if config.iam.is_some() => (
+            format!("it refused to sign in '{user}' with the token that was signed for it (WRONGPASS)"),
+            "check that the AWS identity may elasticache:Connect to the cache and the user, that the user's name is its \
+             id, REDIS_IAM_CACHE_NAME, REDIS_IAM_REGION, REDIS_IAM_SERVERLESS, and this machine's clock"
+                .to_owned(),
+        ),
         "WRONGPASS" => (
             format!("it refused to sign in '{user}' with the password that it was given (WRONGPASS)"),
             "check REDIS_USERNAME and REDIS_PASSWORD; for a server without a password leave both out"
@@ -199,6 +205,7 @@ mod tests {
             db: 0,
             username: None,
             password: None,
+            iam: None,
             tls: None,
         };
         let error = redis::make_extension_error(code.to_owned(), Some(detail.to_owned()));

@@ -6,6 +6,7 @@
 
 mod connection;
 mod errors;
+mod iam_token;
 mod redis_store;
 mod scripts;
 mod sentinel;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use crate::cache::{CacheChange, Invalidation};
 
+pub use errors::server_name;
 pub use redis_store::{RedisStore, StoreRules};
 
 /// What became of one change.

@@ -13,6 +13,7 @@ use super::{CacheStore, Locks, Outcome, Reach, STOPPED, StoreError};
 use crate::cache::keyspace::{timestamp_key_of, value_key};
 use crate::cache::{CacheChange, Invalidation};
 use crate::config::{CacheUpdatePolicy, Expiry, RedisConfig};
+use crate::sqs::credentials::CredentialsProvider;
 
 /// One deadline for a whole round trip, however many answers it has: a read timeout alone counts anew for each.
 const ROUND_TRIP: Duration = Duration::from_secs(5);
@@ -68,14 +69,20 @@ impl r2d2::HandleError<StoreError> for LastDialError {
 
 impl RedisStore {
     /// A pool of at most `connections`, dialled when first needed: this never fails for a Redis that is away.
-    pub fn new(config: RedisConfig, rules: StoreRules, connections: u32) -> Self {
+    /// `signer` signs ElastiCache's tokens; without REDIS_IAM_AUTH none is needed.
+    pub fn new(
+        config: RedisConfig,
+        rules: StoreRules,
+        connections: u32,
+        signer: Option<Arc<dyn CredentialsProvider>>,
+    ) -> Self {
         let last_dial_error = LastDialError::default();
         // One thread dials: more would only dial a Redis that is away from several sides at once.
         let dialler = scheduled_thread_pool::ScheduledThreadPool::builder()
             .num_threads(1)
             .thread_name_pattern("redis-dial-{}")
             .build();
-        let manager = ConnectionManager::new(config.clone());
+        let manager = ConnectionManager::new(config.clone(), signer);
         let pool = r2d2::Pool::builder()
             .max_size(connections.max(1))
             .min_idle(Some(0))

@@ -23,6 +23,7 @@ mod policy;
 mod purge;
 
 mod edge_credentials;
+mod elasticache;
 mod faults_at_start;
 mod redis_access;
 mod redis_outages;
