@@ -23,6 +23,7 @@ use crate::ops::metrics::Metrics;
 use crate::ops::server::OpsServer;
 use crate::pipeline::acknowledger::Acknowledger;
 use crate::pipeline::gate::RedisGate;
+use crate::pipeline::guard::Guard;
 use crate::pipeline::heartbeat::Heartbeat;
 use crate::pipeline::lease::Leases;
 use crate::pipeline::poison::PoisonLog;
@@ -229,6 +230,14 @@ fn start_loops(
         stop: background_stop.clone(),
     };
     background.push(Crew::start("sampler", died, vec![move || sampler.run()])?);
+    let guard = Guard {
+        store: Arc::clone(&store),
+        gate: Arc::clone(&reports.gate),
+        keyspace: Keyspace::new(config.environment_prefix.clone()),
+        prefix: config.environment_prefix.clone(),
+        stop: background_stop.clone(),
+    };
+    background.push(Crew::start("guard", died, vec![move || guard.run()])?);
 
     // As many acknowledgers as pollers: a delete takes as long as a receive, so fewer would slow the polling.
     let acknowledger_count = config.consumers;

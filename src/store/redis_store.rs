@@ -9,8 +9,8 @@ use redis::{Cmd, RedisError, Value, cmd};
 use super::connection::{ConnectionManager, PooledConnection};
 use super::errors::{replica_error, translate};
 use super::scripts::{Scripts, clear_mark, outcome, set_mark};
-use super::{CacheStore, Locks, Outcome, Reach, STOPPED, StoreError};
-use crate::cache::keyspace::{timestamp_key_of, value_key};
+use super::{CacheStore, Locks, Outcome, Reach, STOPPED, StoreError, Survey};
+use crate::cache::keyspace::{Keyspace, timestamp_key_of, value_key};
 use crate::cache::{CacheChange, Invalidation};
 use crate::config::{CacheUpdatePolicy, Expiry, RedisConfig};
 use crate::sqs::credentials::CredentialsProvider;
@@ -139,7 +139,7 @@ impl RedisStore {
 
     /// Acts on a connection; anew on another one if that had been dialled before and turns out to be closed, as
     /// servers and load balancers do with idle ones: that is no news of Redis. A new connection that breaks is.
-    fn on_a_connection<T>(
+    pub(super) fn on_a_connection<T>(
         &self,
         act: impl Fn(&mut PooledConnection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
@@ -220,7 +220,12 @@ impl RedisStore {
     }
 
     /// One question about Redis itself. That an ACL forbids it says nothing of the connection.
-    fn ask(&self, connection: &mut PooledConnection, call: &Cmd, doing: &str) -> Result<Value, StoreError> {
+    pub(super) fn ask(
+        &self,
+        connection: &mut PooledConnection,
+        call: &Cmd,
+        doing: &str,
+    ) -> Result<Value, StoreError> {
         let answer = self.one(connection, call, doing);
         if answer.as_ref().is_err_and(|error| error.kind == "NOPERM") {
             connection.poisoned = false;
@@ -228,7 +233,7 @@ impl RedisStore {
         answer
     }
 
-    fn not_ours(&self, what: &str) -> StoreError {
+    pub(super) fn not_ours(&self, what: &str) -> StoreError {
         StoreError {
             message: format!(
                 "cannot use the answer of Redis at {}: {what}; check that it is a Redis and not a proxy that changes answers",
@@ -350,7 +355,7 @@ impl RedisStore {
 }
 
 /// What a walk or a long row of changes ends with when it is told not to go on.
-fn stopped(what: &str) -> StoreError {
+pub(super) fn stopped(what: &str) -> StoreError {
     StoreError {
         message: format!("{what}: the service stops; it is done anew when the message comes again"),
         kind: STOPPED.to_owned(),
@@ -403,6 +408,10 @@ impl CacheStore for RedisStore {
 
     fn invalidate(&self, invalidation: &Invalidation, go_on: &dyn Fn() -> bool) -> Result<u64, StoreError> {
         self.on_a_connection(|connection| self.walk(connection, invalidation, go_on))
+    }
+
+    fn survey(&self, own: &Keyspace, go_on: &dyn Fn() -> bool) -> Result<Survey, StoreError> {
+        super::survey::survey(self, own, go_on)
     }
 
     fn follow_primary(&self) -> Result<(), StoreError> {

@@ -25,6 +25,7 @@ mod purge;
 mod edge_credentials;
 mod elasticache;
 mod faults_at_start;
+mod guard;
 mod redis_access;
 mod redis_outages;
 mod sentinel;
