@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, Value, cmd};
 
-use super::errors::{replica_error, translate};
+use super::errors::{is_full, replica_error, translate};
 use super::iam_token::iam_token;
 use super::tls::{TlsSetup, server_name};
 use super::wire::Wire;
@@ -94,7 +94,7 @@ pub(super) fn sign_in(wire: &mut Wire, login: &SignIn<'_>) -> RedisResult<()> {
         auth.arg(password);
         wire.ask(&auth).map_err(|error| match error.code() {
             // A server without a password says ERR to one.
-            Some("WRONGPASS" | "ERR") => {
+            Some("WRONGPASS" | "ERR") if !is_full(&error) => {
                 RedisError::from((ErrorKind::AuthenticationFailed, "the server refused to sign in"))
             }
             Some(_) | None => error,

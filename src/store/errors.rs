@@ -40,6 +40,9 @@ fn kind_of(error: &RedisError) -> String {
         return "WRONGPASS".to_owned();
     }
     let code = error.code().unwrap_or_default();
+    if code == "ERR" && is_full(error) {
+        return "maxclients".to_owned();
+    }
     if code == "ERR"
         && let Some(wrapped) = wrapped_code(error.detail().unwrap_or_default())
     {
@@ -50,6 +53,13 @@ fn kind_of(error: &RedisError) -> String {
     } else {
         code.to_owned()
     }
+}
+
+/// The server says so to whoever connects, whatever is asked, and closes.
+pub(super) fn is_full(error: &RedisError) -> bool {
+    error
+        .detail()
+        .is_some_and(|detail| detail.contains("max number of clients"))
 }
 
 /// Redis 6 wraps an error that a script met into one of the script: `ERR Error running script (…): @user_script:9:
@@ -128,6 +138,10 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
             "it is a replica that lost its primary".to_owned(),
             "point REDIS_HOST at the primary".to_owned(),
         ),
+        "maxclients" => (
+            "it has as many clients as it may have (maxclients)".to_owned(),
+            "raise its maxclients, or find out who holds so many connections (CLIENT LIST)".to_owned(),
+        ),
         "OOM" => (
             "its memory is full (maxmemory)".to_owned(),
             "raise maxmemory or choose an evicting maxmemory-policy".to_owned(),
@@ -184,7 +198,9 @@ fn other_remedy(error: &RedisError) -> &'static str {
 fn reach(kind: &str, error: &RedisError) -> Reach {
     match kind {
         "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH" | "WRONGPASS" | "NOPERM" | "OOM" | "MISCONF"
-        | "NOREPLICAS" | "BUSY" | "UNKILLABLE" | "CLUSTERDOWN" | "timeout" | "io" => Reach::Redis,
+        | "NOREPLICAS" | "BUSY" | "UNKILLABLE" | "CLUSTERDOWN" | "maxclients" | "timeout" | "io" => {
+            Reach::Redis
+        }
         _ if error.is_unrecoverable_error() || error.is_connection_dropped() => Reach::Redis,
         _ => Reach::Change,
     }
@@ -236,6 +252,7 @@ mod tests {
                 "READONLY",
             ),
             ("MISCONF", "Redis is configured to save RDB snapshots", "MISCONF"),
+            ("ERR", "max number of clients reached", "maxclients"),
         ] {
             let error = answered(code, detail);
             assert_eq!(
