@@ -9,7 +9,7 @@
 //! SIGTERM/SIGINT -> main drops the triggers, one after the other -> each Stop that watches one wakes
 //! poller-0..P --Delivery--> bounded --> worker-0..W --Settled--> bounded --> acknowledger-0..P
 //! heartbeat (visibility of what is in hand)   sampler (Redis health, statistics; whether the pollers come round)
-//! credentials (renewal)   reports (Sentry)   ops-http   signals
+//! guard (once: whose customers are in Redis)   credentials (renewal)   reports (Sentry)   ops-http   signals
 //! ```
 //! The loops are no scoped threads: a poller in a long poll cannot be woken, and must not hold up the end of the
 //! process. Each is named and counted (`service::crew`); a panic of a loop ends the process with status 70.

@@ -83,6 +83,12 @@ impl Keyspace {
         marks
     }
 
+    /// True for a key of a customer of this environment.
+    pub fn is_customers(&self, key: &[u8]) -> bool {
+        key.strip_prefix(self.prefix.as_bytes())
+            .is_some_and(|rest| rest.starts_with(CUSTOMER_MARK))
+    }
+
     /// The SCAN pattern of every customer's keys in the environment, glob characters of the prefix escaped.
     pub fn customer_keys_pattern(&self) -> String {
         let mut pattern = String::with_capacity(self.prefix.len() + 4);
@@ -95,6 +101,25 @@ impl Keyspace {
         pattern.push_str(":c_*");
         pattern
     }
+}
+
+/// What stands between a prefix and a customer's id.
+const CUSTOMER_MARK: &[u8] = b":c_";
+
+/// What a prefix of purge marks ends with: they look like keys of customers, and are ours.
+const PURGE_MARKS_END: &[u8] = b":purged";
+
+/// The SCAN pattern of the customers' keys of every environment.
+pub const ANY_CUSTOMER_KEYS: &str = "*:c_*";
+
+/// The prefix of a customer's key, whichever environment it is of. None if it is no such key. A prefix may hold
+/// anything, also what stands behind it: then the first part of it is given.
+pub fn prefix_of(key: &[u8]) -> Option<String> {
+    let end = key
+        .windows(CUSTOMER_MARK.len())
+        .position(|window| window == CUSTOMER_MARK)?;
+    let prefix = key.get(..end)?;
+    (!prefix.ends_with(PURGE_MARKS_END)).then(|| String::from_utf8_lossy(prefix).into_owned())
 }
 
 /// `K:metadata`: why a customer has no access.
@@ -191,6 +216,21 @@ mod tests {
             Keyspace::new(r"a*b?c[d]e\f").customer_keys_pattern(),
             r"a\*b\?c\[d\]e\\f:c_*"
         );
+    }
+
+    #[test]
+    fn a_key_tells_whose_it_is_whatever_its_prefix_holds() {
+        let keys = Keyspace::new("eu:prod*");
+        let own = keys.customer_key(&subject("cus:c_1", Some("r")));
+        assert!(keys.is_customers(own.as_bytes()));
+        assert!(!keys.is_customers(b"eu:prod2:c_1") && !keys.is_customers(b"eu:prod*"));
+        assert_eq!(prefix_of(own.as_bytes()).as_deref(), Some("eu:prod*"));
+        assert_eq!(prefix_of(b"staging:c_1#timestamp").as_deref(), Some("staging"));
+        assert_eq!(prefix_of(b"\xff:c_1").as_deref(), Some("\u{fffd}"));
+        assert_eq!(prefix_of(b"sessions:1"), None);
+        let mark = keys.purge_mark(&subject("c", None));
+        assert!(!keys.is_customers(mark.as_bytes()));
+        assert_eq!(prefix_of(mark.as_bytes()), None);
     }
 
     #[test]

@@ -38,7 +38,7 @@ const ORDER: [Choice; 4] = [
 ];
 
 /// What a source came to: none if it is not set at all, an error after a fault.
-type Found = Result<Option<CredentialSource>, Faulty>;
+pub(super) type Found = Result<Option<CredentialSource>, Faulty>;
 
 /// A fault was found, and told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

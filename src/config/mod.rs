@@ -163,6 +163,19 @@ pub struct RedisTls {
     pub insecure: bool,
 }
 
+/// What an ElastiCache token is made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisIam {
+    /// Name of the serverless cache or id of the replication group, in lower case.
+    pub cache_name: String,
+    /// AWS region of the cache.
+    pub region: String,
+    /// It is a serverless cache.
+    pub is_serverless: bool,
+    /// Whose credentials sign them: AWS credentials of one's own, never the Edge API's.
+    pub credentials: Box<CredentialSource>,
+}
+
 /// How to reach Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisConfig {
@@ -174,6 +187,8 @@ pub struct RedisConfig {
     pub username: Option<String>,
     /// Password.
     pub password: Option<Secret>,
+    /// What tokens are signed for, instead of a password.
+    pub iam: Option<RedisIam>,
     /// TLS, if on.
     pub tls: Option<RedisTls>,
 }

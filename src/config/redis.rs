@@ -1,5 +1,7 @@
 //! Redis: by its own settings, or by one URL.
 
+mod iam;
+
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
@@ -11,9 +13,14 @@ use super::{RedisAddress, RedisConfig, RedisTls, Secret, SentinelConfig};
 
 const DEFAULT_PORT: u16 = 6379;
 
+/// What tokens for ElastiCache are made with; none of a part that has a fault.
+pub(super) struct Aws<'a> {
+    /// Of the queue.
+    pub region: Option<&'a str>,
+}
+
 /// How to reach Redis. None after a fault.
-pub(super) fn redis(settings: &Settings, findings: &mut Findings) -> Option<RedisConfig> {
-    refuse_later(settings, findings);
+pub(super) fn redis(settings: &Settings, aws: &Aws<'_>, findings: &mut Findings) -> Option<RedisConfig> {
     let by_url = raw!(settings, redis.redis_url);
     let by_sentinel = raw!(settings, redis.redis_sentinels);
     let mut config = match (by_url.value, by_sentinel.value) {
@@ -34,7 +41,9 @@ pub(super) fn redis(settings: &Settings, findings: &mut Findings) -> Option<Redi
     let insecure = raw!(settings, redis.redis_tls_insecure);
     let ca_file = findings.certificates(ca);
     let is_insecure = findings.boolean(insecure);
+    let iam = iam::iam(settings, config.as_ref(), aws, findings);
     let config = config.as_mut()?;
+    config.iam = iam;
     match &mut config.tls {
         Some(tls) => {
             tls.insecure |= is_insecure;
@@ -77,7 +86,7 @@ pub(super) fn redis(settings: &Settings, findings: &mut Findings) -> Option<Redi
         None if is_insecure => findings.notice(insecure, "has no effect, as TLS is off"),
         None => {}
     }
-    if config.username.is_some() && config.password.is_none() {
+    if config.username.is_some() && config.password.is_none() && !iam::is_asked_for(settings) {
         findings.notice(
             raw!(settings, redis.redis_username),
             "is given without a password; Redis signs in by both, so set REDIS_PASSWORD too",
@@ -114,6 +123,7 @@ fn beside_the_address(settings: &Settings, findings: &mut Findings) -> RedisConf
         db,
         username,
         password,
+        iam: None,
         tls: has_tls.then(RedisTls::default),
     }
 }
@@ -393,6 +403,7 @@ fn tcp(url: &Url, tls: Option<RedisTls>) -> Result<RedisConfig, String> {
         db: database(url.path().trim_start_matches('/'))?,
         username: Some(decoded(url.username())?).filter(|name| !name.is_empty()),
         password: password.map(Secret::inline),
+        iam: None,
         tls,
     })
 }
@@ -407,6 +418,7 @@ fn unix(url: &Url) -> Result<RedisConfig, String> {
         db: 0,
         username: None,
         password: None,
+        iam: None,
         tls: None,
     };
     // The form that the redis crate and redis-py know: ?db=1&user=…&pass=….
@@ -456,20 +468,4 @@ fn hex(digit: u8) -> Option<u8> {
     char::from(digit)
         .to_digit(16)
         .and_then(|value| u8::try_from(value).ok())
-}
-
-/// What the contract knows and this version does not. To go on without would reach another Redis than was meant,
-/// or in another way, so each is a fault.
-fn refuse_later(settings: &Settings, findings: &mut Findings) {
-    const IAM: &str = "signing in to ElastiCache by IAM is not supported in this version; unset it, and set \
-                       REDIS_USERNAME and REDIS_PASSWORD";
-    for (raw, text) in [(raw!(settings, later.redis_iam_cache_name), IAM)] {
-        if raw.value.is_some() {
-            findings.fault(raw, text);
-        }
-    }
-    let iam = raw!(settings, later.redis_iam_auth);
-    if findings.boolean(iam) {
-        findings.fault(iam, IAM);
-    }
 }

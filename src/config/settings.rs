@@ -80,9 +80,6 @@ pub struct Settings {
     /// Names from before.
     #[command(flatten)]
     pub older: OlderSettings,
-    /// Names that this version knows but does not act on.
-    #[command(flatten)]
-    pub later: LaterSettings,
     /// Fields that were given, rather than left to their default.
     #[arg(skip)]
     pub given: BTreeSet<String>,
@@ -211,6 +208,19 @@ pub struct RedisSettings {
     /// Whether the sentinels speak TLS. By default as `REDIS_TLS`.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "1")]
     pub redis_sentinel_tls: Option<String>,
+    /// Sign in to ElastiCache by IAM: each connection with a fresh token, signed with this service's AWS
+    /// credentials. Needs `REDIS_TLS`, `REDIS_USERNAME` and `REDIS_IAM_CACHE_NAME`.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "1", default_value = "0")]
+    pub redis_iam_auth: Option<String>,
+    /// Name of the serverless cache, or id of the replication group.
+    #[arg(long, value_name = "NAME")]
+    pub redis_iam_cache_name: Option<String>,
+    /// AWS region of the cache. By default that of the queue.
+    #[arg(long, value_name = "REGION")]
+    pub redis_iam_region: Option<String>,
+    /// The cache is a serverless one, which wants tokens of its own kind.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "1", default_value = "0")]
+    pub redis_iam_serverless: Option<String>,
 }
 
 /// What is written.
@@ -304,19 +314,6 @@ pub struct OlderSettings {
     /// Accepted, without effect.
     #[arg(long, hide = true)]
     pub cache_lock_retry_count: Option<String>,
-}
-
-/// Names of the contract that this version knows but does not act on. They are faults, since the service would not
-/// reach the Redis that was meant.
-#[derive(Args)]
-#[allow(clippy::struct_field_names)] // a field's name is the variable's name
-pub struct LaterSettings {
-    /// `ElastiCache` sign-in by IAM.
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "1")]
-    pub redis_iam_auth: Option<String>,
-    /// `ElastiCache`'s name of the cache.
-    #[arg(long, hide = true)]
-    pub redis_iam_cache_name: Option<String>,
 }
 
 impl Settings {

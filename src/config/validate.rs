@@ -51,7 +51,10 @@ impl Settings {
             ],
         );
         let edge_api = queue::edge_api(self, findings);
-        let redis = redis::redis(self, findings);
+        let aws = redis::Aws {
+            region: queue.as_ref().map(|queue| queue.region.as_str()),
+        };
+        let redis = redis::redis(self, &aws, findings);
         let environment_prefix = environment_prefix(self, findings);
         let cache_update_policy = findings.choice(
             raw!(self, cache.cache_update_policy),

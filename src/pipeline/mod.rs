@@ -10,6 +10,7 @@
 pub mod acknowledger;
 pub mod backoff;
 pub mod gate;
+pub mod guard;
 pub mod heartbeat;
 pub mod lease;
 pub mod poison;

@@ -5,6 +5,7 @@ mod crew;
 mod queue;
 mod reports;
 mod signals;
+mod store;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -23,6 +24,7 @@ use crate::ops::metrics::Metrics;
 use crate::ops::server::OpsServer;
 use crate::pipeline::acknowledger::Acknowledger;
 use crate::pipeline::gate::RedisGate;
+use crate::pipeline::guard::Guard;
 use crate::pipeline::heartbeat::Heartbeat;
 use crate::pipeline::lease::Leases;
 use crate::pipeline::poison::PoisonLog;
@@ -32,7 +34,9 @@ use crate::pipeline::worker::Worker;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::{Stop, StopTrigger, stop_pair};
 use crate::sqs::Queue;
-use crate::store::{CacheStore, RedisStore, StoreRules};
+use crate::sqs::credentials::EdgeCredentials;
+use crate::store::CacheStore;
+use credentials::Surroundings;
 use crew::Crew;
 
 /// How the service ended.
@@ -217,15 +221,20 @@ fn start_loops(
         died,
     )?];
 
-    // A connection a worker, one for the sampler.
-    let connections = u32::try_from(config.workers + 1)?;
-    let rules = StoreRules {
-        policy: config.cache_update_policy,
-        expiry: config.expiry,
+    let store = if let Some(store) = parts.store {
+        store
+    } else {
+        let surroundings = Surroundings {
+            proxy: config.proxy.clone(),
+            edge: EdgeCredentials::new(Arc::clone(&edge), config.queue_url.clone()),
+            reports,
+            stop: background_stop.clone(),
+            died,
+        };
+        let (signer, renewal) = store::signer(config, surroundings)?;
+        background.extend(renewal);
+        Arc::new(store::open(config, signer)?)
     };
-    let store = parts
-        .store
-        .unwrap_or_else(|| Arc::new(RedisStore::new(config.redis.clone(), rules, connections)));
     let sampler = Sampler {
         store: Arc::clone(&store),
         gate: Arc::clone(&reports.gate),
@@ -235,6 +244,14 @@ fn start_loops(
         stop: background_stop.clone(),
     };
     background.push(Crew::start("sampler", died, vec![move || sampler.run()])?);
+    let guard = Guard {
+        store: Arc::clone(&store),
+        gate: Arc::clone(&reports.gate),
+        keyspace: Keyspace::new(config.environment_prefix.clone()),
+        prefix: config.environment_prefix.clone(),
+        stop: background_stop.clone(),
+    };
+    background.push(Crew::start("guard", died, vec![move || guard.run()])?);
 
     // As many acknowledgers as pollers: a delete takes as long as a receive, so fewer would slow the polling.
     let acknowledger_count = config.consumers;

@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, ErrorKind, RedisError, RedisResult, Value, cmd};
 
-use super::errors::{replica_error, translate};
+use super::errors::{is_full, replica_error, translate};
+use super::iam_token::iam_token;
 use super::tls::{TlsSetup, server_name};
 use super::wire::Wire;
 use super::{Reach, StoreError, sentinel};
-use crate::config::{RedisAddress, RedisConfig, RedisTls, SentinelConfig};
+use crate::clock;
+use crate::config::{RedisAddress, RedisConfig, RedisIam, RedisTls, SentinelConfig};
+use crate::sqs::credentials::{CredentialsError, CredentialsProvider};
 
 /// Finding the primary, dialling, TLS and signing in, all of it.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
@@ -40,9 +43,11 @@ pub(super) struct DialPlan {
 }
 
 /// Makes connections; reads the secrets anew for each, so that rotated ones are taken up.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(super) struct ConnectionManager {
     config: Arc<RedisConfig>,
+    /// Signs tokens, where they stand for a password.
+    signer: Option<Arc<dyn CredentialsProvider>>,
     redis: Arc<DialPlan>,
     sentinels: Arc<DialPlan>,
     /// The primary that Sentinel named last.
@@ -89,7 +94,7 @@ pub(super) fn sign_in(wire: &mut Wire, login: &SignIn<'_>) -> RedisResult<()> {
         auth.arg(password);
         wire.ask(&auth).map_err(|error| match error.code() {
             // A server without a password says ERR to one.
-            Some("WRONGPASS" | "ERR") => {
+            Some("WRONGPASS" | "ERR") if !is_full(&error) => {
                 RedisError::from((ErrorKind::AuthenticationFailed, "the server refused to sign in"))
             }
             Some(_) | None => error,
@@ -102,9 +107,10 @@ pub(super) fn sign_in(wire: &mut Wire, login: &SignIn<'_>) -> RedisResult<()> {
 }
 
 impl ConnectionManager {
-    pub(super) fn new(config: RedisConfig) -> Self {
+    pub(super) fn new(config: RedisConfig, signer: Option<Arc<dyn CredentialsProvider>>) -> Self {
         Self {
             config: Arc::new(config),
+            signer,
             redis: Arc::default(),
             sentinels: Arc::default(),
             primary: Arc::default(),
@@ -137,8 +143,11 @@ impl ConnectionManager {
         Ok(found)
     }
 
-    /// The password as it is now.
+    /// The password as it is now, or a token made for this connection.
     fn password(&self) -> Result<Option<String>, StoreError> {
+        if let Some(iam) = &self.config.iam {
+            return self.token(iam).map(Some);
+        }
         let Some(password) = &self.config.password else {
             return Ok(None);
         };
@@ -147,6 +156,41 @@ impl ConnectionManager {
             kind: "password file".to_owned(),
             reach: Reach::Redis,
         })
+    }
+
+    /// Signed anew each time: a token is taken for 15 minutes, a connection may be made at any time.
+    fn token(&self, iam: &RedisIam) -> Result<String, StoreError> {
+        let cannot = |cause: &str| StoreError {
+            message: format!(
+                "cannot sign a token for ElastiCache '{}': {cause}",
+                iam.cache_name
+            ),
+            kind: "token".to_owned(),
+            reach: Reach::Redis,
+        };
+        let now = clock::now();
+        let credentials = match &self.signer {
+            Some(signer) => signer.current(now),
+            None => Err(CredentialsError {
+                message: "there are no AWS credentials to sign with; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                    .to_owned(),
+                kind: "no_credentials".to_owned(),
+            }),
+        };
+        let credentials = credentials.map_err(|error| cannot(&error.message))?;
+        let user = self.config.username.as_deref().unwrap_or_default();
+        iam_token(iam, user, &credentials, now)
+            .map_err(|error| cannot(&format!("{error}; check REDIS_IAM_CACHE_NAME and REDIS_USERNAME")))
+    }
+
+    /// The server refused to sign in: keys that AWS takes no more are fetched anew.
+    fn was_refused(&self) {
+        if let (Some(_), Some(signer)) = (&self.config.iam, &self.signer) {
+            let now = clock::now();
+            if let Ok(credentials) = signer.current(now) {
+                signer.invalidate(&credentials.access_key_id, now);
+            }
+        }
     }
 
     fn dial(&self, deadline: Instant) -> Result<(Wire, Option<(String, u16)>), StoreError> {
@@ -186,6 +230,16 @@ impl ConnectionManager {
     }
 }
 
+impl std::fmt::Debug for ConnectionManager {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("ConnectionManager")
+            .field("config", &self.config)
+            .field("signer", &self.signer.as_ref().map(|signer| signer.describe()))
+            .finish_non_exhaustive()
+    }
+}
+
 impl r2d2::ManageConnection for ConnectionManager {
     type Connection = PooledConnection;
     type Error = StoreError;
@@ -198,7 +252,12 @@ impl r2d2::ManageConnection for ConnectionManager {
             password: password.as_deref(),
             db: self.config.db,
         };
-        sign_in(&mut wire, &login).map_err(|error| self.cannot_connect(&error))?;
+        if let Err(error) = sign_in(&mut wire, &login) {
+            if error.kind() == ErrorKind::AuthenticationFailed {
+                self.was_refused();
+            }
+            return Err(self.cannot_connect(&error));
+        }
         // One question now, so that a server that does not speak Redis, or does not speak at all, is told from one
         // that was lost later.
         self.ask_if_allowed(&mut wire, &cmd("PING"))?;

@@ -16,7 +16,7 @@ pub(super) fn replica_error(config: &RedisConfig) -> StoreError {
 }
 
 /// Names the server in errors: `db-1:6379`, `unix:/run/redis.sock`.
-pub(super) fn server_name(config: &RedisConfig) -> String {
+pub fn server_name(config: &RedisConfig) -> String {
     match &config.address {
         crate::config::RedisAddress::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
         crate::config::RedisAddress::Tcp { host, port } => format!("{host}:{port}"),
@@ -40,6 +40,9 @@ fn kind_of(error: &RedisError) -> String {
         return "WRONGPASS".to_owned();
     }
     let code = error.code().unwrap_or_default();
+    if code == "ERR" && is_full(error) {
+        return "maxclients".to_owned();
+    }
     if code == "ERR"
         && let Some(wrapped) = wrapped_code(error.detail().unwrap_or_default())
     {
@@ -50,6 +53,13 @@ fn kind_of(error: &RedisError) -> String {
     } else {
         code.to_owned()
     }
+}
+
+/// The server says so to whoever connects, whatever is asked, and closes.
+pub(super) fn is_full(error: &RedisError) -> bool {
+    error
+        .detail()
+        .is_some_and(|detail| detail.contains("max number of clients"))
 }
 
 /// Redis 6 wraps an error that a script met into one of the script: `ERR Error running script (…): @user_script:9:
@@ -92,6 +102,12 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
     let (cause, remedy) = match kind.as_str() {
         "timeout" => ("no answer in time".to_owned(), timeout_remedy(config).to_owned()),
         "io" => (error.to_string(), io_remedy(error, config)),
+        "WRONGPASS" if config.iam.is_some() => (
+            format!("it refused to sign in '{user}' with the token that was signed for it (WRONGPASS)"),
+            "check that the AWS identity may elasticache:Connect to the cache and the user, that the user's name is its \
+             id, REDIS_IAM_CACHE_NAME, REDIS_IAM_REGION, REDIS_IAM_SERVERLESS, and this machine's clock"
+                .to_owned(),
+        ),
         "WRONGPASS" => (
             format!("it refused to sign in '{user}' with the password that it was given (WRONGPASS)"),
             "check REDIS_USERNAME and REDIS_PASSWORD; for a server without a password leave both out"
@@ -121,6 +137,10 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
         "MASTERDOWN" => (
             "it is a replica that lost its primary".to_owned(),
             "point REDIS_HOST at the primary".to_owned(),
+        ),
+        "maxclients" => (
+            "it has as many clients as it may have (maxclients)".to_owned(),
+            "raise its maxclients, or find out who holds so many connections (CLIENT LIST)".to_owned(),
         ),
         "OOM" => (
             "its memory is full (maxmemory)".to_owned(),
@@ -178,7 +198,9 @@ fn other_remedy(error: &RedisError) -> &'static str {
 fn reach(kind: &str, error: &RedisError) -> Reach {
     match kind {
         "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH" | "WRONGPASS" | "NOPERM" | "OOM" | "MISCONF"
-        | "NOREPLICAS" | "BUSY" | "UNKILLABLE" | "CLUSTERDOWN" | "timeout" | "io" => Reach::Redis,
+        | "NOREPLICAS" | "BUSY" | "UNKILLABLE" | "CLUSTERDOWN" | "maxclients" | "timeout" | "io" => {
+            Reach::Redis
+        }
         _ if error.is_unrecoverable_error() || error.is_connection_dropped() => Reach::Redis,
         _ => Reach::Change,
     }
@@ -199,6 +221,7 @@ mod tests {
             db: 0,
             username: None,
             password: None,
+            iam: None,
             tls: None,
         };
         let error = redis::make_extension_error(code.to_owned(), Some(detail.to_owned()));
@@ -229,6 +252,7 @@ mod tests {
                 "READONLY",
             ),
             ("MISCONF", "Redis is configured to save RDB snapshots", "MISCONF"),
+            ("ERR", "max number of clients reached", "maxclients"),
         ] {
             let error = answered(code, detail);
             assert_eq!(

@@ -6,16 +6,21 @@
 
 mod connection;
 mod errors;
+mod iam_token;
 mod redis_store;
 mod scripts;
 mod sentinel;
+mod survey;
 mod tls;
 mod wire;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Invalidation};
 
+pub use errors::server_name;
 pub use redis_store::{RedisStore, StoreRules};
 pub use scripts::outcome;
 pub use sentinel::parse_primary;
@@ -83,6 +88,17 @@ impl StoreError {
     }
 }
 
+/// Whose customers are in Redis, as far as was looked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// Customers of the environment itself are there.
+    pub has_own: bool,
+    /// The prefixes of others, a bounded number.
+    pub others: BTreeSet<String>,
+    /// Everything was looked at; else only a first part.
+    pub is_whole: bool,
+}
+
 /// The cache, as the loops need it. Every call ends within its own deadline, whatever the peer does.
 pub trait CacheStore: Send + Sync {
     /// Applies the changes in one round trip; outcomes are in the order given. An error is one that reaches
@@ -102,6 +118,12 @@ pub trait CacheStore: Send + Sync {
     /// Asks whether the primary is still the same, where somebody else knows: what comes after goes to the new one.
     fn follow_primary(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    /// Looks whose customers are in Redis, until it finds one of the environment itself, or in so many small steps.
+    /// `go_on` is asked between them, and `false` ends the look with an error of [`STOPPED`].
+    fn survey(&self, _own: &Keyspace, _go_on: &dyn Fn() -> bool) -> Result<Survey, StoreError> {
+        Ok(Survey::default())
     }
 
     /// Asks whether Redis answers and is ready for commands.

@@ -8,9 +8,11 @@ use redis::{Cmd, RedisError, Value, cmd};
 use super::connection::{ConnectionManager, PooledConnection};
 use super::errors::{replica_error, translate};
 use super::scripts::{Scripts, clear_mark, outcome, set_mark, unlink_pairs};
-use super::{CacheStore, Locks, Outcome, Reach, STOPPED, StoreError};
+use super::{CacheStore, Locks, Outcome, Reach, STOPPED, StoreError, Survey};
+use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Invalidation};
 use crate::config::{CacheUpdatePolicy, Expiry, RedisConfig};
+use crate::sqs::credentials::CredentialsProvider;
 
 /// One deadline for a whole round trip, however many answers it has: a read timeout alone counts anew for each.
 const ROUND_TRIP: Duration = Duration::from_secs(5);
@@ -66,14 +68,20 @@ impl r2d2::HandleError<StoreError> for LastDialError {
 
 impl RedisStore {
     /// A pool of at most `connections`, dialled when first needed: this never fails for a Redis that is away.
-    pub fn new(config: RedisConfig, rules: StoreRules, connections: u32) -> Self {
+    /// `signer` signs ElastiCache's tokens; without REDIS_IAM_AUTH none is needed.
+    pub fn new(
+        config: RedisConfig,
+        rules: StoreRules,
+        connections: u32,
+        signer: Option<Arc<dyn CredentialsProvider>>,
+    ) -> Self {
         let last_dial_error = LastDialError::default();
         // One thread dials: more would only dial a Redis that is away from several sides at once.
         let dialler = scheduled_thread_pool::ScheduledThreadPool::builder()
             .num_threads(1)
             .thread_name_pattern("redis-dial-{}")
             .build();
-        let manager = ConnectionManager::new(config.clone());
+        let manager = ConnectionManager::new(config.clone(), signer);
         let pool = r2d2::Pool::builder()
             .max_size(connections.max(1))
             .min_idle(Some(0))
@@ -130,7 +138,7 @@ impl RedisStore {
 
     /// Acts on a connection; anew on another one if that had been dialled before and turns out to be closed, as
     /// servers and load balancers do with idle ones: that is no news of Redis. A new connection that breaks is.
-    fn on_a_connection<T>(
+    pub(super) fn on_a_connection<T>(
         &self,
         act: impl Fn(&mut PooledConnection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
@@ -211,7 +219,12 @@ impl RedisStore {
     }
 
     /// One question about Redis itself. That an ACL forbids it says nothing of the connection.
-    fn ask(&self, connection: &mut PooledConnection, call: &Cmd, doing: &str) -> Result<Value, StoreError> {
+    pub(super) fn ask(
+        &self,
+        connection: &mut PooledConnection,
+        call: &Cmd,
+        doing: &str,
+    ) -> Result<Value, StoreError> {
         let answer = self.one(connection, call, doing);
         if answer.as_ref().is_err_and(|error| error.kind == "NOPERM") {
             connection.poisoned = false;
@@ -219,7 +232,7 @@ impl RedisStore {
         answer
     }
 
-    fn not_ours(&self, what: &str) -> StoreError {
+    pub(super) fn not_ours(&self, what: &str) -> StoreError {
         StoreError {
             message: format!(
                 "cannot use the answer of Redis at {}: {what}; check that it is a Redis and not a proxy that changes answers",
@@ -341,7 +354,7 @@ impl RedisStore {
 }
 
 /// What a walk or a long row of changes ends with when it is told not to go on.
-fn stopped(what: &str) -> StoreError {
+pub(super) fn stopped(what: &str) -> StoreError {
     StoreError {
         message: format!("{what}: the service stops; it is done anew when the message comes again"),
         kind: STOPPED.to_owned(),
@@ -383,6 +396,10 @@ impl CacheStore for RedisStore {
 
     fn invalidate(&self, invalidation: &Invalidation, go_on: &dyn Fn() -> bool) -> Result<u64, StoreError> {
         self.on_a_connection(|connection| self.walk(connection, invalidation, go_on))
+    }
+
+    fn survey(&self, own: &Keyspace, go_on: &dyn Fn() -> bool) -> Result<Survey, StoreError> {
+        super::survey::survey(self, own, go_on)
     }
 
     fn follow_primary(&self) -> Result<(), StoreError> {

@@ -130,8 +130,12 @@ impl Wire {
 
     /// One command and its answer; a server's error is an error.
     pub(super) fn ask(&mut self, command: &Cmd) -> RedisResult<Value> {
-        self.send(&command.get_packed_command())?;
-        let answer = self.receive()?;
+        let sent = self.send(&command.get_packed_command());
+        let answer = match sent {
+            // A server that closes says why before it does (too many clients, say): that tells more than a broken pipe.
+            Err(error) if error.is_connection_dropped() => self.receive().map_err(|_| error)?,
+            sent => sent.and_then(|()| self.receive())?,
+        };
         if let Value::ServerError(error) = answer {
             return Err(error.into());
         }

@@ -106,7 +106,7 @@ fn parts(defect: Defect, begins_with: PathBuf, config: &Config) -> Parts {
                 expiry: config.expiry,
             };
             parts.store = Some(Arc::new(PanickyStore {
-                redis: RedisStore::new(config.redis.clone(), rules, 4),
+                redis: RedisStore::new(config.redis.clone(), rules, 4, None),
                 met: Mutex::default(),
             }));
         }

@@ -29,6 +29,7 @@ impl Direct {
             db: 0,
             username: None,
             password: None,
+            iam: None,
             tls: None,
         };
         let rules = StoreRules {
@@ -37,7 +38,7 @@ impl Direct {
         };
         Self {
             redis,
-            store: RedisStore::new(config, rules, 1),
+            store: RedisStore::new(config, rules, 1, None),
             policy,
         }
     }

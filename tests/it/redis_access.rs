@@ -326,6 +326,84 @@ fn a_replica_is_told_before_a_message_meets_it() {
 }
 
 #[test]
+fn a_rotated_password_is_taken_up_from_its_file() {
+    let stage = Stage::new();
+    set_user(&stage.redis, COMMANDS);
+    let file = stage.redis.directory().join("redis-password");
+    let rotate_file = |password: &str| std::fs::write(&file, format!("{password}\n")).expect("a file");
+    let rotate_redis = |password: &str| {
+        let password = format!(">{password}");
+        stage
+            .redis
+            .command::<()>(&["ACL", "SETUSER", "stigg", "resetpass", &password]);
+        stage.redis.command::<()>(&["CLIENT", "KILL", "USER", "stigg"]);
+    };
+    rotate_file("of-the-user");
+    let settings = settings_of_user(&stage)
+        .unset("REDIS_PASSWORD")
+        .set("REDIS_PASSWORD_FILE", file.display().to_string());
+    let service = works_with(&stage, &settings);
+
+    // The file first: nobody notices anything.
+    rotate_file("the-second");
+    rotate_redis("the-second");
+    stage.deliver(&service, &[message("customer-2")]);
+    assert!(stage.redis.get(&key_of("customer-2")).is_some());
+    let complaints: Vec<String> = service
+        .log_lines()
+        .into_iter()
+        .filter(|line| line.contains("cannot be used"))
+        .collect();
+    assert_eq!(complaints, [""; 0]);
+
+    // Redis first: it is told, without a password, and heals when the file follows.
+    rotate_redis("the-third");
+    let complaint = service.wait_for_complaint(&["'stigg'", "WRONGPASS", "REDIS_PASSWORD"]);
+    assert!(!complaint.contains("the-second"), "{complaint}");
+    stage.queue.send_all(&[message("customer-3")]);
+    rotate_file("the-third");
+    service.wait_until_ready();
+    service.wait_until("the message is applied", || {
+        stage.redis.get(&key_of("customer-3")).is_some()
+    });
+    let log = service.log_lines().join("\n");
+    for password in ["of-the-user", "the-second", "the-third"] {
+        assert!(!log.contains(password), "{log}");
+    }
+    service.stop();
+}
+
+#[test]
+fn a_server_that_takes_no_more_clients_is_told_from_a_wrong_password_and_heals() {
+    let stage = stage_with(RedisOptions {
+        password: Some("secret".into()),
+        ..RedisOptions::default()
+    });
+    // This one stays; no other has room beside it.
+    let mut only = stage.redis.connection();
+    let mut room_for = |clients: &str| {
+        redis::cmd("CONFIG")
+            .arg(&["SET", "maxclients", clients])
+            .exec(&mut only)
+            .expect("redis answers");
+    };
+    room_for("1");
+    let service = Service::spawn(
+        &stage
+            .settings()
+            .set("REDIS_PASSWORD", "secret")
+            .set("CACHE_UPDATE_POLICY", "UPSERT"),
+    );
+    let complaint = service.wait_for_complaint(&["maxclients", "CLIENT LIST"]);
+    assert!(!complaint.contains("WRONGPASS"), "{complaint}");
+    room_for("100");
+    service.wait_until_ready();
+    stage.deliver(&service, &[message("customer-1")]);
+    assert!(stage.redis.get(&key_of("customer-1")).is_some());
+    service.stop();
+}
+
+#[test]
 fn a_forbidden_walk_holds_up_no_other_message() {
     let stage = Stage::new();
     set_user(&stage.redis, &COMMANDS.replace(" +scan", ""));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::super::{RedisAddress, RedisConfig, RedisTls, Secret, SentinelConfig};
+use super::super::{RedisAddress, RedisConfig, RedisIam, RedisTls, Secret, SentinelConfig};
 use super::{TestFile, config, faults, notices};
 
 /// A certificate as PEM; nobody looks into it here.
@@ -36,6 +36,7 @@ fn redis_is_reached_by_its_own_settings() {
             db: 2,
             username: Some("stigg".to_owned()),
             password: Some(Secret::inline("p:@/#")),
+            iam: None,
             tls: Some(RedisTls::default()),
         }
     );
@@ -108,6 +109,7 @@ fn a_redis_url_says_it_all_with_user_and_password_percent_decoded() {
             db: 2,
             username: Some("user".to_owned()),
             password: Some(Secret::inline("p@ss/é")),
+            iam: None,
             tls: None,
         }
     );
@@ -118,6 +120,7 @@ fn a_redis_url_says_it_all_with_user_and_password_percent_decoded() {
             db: 0,
             username: None,
             password: Some(Secret::inline("secret")),
+            iam: None,
             tls: Some(RedisTls::default()),
         }
     );
@@ -128,6 +131,7 @@ fn a_redis_url_says_it_all_with_user_and_password_percent_decoded() {
             db: 1,
             username: Some("stigg".to_owned()),
             password: Some(Secret::inline("p@ss")),
+            iam: None,
             tls: None,
         }
     );
@@ -286,30 +290,109 @@ fn a_user_without_a_password_is_a_notice() {
     );
 }
 
+/// Settings under which IAM works, with these on top.
+fn iam<'a>(more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let works = [
+        ("AWS_ACCESS_KEY_ID", "AKIA1"),
+        ("AWS_SECRET_ACCESS_KEY", "s3cret"),
+        ("REDIS_TLS", "1"),
+        ("REDIS_USERNAME", "stigg"),
+        ("REDIS_IAM_AUTH", "1"),
+        ("REDIS_IAM_CACHE_NAME", "My-Cache"),
+    ];
+    [&works[..], more].concat()
+}
+
 #[test]
-fn what_this_version_does_not_do_is_a_fault_that_says_what_to_do_instead() {
-    for (variable, value, fault) in [
+fn tokens_are_signed_for_the_queues_region_unless_another_is_named() {
+    let plain = config(&iam(&[]));
+    let expected = RedisIam {
+        cache_name: "my-cache".to_owned(),
+        region: "us-east-1".to_owned(),
+        is_serverless: false,
+        credentials: Box::new(plain.credentials.clone()),
+    };
+    assert_eq!(plain.redis.iam, Some(expected.clone()));
+    assert_eq!(plain.notices, [""; 0], "no password is missed");
+    let more = [("REDIS_IAM_REGION", "eu-west-1"), ("REDIS_IAM_SERVERLESS", "yes")];
+    assert_eq!(
+        config(&iam(&more)).redis.iam,
+        Some(RedisIam {
+            region: "eu-west-1".to_owned(),
+            is_serverless: true,
+            ..expected
+        })
+    );
+    let url = [
+        ("REDIS_HOST", ""),
+        ("REDIS_TLS", ""),
+        ("REDIS_USERNAME", ""),
+        ("REDIS_URL", "rediss://stigg@cache.internal"),
+    ];
+    assert!(config(&iam(&url)).redis.iam.is_some(), "by a URL, too");
+}
+
+#[test]
+fn what_iam_cannot_work_with_is_told_with_its_remedy() {
+    for (more, expected) in [
         (
-            "REDIS_IAM_AUTH",
-            "1",
-            "signing in to ElastiCache by IAM is not supported in this version; ",
+            &[("REDIS_TLS", "0")][..],
+            "REDIS_IAM_AUTH: needs TLS, without which the token could be read on the way; set REDIS_TLS=1",
         ),
         (
-            "REDIS_IAM_CACHE_NAME",
-            "c",
-            "signing in to ElastiCache by IAM is not supported in this version; ",
+            &[("REDIS_USERNAME", "")],
+            "REDIS_USERNAME: is required with REDIS_IAM_AUTH; set the ElastiCache user, whose name and id must be the \
+             same",
+        ),
+        (
+            &[("REDIS_IAM_CACHE_NAME", "")],
+            "REDIS_IAM_CACHE_NAME: is required with REDIS_IAM_AUTH; set the name of the serverless cache or the id of \
+             the replication group",
+        ),
+        (
+            &[("REDIS_IAM_CACHE_NAME", "my-cache.x.cache.amazonaws.com")],
+            "REDIS_IAM_CACHE_NAME: 'my-cache.x.cache.amazonaws.com' is not the name of a cache; set the name of the \
+             serverless cache or the id of the replication group (letters, digits and dashes), not its host name",
+        ),
+        (
+            &[("REDIS_PASSWORD", "p")],
+            "REDIS_PASSWORD: is given together with REDIS_IAM_AUTH, which signs in with tokens; unset one of the two",
+        ),
+        (
+            &[("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", "")],
+            "REDIS_IAM_AUTH: needs AWS credentials of your own, and there are only those of Stigg's Edge API, which can \
+             read the queue and cannot sign in to your cache; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
+             another source of credentials",
+        ),
+        (
+            &[
+                ("REDIS_HOST", ""),
+                ("REDIS_SENTINELS", "s-1"),
+                ("REDIS_SENTINEL_MASTER", "m"),
+            ],
+            "REDIS_IAM_AUTH: is on together with REDIS_SENTINELS, which ElastiCache does not have; set REDIS_HOST to the \
+             primary endpoint",
+        ),
+        (
+            &[("REDIS_IAM_AUTH", "0")],
+            "REDIS_IAM_CACHE_NAME: is given, but REDIS_IAM_AUTH is off; set REDIS_IAM_AUTH=1, or unset it",
         ),
     ] {
-        let faults = faults(&[(variable, value)]);
-        let [only] = faults.as_slice() else {
-            panic!("{faults:?}")
-        };
-        assert!(
-            only.starts_with(&format!("{variable}: {fault}unset it, and ")),
-            "{only}"
-        );
+        assert_eq!(faults(&iam(more)), [expected]);
     }
-    assert!(notices(&[("REDIS_IAM_AUTH", "0"), ("REDIS_SENTINELS", "")]).is_empty());
+    let unix = [
+        ("REDIS_HOST", ""),
+        ("REDIS_TLS", ""),
+        ("REDIS_USERNAME", ""),
+        ("REDIS_URL", "unix:///run/redis.sock?user=stigg&pass=p"),
+    ];
+    assert_eq!(
+        faults(&iam(&unix)),
+        [
+            "REDIS_IAM_AUTH: is on, but REDIS_URL names a unix socket, where no ElastiCache is; set the cache's host name",
+            "REDIS_URL: holds a password, but REDIS_IAM_AUTH signs in with tokens; remove it",
+        ]
+    );
 }
 
 fn sentinels(more: &[(&str, &str)]) -> RedisConfig {

@@ -5,6 +5,7 @@ pub mod child;
 pub mod tools;
 pub mod wait;
 
+pub mod elasticache;
 pub mod moto;
 pub mod redis;
 pub mod sentinel;
