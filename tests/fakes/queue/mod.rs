@@ -76,7 +76,7 @@ pub struct Faults {
     pub reset: f64,
     /// Of calls: done, and the connection is reset in place of the answer.
     pub answer_lost: f64,
-    /// Of receives: a message that is in flight is handed out once more, as at-least-once allows.
+    /// Of receives: a message that is in flight is handed out once more, as at-least-once allows; each only once.
     pub duplicate: f64,
     /// Messages come in no order.
     pub disorder: bool,

@@ -67,6 +67,8 @@ struct Message {
     receipt: u64,
     receive_count: u32,
     first_received_at_ms: i64,
+    /// It was handed out while it was in flight. Once is enough: what waits for long would die of it.
+    was_duplicated: bool,
 }
 
 #[derive(Debug)]
@@ -169,6 +171,7 @@ impl Shelf {
                 receipt: 0,
                 receive_count: 0,
                 first_received_at_ms: 0,
+                was_duplicated: false,
             },
         );
         self.counts.sent += 1;
@@ -229,7 +232,8 @@ impl Shelf {
         }
         let nth = usize::try_from(chance).unwrap_or_default() % self.in_flight.len().clamp(1, DISORDER_DEPTH);
         let entry = *self.in_flight.iter().nth(nth)?;
-        if self.is_dead(entry.1) {
+        let message = self.messages.get_mut(&entry.1).expect("a message");
+        if std::mem::replace(&mut message.was_duplicated, true) || self.is_dead(entry.1) {
             return None;
         }
         self.in_flight.remove(&entry);

@@ -142,12 +142,15 @@ impl Rig {
         let mut before = (Counts::default(), Instant::now());
         let settled = || {
             let counts = self.queue.counts();
-            if counts.visible + counts.in_flight == 0 && self.in_hand() == 0.0 {
-                return Some(());
-            }
+            let is_empty = counts.visible + counts.in_flight == 0;
             if counts != before.0 {
                 before = (counts, Instant::now());
-            } else if before.1.elapsed() > STANDSTILL && counts.in_flight > 0 {
+            }
+            if (is_empty || before.1.elapsed() > STANDSTILL) && self.in_hand() == 0.0 {
+                if is_empty {
+                    return Some(());
+                }
+                // What is in flight and in nobody's hand was lost on the way, or is hidden until its next try.
                 self.queue.advance(ALL_VISIBLE);
                 before.1 = Instant::now();
             }
