@@ -17,6 +17,9 @@ pub const CONTENT_TYPE: &str = "application/x-amz-json-1.0";
 /// Ten messages with every attribute have some three hundred values: more would be memory for nothing.
 const VALUES_MAX: usize = 4_096;
 
+/// Where a JavaScript date ends: no message was sent later.
+const SENT_MS_MAX: i64 = 8_640_000_000_000_000;
+
 /// How much of a refusal is looked at, in bytes.
 const REFUSAL_BYTES_MAX: usize = 16 * 1024;
 
@@ -232,7 +235,10 @@ fn parse_message(index: usize, message: &Value) -> Result<ReceivedMessage, WireE
         message_id: required("MessageId")?,
         receipt_handle: ReceiptHandle(required("ReceiptHandle")?),
         body: required("Body")?,
-        sent_at: attribute("SentTimestamp").map(EpochMs),
+        // A time that is none would be taken for the far-past mark, or for later than every other.
+        sent_at: attribute("SentTimestamp")
+            .filter(|ms| (1..=SENT_MS_MAX).contains(ms))
+            .map(EpochMs),
         receive_count: u32::try_from(receive_count).unwrap_or(u32::MAX),
     })
 }
@@ -381,6 +387,19 @@ mod tests {
         let answer = br#"{"Messages":[{"MessageId":"m","ReceiptHandle":"r","Body":""}]}"#;
         let messages = parse_receive(answer).unwrap();
         assert_eq!((messages[0].sent_at, messages[0].receive_count), (None, 1));
+    }
+
+    #[test]
+    fn a_time_of_sending_that_is_none_is_unknown() {
+        for odd in ["0", "-1", "9223372036854775807", "soon"] {
+            let message = json!({"MessageId": "m", "ReceiptHandle": "r", "Body": "", "Attributes": {"SentTimestamp": odd}});
+            let answer = json!({"Messages": [message]}).to_string();
+            assert_eq!(
+                parse_receive(answer.as_bytes()).unwrap()[0].sent_at,
+                None,
+                "{odd}"
+            );
+        }
     }
 
     #[test]

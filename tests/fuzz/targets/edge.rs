@@ -73,12 +73,13 @@ fn check_credentials(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
             hold(texts.iter().all(|text| !text.is_empty()), || {
                 "credentials are not empty".to_owned()
             })?;
+            // The mutator may have put a secret in the place of the key id, which is shown.
             let shown = format!("{credentials:?}");
-            // The mutator may have put the secret in the place of the key id, which is shown.
-            let secret = &credentials.secret_access_key;
-            let is_hidden =
-                secret.len() < 6 || credentials.access_key_id.contains(secret) || !shown.contains(secret);
-            hold(is_hidden, || "the secret is not shown".to_owned())?;
+            let is_shown =
+                |secret: &str| shown.contains(secret) && !credentials.access_key_id.contains(secret);
+            hold(!is_shown("s3cret") && !is_shown("t0ken"), || {
+                "no secret is shown".to_owned()
+            })?;
             Ok(true)
         }
         Err(fault) => {

@@ -175,6 +175,11 @@ fn receive(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
             hold(counted, || {
                 "what is received was received once at least".to_owned()
             })?;
+            let is_a_date = |ms: i64| (1..=8_640_000_000_000_000).contains(&ms);
+            let dated = messages
+                .iter()
+                .all(|message| message.sent_at.is_none_or(|at| is_a_date(at.0)));
+            hold(dated, || "the time of sending is a date, or unknown".to_owned())?;
             Ok(true)
         }
         Err(fault) => {
