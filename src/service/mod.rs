@@ -425,6 +425,10 @@ fn stop(budget: Duration, began: Instant, reports: &Reports, triggers: Triggers,
     // A poller may have received messages in the meantime, and be giving them back.
     crews.wait_for_expecting_pollers(began + budget);
     drop(triggers.background);
+    // A program that prints credentials is killed by the thread that asked for it, which may be a poller.
+    crews
+        .pollers
+        .wait((began + budget).min(Instant::now() + Duration::from_millis(200)));
     for crew in &crews.background {
         crew.wait(began + budget);
     }

@@ -45,6 +45,10 @@ pub fn credentials(command: &str, deadline: Duration, stop: &Stop) -> Result<Cre
     let Some((program, arguments)) = words.split_first() else {
         return Err("it is empty; name a program".to_owned());
     };
+    if stop.is_stopped() {
+        // Whoever waited for the one that was killed must not start another.
+        return Err(format!("{program} is not started, as the service stops"));
+    }
     let output = run(program, arguments, deadline, stop)?;
     parse(&output).map_err(|what| {
         format!(
