@@ -240,7 +240,10 @@ fn writes_only_below_the_prefix(change: &CacheChange) -> Result<(), String> {
         })
     };
     let all_locks = |locks: &[String]| {
-        hold(locks.iter().all(|lock| lock.starts_with("fuzz-")), || {
+        let is_lock = |lock: &String| {
+            lock.starts_with("fuzz-") || lock.starts_with("fuzz:refetchEntityEntitlementsAfterCacheMiss-")
+        };
+        hold(locks.iter().all(is_lock), || {
             format!("locks are the readers': {locks:?}")
         })
     };
@@ -256,8 +259,12 @@ fn writes_only_below_the_prefix(change: &CacheChange) -> Result<(), String> {
             purge_marks,
             writes,
             sent_at,
+            list,
         } => {
             same("the time of sending", sent_at, &SENT_AT)?;
+            hold((1..=writes.len()).contains(list), || {
+                format!("the list is a part of the writes: {list}")
+            })?;
             all_locks(locks)?;
             purge_marks.iter().try_for_each(is_mark)?;
             let customer_key = &writes.first().ok_or("something is written")?.key;
