@@ -6,6 +6,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
@@ -40,7 +41,7 @@ pub fn thread<T: Send + 'static>(
 
 /// Lines of a stream, collected as they come.
 #[derive(Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<String>>>);
+pub struct Lines(Arc<Mutex<Vec<String>>>, Arc<AtomicBool>);
 
 impl Lines {
     fn collect(name: &str, stream: impl Read + Send + 'static) -> Self {
@@ -56,8 +57,14 @@ impl Lines {
                     .push(String::from_utf8_lossy(&line).trim_end().to_owned());
                 line.clear();
             }
+            sink.1.store(true, Ordering::Release);
         });
         lines
+    }
+
+    /// The stream has ended: no line is missing.
+    pub fn are_complete(&self) -> bool {
+        self.1.load(Ordering::Acquire)
     }
 
     /// All of them so far.

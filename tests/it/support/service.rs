@@ -79,8 +79,8 @@ pub fn run_to_end(settings: &Settings, arguments: &[&str]) -> (ExitStatus, Strin
     let process = Process::start("service", binary(), arguments, &settings.environment());
     let status = process.wait_for_exit(PATIENCE);
     // The pipes are read to their end by threads; an ended process writes no more.
-    super::wait::wait_until(PATIENCE, "output", || {
-        !process.stdout.all().is_empty() || !process.stderr.all().is_empty()
+    super::wait::wait_until(PATIENCE, "the end of the output", || {
+        process.stdout.are_complete() && process.stderr.are_complete()
     });
     (
         status,
