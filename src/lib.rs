@@ -2,7 +2,8 @@
 //!
 //! # The sentence the tree says
 //! event -> entitlement -> cache (pure: what has to change) -> store (making it so in Redis) · sqs (where changes
-//! come from) · edge (Stigg's API) · pipeline (the loops) · ops (what operators see) · service (every thread).
+//! come from) · edge (Stigg's API) · pipeline (the loops) · ops (what operators see) · service (every thread)
+//! · commands (what an operator asks beside it).
 //!
 //! # Threads
 //! ```text
@@ -42,6 +43,8 @@ pub mod pipeline;
 pub mod ops;
 
 pub mod service;
+
+pub mod commands;
 
 pub mod clock;
 pub mod config;

@@ -3,22 +3,25 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use persistent_cache_service::config::Settings;
-use persistent_cache_service::{log as service_log, service};
-
-/// `EX_CONFIG` of sysexits.h: the configuration has faults, a restart will not help.
-const EXIT_CONFIG: u8 = 78;
-/// What clap uses for flags that it does not know.
-const EXIT_USAGE: u8 = 2;
+use persistent_cache_service::config::{Settings, of_process};
+use persistent_cache_service::{commands, log as service_log, service};
 
 fn main() -> ExitCode {
-    let settings = match Settings::from_process() {
-        Ok(settings) => settings,
+    let (args, environment) = of_process();
+    let line = match commands::args::parse(args, &environment) {
+        Ok(line) => line,
         Err(help_or_fault) => {
             let _ = help_or_fault.print(); // a reader that has gone needs no help
-            return ExitCode::from(u8::try_from(help_or_fault.exit_code()).unwrap_or(EXIT_USAGE));
+            return ExitCode::from(u8::try_from(help_or_fault.exit_code()).unwrap_or(commands::USAGE));
         }
     };
+    match &line.command {
+        Some(command) => commands::run(command, &line.settings),
+        None => run_service(&line.settings),
+    }
+}
+
+fn run_service(settings: &Settings) -> ExitCode {
     let config = match settings.validate() {
         Ok(config) => config,
         Err(faults) => {
@@ -26,7 +29,7 @@ fn main() -> ExitCode {
                 std::io::stderr(),
                 "the configuration has faults, nothing was started:\n{faults}"
             );
-            return ExitCode::from(EXIT_CONFIG);
+            return ExitCode::from(commands::CONFIGURATION);
         }
     };
     let _log = match service_log::start(&config.log) {

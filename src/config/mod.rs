@@ -3,10 +3,12 @@
 //!
 //! `settings` says which settings there are, `table` shows them to readers of README, `validate` judges them with
 //! the help of `values` (numbers, choices, secrets), `queue` (region, endpoint), `credentials` (where AWS's come from;
-//! `profiles` reads the files that AWS's tools share), `proxy` and `redis` (address, TLS). A fault or a notice never holds a
+//! `profiles` reads the files that AWS's tools share), `proxy` and `redis` (address, TLS). `parts` judges no more than a
+//! command needs. A fault or a notice never holds a
 //! secret's value, nor that of a URL that may hold a password.
 
 mod credentials;
+mod parts;
 pub mod profiles;
 mod proxy;
 mod queue;
@@ -27,7 +29,7 @@ use url::Url;
 
 pub use proxy::{NoProxy, Proxy};
 pub use secret::Secret;
-pub use settings::{Environment, Settings};
+pub use settings::{Environment, Settings, of_process};
 pub use table::settings_table;
 pub use values::Faults;
 

@@ -12,7 +12,7 @@ use std::ffi::{OsStr, OsString};
 
 use clap::builder::StyledStr;
 use clap::parser::ValueSource;
-use clap::{Args, CommandFactory, Parser, value_parser};
+use clap::{ArgMatches, Args, CommandFactory, Parser, value_parser};
 
 pub use self::credentials::CredentialSettings;
 
@@ -316,14 +316,23 @@ pub struct OlderSettings {
     pub cache_lock_retry_count: Option<String>,
 }
 
+/// The arguments and the environment of this process. The one place that reads them.
+pub fn of_process() -> (Vec<OsString>, Environment) {
+    (std::env::args_os().collect(), std::env::vars_os().collect())
+}
+
 impl Settings {
-    /// The settings of this process: its arguments and its environment. The one place that reads them. The error
-    /// is clap's: help, version or an unknown flag, to be printed as it is.
-    pub fn from_process() -> Result<Self, clap::Error> {
-        Self::read_from(std::env::args_os(), &std::env::vars_os().collect())
+    /// The flags, with help as people read it, and taken as text of any encoding, so that clap refuses no value;
+    /// negative numbers are values, not flags. Commands are added to it elsewhere.
+    pub fn flags() -> clap::Command {
+        help_command().mut_args(|arg| {
+            arg.value_parser(value_parser!(OsString))
+                .allow_negative_numbers(true)
+        })
     }
 
-    /// The settings in these arguments (the first is the program's name) and this environment.
+    /// The settings in these arguments (the first is the program's name) and this environment. The error is clap's:
+    /// help, version or an unknown flag, to be printed as it is.
     pub fn read_from<A>(
         args: impl IntoIterator<Item = A>,
         environment: &Environment,
@@ -331,21 +340,22 @@ impl Settings {
     where
         A: Into<OsString> + Clone,
     {
-        // As text of any encoding, so that clap refuses no value; negative numbers are values, not flags.
-        let command = help_command().mut_args(|arg| {
-            arg.value_parser(value_parser!(OsString))
-                .allow_negative_numbers(true)
-        });
-        let flags = command.clone().try_get_matches_from(args)?;
+        let matches = Self::flags().try_get_matches_from(args)?;
+        Self::from_matches(&[&matches], environment)
+    }
 
+    /// The settings in what [`Self::flags`] matched, and this environment. A flag may stand before a command or behind
+    /// it: of several matches the first that has it wins.
+    pub fn from_matches(matches: &[&ArgMatches], environment: &Environment) -> Result<Self, clap::Error> {
         let mut given = BTreeSet::new();
         let mut not_utf8 = Vec::new();
+        let command = Self::command();
         let mut arguments = vec![OsString::from(command.get_name())];
         for arg in command.get_arguments() {
             let field = arg.get_id().as_str();
-            let flag = (flags.value_source(field) == Some(ValueSource::CommandLine))
-                .then(|| flags.get_one::<OsString>(field))
-                .flatten()
+            let flag = matches
+                .iter()
+                .find_map(|matches| on_the_command_line(matches, field))
                 .filter(|value| !is_blank(value));
             let variable = variables(field)
                 .iter()
@@ -372,6 +382,12 @@ impl Settings {
             ..settings
         })
     }
+}
+
+/// The flag's value, if it was given; a command need not know every flag.
+fn on_the_command_line<'a>(matches: &'a ArgMatches, field: &str) -> Option<&'a OsString> {
+    let value = matches.try_get_one::<OsString>(field).ok()??;
+    (matches.value_source(field) == Some(ValueSource::CommandLine)).then_some(value)
 }
 
 /// A secret may be in any field, so only the names of those that were given show.

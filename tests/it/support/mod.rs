@@ -12,6 +12,7 @@ pub mod sentinel;
 pub mod tls;
 
 pub mod aws;
+pub mod command;
 pub mod connect_proxy;
 pub mod container;
 pub mod edge;

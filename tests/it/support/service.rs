@@ -64,13 +64,14 @@ impl Settings {
         }
     }
 
-    fn environment(&self) -> Vec<(String, String)> {
+    /// As a process is given them.
+    pub fn environment(&self) -> Vec<(String, String)> {
         self.0.clone().into_iter().collect()
     }
 }
 
 /// The binary.
-fn binary() -> &'static Path {
+pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_persistent-cache-service"))
 }
 

@@ -1,0 +1,102 @@
+//! `live` and `ready` ask a running service; `completions` and `man` tell of the commands.
+
+use crate::support::command::run;
+use crate::support::service::{Service, Settings};
+use crate::support::stage::Stage;
+use crate::support::tools::free_port;
+
+#[test]
+fn live_and_ready_say_what_the_endpoints_say_and_need_nothing_but_the_port() {
+    let stage = Stage::new();
+    let settings = stage.settings();
+    let port = free_port().to_string();
+    let service = Service::start(&settings.set("PORT", &port));
+    let by_variable = Settings::default().set("PORT", &port);
+
+    let live = run(&by_variable, &["live"]);
+    assert_eq!(
+        (live.status, live.stdout.as_str()),
+        (0, "{\"status\":\"UP\"}\n"),
+        "{live:?}"
+    );
+    let ready = run(&Settings::default(), &["ready", "--port", &port]);
+    assert_eq!(ready.status, 0, "{ready:?}");
+    assert_eq!(ready.json()["redis"], "CONNECTED", "{ready:?}");
+
+    stage.redis.stop();
+    service.wait_until("`ready` to notice that Redis is away", || {
+        run(&by_variable, &["ready"]).status == 1
+    });
+    let ready = run(&by_variable, &["ready"]);
+    assert!(
+        ready.stderr.contains("503") && ready.stderr.contains("DISCONNECTED"),
+        "{ready:?}"
+    );
+    assert_eq!(run(&by_variable, &["live"]).status, 0);
+    service.stop();
+}
+
+#[test]
+fn where_no_service_runs_a_probe_fails_with_the_port_and_a_remedy() {
+    let port = free_port().to_string();
+    let ended = run(&Settings::default().set("PORT", &port), &["live"]);
+    assert_eq!(ended.status, 1, "{ended:?}");
+    assert!(
+        ended.stderr.contains(&port) && ended.stderr.contains("is the service running"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn a_port_that_nobody_can_know_is_a_fault_of_the_configuration() {
+    for port in ["0", "http"] {
+        let ended = run(&Settings::default().set("PORT", port), &["ready"]);
+        assert_eq!(ended.status, 78, "{port}: {ended:?}");
+        assert!(ended.stderr.contains("PORT: "), "{ended:?}");
+    }
+}
+
+#[test]
+fn completions_name_every_command_in_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ended = run(&Settings::default(), &["completions", shell]);
+        assert_eq!(ended.status, 0, "{shell}: {ended:?}");
+        assert!(
+            ended.stdout.contains("ready") && ended.stdout.contains("redis-host"),
+            "{shell}"
+        );
+    }
+    assert_eq!(run(&Settings::default(), &["completions", "cmd.exe"]).status, 2);
+}
+
+#[test]
+fn man_has_a_page_for_the_service_and_one_for_each_command() {
+    let page = run(&Settings::default(), &["man"]);
+    assert_eq!(page.status, 0, "{page:?}");
+    for part in [".TH persistent-cache-service 1", "REDIS_HOST", "ready"] {
+        assert!(page.stdout.contains(part), "{part} in {}", page.stdout);
+    }
+    let page = run(&Settings::default(), &["man", "ready"]);
+    assert_eq!(page.status, 0, "{page:?}");
+    assert!(
+        page.stdout.contains(".TH persistent-cache-service-ready 1"),
+        "{page:?}"
+    );
+    let unknown = run(&Settings::default(), &["man", "redy"]);
+    assert_eq!(unknown.status, 2, "{unknown:?}");
+    assert!(unknown.stderr.contains("'redy'"), "{unknown:?}");
+}
+
+#[test]
+fn help_of_the_whole_names_the_commands_and_what_happens_without_one() {
+    let help = run(&Settings::default(), &["--help"]);
+    for part in [
+        "without one, the service runs",
+        "live",
+        "ready",
+        "completions",
+        "man",
+    ] {
+        assert!(help.stdout.contains(part), "{part} in {}", help.stdout);
+    }
+}
