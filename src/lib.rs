@@ -11,6 +11,7 @@
 //! poller-0..P --Delivery--> bounded --> worker-0..W --Settled--> bounded --> acknowledger-0..P
 //! heartbeat (visibility of what is in hand)   sampler (Redis health, statistics; whether the pollers come round)
 //! guard (once: whose customers are in Redis)   credentials (renewal)   reports (Sentry)   ops-http   signals
+//! log-level
 //! ```
 //! The loops are no scoped threads: a poller in a long poll cannot be woken, and must not hold up the end of the
 //! process. Each is named and counted (`service::crew`); a panic of a loop ends the process with status 70.

@@ -32,7 +32,7 @@ fn run_service(settings: &Settings) -> ExitCode {
             return ExitCode::from(commands::CONFIGURATION);
         }
     };
-    let _log = match service_log::start(&config.log) {
+    let log = match service_log::start(&config.log) {
         Ok(handle) => handle,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "cannot start the log: {error}");
@@ -44,7 +44,7 @@ fn run_service(settings: &Settings) -> ExitCode {
     for notice in &config.notices {
         log::warn!("{notice}");
     }
-    match service::run(&config) {
+    match service::run(&config, log.clone()) {
         Ok(ended) => ExitCode::from(ended.exit_status()),
         Err(error) => {
             log::error!(err:% = format!("{error:#}"); "the service ended with a fault");

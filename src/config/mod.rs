@@ -252,6 +252,8 @@ pub struct LogConfig {
     pub level: log::LevelFilter,
     /// `LOG_FORMAT`.
     pub format: LogFormat,
+    /// Text may be coloured on a terminal: not `NO_COLOR`.
+    pub colour: bool,
     /// `LOG_MESSAGE_KEY`.
     pub message_key: String,
     /// `LOG_ERROR_KEY`.

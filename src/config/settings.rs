@@ -258,9 +258,12 @@ pub struct LogSettings {
     /// What is logged: `error`, `warn`, `info` or `debug`, each with those before it.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: Option<String>,
-    /// `json`, one object a line, or `text` for people.
+    /// `json`, one object a line for machines, or `text` for people.
     #[arg(long, value_name = "FORMAT", default_value = "json")]
     pub log_format: Option<String>,
+    /// No colour in text, whatever the value is. Without it there is colour on a terminal, and nowhere else.
+    #[arg(long, value_name = "ANY", num_args = 0..=1, default_missing_value = "1")]
+    pub no_color: Option<String>,
     /// JSON key of the message.
     #[arg(long, value_name = "KEY", default_value = "msg")]
     pub log_message_key: Option<String>,

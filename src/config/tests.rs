@@ -136,6 +136,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     log: LogConfig {
         level: Info,
         format: Json,
+        colour: true,
         message_key: "msg",
         error_key: "err",
     },

@@ -222,6 +222,8 @@ fn log(settings: &Settings, findings: &mut Findings) -> LogConfig {
     LogConfig {
         level,
         format,
+        // As https://no-color.org has it: whatever the value is.
+        colour: raw!(settings, log.no_color).value.is_none(),
         message_key: message.value.unwrap_or_default().to_owned(),
         error_key: error.value.unwrap_or_default().to_owned(),
     }

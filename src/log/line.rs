@@ -16,6 +16,11 @@ const ERROR: &str = "err";
 const TIME: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
+/// What targets of this crate begin with.
+const OWN_PREFIX: &str = "persistent_cache_service::";
+const DIM: &str = "\u{1b}[2m";
+const PLAIN: &str = "\u{1b}[0m";
+
 /// A record, taken apart.
 pub(super) struct Line {
     time: String,
@@ -69,27 +74,50 @@ impl Line {
         Json::Object(line).to_string()
     }
 
-    /// One line for people, without line break.
+    /// One line for people, without line break: when, how bad and which thread in columns, then what happened, why,
+    /// and the fields. Where in the source it comes from is left out, unless it says more than the message does: at
+    /// debug and below, and for the records of other crates.
     pub(super) fn to_text(&self, is_coloured: bool) -> String {
-        let (colour, plain) = if is_coloured {
-            (colour(self.level), "\u{1b}[0m")
-        } else {
-            ("", "")
-        };
+        let paint = |code: &'static str| if is_coloured { (code, PLAIN) } else { ("", "") };
+        let (colour, plain) = paint(colour(self.level));
         let mut line = format!(
-            "{} {colour}{:5}{plain} [{}] {}: {}",
+            "{} {colour}{:5}{plain} {:14} {}",
             self.time,
             self.level.as_str(),
             on_one_line(&self.thread),
-            on_one_line(&self.target),
             on_one_line(&self.message),
         );
-        let error = self.error.iter().map(|error| (ERROR, error));
-        for (name, value) in error.chain(self.fields.iter().map(|(name, value)| (name.as_str(), value))) {
-            let value = value.as_str().map_or_else(|| value.to_string(), on_one_line);
-            let _ = write!(line, " {}={value}", on_one_line(name)); // a String takes everything
+        // A String takes everything, so that the results of writing need no look.
+        if let Some(error) = &self.error {
+            let _ = write!(line, ": {colour}{}{plain}", text_of(error));
+        }
+        let (dim, plain) = paint(DIM);
+        let mut gap = "  ";
+        for (name, value) in &self.fields {
+            let value = quoted_if_needed(text_of(value));
+            let _ = write!(line, "{gap}{dim}{}={plain}{value}", on_one_line(name));
+            gap = " ";
+        }
+        let own = self.target.strip_prefix(OWN_PREFIX);
+        if own.is_none() || self.level >= Level::Debug {
+            let target = on_one_line(own.unwrap_or(&self.target));
+            let _ = write!(line, "  {dim}[{target}]{plain}");
         }
         line
+    }
+}
+
+/// A field's value in text.
+fn text_of(value: &Json) -> String {
+    value.as_str().map_or_else(|| value.to_string(), on_one_line)
+}
+
+/// In quotes where the end of the value, or that there is one, could not be seen.
+fn quoted_if_needed(value: String) -> String {
+    if value.is_empty() || value.contains([' ', '"', '=']) {
+        format!("\"{}\"", value.replace('"', "\\\""))
+    } else {
+        value
     }
 }
 
@@ -105,7 +133,7 @@ fn colour(level: Level) -> &'static str {
         Level::Error => "\u{1b}[31m",
         Level::Warn => "\u{1b}[33m",
         Level::Info => "\u{1b}[32m",
-        Level::Debug | Level::Trace => "\u{1b}[2m",
+        Level::Debug | Level::Trace => DIM,
     }
 }
 
@@ -261,16 +289,47 @@ mod tests {
     }
 
     #[test]
-    fn text_is_one_line_for_people_in_which_control_characters_are_escaped() {
+    fn text_has_columns_then_what_happened_why_and_the_fields() {
         let line = line(
-            "stop\nforged \u{1b}[31mline",
-            &[("repeated", 7_u64.into()), ("err", "a\r\nb".into())],
+            "cannot receive messages",
+            &[
+                ("repeated", 7_u64.into()),
+                ("err", "connection refused".into()),
+                ("queue", "https://sqs.example/1?a=b".into()),
+                ("user", "".into()),
+                ("said", "no \"entry\"".into()),
+            ],
         );
         assert_eq!(
             line.to_text(false),
-            "2026-11-01T00:00:00.123Z WARN  [worker-3] persistent_cache_service::store: \
-             stop\\nforged \\u{1b}[31mline err=a\\r\\nb repeated=7"
+            "2026-11-01T00:00:00.123Z WARN  worker-3       cannot receive messages: connection refused  repeated=7 \
+             queue=\"https://sqs.example/1?a=b\" user=\"\" said=\"no \\\"entry\\\"\""
         );
+    }
+
+    #[test]
+    fn text_is_one_line_in_which_control_characters_are_escaped() {
+        let line = line("stop\nforged \u{1b}[31mline", &[("err", "a\r\nb".into())]);
+        assert_eq!(
+            line.to_text(false),
+            "2026-11-01T00:00:00.123Z WARN  worker-3       stop\\nforged \\u{1b}[31mline: a\\r\\nb"
+        );
+    }
+
+    #[test]
+    fn text_says_where_it_comes_from_for_others_and_at_debug() {
+        let text = |target: &str, level| {
+            let record = Record::builder()
+                .args(format_args!("m"))
+                .level(level)
+                .target(target)
+                .build();
+            Line::new(&record, NOW, Some("main")).to_text(false)
+        };
+        let own = "persistent_cache_service::store";
+        assert!(text(own, Level::Info).ends_with(" main           m"));
+        assert!(text(own, Level::Debug).ends_with(" m  [store]"));
+        assert!(text("rustls::conn", Level::Warn).ends_with(" m  [rustls::conn]"));
     }
 
     #[test]

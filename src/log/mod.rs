@@ -14,6 +14,7 @@ mod line;
 mod panics;
 
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 
 use flexi_logger::writers::LogWriter;
 use flexi_logger::{DeferredNow, ErrorChannel, FlexiLoggerError, LogSpecBuilder, LogSpecification, Logger};
@@ -29,16 +30,31 @@ use line::Line;
 /// This crate's targets, as `log` has them: the module path.
 const OWN_TARGETS: &str = "persistent_cache_service";
 
-/// Keeps the log going; dropping it ends the log.
+/// Keeps the log going, and can change its level. Dropping the last clone ends the log.
 #[must_use = "the log ends when this is dropped"]
+#[derive(Clone)]
 pub struct LogHandle {
-    _logger: flexi_logger::LoggerHandle,
+    // The handle's own clones would each end the log when dropped.
+    logger: Arc<flexi_logger::LoggerHandle>,
+    level: LevelFilter,
+}
+
+impl LogHandle {
+    /// The level that was configured.
+    pub fn level(&self) -> LevelFilter {
+        self.level
+    }
+
+    /// Logs at this level from now on, by the same rules as at start.
+    pub fn set_level(&self, level: LevelFilter) {
+        self.logger.set_new_spec(specification(level));
+    }
 }
 
 /// Starts the log, once for a process. Fails if there is a logger already.
 pub fn start(config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
     let stdout = Stdout {
-        is_coloured: std::io::stdout().is_terminal(),
+        is_coloured: config.colour && std::io::stdout().is_terminal(),
         config: config.clone(),
     };
     let logger = Logger::with(specification(config.level))
@@ -47,7 +63,10 @@ pub fn start(config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
         .error_channel(ErrorChannel::DevNull)
         .panic_if_error_channel_is_broken(false)
         .start()?;
-    Ok(LogHandle { _logger: logger })
+    Ok(LogHandle {
+        logger: Arc::new(logger),
+        level: config.level,
+    })
 }
 
 fn specification(level: LevelFilter) -> LogSpecification {

@@ -6,6 +6,7 @@ mod queue;
 mod reports;
 mod signals;
 mod store;
+mod verbosity;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -18,7 +19,7 @@ use crate::cache::keyspace::Keyspace;
 use crate::config::Config;
 use crate::edge::EdgeClient;
 use crate::http_client;
-use crate::log::FaultLog;
+use crate::log::{FaultLog, LogHandle};
 use crate::ops::health::{HealthBoard, Patience};
 use crate::ops::metrics::Metrics;
 use crate::ops::server::OpsServer;
@@ -68,6 +69,8 @@ pub struct Parts {
     pub store: Option<Arc<dyn CacheStore>>,
     /// Instead of what follows from the configuration.
     pub patience: Option<Patience>,
+    /// The log whose level a signal may raise; without one, the signal is left to the program.
+    pub log: Option<LogHandle>,
 }
 
 /// What every loop reports to.
@@ -118,14 +121,21 @@ impl Crews {
 }
 
 /// Runs the service until a signal asks it to stop. Fails only if it cannot start: no port, no thread.
-pub fn run(config: &Config) -> anyhow::Result<Ended> {
-    run_with(config, Parts::default())
+pub fn run(config: &Config, log: LogHandle) -> anyhow::Result<Ended> {
+    let parts = Parts {
+        log: Some(log),
+        ..Parts::default()
+    };
+    run_with(config, parts)
 }
 
 /// The same, on other parts than the real ones.
 pub fn run_with(config: &Config, parts: Parts) -> anyhow::Result<Ended> {
     let (died, deaths) = bounded(16);
     let signals = signals::stop_signals(&died)?;
+    if let Some(log) = &parts.log {
+        verbosity::listen(log.clone(), &died)?;
+    }
     http_client::install_crypto_provider();
 
     let metrics = Arc::new(Metrics::new()?);

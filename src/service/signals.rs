@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT: the first asks for a stop, the second ends the process at once.
+//! SIGTERM and SIGINT: the first asks for a stop, the second ends the process at once. (`verbosity` has SIGUSR1.)
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

@@ -2,11 +2,13 @@
 
 use serde_json::Value;
 
+use crate::support::child::Signal;
 use crate::support::messages::{Shape, entitlements_updated, purge, usage_updated};
 use crate::support::sdk::Owner;
-use crate::support::service::{SERVER_API_KEY, Service};
+use crate::support::service::{SERVER_API_KEY, Service, binary};
 use crate::support::stage::Stage;
 use crate::support::state::{State, every_kind, hours_ago};
+use crate::support::tools::system_program;
 
 const CUSTOMER: &str = "customer-who-is-nobodys-business";
 
@@ -165,5 +167,121 @@ fn a_burst_of_the_same_fault_is_not_a_line_each() {
         "{complaints} lines for 20 failures: {:?}",
         service.log_lines()
     );
+    service.stop();
+}
+
+/// Lines of the log whose message begins so.
+fn that_begin(service: &Service, begins: &str) -> usize {
+    let begins_so = |record: &Value| {
+        record["msg"]
+            .as_str()
+            .is_some_and(|text| text.starts_with(begins))
+    };
+    service.log().iter().filter(|record| begins_so(record)).count()
+}
+
+#[test]
+fn sigusr1_raises_the_level_and_again_lowers_it_and_each_time_a_line_says_so() {
+    let stage = Stage::new();
+    let service = Service::start(&stage.settings().set("LOG_LEVEL", "error"));
+    let messages = &telling_messages()[..3];
+    stage.deliver(&service, messages);
+    assert_eq!(
+        service.log_lines(),
+        Vec::<String>::new(),
+        "so far only errors are written"
+    );
+
+    service.signal(Signal::User1);
+    service.wait_until("a line about the raised level", || {
+        that_begin(&service, "SIGUSR1: the log says everything") == 1
+    });
+    stage.deliver(&service, messages);
+    let applied = "applied a message";
+    service.wait_until("lines at debug", || that_begin(&service, applied) > 0);
+
+    service.signal(Signal::User1);
+    service.wait_until("a line about the lowered level", || {
+        that_begin(&service, "SIGUSR1: the log says again what LOG_LEVEL=error says") == 1
+    });
+    let lines_before = service.log_lines().len();
+    stage.deliver(&service, messages);
+    assert_eq!(
+        service.log_lines().len(),
+        lines_before,
+        "{:?}",
+        service.log_lines()
+    );
+
+    let secret = stage.queue.moto.service_user.secret.clone();
+    for line in service.log_lines() {
+        assert!(
+            !line.contains(&secret) && !line.contains(SERVER_API_KEY),
+            "{line}"
+        );
+    }
+    service.stop();
+}
+
+/// The service in text, for people; on a terminal or not.
+fn in_text(stage: &Stage, on_a_terminal: bool, no_color: &str) -> Service {
+    let settings = stage
+        .settings()
+        .set("LOG_FORMAT", "text")
+        .set("NO_COLOR", no_color);
+    if on_a_terminal {
+        // `script` is the terminal, and what is shown on it comes out of it.
+        let program = binary().display().to_string();
+        let arguments = ["-qfec", &program, "/dev/null"];
+        Service::spawn_program(&system_program("script"), &arguments, &settings)
+    } else {
+        Service::spawn(&settings)
+    }
+}
+
+#[test]
+fn text_is_coloured_on_a_terminal_only_and_not_if_no_color_is_set() {
+    for (on_a_terminal, no_color, is_coloured) in [(true, "", true), (true, "1", false), (false, "", false)] {
+        let stage = Stage::new();
+        let service = in_text(&stage, on_a_terminal, no_color);
+        let line = service.wait_for("a line of the start", || {
+            service
+                .log_lines()
+                .into_iter()
+                .find(|line| line.contains("serving /livez"))
+        });
+        let level = if is_coloured {
+            "\u{1b}[32mINFO \u{1b}[0m"
+        } else {
+            "INFO "
+        };
+        assert!(
+            line.contains(&format!("Z {level} main           serving /livez")),
+            "{line:?}"
+        );
+        assert_eq!(line.contains('\u{1b}'), is_coloured, "{line:?}");
+        assert!(line.contains("port="), "{line:?}");
+        // A terminal that is closed ends what runs on it.
+        drop(service);
+    }
+}
+
+#[test]
+fn an_error_in_text_is_one_line_that_says_what_and_why() {
+    let stage = Stage::new();
+    let settings = stage
+        .settings()
+        .set("LOG_FORMAT", "text")
+        .set("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:9");
+    let service = Service::spawn(&settings);
+    let line = service.wait_for("a line about the queue", || {
+        service
+            .log_lines()
+            .into_iter()
+            .find(|line| line.contains("cannot receive messages: "))
+    });
+    let (_, why) = line.split_once("cannot receive messages: ").unwrap();
+    assert!(line.contains("Z ERROR poller-"), "{line}");
+    assert!(why.contains("127.0.0.1:9"), "{line}");
     service.stop();
 }

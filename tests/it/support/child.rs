@@ -84,6 +84,7 @@ impl Lines {
 pub enum Signal {
     Terminate,
     Interrupt,
+    User1,
     Stop,
     Continue,
 }
@@ -207,6 +208,7 @@ impl Process {
         let name = match signal {
             Signal::Terminate => "TERM",
             Signal::Interrupt => "INT",
+            Signal::User1 => "USR1",
             Signal::Stop => "STOP",
             Signal::Continue => "CONT",
         };
