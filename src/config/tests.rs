@@ -5,6 +5,7 @@ mod credentials;
 mod proxy;
 mod queue;
 mod redis;
+mod redis_tls;
 mod values;
 
 use std::path::PathBuf;

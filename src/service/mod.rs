@@ -5,11 +5,12 @@ mod crew;
 mod queue;
 mod reports;
 mod signals;
+mod stop;
 mod store;
 mod verbosity;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
@@ -33,12 +34,13 @@ use crate::pipeline::poller::{LONGEST_BACKOFF, Poller, Polling};
 use crate::pipeline::sampler::Sampler;
 use crate::pipeline::worker::Worker;
 use crate::sentry_reports::Reporter;
-use crate::shutdown::{Stop, StopTrigger, stop_pair};
+use crate::shutdown::stop_pair;
 use crate::sqs::Queue;
 use crate::sqs::credentials::EdgeCredentials;
 use crate::store::CacheStore;
 use credentials::Surroundings;
 use crew::Crew;
+use stop::{Crews, Stops, Triggers, stop};
 
 /// How the service ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,44 +82,6 @@ struct Reports {
     faults: Arc<FaultLog>,
     gate: Arc<RedisGate>,
     reporter: Reporter,
-}
-
-/// What ends the loops, in the order of the stop.
-struct Triggers {
-    polling: StopTrigger,
-    deliveries: StopTrigger,
-    time: StopTrigger,
-    background: StopTrigger,
-}
-
-/// What the loops watch for.
-struct Stops {
-    polling: Stop,
-    last_delivery: Stop,
-    out_of_time: Stop,
-    /// Counts pollers, see [`Poller::expecting`].
-    expecting: Arc<AtomicUsize>,
-}
-
-/// The threads, in the order of the stop.
-struct Crews {
-    pollers: Crew,
-    workers: Crew,
-    acknowledgers: Crew,
-    background: Vec<Crew>,
-    /// Pollers whose call is likely to bring messages soon.
-    expecting: Arc<AtomicUsize>,
-}
-
-impl Crews {
-    /// Waits until no poller holds messages or is likely to receive some, or until the deadline.
-    fn wait_for_expecting_pollers(&self, deadline: Instant) {
-        while self.expecting.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
-            if self.pollers.wait(Instant::now() + Duration::from_millis(10)) {
-                return;
-            }
-        }
-    }
 }
 
 /// Runs the service until a signal asks it to stop. Fails only if it cannot start: no port, no thread.
@@ -405,41 +369,4 @@ fn start_pipeline(
 
 fn clones<L>(count: usize, make: impl FnMut(usize) -> L) -> Vec<L> {
     (0..count).map(make).collect()
-}
-
-/// Ends the loops in order, inside the budget. What was received is applied and deleted, or given back.
-fn stop(budget: Duration, began: Instant, reports: &Reports, triggers: Triggers, crews: &Crews) {
-    reports.health.begin_stop();
-    drop(triggers.polling);
-    // A poller whose call is likely to bring messages is waited for, since what it brings would stay hidden from
-    // others for a visibility timeout. One that waits in a long poll of a quiet queue cannot be woken: what it still
-    // receives before the end it gives back.
-    let ended = crews
-        .pollers
-        .wait(began + (budget / 10).min(Duration::from_secs(1)));
-    if !ended {
-        crews.wait_for_expecting_pollers(began + budget.mul_f64(0.6));
-    }
-    drop(triggers.deliveries);
-    let drained = crews.workers.wait(began + budget.mul_f64(0.75));
-    drop(triggers.time);
-    if !drained {
-        log::warn!("out of time: what is not yet applied is given back to the queue");
-        crews.workers.wait(began + budget.mul_f64(0.85));
-    }
-    if !crews.acknowledgers.wait(began + budget) {
-        log::warn!(
-            "some messages could not be settled in time: they come again when their visibility timeout ends"
-        );
-    }
-    // A poller may have received messages in the meantime, and be giving them back.
-    crews.wait_for_expecting_pollers(began + budget);
-    drop(triggers.background);
-    // A program that prints credentials is killed by the thread that asked for it, which may be a poller.
-    crews
-        .pollers
-        .wait((began + budget).min(Instant::now() + Duration::from_millis(200)));
-    for crew in &crews.background {
-        crew.wait(began + budget);
-    }
 }

@@ -54,7 +54,7 @@ fn pure_rooms_do_no_io_and_read_no_clock() {
         "event/",
         "entitlement/",
         "cache/",
-        "sqs/wire.rs",
+        "sqs/wire",
         "sqs/region.rs",
         "sqs/sign.rs",
         "edge/answer.rs",

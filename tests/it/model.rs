@@ -44,6 +44,7 @@ mod origin;
 mod reader;
 mod rig;
 mod run;
+mod truth;
 
 use persistent_cache_service::clock;
 

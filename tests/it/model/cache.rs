@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::origin::Subject;
+use super::truth::Subject;
 use crate::support::redis::{Entry, TestRedis};
 use crate::support::stage::PREFIX;
 

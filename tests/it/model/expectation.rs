@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::cache::{Cache, Cached, Stamped};
-use super::origin::{Listing, Measured, Origin, Story, Subject, Truth};
+use super::origin::Origin;
 use super::run::Variant;
+use super::truth::{Listing, Measured, Story, Subject, Truth};
 
 /// Lines of what differs, subject by subject.
 pub fn differences(

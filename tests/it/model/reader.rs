@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use redis::Commands;
 use serde_json::{Map, Value, json};
 
-use super::origin::{Listing, Measured, Origin, Subject, Truth};
+use super::origin::Origin;
+use super::truth::{Listing, Measured, Subject, Truth};
 use crate::support::redis::TestRedis;
 use crate::support::stage::PREFIX;
 

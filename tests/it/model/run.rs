@@ -5,9 +5,10 @@ use persistent_cache_service::clock;
 
 use super::cache::{Cache, look};
 use super::expectation::differences;
-use super::origin::{Origin, Subject, Truth};
+use super::origin::Origin;
 use super::reader::Reader;
 use super::rig::Rig;
+use super::truth::{Subject, Truth};
 
 /// How the service is set up.
 #[derive(Debug, Clone, Copy)]
