@@ -4,6 +4,7 @@
 //! against the timestamp stored beside it, in one atomic step on the server (see `store`).
 
 pub mod keyspace;
+pub mod readers;
 
 use crate::config::CacheUpdatePolicy;
 use crate::entitlement::stored::{CacheFormat, entitlements_json, metadata_json, usage_json};

@@ -8,11 +8,17 @@ use std::ffi::OsString;
 use clap::{Arg, Args, FromArgMatches, Subcommand};
 use clap_complete::Shell;
 
+use super::inspect::InspectArgs;
 use crate::config::{Environment, Settings};
 
 /// A command beside the service itself.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Shows what is cached for a customer, and whether each generation of Stigg's SDKs would answer from it.
+    ///
+    /// Reads Redis and changes nothing. Exit status: 0 if something is cached, 3 if nothing is, 1 if Redis cannot be
+    /// asked, 78 if the configuration has faults.
+    Inspect(InspectArgs),
     /// Asks a running service whether its loops come round (`GET /livez` on `PORT` of this machine).
     ///
     /// For probes in images without a shell. Exit status: 0 if it is up, 1 if it is down or does not answer, 78 if
@@ -58,6 +64,7 @@ pub struct CommandLine {
 fn uses(command: &str) -> Uses {
     let (groups, settings): (&[&str], &[&str]) = match command {
         "live" | "ready" => (&["HTTP"], &[]),
+        "inspect" => (&["Redis"], &["environment_prefix", "log_level"]),
         _ => (&[], &[]),
     };
     Uses { groups, settings }

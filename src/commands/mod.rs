@@ -6,13 +6,18 @@
 
 pub mod args;
 
+mod human;
+mod inspect;
+mod opened;
 mod probe;
+mod terminal;
 
 use std::fmt::Display;
 use std::io::Write;
 use std::process::ExitCode;
 
 use self::args::Command;
+use self::opened::Opened;
 use crate::config::{Faults, Settings};
 
 /// It came to the end that was wished for.
@@ -27,6 +32,7 @@ pub const CONFIGURATION: u8 = 78;
 /// Runs a command to its end.
 pub fn run(command: &Command, settings: &Settings) -> ExitCode {
     let status = match command {
+        Command::Inspect(args) => inspect::run(settings, args),
         Command::Live => probe::run(settings, "/livez"),
         Command::Ready => probe::run(settings, "/readyz"),
         Command::Completions { shell } => completions(*shell),

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use url::Url;
 
+pub use parts::{CacheAccess, EdgeAccess};
 pub use proxy::{NoProxy, Proxy};
 pub use secret::Secret;
 pub use settings::{Environment, Settings, of_process};

@@ -30,6 +30,14 @@ pub(super) fn address(settings: &Settings, findings: &mut Findings) -> Option<Qu
     })
 }
 
+/// The region, as far as the settings tell it: for those who do without the queue.
+pub(super) fn region_if_told(settings: &Settings) -> Option<String> {
+    let told = raw!(settings, queue.queue_url)
+        .value
+        .and_then(region::of_queue_url);
+    raw!(settings, queue.aws_region).value.map(str::to_owned).or(told)
+}
+
 fn queue_url(settings: &Settings, findings: &mut Findings) -> Option<Url> {
     let raw = raw!(settings, queue.queue_url);
     let Some(value) = raw.value else {

@@ -56,22 +56,11 @@ impl Settings {
         };
         let redis = redis::redis(self, &aws, findings);
         let environment_prefix = environment_prefix(self, findings);
-        let cache_update_policy = findings.choice(
-            raw!(self, cache.cache_update_policy),
-            [
-                ("UPDATE_IF_EXISTS", CacheUpdatePolicy::UpdateIfExists),
-                ("UPSERT", CacheUpdatePolicy::Upsert),
-            ],
-        );
-        let cache_format = findings.choice(
-            raw!(self, cache.cache_format),
-            [
-                ("compatible", CacheFormat::Compatible),
-                ("v3", CacheFormat::V3),
-                ("v4", CacheFormat::V4),
-            ],
-        );
-        let expiry = expiry(self, findings);
+        let CacheRules {
+            policy,
+            format,
+            expiry,
+        } = cache_rules(self, findings);
         let retries = raw!(self, older.cache_lock_retry_count);
         if retries.value.is_some() {
             findings.notice(
@@ -99,8 +88,8 @@ impl Settings {
             redis: redis?,
             batch_size,
             expiry,
-            cache_update_policy,
-            cache_format,
+            cache_update_policy: policy,
+            cache_format: format,
             sentry: sentry?,
             port,
             log,
@@ -133,7 +122,7 @@ impl Findings {
     }
 }
 
-fn environment_prefix(settings: &Settings, findings: &mut Findings) -> String {
+pub(super) fn environment_prefix(settings: &Settings, findings: &mut Findings) -> String {
     let newer = raw!(settings, cache.environment_prefix);
     let raw = findings.newer_or_older(newer, raw!(settings, older.redis_environment_prefix));
     let prefix = raw.value.unwrap_or_default();
@@ -147,6 +136,34 @@ fn environment_prefix(settings: &Settings, findings: &mut Findings) -> String {
         );
     }
     prefix.to_owned()
+}
+
+/// What is written, and for how long.
+pub(super) struct CacheRules {
+    pub policy: CacheUpdatePolicy,
+    pub format: CacheFormat,
+    pub expiry: Expiry,
+}
+
+pub(super) fn cache_rules(settings: &Settings, findings: &mut Findings) -> CacheRules {
+    CacheRules {
+        policy: findings.choice(
+            raw!(settings, cache.cache_update_policy),
+            [
+                ("UPDATE_IF_EXISTS", CacheUpdatePolicy::UpdateIfExists),
+                ("UPSERT", CacheUpdatePolicy::Upsert),
+            ],
+        ),
+        format: findings.choice(
+            raw!(settings, cache.cache_format),
+            [
+                ("compatible", CacheFormat::Compatible),
+                ("v3", CacheFormat::V3),
+                ("v4", CacheFormat::V4),
+            ],
+        ),
+        expiry: expiry(settings, findings),
+    }
 }
 
 fn expiry(settings: &Settings, findings: &mut Findings) -> Expiry {
@@ -181,7 +198,7 @@ fn expiry(settings: &Settings, findings: &mut Findings) -> Expiry {
     Expiry::Never
 }
 
-fn log(settings: &Settings, findings: &mut Findings) -> LogConfig {
+pub(super) fn log(settings: &Settings, findings: &mut Findings) -> LogConfig {
     let level_raw = raw!(settings, log.log_level);
     // `trace` is taken too, for those who look into the service itself.
     let level = if level_raw

@@ -12,6 +12,7 @@
 mod faults;
 mod line;
 mod panics;
+mod stderr;
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use log::{LevelFilter, Record};
 
 pub use faults::{FaultLog, Outage};
 pub use panics::install_panic_hook;
+pub use stderr::start_on_stderr;
 
 use crate::clock;
 use crate::config::{LogConfig, LogFormat};

@@ -57,29 +57,55 @@ pub(super) fn start(
         stop,
         died,
     } = surroundings;
-    let fetch: Box<dyn Fetch> = match source {
-        CredentialSource::Static(keys) => {
-            let provider = Arc::new(static_credentials(keys));
-            tell(purpose, provider.as_ref());
-            return Ok((provider, None));
-        }
-        CredentialSource::WebIdentity(source) => Box::new(WebIdentityCredentials::new(source.clone(), proxy)),
-        CredentialSource::Container(source) => Box::new(ContainerCredentials::new(source.clone())),
-        CredentialSource::Profile(source) => Box::new(profile(source, proxy, stop.clone())),
-        CredentialSource::InstanceMetadata(source) => {
-            Box::new(InstanceMetadataCredentials::new(source.clone()))
-        }
-        CredentialSource::EdgeApi => Box::new(edge),
+    let (provider, renewing) = provider(source, proxy, edge, stop.clone());
+    tell(purpose, provider.as_ref());
+    let Some(renewing) = renewing else {
+        return Ok((provider, None));
     };
-    let renewing = Arc::new(RenewingCredentials::new(fetch).decided_by(source.variables()));
-    tell(purpose, renewing.as_ref());
     let renew = {
         let credentials = Arc::clone(&renewing);
         let (metrics, faults) = (Arc::clone(&reports.metrics), Arc::clone(&reports.faults));
         move || renew(&credentials, purpose, &metrics, &faults, &stop)
     };
     let crew = Crew::start(purpose.thread, died, vec![renew])?;
-    Ok((renewing, Some(crew)))
+    Ok((provider, Some(crew)))
+}
+
+/// A provider, and that part of it which is to be renewed ahead of expiry: none for keys as the operator gave them.
+/// Without a renewal a caller waits for the fetch.
+pub(crate) type Provider = (Arc<dyn CredentialsProvider>, Option<Arc<RenewingCredentials>>);
+
+/// The provider of a source. `stop` ends a program that prints credentials.
+pub(crate) fn provider(
+    source: &CredentialSource,
+    proxy: Option<Proxy>,
+    edge: EdgeCredentials,
+    stop: Stop,
+) -> Provider {
+    own_provider(source, proxy, stop).unwrap_or_else(|| renewing(source, Box::new(edge)))
+}
+
+/// The provider of AWS credentials of the operator's own. None for those of the Edge API.
+pub(crate) fn own_provider(source: &CredentialSource, proxy: Option<Proxy>, stop: Stop) -> Option<Provider> {
+    let fetch: Box<dyn Fetch> = match source {
+        CredentialSource::Static(keys) => return Some((Arc::new(static_credentials(keys)), None)),
+        CredentialSource::WebIdentity(source) => Box::new(WebIdentityCredentials::new(source.clone(), proxy)),
+        CredentialSource::Container(source) => Box::new(ContainerCredentials::new(source.clone())),
+        CredentialSource::Profile(source) => Box::new(profile(source, proxy, stop)),
+        CredentialSource::InstanceMetadata(source) => {
+            Box::new(InstanceMetadataCredentials::new(source.clone()))
+        }
+        CredentialSource::EdgeApi => return None,
+    };
+    Some(renewing(source, fetch))
+}
+
+fn renewing(source: &CredentialSource, fetch: Box<dyn Fetch>) -> Provider {
+    let renewing = Arc::new(RenewingCredentials::new(fetch).decided_by(source.variables()));
+    (
+        Arc::clone(&renewing) as Arc<dyn CredentialsProvider>,
+        Some(renewing),
+    )
 }
 
 fn static_credentials(keys: &StaticKeys) -> StaticCredentials {

@@ -1,6 +1,6 @@
 //! The composition root: builds every real part, starts every thread, and stops them in order.
 
-mod credentials;
+pub(crate) mod credentials;
 mod crew;
 mod queue;
 mod reports;

@@ -7,6 +7,7 @@
 mod connection;
 mod errors;
 mod iam_token;
+pub mod look;
 mod redis_store;
 mod scripts;
 mod sentinel;

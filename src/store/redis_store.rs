@@ -158,7 +158,11 @@ impl RedisStore {
 
     /// Sends the calls in one go and reads an answer each. Any error poisons the connection, since answers of
     /// this round trip may still be under way on it.
-    fn round_trip(&self, connection: &mut PooledConnection, calls: &Calls) -> Result<Vec<Value>, StoreError> {
+    pub(super) fn round_trip(
+        &self,
+        connection: &mut PooledConnection,
+        calls: &Calls,
+    ) -> Result<Vec<Value>, StoreError> {
         match exchange(connection, calls) {
             Ok(answers) => {
                 connection.has_served = true;
@@ -176,7 +180,7 @@ impl RedisStore {
     }
 
     /// What a server's error means for one change. One that reaches all of Redis poisons the connection.
-    fn server_error(
+    pub(super) fn server_error(
         &self,
         connection: &mut PooledConnection,
         error: redis::ServerError,
@@ -246,13 +250,13 @@ impl RedisStore {
 
 /// Calls that go out together, as bytes.
 #[derive(Default)]
-struct Calls {
+pub(super) struct Calls {
     request: Vec<u8>,
     count: usize,
 }
 
 impl Calls {
-    fn add(&mut self, call: &Cmd) {
+    pub(super) fn add(&mut self, call: &Cmd) {
         call.write_packed_command(&mut self.request);
         self.count += 1;
     }
@@ -437,7 +441,7 @@ impl CacheStore for RedisStore {
 }
 
 /// An answer, or the server's error.
-fn served(answer: Value) -> Result<Value, redis::ServerError> {
+pub(super) fn served(answer: Value) -> Result<Value, redis::ServerError> {
     if let Value::ServerError(error) = answer {
         return Err(error);
     }

@@ -49,6 +49,7 @@ mod panics;
 mod visibility;
 mod watchdog;
 
+mod command_inspect;
 mod command_probes;
 mod config;
 mod house;
