@@ -97,6 +97,11 @@ impl Settings {
         })
     }
 
+    /// What a command prints may be coloured on a terminal.
+    pub fn may_colour(&self) -> bool {
+        raw!(self, log.no_color).value.is_none()
+    }
+
     /// The log of a command: for people, and of warnings and worse, unless it is set.
     pub fn command_log(&self) -> Result<LogConfig, Faults> {
         let mut config = part(|findings| Some(validate::log(self, findings)))?;

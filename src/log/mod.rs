@@ -12,7 +12,6 @@
 mod faults;
 mod line;
 mod panics;
-mod stderr;
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -23,7 +22,6 @@ use log::{LevelFilter, Record};
 
 pub use faults::{FaultLog, Outage};
 pub use panics::install_panic_hook;
-pub use stderr::start_on_stderr;
 
 use crate::clock;
 use crate::config::{LogConfig, LogFormat};
@@ -53,14 +51,30 @@ impl LogHandle {
     }
 }
 
-/// Starts the log, once for a process. Fails if there is a logger already.
+/// Starts the log on standard output, once for a process. Fails if there is a logger already.
 pub fn start(config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
-    let stdout = Stdout {
-        is_coloured: config.colour && std::io::stdout().is_terminal(),
+    let is_terminal = std::io::stdout().is_terminal();
+    start_on(|| Box::new(std::io::stdout().lock()), is_terminal, config)
+}
+
+/// The same on standard error: for commands, whose standard output is for what they found out.
+pub fn start_on_stderr(config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
+    let is_terminal = std::io::stderr().is_terminal();
+    start_on(|| Box::new(std::io::stderr().lock()), is_terminal, config)
+}
+
+fn start_on(
+    stream: fn() -> Box<dyn Write>,
+    is_terminal: bool,
+    config: &LogConfig,
+) -> Result<LogHandle, FlexiLoggerError> {
+    let output = Output {
+        stream,
+        is_coloured: config.colour && is_terminal,
         config: config.clone(),
     };
     let logger = Logger::with(specification(config.level))
-        .log_to_writer(Box::new(stdout))
+        .log_to_writer(Box::new(output))
         // flexi_logger's own troubles have nowhere better to go, and its default is a panic.
         .error_channel(ErrorChannel::DevNull)
         .panic_if_error_channel_is_broken(false)
@@ -82,12 +96,14 @@ fn specification(level: LevelFilter) -> LogSpecification {
         .build()
 }
 
-struct Stdout {
+struct Output {
+    /// Locks standard output, or standard error.
+    stream: fn() -> Box<dyn Write>,
     is_coloured: bool,
     config: LogConfig,
 }
 
-impl LogWriter for Stdout {
+impl LogWriter for Output {
     fn write(&self, _now: &mut DeferredNow, record: &Record) -> std::io::Result<()> {
         let line = Line::new(record, clock::now(), std::thread::current().name());
         let mut text = match self.config.format {
@@ -96,12 +112,12 @@ impl LogWriter for Stdout {
         };
         text.push('\n');
         // In one call, so that lines of several threads do not mix. Nobody could be told of a failure.
-        let _ = std::io::stdout().lock().write_all(text.as_bytes());
+        let _ = (self.stream)().write_all(text.as_bytes());
         Ok(())
     }
 
     fn flush(&self) -> std::io::Result<()> {
-        let _ = std::io::stdout().lock().flush();
+        let _ = (self.stream)().flush();
         Ok(())
     }
 }

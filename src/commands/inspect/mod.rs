@@ -67,7 +67,7 @@ pub(super) fn run(settings: &Settings, args: &InspectArgs) -> u8 {
             }
         };
     } else {
-        let is_coloured = std::io::stdout().is_terminal();
+        let is_coloured = settings.may_colour() && std::io::stdout().is_terminal();
         print(&table::table(&report, clock::now(), is_coloured));
     }
     if report.cached { DONE } else { NOT_CACHED }
