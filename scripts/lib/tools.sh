@@ -47,6 +47,14 @@ need_openssl() {
     command -v openssl >/dev/null || debian_packages openssl openssl
 }
 
+# Not for the demo: judges the alert rules, the dashboard's queries and the metrics page: promtool, and a server that scrapes. What else
+# the package recommends (an exporter that would be started) is left out.
+need_prometheus() {
+    if ! command -v promtool >/dev/null || ! command -v prometheus >/dev/null; then
+        debian_packages prometheus --no-install-recommends prometheus
+    fi
+}
+
 # Children are started through setpriv, so that they end with whoever started them, however that ends.
 need_setpriv() {
     [ -x /usr/bin/setpriv ] || debian_packages setpriv util-linux

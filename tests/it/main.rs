@@ -56,3 +56,4 @@ mod house;
 mod http;
 mod logs;
 mod reports;
+mod watching;

@@ -1,6 +1,7 @@
-//! A command of the binary, run to its end.
+//! A command of the binary, or another program, run to its end.
 
 use std::io::{Read, Write};
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -31,8 +32,18 @@ pub fn run(settings: &Settings, arguments: &[&str]) -> Ended {
 
 /// Runs a command with this on its standard input, which is no terminal.
 pub fn run_with_input(settings: &Settings, arguments: &[&str], input: &str) -> Ended {
-    let (process, mut stdin, mut stdout) =
-        Process::start_with_pipes("command", binary(), arguments, &settings.environment());
+    run_program("command", binary(), arguments, &settings.environment(), input)
+}
+
+/// Runs any program with this on its standard input.
+pub fn run_program(
+    name: &str,
+    program: &Path,
+    arguments: &[&str],
+    environment: &[(String, String)],
+    input: &str,
+) -> Ended {
+    let (process, mut stdin, mut stdout) = Process::start_with_pipes(name, program, arguments, environment);
     let input = input.to_owned();
     // A command that does not read its input closes the pipe: no fault of anybody's.
     let writer = thread("command-stdin", move || drop(stdin.write_all(input.as_bytes())));
