@@ -11,6 +11,7 @@
 //! poller-0..P --Delivery--> bounded --> worker-0..W --Settled--> bounded --> acknowledger-0..P
 //! heartbeat (visibility of what is in hand)   sampler (Redis health, statistics; whether the pollers come round)
 //! guard (once: whose customers are in Redis)   credentials (renewal)   reports (Sentry)   ops-http   signals
+//! watchdog (tells systemd that the loops live)
 //! log-level
 //! ```
 //! The loops are no scoped threads: a poller in a long poll cannot be woken, and must not hold up the end of the
@@ -47,6 +48,7 @@ pub mod service;
 
 pub mod commands;
 
+pub mod build_info;
 pub mod clock;
 pub mod config;
 pub mod http_client;

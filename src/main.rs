@@ -4,9 +4,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use persistent_cache_service::config::{Settings, of_process};
-use persistent_cache_service::{commands, log as service_log, service};
+use persistent_cache_service::{build_info, commands, log as service_log, service};
 
 fn main() -> ExitCode {
+    host_lookup::use_what_is_built_in();
     let (args, environment) = of_process();
     let line = match commands::args::parse(args, &environment) {
         Ok(line) => line,
@@ -40,7 +41,7 @@ fn run_service(settings: &Settings) -> ExitCode {
         }
     };
     service_log::install_panic_hook();
-    log::info!(version = env!("CARGO_PKG_VERSION"), region = config.region.as_str(), queue = config.queue_url.as_str(); "starting");
+    log::info!(version = build_info::VERSION, commit = build_info::COMMIT, region = config.region.as_str(), queue = config.queue_url.as_str(); "starting");
     for notice in &config.notices {
         log::warn!("{notice}");
     }

@@ -31,12 +31,23 @@ fail() {
     if [ $# -gt 1 ]; then
         printf 'to mend it: %s\n' "$2" >&2
     fi
-    trap - EXIT
+    trap clean_up EXIT
     exit 1
+}
+
+# clean_up_at_the_end COMMAND: done however the run ends, the last one first.
+clean_ups=()
+clean_up_at_the_end() {
+    clean_ups=("$1" "${clean_ups[@]}")
+}
+clean_up() {
+    local command
+    for command in "${clean_ups[@]}"; do eval "$command" || true; done
 }
 
 tell_the_failed_step() {
     local status=$?
+    clean_up
     if [ "$status" -ne 0 ]; then
         printf '\nfailed at step: %s (exit status %s)\n' "$current_step" "$status" >&2
     fi

@@ -22,11 +22,15 @@ debian_packages() {
     fi
 }
 
-need_rust() {
+need_cargo() {
     command -v cargo >/dev/null || fail 'cargo is not installed' 'install Rust 1.95 or newer, see https://rustup.rs'
+    command -v cc >/dev/null || debian_packages 'a C compiler (cc)' build-essential
+}
+
+need_rust() {
+    need_cargo
     cargo fmt --version >/dev/null 2>&1 || fail 'rustfmt is not installed' 'rustup component add rustfmt'
     cargo clippy --version >/dev/null 2>&1 || fail 'clippy is not installed' 'rustup component add clippy'
-    command -v cc >/dev/null || debian_packages 'a C compiler (cc)' build-essential
 }
 
 need_node() {
@@ -116,6 +120,62 @@ need_cargo_deny() {
     echo "building cargo-deny $cargo_deny_version (about four minutes, once)"
     cargo install --quiet --locked cargo-deny --version "$cargo_deny_version" ||
         fail "cargo-deny could not be installed" "cargo install --locked cargo-deny --version $cargo_deny_version"
+}
+
+# Lists the parts of the binary (SBOM). Built from source as well, which takes about two minutes.
+cargo_cyclonedx_version=0.5.9
+need_cargo_cyclonedx() {
+    PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
+    command -v cargo-cyclonedx >/dev/null && return
+    echo "building cargo-cyclonedx $cargo_cyclonedx_version (about two minutes, once)"
+    cargo install --quiet --locked cargo-cyclonedx --version "$cargo_cyclonedx_version" ||
+        fail "cargo-cyclonedx could not be installed" "cargo install --locked cargo-cyclonedx --version $cargo_cyclonedx_version"
+}
+
+# Makes the image.
+need_buildah() {
+    command -v buildah >/dev/null || debian_packages buildah buildah
+}
+
+# Runs it; with runc, since crun asks for more than some machines allow.
+need_podman() {
+    command -v podman >/dev/null || debian_packages podman podman
+    command -v runc >/dev/null || debian_packages runc runc
+}
+
+# Checks the unit; systemd need not run.
+need_systemd_analyze() {
+    command -v systemd-analyze >/dev/null || debian_packages systemd-analyze systemd
+}
+
+need_dpkg_deb() {
+    command -v dpkg-deb >/dev/null || debian_packages dpkg-deb dpkg-dev
+}
+
+# Looks the Debian package over.
+need_lintian() {
+    command -v lintian >/dev/null || debian_packages lintian lintian
+}
+
+# A small Debian for trying the package in, kept as an archive, since each try spoils its copy.
+debian_suite=bookworm
+need_debian_root() {
+    [ "$(id -u)" -eq 0 ] || fail 'trying the package takes root, for a chroot' 'sudo scripts/deb --try'
+    [ "$(cat "$tools/debian/.complete" 2>/dev/null)" != "$debian_suite" ] || return 0
+    command -v debootstrap >/dev/null || debian_packages debootstrap debootstrap
+    echo "installing a small Debian ($debian_suite)"
+    rm -rf "$tools/debian"
+    mkdir -p "$tools/debian/root"
+    # From where this machine has its own packages.
+    # shellcheck disable=SC2016 # apt-get expands it
+    local mirror
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $debian_suite" 2>/dev/null | head -n 1)
+    debootstrap --variant=minbase --include=ca-certificates,adduser "$debian_suite" "$tools/debian/root" ${mirror:+"$mirror"} >"$tools/debian/log" 2>&1 ||
+        fail 'the small Debian could not be installed' "see $tools/debian/log"
+    rm -rf "$tools"/debian/root/var/cache/apt/archives/*.deb "$tools"/debian/root/var/lib/apt/lists/*
+    tar -C "$tools/debian/root" --exclude ./dev --exclude ./proc --exclude ./sys -cf "$tools/debian/root.tar" .
+    rm -rf "$tools/debian/root"
+    echo "$debian_suite" >"$tools/debian/.complete"
 }
 
 # install_tools: all of it. Two runs at once take turns.

@@ -36,6 +36,7 @@ const ALSO_IN_SMALL_LETTERS: [&str; 2] = ["https_proxy", "no_proxy"];
 #[derive(Parser)]
 #[command(
     version,
+    long_version = crate::build_info::version_and_commit(),
     max_term_width = 100,
     // The help is the same for -h and --help: no setting needs more than its sentence.
     next_line_help = true,

@@ -12,6 +12,7 @@ use prometheus::{
 };
 
 use super::series::{self, Series};
+use crate::build_info::{COMMIT, VERSION};
 
 pub use super::series::metrics_table;
 
@@ -90,10 +91,7 @@ impl Metrics {
             &registry,
             GaugeVec::new(opts(&series::BUILD_INFO), series::BUILD_INFO.labels)?,
         )?;
-        let commit = option_env!("PCS_COMMIT").unwrap_or("unknown");
-        build_info
-            .with_label_values(&[env!("CARGO_PKG_VERSION"), commit])
-            .set(1.0);
+        build_info.with_label_values(&[VERSION, COMMIT]).set(1.0);
         Ok(Self {
             write_duration: histogram(&registry, &series::WRITE_DURATION, &DURATION_BUCKETS_SECONDS)?,
             write_errors: counter(&registry, &series::WRITE_ERRORS)?,

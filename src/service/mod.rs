@@ -7,6 +7,7 @@ mod reports;
 mod signals;
 mod stop;
 mod store;
+mod systemd;
 mod verbosity;
 
 use std::sync::Arc;
@@ -132,13 +133,21 @@ pub fn run_with(config: &Config, parts: Parts) -> anyhow::Result<Ended> {
     log::info!(port = ops.local_port(); "serving /livez, /readyz and /metrics");
 
     let (triggers, crews) = start_loops(config, parts, &reports, &died)?;
+    let (watchdog_end, watchdog_stop) = stop_pair();
+    let watchdog = systemd::start_watchdog(&reports.health, &reports.faults, watchdog_stop, &died)?;
+    systemd::tell_ready(&reports.faults);
 
     let ended = wait_for_the_end(&signals, &deaths);
     if ended == Ended::LoopDied {
         reports.reporter.report_error("a loop of this service died");
     }
     let began = Instant::now();
+    systemd::tell_stopping(config.shutdown_timeout, &reports.faults);
     stop(config.shutdown_timeout, began, &reports, triggers, &crews);
+    drop(watchdog_end);
+    if let Some(watchdog) = watchdog {
+        watchdog.wait(began + config.shutdown_timeout);
+    }
     ops.unblock();
     ops_crew.wait(began + config.shutdown_timeout);
     reports.faults.flush(Instant::now());

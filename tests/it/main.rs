@@ -43,6 +43,7 @@ mod rotation;
 mod sentinel;
 mod shutdown;
 mod stops;
+mod systemd;
 
 mod faulty;
 mod panics;

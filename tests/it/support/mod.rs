@@ -19,6 +19,7 @@ pub mod edge;
 pub mod fake_stage;
 pub mod http;
 pub mod imds;
+pub mod notify_socket;
 pub mod prometheus;
 pub mod sentry;
 pub mod service;
