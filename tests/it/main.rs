@@ -56,4 +56,5 @@ mod house;
 mod http;
 mod logs;
 mod reports;
+mod status_page;
 mod watching;
