@@ -129,6 +129,25 @@ need_schemas() {
     fi
 }
 
+# The browser that looks at the status page, and what drives it (a private npm directory). Without what Debian only
+# recommends, which is a desktop.
+need_browser() {
+    local manifest=$root/tests/browser/package.json npmrc=$root/tests/browser/.npmrc version directory
+    command -v chromium >/dev/null || debian_packages chromium --no-install-recommends chromium fonts-dejavu-core
+    version=$(node -p "require('$manifest').dependencies['playwright-core']")
+    directory=$tools/browser-$version
+    if ! is_complete "$directory" "$manifest" "$npmrc"; then
+        echo "installing playwright-core $version and axe-core"
+        rm -rf "$directory"
+        mkdir -p "$directory"
+        cp "$manifest" "$npmrc" "$directory/"
+        (cd "$directory" && npm install --silent --no-audit --no-fund --ignore-scripts) ||
+            fail "playwright-core $version could not be installed" "cd $directory && npm install"
+        mark_complete "$directory" "$manifest" "$npmrc"
+    fi
+    ln -sfn "browser-$version" "$tools/browser"
+}
+
 # Checks the supply chain. Built from source, which takes about four minutes, so it goes where cargo keeps programs
 # and is built once a machine, not once a checkout. Another version that is already there is used as it is.
 cargo_deny_version=0.20.2

@@ -1,7 +1,8 @@
 //! Settings (raw: environment and flags) -> Config (validated, all faults at once). The only reader of the
 //! environment.
 //!
-//! `settings` says which settings there are, `table` shows them to readers of README, `validate` judges them with
+//! `settings` says which settings there are, `table` shows them to readers of README and `shown` to those of the status
+//! page, `validate` judges them with
 //! the help of `values` (numbers, choices, secrets), `queue` (region, endpoint), `credentials` (where AWS's come from;
 //! `profiles` reads the files that AWS's tools share), `proxy` and `redis` (address, TLS). `parts` judges no more than a
 //! command needs. A fault or a notice never holds a
@@ -15,6 +16,7 @@ mod queue;
 mod redis;
 mod secret;
 mod settings;
+mod shown;
 mod table;
 mod validate;
 mod values;
@@ -31,6 +33,7 @@ pub use parts::{CacheAccess, EdgeAccess};
 pub use proxy::{NoProxy, Proxy};
 pub use secret::Secret;
 pub use settings::{Environment, Settings, of_process};
+pub use shown::{Shown, ShownSetting, ShownSettings};
 pub use table::settings_table;
 pub use values::Faults;
 
@@ -294,6 +297,8 @@ pub struct Config {
     pub sentry: SentryConfig,
     /// Port of the HTTP endpoints.
     pub port: u16,
+    /// There are a status page and `/status`.
+    pub status_page: bool,
     /// The log.
     pub log: LogConfig,
     /// Pollers, at least 1.
@@ -308,4 +313,20 @@ pub struct Config {
     pub poison_policy: PoisonPolicy,
     /// Things worth a warning in the log at start (ignored settings, aliases in use …), one line each.
     pub notices: Vec<String>,
+    /// The settings as anybody may see them.
+    pub shown: ShownSettings,
+}
+
+impl CredentialSource {
+    /// As `CREDENTIAL_SOURCE` calls it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Static(_) => "static",
+            Self::WebIdentity(_) => "web-identity",
+            Self::Container(_) => "container",
+            Self::Profile(_) => "profile",
+            Self::InstanceMetadata(_) => "instance-metadata",
+            Self::EdgeApi => "edge",
+        }
+    }
 }

@@ -12,15 +12,16 @@ use std::ffi::{OsStr, OsString};
 
 use clap::builder::StyledStr;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, CommandFactory, Parser, value_parser};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, value_parser};
 
 pub use self::credentials::CredentialSettings;
+use super::shown::ShownSettings;
 
 /// Environment variables as a snapshot, so that a test can pass its own.
 pub type Environment = HashMap<OsString, OsString>;
 
 /// Fields whose inner white space counts. Only line breaks at their end are dropped, as from a secret's file.
-const KEPT_AS_THEY_ARE: [&str; 6] = [
+pub(super) const KEPT_AS_THEY_ARE: [&str; 6] = [
     "server_api_key",
     "aws_secret_access_key",
     "aws_session_token",
@@ -87,6 +88,9 @@ pub struct Settings {
     /// Variables whose value is not UTF-8.
     #[arg(skip)]
     pub not_utf8: Vec<String>,
+    /// What may be seen of them.
+    #[arg(skip)]
+    pub(super) shown: ShownSettings,
 }
 
 /// Where changes come from.
@@ -246,9 +250,12 @@ pub struct CacheSettings {
 #[derive(Args)]
 #[command(next_help_heading = "HTTP")]
 pub struct HttpSettings {
-    /// Port of `/livez`, `/readyz` and `/metrics`; 0 takes a free one, which the log tells.
+    /// Port of `/livez`, `/readyz`, `/metrics` and the status page; 0 takes a free one, which the log tells.
     #[arg(long, value_name = "PORT", default_value = "4000")]
     pub port: Option<String>,
+    /// Serve the status page, `/`, and the same as JSON, `/status`. If not, both are a 404.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "1", default_value = "1")]
+    pub status_page: Option<String>,
 }
 
 /// The log.
@@ -379,8 +386,10 @@ impl Settings {
             given.insert(field.to_owned());
         }
         // Flags and environment are one list of flags now, which fills the struct.
-        let settings = Self::try_parse_from(arguments)?;
+        let values = Self::command().try_get_matches_from(arguments)?;
+        let settings = Self::from_arg_matches(&values)?;
         Ok(Self {
+            shown: ShownSettings::of(&command, &values, |field| given.contains(field)),
             given,
             not_utf8,
             ..settings

@@ -6,6 +6,7 @@ mod proxy;
 mod queue;
 mod redis;
 mod redis_tls;
+mod shown;
 mod values;
 
 use std::path::PathBuf;
@@ -134,6 +135,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     cache_format: Compatible,
     sentry: RemoteConfiguration,
     port: 4000,
+    status_page: true,
     log: LogConfig {
         level: Info,
         format: Json,
@@ -147,6 +149,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     shutdown_timeout: 10s,
     poison_policy: Redrive,
     notices: [],
+    shown: as the status page shows them,
 }"#;
     assert_eq!(format!("{config:#?}"), expected);
 }

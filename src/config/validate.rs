@@ -69,6 +69,7 @@ impl Settings {
             );
         }
         let port = findings.number(raw!(self, http.port), &(0..=u16::MAX));
+        let status_page = findings.boolean(raw!(self, http.status_page));
         let log = log(self, findings);
         let sentry = sentry(self, findings);
         let consumers = findings.number(raw!(self, running.consumers), &(1..=256));
@@ -92,6 +93,7 @@ impl Settings {
             cache_format: format,
             sentry: sentry?,
             port,
+            status_page,
             log,
             consumers,
             workers,
@@ -99,6 +101,7 @@ impl Settings {
             shutdown_timeout: Duration::from_secs(shutdown_timeout_secs),
             poison_policy,
             notices: Vec::new(),
+            shown: self.shown().clone(),
         })
     }
 }

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
+use super::recent::{RecentFault, RecentFaults};
+
 /// How long repetitions are only counted.
 const WINDOW: Duration = Duration::from_secs(30);
 /// More kinds than the service has; the rest share one.
@@ -24,6 +26,7 @@ const OTHER: &str = "other";
 #[derive(Debug, Default)]
 pub struct FaultLog {
     kinds: Mutex<Kinds>,
+    recent: Mutex<RecentFaults>,
 }
 
 /// A fault that has ended.
@@ -48,6 +51,12 @@ impl FaultLog {
         let target = module_of(Location::caller().file());
         let lines = self.with_kinds(|kinds| kinds.fault(kind, level, message, error, now, &target));
         lines.iter().for_each(Line::log);
+        self.recent(|recent| recent.note(kind, level, message, error, now));
+    }
+
+    /// The last faults, each kind once, the newest first; for the status page.
+    pub fn recent_faults(&self) -> Vec<RecentFault> {
+        self.recent(|recent| recent.all())
     }
 
     /// Logs the summary of each window that has ended. To be called about every second.
@@ -65,7 +74,16 @@ impl FaultLog {
     /// What these kinds of fault hindered (all kinds that begin so) is done again. Some if there was such a
     /// fault, and none for `quiet_for`: the caller logs the return. None, cheaply, if all was well before.
     pub fn recovered(&self, kinds: &str, quiet_for: Duration, now: Instant) -> Option<Outage> {
-        self.with_kinds(|known| known.recovered(kinds, quiet_for, now))
+        let outage = self.with_kinds(|known| known.recovered(kinds, quiet_for, now));
+        if outage.is_some() {
+            self.recent(|recent| recent.over(kinds));
+        }
+        outage
+    }
+
+    fn recent<T>(&self, act: impl FnOnce(&mut RecentFaults) -> T) -> T {
+        // Bounded and short work; what a panic left behind can still be shown.
+        act(&mut self.recent.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Lines are logged after the lock is released: writing to stdout may block.

@@ -5,16 +5,12 @@ use std::fmt::Write;
 use log::kv::{Error, Key, Value, VisitSource, VisitValue};
 use log::{Level, Record};
 use serde_json::{Map, Number, Value as Json};
-use time::OffsetDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
 
+use crate::clock::rfc3339;
 use crate::entitlement::EpochMs;
 
 /// The key under which code gives an error: `log::warn!(err:% = error; …)`.
 const ERROR: &str = "err";
-const TIME: &[BorrowedFormatItem<'_>] =
-    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
 /// What targets of this crate begin with.
 const OWN_PREFIX: &str = "persistent_cache_service::";
@@ -119,13 +115,6 @@ fn quoted_if_needed(value: String) -> String {
     } else {
         value
     }
-}
-
-fn rfc3339(at: EpochMs) -> String {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.0) * 1_000_000)
-        .ok()
-        .and_then(|at| at.format(TIME).ok())
-        .unwrap_or_else(|| at.0.to_string())
 }
 
 fn colour(level: Level) -> &'static str {

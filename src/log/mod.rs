@@ -2,7 +2,8 @@
 //!
 //! Code logs through the `log` crate with key-values: `log::warn!(err:% = error; "cannot reach Redis")`. The key
 //! `err` comes out under `LOG_ERROR_KEY`, any other as a field. `line` is what a record looks like, `panics` makes a
-//! panic one line, `faults` makes a burst of the same fault one line.
+//! panic one line, `faults` makes a burst of the same fault one line,
+//! `recent` keeps the last ones for the status page.
 //!
 //! Below `debug` only this crate's own records are written, and warnings of others; r2d2's never, since it logs
 //! every failed connection attempt, many a second, and the store says the same once. Others' `trace` is never
@@ -12,6 +13,7 @@
 mod faults;
 mod line;
 mod panics;
+mod recent;
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use log::{LevelFilter, Record};
 
 pub use faults::{FaultLog, Outage};
 pub use panics::install_panic_hook;
+pub use recent::RecentFault;
 
 use crate::clock;
 use crate::config::{LogConfig, LogFormat};

@@ -61,6 +61,19 @@ pub struct Readiness {
     pub redis_connected: bool,
 }
 
+/// How the pollers fare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pollers {
+    /// As `/readyz` counts them.
+    pub alive: usize,
+    /// Their last call to the queue failed.
+    pub failing: usize,
+    /// They have not come round for longer than any call may take.
+    pub silent: usize,
+    /// All there are.
+    pub total: usize,
+}
+
 impl HealthBoard {
     /// A board for this many pollers; Redis is not connected and no poller has succeeded yet.
     pub fn new(pollers: usize, patience: Patience, now: Instant) -> Self {
@@ -126,6 +139,24 @@ impl HealthBoard {
     /// A stop has begun: not ready from now on, for good.
     pub fn begin_stop(&self) {
         self.stop_begun.store(true, Ordering::Release);
+    }
+
+    /// A stop has begun.
+    pub fn is_stopping(&self) -> bool {
+        self.stop_begun.load(Ordering::Acquire)
+    }
+
+    /// How the pollers fare now.
+    pub fn pollers(&self, now: Instant) -> Pollers {
+        let now_ms = self.ms(now);
+        let count =
+            |is_so: &dyn Fn(&PollerFacts) -> bool| self.pollers.iter().filter(|facts| is_so(facts)).count();
+        Pollers {
+            alive: self.readiness(now).consumers,
+            failing: count(&|facts| facts.failing_since.load(Ordering::Acquire) != NEVER),
+            silent: count(&|facts| !self.comes_round(facts, now_ms)),
+            total: self.pollers.len(),
+        }
     }
 
     /// False if no poller has come round for longer than any of its calls may take: the loops are dead, and only a
@@ -268,6 +299,21 @@ mod tests {
         board.ended(1);
         assert_eq!(board.readiness(began).consumers, 0);
         assert!(board.is_live(after(began, 1_000)));
+    }
+
+    #[test]
+    fn pollers_are_counted_by_how_they_fare() {
+        let (board, began) = ready_board();
+        board.call_failed(0, after(began, 1));
+        let counted = |alive, failing, silent| Pollers {
+            alive,
+            failing,
+            silent,
+            total: 2,
+        };
+        assert_eq!(board.pollers(after(began, 2)), counted(1, 1, 0));
+        assert_eq!(board.pollers(after(began, 61)), counted(0, 1, 1));
+        assert!(!board.is_stopping());
     }
 
     #[test]

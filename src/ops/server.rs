@@ -1,4 +1,4 @@
-//! `/livez`, `/readyz` and `/metrics` over `tiny_http`, and a JSON 404 for anything else.
+//! `/livez`, `/readyz`, `/metrics` and the status page over `tiny_http`, and a JSON 404 for anything else.
 //!
 //! What a slow, broken or hostile client can do here, as read in the source of `tiny_http` 0.12:
 //!
@@ -37,9 +37,11 @@ use tiny_http::{Header, Request, Response, Server};
 
 use super::health::HealthBoard;
 use super::metrics::Metrics;
+use super::status::StatusBoard;
+use crate::clock;
 use crate::shutdown::{Stop, StopTrigger, stop_pair};
 
-use answer::{Answer, answer};
+use answer::{Answer, Asked, Sources, answer};
 use lanes::Lanes;
 
 /// Threads that answer: a client that does not read costs one, and probes are few and short.
@@ -107,6 +109,7 @@ pub enum ServerError {
 pub struct OpsServer {
     health: Arc<HealthBoard>,
     metrics: Arc<Metrics>,
+    status: Option<Arc<StatusBoard>>,
     limits: Limits,
     port: u16,
     /// Kept beside `tiny_http`'s own handle on it: connections queue up here while the server is opened anew.
@@ -120,9 +123,16 @@ pub struct OpsServer {
 }
 
 impl OpsServer {
-    /// Listens on `port` (0: any free one) of all addresses, IPv4 and, where the host has it, IPv6.
-    pub fn bind(port: u16, health: Arc<HealthBoard>, metrics: Arc<Metrics>) -> Result<Self, ServerError> {
-        Self::bind_with(LIMITS, port, health, metrics)
+    /// Listens on `port` (0: any free one) of all addresses, IPv4 and, where the host has it, IPv6. Without a status
+    /// board there is no status page.
+    pub fn bind(
+        port: u16,
+        health: Arc<HealthBoard>,
+        metrics: Arc<Metrics>,
+        status: Option<Arc<StatusBoard>>,
+    ) -> Result<Self, ServerError> {
+        let server = Self::bind_with(LIMITS, port, health, metrics)?;
+        Ok(Self { status, ..server })
     }
 
     fn bind_with(
@@ -143,6 +153,7 @@ impl OpsServer {
         Ok(Self {
             health,
             metrics,
+            status: None,
             limits,
             port: bound,
             listener,
@@ -310,13 +321,16 @@ impl OpsServer {
     }
 
     fn respond(&self, request: Request) -> io::Result<()> {
-        let answer = answer(
-            request.method().as_str(),
-            request.url(),
-            &self.health,
-            &self.metrics,
-            Instant::now(),
-        );
+        let sources = Sources {
+            health: &self.health,
+            metrics: &self.metrics,
+            status: self.status.as_deref(),
+        };
+        let asked = Asked {
+            now: Instant::now(),
+            at: clock::now(),
+        };
+        let answer = answer(request.method().as_str(), request.url(), sources, asked);
         request.respond(response(answer))
     }
 }
@@ -365,21 +379,19 @@ fn discard(request: Request) {
 
 fn response(answer: Answer) -> Response<Cursor<Vec<u8>>> {
     let headers = [
-        Some(("Content-Type", answer.content_type)),
+        ("Content-Type", answer.content_type),
         // The version of a library is nobody's business.
-        Some(("Server", env!("CARGO_PKG_NAME"))),
+        ("Server", env!("CARGO_PKG_NAME")),
         // A cached probe would be a lie.
-        Some(("Cache-Control", "no-store")),
-        answer.allow.map(|methods| ("Allow", methods)),
+        ("Cache-Control", "no-store"),
     ];
+    let headers = headers.iter().chain(answer.headers);
     let plain = Response::from_data(answer.body)
         .with_status_code(answer.status)
         // A length is told always: chunks would be for answers that are made on the way.
         .with_chunked_threshold(usize::MAX);
     headers
-        .into_iter()
-        .flatten()
-        .filter_map(|(name, value)| Header::from_bytes(name, value).ok())
+        .filter_map(|(name, value)| Header::from_bytes(*name, *value).ok())
         .fold(plain, Response::with_header)
 }
 

@@ -8,6 +8,7 @@ use super::gate::{During, Evidence, RedisGate};
 use crate::log::FaultLog;
 use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
+use crate::ops::status::StatusBoard;
 use crate::shutdown::Stop;
 use crate::store::{CacheStore, READONLY};
 
@@ -30,6 +31,8 @@ pub struct Sampler {
     pub metrics: Arc<Metrics>,
     /// Told of the time, so that it can write its counts.
     pub faults: Arc<FaultLog>,
+    /// Told of the time, so that it can take its samples; none if there is no status page.
+    pub status: Option<Arc<StatusBoard>>,
     /// Ends the loop.
     pub stop: Stop,
 }
@@ -42,6 +45,9 @@ impl Sampler {
         let mut was_live = true;
         loop {
             self.faults.tick(Instant::now());
+            if let Some(status) = &self.status {
+                status.tick(Instant::now());
+            }
             let is_live = self.health.is_live(Instant::now());
             if was_live && !is_live {
                 log::error!(

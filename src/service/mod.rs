@@ -25,6 +25,7 @@ use crate::log::{FaultLog, LogHandle};
 use crate::ops::health::{HealthBoard, Patience};
 use crate::ops::metrics::Metrics;
 use crate::ops::server::OpsServer;
+use crate::ops::status::{Fixed, StatusBoard};
 use crate::pipeline::acknowledger::Acknowledger;
 use crate::pipeline::gate::RedisGate;
 use crate::pipeline::guard::Guard;
@@ -38,7 +39,7 @@ use crate::sentry_reports::Reporter;
 use crate::shutdown::stop_pair;
 use crate::sqs::Queue;
 use crate::sqs::credentials::EdgeCredentials;
-use crate::store::CacheStore;
+use crate::store::{CacheStore, server_name};
 use credentials::Surroundings;
 use crew::Crew;
 use stop::{Crews, Stops, Triggers, stop};
@@ -83,6 +84,8 @@ struct Reports {
     faults: Arc<FaultLog>,
     gate: Arc<RedisGate>,
     reporter: Reporter,
+    /// None if there is no status page.
+    status: Option<Arc<StatusBoard>>,
 }
 
 /// Runs the service until a signal asks it to stop. Fails only if it cannot start: no port, no thread.
@@ -112,18 +115,21 @@ pub fn run_with(config: &Config, parts: Parts) -> anyhow::Result<Ended> {
         Arc::clone(&metrics),
         Arc::clone(&faults),
     ));
+    let status = status_board(config, &health, &metrics, &faults);
     let reports = Reports {
         health,
         metrics,
         faults,
         gate,
         reporter: Reporter::default(),
+        status,
     };
 
     let ops = Arc::new(OpsServer::bind(
         config.port,
         Arc::clone(&reports.health),
         Arc::clone(&reports.metrics),
+        reports.status.clone(),
     )?);
     let serve = {
         let ops = Arc::clone(&ops);
@@ -179,6 +185,25 @@ fn patience(config: &Config) -> Patience {
     }
 }
 
+/// What the status page is made of, if there is one.
+fn status_board(
+    config: &Config,
+    health: &Arc<HealthBoard>,
+    metrics: &Arc<Metrics>,
+    faults: &Arc<FaultLog>,
+) -> Option<Arc<StatusBoard>> {
+    let fixed = Fixed {
+        queue_url: config.queue_url.clone(),
+        region: config.region.clone(),
+        credential_source: config.credentials.name(),
+        redis_at: server_name(&config.redis),
+        settings: config.shown.clone(),
+    };
+    let (health, metrics, faults) = (Arc::clone(health), Arc::clone(metrics), Arc::clone(faults));
+    let board = || Arc::new(StatusBoard::new(fixed, health, metrics, faults, Instant::now()));
+    config.status_page.then(board)
+}
+
 fn start_loops(
     config: &Config,
     parts: Parts,
@@ -224,6 +249,7 @@ fn start_loops(
         health: Arc::clone(&reports.health),
         metrics: Arc::clone(&reports.metrics),
         faults: Arc::clone(&reports.faults),
+        status: reports.status.clone(),
         stop: background_stop.clone(),
     };
     background.push(Crew::start("sampler", died, vec![move || sampler.run()])?);

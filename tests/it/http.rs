@@ -63,7 +63,7 @@ fn livez_and_readyz_say_what_is_documented() {
 fn anything_else_is_a_json_404() {
     let stage = Stage::new();
     let service = Service::start(&stage.settings());
-    for path in ["/", "/health", "/livez/more", "/metricsx", "/..%2f", "/%00"] {
+    for path in ["//", "/health", "/livez/more", "/metricsx", "/..%2f", "/%00"] {
         let answer = service.get(path);
         assert_eq!(answer.status, 404, "{path}: {}", answer.body);
         assert!(

@@ -61,4 +61,5 @@ mod house;
 mod http;
 mod logs;
 mod reports;
+mod status_page;
 mod watching;

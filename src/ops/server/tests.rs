@@ -421,6 +421,7 @@ fn a_port_in_use_is_told_with_its_remedy() {
         0,
         board(1, Patience::default()),
         Arc::new(Metrics::new().unwrap()),
+        None,
     )
     .unwrap();
     let port = taken.local_port();
@@ -428,6 +429,7 @@ fn a_port_in_use_is_told_with_its_remedy() {
         port,
         board(1, Patience::default()),
         Arc::new(Metrics::new().unwrap()),
+        None,
     );
     assert_eq!(
         again.err().unwrap().to_string(),
@@ -444,6 +446,7 @@ fn unblock_before_run_lets_run_return_at_once() {
         0,
         board(1, Patience::default()),
         Arc::new(Metrics::new().unwrap()),
+        None,
     )
     .unwrap();
     server.unblock();

@@ -1,6 +1,8 @@
 //! The service under test: the built binary with a clean environment.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -168,6 +170,23 @@ impl Service {
     /// One GET; waits for the port to open, since a service that was just started opens it in its own time.
     pub fn get(&self, path: &str) -> Answer {
         self.wait_for(&format!("an answer to GET {path}"), || self.try_get(path))
+    }
+
+    /// One request on a connection of its own: the answer as it came, with its headers. HEAD has no body.
+    pub fn ask(&self, method: &str, path: &str) -> String {
+        let address = self.url().trim_start_matches("http://");
+        let mut connection = TcpStream::connect(address).expect("the port is open");
+        connection.set_read_timeout(Some(PATIENCE)).expect("a deadline");
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n");
+        connection.write_all(request.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).expect("it answers");
+        answer
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> &str {
+        &self.base
     }
 
     /// `/metrics`, read.
