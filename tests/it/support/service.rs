@@ -1,6 +1,7 @@
 //! The service under test: the built binary with a clean environment.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -113,6 +114,15 @@ impl Service {
             process: Process::start("service", program, arguments, &settings.environment()),
             base,
         }
+    }
+
+    /// Starts it with a log that nobody reads, as long as the caller does not.
+    pub fn spawn_unread(settings: &Settings) -> (Self, impl Read + use<>) {
+        let port = settings.0.get("PORT").expect("PORT is set");
+        let base = format!("http://127.0.0.1:{port}");
+        let (process, _stdin, log) =
+            Process::start_with_pipes("service", binary(), &[], &settings.environment());
+        (Self { process, base }, log)
     }
 
     /// Starts it with an `/etc/hosts` of its own (in a mount namespace of its own), and returns at once. What is
