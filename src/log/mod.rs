@@ -7,20 +7,21 @@
 //!
 //! Below `debug` only this crate's own records are written, and warnings of others; r2d2's never, since it logs
 //! every failed connection attempt, many a second, and the store says the same once. Others' `trace` is never
-//! written: it holds the bytes of requests, keys and all. A reader of stdout that went away costs the lines, not
-//! the process.
+//! written: it holds the bytes of requests, keys and all. A reader of stdout that went away, or hangs, costs the
+//! lines, not the process (`outlet`).
 
 mod faults;
 mod line;
+mod outlet;
 mod panics;
 mod recent;
 
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, stderr, stdout};
 use std::sync::Arc;
 
 use flexi_logger::writers::LogWriter;
 use flexi_logger::{DeferredNow, ErrorChannel, FlexiLoggerError, LogSpecBuilder, LogSpecification, Logger};
-use log::{LevelFilter, Record};
+use log::{Level, LevelFilter, Record};
 
 pub use faults::{FaultLog, Outage};
 pub use panics::install_panic_hook;
@@ -29,6 +30,7 @@ pub use recent::RecentFault;
 use crate::clock;
 use crate::config::{LogConfig, LogFormat};
 use line::Line;
+use outlet::Outlet;
 
 /// This crate's targets, as `log` has them: the module path.
 const OWN_TARGETS: &str = "persistent_cache_service";
@@ -56,23 +58,17 @@ impl LogHandle {
 
 /// Starts the log on standard output, once for a process. Fails if there is a logger already.
 pub fn start(config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
-    let is_terminal = std::io::stdout().is_terminal();
-    start_on(|| Box::new(std::io::stdout().lock()), is_terminal, config)
+    start_on(Outlet::new(stdout()), stdout().is_terminal(), config)
 }
 
 /// The same on standard error: for commands, whose standard output is for what they found out.
 pub fn start_on_stderr(config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
-    let is_terminal = std::io::stderr().is_terminal();
-    start_on(|| Box::new(std::io::stderr().lock()), is_terminal, config)
+    start_on(Outlet::new(stderr()), stderr().is_terminal(), config)
 }
 
-fn start_on(
-    stream: fn() -> Box<dyn Write>,
-    is_terminal: bool,
-    config: &LogConfig,
-) -> Result<LogHandle, FlexiLoggerError> {
+fn start_on(outlet: Outlet, is_terminal: bool, config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
     let output = Output {
-        stream,
+        outlet,
         is_coloured: config.colour && is_terminal,
         config: config.clone(),
     };
@@ -99,36 +95,51 @@ fn specification(level: LevelFilter) -> LogSpecification {
         .build()
 }
 
+/// Standard output, or standard error, and what a line looks like there.
 struct Output {
-    /// Locks standard output, or standard error.
-    stream: fn() -> Box<dyn Write>,
+    outlet: Outlet,
     is_coloured: bool,
     config: LogConfig,
 }
 
-impl LogWriter for Output {
-    fn write(&self, _now: &mut DeferredNow, record: &Record) -> std::io::Result<()> {
+impl Output {
+    fn line(&self, record: &Record) -> String {
         let line = Line::new(record, clock::now(), std::thread::current().name());
         let mut text = match self.config.format {
             LogFormat::Json => line.to_json(&self.config.message_key, &self.config.error_key),
             LogFormat::Text => line.to_text(self.is_coloured),
         };
         text.push('\n');
-        // In one call, so that lines of several threads do not mix. Nobody could be told of a failure.
-        let _ = (self.stream)().write_all(text.as_bytes());
+        text
+    }
+
+    /// What is said when somebody reads again.
+    fn lost(&self, lines: u64) -> String {
+        let mut record = Record::builder();
+        record.level(Level::Warn).target(module_path!());
+        self.line(
+            &record
+                .args(format_args!(
+                    "{lines} lines before this one are lost: whoever reads this log had stopped reading"
+                ))
+                .build(),
+        )
+    }
+}
+
+impl LogWriter for Output {
+    fn write(&self, _now: &mut DeferredNow, record: &Record) -> std::io::Result<()> {
+        self.outlet.write(&self.line(record), |lines| self.lost(lines));
         Ok(())
     }
 
     fn flush(&self) -> std::io::Result<()> {
-        let _ = (self.stream)().flush();
-        Ok(())
+        Ok(()) // nothing is held back
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use log::Level;
-
     use super::*;
 
     #[test]

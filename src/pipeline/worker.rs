@@ -33,8 +33,10 @@ const TAKE_AT_MOST: usize = 64;
 const BYTES_AT_MOST: usize = 1024 * 1024;
 /// How often a locked customer is tried again: an SDK holds its lock for a few milliseconds as a rule.
 const LOCKED_AGAIN: Duration = Duration::from_millis(20);
-/// Deliveries parked behind locks; at this number nothing new is taken, so that memory stays bounded.
+/// Deliveries parked behind locks, and bytes of their bodies (a delivery takes some three times its body); beyond
+/// either nothing new is taken, so that memory stays bounded.
 const PARKED_AT_MOST: usize = 256;
+const PARKED_BYTES_AT_MOST: usize = 4 * BYTES_AT_MOST;
 
 /// What all workers share.
 #[derive(Clone)]
@@ -126,7 +128,8 @@ impl Worker {
 
     /// What is waiting, after waiting for the first if nothing is parked. `None` when nothing will come.
     fn take(&self, parked: &[Job], try_parked_at: Instant) -> Option<Vec<Held>> {
-        let is_full = parked.len() >= PARKED_AT_MOST;
+        let is_full = parked.len() >= PARKED_AT_MOST
+            || bytes_of(parked.iter().map(|job| &job.held)) >= PARKED_BYTES_AT_MOST;
         let wait = if parked.is_empty() {
             Duration::from_secs(1)
         } else {
@@ -150,7 +153,7 @@ impl Worker {
                 self.out_of_time.wait(wait);
             }
         }
-        let mut bytes: usize = taken.iter().map(|held| held.delivery.body.len()).sum();
+        let mut bytes = bytes_of(&taken);
         while taken.len() < TAKE_AT_MOST && bytes < BYTES_AT_MOST {
             let Ok(held) = self.deliveries.try_recv() else {
                 break;
@@ -242,6 +245,10 @@ impl Worker {
             !is_lost
         });
     }
+}
+
+fn bytes_of<'a>(deliveries: impl IntoIterator<Item = &'a Held>) -> usize {
+    deliveries.into_iter().map(|held| held.delivery.body.len()).sum()
 }
 
 /// An invalidation is a walk over many keys, no atomic step.

@@ -23,6 +23,9 @@ use crate::sqs::credentials::{CredentialsError, CredentialsProvider};
 /// Finding the primary, dialling, TLS and signing in, all of it.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// A connection lives this long at most, so that a name that moved to another address is followed, however busy it is.
+pub(super) const CONNECTION_LIFE: Duration = Duration::from_mins(10);
+
 /// A connection, and whether it may be used again.
 pub(super) struct PooledConnection {
     pub(super) wire: Wire,
@@ -32,6 +35,7 @@ pub(super) struct PooledConnection {
     pub(super) has_served: bool,
     /// When it was dialled, or last served one.
     pub(super) last_used: Instant,
+    dialled_at: Instant,
     /// The primary that Sentinel named, if it was asked.
     primary: Option<(String, u16)>,
 }
@@ -268,11 +272,13 @@ impl r2d2::ManageConnection for ConnectionManager {
         {
             return Err(replica_error(&self.config));
         }
+        let now = Instant::now();
         Ok(PooledConnection {
             wire,
             poisoned: false,
             has_served: false,
-            last_used: Instant::now(),
+            last_used: now,
+            dialled_at: now,
             primary,
         })
     }
@@ -283,6 +289,46 @@ impl r2d2::ManageConnection for ConnectionManager {
     }
 
     fn has_broken(&self, connection: &mut PooledConnection) -> bool {
-        connection.poisoned || self.is_outdated(connection)
+        // The pool itself looks for old ones among those that are idle at that moment, every half a minute.
+        let is_old = connection.dialled_at.elapsed() >= CONNECTION_LIFE;
+        connection.poisoned || is_old || self.is_outdated(connection)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use r2d2::ManageConnection as _;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_always_in_use_does_not_live_for_ever_either() {
+        let path = std::env::temp_dir().join(format!("pcs-connection-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).unwrap();
+        let now = Instant::now();
+        let mut connection = PooledConnection {
+            wire: Wire::unix(&path, now).unwrap(),
+            poisoned: false,
+            has_served: true,
+            last_used: now,
+            dialled_at: now,
+            primary: None,
+        };
+        let config = RedisConfig {
+            address: RedisAddress::Unix(path.clone()),
+            db: 0,
+            username: None,
+            password: None,
+            iam: None,
+            tls: None,
+        };
+        let manager = ConnectionManager::new(config, None);
+        assert!(!manager.has_broken(&mut connection));
+        connection.dialled_at = now.checked_sub(CONNECTION_LIFE).expect("an up-time of minutes");
+        assert!(manager.has_broken(&mut connection));
+        drop(listener);
+        std::fs::remove_file(&path).unwrap();
     }
 }

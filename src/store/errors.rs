@@ -150,6 +150,7 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
             "it cannot save to disk and refuses writes".to_owned(),
             "see Redis's own log: its disk is full or not writable".to_owned(),
         ),
+        "Parse" => ("its answer is no Redis's".to_owned(), not_redis_remedy(config)),
         _ => (format!("{kind} {cause}"), other_remedy(error).to_owned()),
     };
     StoreError {
@@ -159,21 +160,27 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
     }
 }
 
+/// What says where Redis is.
+fn where_to(config: &RedisConfig) -> &'static str {
+    match &config.address {
+        crate::config::RedisAddress::Tcp { .. } => "REDIS_HOST and REDIS_PORT (or REDIS_URL)",
+        crate::config::RedisAddress::Unix(_) => "the socket's path in REDIS_URL",
+        crate::config::RedisAddress::Sentinel(_) => "what Sentinel announces",
+    }
+}
+
 fn io_remedy(error: &RedisError, config: &RedisConfig) -> String {
-    let (where_to, tls) = match &config.address {
-        crate::config::RedisAddress::Tcp { .. } => {
-            ("REDIS_HOST and REDIS_PORT (or REDIS_URL)", config.tls.is_some())
-        }
-        crate::config::RedisAddress::Unix(_) => ("the socket's path in REDIS_URL", false),
-        crate::config::RedisAddress::Sentinel(_) => ("what Sentinel announces", config.tls.is_some()),
-    };
+    let tls = config.tls.is_some();
     let text = error.to_string().to_lowercase();
     if tls && (text.contains("certificate") || text.contains("tls") || text.contains("handshake")) {
         return "check REDIS_TLS, REDIS_TLS_CA_FILE and REDIS_TLS_SERVER_NAME: the server's certificate must be valid \
                 for its name; if it asks for a client certificate, set REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE"
             .to_owned();
     }
-    let mut remedy = format!("check {where_to} and that Redis is running and reachable from here");
+    let mut remedy = format!(
+        "check {} and that Redis is running and reachable from here",
+        where_to(config)
+    );
     if !tls && error.is_connection_dropped() && !error.is_connection_refusal() {
         remedy.push_str("; if it speaks TLS, set REDIS_TLS=1");
     }
@@ -187,7 +194,23 @@ fn timeout_remedy(config: &RedisConfig) -> &'static str {
     "check that Redis is not overloaded or stopped and that nothing drops packets on the way"
 }
 
+fn not_redis_remedy(config: &RedisConfig) -> String {
+    let tls = if config.tls.is_some() {
+        ""
+    } else {
+        "; if it speaks TLS, set REDIS_TLS=1"
+    };
+    format!("check {} and that a Redis listens there{tls}", where_to(config))
+}
+
 fn other_remedy(error: &RedisError) -> &'static str {
+    // "DB index is out of range", "SELECT is not allowed in cluster mode".
+    if error
+        .detail()
+        .is_some_and(|detail| detail.contains("DB index") || detail.contains("SELECT"))
+    {
+        return "check REDIS_DB (or the number at the end of REDIS_URL): the server has no such database";
+    }
     if error.kind() == ErrorKind::InvalidClientConfig {
         return "check the REDIS_* settings";
     }
@@ -211,9 +234,8 @@ mod tests {
     use super::*;
     use crate::config::RedisAddress;
 
-    /// What a server's answer is translated to.
-    fn answered(code: &'static str, detail: &str) -> StoreError {
-        let config = RedisConfig {
+    fn config() -> RedisConfig {
+        RedisConfig {
             address: RedisAddress::Tcp {
                 host: "db-1".to_owned(),
                 port: 6379,
@@ -223,9 +245,25 @@ mod tests {
             password: None,
             iam: None,
             tls: None,
-        };
+        }
+    }
+
+    /// What a server's answer is translated to.
+    fn answered(code: &'static str, detail: &str) -> StoreError {
         let error = redis::make_extension_error(code.to_owned(), Some(detail.to_owned()));
-        translate(&error, "cannot write to", &config)
+        translate(&error, "cannot write to", &config())
+    }
+
+    #[test]
+    fn an_answer_that_is_no_redis_is_told_in_one_line_without_its_bytes() {
+        let error = redis::parse_redis_value(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap_err();
+        let told = translate(&error, "cannot connect to", &config());
+        assert_eq!(told.reach, Reach::Redis);
+        assert_eq!(
+            told.message,
+            "cannot connect to Redis at db-1:6379: its answer is no Redis's; check REDIS_HOST and REDIS_PORT (or \
+             REDIS_URL) and that a Redis listens there; if it speaks TLS, set REDIS_TLS=1"
+        );
     }
 
     #[test]
@@ -271,6 +309,17 @@ mod tests {
             error.message,
             "cannot write to Redis at db-1:6379: ERR value is not an integer or out of range; see Redis's own log"
         );
+    }
+
+    #[test]
+    fn a_database_that_is_not_there_is_told_as_such() {
+        for detail in [
+            "DB index is out of range",
+            "SELECT is not allowed in cluster mode",
+        ] {
+            let told = answered("ERR", detail).message;
+            assert!(told.contains("check REDIS_DB"), "{told}");
+        }
     }
 
     #[test]

@@ -80,13 +80,11 @@ pub struct StoreError {
 
 impl StoreError {
     /// Trying the same change again cannot help, until somebody removes what stands in its way: something foreign
-    /// stands at the key. A missing permission is no such fault, as it may be granted, nor is a command that this Redis
-    /// does not have (renamed, or too old): with POISON_POLICY=delete every message would go for a mistake in its
-    /// configuration.
+    /// stands at the key. Any other refusal is no property of the message: a missing permission may be granted, and
+    /// `ERR` is what a Redis says that lacks a command or runs scripts in another way. With POISON_POLICY=delete every
+    /// message would go for such a fault of the server.
     pub fn is_permanent(&self) -> bool {
-        let lacks_a_command = self.message.to_lowercase().contains("unknown")
-            && self.message.to_lowercase().contains("command");
-        self.reach == Reach::Change && !lacks_a_command && matches!(self.kind.as_str(), "WRONGTYPE" | "ERR")
+        self.reach == Reach::Change && self.kind == "WRONGTYPE"
     }
 }
 
@@ -162,9 +160,13 @@ mod tests {
             error.is_permanent()
         };
         assert!(is_permanent("WRONGTYPE", Reach::Change, "a list"));
-        assert!(is_permanent("ERR", Reach::Change, "value is not an integer"));
         assert!(!is_permanent("NOPERM", Reach::Change, "no SCAN"));
         assert!(!is_permanent("ERR", Reach::Change, "unknown command 'UNLINK'"));
+        assert!(!is_permanent(
+            "ERR",
+            Reach::Change,
+            "attempt to call a nil value (global 'unpack')"
+        ));
         assert!(!is_permanent("OOM", Reach::Redis, "full"));
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, RedisError, Value, cmd};
 
-use super::connection::{ConnectionManager, PooledConnection};
+use super::connection::{CONNECTION_LIFE, ConnectionManager, PooledConnection};
 use super::errors::{replica_error, translate};
 use super::scripts::{Scripts, clear_mark, outcome, set_mark, unlink_pairs};
 use super::{CacheStore, Locks, Outcome, Reach, STOPPED, StoreError, Survey};
@@ -20,8 +20,6 @@ const ROUND_TRIP: Duration = Duration::from_secs(5);
 const CHECKOUT: Duration = Duration::from_secs(4);
 /// One slice of that wait.
 const CHECKOUT_SLICE: Duration = Duration::from_millis(50);
-/// A connection lives this long at most, so that a name that moved to another address is followed.
-const CONNECTION_LIFE: Duration = Duration::from_mins(10);
 /// Unused for this long, a connection may have been closed by the other side.
 const IDLE: Duration = Duration::from_millis(500);
 /// Calls in one round trip: a migration may list thousands of customers.

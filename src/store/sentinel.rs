@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use redis::{RedisError, Value, cmd};
+use redis::{ErrorKind, RedisError, Value, cmd};
 
 use super::connection::{DialPlan, SignIn, open, sign_in};
 use super::{Reach, StoreError};
@@ -61,6 +61,7 @@ fn ask(
     deadline: Instant,
 ) -> Result<Option<(String, u16)>, String> {
     let words = |error: RedisError| match error.detail() {
+        _ if error.kind() == ErrorKind::Parse => "its answer is not one of a sentinel".to_owned(),
         Some(detail) if error.is_io_error() => detail.to_owned(),
         Some(detail) => format!("{} {detail}", error.code().unwrap_or_default()),
         None => error.to_string(),

@@ -1,5 +1,6 @@
 //! Stops while a peer hangs: from SIGTERM to the exit within the budget and a second, and nothing lost.
 
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use crate::fakes::proxy::{FaultProxy, Mode};
@@ -135,4 +136,24 @@ fn while_credentials_are_renewed_and_their_source_hangs() {
         service.metrics().value(expiry) < now
     });
     ends_in_time(&service);
+}
+
+/// A pipe that nobody reads takes 64 KiB; at debug each message is worth some lines.
+#[test]
+fn while_nobody_reads_the_log() {
+    let stage = stage();
+    send_all(&stage);
+    let settings = with_budget(&stage.settings()).set("LOG_LEVEL", "debug");
+    let (service, mut log) = Service::spawn_unread(&settings);
+    (0..10).for_each(|_| send_all(&stage));
+    service.wait_until("an empty queue", || stage.queue.is_empty());
+    ends_in_time(&service);
+    let mut text = String::new();
+    log.read_to_string(&mut text).unwrap();
+    let lines = text.matches("applied a message").count();
+    assert!(
+        lines > 0 && lines < 10 * MESSAGES,
+        "{lines} lines: none were lost"
+    );
+    nothing_is_lost(&stage);
 }

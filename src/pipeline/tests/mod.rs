@@ -347,6 +347,31 @@ fn a_locked_customer_waits_while_others_go_on() {
     );
 }
 
+#[test]
+fn large_messages_behind_a_lock_stay_in_the_queue_but_for_a_few_megabytes() {
+    const MESSAGES: usize = 40;
+    let store = FakeStore {
+        locked: Mutex::new(vec![("ann".to_owned(), u32::MAX)]),
+        ..FakeStore::default()
+    };
+    let bench = worker_with(store, PoisonPolicy::Redrive);
+    let body = format!("{}{}", " ".repeat(300_000), usage_of("ann"));
+    for number in 0..MESSAGES {
+        bench.deliver(&number.to_string(), &body);
+    }
+    let tries_left = || bench.store.locked.lock().unwrap()[0].1;
+    wait_until("the parked ones have been tried for some time", || {
+        tries_left() < u32::MAX - 400
+    });
+    let not_taken = bench.deliveries.len();
+    assert!(not_taken > MESSAGES / 2, "{not_taken} are not taken");
+    bench.store.locked.lock().unwrap().clear();
+    for _ in 0..MESSAGES {
+        assert_eq!(bench.next_settled().1, Settlement::Delete);
+    }
+    bench.end();
+}
+
 /// Of two messages handled together, the one of `ann` fails.
 fn ann_comes_again_and_bob_is_done(store: FakeStore, after: std::ops::RangeInclusive<u64>) -> Bench {
     let bench = worker_with(store, PoisonPolicy::Redrive);

@@ -110,7 +110,7 @@ impl Process {
         program: &Path,
         arguments: &[&str],
         environment: &[(String, String)],
-    ) -> (Self, ChildStdin, impl Read + Send + 'static) {
+    ) -> (Self, ChildStdin, impl Read + Send + use<>) {
         let (mut process, stdin) = Self::spawn(name, program, arguments, environment, true);
         let stdout = process.child.get_mut().unwrap().stdout.take().expect("a pipe");
         (process, stdin.expect("a pipe"), stdout)

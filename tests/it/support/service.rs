@@ -117,6 +117,15 @@ impl Service {
         }
     }
 
+    /// Starts it with a log that nobody reads, as long as the caller does not.
+    pub fn spawn_unread(settings: &Settings) -> (Self, impl Read + use<>) {
+        let port = settings.0.get("PORT").expect("PORT is set");
+        let base = format!("http://127.0.0.1:{port}");
+        let (process, _stdin, log) =
+            Process::start_with_pipes("service", binary(), &[], &settings.environment());
+        (Self { process, base }, log)
+    }
+
     /// Starts it with an `/etc/hosts` of its own (in a mount namespace of its own), and returns at once. What is
     /// written into the file later changes what its host names mean.
     pub fn spawn_with_hosts(settings: &Settings, hosts: &Path) -> Self {
