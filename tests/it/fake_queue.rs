@@ -1,7 +1,7 @@
 //! The fake queue keeps SQS's rules: what it hands out, what it refuses, and how it fails on purpose. By calls over
 //! HTTP, and by the service's own client.
 
-mod caller;
+pub mod caller;
 
 mod faults;
 mod refusals;

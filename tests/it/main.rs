@@ -24,6 +24,7 @@ mod disorder;
 mod late_news;
 mod lock;
 mod model;
+mod moving_over;
 mod policy;
 mod purge;
 
