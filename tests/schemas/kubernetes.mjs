@@ -1,13 +1,15 @@
 // Judges scripts/kubernetes: each manifest, as kustomize makes it, by the schema of its API (required fields, enums,
 // patterns), and by its TypeScript type, which refuses fields that the API does not know; then what the manifests say
-// together. node check.mjs REPOSITORY TOOLS, where TOOLS holds node_modules, layer/kubectl and layer/helm.
+// together. node kubernetes.mjs REPOSITORY TOOLS, where TOOLS holds node_modules, layer/kubectl and layer/helm.
 
 import assert from "node:assert/strict";
-import { execFileSync, spawnSync } from "node:child_process";
+import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
+
+import { complaints } from "./typescript.mjs";
 
 const [repository, tools] = process.argv.slice(2).map((argument) => path.resolve(argument));
 const require = createRequire(path.join(tools, "package.json"));
@@ -70,16 +72,10 @@ function typeFaults(all) {
     `import type { I${manifest.kind} as Type${number} } from ${JSON.stringify(moduleOf(manifest))};`,
     `export const manifest${number}: Type${number} = ${JSON.stringify(manifest, null, 1)};`,
   ]);
-  const source = path.join(workplace, "manifests.ts");
-  writeFileSync(source, lines.flat().join("\n"));
-  const flags = ["--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext", "--target", "es2022"];
-  const compiler = path.join(tools, "node_modules/.bin/tsc");
-  const { status, stdout, error } = spawnSync(compiler, [...flags, source], { cwd: workplace, encoding: "utf8" });
-  assert.equal(error, undefined);
-  return status === 0 ? "" : stdout;
+  return complaints(tools, workplace, lines.flat().join("\n"));
 }
 
-const all = kustomize(path.join(repository, "tests/kubernetes/all"));
+const all = kustomize(path.join(repository, "tests/schemas/all"));
 const plain = kustomize(manifests);
 const byAge = read(readFileSync(path.join(manifests, "autoscaling/by-age.yaml"), "utf8"));
 
