@@ -1,4 +1,5 @@
-//! Stigg's Edge API, as far as this service asks it: credentials for the event queue, and the remote configuration.
+//! Stigg's Edge API, as far as this service asks it: credentials for the event queue, the remote
+//! configuration, and a customer's entitlements.
 //!
 //! Every call has a deadline and a bounded answer, which is read in `answer`.
 
@@ -11,6 +12,7 @@ use url::Url;
 
 use self::answer::AnswerFault;
 use crate::config::{Proxy, Secret};
+use crate::entitlement::Subject;
 use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions};
 use crate::sqs::credentials::Credentials;
 
@@ -43,10 +45,21 @@ pub struct EdgeError {
 impl EdgeClient {
     /// A client of the API at `base` (`EDGE_API_URL`), by this proxy if it is for that. Calls nobody yet.
     pub fn new(base: Url, api_key: Secret, proxy: Option<Proxy>) -> Self {
+        Self::for_many(base, api_key, proxy, 1, DEADLINE)
+    }
+
+    /// The same for so many callers at a time, each of which has that long to wait for an answer.
+    pub fn for_many(
+        base: Url,
+        api_key: Secret,
+        proxy: Option<Proxy>,
+        callers: usize,
+        deadline: Duration,
+    ) -> Self {
         let options = HttpOptions {
-            pool_size: 1,
+            pool_size: callers,
             answer_bytes_max: ANSWER_BYTES_MAX,
-            deadline: DEADLINE,
+            deadline,
             proxy,
         };
         Self {
@@ -67,6 +80,31 @@ impl EdgeClient {
     pub fn sentry_dsn(&self) -> Result<Option<String>, EdgeError> {
         let url = self.url("v1/config/server-sdk-configuration.json");
         self.get("get the remote configuration", &url, answer::sentry_dsn)
+    }
+
+    /// What is true of a customer or a resource now: the body of the message that would tell it.
+    pub fn entitlements_state(&self, subject: &Subject) -> Result<String, EdgeError> {
+        const WHAT: &str = "get the entitlements";
+        let customer = subject.customer.as_str();
+        let mut url = self.url("v1/c/");
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().push(customer).push("entitlements-state.json");
+        }
+        if matches!(customer, "." | "..") {
+            // As part of a path they lead elsewhere.
+            return Err(EdgeError {
+                message: format!(
+                    "cannot {WHAT} of a customer that is called '{customer}': no URL can name it"
+                ),
+                kind: "no_url".to_owned(),
+            });
+        }
+        if let Some(resource) = &subject.resource {
+            url.query_pairs_mut().append_pair("resourceId", resource.as_str());
+        }
+        self.get(WHAT, &url, |status, body| {
+            answer::entitlements_state(status, body, subject)
+        })
     }
 
     /// Where the API is, for logs: scheme, host and port, never user or password.

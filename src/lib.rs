@@ -19,7 +19,8 @@
 //!
 //! # Invariants
 //! - A message is deleted only after Redis confirmed its effect, or that it has none (`pipeline::worker`).
-//! - Check and write are one atomic step on the server: the scripts in `store`. No lock of ours is taken.
+//! - Check and write are one atomic step on the server: the scripts in `store`. The service takes no lock; only
+//!   `warm`, which asks Stigg as an SDK does, takes the readers'.
 //! - Applying a change twice, or late, does no harm; so anything that fails is simply done again.
 //! - Every call to a peer has a deadline of its own.
 //! - Pure rooms do no I/O and read no clock; a key is spelled in one place, the environment and the clock read in

@@ -56,6 +56,33 @@ impl Keyspace {
         }
     }
 
+    /// `P:refetchEntityEntitlementsAfterCacheMiss-C[:R]`: the one of these that is held from before Stigg is asked.
+    pub fn refetch_lock(&self, subject: &Subject) -> String {
+        let lock = format!(
+            "{}:{REFETCH_OPERATION}-{}",
+            self.prefix,
+            subject.customer.as_str()
+        );
+        match &subject.resource {
+            None => lock,
+            Some(resource) => format!("{lock}:{}", resource.as_str()),
+        }
+    }
+
+    /// `P:refetchEntityEntitlementsAfterCacheMiss:C[:R]`: the channel on which SDKs that wait for that lock are told
+    /// that there is something to read.
+    pub fn refetch_channel(&self, subject: &Subject) -> String {
+        let channel = format!(
+            "{}:{REFETCH_OPERATION}:{}",
+            self.prefix,
+            subject.customer.as_str()
+        );
+        match &subject.resource {
+            None => channel,
+            Some(resource) => format!("{channel}:{}", resource.as_str()),
+        }
+    }
+
     /// `P:purged:c_C` or `P:purged:c_C:r_R`: when the last purge of the customer was sent.
     pub fn purge_mark(&self, subject: &Subject) -> String {
         let customer = subject.customer.as_str();
@@ -207,6 +234,18 @@ mod tests {
         assert_eq!(
             keys.lock_keys(&subject("c", Some("r"))),
             ["p-c:r", "p:refetchEntityEntitlementsAfterCacheMiss-c:r", "p-c"]
+        );
+    }
+
+    #[test]
+    fn the_lock_of_a_refetch_is_one_of_those_that_a_write_minds() {
+        let keys = Keyspace::new("p");
+        for subject in [subject("c", None), subject("c", Some("r"))] {
+            assert!(keys.lock_keys(&subject).contains(&keys.refetch_lock(&subject)));
+        }
+        assert_eq!(
+            keys.refetch_channel(&subject("c", Some("r"))),
+            "p:refetchEntityEntitlementsAfterCacheMiss:c:r"
         );
     }
 

@@ -3,6 +3,7 @@
 //! A change is made to be applied twice, or late, without harm: whether a key is written is decided key by key
 //! against the timestamp stored beside it, in one atomic step on the server (see `store`).
 
+pub mod foresight;
 pub mod keyspace;
 pub mod readers;
 

@@ -9,6 +9,9 @@ use clap::{Arg, Args, FromArgMatches, Subcommand};
 use clap_complete::Shell;
 
 use super::inspect::InspectArgs;
+use super::purge::PurgeArgs;
+use super::replay::ReplayArgs;
+use super::warm::WarmArgs;
 use crate::config::{Environment, Settings};
 
 /// A command beside the service itself.
@@ -19,6 +22,26 @@ pub enum Command {
     /// Reads Redis and changes nothing. Exit status: 0 if something is cached, 3 if nothing is, 1 if Redis cannot be
     /// asked, 78 if the configuration has faults.
     Inspect(InspectArgs),
+    /// Applies messages from a file (one JSON message a line) to the cache, as if they came from the queue.
+    ///
+    /// Takes bodies as they are, and messages as aws sqs receive-message prints them (jq -c '.Messages[]'). Newer wins,
+    /// the readers' locks are waited for, CACHE_UPDATE_POLICY holds. Bad lines are told with their number and do not
+    /// stop the rest. A message was sent when its Attributes or itself say so, else now. Exit status: 0 if every line
+    /// was applied, 1 if some are bad or Redis failed, 78 if the configuration has faults.
+    Replay(ReplayArgs),
+    /// Fills the cache of a list of customers with what Stigg's Edge API says of them now.
+    ///
+    /// For a new or an emptied Redis. It writes whom CACHE_UPDATE_POLICY would not, but never over something newer.
+    /// List a customer before its resources: a resource's entry counts only beside its customer's. Exit status: 0 if
+    /// all are done, 1 if some failed or it gave up, 78 if the configuration has faults.
+    Warm(WarmArgs),
+    /// Forgets what is cached of a customer, of a resource or of everyone, so that the next reader asks Stigg.
+    ///
+    /// Asks first on a terminal; elsewhere it needs --yes. It is remembered for 12 hours, so that messages that were
+    /// sent before bring nothing back. Usages of a customer stay, as they do for a purge that comes from the queue.
+    /// Exit status: 0 if it was done, 1 if the answer was no or Redis failed, 2 if nobody could be asked, 78 if the
+    /// configuration has faults.
+    Purge(PurgeArgs),
     /// Asks a running service whether its loops come round (`GET /livez` on `PORT` of this machine).
     ///
     /// For probes in images without a shell. Exit status: 0 if it is up, 1 if it is down or does not answer, 78 if
@@ -64,7 +87,9 @@ pub struct CommandLine {
 fn uses(command: &str) -> Uses {
     let (groups, settings): (&[&str], &[&str]) = match command {
         "live" | "ready" => (&["HTTP"], &[]),
-        "inspect" => (&["Redis"], &["environment_prefix", "log_level"]),
+        "replay" => (&["Redis", "Cache"], &["log_level"]),
+        "warm" => (&["Stigg", "Redis", "Cache", "Proxy"], &["log_level"]),
+        "purge" | "inspect" => (&["Redis"], &["environment_prefix", "log_level"]),
         _ => (&[], &[]),
     };
     Uses { groups, settings }

@@ -6,11 +6,16 @@
 
 pub mod args;
 
+mod apply;
 mod human;
 mod inspect;
+mod lines;
 mod opened;
 mod probe;
+mod purge;
+mod replay;
 mod terminal;
+mod warm;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -33,6 +38,9 @@ pub const CONFIGURATION: u8 = 78;
 pub fn run(command: &Command, settings: &Settings) -> ExitCode {
     let status = match command {
         Command::Inspect(args) => inspect::run(settings, args),
+        Command::Replay(args) => replay::run(settings, args),
+        Command::Warm(args) => warm::run(settings, args),
+        Command::Purge(args) => purge::run(settings, args),
         Command::Live => probe::run(settings, "/livez"),
         Command::Ready => probe::run(settings, "/readyz"),
         Command::Completions { shell } => completions(*shell),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{complain, complain_of_settings};
-use crate::config::{CacheAccess, Settings};
+use crate::config::{CacheAccess, CacheUpdatePolicy, EdgeAccess, Faults, Settings};
 use crate::http_client;
 use crate::log::{self as service_log, LogHandle};
 use crate::service::credentials::own_provider;
@@ -21,7 +21,21 @@ pub(super) struct Opened {
 impl Opened {
     /// The cache, with as many connections; nothing is dialled yet. The error is the exit status, its reason is told.
     pub fn new(settings: &Settings, connections: u32) -> Result<Self, u8> {
-        let access = settings.cache_access();
+        Self::of(settings, settings.cache_access(), connections)
+    }
+
+    /// The same, and the Edge API: to fill the cache of those who are not in it, whatever the policy for messages is.
+    pub fn for_a_fill(settings: &Settings, connections: u32) -> Result<(Self, EdgeAccess), u8> {
+        match settings.cache_and_edge_access() {
+            Ok((mut cache, edge)) => {
+                cache.policy = CacheUpdatePolicy::Upsert;
+                Ok((Self::of(settings, Ok(cache), connections)?, edge))
+            }
+            Err(faults) => Err(complain_of_settings(&faults)),
+        }
+    }
+
+    fn of(settings: &Settings, access: Result<CacheAccess, Faults>, connections: u32) -> Result<Self, u8> {
         let access = access.map_err(|faults| complain_of_settings(&faults))?;
         let log = start_log(settings)?;
         for notice in &access.notices {

@@ -1,4 +1,9 @@
-//! What a terminal gets that a pipe does not: colour. And columns, which both get.
+//! What a terminal gets that a pipe does not: colour, and a bar. And columns, which both get.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Colours, if there is to be any.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +46,29 @@ pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// A bar on standard error, if that is a terminal; else nothing. Without a total it counts.
+pub(super) fn bar(total: Option<u64>, what: &'static str) -> ProgressBar {
+    let bar = match total {
+        Some(total) => ProgressBar::new(total),
+        None => ProgressBar::no_length(),
+    };
+    if !std::io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+        return bar;
+    }
+    let template = if total.is_some() {
+        "{bar:40} {pos} of {len} {msg} ({per_sec}, {eta} left)"
+    } else {
+        "{spinner} {pos} {msg} ({per_sec})"
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_message(what);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 //! An answer is taken strictly: a missing field is a fault that names it. No fault repeats what the answer held,
 //! since it may hold secrets.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::entitlement::EpochMs;
+use crate::entitlement::{EpochMs, ResourceId, Subject};
 use crate::json;
 use crate::sqs::credentials::Credentials;
 
@@ -56,6 +56,32 @@ pub fn sentry_dsn(status: u16, body: &[u8]) -> Result<Option<String>, AnswerFaul
             .map(str::to_owned)),
         _ => Err(unexpected("it has no data.sdkConfiguration")),
     }
+}
+
+/// Reads the answer to `GET /v1/c/{customerId}/entitlements-state.json`: as the body of the message that would tell the
+/// same, so that there is one decoder for both.
+///
+/// # Errors
+/// It is a refusal, or has no list of entitlements.
+pub fn entitlements_state(status: u16, body: &[u8], subject: &Subject) -> Result<String, AnswerFault> {
+    let mut answer = object(status, body)?;
+    let Some(Value::Object(state)) = answer.pointer_mut("/data/entitlementsState") else {
+        return Err(unexpected("it has no data.entitlementsState"));
+    };
+    let list = state
+        .remove("entitlementsV2")
+        .filter(Value::is_array)
+        .or_else(|| state.remove("entitlements"))
+        .filter(Value::is_array)
+        .ok_or_else(|| unexpected("it has no data.entitlementsState.entitlementsV2"))?;
+    let message = json!({
+        "__typename": "EntitlementsUpdatedV2",
+        "customerId": subject.customer.as_str(),
+        "resourceId": subject.resource.as_ref().map(ResourceId::as_str),
+        "entitlementsV2": list,
+        "accessDeniedReason": state.remove("accessDeniedReason"),
+    });
+    Ok(message.to_string())
 }
 
 /// The JSON of an answer that is no refusal, neither by its status nor by its `errors`.

@@ -87,6 +87,16 @@ pub struct MalformedBody {
     pub problem: String,
 }
 
+/// When a body says that it was true, if it says so: for those who have no `SentTimestamp`.
+pub fn told_time(body: &str) -> Option<EpochMs> {
+    // The time of last resort stands for none.
+    const UNTOLD: EpochMs = EpochMs(i64::MIN);
+    match envelope::open(body) {
+        Ok(Opened::Event(_, mut scope)) => Some(scope.message_time(UNTOLD)).filter(|at| *at != UNTOLD),
+        Ok(Opened::Unknown) | Err(_) => None,
+    }
+}
+
 /// Decodes one SQS body. `sent_at` is its `SentTimestamp`: the time of last resort.
 ///
 /// # Errors

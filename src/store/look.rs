@@ -6,6 +6,7 @@ use redis::{Value, cmd};
 
 use super::redis_store::{Calls, RedisStore, served};
 use super::{NOPERM, Reach, StoreError};
+use crate::entitlement::EpochMs;
 
 /// One key, as it was at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,5 +98,16 @@ impl RedisStore {
             }
             Ok(looks)
         })
+    }
+}
+
+impl RedisStore {
+    /// What time it is at the server. None if it cannot be asked: it is a second opinion, no more.
+    pub fn time(&self) -> Option<EpochMs> {
+        let answer =
+            self.on_a_connection(|connection| self.ask(connection, &cmd("TIME"), "cannot ask the time of"));
+        let (secs, micros): (String, String) = redis::from_redis_value(answer.ok()?).ok()?;
+        let (secs, micros): (i64, i64) = (secs.parse().ok()?, micros.parse().ok()?);
+        Some(EpochMs(secs.checked_mul(1_000)?.checked_add(micros / 1_000)?))
     }
 }

@@ -9,6 +9,7 @@ mod errors;
 mod iam_token;
 pub mod look;
 mod redis_store;
+mod refetch;
 mod scripts;
 mod sentinel;
 mod survey;

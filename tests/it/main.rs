@@ -53,6 +53,9 @@ mod watchdog;
 
 mod command_inspect;
 mod command_probes;
+mod command_purge;
+mod command_replay;
+mod command_warm;
 mod config;
 mod house;
 mod http;

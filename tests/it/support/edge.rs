@@ -1,5 +1,6 @@
-//! Stands in for the Edge API towards the service: temporary credentials, remote configuration.
+//! Stands in for the Edge API towards the service: temporary credentials, remote configuration, entitlements.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
@@ -26,6 +27,9 @@ struct State {
     key: String,
     credentials: Option<Value>,
     configuration: Option<Value>,
+    /// By path and query; the last answer is given again and again.
+    entitlements: HashMap<String, VecDeque<(u16, Value)>>,
+    before_entitlements: Option<Box<dyn FnOnce() + Send>>,
     calls: Vec<EdgeCall>,
 }
 
@@ -45,6 +49,8 @@ impl EdgeStub {
             key: SERVER_API_KEY.to_owned(),
             credentials: None,
             configuration: None,
+            entitlements: HashMap::new(),
+            before_entitlements: None,
             calls: Vec::new(),
         }));
         let (shared_server, shared_state) = (Arc::clone(&server), Arc::clone(&state));
@@ -56,6 +62,12 @@ impl EdgeStub {
                 };
                 let version = header("X-API-VERSION");
                 let url = request.url().to_owned();
+                if url.starts_with("/v1/c/") {
+                    let before = shared_state.lock().unwrap().before_entitlements.take();
+                    if let Some(before) = before {
+                        before();
+                    }
+                }
                 let mut state = shared_state.lock().unwrap();
                 let authorised = header("X-API-KEY").as_ref() == Some(&state.key);
                 let answer = match url.split('?').next().unwrap_or_default() {
@@ -63,8 +75,16 @@ impl EdgeStub {
                     "/v1/config/server-sdk-configuration.json" => state.configuration.clone(),
                     _ => None,
                 };
+                let of_customer = state
+                    .entitlements
+                    .get_mut(&url)
+                    .map(|answers| match answers.len() {
+                        1 => answers[0].clone(),
+                        _ => answers.pop_front().expect("an answer"),
+                    });
                 let (status, body) = match answer {
                     _ if !authorised => (401, json!({"message": "unauthorized"})),
+                    None if of_customer.is_some() => of_customer.expect("an answer"),
                     Some(answer) => (200, answer),
                     None => (500, json!({"message": "the edge stub has no answer"})),
                 };
@@ -98,6 +118,33 @@ impl EdgeStub {
     pub fn give_sentry_dsn(&self, dsn: &str) {
         let answer = json!({"data": {"sdkConfiguration": {"sentryDsn": dsn}}});
         self.state.lock().unwrap().configuration = Some(answer);
+    }
+
+    /// From now on answers with this state when its owner is asked for, after failing with these statuses.
+    pub fn give_entitlements(&self, state: &super::state::State, failures: &[u16]) {
+        let mut answers: VecDeque<(u16, Value)> = failures
+            .iter()
+            .map(|status| (*status, json!({"message": "not now"})))
+            .collect();
+        answers.push_back((
+            200,
+            json!({"data": {"entitlementsState": {
+                "__typename": "EntitlementsState",
+                "entitlementsV2": state.entitlements.iter().map(super::messages::v2_entitlement).collect::<Vec<_>>(),
+                "accessDeniedReason": state.access_denied_reason,
+            }}}),
+        ));
+        let query = state
+            .resource
+            .as_ref()
+            .map_or(String::new(), |id| format!("?resourceId={id}"));
+        let url = format!("/v1/c/{}/entitlements-state.json{query}", state.customer);
+        self.state.lock().unwrap().entitlements.insert(url, answers);
+    }
+
+    /// Does this once, when entitlements are asked for and before they are answered.
+    pub fn before_entitlements(&self, act: impl FnOnce() + Send + 'static) {
+        self.state.lock().unwrap().before_entitlements = Some(Box::new(act));
     }
 
     /// From now on takes this server key, and no other.

@@ -135,7 +135,7 @@ pub fn entitlements_updated(state: &State, shape: Shape) -> Message {
     }
 }
 
-fn v2_entitlement(entitlement: &Value) -> Value {
+pub fn v2_entitlement(entitlement: &Value) -> Value {
     let mut v2 = entitlement.clone();
     if v2["__typename"] == "Entitlement" {
         v2["__typename"] = json!("FeatureEntitlement");
