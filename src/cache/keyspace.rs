@@ -83,6 +83,11 @@ impl Keyspace {
         }
     }
 
+    /// `P:check:<token>`: written and deleted again to see whether it can be. No customer's key.
+    pub fn probe_key(&self, token: &str) -> String {
+        format!("{}:check:{token}", self.prefix)
+    }
+
     /// `P:purged:c_C` or `P:purged:c_C:r_R`: when the last purge of the customer was sent.
     pub fn purge_mark(&self, subject: &Subject) -> String {
         let customer = subject.customer.as_str();

@@ -7,6 +7,7 @@
 pub mod args;
 
 mod apply;
+mod check;
 mod human;
 mod inspect;
 mod lines;
@@ -37,6 +38,7 @@ pub const CONFIGURATION: u8 = 78;
 /// Runs a command to its end.
 pub fn run(command: &Command, settings: &Settings) -> ExitCode {
     let status = match command {
+        Command::Check(args) => check::run(settings, args),
         Command::Inspect(args) => inspect::run(settings, args),
         Command::Replay(args) => replay::run(settings, args),
         Command::Warm(args) => warm::run(settings, args),

@@ -24,6 +24,15 @@ impl Opened {
         Self::of(settings, settings.cache_access(), connections)
     }
 
+    /// The same for who tells the notices himself.
+    pub fn silent(settings: &Settings, connections: u32) -> Result<Self, u8> {
+        let access = settings.cache_access().map(|access| CacheAccess {
+            notices: Vec::new(),
+            ..access
+        });
+        Self::of(settings, access, connections)
+    }
+
     /// The same, and the Edge API: to fill the cache of those who are not in it, whatever the policy for messages is.
     pub fn for_a_fill(settings: &Settings, connections: u32) -> Result<(Self, EdgeAccess), u8> {
         match settings.cache_and_edge_access() {

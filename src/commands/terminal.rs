@@ -14,6 +14,10 @@ impl Paint {
         self.paint("32", text)
     }
 
+    pub fn yellow(self, text: &str) -> String {
+        self.paint("33", text)
+    }
+
     pub fn red(self, text: &str) -> String {
         self.paint("31", text)
     }

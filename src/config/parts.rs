@@ -7,8 +7,8 @@ use super::settings::Settings;
 use super::validate::{CacheRules, cache_rules, environment_prefix};
 use super::values::{Faults, Findings, raw};
 use super::{
-    CacheUpdatePolicy, Expiry, LogConfig, LogFormat, Proxy, RedisConfig, Secret, proxy, queue, redis,
-    validate,
+    CacheUpdatePolicy, Expiry, LogConfig, LogFormat, Proxy, RedisConfig, Secret, StsEndpoint, proxy, queue,
+    redis, validate,
 };
 use crate::entitlement::stored::CacheFormat;
 
@@ -95,6 +95,22 @@ impl Settings {
             proxy: proxy::proxy(self, findings),
             notices: findings.notices.clone(),
         })
+    }
+
+    /// Where STS is, for those who ask it whatever the source of the credentials is: `AWS_ENDPOINT_URL_STS`, else
+    /// `AWS_ENDPOINT_URL`, else the region's own.
+    pub fn sts_endpoint(&self) -> StsEndpoint {
+        let given = [
+            raw!(self, credentials.aws_endpoint_url_sts),
+            raw!(self, queue.aws_endpoint_url),
+        ];
+        StsEndpoint {
+            region: queue::region_if_told(self).unwrap_or_default(),
+            url: given
+                .into_iter()
+                .find_map(|raw| raw.value)
+                .and_then(|url| Url::parse(url).ok()),
+        }
     }
 
     /// What a command prints may be coloured on a terminal.

@@ -1,5 +1,7 @@
 //! The queue over HTTP: one signed POST a call, one deadline a call, no retry. The loops decide when to try again.
 
+mod peek;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,6 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use url::Url;
 
+pub use self::peek::QueueFacts;
 use super::credentials::{Credentials, CredentialsProvider};
 use super::faults::{self, FailedCall};
 use super::sign::signed_request;
@@ -203,7 +206,7 @@ impl Queue for SqsClient {
 }
 
 /// `Mon, 02 Nov 2026 12:00:00 GMT`.
-fn parse_http_date(text: &str) -> Option<EpochMs> {
+pub(crate) fn parse_http_date(text: &str) -> Option<EpochMs> {
     let at = OffsetDateTime::parse(text, &Rfc2822).ok()?;
     Some(EpochMs(at.unix_timestamp().checked_mul(1000)?))
 }

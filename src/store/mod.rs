@@ -8,6 +8,7 @@ mod connection;
 mod errors;
 mod iam_token;
 pub mod look;
+pub mod probe;
 mod redis_store;
 mod refetch;
 mod scripts;

@@ -51,6 +51,7 @@ mod panics;
 mod visibility;
 mod watchdog;
 
+mod command_check;
 mod command_inspect;
 mod command_probes;
 mod command_purge;

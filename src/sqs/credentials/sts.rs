@@ -4,6 +4,7 @@
 //! error, whoever quotes them.
 
 pub mod answer;
+mod caller;
 
 use std::time::Duration;
 

@@ -61,6 +61,26 @@ pub fn credentials(action: &str, body: &[u8]) -> Result<Credentials, String> {
     })
 }
 
+/// The ARN in the answer to `GetCallerIdentity`, or what is wrong with it.
+pub fn caller(body: &str) -> Result<String, &'static str> {
+    let document = parse(body).ok_or("the answer is not XML")?;
+    let root = document.root_element();
+    let arn = (root.tag_name().name() == "GetCallerIdentityResponse")
+        .then(|| child(root, "GetCallerIdentityResult"))
+        .flatten()
+        .and_then(|result| child(result, "Arn"))
+        .and_then(|arn| arn.text())
+        .map(str::trim)
+        .ok_or("the answer names no caller; is this STS?")?;
+    let is_fit =
+        arn.starts_with("arn:") && arn.len() <= 2_048 && arn.chars().all(|letter| letter.is_ascii_graphic());
+    if is_fit {
+        Ok(arn.to_owned())
+    } else {
+        Err("the caller in the answer has no ARN")
+    }
+}
+
 /// The code and the words of an answer with another status than 200. Secrets were cut before.
 pub fn refusal(status: u16, body: &str) -> Refusal {
     let named = parse(body).and_then(|document| {
@@ -130,6 +150,19 @@ mod tests {
         assert_eq!(credentials.secret_access_key, "hunter2");
         assert_eq!(credentials.session_token.as_deref(), Some("tok3n"));
         assert_eq!(credentials.expires_at, Some(EpochMs(1_893_456_000_000)));
+    }
+
+    #[test]
+    fn a_caller_is_told_by_its_arn() {
+        let of = |arn: &str| {
+            caller(&format!(
+                "<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>{arn}</Arn></GetCallerIdentityResult>\
+                 </GetCallerIdentityResponse>"
+            ))
+        };
+        assert_eq!(of("arn:aws:iam::1:user/u").unwrap(), "arn:aws:iam::1:user/u");
+        assert!(of("two words").is_err());
+        assert!(caller("<html/>").is_err() && caller("").is_err());
     }
 
     #[test]

@@ -1,0 +1,52 @@
+//! Where credentials come from, and whom AWS takes them for.
+
+use std::sync::Arc;
+
+use super::{Area, Finding};
+use crate::clock;
+use crate::commands::human;
+use crate::config::{Config, StsEndpoint};
+use crate::edge::EdgeClient;
+use crate::service::credentials::provider;
+use crate::shutdown::Stop;
+use crate::sqs::credentials::sts::{StsAccess, StsClient};
+use crate::sqs::credentials::{CredentialsProvider, EdgeCredentials};
+
+/// None if there are no credentials: then nothing can be asked with them.
+pub(super) fn check(
+    config: &Config,
+    endpoint: StsEndpoint,
+    edge: &Arc<EdgeClient>,
+    findings: &mut Vec<Finding>,
+) -> Option<Arc<dyn CredentialsProvider>> {
+    let of_edge = EdgeCredentials::new(Arc::clone(edge), config.queue_url.clone());
+    let (provider, _) = provider(&config.credentials, config.proxy.clone(), of_edge, Stop::never());
+    let credentials = match provider.current(clock::now()) {
+        Ok(credentials) => credentials,
+        Err(error) => {
+            findings.push(Area::Credentials.failure(error.message));
+            return None;
+        }
+    };
+    let until = credentials
+        .expires_at
+        .map(|at| format!(", until {}", human::date(at)))
+        .unwrap_or_default();
+    findings.push(Area::Credentials.ok(format!("{}{until}", provider.describe())));
+
+    let access = StsAccess {
+        endpoint,
+        proxy: config.proxy.clone(),
+    };
+    let caller = match StsClient::new(&access, None) {
+        Some(sts) => sts.caller(&credentials),
+        None => Err("the region has no STS; check AWS_REGION".to_owned()),
+    };
+    findings.push(match caller {
+        Ok(arn) => Area::Credentials.ok(format!("the caller is {arn}")),
+        Err(why) => Area::Credentials.warning(format!(
+            "cannot tell who the caller is: {why}. The service does without"
+        )),
+    });
+    Some(provider)
+}
