@@ -34,6 +34,8 @@ const MODULES = {
   "networking.k8s.io/v1 NetworkPolicy": "kubernetes-models/networking.k8s.io/v1/NetworkPolicy",
   "monitoring.coreos.com/v1 ServiceMonitor":
     "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/ServiceMonitor",
+  "monitoring.coreos.com/v1 PrometheusRule":
+    "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1/PrometheusRule",
   "keda.sh/v1alpha1 ScaledObject": "@kubernetes-models/keda/keda.sh/v1alpha1/ScaledObject",
   "keda.sh/v1alpha1 TriggerAuthentication": "@kubernetes-models/keda/keda.sh/v1alpha1/TriggerAuthentication",
 };
@@ -115,7 +117,16 @@ const patched = rendered({
   },
 });
 
-const judged = [...all, ...plain, ...byAge, ...patched];
+// The alert rules, as README says to give them to the operator.
+const { groups } = read(readFileSync(path.join(repository, "scripts/prometheus/alerts.yml"), "utf8"))[0];
+const rule = {
+  apiVersion: "monitoring.coreos.com/v1",
+  kind: "PrometheusRule",
+  metadata: { name: "persistent-cache-service" },
+  spec: { groups },
+};
+
+const judged = [...all, ...plain, ...byAge, ...patched, rule];
 for (const manifest of judged) {
   assert.equal(await schemaFault(manifest), undefined, `${manifest.kind} ${manifest.metadata.name}`);
 }
