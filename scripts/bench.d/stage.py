@@ -130,7 +130,7 @@ class Simulator:
     def counts(self):
         return self.ask("counts")
 
-    def drain(self, seconds=60):
+    def drain(self, seconds=120):
         """Lets nothing more come, and waits until all is deleted. Returns how many messages there were."""
         messages = self.ask("stop")["messages"]
         wait_until("all messages deleted", seconds, lambda: self.counts()["deleted"] >= messages)
