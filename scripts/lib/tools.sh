@@ -216,6 +216,39 @@ need_debian_root() {
     echo "$debian_suite" >"$tools/debian/.complete"
 }
 
+# What scripts/bench compares the service with. The AWS SDK of today asks for Node 20.
+need_node_worker() {
+    local sources=$root/scripts/bench.d/node directory=$tools/bench-node major
+    major=$(node -p 'process.versions.node.split(".")[0]')
+    [ "$major" -ge 20 ] || fail "node $major is too old for the node worker" 'install Node 20 or newer, see https://nodejs.org'
+    if ! is_complete "$directory" "$sources/package.json" "$sources/.npmrc"; then
+        echo 'installing what the node worker is made of'
+        rm -rf "$directory"
+        mkdir -p "$directory"
+        cp "$sources/package.json" "$sources/.npmrc" "$directory/"
+        (cd "$directory" && npm install --silent --no-audit --no-fund --ignore-scripts) ||
+            fail 'the packages of the node worker could not be installed' "cd $directory && npm install"
+        mark_complete "$directory" "$sources/package.json" "$sources/.npmrc"
+    fi
+    # Beside its packages, where Node looks for them.
+    cp "$sources/worker.mjs" "$directory/"
+}
+
+# install_bench_tools: what scripts/bench needs.
+install_bench_tools() {
+    need_rust
+    need_node
+    need_setpriv
+    command -v python3 >/dev/null || debian_packages python3 python3
+    mkdir -p "$tools"
+    exec 9>"$tools/.lock"
+    flock 9
+    need_redis_server
+    need_openssl
+    need_node_worker
+    exec 9>&-
+}
+
 # install_tools: all of it. Two runs at once take turns.
 install_tools() {
     need_rust

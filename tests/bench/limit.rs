@@ -6,13 +6,10 @@
 //! bytes on a socket, unsigned and unread but for the handles: no client can be faster, so it tells what the
 //! simulator can give.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::{Args, ValueEnum};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use persistent_cache_service::config::Secret;
@@ -20,6 +17,8 @@ use persistent_cache_service::sqs::client::{SqsClient, SqsSettings};
 use persistent_cache_service::sqs::credentials::StaticCredentials;
 use persistent_cache_service::sqs::{Queue, ReceiptHandle};
 use url::Url;
+
+use crate::http::{Caller, request};
 
 /// SQS's bound of a batch.
 const BATCH_MAX: usize = 10;
@@ -76,7 +75,17 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
                 client: Arc::clone(&shared),
                 batch: options.batch,
             }),
-            Client::Raw => Box::new(Raw::connect(&options.queue_url, options.batch)?),
+            Client::Raw => Box::new(Raw {
+                caller: Caller::connect(&options.queue_url)?,
+                queue_url: options.queue_url.to_string(),
+                receive: request(
+                    "ReceiveMessage",
+                    &format!(
+                        r#"{{"QueueUrl":"{}","MaxNumberOfMessages":{},"WaitTimeSeconds":20}}"#,
+                        options.queue_url, options.batch
+                    ),
+                ),
+            }),
         })
     };
     let (received, to_delete) = bounded(BETWEEN);
@@ -142,76 +151,14 @@ impl Bare for OfService {
 }
 
 struct Raw {
-    stream: TcpStream,
+    caller: Caller,
     queue_url: String,
     receive: Vec<u8>,
-    buffer: Vec<u8>,
-}
-
-impl Raw {
-    fn connect(queue_url: &Url, batch: u8) -> anyhow::Result<Self> {
-        anyhow::ensure!(queue_url.scheme() == "http", "the raw client speaks no TLS");
-        let port = queue_url.port().context("a queue URL with a port")?;
-        let stream = TcpStream::connect(("127.0.0.1", port))?;
-        stream.set_nodelay(true)?;
-        let receive = request(
-            "ReceiveMessage",
-            &format!(r#"{{"QueueUrl":"{queue_url}","MaxNumberOfMessages":{batch},"WaitTimeSeconds":20}}"#),
-        );
-        Ok(Self {
-            stream,
-            queue_url: queue_url.to_string(),
-            receive,
-            buffer: vec![0; 64 * 1024],
-        })
-    }
-
-    /// Sends a request and returns the body of its answer.
-    fn call(
-        stream: &mut TcpStream,
-        buffer: &mut Vec<u8>,
-        request: &[u8],
-    ) -> io::Result<std::ops::Range<usize>> {
-        stream.write_all(request)?;
-        let mut filled = 0;
-        loop {
-            if let Some(end) = buffer[..filled.min(1024)]
-                .windows(4)
-                .position(|window| window == b"\r\n\r\n")
-            {
-                let head = String::from_utf8_lossy(&buffer[..end]);
-                let length = head
-                    .lines()
-                    .find_map(|line| line.strip_prefix("Content-Length: ")?.parse::<usize>().ok());
-                let whole = end + 4 + length.ok_or_else(|| io::Error::other("an answer without a length"))?;
-                if !head.starts_with("HTTP/1.1 200") {
-                    return Err(io::Error::other(format!("refused: {head}")));
-                }
-                buffer.resize(whole.max(buffer.len()), 0);
-                stream.read_exact(&mut buffer[filled..whole])?;
-                return Ok(end + 4..whole);
-            }
-            match stream.read(&mut buffer[filled..])? {
-                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-                read => filled += read,
-            }
-        }
-    }
-}
-
-fn request(operation: &str, body: &str) -> Vec<u8> {
-    format!(
-        "POST / HTTP/1.1\r\nHost: localhost\r\nX-Amz-Target: AmazonSQS.{operation}\r\n\
-         Content-Type: application/x-amz-json-1.0\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .into_bytes()
 }
 
 impl Bare for Raw {
     fn receive(&mut self) -> anyhow::Result<Vec<String>> {
-        let body = Self::call(&mut self.stream, &mut self.buffer, &self.receive)?;
-        let body = std::str::from_utf8(&self.buffer[body])?;
+        let body = self.caller.call(&self.receive)?;
         // A message's own text has its quotes escaped, so this is found where it is a field and nowhere else.
         let handles = body.split(r#""ReceiptHandle":""#).skip(1);
         Ok(handles
@@ -231,11 +178,7 @@ impl Bare for Raw {
             self.queue_url,
             entries.join(",")
         );
-        Self::call(
-            &mut self.stream,
-            &mut self.buffer,
-            &request("DeleteMessageBatch", &body),
-        )?;
+        self.caller.call(&request("DeleteMessageBatch", &body))?;
         Ok(())
     }
 }

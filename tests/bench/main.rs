@@ -12,7 +12,9 @@
     clippy::similar_names
 )]
 
+mod fill;
 mod histogram;
+mod http;
 mod keys;
 mod limit;
 mod mix;
@@ -33,6 +35,8 @@ enum Program {
     Limit(limit::Options),
     /// The writes alone.
     RedisLimit(redis_limit::Options),
+    /// Makes a queue in an emulator, and sends it messages.
+    Fill(fill::Options),
     /// Fills Redis with the customers that messages will be of.
     Prime(keys::Options),
     /// Compares Redis with what the first so many messages have to leave.
@@ -49,6 +53,7 @@ fn main() -> anyhow::Result<()> {
         Program::Simulator(options) => return simulator::run(options),
         Program::Limit(options) => return limit::run(&options),
         Program::RedisLimit(options) => redis_limit::run(&options)?,
+        Program::Fill(options) => fill::run(options)?,
         Program::Prime(options) => keys::prime(&options)?,
         Program::Check { options, messages } => keys::check(&options, messages)?,
     };

@@ -15,8 +15,6 @@ pub const PREFIX: &str = "production";
 pub const BASE_MS: u64 = 1_793_491_200_000;
 /// Every so many messages, one is of a probe: a customer whose writes are watched for in Redis.
 pub const PROBE_EVERY: u64 = 50;
-/// Probes take turns, so that one's message is written long before it gets the next.
-pub const PROBES: u64 = 1_000;
 /// What a metered feature that nothing is new about has used.
 pub const STEADY_USAGE: u64 = 7;
 
@@ -45,6 +43,9 @@ pub struct Mix {
     /// Customers that the messages are of, beside the probes.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub customers: u64,
+    /// How many probes take turns: so many that the message of one is written long before it gets the next.
+    #[arg(long, default_value_t = 400)]
+    pub probes: u64,
 }
 
 /// Whose state a message tells.
@@ -89,11 +90,8 @@ impl Mix {
     /// Whose and what the message of this number is.
     pub fn message(&self, number: u64) -> (Customer, Sort) {
         let chance = scattered(number);
-        let (customer, is_probe) = if number.is_multiple_of(PROBE_EVERY) {
-            (Customer::Probe(number / PROBE_EVERY % PROBES), true)
-        } else {
-            (Customer::Ordinary(chance % self.customers), false)
-        };
+        let probe = self.probe(number);
+        let customer = probe.map_or(Customer::Ordinary(chance % self.customers), Customer::Probe);
         let is_usage = match self.kind {
             Kind::Usage => true,
             Kind::Entitlements => false,
@@ -101,7 +99,7 @@ impl Mix {
         };
         let sort = if is_usage {
             // A probe is watched by its first feature.
-            let metered = if is_probe {
+            let metered = if probe.is_some() {
                 0
             } else {
                 (chance >> 40) % self.metered()
@@ -113,6 +111,12 @@ impl Mix {
         (customer, sort)
     }
 
+    /// Which probe the message is of, if it is of one.
+    pub fn probe(&self, number: u64) -> Option<u64> {
+        let is_of_one = self.probes > 0 && number.is_multiple_of(PROBE_EVERY);
+        is_of_one.then(|| number / PROBE_EVERY % self.probes)
+    }
+
     /// How many features have a usage: 0, 2, 4 …
     pub fn metered(&self) -> u64 {
         self.features.div_ceil(2)
@@ -121,7 +125,7 @@ impl Mix {
     /// Everyone that messages may be of.
     pub fn everyone(&self) -> impl Iterator<Item = Customer> {
         let ordinary = (0..self.customers).map(Customer::Ordinary);
-        ordinary.chain((0..PROBES).map(Customer::Probe))
+        ordinary.chain((0..self.probes).map(Customer::Probe))
     }
 }
 
@@ -182,6 +186,19 @@ impl Bodies {
             ),
             entitlements: Beginning::new(&entitlements),
         }
+    }
+
+    /// How long a body becomes: of a list where there are lists, else of a usage.
+    pub fn bytes_of_the_longest(&self) -> usize {
+        let longest = (0..100).map(|number| {
+            let (mut out, mut scratch) = (vec![b'"'], String::new());
+            self.push_escaped(number, &mut out, &mut scratch);
+            out.push(b'"');
+            serde_json::from_slice::<String>(&out)
+                .expect("a JSON string")
+                .len()
+        });
+        longest.max().unwrap_or_default()
     }
 
     /// Appends the body, escaped as a JSON string's content, and returns its MD5. `scratch` is a buffer to reuse.

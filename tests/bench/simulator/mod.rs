@@ -60,7 +60,7 @@ pub struct Simulator {
 pub fn run(options: Options) -> anyhow::Result<()> {
     let round_trip = Duration::from_millis(options.round_trip_ms);
     let simulator = Arc::new(Simulator {
-        shelf: Shelf::new(round_trip / 2),
+        shelf: Shelf::new(options.mix.clone(), round_trip / 2),
         bodies: Bodies::new(options.mix),
         round_trip,
     });
@@ -80,6 +80,7 @@ pub fn run(options: Options) -> anyhow::Result<()> {
     let told = json!({
         "endpoint": endpoint,
         "queue_url": format!("{endpoint}/000000000000/bench"),
+        "body_bytes": simulator.bodies.bytes_of_the_longest(),
         "control": control.local_addr()?.port(),
     });
     writeln!(std::io::stdout(), "{told}")?;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::histogram::Histogram;
-use crate::mix::{PROBE_EVERY, PROBES};
+use crate::mix::Mix;
 
 const SHARDS: usize = 16;
 /// As SQS has it for standard queues.
@@ -47,6 +47,7 @@ struct Supply {
 /// The queue.
 pub struct Shelf {
     began: Instant,
+    mix: Mix,
     /// Half of the round trip, which an answer takes to its reader.
     way_back: Duration,
     supply: Mutex<Supply>,
@@ -81,7 +82,7 @@ pub struct Counts {
 
 impl Shelf {
     /// An empty queue.
-    pub fn new(way_back: Duration) -> Self {
+    pub fn new(mix: Mix, way_back: Duration) -> Self {
         let began = Instant::now();
         let zero = || AtomicU64::new(0);
         Self {
@@ -98,7 +99,8 @@ impl Shelf {
             returned: Mutex::default(),
             any_returned: AtomicBool::new(false),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            probes: (0..PROBES).map(|_| zero()).collect(),
+            probes: (0..mix.probes).map(|_| zero()).collect(),
+            mix,
             counts: Counts {
                 receives: zero(),
                 empty_receives: zero(),
@@ -151,8 +153,7 @@ impl Shelf {
         }
         let handed_out_at = Instant::now() + self.way_back;
         for receipt in &*taken {
-            if receipt.number.is_multiple_of(PROBE_EVERY) {
-                let probe = receipt.number / PROBE_EVERY % PROBES;
+            if let Some(probe) = self.mix.probe(receipt.number) {
                 self.probes[probe as usize].store(self.us(handed_out_at), Ordering::Relaxed);
             }
             let in_flight = InFlight {

@@ -1,0 +1,208 @@
+"""Measures: every row, every contender, round after round. Started by scripts/bench, which builds what is needed."""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import chart
+import growth
+import measure
+import readme
+import report
+import rows
+from stage import Failed, redis, run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Where what is run lies."""
+
+    service: Path
+    bench: Path
+    node_worker: Path
+    fauxqs: Path
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Of localhost, made for this run."""
+
+    authority: Path
+    chain: Path
+    key: Path
+
+
+def arguments():
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--main", action="store_true", help="only the rows that the bars are about")
+    parser.add_argument("--rows", type=lambda text: text.split(","), help="only these rows (names, with commas between)")
+    parser.add_argument("--contenders", type=lambda text: text.split(","), help="only these contenders")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--minute-rounds", type=int, help="rounds of the one-minute row; with --main 1, else as --rounds")
+    parser.add_argument("--seconds", type=int, default=4, help="measured in each run, after the warm-up")
+    parser.add_argument("--binary", type=Path, help="measure this binary as the service (nothing is built of it)")
+    parser.add_argument("--growth", action="store_true", help="how cost and memory grow, instead")
+    parser.add_argument("--readme", action="store_true", help="write the last whole run into README.md and end")
+    parser.add_argument("--programs", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--tools", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, required=True, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def text_of(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
+
+
+def machine():
+    cpu = next(
+        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    memory_kib = int(Path("/proc/meminfo").read_text().split()[1])
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "cpu": cpu,
+        "memory_gib": round(memory_kib / 1024**2),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "redis": text_of("redis-server", "--version").split("v=")[1].split()[0],
+        "node": text_of("node", "--version").lstrip("v"),
+    }
+
+
+def revision():
+    changed = "" if not text_of("git", "status", "--porcelain", "--", "src", "Cargo.lock") else " with changes"
+    return text_of("git", "rev-parse", "--short", "HEAD") + changed
+
+
+def certificate(directory):
+    """An authority for this run, and localhost's certificate by it."""
+    made = Certificate(directory / "authority.pem", directory / "localhost.pem", directory / "localhost.key")
+    request, authority_key = directory / "localhost.csr", directory / "authority.key"
+    extensions = directory / "extensions"
+    extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    subprocess.run(
+        ["openssl", "req", "-x509", *new_key, "-keyout", authority_key, "-out", made.authority, "-days", "2"]
+        + ["-subj", "/CN=authority of this run"],
+        check=True,
+        capture_output=True,
+    )
+    subprocess.run(
+        ["openssl", "req", *new_key, "-keyout", made.key, "-out", request, "-subj", "/CN=localhost"],
+        check=True,
+        capture_output=True,
+    )
+    subprocess.run(
+        ["openssl", "x509", "-req", "-in", request, "-CA", made.authority, "-CAkey", authority_key, "-days", "2"]
+        + ["-CAcreateserial", "-extfile", extensions, "-out", made.chain],
+        check=True,
+        capture_output=True,
+    )
+    return made
+
+
+def redis_alone(programs, seconds, log):
+    """Messages a second that Redis takes with nothing before it."""
+    found = {}
+    for row in rows.named(["usage", "list-50"]):
+        with redis(log) as server:
+            told = run([programs.bench, "redis-limit", f"--redis={server.port}", f"--seconds={seconds}", *row.mix_flags()])
+        found[row.title] = told["messages"] / told["seconds"]
+    return found
+
+
+def rounds_of(row, options):
+    if row.name != "minute":
+        return options.rounds
+    return options.minute_rounds or (1 if options.main else options.rounds)
+
+
+def measured(options, chosen, programs, result, save):
+    """All rounds; each run's figures are kept as soon as they are there."""
+    log, cert = options.out / "log", certificate(options.out)
+    for number in range(options.rounds):
+        for row in chosen:
+            if number >= rounds_of(row, options):
+                continue
+            # Each begins once, so that none always runs on what another left warm.
+            turn = number % len(row.contenders)
+            for contender in row.contenders[turn:] + row.contenders[:turn]:
+                if options.contenders and contender not in options.contenders:
+                    continue
+                name = f"{row.name}-{contender.replace(' ', '-')}-{number}"
+                try:
+                    figures = measure.one(programs, row, contender, options.seconds, cert, log / name)
+                except (Failed, OSError, subprocess.SubprocessError) as failure:
+                    result["failures"].append(f"{contender}, {row.title}, round {number + 1}: {failure}")
+                    print(f"round {number + 1}  {row.name:15} {contender:12} failed: {failure}", flush=True)
+                    continue
+                result["runs"].setdefault(row.name, {}).setdefault(contender, []).append(figures)
+                save()
+                told = f"{figures['messages_per_second']:>10,.0f}/s {figures['messages_per_cpu_second']:>10,.0f} per CPU-s"
+                if "peak_kib" in figures:
+                    told += f"{figures['peak_kib'] / 1024:>7.1f} MiB"
+                print(f"round {number + 1}  {row.name:15} {contender:12} {told}", flush=True)
+        if {"usage", "list-50"} & {row.name for row in chosen} and not options.contenders:
+            for title, rate in redis_alone(programs, 2, log / "redis-alone").items():
+                result.setdefault("redis_limit", {}).setdefault(title, []).append(rate)
+
+
+def main():
+    options = arguments()
+    whole = options.out / "whole.json"
+    if options.readme:
+        return readme.write(ROOT, whole)
+    programs = Programs(
+        options.binary or options.programs / "persistent-cache-service",
+        options.programs / "examples" / "bench",
+        options.tools / "bench-node" / "worker.mjs",
+        options.tools / "bench-node" / "node_modules" / "fauxqs" / "dist" / "cli.js",
+    )
+    shutil.rmtree(options.out / "log", ignore_errors=True)
+    result = {
+        "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()) + " UTC",
+        "revision": revision(),
+        "machine": machine(),
+        "load_before": os.getloadavg()[0],
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "binary": str(options.binary or "static release build"),
+        "binary_bytes": programs.service.stat().st_size,
+        "is_static": options.binary is None,
+        "runs": {},
+        "failures": [],
+    }
+    if result["load_before"] > 1:
+        print(f"others use this machine as well (load {result['load_before']:.1f}): what is measured now is noise")
+    if options.growth:
+        return growth.measured(options, programs, result)
+    chosen = rows.named(options.rows) if options.rows else [row for row in rows.ROWS if row.main or not options.main]
+    is_whole = not (options.rows or options.contenders or options.main or options.binary)
+    last = options.out / "last.json"
+
+    def save():
+        last.write_text(json.dumps(result, indent=1))
+
+    began = time.monotonic()
+    measured(options, chosen, programs, result, save)
+    result["took_seconds"] = round(time.monotonic() - began)
+    save()
+    (options.out / "chart.svg").write_text(chart.svg(result))
+    if is_whole:
+        whole.write_text(last.read_text())
+        shutil.copy(options.out / "chart.svg", ROOT / "scripts" / "bench.d" / "chart.svg")
+    print(f"\n{report.whole(result)}\n\n{result['took_seconds']} s; figures: {last}, chart: {options.out / 'chart.svg'}")
+    return 1 if result["failures"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""Regressions, in a minute: how many instructions the service executes for fixed loads, beside an earlier build of it.
+
+Times are noise on a machine that others use as well; instructions hardly are. They are counted by `perf stat` where
+the processor lets it, else by callgrind, which is slow and simulates the same. The whole service runs, against the
+simulator and a Redis: with one poller and one worker, so that what is gathered into one call hardly depends on chance."""
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import contenders
+import report
+import rows
+from main import Programs
+from stage import Failed, redis, run, simulator, wait_until
+
+ONE_OF_EACH = {"CONSUMERS": "1", "WORKERS": "1", "LOG_LEVEL": "warn"}
+
+
+@dataclass(frozen=True)
+class Load:
+    title: str
+    row: rows.Row
+    messages: int
+
+
+USAGE = rows.Row("quick", "", (rows.SERVICE,), customers=1_000)
+LOADS = [
+    Load("start, first poll, stop", USAGE, 0),
+    Load("usage, batch 10", USAGE, 4_000),
+    Load("usage, batch 1", replace(USAGE, batch=1), 1_000),
+    Load("entitlements of 50 features, batch 10", replace(USAGE, mix="entitlements", features=50), 300),
+]
+
+
+def perf_counts():
+    """True if this machine lets perf count instructions."""
+    try:
+        told = subprocess.run(["perf", "stat", "-x,", "-e", "instructions:u", "true"], capture_output=True, text=True)
+    except FileNotFoundError:
+        return False
+    return told.returncode == 0 and re.match(r"\d+,", told.stderr.strip()) is not None
+
+
+class Counter:
+    """What runs around the service to count."""
+
+    def __init__(self):
+        self.by_perf = perf_counts()
+        self.name = "perf stat -e instructions:u" if self.by_perf else "valgrind --tool=callgrind"
+
+    def command(self, binary, told):
+        if self.by_perf:
+            return ["perf", "stat", "-x,", "-e", "instructions:u", "-o", told, binary]
+        return ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"--log-file={told}", binary]
+
+    def read(self, told):
+        text = Path(told).read_text()
+        pattern = r"^(\d+),.*instructions" if self.by_perf else r"Collected : (\d+)"
+        found = re.search(pattern, text, re.MULTILINE)
+        if not found:
+            raise Failed(f"no count of instructions in: {text[-300:]}")
+        return int(found[1])
+
+
+def instructions(counter, programs, binary, load, log):
+    """From the start of the process to its end."""
+    with ExitStack() as stack, tempfile.NamedTemporaryFile() as told:
+        server = stack.enter_context(redis(log))
+        run([programs.bench, "prime", f"--redis={server.port}", *load.row.mix_flags()])
+        queue = stack.enter_context(simulator(programs, load.row, log))
+        counted = replace(programs, service=counter.command(binary, told.name))
+        child = stack.enter_context(
+            contenders.start(rows.SERVICE, counted, load.row, server, queue, None, log, ONE_OF_EACH)
+        )
+
+        def comes_to(what, holds):
+            wait_until(what, 120, lambda: child.poll() is not None or holds(queue.counts()))
+            if child.poll() is not None:
+                raise Failed(f"the service ended with status {child.returncode}, see {log}")
+
+        comes_to("a first poll", lambda counts: counts["first_receive_us"] > 0)
+        queue.ask(f"start?messages={load.messages}")
+        comes_to("all messages deleted", lambda counts: counts["deleted"] >= load.messages)
+        # The service alone is told to stop; perf waits for it.
+        os.kill(service_of(child.pid) if counter.by_perf else child.pid, signal.SIGTERM)
+        child.wait(60)
+        return counter.read(told.name)
+
+
+def service_of(pid):
+    """The child of perf."""
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="scripts/bench --quick", description=__doc__)
+    parser.add_argument("--threshold", type=float, default=1.05, help="fails if more than so many times the base's")
+    parser.add_argument("--bench", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--base", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--base-revision", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--head", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, required=True, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    counter, log = Counter(), options.out / "log" / "quick"
+    programs = Programs(options.head, options.bench, Path(), Path())
+    lines, worst = [], 0
+    for load in LOADS:
+        base = instructions(counter, programs, options.base, load, log)
+        head = instructions(counter, programs, options.head, load, log)
+        worst = max(worst, head / base)
+        each = f"{head / load.messages:,.0f}" if load.messages else "-"
+        lines.append([load.title, f"{base:,}", f"{head:,}", each, f"{head / base:.3f}"])
+    print(report.table(["load", f"base {options.base_revision}", "now", "now, per message", "now : base"], lines))
+    print(f"\ninstructions, by {counter.name}; fails above {options.threshold}")
+    return 1 if worst > options.threshold else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

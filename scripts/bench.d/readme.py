@@ -1,0 +1,57 @@
+"""The section of README: written from the last whole run, never by hand."""
+
+import json
+
+import report
+
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+HEADING = "### Speed"
+
+TEXT = """{heading}
+
+```sh
+scripts/bench          # everything in the tables below; about forty minutes
+scripts/bench --main   # the loads that the bars are about; about a quarter of an hour
+scripts/bench --growth # how cost and memory grow with keys, features, bodies and instances
+scripts/bench --quick  # a minute: instructions of a fixed load, against an earlier revision
+```
+
+{begin}
+![Messages per CPU-second](scripts/bench.d/chart.svg)
+
+What is compared, all of it against the same queue and a Redis of the run's own, with fresh processes for each run:
+
+- *service*: the static release binary with its defaults and the BATCH_SIZE of the load.
+- *node worker* (`scripts/bench.d/node/worker.mjs`): what one would write from the public parts. `sqs-consumer` and
+  `@aws-sdk/client-sqs` bring the messages; the Redis cache class of the published SDK 3.95.0 writes them, with its
+  lock, its timestamps and its `MULTI`. Ten consumers, kept connections, production mode, deletions in batches.
+- *bare client*: the service's own queue client, which only receives and deletes. *raw sockets*: the same without
+  signature, HTTP library or decoding, to tell what the simulator can give.
+
+The customers of all messages are in the cache, so each message is written. After each run Redis is compared with the
+newest state that was sent; a contender that does not write is not counted.
+
+{tables}
+{end}
+"""
+
+
+def write(root, result_file):
+    """Puts the tables of the last whole run into README."""
+    if not result_file.exists():
+        raise SystemExit(f"there is no whole run yet ({result_file}): run scripts/bench first")
+    result = json.loads(result_file.read_text())
+    path = root / "README.md"
+    readme = path.read_text()
+    section = TEXT.format(heading=HEADING, begin=BEGIN, end=END, tables=report.whole(result))
+    if BEGIN in readme:
+        # The text before the tables may have been edited since; what is between the marks is ours.
+        before, rest = readme.split(BEGIN, 1)
+        between = section[section.index(BEGIN) : section.index(END)]
+        readme = before + between + END + rest.split(END, 1)[1]
+    else:
+        # The end of "How it works", which is where the limits begin.
+        before, limits = readme.split("\n## Limits\n", 1)
+        readme = f"{before}\n{section}\n## Limits\n{limits}"
+    path.write_text(readme)
+    print(f"README.md: {HEADING} is of the run of {result['date']}, revision {result['revision']}")

@@ -1,0 +1,238 @@
+"""The tables of a run, and whether each bar was reached."""
+
+from statistics import median
+
+import rows
+from rows import LIMIT, NODE, RAW, SERVICE
+
+MIB = 1024
+
+
+def values(runs, row, contender, *path):
+    """One figure of every round that has it."""
+    found = []
+    for figures in runs.get(row, {}).get(contender, []):
+        for step in path:
+            figures = figures.get(step) if isinstance(figures, dict) else None
+        if figures is not None:
+            found.append(figures)
+    return found
+
+
+def middle(runs, row, contender, *path):
+    found = values(runs, row, contender, *path)
+    return median(found) if found else None
+
+
+def shown(number, unit=""):
+    """With as many digits as mean something."""
+    if number is None:
+        return "-"
+    if abs(number) >= 1_000:
+        text = f"{number:,.0f}"
+    elif abs(number) >= 100:
+        text = f"{number:.0f}"
+    elif abs(number) >= 10:
+        text = f"{number:.1f}"
+    else:
+        text = f"{number:.3g}"
+    return text + unit
+
+
+def spread(runs, row, contender, *path, scale=1.0, unit=""):
+    """Median, and in brackets the least and the most."""
+    found = [value * scale for value in values(runs, row, contender, *path)]
+    if not found:
+        return "-"
+    if len(found) == 1:
+        return shown(found[0], unit)
+    return f"{shown(median(found), unit)} ({shown(min(found))} - {shown(max(found))})"
+
+
+def table(head, lines):
+    """As Markdown, which reads as it is as well."""
+    lines = [head, *lines]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    texts = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines]
+    texts.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(texts)
+
+
+def measured(result):
+    """The rows that were measured, in the table's order."""
+    return [row for row in rows.ROWS if result["runs"].get(row.name)]
+
+
+def speed_table(result):
+    runs, lines = result["runs"], []
+    for row in measured(result):
+        if row.sort != "throughput":
+            continue
+        for contender in row.contenders:
+            of = (runs, row.name, contender)
+            if not values(*of, "messages_per_second"):
+                continue
+            lines.append(
+                [
+                    row.title,
+                    contender,
+                    spread(*of, "messages_per_second"),
+                    spread(*of, "cpu_seconds_per_1000"),
+                    shown(middle(*of, "messages_per_cpu_second")),
+                    spread(*of, "peak_kib", scale=1 / MIB),
+                    shown(middle(*of, "redis_calls_per_message")),
+                    shown(middle(*of, "redis_bytes_per_message")),
+                ]
+            )
+    head = ["load", "contender", "messages/s", "CPU s per 1,000", "messages per CPU s", "peak MiB", "Redis calls", "Redis bytes"]
+    return table(head, lines)
+
+
+def times_table(result):
+    runs, lines = result["runs"], []
+    for row in measured(result):
+        if row.sort != "times":
+            continue
+        for contender in row.contenders:
+            for load, rate in (("full", "top_rate"), ("half", "messages_per_second")):
+                of = (runs, row.name, contender)
+                if not values(*of, rate):
+                    continue
+                for what, name in (("to_written", "received -> written"), ("to_deleted", "received -> deleted")):
+                    cells = [spread(*of, load, what, f"{q}_us", scale=1e-3) for q in ("p50", "p99", "p999")]
+                    rate_told = f"{load} rate, {shown(middle(*of, rate))}/s"
+                    lines.append([row.title, contender, rate_told, name, *cells])
+    return table(["load", "contender", "rate", "time", "p50 ms", "p99 ms", "p99.9 ms"], lines)
+
+
+def footprint_table(result):
+    runs, lines = result["runs"], []
+    for contender in (SERVICE, NODE):
+        # Starting and idling are the same whatever comes later; a round trip would count as starting.
+        of_all = {"all": {contender: []}}
+        for row in measured(result):
+            if row.round_trip_ms == 0 and not row.tls:
+                of_all["all"][contender] += runs[row.name].get(contender, [])
+        minute = (runs, "minute", contender)
+        lines.append(
+            [
+                contender,
+                spread(of_all, "all", contender, "start_to_first_poll_ms"),
+                spread(of_all, "all", contender, "idle_kib", scale=1 / MIB),
+                spread(*minute, "loaded_kib", scale=1 / MIB),
+                spread(*minute, "peak_kib", scale=1 / MIB),
+            ]
+        )
+    head = ["contender", "start to first poll, ms", "idle MiB", "after a minute MiB", "peak MiB"]
+    return table(head, lines)
+
+
+def ratio(one, other):
+    return one / other if one and other else None
+
+
+def bars(result):
+    """(what, at least or at most, bar, value or None), as issue 4 states them."""
+    runs = result["runs"]
+
+    def per_cpu(row):
+        return ratio(
+            middle(runs, row, SERVICE, "messages_per_cpu_second"), middle(runs, row, NODE, "messages_per_cpu_second")
+        )
+
+    def of_limit(row):
+        return ratio(middle(runs, row, SERVICE, "messages_per_second"), middle(runs, row, LIMIT, "messages_per_second"))
+
+    def mib(row, figure):
+        kib = middle(runs, row, SERVICE, figure)
+        return kib / MIB if kib else None
+
+    written_us = middle(runs, "times", SERVICE, "half", "to_written", "p99_us")
+    return [
+        ("messages per CPU-second, service : node worker, usage, batch 10", ">=", 20, per_cpu("usage")),
+        ("the same, entitlements of 50 features", ">=", 10, per_cpu("list-50")),
+        ("the same, usage, batch 1", ">=", 15, per_cpu("usage-1")),
+        ("messages/s, service : bare client, batch 10, round trip 20 ms", ">=", 0.9, of_limit("usage-20ms")),
+        ("messages/s, service : bare client, batch 10, round trip 0, usage", ">=", 0.5, of_limit("usage")),
+        (
+            "memory at peak, node worker : service, entitlements of 50 features",
+            ">=",
+            10,
+            ratio(middle(runs, "minute", NODE, "peak_kib"), middle(runs, "minute", SERVICE, "peak_kib")),
+        ),
+        ("resident memory idle, MiB", "<=", 12, mib("minute", "idle_kib")),
+        ("resident memory at peak, entitlements of 50 features, MiB", "<=", 25, mib("minute", "peak_kib")),
+        ("received -> written p99 at half of the top rate, ms", "<=", 10, written_us and written_us / 1_000),
+        ("start to first poll, ms", "<=", 50, middle(runs, "usage", SERVICE, "start_to_first_poll_ms")),
+        ("static binary, MB", "<=", 8, result["binary_bytes"] / 1e6 if result.get("is_static") else None),
+    ]
+
+
+def bars_table(result):
+    lines = []
+    for what, sense, bar, value in bars(result):
+        if value is None:
+            verdict = "not measured"
+        else:
+            verdict = "reached" if (value >= bar if sense == ">=" else value <= bar) else "missed"
+        lines.append([what, f"{sense} {bar}", shown(value), verdict])
+    return table(["bar", "asked", "measured", ""], lines)
+
+
+# What the node worker of issue 4 reached when it was tried: messages per CPU-second.
+FAIR_NODE = {"usage": 4_300, "list-50": 500, "usage-1": 780}
+
+
+def fairness_table(result):
+    lines = []
+    for row, least in FAIR_NODE.items():
+        value = middle(result["runs"], row, NODE, "messages_per_cpu_second")
+        if value:
+            lines.append([row, f"{least:,}", shown(value), "fair" if value >= least else "slower than it should be"])
+    return table(["node worker, messages per CPU-second", "asked", "measured", ""], lines) if lines else ""
+
+
+def notes(result):
+    """What has to be known to read the tables."""
+    machine = result["machine"]
+    lines = [
+        f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB; {machine['kernel']}; "
+        f"Redis {machine['redis']}, Node {machine['node']}; {result['date']}, revision {result['revision']}; "
+        f"up to {result['rounds']} rounds of {result['seconds']} s, the contenders in turn.",
+        "Everything runs on these cores at once: queue, Redis and the contender. "
+        f"Load average before the run: {result['load_before']:.1f}.",
+        "The queue is a simulator of ours (tests/bench/simulator), not SQS; the rows that say so use fauxqs.",
+        "Median (least - most) of the rounds. CPU is user and system time of the contender's process alone.",
+        "Redis calls count those inside of scripts; bytes are both directions.",
+        "received -> written: from the hand-out of a message by the simulator until Redis itself publishes that "
+        "the key is set, for one message of 50; received -> deleted: until the simulator gets the deletion, for all.",
+        f"{LIMIT}: the service's own queue client with ten pollers, which only receives and deletes. "
+        f"{RAW}: the same as unsigned bytes on sockets, which is what the simulator can give.",
+    ]
+    for row, of_row in result["runs"].items():
+        for contender, runs in of_row.items():
+            wrong = sum(run.get("keys_wrong", 0) for run in runs)
+            if wrong:
+                total = sum(run["keys_right"] for run in runs) + wrong
+                lines.append(f"{contender}, {row}: {wrong} of {total} keys did not hold the newest state at the end.")
+    lines += [f"Not counted: {failure}" for failure in result["failures"]]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def redis_table(result):
+    redis = result.get("redis_limit") or {}
+    lines = [[name, shown(median(found)), f"{shown(min(found))} - {shown(max(found))}"] for name, found in redis.items()]
+    return table(["Redis alone: plain SETs, pipelined by 50", "messages/s", "least - most"], lines) if lines else ""
+
+
+def whole(result):
+    parts = [
+        speed_table(result),
+        redis_table(result),
+        times_table(result),
+        footprint_table(result),
+        bars_table(result),
+        fairness_table(result),
+        notes(result),
+    ]
+    return "\n\n".join(part for part in parts if part.count("\n") > 1 or part.startswith("-"))

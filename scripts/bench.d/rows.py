@@ -1,0 +1,63 @@
+"""What is measured: each row is one load, and says who takes it."""
+
+from dataclasses import dataclass
+
+SERVICE, NODE, LIMIT, RAW = "service", "node worker", "bare client", "raw sockets"
+
+# Node compiles what is hot while it runs; it is given the time for that.
+WARM_UP_SECS = {SERVICE: 2, NODE: 6, LIMIT: 1, RAW: 1}
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    title: str
+    contenders: tuple
+    mix: str = "usage"
+    features: int = 10
+    customers: int = 10_000
+    batch: int = 10
+    round_trip_ms: int = 0
+    tls: bool = False
+    # Measured for so long; None: as long as the command says.
+    seconds: int | None = None
+    # 'throughput': all that it can. 'times': first all that it can, then half of it, with Redis watched.
+    sort: str = "throughput"
+    # Which queue: 'simulator', or 'fauxqs', the emulator that others wrote.
+    queue: str = "simulator"
+    # Part of the shorter table, which has every bar.
+    main: bool = False
+
+    def mix_flags(self):
+        return [f"--mix={self.mix}", f"--features={self.features}", f"--customers={self.customers}"]
+
+
+BOTH = (SERVICE, NODE)
+LIST_50 = dict(mix="entitlements", features=50, customers=2_000)
+
+ROWS = [
+    Row("usage", "usage, batch 10", BOTH + (LIMIT, RAW), main=True),
+    Row("list-5", "entitlements of 5 features, batch 10", BOTH, mix="entitlements", features=5),
+    Row("list-50", "entitlements of 50 features, batch 10", BOTH + (LIMIT,), main=True, **LIST_50),
+    Row("list-300", "entitlements of 300 features, batch 10", BOTH, mix="entitlements", features=300, customers=500),
+    Row("mixed", "80 % usage, 20 % entitlements of 50, batch 10", BOTH, mix="mixed", features=50, customers=2_000),
+    Row("usage-1", "usage, batch 1", BOTH + (LIMIT,), batch=1, main=True),
+    Row("usage-20ms", "usage, batch 10, round trip 20 ms", BOTH + (LIMIT,), round_trip_ms=20, main=True),
+    Row("usage-1-20ms", "usage, batch 1, round trip 20 ms", BOTH + (LIMIT,), batch=1, round_trip_ms=20),
+    Row("usage-tls", "usage, batch 10, TLS to the queue", BOTH + (LIMIT,), tls=True),
+    Row("list-50-tls", "entitlements of 50 features, batch 10, TLS to the queue", BOTH, tls=True, **LIST_50),
+    Row("times", "usage, batch 10: times", BOTH, sort="times", main=True),
+    Row("times-50", "entitlements of 50 features, batch 10: times", BOTH, sort="times", **LIST_50),
+    Row("minute", "entitlements of 50 features, batch 10, one minute", BOTH, seconds=60, main=True, **LIST_50),
+    Row("usage-fauxqs", "usage, batch 10, fauxqs", BOTH, queue="fauxqs"),
+    Row("list-50-fauxqs", "entitlements of 50 features, batch 10, fauxqs", BOTH, queue="fauxqs", **LIST_50),
+]
+
+
+def named(names):
+    """The rows of these names, in the order of the table."""
+    known = {row.name for row in ROWS}
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise SystemExit(f"no such row: {', '.join(unknown)}; there are {', '.join(row.name for row in ROWS)}")
+    return [row for row in ROWS if row.name in names]

@@ -1,0 +1,79 @@
+//! The same messages into an emulator of SQS that others wrote.
+
+use std::thread;
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::http::{Caller, request};
+use crate::mix::{Bodies, Mix};
+
+/// SQS's bound of a batch.
+const BATCH: u64 = 10;
+/// SQS's bound of all bodies of one call, with room for what is around them.
+const BATCH_BYTES_MAX: usize = 900 * 1024;
+const SENDERS: u64 = 4;
+
+/// Where, and how many.
+#[derive(Debug, Args)]
+pub struct Options {
+    #[command(flatten)]
+    mix: Mix,
+    /// Where the emulator listens.
+    #[arg(long)]
+    endpoint: Url,
+    #[arg(long)]
+    messages: u64,
+}
+
+/// Sends the first messages of the mix. Tells the queue's URL.
+pub fn run(options: Options) -> anyhow::Result<Value> {
+    let create = request("CreateQueue", r#"{"QueueName":"bench"}"#);
+    let created: Value = serde_json::from_str(Caller::connect(&options.endpoint)?.call(&create)?)?;
+    let queue_url = created["QueueUrl"].as_str().context("a queue URL")?;
+    let bodies = Bodies::new(options.mix);
+    thread::scope(|scope| {
+        let senders: Vec<_> = (0..SENDERS)
+            .map(|sender| {
+                let (bodies, endpoint) = (&bodies, &options.endpoint);
+                let numbers = options.messages * sender / SENDERS..options.messages * (sender + 1) / SENDERS;
+                scope.spawn(move || send(bodies, endpoint, queue_url, numbers))
+            })
+            .collect();
+        senders
+            .into_iter()
+            .try_for_each(|sender| sender.join().expect("no panic"))
+    })?;
+    Ok(json!({"queue_url": queue_url}))
+}
+
+fn send(
+    bodies: &Bodies,
+    endpoint: &Url,
+    queue_url: &str,
+    numbers: std::ops::Range<u64>,
+) -> anyhow::Result<()> {
+    let mut caller = Caller::connect(endpoint)?;
+    let (mut entries, mut scratch, mut count) = (Vec::new(), String::new(), 0);
+    for number in numbers.clone() {
+        if count > 0 {
+            entries.push(b',');
+        }
+        entries.extend_from_slice(format!(r#"{{"Id":"{count}","MessageBody":""#).as_bytes());
+        bodies.push_escaped(number, &mut entries, &mut scratch);
+        entries.extend_from_slice(b"\"}");
+        count += 1;
+        let next_may_not_fit = entries.len() / count * (count + 1) > BATCH_BYTES_MAX;
+        if count as u64 == BATCH || next_may_not_fit || number + 1 == numbers.end {
+            let entries = String::from_utf8(std::mem::take(&mut entries))?;
+            let body = format!(r#"{{"QueueUrl":"{queue_url}","Entries":[{entries}]}}"#);
+            let answer: Value = serde_json::from_str(caller.call(&request("SendMessageBatch", &body))?)?;
+            let failed = answer["Failed"].as_array().map_or(0, Vec::len);
+            anyhow::ensure!(failed == 0, "a message was refused: {}", answer["Failed"][0]);
+            count = 0;
+        }
+    }
+    Ok(())
+}
