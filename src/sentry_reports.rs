@@ -12,12 +12,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::panic::PanicHookInfo;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use sentry::integrations::backtrace::{ProcessStacktraceIntegration, current_stacktrace};
 use sentry::integrations::contexts::ContextIntegration;
-use sentry::integrations::panic::PanicIntegration;
 use sentry::protocol::{Event, Exception, Level, Mechanism};
 use sentry::{Client, ClientOptions, Hub, Scope};
 
@@ -68,8 +66,6 @@ pub fn start(
         .environment(environment.to_owned())
         .default_integrations(false)
         .add_integration(ContextIntegration::new())
-        .add_integration(PanicIntegration::new().add_extractor(|info| Some(panic_event(info))))
-        .add_integration(ProcessStacktraceIntegration)
         .transport(SwitchFactory(Arc::clone(&switch)));
     // The client's own: it is on as long as it has one. Where reports go is the switch's to know.
     options.dsn = Some(dsn);
@@ -80,6 +76,7 @@ pub fn start(
     // The panic hook asks the hub of the thread that panics, and that is made from the process's.
     Hub::main().bind_client(Some(Arc::clone(&client)));
     Hub::current().bind_client(Some(Arc::clone(&client)));
+    report_panics();
     Ok(Guard { client, switch })
 }
 
@@ -149,7 +146,20 @@ impl Drop for Guard {
     }
 }
 
-/// Tells what may be told of a panic: a text that was in the source, the place, and the stack.
+/// From now on every panic is reported as well as handled as before. The library's own integration brings all that names
+/// the frames of a stack, a tenth of the binary, and what is shipped is stripped of the names.
+fn report_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            Hub::current().capture_event(panic_event(info));
+            before(info);
+        }));
+    });
+}
+
+/// Tells what may be told of a panic: a text that was in the source, and the place.
 fn panic_event(info: &PanicHookInfo<'_>) -> Event<'static> {
     let place = info.location().map(ToString::to_string).unwrap_or_default();
     let value = match info.payload().downcast_ref::<&'static str>() {
@@ -167,7 +177,6 @@ fn panic_event(info: &PanicHookInfo<'_>) -> Event<'static> {
                 handled: Some(false),
                 ..Mechanism::default()
             }),
-            stacktrace: current_stacktrace(),
             ..Exception::default()
         }]
         .into(),

@@ -186,6 +186,11 @@ need_systemd_analyze() {
     command -v systemd-analyze >/dev/null || debian_packages systemd-analyze systemd
 }
 
+# Boots a systemd of its own.
+need_systemd_nspawn() {
+    command -v systemd-nspawn >/dev/null || debian_packages systemd-nspawn systemd-container
+}
+
 need_dpkg_deb() {
     command -v dpkg-deb >/dev/null || debian_packages dpkg-deb dpkg-dev
 }
@@ -195,7 +200,7 @@ need_lintian() {
     command -v lintian >/dev/null || debian_packages lintian lintian
 }
 
-# A small Debian for trying the package in, kept as an archive, since each try spoils its copy.
+# A small Debian with systemd for trying the package in, kept as an archive, since each try spoils its copy.
 debian_suite=bookworm
 need_debian_root() {
     [ "$(id -u)" -eq 0 ] || fail 'trying the package takes root, for a chroot' 'sudo scripts/deb --try'
@@ -208,7 +213,7 @@ need_debian_root() {
     # shellcheck disable=SC2016 # apt-get expands it
     local mirror
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $debian_suite" 2>/dev/null | head -n 1)
-    debootstrap --variant=minbase --include=ca-certificates,adduser "$debian_suite" "$tools/debian/root" ${mirror:+"$mirror"} >"$tools/debian/log" 2>&1 ||
+    debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,ca-certificates,adduser "$debian_suite" "$tools/debian/root" ${mirror:+"$mirror"} >"$tools/debian/log" 2>&1 ||
         fail 'the small Debian could not be installed' "see $tools/debian/log"
     rm -rf "$tools"/debian/root/var/cache/apt/archives/*.deb "$tools"/debian/root/var/lib/apt/lists/*
     tar -C "$tools/debian/root" --exclude ./dev --exclude ./proc --exclude ./sys -cf "$tools/debian/root.tar" .

@@ -103,7 +103,7 @@ impl Transport for Switch {
     }
 
     fn flush(&self, _timeout: Duration) -> bool {
-        // Called by the panic hook on the panicking thread, which has work to go on with.
+        // A thread that reports has work to go on with: only the end waits for delivery.
         true
     }
 
