@@ -135,6 +135,17 @@ impl Leases {
         due
     }
 
+    /// Whatever is in hand ends here and now: its holders may no longer decide. Gives what the queue knows it by.
+    pub fn settle_all(&self) -> Vec<ReceiptHandle> {
+        let mut settled = Vec::new();
+        self.for_each(|handle| {
+            if handle.settle() {
+                settled.push(handle.id.clone());
+            }
+        });
+        settled
+    }
+
     /// The message is, or will be, received again by somebody: what is done with it here is in vain.
     fn is_lost(&self, handle: &Handle, now: Instant) -> bool {
         if handle.state.load(Ordering::SeqCst) == LOST || handle.age(now) >= LONGEST {
@@ -190,6 +201,13 @@ impl Handle {
         self.is_being_extended.store(true, Ordering::SeqCst);
         let extension = Extension(Arc::clone(self));
         (self.state.load(Ordering::SeqCst) == IN_HAND).then_some(extension)
+    }
+
+    /// True if this was still to be decided.
+    fn settle(&self) -> bool {
+        self.state
+            .compare_exchange(IN_HAND, SETTLED, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
     }
 
     fn age(&self, now: Instant) -> Duration {
@@ -253,10 +271,7 @@ impl Lease {
 
     /// How the delivery ends is decided: it is no longer extended. An extension that is under way still ends.
     pub fn settle(&self) {
-        let _ = self
-            .handle
-            .state
-            .compare_exchange(IN_HAND, SETTLED, Ordering::SeqCst, Ordering::SeqCst);
+        self.handle.settle();
     }
 }
 
@@ -378,6 +393,19 @@ mod tests {
         assert!(held.lease.handle.begin_extension().is_none());
         assert!(!held.lease.is_being_extended());
         assert!(!held.lease.is_lost(start));
+    }
+
+    #[test]
+    fn what_is_taken_out_of_all_hands_is_what_was_neither_settled_nor_lost_and_is_taken_once() {
+        let (leases, start) = (leases(), Instant::now());
+        let settled = leases.hold(0, received("settled", start));
+        settled.lease.settle();
+        let lost = leases.hold(0, received("lost", start));
+        assert!(lost.lease.handle.begin_extension().unwrap().refused());
+        let _held = [("1", 0), ("2", 1)].map(|(id, poller)| leases.hold(poller, received(id, start)));
+        let taken: Vec<String> = leases.settle_all().into_iter().map(|handle| handle.0).collect();
+        assert_eq!(taken, ["1", "2"]);
+        assert!(leases.settle_all().is_empty());
     }
 
     #[test]

@@ -10,11 +10,13 @@
 pub mod acknowledger;
 pub mod backoff;
 pub mod gate;
+pub mod give_back;
 pub mod guard;
 pub mod heartbeat;
 pub mod lease;
 pub mod poison;
 pub mod poller;
+pub mod polls;
 pub mod sampler;
 pub mod settle;
 pub mod worker;

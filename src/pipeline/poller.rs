@@ -1,20 +1,21 @@
 //! Receives deliveries and hands them to the workers, one poller a thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{SendTimeoutError, Sender};
 
 use super::backoff::Backoff;
 use super::gate::RedisGate;
+use super::give_back::give_back;
 use super::lease::{Held, Leases};
+use super::polls::Polls;
 use crate::clock;
 use crate::log::FaultLog;
 use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
 use crate::shutdown::Stop;
-use crate::sqs::{Delivery, Operation, Queue, ReceiptHandle};
+use crate::sqs::{Delivery, Operation, Queue};
 
 /// What the log calls all faults of receiving.
 const FAULT: &str = "receive ";
@@ -62,11 +63,12 @@ pub struct Poller {
     pub metrics: Arc<Metrics>,
     /// Where failures are logged.
     pub faults: Arc<FaultLog>,
-    /// Counts the pollers that hold messages, or whose call is likely to bring some soon: at a stop these are worth
-    /// waiting for.
-    pub expecting: Arc<AtomicUsize>,
-    /// Ends the loop.
+    /// Told what this one is at.
+    pub polls: Arc<Polls>,
+    /// Ends the loop. What is received all the same is still handed over.
     pub stop: Stop,
+    /// Nothing is handed over any more: what is still received is given back.
+    pub last_hand_over: Stop,
 }
 
 impl Poller {
@@ -88,10 +90,14 @@ impl Poller {
                 Duration::ZERO
             };
             // A short poll answers at once, and where there were messages there are more.
-            let expecting = (was_busy || wait.is_zero()).then(|| Expecting::of(&self.expecting));
+            let is_likely = was_busy || wait.is_zero();
             let asked_at = Instant::now();
+            let call = self.polls.call(self.index, asked_at + wait, is_likely);
             match self.queue.receive(self.polling.batch_size, wait) {
                 Ok(deliveries) => {
+                    // Before the call is over, so that at no moment a stop finds nothing to wait for.
+                    let handing_over = (!deliveries.is_empty()).then(|| self.polls.hand_over());
+                    drop(call);
                     was_busy = !deliveries.is_empty();
                     let is_hasty = proven && !was_busy && asked_at.elapsed() < HASTY;
                     proven = true;
@@ -100,15 +106,15 @@ impl Poller {
                     self.metrics.last_poll.set(seconds_now());
                     self.recovered();
                     if was_busy {
-                        // At a stop this may be a call that gives them back: worth waiting for in any case.
-                        let _expecting = expecting.unwrap_or_else(|| Expecting::of(&self.expecting));
                         self.hand_over(deliveries);
                     }
+                    drop(handing_over);
                     if is_hasty {
                         self.stop.wait(HASTY);
                     }
                 }
                 Err(error) => {
+                    drop(call);
                     was_busy = false;
                     proven = false;
                     self.health.call_failed(self.index, Instant::now());
@@ -124,7 +130,6 @@ impl Poller {
                         &error.message,
                         Instant::now(),
                     );
-                    drop(expecting);
                     self.stop.wait(backoff.next_wait(fastrand::f64()));
                 }
             }
@@ -151,18 +156,20 @@ impl Poller {
         let mut late = Vec::new();
         for held in in_hand {
             if let Some(held) = self.send(held) {
-                late.push((held.delivery.receipt_handle, Duration::ZERO));
+                held.lease.settle();
+                late.push(held.delivery.receipt_handle);
             }
         }
         if !late.is_empty() {
-            self.give_back(&late);
+            give_back(&*self.queue, &self.polls, &self.metrics, &self.faults, late);
         }
     }
 
-    /// Hands over one. What comes back could not be handed over before the stop.
+    /// Hands over one. What comes back came too late in a stop to be handled. During most of a stop it is not too late:
+    /// what was given back would be taken by whichever poll of this process is still open.
     fn send(&self, held: Held) -> Option<Held> {
         let mut held = held;
-        while !self.stop.is_stopped() {
+        while !self.last_hand_over.is_stopped() {
             match self.deliveries.send_timeout(held, STOP_NOTICED) {
                 Ok(()) => return None,
                 Err(SendTimeoutError::Disconnected(back)) => return Some(back),
@@ -174,41 +181,6 @@ impl Poller {
             }
         }
         Some(held)
-    }
-
-    /// What came too late to be handled becomes visible to others at once; if that fails, when its visibility
-    /// timeout ends.
-    fn give_back(&self, late: &[(ReceiptHandle, Duration)]) {
-        match self.queue.change_visibility_batch(late) {
-            Ok(_) => log::debug!("gave back {} messages that came during the stop", late.len()),
-            Err(error) => {
-                self.metrics
-                    .queue_errors
-                    .with_label_values(&[Operation::ChangeVisibility.label()])
-                    .inc();
-                self.faults.fault(
-                    &format!("give back {}", error.kind),
-                    log::Level::Warn,
-                    "cannot give messages back at the stop: they become visible when their visibility timeout ends",
-                    &error.message, Instant::now());
-            }
-        }
-    }
-}
-
-/// Counts one poller in [`Poller::expecting`] for as long as it lives.
-struct Expecting<'a>(&'a AtomicUsize);
-
-impl<'a> Expecting<'a> {
-    fn of(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::SeqCst);
-        Self(count)
-    }
-}
-
-impl Drop for Expecting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

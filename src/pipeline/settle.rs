@@ -49,10 +49,13 @@ pub fn settle_temporary(receive_count: u32, jitter: f64) -> Settlement {
     }
 }
 
-/// What becomes of a message that was received but not begun when the service stops: others may have it at once.
-pub const GIVEN_BACK: Settlement = Settlement::Retry {
-    visible_in: Duration::ZERO,
-};
+/// What becomes of a message that was received but not applied when the service stops: others may have it, as soon as
+/// none of the service's own polls can take it (see [`Polls::over_in`](super::polls::Polls::over_in)).
+pub fn given_back(polls_over_in: Duration) -> Settlement {
+    Settlement::Retry {
+        visible_in: polls_over_in,
+    }
+}
 
 /// `first_secs` doubled for each receive after the first, at most 15 minutes, less the jitter: whole seconds, as SQS
 /// takes them, at least one.

@@ -17,7 +17,8 @@ use crossbeam_channel::{Receiver, Sender, select};
 use super::gate::RedisGate;
 use super::lease::Held;
 use super::poison::PoisonLog;
-use super::settle::{GIVEN_BACK, Settled, Settlement, settle_permanent};
+use super::polls::Polls;
+use super::settle::{Settled, Settlement, settle_permanent};
 use crate::cache::{CacheChange, Layout, changes_for};
 use crate::config::PoisonPolicy;
 use crate::event::{self, Event};
@@ -53,6 +54,8 @@ pub struct Worker {
     pub poison_log: Arc<PoisonLog>,
     /// When the last invalidation of the environment that this process has begun was sent (epoch milliseconds).
     pub invalidated_at: Arc<AtomicI64>,
+    /// What the pollers are at: decides how soon others may have what is given back.
+    pub polls: Arc<Polls>,
     /// Told of each write's end.
     pub gate: Arc<RedisGate>,
     /// Counted in.
@@ -101,7 +104,7 @@ impl Worker {
                 self.give_back(parked);
                 self.deliveries
                     .try_iter()
-                    .for_each(|held| self.settle(held, GIVEN_BACK));
+                    .for_each(|held| self.give_back_one(held));
                 return;
             }
             let Some(taken) = self.take(&parked, try_parked_at) else {

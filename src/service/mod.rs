@@ -11,7 +11,7 @@ mod systemd;
 mod verbosity;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize};
+use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
@@ -32,6 +32,7 @@ use crate::pipeline::heartbeat::Heartbeat;
 use crate::pipeline::lease::Leases;
 use crate::pipeline::poison::PoisonLog;
 use crate::pipeline::poller::{LONGEST_BACKOFF, Poller, Polling};
+use crate::pipeline::polls::Polls;
 use crate::pipeline::sampler::Sampler;
 use crate::pipeline::worker::Worker;
 use crate::sentry_reports::Reporter;
@@ -41,7 +42,7 @@ use crate::sqs::credentials::EdgeCredentials;
 use crate::store::CacheStore;
 use credentials::Surroundings;
 use crew::Crew;
-use stop::{Crews, Stops, Triggers, stop};
+use stop::{Crews, InHand, Stops, Triggers, stop};
 
 /// How the service ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,7 +133,7 @@ pub fn run_with(config: &Config, parts: Parts) -> anyhow::Result<Ended> {
     let ops_crew = Crew::start("ops-http", &died, vec![serve])?;
     log::info!(port = ops.local_port(); "serving /livez, /readyz and /metrics");
 
-    let (triggers, crews) = start_loops(config, parts, &reports, &died)?;
+    let (triggers, crews, in_hand) = start_loops(config, parts, &reports, &died)?;
     let (watchdog_end, watchdog_stop) = stop_pair();
     let watchdog = systemd::start_watchdog(&reports.health, &reports.faults, watchdog_stop, &died)?;
     systemd::tell_ready(&reports.faults);
@@ -143,7 +144,14 @@ pub fn run_with(config: &Config, parts: Parts) -> anyhow::Result<Ended> {
     }
     let began = Instant::now();
     systemd::tell_stopping(config.shutdown_timeout, &reports.faults);
-    stop(config.shutdown_timeout, began, &reports, triggers, &crews);
+    stop(
+        config.shutdown_timeout,
+        began,
+        &reports,
+        triggers,
+        &crews,
+        &in_hand,
+    );
     drop(watchdog_end);
     if let Some(watchdog) = watchdog {
         watchdog.wait(began + config.shutdown_timeout);
@@ -184,8 +192,9 @@ fn start_loops(
     parts: Parts,
     reports: &Reports,
     died: &crew::Died,
-) -> anyhow::Result<(Triggers, Crews)> {
+) -> anyhow::Result<(Triggers, Crews, InHand)> {
     let (polling, polling_stop) = stop_pair();
+    let (hand_over, last_hand_over) = stop_pair();
     let (deliveries_end, last_delivery) = stop_pair();
     let (time, out_of_time) = stop_pair();
     let (background_end, background_stop) = stop_pair();
@@ -259,40 +268,40 @@ fn start_loops(
 
     let triggers = Triggers {
         polling,
+        hand_over,
         deliveries: deliveries_end,
         time,
         background: background_end,
     };
-    let expecting = Arc::new(AtomicUsize::new(0));
+    let in_hand = InHand {
+        queue,
+        leases,
+        polls: Polls::new(config.consumers),
+        died: died.clone(),
+    };
     let stops = Stops {
         polling: polling_stop,
+        last_hand_over,
         last_delivery,
         out_of_time,
-        expecting: Arc::clone(&expecting),
     };
-    let [pollers, workers, acknowledgers] = start_pipeline(
-        config,
-        reports,
-        (store, queue, leases),
-        acknowledger_count,
-        stops,
-        died,
-    )?;
+    let [pollers, workers, acknowledgers] =
+        start_pipeline(config, reports, store, &in_hand, acknowledger_count, stops, died)?;
     let crews = Crews {
         pollers,
         workers,
         acknowledgers,
         background,
-        expecting,
     };
-    Ok((triggers, crews))
+    Ok((triggers, crews, in_hand))
 }
 
 /// Starts what messages pass through. Returns the pollers, the workers and the acknowledgers.
 fn start_pipeline(
     config: &Config,
     reports: &Reports,
-    (store, queue, leases): (Arc<dyn CacheStore>, Arc<dyn Queue>, Arc<Leases>),
+    store: Arc<dyn CacheStore>,
+    in_hand: &InHand,
     acknowledger_count: usize,
     stops: Stops,
     died: &crew::Died,
@@ -303,7 +312,7 @@ fn start_pipeline(
     let (settled_sender, settled) = bounded(acknowledger_count * 20);
 
     let acknowledger = Acknowledger {
-        queue: Arc::clone(&queue),
+        queue: Arc::clone(&in_hand.queue),
         settled,
         metrics: Arc::clone(&reports.metrics),
         faults: Arc::clone(&reports.faults),
@@ -321,6 +330,7 @@ fn start_pipeline(
         poison_policy: config.poison_policy,
         poison_log: Arc::new(PoisonLog::default()),
         invalidated_at: Arc::new(AtomicI64::new(i64::MIN)),
+        polls: Arc::clone(&in_hand.polls),
         gate: Arc::clone(&reports.gate),
         metrics: Arc::clone(&reports.metrics),
         faults: Arc::clone(&reports.faults),
@@ -330,9 +340,9 @@ fn start_pipeline(
     };
     let poller = Poller {
         index: 0,
-        queue,
+        queue: Arc::clone(&in_hand.queue),
         deliveries: delivery_sender,
-        leases,
+        leases: Arc::clone(&in_hand.leases),
         polling: Polling {
             batch_size: config.batch_size,
             wait_time: config.wait_time,
@@ -341,8 +351,9 @@ fn start_pipeline(
         health: Arc::clone(&reports.health),
         metrics: Arc::clone(&reports.metrics),
         faults: Arc::clone(&reports.faults),
-        expecting: stops.expecting,
+        polls: Arc::clone(&in_hand.polls),
         stop: stops.polling,
+        last_hand_over: stops.last_hand_over,
     };
     // Those at the end of the line first. The last senders are in the threads: when the workers end, the
     // acknowledgers do.

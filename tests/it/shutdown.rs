@@ -54,13 +54,10 @@ fn ends_well_under_load(signal: Signal, consumers: &str, batch_size: &str) {
     assert_eq!(status.code(), Some(0), "{:?}", service.stderr());
 
     let counts = stage.queue.counts();
-    // Up to three were seen to stay hidden on the emulator, which hands a message to two pollers now and then; not
-    // fully explained. They come again when their visibility timeout ends.
-    assert!(
-        counts.in_flight <= 3,
-        "what was received is deleted or given back: {counts:?}"
-    );
     let applied_by_the_first = applied(&stage);
+    // What is in flight is not looked at here: when two deletes meet, the emulator brings back what one of them deleted,
+    // and hides it (`Queue.delete_message` of moto rewrites its list without a lock). `stops` counts it exactly, with a
+    // queue of our own.
     // Fewer than were processed, if the emulator gave one message to two pollers, as SQS may.
     assert!(!applied_by_the_first.is_empty());
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::fakes::proxy::{FaultProxy, Mode};
-use crate::fakes::queue::QueueOptions;
+use crate::fakes::queue::{Faults, QueueOptions};
 use crate::support::child::Signal;
 use crate::support::edge::EdgeStub;
 use crate::support::fake_stage::FakeStage;
@@ -12,7 +12,7 @@ use crate::support::sdk::Owner;
 use crate::support::service::{Service, Settings};
 use crate::support::stage::{PREFIX, Stage};
 use crate::support::state::{State, boolean, hours_ago};
-use crate::support::wait::PATIENCE;
+use crate::support::wait::{PATIENCE, wait_for, wait_until};
 
 const MESSAGES: usize = 200;
 const BUDGET: Duration = Duration::from_secs(3);
@@ -49,6 +49,24 @@ fn ends_in_time(service: &Service) {
     assert!(took < BUDGET + Duration::from_secs(1), "took {took:?}");
 }
 
+/// Messages are hidden for so long that none comes back by itself while a story is told.
+fn hiding_stage() -> FakeStage {
+    FakeStage::new(QueueOptions {
+        visibility_timeout: Duration::from_hours(1),
+        ..QueueOptions::default()
+    })
+}
+
+/// Whatever the service had received is applied, or has been given back and can be had by others soon.
+fn hides_nothing(stage: &FakeStage) {
+    wait_for(
+        PATIENCE,
+        "no message to be hidden",
+        || (stage.queue.counts().in_flight == 0).then_some(()),
+        || format!("{:?}", stage.queue.counts()),
+    );
+}
+
 /// Another service finds the rest of the messages in the queue, and writes them.
 fn nothing_is_lost(stage: &FakeStage) {
     let next = Service::start(&stage.settings());
@@ -68,14 +86,60 @@ fn send_all(stage: &FakeStage) {
     });
 }
 
+fn under_load_hides_nothing(consumers: &str, batch_size: &str) {
+    let stage = hiding_stage();
+    // Messages are on their way for a while, as everywhere.
+    stage.queue.set_faults(Faults {
+        told_late: Some(Duration::from_millis(50)),
+        ..Faults::default()
+    });
+    send_all(&stage);
+    let settings = stage
+        .settings()
+        .set("CONSUMERS", consumers)
+        .set("BATCH_SIZE", batch_size);
+    let service = Service::spawn(&with_budget(&settings));
+    service.wait_for_metric("persistent_cache_messages_received_total", 10.0);
+    ends_in_time(&service);
+    let counts = stage.queue.counts();
+    assert_eq!(
+        counts.in_flight, 0,
+        "each is applied and deleted, or was never received: {counts:?}"
+    );
+    assert_eq!(counts.redelivered, 0, "{counts:?}");
+    let applied = (0..MESSAGES).filter(|number| {
+        let customer = format!("customer-{number}");
+        stage.redis.get(&Owner::customer(&customer).key(PREFIX)).is_some()
+    });
+    assert_eq!(applied.count() as u64, counts.deleted, "{counts:?}");
+    nothing_is_lost(&stage);
+}
+
 #[test]
 fn under_load() {
+    under_load_hides_nothing("4", "1");
+}
+
+#[test]
+fn under_load_of_ten_pollers_with_full_batches() {
+    under_load_hides_nothing("10", "10");
+}
+
+#[test]
+fn what_is_handed_to_a_poll_of_a_service_that_has_ended_is_the_queues_to_bring_back() {
     let stage = stage();
-    send_all(&stage);
-    let service = Service::spawn(&with_budget(&stage.settings()));
-    service.wait_for_metric("persistent_cache_messages_received_total", 20.0);
+    let settings = stage.settings().set("CONSUMERS", "1").set("WAIT_TIME_SECS", "20");
+    let service = Service::start(&with_budget(&settings));
+    service.wait_until("the poller to wait", || stage.queue.open_polls() == 1);
     ends_in_time(&service);
-    nothing_is_lost(&stage);
+    stage.queue.send(message(0));
+    // Nobody can call a long poll back, and the queue does not look whether anybody still listens.
+    wait_until(PATIENCE, "it is handed out all the same", || {
+        stage.queue.counts().received == 1
+    });
+    assert_eq!(stage.queue.counts().in_flight, 1);
+    stage.queue.advance(Duration::from_secs(5));
+    assert_eq!(stage.queue.counts().visible, 1, "its visibility timeout is over");
 }
 
 #[test]
@@ -88,6 +152,62 @@ fn while_redis_hangs() {
     ends_in_time(&service);
     stage.redis.resume();
     nothing_is_lost(&stage);
+}
+
+#[test]
+fn while_redis_hangs_what_is_given_back_is_not_taken_by_polls_of_the_service_that_ends() {
+    let stage = hiding_stage();
+    let settings = stage
+        .settings()
+        .set("CONSUMERS", "6")
+        .set("WORKERS", "1")
+        .set("WAIT_TIME_SECS", "8");
+    let service = Service::start(&with_budget(&settings));
+    service.wait_until("all pollers to wait", || stage.queue.open_polls() == 6);
+    stage.redis.pause();
+    (0..10).for_each(|number| {
+        stage.queue.send(message(number));
+    });
+    service.wait_for_metric("persistent_cache_messages_received_total", 10.0);
+    ends_in_time(&service);
+    stage.redis.resume();
+    hides_nothing(&stage);
+}
+
+#[test]
+fn what_long_polls_bring_during_a_stop_is_applied_and_not_given_back_to_the_next_of_them() {
+    let stage = hiding_stage();
+    let settings = stage
+        .settings()
+        .set("CONSUMERS", "30")
+        .set("WAIT_TIME_SECS", "20")
+        .set("SHUTDOWN_TIMEOUT_SECS", "50");
+    let service = Service::start(&settings);
+    service.wait_until("all pollers to wait", || stage.queue.open_polls() == 30);
+    // A message that cannot be applied yet keeps the stop from its end.
+    stage.redis.pause();
+    stage.queue.send(message(0));
+    service.wait_for_metric("persistent_cache_messages_received_total", 1.0);
+    service.signal(Signal::Terminate);
+    service.wait_until("the stop to have begun", || {
+        service
+            .try_get("/readyz")
+            .is_none_or(|answer| answer.status == 503)
+    });
+    // Whatever is handed out is on its way for a while: who ends meanwhile leaves it hidden.
+    stage.queue.set_faults(Faults {
+        told_late: Some(Duration::from_millis(300)),
+        ..Faults::default()
+    });
+    (1..4).for_each(|number| {
+        stage.queue.send(message(number));
+    });
+    service.wait_for_metric("persistent_cache_messages_received_total", 4.0);
+    stage.redis.resume();
+    let status = service.wait_for_exit(PATIENCE);
+    assert_eq!(status.code(), Some(0), "{:?}", service.stderr());
+    let counts = stage.queue.counts();
+    assert_eq!((counts.in_flight, counts.deleted), (0, 4), "{counts:?}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::gate::{Evidence, RedisGate};
 use super::lease::{Held, Leases};
 use super::poison::PoisonLog;
+use super::polls::Polls;
 use super::settle::{Settled, Settlement};
 use super::worker::Worker;
 use crate::cache::keyspace::Keyspace;
@@ -174,6 +175,7 @@ fn worker_with(store: FakeStore, poison_policy: PoisonPolicy) -> Bench {
         poison_policy,
         poison_log: Arc::new(PoisonLog::default()),
         invalidated_at: Arc::new(AtomicI64::new(i64::MIN)),
+        polls: Polls::new(1),
         gate: Arc::clone(&gate),
         metrics: Arc::clone(&metrics),
         faults,

@@ -16,6 +16,7 @@ use crate::pipeline::gate::{Evidence, RedisGate};
 use crate::pipeline::heartbeat::Heartbeat;
 use crate::pipeline::lease::{Held, Leases};
 use crate::pipeline::poller::{Poller, Polling};
+use crate::pipeline::polls::Polls;
 use crate::pipeline::settle::{Settled, Settlement};
 use crate::shutdown::{Stop, stop_pair};
 use crate::sqs::{BatchOutcome, Delivery, EntryFailure, Queue, QueueError, ReceiptHandle};
@@ -208,8 +209,9 @@ fn poll(queue: &Arc<FakeQueue>, until: impl Fn(&HealthBoard, &Receiver<Held>) ->
         health: Arc::clone(&health),
         metrics,
         faults,
-        expecting: Arc::default(),
+        polls: Polls::new(1),
         stop,
+        last_hand_over: Stop::never(),
     };
     let thread = thread::spawn(move || poller.run());
     wait_until("the poller has got so far", || until(&health, &receiver));

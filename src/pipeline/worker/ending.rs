@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Job, Worker};
 use crate::pipeline::lease::Held;
-use crate::pipeline::settle::{GIVEN_BACK, Settled, Settlement, settle_permanent, settle_temporary};
+use crate::pipeline::settle::{Settled, Settlement, given_back, settle_permanent, settle_temporary};
 use crate::store::{Outcome, Reach, StoreError};
 
 impl Worker {
@@ -98,8 +98,13 @@ impl Worker {
 
     pub(super) fn give_back(&self, jobs: Vec<Job>) {
         for job in jobs {
-            self.settle(job.held, GIVEN_BACK);
+            self.give_back_one(job.held);
         }
+    }
+
+    pub(super) fn give_back_one(&self, held: Held) {
+        let settlement = given_back(self.polls.over_in(Instant::now()));
+        self.settle(held, settlement);
     }
 
     pub(super) fn settle(&self, held: Held, settlement: Settlement) {

@@ -86,6 +86,8 @@ pub struct Faults {
     pub entry_fails_sender: f64,
     /// Of calls: the answer is held back for so long.
     pub slow: Option<(f64, Duration)>,
+    /// Of every receive: messages are handed out, and only so much later is the caller told.
+    pub told_late: Option<Duration>,
 }
 
 /// What is in the queue and what went through it: `sent` is the sum of `visible`, `in_flight`, `deleted`, `dead`.

@@ -355,7 +355,14 @@ impl Server {
                 Next::Reset
             }
             Fate::Served => match self.call(operation, request.body, &mut dice, &faults) {
-                Ok(answer) => Next::Answer(answer),
+                Ok(answer) => {
+                    // As it is now: a long poll began long ago.
+                    let told_late = self.faults.read().unwrap().told_late;
+                    if let (Operation::Receive, Some(late)) = (operation, told_late) {
+                        self.pause(late);
+                    }
+                    Next::Answer(answer)
+                }
                 Err(refusal) => self.refuse(&refusal),
             },
         }

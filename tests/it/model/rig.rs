@@ -105,6 +105,7 @@ impl Rig {
             entry_fails: share(0.1),
             entry_fails_sender: share(0.05),
             slow: Some((share(0.1), Duration::from_millis(20))),
+            told_late: None,
         };
         self.queue.set_faults(faults);
     }
