@@ -124,7 +124,7 @@ mod tests {
         drop(second);
         assert_eq!(polls.over_in(now), Duration::from_secs(5));
         assert_eq!(
-            polls.over_in(now + Duration::from_secs(60)),
+            polls.over_in(now + Duration::from_mins(1)),
             Duration::from_secs(1),
             "its answer is under way"
         );

@@ -201,6 +201,7 @@ pub fn fair_weather() -> Faults {
         entry_fails: 0.01,
         entry_fails_sender: 0.0005,
         slow: Some((0.02, Duration::from_millis(200))),
+        told_late: None,
     }
 }
 
