@@ -150,7 +150,7 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
             "it cannot save to disk and refuses writes".to_owned(),
             "see Redis's own log: its disk is full or not writable".to_owned(),
         ),
-        "Parse" => ("its answer is no Redis's".to_owned(), not_redis_remedy(config)),
+        "Parse" => ("what it answers is not Redis's protocol".to_owned(), not_redis_remedy(config)),
         _ => (format!("{kind} {cause}"), other_remedy(error).to_owned()),
     };
     StoreError {
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(told.reach, Reach::Redis);
         assert_eq!(
             told.message,
-            "cannot connect to Redis at db-1:6379: its answer is no Redis's; check REDIS_HOST and REDIS_PORT (or \
+            "cannot connect to Redis at db-1:6379: what it answers is not Redis's protocol; check REDIS_HOST and REDIS_PORT (or \
              REDIS_URL) and that a Redis listens there; if it speaks TLS, set REDIS_TLS=1"
         );
     }
