@@ -163,13 +163,16 @@ async function onAPhone() {
   const page = await open({ viewport: PHONE, isMobile: true, hasTouch: true, deviceScaleFactor: 2, colorScheme: 'dark' });
   await picture(page, 'phone-dark');
   await page.emulateMedia({ colorScheme: 'light' });
+  const fits = async () => {
+    for (const width of [320, 360]) {
+      await page.setViewportSize({ ...PHONE, width });
+      const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+      assert.ok(wide <= width, `${wide} wide on a screen of ${width}`);
+    }
+  };
+  await fits();
   await page.locator('summary').tap();
-  for (const width of [360, 320]) {
-    await page.setViewportSize({ ...PHONE, width });
-    const wide = await page.evaluate(() => document.documentElement.scrollWidth);
-    assert.ok(wide <= width, `${wide} wide on a screen of ${width}`);
-  }
-  await page.setViewportSize(PHONE);
+  await fits();
   await picture(page, 'phone-light');
   await hasNoBarriers(page, 'phone');
   seen('on a phone: no scrolling sideways at 360 and 320 pixels');
