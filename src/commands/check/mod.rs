@@ -5,7 +5,7 @@ mod clock_skew;
 mod credentials;
 mod edge;
 mod queue;
-mod redis;
+mod redis_server;
 
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -161,7 +161,7 @@ fn look(settings: &Settings, args: &CheckArgs) -> Result<Vec<Finding>, u8> {
     if let Some(provider) = provider {
         queue::check(&config, provider, args.receive, &mut findings);
     }
-    redis::check(&config, &opened.store, &mut findings);
+    redis_server::check(&config, &opened.store, &mut findings);
     edge::check(&config, &edge, &mut findings);
     clock_skew::check(&config, &opened.store, &mut findings);
     Ok(findings)
