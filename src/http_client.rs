@@ -273,8 +273,8 @@ impl HttpClient {
                 (HttpErrorKind::Timeout, "timed out while connecting".to_owned())
             }
             ureq::Error::Timeout(Timeout::Resolve) => (
-                HttpErrorKind::Timeout,
-                "timed out while resolving the host name".to_owned(),
+                HttpErrorKind::HostNotFound,
+                "cannot resolve the host name: no answer in time".to_owned(),
             ),
             ureq::Error::Timeout(_) => (
                 HttpErrorKind::Timeout,

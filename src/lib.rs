@@ -55,5 +55,6 @@ pub mod config;
 pub mod http_client;
 pub mod json;
 pub mod log;
+pub mod lookup;
 pub mod sentry_reports;
 pub mod shutdown;

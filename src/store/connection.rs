@@ -18,6 +18,7 @@ use super::wire::Wire;
 use super::{Reach, StoreError, sentinel};
 use crate::clock;
 use crate::config::{RedisAddress, RedisConfig, RedisIam, RedisTls, SentinelConfig};
+use crate::lookup::Lookups;
 use crate::sqs::credentials::{CredentialsError, CredentialsProvider};
 
 /// Finding the primary, dialling, TLS and signing in, all of it.
@@ -44,6 +45,7 @@ pub(super) struct PooledConnection {
 #[derive(Debug, Default)]
 pub(super) struct DialPlan {
     tls: TlsSetup,
+    lookups: Lookups,
 }
 
 /// Makes connections; reads the secrets anew for each, so that rotated ones are taken up.
@@ -80,11 +82,11 @@ pub(super) fn open(
     deadline: Instant,
 ) -> Result<Wire, OpenError> {
     let Some(tls) = tls else {
-        return Wire::tcp(host, port, deadline).map_err(OpenError::Io);
+        return Wire::tcp(host, port, &plan.lookups, deadline).map_err(OpenError::Io);
     };
     let config = plan.tls.config(tls).map_err(OpenError::Tls)?;
     let name = server_name(tls, host).map_err(OpenError::Tls)?;
-    let wire = Wire::tcp(host, port, deadline).map_err(OpenError::Io)?;
+    let wire = Wire::tcp(host, port, &plan.lookups, deadline).map_err(OpenError::Io)?;
     wire.encrypted(config, name).map_err(OpenError::Io)
 }
 

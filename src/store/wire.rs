@@ -5,7 +5,7 @@
 //! timeouts. Nor does it take another server name than the host's, or keep TLS sessions between connections.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use redis::{Cmd, Parser, RedisError, RedisResult, Value};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use socket2::{SockRef, TcpKeepalive};
+
+use crate::lookup::{LookupError, Lookups};
 
 /// A peer that is gone without a word is noticed after this and a few probes, even while nothing is sent.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -46,9 +48,16 @@ enum Socket {
 
 impl Wire {
     /// Dials each address of the name in turn.
-    pub(super) fn tcp(host: &str, port: u16, deadline: Instant) -> io::Result<Self> {
-        let addresses: Vec<_> = (host, port).to_socket_addrs()?.collect();
-        let mut failed = io::Error::new(ErrorKind::NotFound, "the host name has no address");
+    pub(super) fn tcp(host: &str, port: u16, lookups: &Lookups, deadline: Instant) -> io::Result<Self> {
+        let addresses = lookups
+            .addresses(host, port, deadline)
+            .map_err(|error| match error {
+                LookupError::Failed(error) => error,
+                LookupError::NotInTime => io::Error::other(
+                    "its host name was not resolved in time, this machine's DNS is slow or does not answer",
+                ),
+            })?;
+        let mut failed = io::Error::from(ErrorKind::NotFound);
         for (index, address) in addresses.iter().enumerate() {
             // An address that swallows packets must not take the time of the next.
             let share = u32::try_from(addresses.len() - index).unwrap_or(1);
