@@ -8,6 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Credentials;
+use super::redaction::redact;
 use crate::entitlement::EpochMs;
 use crate::json::holds_at_most;
 
@@ -52,10 +53,7 @@ pub fn refusal(body: &[u8], secret: Option<&str>) -> Option<String> {
     let text = |names: [&str; 2]| {
         let found = names.iter().find_map(|name| document.get(*name)?.as_str());
         let found = found.unwrap_or_default();
-        match secret.filter(|secret| !secret.is_empty()) {
-            Some(secret) => found.replace(secret, "[redacted]"),
-            None => found.to_owned(),
-        }
+        redact(found, secret)
     };
     let code = one_line(&text(["code", "Code"]), CODE_CHARS_MAX);
     let words = one_line(&text(["message", "Message"]), QUOTED_CHARS_MAX);

@@ -10,6 +10,7 @@ pub mod fixed;
 pub mod imds;
 mod process;
 pub mod profile;
+mod redaction;
 pub mod renewing;
 pub mod sts;
 pub mod web_identity;
@@ -17,6 +18,7 @@ pub mod web_identity;
 use std::fmt;
 use std::sync::Arc;
 
+use self::redaction::redact;
 use crate::entitlement::EpochMs;
 
 pub use self::container::ContainerCredentials;
@@ -77,13 +79,7 @@ impl Credentials {
     /// in the words of some refusals.
     pub fn redact(&self, text: &str) -> String {
         let secrets = [Some(&self.secret_access_key), self.session_token.as_ref()];
-        secrets
-            .into_iter()
-            .flatten()
-            .filter(|secret| !secret.is_empty())
-            .fold(text.to_owned(), |text, secret| {
-                text.replace(secret.as_str(), "[redacted]")
-            })
+        redact(text, secrets.into_iter().flatten().map(String::as_str))
     }
 }
 

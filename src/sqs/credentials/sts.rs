@@ -13,6 +13,7 @@ use http::{Method, Request};
 use url::Url;
 
 use self::answer::Refusal;
+use super::redaction::redact;
 use super::{Credentials, CredentialsError};
 use crate::clock;
 use crate::config::profiles::Role;
@@ -279,8 +280,7 @@ impl By<'_> {
 
     fn redact(self, text: &str) -> String {
         match self {
-            Self::Token("") => text.to_owned(),
-            Self::Token(token) => text.replace(token, "[redacted]"),
+            Self::Token(token) => redact(text, [token]),
             Self::Keys(credentials) => credentials.redact(text),
         }
     }

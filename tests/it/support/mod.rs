@@ -17,6 +17,7 @@ pub mod connect_proxy;
 pub mod container;
 pub mod edge;
 pub mod fake_stage;
+pub mod hostile;
 pub mod http;
 pub mod imds;
 pub mod notify_socket;
