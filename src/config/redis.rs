@@ -1,5 +1,6 @@
 //! Redis: by its own settings, or by one URL.
 
+mod client_certificate;
 mod iam;
 
 use std::net::Ipv6Addr;
@@ -34,7 +35,7 @@ pub(super) fn redis(settings: &Settings, aws: &Aws<'_>, findings: &mut Findings)
             from_settings(settings, findings)
         }
     };
-    let identity = client_certificate(settings, findings);
+    let identity = client_certificate::files(settings, findings);
     let server_name = server_name(settings, findings);
     // These refine TLS however it was asked for, as a URL has no place for them.
     let ca = raw!(settings, redis.redis_tls_ca_file);
@@ -223,27 +224,6 @@ fn refuse_without_sentinels(settings: &Settings, findings: &mut Findings) {
             findings.fault(raw, "is given without REDIS_SENTINELS; set that too, or unset it");
         }
     }
-}
-
-/// Certificate and key, which go together.
-fn client_certificate(settings: &Settings, findings: &mut Findings) -> Option<(PathBuf, PathBuf)> {
-    let certificate = raw!(settings, redis.redis_tls_cert_file);
-    let key = raw!(settings, redis.redis_tls_key_file);
-    let (certificate_file, key_file) = (findings.certificates(certificate), findings.private_key(key));
-    match (certificate.value, key.value) {
-        (Some(_), None) => findings.fault(
-            key,
-            "is required with REDIS_TLS_CERT_FILE; set it to the certificate's key",
-        ),
-        (None, Some(_)) => {
-            findings.fault(
-                certificate,
-                "is required with REDIS_TLS_KEY_FILE; set it to the key's certificate",
-            );
-        }
-        (Some(_), Some(_)) | (None, None) => {}
-    }
-    certificate_file.zip(key_file)
 }
 
 fn server_name(settings: &Settings, findings: &mut Findings) -> Option<String> {

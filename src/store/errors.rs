@@ -172,7 +172,16 @@ fn where_to(config: &RedisConfig) -> &'static str {
 fn io_remedy(error: &RedisError, config: &RedisConfig) -> String {
     let tls = config.tls.is_some();
     let text = error.to_string().to_lowercase();
-    if tls && (text.contains("certificate") || text.contains("tls") || text.contains("handshake")) {
+    // The server's judgement of what was shown to it; what this side finds wrong with the server's is no alert received.
+    let judges = |alert: &&str| text.contains(&format!("received fatal alert: {alert}"));
+    let shows_one = config.tls.as_ref().is_some_and(|tls| tls.cert_file.is_some());
+    if shows_one && ["unknownca", "badcertificate", "certificate"].iter().any(judges) {
+        return "the server refuses the certificate that is shown to it: check that the one in REDIS_TLS_CERT_FILE has not \
+                expired and is signed by an authority that the server trusts"
+            .to_owned();
+    }
+    let words = ["certificate", "tls", "handshake", "fatal alert"];
+    if tls && words.iter().any(|word| text.contains(word)) {
         return "check REDIS_TLS, REDIS_TLS_CA_FILE and REDIS_TLS_SERVER_NAME: the server's certificate must be valid \
                 for its name; if it asks for a client certificate, set REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE"
             .to_owned();

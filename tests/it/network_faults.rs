@@ -65,6 +65,14 @@ fn of_every_kind_towards_the_queue_end_by_a_deadline_and_heal() {
         });
         service.wait_until_ready();
     }
+    // A fault of the same kind within half a minute is counted in one line.
+    for words in [
+        "timed out: no whole answer within the deadline",
+        "the connection was closed before the answer was whole",
+        "is this an SQS endpoint?",
+    ] {
+        service.wait_for_complaint(&["cannot receive messages", &stage.queue.url(), words]);
+    }
     service.stop();
     // A call that was cut off in its middle is what the queue complains of.
     stage.queue.complaints();
@@ -92,6 +100,15 @@ fn of_every_kind_towards_redis_are_named_cost_no_message_and_heal() {
         service.wait_until_ready();
     }
     assert_eq!(stage.queue.counts().redelivered, 0, "what was in hand was kept");
+    let address = format!("127.0.0.1:{}", proxy.port());
+    for words in [
+        "no answer in time",
+        "unexpected end of file",
+        "reset by peer",
+        "its answer is no Redis's",
+    ] {
+        service.wait_for_complaint(&["Redis cannot be used", &address, words]);
+    }
     let gone = service
         .log_lines()
         .iter()

@@ -42,6 +42,21 @@ impl Certificate {
         );
         certificate
     }
+
+    /// The same key with a certificate that ended yesterday.
+    pub fn expired(&self) -> Self {
+        let directory = self.public.parent().expect("a directory");
+        openssl(
+            directory,
+            "x509 -req -days -1 -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -extfile server.ext \
+             -out expired.crt",
+        );
+        Self {
+            public: directory.join("expired.crt"),
+            key: self.key.clone(),
+            authority: self.authority.clone(),
+        }
+    }
 }
 
 fn openssl(directory: &Path, arguments: &str) {
