@@ -29,13 +29,15 @@ class Load:
     title: str
     row: rows.Row
     messages: int
+    # What two counts of one build may differ by: at batch 1 chance has a say in how many deletions are one call.
+    noise: float = 0.01
 
 
 USAGE = rows.Row("quick", "", (rows.SERVICE,), customers=1_000)
 LOADS = [
     Load("start, first poll, stop", USAGE, 0),
     Load("usage, batch 10", USAGE, 4_000),
-    Load("usage, batch 1", replace(USAGE, batch=1), 1_000),
+    Load("usage, batch 1", replace(USAGE, batch=1), 1_000, noise=0.08),
     Load("entitlements of 50 features, batch 10", replace(USAGE, mix="entitlements", features=50), 300),
 ]
 
@@ -102,7 +104,7 @@ def service_of(pid):
 
 def main():
     parser = argparse.ArgumentParser(prog="scripts/bench --quick", description=__doc__)
-    parser.add_argument("--threshold", type=float, default=1.05, help="fails if more than so many times the base's")
+    parser.add_argument("--threshold", type=float, default=1.05, help="how many times the base's count is allowed")
     parser.add_argument("--bench", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--base", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--base-revision", required=True, help=argparse.SUPPRESS)
@@ -111,16 +113,17 @@ def main():
     options = parser.parse_args()
     counter, log = Counter(), options.out / "log" / "quick"
     programs = Programs(options.head, options.bench, Path(), Path())
-    lines, worst = [], 0
+    lines, is_worse = [], False
     for load in LOADS:
         base = instructions(counter, programs, options.base, load, log)
         head = instructions(counter, programs, options.head, load, log)
-        worst = max(worst, head / base)
+        allowed = options.threshold + load.noise
+        is_worse = is_worse or head / base > allowed
         each = f"{head / load.messages:,.0f}" if load.messages else "-"
-        lines.append([load.title, f"{base:,}", f"{head:,}", each, f"{head / base:.3f}"])
-    print(report.table(["load", f"base {options.base_revision}", "now", "now, per message", "now : base"], lines))
-    print(f"\ninstructions, by {counter.name}; fails above {options.threshold}")
-    return 1 if worst > options.threshold else 0
+        lines.append([load.title, f"{base:,}", f"{head:,}", each, f"{head / base:.3f}", f"{allowed:.2f}"])
+    print(report.table(["load", f"base {options.base_revision}", "now", "now, per message", "now : base", "allowed"], lines))
+    print(f"\ninstructions, by {counter.name}; fails above what is allowed (--threshold, and the noise of the load)")
+    return 1 if is_worse else 0
 
 
 if __name__ == "__main__":
