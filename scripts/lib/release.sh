@@ -51,9 +51,9 @@ release_environment() {
     CARGO_ENCODED_RUSTFLAGS=$(printf '%s\037' "${flags[@]}")
     export CARGO_ENCODED_RUSTFLAGS=${CARGO_ENCODED_RUSTFLAGS%?}
     unset RUSTFLAGS
-    # The same for what is C.
+    # The same for what is C; in quotes, as a folder may hold a space.
     underscored=${triple//-/_}
-    export "CFLAGS_$underscored=-ffile-prefix-map=$home=/crates -ffile-prefix-map=$target=/target"
+    export "CFLAGS_$underscored='-ffile-prefix-map=$home=/crates' '-ffile-prefix-map=$target=/target'" CC_SHELL_ESCAPED_FLAGS=1
     case $triple in
         x86_64-*-musl) export "CC_$underscored=musl-gcc" ;;
         aarch64-*-gnu)
