@@ -129,9 +129,10 @@ pub(super) fn stop(
         );
     }
     // A poller may have received messages in the meantime, and be giving them back.
-    crews.wait_while(|| polls.are_expecting(), at(1.0));
+    crews.wait_while(|| polls.are_expecting(), at(0.9));
     drop(triggers.background);
-    // A program that prints credentials is killed by the thread that asked for it, which may be a poller.
+    // A program that prints credentials is killed by the thread that asked for it, which may be a poller: there has to
+    // be time left for that, or the program outlives the service.
     crews
         .pollers
         .wait(at(1.0).min(Instant::now() + Duration::from_millis(200)));
