@@ -8,12 +8,13 @@ from contextlib import contextmanager
 
 import contenders
 import rows
+from meter import Meter, alive, checked
 from stage import Failed, free_port, process, run, wait_until
 
 REGION = "us-east-2"
 # Enough for some seconds of each.
 MESSAGES = {
-    ("usage", rows.SERVICE): 100_000,
+    ("usage", rows.SERVICE): 40_000,
     ("usage", rows.NODE): 20_000,
     ("entitlements", rows.SERVICE): 20_000,
     ("entitlements", rows.NODE): 3_000,
@@ -33,7 +34,7 @@ class Queue:
             json.dumps({"QueueUrl": self.queue_url, "AttributeNames": names}).encode(),
             {"Content-Type": "application/x-amz-json-1.0", "X-Amz-Target": "AmazonSQS.GetQueueAttributes"},
         )
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             attributes = json.load(answer)["Attributes"]
         return sum(int(attributes[name]) for name in names)
 
@@ -65,8 +66,6 @@ def emulator(programs, log):
 
 def one(programs, row, contender, server, log):
     """Drains a queue that is full at the start."""
-    from measure import Meter, alive, checked
-
     messages = MESSAGES[row.mix, contender]
     with emulator(programs, log) as queue:
         filled = run(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import contenders
 import report
 import rows
-from measure import Meter, alive, checked
+from meter import Meter, alive, checked
 from stage import Failed, memory_kib, redis, run, simulator, wait_until
 
 MILLION = 1_000_000
