@@ -43,8 +43,9 @@ pub fn parse_error(status: u16, error_header: Option<&str>, body: &[u8]) -> Erro
     }
     if let Some(code) = xml_element(&text_body, "Code") {
         let message = xml_element(&text_body, "Message").unwrap_or_default();
+        let code = Some(bare_code(code)).filter(|code| !code.is_empty());
         return ErrorAnswer {
-            code: bare_code(code),
+            code: code.unwrap_or_else(fallback_code),
             message: one_line(message),
         };
     }
@@ -110,6 +111,12 @@ mod tests {
         assert_eq!(
             read(None, xml),
             "InvalidClientTokenId: The security token is invalid."
+        );
+        let nameless = "<Error><Code></Code><Message>who knows</Message></Error>";
+        assert_eq!(read(None, nameless), "Http403: who knows");
+        assert_eq!(
+            read(header, nameless),
+            "AWS.SimpleQueueService.NonExistentQueue: who knows"
         );
         assert_eq!(
             read(None, "<html><h1>Blocked</h1> by <b>proxy</b></html>"),
