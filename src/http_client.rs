@@ -6,20 +6,22 @@
 //! proxy comes in through [`HttpOptions`], and only https goes through it.
 
 mod resolver;
+mod socket;
 mod tunnel;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustls::crypto::CryptoProvider;
 use ureq::http::Uri;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
-use ureq::unversioned::transport::{Connector, RustlsConnector, TcpConnector};
+use ureq::unversioned::transport::{Connector, RustlsConnector};
 use ureq::{Agent, Timeout};
 use url::Url;
 
 use self::resolver::{CachedResolver, LookupFailed};
+use self::socket::SocketConnector;
 use self::tunnel::{Tunnel, TunnelFailed};
 use crate::config::Proxy;
 
@@ -29,6 +31,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Below the idle timeouts of AWS's and Stigg's front ends, so that a kept connection is rarely a closed one.
 const IDLE_AGE_MAX: Duration = Duration::from_secs(15);
+
+/// A record of TLS has 16 KiB at most.
+const TLS_BUFFER_BYTES: usize = 16 * 1024;
+
+/// Room that is made for an answer by its `Content-Length` alone.
+const BELIEVED_BYTES_MAX: u64 = 1024 * 1024;
 
 /// What this service calls itself.
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
@@ -168,7 +176,8 @@ impl HttpClient {
         }
     }
 
-    /// Sends one request and reads the whole answer, within `deadline` (else the one of the options).
+    /// Sends one request and reads the whole answer, within `deadline` (else the one of the options, which costs less:
+    /// ureq copies its whole configuration for a call that has a deadline of its own, and sets up TLS for it).
     pub fn send(
         &self,
         request: http::Request<Vec<u8>>,
@@ -181,12 +190,13 @@ impl HttpClient {
             run(&agent, request, deadline)
         };
         let mut response = answered.map_err(|error| self.describe(&error))?;
-        let body = response
-            .body_mut()
-            .with_config()
-            .limit(self.options.answer_bytes_max)
-            .read_to_vec();
-        let body = body.map_err(|error| self.describe(&error))?;
+        let told = response.body().content_length().unwrap_or_default();
+        let mut body = Vec::with_capacity(usize::try_from(told.min(BELIEVED_BYTES_MAX)).unwrap_or_default());
+        let reader = response.body_mut().with_config();
+        let mut reader = reader.limit(self.options.answer_bytes_max).reader();
+        reader
+            .read_to_end(&mut body)
+            .map_err(|error| self.describe(&ureq::Error::from(error)))?;
         let (parts, _) = response.into_parts();
         Ok(Answer {
             status: parts.status.as_u16(),
@@ -227,6 +237,9 @@ impl HttpClient {
             .max_idle_connections(self.options.pool_size)
             .max_idle_connections_per_host(self.options.pool_size)
             .max_idle_age(IDLE_AGE_MAX)
+            // Of TLS connections. Beneath them, and of others, is the socket's own.
+            .input_buffer_size(TLS_BUFFER_BYTES)
+            .output_buffer_size(TLS_BUFFER_BYTES)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_global(Some(self.options.deadline))
             .build();
@@ -235,10 +248,9 @@ impl HttpClient {
             None => None,
         };
         let resolver = CachedResolver::new(proxy.as_ref().map(|(_, uri)| uri.clone()));
-        let connector =
-            ().chain(TcpConnector::default())
-                .chain(Tunnel::new(proxy))
-                .chain(RustlsConnector::default());
+        let connector = SocketConnector
+            .chain(Tunnel::new(proxy))
+            .chain(RustlsConnector::default());
         Ok(Agent::with_parts(config, connector, resolver))
     }
 

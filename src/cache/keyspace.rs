@@ -28,8 +28,8 @@ impl Keyspace {
     pub fn customer_key(&self, subject: &Subject) -> String {
         let customer = subject.customer.as_str();
         match &subject.resource {
-            None => format!("{}:c_{customer}", self.prefix),
-            Some(resource) => format!("{}:c_{customer}:r_{}", self.prefix, resource.as_str()),
+            None => [&self.prefix, ":c_", customer].concat(),
+            Some(resource) => [&self.prefix, ":c_", customer, ":r_", resource.as_str()].concat(),
         }
     }
 
@@ -38,34 +38,35 @@ impl Keyspace {
     /// comes meanwhile has to wait for both: the answer under way may be older, and the SDK writes it where nothing
     /// is stored. SDK 2.x takes `P-C` for a resource too, so a resource minds that one as well.
     pub fn lock_keys(&self, subject: &Subject) -> Vec<String> {
-        let prefix = &self.prefix;
-        let of_customer = format!("-{}", subject.customer.as_str());
+        let prefix = self.prefix.as_str();
+        let customer = subject.customer.as_str();
+        let of_customer = [prefix, "-", customer].concat();
         match &subject.resource {
-            None => vec![
-                format!("{prefix}{of_customer}"),
-                format!("{prefix}:{REFETCH_OPERATION}{of_customer}"),
+            None => vec![of_customer, self.refetch_lock(subject)],
+            Some(resource) => vec![
+                [prefix, "-", customer, ":", resource.as_str()].concat(),
+                self.refetch_lock(subject),
+                of_customer,
             ],
-            Some(resource) => {
-                let of_resource = format!("{of_customer}:{}", resource.as_str());
-                vec![
-                    format!("{prefix}{of_resource}"),
-                    format!("{prefix}:{REFETCH_OPERATION}{of_resource}"),
-                    format!("{prefix}{of_customer}"),
-                ]
-            }
         }
     }
 
     /// `P:refetchEntityEntitlementsAfterCacheMiss-C[:R]`: the one of these that is held from before Stigg is asked.
     pub fn refetch_lock(&self, subject: &Subject) -> String {
-        let lock = format!(
-            "{}:{REFETCH_OPERATION}-{}",
-            self.prefix,
-            subject.customer.as_str()
-        );
+        let prefix = self.prefix.as_str();
+        let customer = subject.customer.as_str();
         match &subject.resource {
-            None => lock,
-            Some(resource) => format!("{lock}:{}", resource.as_str()),
+            None => [prefix, ":", REFETCH_OPERATION, "-", customer].concat(),
+            Some(resource) => [
+                prefix,
+                ":",
+                REFETCH_OPERATION,
+                "-",
+                customer,
+                ":",
+                resource.as_str(),
+            ]
+            .concat(),
         }
     }
 
@@ -92,14 +93,14 @@ impl Keyspace {
     pub fn purge_mark(&self, subject: &Subject) -> String {
         let customer = subject.customer.as_str();
         match &subject.resource {
-            None => format!("{}:purged:c_{customer}", self.prefix),
-            Some(resource) => format!("{}:purged:c_{customer}:r_{}", self.prefix, resource.as_str()),
+            None => [&self.prefix, ":purged:c_", customer].concat(),
+            Some(resource) => [&self.prefix, ":purged:c_", customer, ":r_", resource.as_str()].concat(),
         }
     }
 
     /// `P:purged`: when the last invalidation of the environment was sent.
     pub fn environment_purge_mark(&self) -> String {
-        format!("{}:purged", self.prefix)
+        [&self.prefix, ":purged"].concat()
     }
 
     /// Every mark that a write for this subject minds: the environment's, its own, and third, for a resource, its
@@ -156,24 +157,24 @@ pub fn prefix_of(key: &[u8]) -> Option<String> {
 
 /// `K:metadata`: why a customer has no access.
 pub fn metadata_key(customer_key: &str) -> String {
-    format!("{customer_key}:metadata")
+    [customer_key, ":metadata"].concat()
 }
 
 /// `K:f_<featureId>` or `K:credit_<currencyId>`: a usage.
 pub fn usage_key(customer_key: &str, of: &UsageOf) -> String {
     match of {
-        UsageOf::Feature(feature) => format!("{customer_key}:f_{}", feature.as_str()),
-        UsageOf::Credit(currency) => format!("{customer_key}:credit_{}", currency.as_str()),
+        UsageOf::Feature(feature) => [customer_key, ":f_", feature.as_str()].concat(),
+        UsageOf::Credit(currency) => [customer_key, ":credit_", currency.as_str()].concat(),
     }
 }
 
 /// `<key>#timestamp`: when the state in the key was true at the origin.
 pub fn timestamp_key(key: &str) -> String {
-    format!("{key}#timestamp")
+    [key, "#timestamp"].concat()
 }
 
-/// What [`timestamp_key`] puts behind a key, as bytes: scanned keys may be anything.
-const TIMESTAMP_SUFFIX: &[u8] = b"#timestamp";
+/// What [`timestamp_key`] puts behind a key, as bytes: scanned keys may be anything, and others are written as bytes.
+pub const TIMESTAMP_SUFFIX: &[u8] = b"#timestamp";
 
 /// A scanned key's value key: the key itself, or the one that it is the timestamp of.
 pub fn value_key(scanned: &[u8]) -> &[u8] {

@@ -7,12 +7,14 @@
 //! compared by eye; those that only other readers know follow. Each `Option` that is `None` here is a field that is
 //! left out: a reader of its format does not know it, or the message did not have it.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Number, Value};
 
 use super::{CreditEntitlement, CreditRate, Entitlement, EpochMs, Feature, FeatureEntitlement, Given, Usage};
+use crate::json::writer;
 
 #[cfg(test)]
 mod tests;
@@ -51,28 +53,36 @@ impl CacheFormat {
 /// A currency that is called as a feature (or as another currency's key) is kept under `credit_<id>`: readers take
 /// the id from inside the entry.
 pub fn entitlements_json(entitlements: &[Entitlement], format: CacheFormat) -> String {
-    to_json(&Entries { entitlements, format })
+    to_json(
+        &Entries { entitlements, format },
+        entitlements.len() * ENTRY_BYTES,
+    )
 }
+
+/// About as long as an entry is, and a usage: so much room is made at first.
+const ENTRY_BYTES: usize = 768;
+const USAGE_BYTES: usize = 160;
 
 /// The value of a usage key.
 pub fn usage_json(usage: &Usage, format: CacheFormat) -> String {
-    to_json(&UsageJson {
+    let json = UsageJson {
         current_usage: &usage.current_usage,
         usage_period_start: usage.period_start,
         usage_period_end: usage.period_end,
         next_reset_date: usage.period_end.filter(|_| format.has_next_reset_date()),
-    })
+    };
+    to_json(&json, USAGE_BYTES)
 }
 
 /// The value of the metadata key.
 pub fn metadata_json(access_denied_reason: Option<&str>) -> String {
-    to_json(&MetadataJson { access_denied_reason })
+    to_json(&MetadataJson { access_denied_reason }, 0)
 }
 
 /// Nothing that is written here can fail to be JSON (every key is text, every number finite). Should it ever, the
 /// empty text is what every reader takes for a cache miss.
-fn to_json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
+fn to_json(value: &impl Serialize, room: usize) -> String {
+    writer::to_text(value, room).unwrap_or_default()
 }
 
 struct Entries<'a> {
@@ -96,15 +106,16 @@ impl Serialize for Entries<'_> {
                 Entitlement::Credit(credit) if self.format.has_usage_data() => Some(credit),
                 Entitlement::Credit(_) | Entitlement::Feature(_) => None,
             });
-        let mut taken: HashSet<String> = HashSet::new();
+        let mut taken: HashSet<Cow<'_, str>> = HashSet::new();
         if credits.clone().next().is_some() {
-            taken.extend(features.clone().map(|(id, _)| id.to_owned()));
+            taken.extend(features.clone().map(|(id, _)| Cow::Borrowed(id)));
         }
-        let features = features.map(|(id, feature)| (id.to_owned(), Entry::feature(feature, self.format)));
+        let features =
+            features.map(|(id, feature)| (Cow::Borrowed(id), Entry::feature(feature, self.format)));
         let credits = credits.map(|credit| {
-            let mut key = credit.currency_id.as_str().to_owned();
+            let mut key = Cow::Borrowed(credit.currency_id.as_str());
             while !taken.insert(key.clone()) {
-                key.insert_str(0, "credit_");
+                key.to_mut().insert_str(0, "credit_");
             }
             (key, Entry::credit(credit))
         });

@@ -9,7 +9,7 @@ use super::{Event, MalformedBody, UsageOf, UsageUpdated, identity};
 use crate::entitlement::{EpochMs, MeasuredUsage, Usage};
 
 /// Decodes a balance.
-pub(super) fn decode(mut scope: Scope, sent_at: EpochMs) -> Result<Event, MalformedBody> {
+pub(super) fn decode(mut scope: Scope<'_>, sent_at: EpochMs) -> Result<Event, MalformedBody> {
     let subject = scope.subject()?;
     let currency = scope.find(|fields| Ok(identity::currency(fields)))?;
     let currency = currency.ok_or_else(|| scope.missing("currencyId"))?;
@@ -31,7 +31,7 @@ pub(super) fn decode(mut scope: Scope, sent_at: EpochMs) -> Result<Event, Malfor
 }
 
 /// `totalConsumed`, else `currentUsage`, else what is gone of `totalGranted`.
-fn consumed(scope: &mut Scope) -> Result<Option<Number>, MalformedBody> {
+fn consumed(scope: &mut Scope<'_>) -> Result<Option<Number>, MalformedBody> {
     for key in ["totalConsumed", "currentUsage"] {
         if let Some(consumed) = scope.find(|fields| number(fields, key))? {
             return Ok(Some(consumed));

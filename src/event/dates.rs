@@ -4,9 +4,9 @@
 //! missing one. So is the number 0, which they test for truth before they read it; that also keeps a careless
 //! zero from being taken for the far-past mark, which overwrites anything.
 
-use serde_json::Value;
 use time::{Date, Month};
 
+use super::tree::Json;
 use crate::entitlement::EpochMs;
 
 /// A JavaScript `Date` ends 100,000,000 days either side of 1970.
@@ -15,14 +15,14 @@ const MS_MAX: i64 = 8_640_000_000_000_000;
 const EPOCH_JULIAN_DAY: i32 = 2_440_588;
 
 /// Reads a date from a JSON value: ISO 8601 text, a number of epoch milliseconds, or such a number as text.
-pub(super) fn of(value: &Value) -> Option<EpochMs> {
+pub(super) fn of(value: &Json<'_>) -> Option<EpochMs> {
     let ms = match value {
-        Value::Number(number) => number.as_i64().or_else(|| number.as_f64().and_then(truncated))?,
-        Value::String(text) if text.len() >= 12 && text.bytes().all(|byte| byte.is_ascii_digit()) => {
+        Json::Number(number) => number.as_i64().or_else(|| number.as_f64().and_then(truncated))?,
+        Json::Text(text) if text.len() >= 12 && text.bytes().all(|byte| byte.is_ascii_digit()) => {
             text.parse().ok()?
         }
-        Value::String(text) => return iso(text),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => return None,
+        Json::Text(text) => return iso(text),
+        Json::Null | Json::Bool(_) | Json::List(_) | Json::Object(_) => return None,
     };
     (ms != 0 && (-MS_MAX..=MS_MAX).contains(&ms)).then_some(EpochMs(ms))
 }
@@ -156,22 +156,41 @@ mod tests {
             json!(1_795_161_600_000.75),
             json!("1795161600000"),
         ] {
-            assert_eq!(of(&spelling), Some(EpochMs(1_795_161_600_000)), "{spelling}");
+            assert_eq!(
+                of(&spelling.clone().into()),
+                Some(EpochMs(1_795_161_600_000)),
+                "{spelling}"
+            );
         }
     }
 
     #[test]
     fn a_date_alone_is_midnight_utc() {
-        assert_eq!(of(&json!("1970-01-02")), Some(EpochMs(86_400_000)));
-        assert_eq!(of(&json!("2024-02-29")), Some(EpochMs(1_709_164_800_000)));
+        assert_eq!(of(&Json::from(json!("1970-01-02"))), Some(EpochMs(86_400_000)));
+        assert_eq!(
+            of(&Json::from(json!("2024-02-29"))),
+            Some(EpochMs(1_709_164_800_000))
+        );
     }
 
     #[test]
     fn fractions_are_read_to_the_millisecond() {
-        assert_eq!(of(&json!("1970-01-01T00:00:00.1Z")), Some(EpochMs(100)));
-        assert_eq!(of(&json!("1970-01-01T00:00:00.12Z")), Some(EpochMs(120)));
-        assert_eq!(of(&json!("1970-01-01T00:00:00.123999Z")), Some(EpochMs(123)));
-        assert_eq!(of(&json!("1969-12-31T23:59:59.999Z")), Some(EpochMs(-1)));
+        assert_eq!(
+            of(&Json::from(json!("1970-01-01T00:00:00.1Z"))),
+            Some(EpochMs(100))
+        );
+        assert_eq!(
+            of(&Json::from(json!("1970-01-01T00:00:00.12Z"))),
+            Some(EpochMs(120))
+        );
+        assert_eq!(
+            of(&Json::from(json!("1970-01-01T00:00:00.123999Z"))),
+            Some(EpochMs(123))
+        );
+        assert_eq!(
+            of(&Json::from(json!("1969-12-31T23:59:59.999Z"))),
+            Some(EpochMs(-1))
+        );
     }
 
     #[test]
@@ -198,7 +217,7 @@ mod tests {
             json!(true),
             json!({"seconds": 1}),
         ] {
-            assert_eq!(of(&not_a_date), None, "{not_a_date}");
+            assert_eq!(of(&not_a_date.clone().into()), None, "{not_a_date}");
         }
     }
 }

@@ -2,17 +2,16 @@
 
 use std::collections::HashMap;
 
-use serde_json::Value;
-
 use super::entry::entitlement;
 use super::envelope::Scope;
 use super::fields;
+use super::tree::Json;
 use super::{EntitlementsUpdated, Event, MalformedBody};
 use crate::entitlement::{Entitlement, EpochMs};
 
 /// Decodes a list. An event without a list is malformed: taking it for an empty one would deny everything. An empty
 /// list (also one of kinds that nobody here knows) without a reason for it purges the customer: the next reader asks.
-pub(super) fn decode(mut scope: Scope, sent_at: EpochMs) -> Result<Event, MalformedBody> {
+pub(super) fn decode(mut scope: Scope<'_>, sent_at: EpochMs) -> Result<Event, MalformedBody> {
     let subject = scope.subject()?;
     let access_denied_reason = scope.find(|fields| fields::text(fields, "accessDeniedReason"))?;
     let message_time = scope.message_time(sent_at);
@@ -53,7 +52,7 @@ pub(super) fn decode(mut scope: Scope, sent_at: EpochMs) -> Result<Event, Malfor
 
 /// Decodes one entry and notes the list's time: the first valid `entitlementUpdatedAt` in it.
 fn decode_entry(
-    entry: Value,
+    entry: Json<'_>,
     message_time: EpochMs,
     updated_at: &mut Option<EpochMs>,
 ) -> Result<Option<Entitlement>, MalformedBody> {

@@ -8,6 +8,7 @@ use super::fields::{
     text,
 };
 use super::identity;
+use super::tree::Json;
 use crate::entitlement::{
     CreditEntitlement, CreditRate, CurrencyId, Entitlement, EpochMs, Feature, FeatureEntitlement, FeatureId,
     Given, Usage,
@@ -16,7 +17,7 @@ use crate::entitlement::{
 /// Decodes an entry; `None` for one of a kind that is neither a feature nor a credit currency. `message_time` is the
 /// time of a usage that has none of its own.
 pub(super) fn entitlement(
-    mut entry: Fields,
+    mut entry: Fields<'_>,
     message_time: EpochMs,
 ) -> Result<Option<Entitlement>, MalformedBody> {
     if is_credit(&entry) {
@@ -35,8 +36,8 @@ pub(super) fn entitlement(
     }
 }
 
-fn is_credit(entry: &Fields) -> bool {
-    let is = |key: &str, value: &str| entry.get(key).and_then(Value::as_str) == Some(value);
+fn is_credit(entry: &Fields<'_>) -> bool {
+    let is = |key: &str, value: &str| entry.get(key).and_then(Json::as_str) == Some(value);
     let has = |key: &str| entry.get(key).is_some_and(|value| !value.is_null());
     is("__typename", "CreditEntitlement")
         || is("type", "CREDIT")
@@ -45,7 +46,7 @@ fn is_credit(entry: &Fields) -> bool {
 
 fn of_feature(
     feature: Feature,
-    mut entry: Fields,
+    mut entry: Fields<'_>,
     message_time: EpochMs,
 ) -> Result<FeatureEntitlement, MalformedBody> {
     let (usage, usage_updated_at) = usage(&mut entry, message_time)?;
@@ -57,7 +58,7 @@ fn of_feature(
         has_unlimited_usage: given_flag(&mut entry, "hasUnlimitedUsage")?,
         has_soft_limit: flag(&mut entry, "hasSoftLimit")?,
         access_denied_reason: text(&mut entry, "accessDeniedReason")?,
-        enum_values: list(&mut entry, "enumValues")?.unwrap_or_default(),
+        enum_values: enum_values(&mut entry)?,
         valid_until: date(&mut entry, "validUntil"),
         credit_rate: credit_rate(&mut entry)?,
         reset_period_configuration: reset_period_configuration(&mut entry, &reset_period)?,
@@ -68,7 +69,7 @@ fn of_feature(
     })
 }
 
-fn credit(mut entry: Fields, message_time: EpochMs) -> Result<CreditEntitlement, MalformedBody> {
+fn credit(mut entry: Fields<'_>, message_time: EpochMs) -> Result<CreditEntitlement, MalformedBody> {
     let currency_id =
         identity::currency(&entry).ok_or_else(|| MalformedBody::at("currency.currencyId", "missing"))?;
     let (usage, usage_updated_at) = usage(&mut entry, message_time)?;
@@ -85,15 +86,15 @@ fn credit(mut entry: Fields, message_time: EpochMs) -> Result<CreditEntitlement,
 }
 
 /// The currency as given, and with its id under the name that readers look for.
-fn currency(given: Option<Fields>, id: &CurrencyId) -> Fields {
-    let mut currency = given.unwrap_or_default();
+fn currency(given: Option<Fields<'_>>, id: &CurrencyId) -> Map<String, Value> {
+    let mut currency = given.map(Fields::into_map).unwrap_or_default();
     currency.shift_remove("__typename");
     currency.insert("currencyId".to_owned(), id.as_str().into());
     currency
 }
 
-fn feature(mut feature: Fields) -> Result<Feature, MalformedBody> {
-    let either = |feature: &mut Fields, graphql: &str, webhook: &str| {
+fn feature(mut feature: Fields<'_>) -> Result<Feature, MalformedBody> {
+    let either = |feature: &mut Fields<'_>, graphql: &str, webhook: &str| {
         caption(feature, graphql).or_else(|| caption(feature, webhook))
     };
     Ok(Feature {
@@ -120,7 +121,7 @@ fn as_graphql_meter_type(meter_type: String) -> String {
 }
 
 /// The usage that an entry carries, and when it was true; no time if the entry says nothing of usage.
-fn usage(entry: &mut Fields, message_time: EpochMs) -> Result<(Usage, Option<EpochMs>), MalformedBody> {
+fn usage(entry: &mut Fields<'_>, message_time: EpochMs) -> Result<(Usage, Option<EpochMs>), MalformedBody> {
     let current_usage = fields::number(entry, "currentUsage")?;
     let measured_at =
         date(entry, "usageUpdatedAt").or_else(|| current_usage.is_some().then_some(message_time));
@@ -132,32 +133,38 @@ fn usage(entry: &mut Fields, message_time: EpochMs) -> Result<(Usage, Option<Epo
     Ok((usage, measured_at))
 }
 
+fn enum_values(entry: &mut Fields<'_>) -> Result<Vec<Value>, MalformedBody> {
+    let values = list(entry, "enumValues")?.unwrap_or_default();
+    Ok(values.into_iter().map(Json::into_value).collect())
+}
+
 /// A rate without an amount or a currency is none.
-fn credit_rate(entry: &mut Fields) -> Result<Option<CreditRate>, MalformedBody> {
+fn credit_rate(entry: &mut Fields<'_>) -> Result<Option<CreditRate>, MalformedBody> {
     let Some(mut rate) = object(entry, "creditRate")? else {
         return Ok(None);
     };
     let currency = identity::currency(&rate);
     let amount = match fields::take(&mut rate, "amount") {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::Number(amount)) => Value::Number(as_javascript(amount)),
-        Some(other) => other,
+        None | Some(Json::Null) => return Ok(None),
+        Some(Json::Number(amount)) => Value::Number(as_javascript(amount)),
+        Some(other) => other.into_value(),
     };
     Ok(currency.map(|CurrencyId(currency_id)| CreditRate { amount, currency_id }))
 }
 
 /// A webhook's `{"accordingTo": X}` becomes the GraphQL object of its period; GraphQL's own is passed on as it is.
 fn reset_period_configuration(
-    entry: &mut Fields,
+    entry: &mut Fields<'_>,
     reset_period: &Given<String>,
 ) -> Result<Given<Map<String, Value>>, MalformedBody> {
     const KEY: &str = "resetPeriodConfiguration";
     if !entry.contains_key(KEY) {
         return Ok(Given::Absent);
     }
-    let Some(mut given) = object(entry, KEY)? else {
+    let Some(given) = object(entry, KEY)? else {
         return Ok(Given::Null);
     };
+    let mut given = given.into_map();
     let (typename, key) = match reset_period {
         Given::Value(period) if period == "MONTH" => ("MonthlyResetPeriodConfig", "monthlyAccordingTo"),
         Given::Value(period) if period == "WEEK" => ("WeeklyResetPeriodConfig", "weeklyAccordingTo"),

@@ -5,16 +5,15 @@
 //! field is looked for in the payload first and then outwards, so that a message may put its customer or its
 //! timestamp on either side of `payload`. Nothing here knows what an event means.
 
+use std::cell::OnceCell;
 use std::mem;
-
-use serde_json::Value;
 
 use super::MalformedBody;
 use super::fields::{self, Fields};
 use super::identity;
 use super::names::{EventName, GRAPHQL_FIELDS, event_name};
+use super::tree::{Json, TreeError};
 use crate::entitlement::{EpochMs, Subject};
-use crate::json;
 
 /// SNS around EventBridge around an event around a GraphQL answer makes seven objects; a body that is wrapped deeper
 /// is no message of Stigg's.
@@ -25,30 +24,41 @@ const WRAPPERS: [&str; 3] = ["detail", "payload", "data"];
 
 /// A body without its envelopes.
 #[derive(Debug)]
-pub(super) enum Opened {
+pub(super) enum Opened<'a> {
     /// An event with a documented name.
-    Event(EventName, Scope),
+    Event(EventName, Scope<'a>),
     /// Something that has a name, but none that is documented.
     Unknown,
 }
 
 /// The objects of a message, the payload innermost.
 #[derive(Debug)]
-pub(super) struct Scope {
+pub(super) struct Scope<'a> {
     /// Outermost first; never empty.
-    levels: Vec<Level>,
+    levels: Vec<Level<'a>>,
 }
 
 #[derive(Debug)]
-struct Level {
+struct Level<'a> {
     /// The key that led here; empty for the body itself.
     key: &'static str,
-    fields: Fields,
+    fields: Fields<'a>,
+}
+
+/// Texts that were found inside another text, for as long as what borrows from them.
+#[derive(Debug, Default)]
+pub(super) struct Unwrapped([OnceCell<String>; LEVELS_MAX]);
+
+impl Unwrapped {
+    /// Keeps the text of the envelope at this depth.
+    fn keep(&self, depth: usize, text: String) -> &str {
+        self.0.get(depth).map_or("", |place| place.get_or_init(|| text))
+    }
 }
 
 /// Opens a body. The outermost documented name decides; an undocumented one (`next` of graphql-ws, whatever a bus
 /// calls its `detail-type`) lets the envelopes inside speak.
-pub(super) fn open(body: &str) -> Result<Opened, MalformedBody> {
+pub(super) fn open<'a>(body: &'a str, unwrapped: &'a Unwrapped) -> Result<Opened<'a>, MalformedBody> {
     let mut scope = Scope {
         levels: Vec::with_capacity(LEVELS_MAX),
     };
@@ -70,9 +80,10 @@ pub(super) fn open(body: &str) -> Result<Opened, MalformedBody> {
                 fields::text(&mut fields, "Message").map_err(|fault| fault.within(&scope.path()))?;
             let message =
                 message.ok_or_else(|| MalformedBody::at("Message", "missing").within(&scope.path()))?;
-            scope.enter(key, Fields::new());
+            let message = unwrapped.keep(scope.levels.len(), message);
+            scope.enter(key, Fields::default());
             key = "Message";
-            fields = parse(&message, key).map_err(|fault| fault.within(&scope.path()))?;
+            fields = parse(message, key).map_err(|fault| fault.within(&scope.path()))?;
             continue;
         }
         for text in names_in(&fields) {
@@ -101,22 +112,16 @@ pub(super) fn open(body: &str) -> Result<Opened, MalformedBody> {
 }
 
 /// Parses JSON text that has to be an object. `place` is where the text stands.
-fn parse(text: &str, place: &str) -> Result<Fields, MalformedBody> {
-    if !json::is_plausible(text.as_bytes()) {
-        let place = if place.is_empty() { "body" } else { place };
-        return Err(MalformedBody::at(
-            place,
+fn parse<'a>(text: &'a str, place: &str) -> Result<Fields<'a>, MalformedBody> {
+    let whole = if place.is_empty() { "body" } else { place };
+    match Json::parse(text.trim_start_matches('\u{feff}')) {
+        Ok(Json::Object(fields)) => Ok(fields),
+        Ok(other) => Err(fields::unexpected(whole, "an object", &other)),
+        Err(TreeError::TooMany) => Err(MalformedBody::at(
+            whole,
             "holds more values than its length allows",
-        ));
-    }
-    match serde_json::from_str(text.trim_start_matches('\u{feff}')) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(other) => Err(fields::unexpected(
-            if place.is_empty() { "body" } else { place },
-            "an object",
-            &other,
         )),
-        Err(error) => {
+        Err(TreeError::Syntax(error)) => {
             let position = format!("line {} column {}", error.line(), error.column());
             let place = if place.is_empty() {
                 position
@@ -132,40 +137,40 @@ fn parse(text: &str, place: &str) -> Result<Fields, MalformedBody> {
 }
 
 /// SNS telling of its own subscription. Such a message has `Type`, capital, which no event has.
-fn sns_notice(fields: &Fields) -> Option<EventName> {
+fn sns_notice(fields: &Fields<'_>) -> Option<EventName> {
     let notice = fields.get("Type")?.as_str()?;
     matches!(notice, "SubscriptionConfirmation" | "UnsubscribeConfirmation").then(|| event_name(notice))?
 }
 
-fn is_sns_notification(fields: &Fields) -> bool {
-    let is = |key: &str| fields.get(key).is_some_and(Value::is_string);
-    fields.get("Type").and_then(Value::as_str) == Some("Notification") || (is("TopicArn") && is("Message"))
+fn is_sns_notification(fields: &Fields<'_>) -> bool {
+    let is = |key: &str| fields.get(key).is_some_and(|value| value.as_str().is_some());
+    fields.get("Type").and_then(Json::as_str) == Some("Notification") || (is("TopicArn") && is("Message"))
 }
 
 /// The texts that may name the event at this level.
-fn names_in(fields: &Fields) -> impl Iterator<Item = &str> {
+fn names_in<'f>(fields: &'f Fields<'_>) -> impl Iterator<Item = &'f str> {
     ["type", "eventType", "detail-type", "__typename"]
         .into_iter()
-        .filter_map(|key| fields.get(key).and_then(Value::as_str))
+        .filter_map(|key| fields.get(key).and_then(Json::as_str))
 }
 
 /// Takes the payload, or the next envelope, out of this one.
-fn inner(fields: &mut Fields) -> Option<(&'static str, Fields)> {
+fn inner<'a>(fields: &mut Fields<'a>) -> Option<(&'static str, Fields<'a>)> {
     WRAPPERS.into_iter().chain(GRAPHQL_FIELDS).find_map(|key| {
         let object = fields.get_mut(key)?.as_object_mut()?;
         Some((key, mem::take(object)))
     })
 }
 
-impl Scope {
+impl<'a> Scope<'a> {
     /// Adds a level inside the innermost.
-    fn enter(&mut self, key: &'static str, fields: Fields) {
+    fn enter(&mut self, key: &'static str, fields: Fields<'a>) {
         self.levels.push(Level { key, fields });
     }
 
     /// Makes the object under `key`, wherever it is, the innermost level; does nothing if there is none.
     pub(super) fn enter_object(&mut self, key: &'static str) {
-        let object = |level: &mut Level| level.fields.get_mut(key)?.as_object_mut().map(mem::take);
+        let object = |level: &mut Level<'a>| level.fields.get_mut(key)?.as_object_mut().map(mem::take);
         if let Some(object) = self.levels.iter_mut().rev().find_map(object) {
             self.enter(key, object);
         }
@@ -174,7 +179,7 @@ impl Scope {
     /// Reads something from the innermost level that has it.
     pub(super) fn find<T>(
         &mut self,
-        read: impl Fn(&mut Fields) -> Result<Option<T>, MalformedBody>,
+        read: impl Fn(&mut Fields<'a>) -> Result<Option<T>, MalformedBody>,
     ) -> Result<Option<T>, MalformedBody> {
         Ok(self.find_with_depth(read)?.map(|(found, _)| found))
     }
@@ -182,7 +187,7 @@ impl Scope {
     /// The same, with the depth it was found at, for [`Self::path_to`].
     pub(super) fn find_with_depth<T>(
         &mut self,
-        read: impl Fn(&mut Fields) -> Result<Option<T>, MalformedBody>,
+        read: impl Fn(&mut Fields<'a>) -> Result<Option<T>, MalformedBody>,
     ) -> Result<Option<(T, usize)>, MalformedBody> {
         for (depth, level) in self.levels.iter_mut().enumerate().rev() {
             match read(&mut level.fields) {
@@ -227,7 +232,7 @@ impl Scope {
     }
 
     /// The payload, if it is no EventBridge envelope: that one has an `id` of its own.
-    pub(super) fn payload(&mut self) -> Option<&mut Fields> {
+    pub(super) fn payload(&mut self) -> Option<&mut Fields<'a>> {
         let innermost = self.levels.last_mut().map(|level| &mut level.fields)?;
         (!innermost.contains_key("detail-type")).then_some(innermost)
     }

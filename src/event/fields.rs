@@ -1,115 +1,117 @@
-//! Typed access to the fields of a JSON object: takes the value out (no copies) and names the field when the
+//! Typed access to the fields of a JSON object: takes the value out and names the field when the
 //! value is not of the kind that is needed there.
 //!
 //! The rule for what is odd: absent and null are the same unless a reader tells them apart ([`Given`]); a date
 //! that is none is missing, as it is for the SDKs; any other wrong kind is refused, since writing a guess to the
 //! cache would be an answer nobody gave.
 
-use serde_json::{Map, Number, Value};
+use std::borrow::Cow;
+use std::mem;
 
+use serde_json::Number;
+
+pub(super) use super::tree::Fields;
+use super::tree::Json;
 use super::{MalformedBody, dates};
 use crate::entitlement::{EpochMs, Given};
 
-/// The fields of one JSON object.
-pub(super) type Fields = Map<String, Value>;
-
 /// Takes a field, leaving null in its place; `None` if it is absent.
-pub(super) fn take(fields: &mut Fields, key: &str) -> Option<Value> {
-    fields.get_mut(key).map(Value::take)
+pub(super) fn take<'a>(fields: &mut Fields<'a>, key: &str) -> Option<Json<'a>> {
+    fields.get_mut(key).map(mem::take)
 }
 
 /// Takes a field that is neither absent nor null.
-fn present(fields: &mut Fields, key: &str) -> Option<Value> {
+fn present<'a>(fields: &mut Fields<'a>, key: &str) -> Option<Json<'a>> {
     take(fields, key).filter(|value| !value.is_null())
 }
 
 /// A text that is not empty: an empty id or reason says as little as an absent one.
-pub(super) fn text(fields: &mut Fields, key: &str) -> Result<Option<String>, MalformedBody> {
+pub(super) fn text(fields: &mut Fields<'_>, key: &str) -> Result<Option<String>, MalformedBody> {
     match present(fields, key) {
         None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text).filter(|text| !text.is_empty())),
+        Some(Json::Text(text)) => Ok(Some(text).filter(|text| !text.is_empty()).map(Cow::into_owned)),
         Some(other) => Err(unexpected(key, "text", &other)),
     }
 }
 
 /// A text that only people read (a name, a unit): one of the wrong kind is left out, as no decision hangs on it.
-pub(super) fn caption(fields: &mut Fields, key: &str) -> Option<String> {
+pub(super) fn caption(fields: &mut Fields<'_>, key: &str) -> Option<String> {
     match present(fields, key) {
-        Some(Value::String(text)) if !text.is_empty() => Some(text),
+        Some(Json::Text(text)) if !text.is_empty() => Some(text.into_owned()),
         _ => None,
     }
 }
 
 /// A text whose absence and null are told apart.
-pub(super) fn given_text(fields: &mut Fields, key: &str) -> Result<Given<String>, MalformedBody> {
+pub(super) fn given_text(fields: &mut Fields<'_>, key: &str) -> Result<Given<String>, MalformedBody> {
     match take(fields, key) {
         None => Ok(Given::Absent),
-        Some(Value::Null) => Ok(Given::Null),
-        Some(Value::String(text)) => Ok(Given::Value(text)),
+        Some(Json::Null) => Ok(Given::Null),
+        Some(Json::Text(text)) => Ok(Given::Value(text.into_owned())),
         Some(other) => Err(unexpected(key, "text", &other)),
     }
 }
 
 /// A number, spelled as JavaScript would spell it.
-pub(super) fn number(fields: &mut Fields, key: &str) -> Result<Option<Number>, MalformedBody> {
+pub(super) fn number(fields: &mut Fields<'_>, key: &str) -> Result<Option<Number>, MalformedBody> {
     match present(fields, key) {
         None => Ok(None),
-        Some(Value::Number(number)) => Ok(Some(as_javascript(number))),
+        Some(Json::Number(number)) => Ok(Some(as_javascript(number))),
         Some(other) => Err(unexpected(key, "a number", &other)),
     }
 }
 
 /// A number whose absence and null are told apart.
-pub(super) fn given_number(fields: &mut Fields, key: &str) -> Result<Given<Number>, MalformedBody> {
+pub(super) fn given_number(fields: &mut Fields<'_>, key: &str) -> Result<Given<Number>, MalformedBody> {
     match take(fields, key) {
         None => Ok(Given::Absent),
-        Some(Value::Null) => Ok(Given::Null),
-        Some(Value::Number(number)) => Ok(Given::Value(as_javascript(number))),
+        Some(Json::Null) => Ok(Given::Null),
+        Some(Json::Number(number)) => Ok(Given::Value(as_javascript(number))),
         Some(other) => Err(unexpected(key, "a number", &other)),
     }
 }
 
 /// A flag whose absence and null are told apart.
-pub(super) fn given_flag(fields: &mut Fields, key: &str) -> Result<Given<bool>, MalformedBody> {
+pub(super) fn given_flag(fields: &mut Fields<'_>, key: &str) -> Result<Given<bool>, MalformedBody> {
     match take(fields, key) {
         None => Ok(Given::Absent),
-        Some(Value::Null) => Ok(Given::Null),
-        Some(Value::Bool(flag)) => Ok(Given::Value(flag)),
+        Some(Json::Null) => Ok(Given::Null),
+        Some(Json::Bool(flag)) => Ok(Given::Value(flag)),
         Some(other) => Err(unexpected(key, "true or false", &other)),
     }
 }
 
 /// A flag that is false where it is not given.
-pub(super) fn flag(fields: &mut Fields, key: &str) -> Result<bool, MalformedBody> {
+pub(super) fn flag(fields: &mut Fields<'_>, key: &str) -> Result<bool, MalformedBody> {
     Ok(matches!(given_flag(fields, key)?, Given::Value(true)))
 }
 
 /// A date in any of the forms of [`dates`]; one that is none is missing.
-pub(super) fn date(fields: &mut Fields, key: &str) -> Option<EpochMs> {
+pub(super) fn date(fields: &mut Fields<'_>, key: &str) -> Option<EpochMs> {
     present(fields, key).as_ref().and_then(dates::of)
 }
 
 /// An object.
-pub(super) fn object(fields: &mut Fields, key: &str) -> Result<Option<Fields>, MalformedBody> {
+pub(super) fn object<'a>(fields: &mut Fields<'a>, key: &str) -> Result<Option<Fields<'a>>, MalformedBody> {
     match present(fields, key) {
         None => Ok(None),
-        Some(Value::Object(object)) => Ok(Some(object)),
+        Some(Json::Object(object)) => Ok(Some(object)),
         Some(other) => Err(unexpected(key, "an object", &other)),
     }
 }
 
 /// A list.
-pub(super) fn list(fields: &mut Fields, key: &str) -> Result<Option<Vec<Value>>, MalformedBody> {
+pub(super) fn list<'a>(fields: &mut Fields<'a>, key: &str) -> Result<Option<Vec<Json<'a>>>, MalformedBody> {
     match present(fields, key) {
         None => Ok(None),
-        Some(Value::Array(list)) => Ok(Some(list)),
+        Some(Json::List(list)) => Ok(Some(list)),
         Some(other) => Err(unexpected(key, "a list", &other)),
     }
 }
 
 /// The fields of a value that has to be an object.
-pub(super) fn of_object(value: Value) -> Result<Fields, MalformedBody> {
-    if let Value::Object(fields) = value {
+pub(super) fn of_object(value: Json<'_>) -> Result<Fields<'_>, MalformedBody> {
+    if let Json::Object(fields) = value {
         Ok(fields)
     } else {
         Err(unexpected("", "an object", &value))
@@ -117,14 +119,14 @@ pub(super) fn of_object(value: Value) -> Result<Fields, MalformedBody> {
 }
 
 /// The fault of a value that is not of the kind that is needed.
-pub(super) fn unexpected(place: &str, wanted: &str, found: &Value) -> MalformedBody {
+pub(super) fn unexpected(place: &str, wanted: &str, found: &Json<'_>) -> MalformedBody {
     let found = match found {
-        Value::Null => "null",
-        Value::Bool(_) => "true or false",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
+        Json::Null => "null",
+        Json::Bool(_) => "true or false",
+        Json::Number(_) => "a number",
+        Json::Text(_) => "text",
+        Json::List(_) => "a list",
+        Json::Object(_) => "an object",
     };
     MalformedBody::at(place, format!("expected {wanted}, found {found}"))
 }
@@ -174,8 +176,8 @@ mod tests {
 
     use super::*;
 
-    fn fields(value: Value) -> Fields {
-        of_object(value).unwrap()
+    fn fields(value: serde_json::Value) -> Fields<'static> {
+        of_object(value.into()).unwrap()
     }
 
     #[test]

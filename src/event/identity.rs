@@ -8,16 +8,20 @@ use super::fields::{Fields, object, text};
 use crate::entitlement::{CurrencyId, CustomerId, FeatureId, ResourceId};
 
 /// `customerId`, else `customer.refId`, else `customer.id`.
-pub(super) fn customer(fields: &mut Fields) -> Result<Option<CustomerId>, MalformedBody> {
+pub(super) fn customer(fields: &mut Fields<'_>) -> Result<Option<CustomerId>, MalformedBody> {
     Ok(flat_or_nested(fields, "customerId", "customer")?.map(CustomerId))
 }
 
 /// `resourceId`, else `resource.refId`, else `resource.id`.
-pub(super) fn resource(fields: &mut Fields) -> Result<Option<ResourceId>, MalformedBody> {
+pub(super) fn resource(fields: &mut Fields<'_>) -> Result<Option<ResourceId>, MalformedBody> {
     Ok(flat_or_nested(fields, "resourceId", "resource")?.map(ResourceId))
 }
 
-fn flat_or_nested(fields: &mut Fields, flat: &str, nested: &str) -> Result<Option<String>, MalformedBody> {
+fn flat_or_nested(
+    fields: &mut Fields<'_>,
+    flat: &str,
+    nested: &str,
+) -> Result<Option<String>, MalformedBody> {
     if let Some(id) = text(fields, flat)? {
         return Ok(Some(id));
     }
@@ -28,7 +32,7 @@ fn flat_or_nested(fields: &mut Fields, flat: &str, nested: &str) -> Result<Optio
 }
 
 /// The id of the object itself: `refId` where there is one (in GraphQL, `id` is then an internal UUID), else `id`.
-pub(super) fn own_id(object: &mut Fields) -> Result<Option<String>, MalformedBody> {
+pub(super) fn own_id(object: &mut Fields<'_>) -> Result<Option<String>, MalformedBody> {
     match text(object, "refId")? {
         Some(id) => Ok(Some(id)),
         None => text(object, "id"),
@@ -36,7 +40,7 @@ pub(super) fn own_id(object: &mut Fields) -> Result<Option<String>, MalformedBod
 }
 
 /// `feature.refId`, else `featureId`, else `feature.id`.
-pub(super) fn feature(fields: &mut Fields) -> Result<Option<FeatureId>, MalformedBody> {
+pub(super) fn feature(fields: &mut Fields<'_>) -> Result<Option<FeatureId>, MalformedBody> {
     let mut feature = object(fields, "feature")?.unwrap_or_default();
     let within = |fault: MalformedBody| fault.within("feature");
     if let Some(id) = text(&mut feature, "refId").map_err(within)? {
@@ -50,8 +54,8 @@ pub(super) fn feature(fields: &mut Fields) -> Result<Option<FeatureId>, Malforme
 
 /// `currencyId`, else `currency.currencyId`, else `currency.refId`, else `currency.id`. Leaves the fields as they
 /// are, since the currency itself is passed on.
-pub(super) fn currency(fields: &Fields) -> Option<CurrencyId> {
-    let of = |fields: &Fields, key: &str| {
+pub(super) fn currency(fields: &Fields<'_>) -> Option<CurrencyId> {
+    let of = |fields: &Fields<'_>, key: &str| {
         fields
             .get(key)
             .and_then(|id| id.as_str())

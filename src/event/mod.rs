@@ -3,7 +3,7 @@
 //!
 //! A message passes through: `envelope` (what is it wrapped in, what is it called), `names` (what does that mean),
 //! then one of `entitlements` (and `entry`), `usage`, `credit`, `purge`; all of them read through `fields`,
-//! `identity` and `dates`. What is not understood is refused with the place of the fault; what the place held is
+//! `identity` and `dates`, from a `tree` that borrows from the body. What is not understood is refused with the place of the fault; what the place held is
 //! never told, since it is a customer's.
 
 mod envelope;
@@ -18,11 +18,12 @@ mod usage;
 mod dates;
 mod fields;
 mod identity;
+mod tree;
 
 #[cfg(test)]
 mod tests;
 
-use self::envelope::Opened;
+use self::envelope::{Opened, Unwrapped};
 use self::names::Change;
 use crate::entitlement::{CurrencyId, Entitlement, EpochMs, FeatureId, MeasuredUsage, Subject};
 
@@ -91,7 +92,9 @@ pub struct MalformedBody {
 pub fn told_time(body: &str) -> Option<EpochMs> {
     // The time of last resort stands for none.
     const UNTOLD: EpochMs = EpochMs(i64::MIN);
-    match envelope::open(body) {
+    let unwrapped = Unwrapped::default();
+    let opened = envelope::open(body, &unwrapped);
+    match opened {
         Ok(Opened::Event(_, mut scope)) => Some(scope.message_time(UNTOLD)).filter(|at| *at != UNTOLD),
         Ok(Opened::Unknown) | Err(_) => None,
     }
@@ -103,7 +106,8 @@ pub fn told_time(body: &str) -> Option<EpochMs> {
 /// The body is not JSON, no object, names no event, or lacks what its event cannot do without (a customer, the
 /// entitlement list, a usage), or holds there a value of another kind. Trying again gives the same.
 pub fn decode(body: &str, sent_at: EpochMs) -> Result<Event, MalformedBody> {
-    let (name, scope) = match envelope::open(body)? {
+    let unwrapped = Unwrapped::default();
+    let (name, scope) = match envelope::open(body, &unwrapped)? {
         Opened::Event(name, scope) => (name, scope),
         Opened::Unknown => return Ok(Event::Ignored { label: names::OTHER }),
     };

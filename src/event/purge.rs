@@ -5,16 +5,15 @@
 
 use std::collections::HashSet;
 
-use serde_json::Value;
-
 use super::envelope::Scope;
 use super::fields::{self, text};
 use super::names::EventName;
+use super::tree::Json;
 use super::{Event, MalformedBody, identity};
 use crate::entitlement::{CustomerId, Subject};
 
 /// A purge of a customer or of one of its resources.
-pub(super) fn requested(mut scope: Scope) -> Result<Event, MalformedBody> {
+pub(super) fn requested(mut scope: Scope<'_>) -> Result<Event, MalformedBody> {
     let subjects = listed(&mut scope)?;
     if subjects.is_empty() {
         return Err(scope.missing("customerId"));
@@ -23,7 +22,7 @@ pub(super) fn requested(mut scope: Scope) -> Result<Event, MalformedBody> {
 }
 
 /// A deleted customer. The webhook is the customer itself, so its id is then the payload's own `id`.
-pub(super) fn customer_deleted(mut scope: Scope) -> Result<Event, MalformedBody> {
+pub(super) fn customer_deleted(mut scope: Scope<'_>) -> Result<Event, MalformedBody> {
     if let Some(subject) = scope.subject_if_any()? {
         return Ok(Event::Purged(vec![subject]));
     }
@@ -41,7 +40,7 @@ pub(super) fn customer_deleted(mut scope: Scope) -> Result<Event, MalformedBody>
 }
 
 /// A migration of the customers it lists; of every one, if it lists none.
-pub(super) fn migrated(mut scope: Scope) -> Result<Event, MalformedBody> {
+pub(super) fn migrated(mut scope: Scope<'_>) -> Result<Event, MalformedBody> {
     let subjects = listed(&mut scope)?;
     Ok(if subjects.is_empty() {
         Event::EnvironmentInvalidated
@@ -52,7 +51,7 @@ pub(super) fn migrated(mut scope: Scope) -> Result<Event, MalformedBody> {
 
 /// A new version of a plan or add-on. Only one that is explicitly for new customers alone leaves the cached ones as
 /// they are; an absent or unknown `migrationType` is read as all of them.
-pub(super) fn package_published(name: EventName, mut scope: Scope) -> Result<Event, MalformedBody> {
+pub(super) fn package_published(name: EventName, mut scope: Scope<'_>) -> Result<Event, MalformedBody> {
     let migration_type = scope.find(|fields| text(fields, "migrationType"))?;
     Ok(match migration_type.as_deref() {
         Some("NEW_CUSTOMERS") => Event::Ignored { label: name.label },
@@ -61,7 +60,7 @@ pub(super) fn package_published(name: EventName, mut scope: Scope) -> Result<Eve
 }
 
 /// The customers of `customerIds` and `customers`, and the message's own, each once.
-fn listed(scope: &mut Scope) -> Result<Vec<Subject>, MalformedBody> {
+fn listed(scope: &mut Scope<'_>) -> Result<Vec<Subject>, MalformedBody> {
     let mut subjects = Vec::new();
     for key in ["customerIds", "customers"] {
         let Some((list, depth)) = scope.find_with_depth(|fields| fields::list(fields, key))? else {
@@ -83,7 +82,7 @@ fn listed(scope: &mut Scope) -> Result<Vec<Subject>, MalformedBody> {
 }
 
 /// A customer in a list: its id, or an object with it. Null is nobody.
-fn listed_one(entry: Value) -> Result<Option<Subject>, MalformedBody> {
+fn listed_one(entry: Json<'_>) -> Result<Option<Subject>, MalformedBody> {
     if entry.is_null() {
         return Ok(None);
     }

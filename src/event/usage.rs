@@ -9,7 +9,11 @@ use super::{Event, MalformedBody, UsageOf, UsageUpdated};
 use crate::entitlement::{CurrencyId, EpochMs, FeatureId, MeasuredUsage, Usage};
 
 /// Decodes a usage. A usage of something that is neither a feature nor a credit currency is no affair of the readers.
-pub(super) fn decode(name: EventName, mut scope: Scope, sent_at: EpochMs) -> Result<Event, MalformedBody> {
+pub(super) fn decode(
+    name: EventName,
+    mut scope: Scope<'_>,
+    sent_at: EpochMs,
+) -> Result<Event, MalformedBody> {
     scope.enter_object("usage");
     let subject = scope.subject()?;
     // Version 1 has the time and the feature's particulars in the entitlement beside the usage.
@@ -55,7 +59,7 @@ pub(super) fn decode(name: EventName, mut scope: Scope, sent_at: EpochMs) -> Res
 }
 
 /// The period of a usage that is still to be counted.
-pub(super) fn period(scope: &mut Scope) -> Usage {
+pub(super) fn period(scope: &mut Scope<'_>) -> Usage {
     Usage {
         current_usage: 0.into(),
         period_start: scope.date("usagePeriodStart"),

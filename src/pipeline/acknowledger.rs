@@ -7,10 +7,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::backoff::Backoff;
 use super::settle::{Settled, Settlement};
+use super::waits::receive_by;
 use crate::log::FaultLog;
 use crate::ops::metrics::Metrics;
 use crate::shutdown::Stop;
@@ -30,6 +31,37 @@ const EXTENDED_AGAIN: Duration = Duration::from_millis(20);
 /// Nothing waits: how long to wait for something, as long as the channel is open.
 const IDLE: Duration = Duration::from_hours(1);
 
+/// Who holds it gathers. Gathered by all at the same time, what the workers settle would go round: each would get one
+/// message, be woken for it, and wait in vain for company.
+#[derive(Clone)]
+pub struct Baton {
+    lay_down: Sender<()>,
+    take_up: Receiver<()>,
+}
+
+impl Default for Baton {
+    fn default() -> Self {
+        let (lay_down, take_up) = bounded(1);
+        // It has room for the one baton that there is.
+        let _ = lay_down.try_send(());
+        Self { lay_down, take_up }
+    }
+}
+
+impl Baton {
+    /// Takes it up, if that is possible by then. It is laid down when what is returned is dropped.
+    fn take(&self, deadline: Instant) -> Option<impl Drop + '_> {
+        struct Taken<'a>(&'a Sender<()>);
+        impl Drop for Taken<'_> {
+            fn drop(&mut self) {
+                let _ = self.0.try_send(());
+            }
+        }
+        receive_by(&self.take_up, deadline).ok()?;
+        Some(Taken(&self.lay_down))
+    }
+}
+
 /// One acknowledger.
 #[derive(Clone)]
 pub struct Acknowledger {
@@ -37,6 +69,8 @@ pub struct Acknowledger {
     pub queue: Arc<dyn Queue>,
     /// What workers settled. Its end, and that of what waits, ends the loop.
     pub settled: Receiver<Settled>,
+    /// Shared by all of them.
+    pub baton: Baton,
     /// Counted in.
     pub metrics: Arc<Metrics>,
     /// Where failures are logged.
@@ -178,14 +212,18 @@ impl Acknowledger {
             self.pause(idle_for);
             return is_open;
         }
-        match self.settled.recv_timeout(idle_for) {
+        let idle_until = Instant::now() + idle_for;
+        let Some(_baton) = self.baton.take(idle_until) else {
+            return true;
+        };
+        match receive_by(&self.settled, idle_until) {
             Ok(settled) => desk.add(settled, Instant::now()),
             Err(RecvTimeoutError::Timeout) => return true,
             Err(RecvTimeoutError::Disconnected) => return false,
         }
         let until = Instant::now() + GATHER;
         for _ in 1..BATCH {
-            match self.settled.recv_deadline(until) {
+            match receive_by(&self.settled, until) {
                 Ok(settled) => desk.add(settled, Instant::now()),
                 Err(RecvTimeoutError::Timeout) => return true,
                 Err(RecvTimeoutError::Disconnected) => return false,

@@ -19,6 +19,7 @@ pub mod poller;
 pub mod polls;
 pub mod sampler;
 pub mod settle;
+mod waits;
 pub mod worker;
 
 #[cfg(test)]

@@ -49,8 +49,8 @@ pub struct Poller {
     pub index: usize,
     /// The queue.
     pub queue: Arc<dyn Queue>,
-    /// Where deliveries go. Bounded: a full channel is what slows the polling down.
-    pub deliveries: Sender<Held>,
+    /// Where deliveries go, those of a receive together: each handing over may wake a worker. Bounded: a full channel is what slows the polling down.
+    pub deliveries: Sender<Vec<Held>>,
     /// Where what is in hand is booked.
     pub leases: Arc<Leases>,
     /// How to ask.
@@ -153,21 +153,24 @@ impl Poller {
             .into_iter()
             .map(|delivery| self.leases.hold(self.index, delivery))
             .collect();
-        let mut late = Vec::new();
-        for held in in_hand {
-            if let Some(held) = self.send(held) {
+        if let Some(late) = self.send(in_hand) {
+            let late = late.into_iter().map(|held| {
                 held.lease.settle();
-                late.push(held.delivery.receipt_handle);
-            }
-        }
-        if !late.is_empty() {
-            give_back(&*self.queue, &self.polls, &self.metrics, &self.faults, late);
+                held.delivery.receipt_handle
+            });
+            give_back(
+                &*self.queue,
+                &self.polls,
+                &self.metrics,
+                &self.faults,
+                late.collect(),
+            );
         }
     }
 
-    /// Hands over one. What comes back came too late in a stop to be handled. During most of a stop it is not too late:
-    /// what was given back would be taken by whichever poll of this process is still open.
-    fn send(&self, held: Held) -> Option<Held> {
+    /// Hands over what one receive brought. What comes back came too late in a stop to be handled. During most of a stop
+    /// it is not too late: what was given back would be taken by whichever poll of this process is still open.
+    fn send(&self, held: Vec<Held>) -> Option<Vec<Held>> {
         let mut held = held;
         while !self.last_hand_over.is_stopped() {
             match self.deliveries.send_timeout(held, STOP_NOTICED) {

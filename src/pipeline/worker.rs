@@ -42,8 +42,8 @@ const PARKED_BYTES_AT_MOST: usize = 4 * BYTES_AT_MOST;
 /// What all workers share.
 #[derive(Clone)]
 pub struct Worker {
-    /// What pollers received.
-    pub deliveries: Receiver<Held>,
+    /// What pollers received, a receive at a time.
+    pub deliveries: Receiver<Vec<Held>>,
     /// Where deliveries go when they have ended.
     pub settled: Sender<Settled>,
     /// Redis.
@@ -106,13 +106,16 @@ impl Worker {
                 self.give_back(parked);
                 self.deliveries
                     .try_iter()
+                    .flatten()
                     .for_each(|held| self.give_back_one(held));
                 return;
             }
             let Some(taken) = self.take(&parked, try_parked_at) else {
                 return;
             };
-            let mut jobs: Vec<Job> = taken.into_iter().filter_map(|held| self.begin(held)).collect();
+            let now = Instant::now();
+            let begun = taken.into_iter().filter_map(|held| self.begin(held, now));
+            let mut jobs: Vec<Job> = begun.collect();
             self.forget_lost(&mut parked);
             if !parked.is_empty() && Instant::now() >= try_parked_at {
                 jobs.append(&mut parked);
@@ -149,7 +152,7 @@ impl Worker {
             default(wait) => return Some(taken),
         };
         match next {
-            Some(held) => taken.push(held),
+            Some(held) => taken.extend(held),
             // Nothing will come any more.
             None if parked.is_empty() => return None,
             None => {
@@ -161,15 +164,15 @@ impl Worker {
             let Ok(held) = self.deliveries.try_recv() else {
                 break;
             };
-            bytes += held.delivery.body.len();
-            taken.push(held);
+            bytes += bytes_of(&held);
+            taken.extend(held);
         }
         Some(taken)
     }
 
     /// Decodes a delivery. `None` if it has ended already: it changes nothing, or cannot be read.
-    fn begin(&self, held: Held) -> Option<Job> {
-        if held.lease.is_lost(Instant::now()) {
+    fn begin(&self, held: Held, now: Instant) -> Option<Job> {
+        if held.lease.is_lost(now) {
             self.lost(&held);
             return None;
         }

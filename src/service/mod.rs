@@ -26,7 +26,7 @@ use crate::ops::health::{HealthBoard, Patience};
 use crate::ops::metrics::Metrics;
 use crate::ops::server::OpsServer;
 use crate::ops::status::{Fixed, StatusBoard};
-use crate::pipeline::acknowledger::Acknowledger;
+use crate::pipeline::acknowledger::{Acknowledger, Baton};
 use crate::pipeline::gate::RedisGate;
 use crate::pipeline::guard::Guard;
 use crate::pipeline::heartbeat::Heartbeat;
@@ -333,13 +333,14 @@ fn start_pipeline(
     died: &crew::Died,
 ) -> anyhow::Result<[Crew; 3]> {
     // A full receive of every poller: what is received is being handled or about to be, the rest stays in the queue.
-    let (delivery_sender, deliveries) = bounded(config.consumers * usize::from(config.batch_size));
+    let (delivery_sender, deliveries) = bounded(config.consumers);
     // Two batches an acknowledger: one under way, one gathered.
     let (settled_sender, settled) = bounded(acknowledger_count * 20);
 
     let acknowledger = Acknowledger {
         queue: Arc::clone(&in_hand.queue),
         settled,
+        baton: Baton::default(),
         metrics: Arc::clone(&reports.metrics),
         faults: Arc::clone(&reports.faults),
         out_of_time: stops.out_of_time.clone(),

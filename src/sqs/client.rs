@@ -2,7 +2,7 @@
 
 mod peek;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
@@ -12,7 +12,7 @@ use url::Url;
 pub use self::peek::QueueFacts;
 use super::credentials::{Credentials, CredentialsProvider};
 use super::faults::{self, FailedCall};
-use super::sign::signed_request;
+use super::sign::{SignError, Signer};
 use super::wire::{self, WireError, WireRequest};
 use super::{BatchOutcome, Delivery, Operation, Queue, QueueError, ReceiptHandle};
 use crate::clock;
@@ -47,8 +47,13 @@ pub struct SqsSettings {
 
 /// The real [`Queue`].
 pub struct SqsClient {
+    /// For calls that are answered at once.
     http: HttpClient,
+    /// For long polls, whose deadline is another: see [`HttpClient::send`]. With the wait that it is for.
+    long_polls: OnceLock<(Duration, HttpClient)>,
+    options: HttpOptions,
     endpoint: Url,
+    signer: Result<Signer, SignError>,
     address: String,
     queue_url: String,
     region: String,
@@ -77,8 +82,11 @@ impl SqsClient {
             proxy,
         };
         Self {
-            http: HttpClient::new(&endpoint, options),
+            http: HttpClient::new(&endpoint, options.clone()),
+            long_polls: OnceLock::new(),
+            options,
             address: endpoint.origin().ascii_serialization(),
+            signer: Signer::new(&endpoint, region.clone()),
             endpoint,
             queue_url,
             region,
@@ -87,12 +95,29 @@ impl SqsClient {
         }
     }
 
-    /// One call. `deadline` is for calls that last longer than a batch.
+    /// The client for receives that wait so long, and the deadline it has to be told. There is one long wait in a
+    /// process, so its deadline is the client's own.
+    fn client_for(&self, wait: Duration) -> (&HttpClient, Option<Duration>) {
+        let deadline = wait + self.receive_slack;
+        if wait.is_zero() {
+            return (&self.http, Some(deadline));
+        }
+        let (usual_wait, http) = self.long_polls.get_or_init(|| {
+            let options = HttpOptions {
+                deadline,
+                ..self.options.clone()
+            };
+            (wait, HttpClient::new(&self.endpoint, options))
+        });
+        (http, (*usual_wait != wait).then_some(deadline))
+    }
+
+    /// One call. `deadline` is for calls that last longer than others of this client.
     fn call<T>(
         &self,
         operation: Operation,
         request: WireRequest,
-        deadline: Option<Duration>,
+        (http, deadline): (&HttpClient, Option<Duration>),
         parse: impl FnOnce(&[u8]) -> Result<T, WireError>,
     ) -> Result<T, QueueError> {
         let now = clock::now();
@@ -101,8 +126,12 @@ impl SqsClient {
             kind: error.kind,
             refused: false,
         })?;
-        let signed =
-            signed_request(&self.endpoint, &self.region, request, &credentials, now).map_err(|error| {
+        let to_send = self
+            .signer
+            .as_ref()
+            .map_err(SignError::clone)
+            .and_then(|signer| signer.signed_request(request, &credentials, now))
+            .map_err(|error| {
                 let source = self.credentials.describe();
                 QueueError {
                     message: format!(
@@ -122,9 +151,8 @@ impl SqsClient {
             credentials: &source,
             decided_by: self.credentials.decided_by(),
         };
-        let answer = self
-            .http
-            .send(signed, deadline)
+        let answer = http
+            .send(to_send, deadline)
             .map_err(|error| faults::unanswered(failed, &error))?;
         if answer.status == 200 {
             parse(&answer.body).map_err(|error| faults::unreadable(failed, &error))
@@ -159,7 +187,9 @@ impl SqsClient {
             // SQS refuses an empty batch.
             return Ok(BatchOutcome::new());
         }
-        self.call(operation, request, None, |body| wire::parse_batch(body, entries))
+        self.call(operation, request, (&self.http, None), |body| {
+            wire::parse_batch(body, entries)
+        })
     }
 }
 
@@ -167,8 +197,8 @@ impl Queue for SqsClient {
     fn receive(&self, max_messages: u8, wait: Duration) -> Result<Vec<Delivery>, QueueError> {
         let wait = wait.min(WAIT_MAX);
         let request = wire::receive_request(&self.queue_url, max_messages.clamp(1, MESSAGES_MAX), wait);
-        let deadline = wait + self.receive_slack;
-        let messages = self.call(Operation::Receive, request, Some(deadline), wire::parse_receive)?;
+        let client = self.client_for(wait);
+        let messages = self.call(Operation::Receive, request, client, wire::parse_receive)?;
         let received_at = Instant::now();
         let delivery = |message: wire::ReceivedMessage| Delivery {
             message_id: message.message_id,
@@ -199,7 +229,7 @@ impl Queue for SqsClient {
         self.call(
             Operation::GetAttributes,
             request,
-            None,
+            (&self.http, None),
             wire::parse_visibility_timeout,
         )
     }

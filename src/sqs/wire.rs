@@ -3,17 +3,20 @@
 //! It takes answers as strictly as the caller has to act on them (a message without its receipt handle cannot be
 //! settled, so it is an error that names the field) and no stricter: unknown fields and unknown entries are ignored.
 
+mod plain;
 mod refusal;
+mod requests;
 
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{BatchOutcome, EntryFailure, ReceiptHandle};
 use crate::entitlement::EpochMs;
 use crate::json::holds_at_most;
 use refusal::one_line;
 pub use refusal::{ErrorAnswer, parse_error};
+pub use requests::{change_visibility_request, delete_request, receive_request, visibility_timeout_request};
 
 /// What the protocol calls the content of its requests.
 pub const CONTENT_TYPE: &str = "application/x-amz-json-1.0";
@@ -53,58 +56,6 @@ pub struct ReceivedMessage {
 #[error("{0}")]
 pub struct WireError(pub String);
 
-/// Asks for up to `max_messages` messages, waiting up to `wait` (whole seconds) for the first.
-pub fn receive_request(queue_url: &str, max_messages: u8, wait: Duration) -> WireRequest {
-    request(
-        "AmazonSQS.ReceiveMessage",
-        &json!({
-            "QueueUrl": queue_url,
-            "MaxNumberOfMessages": max_messages,
-            "WaitTimeSeconds": wait.as_secs(),
-            "MessageSystemAttributeNames": ["All"],
-            // The older name of the same: some stand-ins for SQS know only this one.
-            "AttributeNames": ["All"],
-        }),
-    )
-}
-
-/// Deletes up to 10 messages. The entries' ids are their indices: a redelivered message may be in one batch
-/// twice, and equal ids would have the whole batch refused.
-pub fn delete_request(queue_url: &str, receipt_handles: &[ReceiptHandle]) -> WireRequest {
-    let entries: Vec<Value> = receipt_handles
-        .iter()
-        .enumerate()
-        .map(|(index, handle)| json!({"Id": index.to_string(), "ReceiptHandle": handle.0}))
-        .collect();
-    request(
-        "AmazonSQS.DeleteMessageBatch",
-        &json!({"QueueUrl": queue_url, "Entries": entries}),
-    )
-}
-
-/// Makes up to 10 messages visible again after the given times (whole seconds). Ids as in [`delete_request`].
-pub fn change_visibility_request(queue_url: &str, entries: &[(ReceiptHandle, Duration)]) -> WireRequest {
-    let entries: Vec<Value> = entries
-        .iter()
-        .enumerate()
-        .map(|(index, (handle, timeout))| {
-            json!({"Id": index.to_string(), "ReceiptHandle": handle.0, "VisibilityTimeout": timeout.as_secs()})
-        })
-        .collect();
-    request(
-        "AmazonSQS.ChangeMessageVisibilityBatch",
-        &json!({"QueueUrl": queue_url, "Entries": entries}),
-    )
-}
-
-/// Asks for the queue's visibility timeout.
-pub fn visibility_timeout_request(queue_url: &str) -> WireRequest {
-    request(
-        "AmazonSQS.GetQueueAttributes",
-        &json!({"QueueUrl": queue_url, "AttributeNames": ["VisibilityTimeout"]}),
-    )
-}
-
 /// The timeout in an answer to [`visibility_timeout_request`]: whole seconds as text, 0 s to 12 h.
 pub fn parse_visibility_timeout(answer: &[u8]) -> Result<Duration, WireError> {
     const SECS_MAX: u64 = 12 * 60 * 60;
@@ -123,6 +74,15 @@ pub fn parse_visibility_timeout(answer: &[u8]) -> Result<Duration, WireError> {
 
 /// The messages of an answer to [`receive_request`]; SQS leaves the list out when there are none.
 pub fn parse_receive(answer: &[u8]) -> Result<Vec<ReceivedMessage>, WireError> {
+    let plain = plain::messages(answer).and_then(|plain| plain.into_iter().map(plain_message).collect());
+    match plain {
+        Some(messages) => Ok(messages),
+        None => parse_odd_receive(answer),
+    }
+}
+
+/// The same for what is not exactly what SQS sends: slower, and it tells what is wrong.
+pub fn parse_odd_receive(answer: &[u8]) -> Result<Vec<ReceivedMessage>, WireError> {
     let answer = object(answer)?;
     list(&answer, "Messages")?
         .iter()
@@ -134,15 +94,18 @@ pub fn parse_receive(answer: &[u8]) -> Result<Vec<ReceivedMessage>, WireError> {
 /// What became of each of the `entries` that were sent, in their order. One that the answer does not mention
 /// counts as failed: a deletion that is not confirmed did not happen.
 pub fn parse_batch(answer: &[u8], entries: usize) -> Result<BatchOutcome, WireError> {
+    if let Some(successful) = plain::all_successful(answer) {
+        let mut is_done = vec![false; entries];
+        for index in successful.iter().filter_map(|id| id.parse::<usize>().ok()) {
+            if let Some(slot) = is_done.get_mut(index) {
+                *slot = true;
+            }
+        }
+        let outcome = is_done.into_iter().map(|is_done| (!is_done).then(unmentioned));
+        return Ok(outcome.collect());
+    }
     let answer = object(answer)?;
-    let mut outcome: BatchOutcome = vec![
-        Some(EntryFailure {
-            code: "Missing".to_owned(),
-            message: "the answer does not mention this entry".to_owned(),
-            sender_fault: false,
-        });
-        entries
-    ];
+    let mut outcome: BatchOutcome = vec![Some(unmentioned()); entries];
     for succeeded in list(&answer, "Successful")? {
         if let Some(slot) = entry_index(succeeded).and_then(|index| outcome.get_mut(index)) {
             *slot = None;
@@ -164,10 +127,11 @@ pub fn parse_batch(answer: &[u8], entries: usize) -> Result<BatchOutcome, WireEr
     Ok(outcome)
 }
 
-fn request(target: &'static str, body: &Value) -> WireRequest {
-    WireRequest {
-        target,
-        body: body.to_string().into_bytes(),
+fn unmentioned() -> EntryFailure {
+    EntryFailure {
+        code: "Missing".to_owned(),
+        message: "the answer does not mention this entry".to_owned(),
+        sender_fault: false,
     }
 }
 
@@ -184,17 +148,34 @@ fn parse_message(index: usize, message: &Value) -> Result<ReceivedMessage, WireE
             Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
         }
     };
-    let receive_count = attribute("ApproximateReceiveCount").unwrap_or(1).max(1);
     Ok(ReceivedMessage {
         message_id: required("MessageId")?,
         receipt_handle: ReceiptHandle(required("ReceiptHandle")?),
         body: required("Body")?,
-        // A time that is none would be taken for the far-past mark, or for later than every other.
-        sent_at: attribute("SentTimestamp")
-            .filter(|ms| (1..=SENT_MS_MAX).contains(ms))
-            .map(EpochMs),
-        receive_count: u32::try_from(receive_count).unwrap_or(u32::MAX),
+        sent_at: sent_at(attribute("SentTimestamp")),
+        receive_count: receive_count(attribute("ApproximateReceiveCount")),
     })
+}
+
+/// None if a field that is needed is missing.
+fn plain_message(message: plain::Message<'_>) -> Option<ReceivedMessage> {
+    let number = |digits: Option<&str>| digits.and_then(|digits| digits.parse().ok());
+    Some(ReceivedMessage {
+        message_id: message.id?,
+        receipt_handle: ReceiptHandle(message.receipt_handle?),
+        body: message.body?,
+        sent_at: sent_at(number(message.sent_timestamp)),
+        receive_count: receive_count(number(message.receive_count)),
+    })
+}
+
+/// A time that is none would be taken for the far-past mark, or for later than every other.
+fn sent_at(ms: Option<i64>) -> Option<EpochMs> {
+    ms.filter(|ms| (1..=SENT_MS_MAX).contains(ms)).map(EpochMs)
+}
+
+fn receive_count(count: Option<i64>) -> u32 {
+    u32::try_from(count.unwrap_or(1).max(1)).unwrap_or(u32::MAX)
 }
 
 fn object(answer: &[u8]) -> Result<Map<String, Value>, WireError> {
@@ -229,6 +210,8 @@ fn entry_index(entry: &Value) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::refusal::QUOTED_CHARS_MAX;
     use super::*;
 
@@ -303,6 +286,20 @@ mod tests {
                 receive_count: 3,
             }])
         );
+    }
+
+    #[test]
+    fn what_has_more_fields_than_sqs_documents_is_read_alike() {
+        let of = |message: &Value| json!({"Messages": [message]}).to_string();
+        let mut message = json!({
+            "MessageId": "m", "ReceiptHandle": "r", "Body": "b\n", "MD5OfBody": "x", "MessageAttributes": {"a": {"b": [1]}},
+            "Attributes": {"SentTimestamp": "17", "ApproximateReceiveCount": "2", "AWSTraceHeader": "Root=1"},
+        });
+        let plain = parse_receive(of(&message).as_bytes()).unwrap();
+        message["Attributes"]["SentTimestamp"] = 17.into();
+        message["New"] = json!([{}]);
+        assert_eq!(parse_receive(of(&message).as_bytes()).unwrap(), plain);
+        assert_eq!((plain[0].sent_at, plain[0].receive_count), (Some(EpochMs(17)), 2));
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use redis::{Value, cmd};
 
-use super::redis_store::{Calls, RedisStore, served};
+use super::redis_store::{RedisStore, served};
+use super::request::Calls;
 use super::{NOPERM, Reach, StoreError};
 use crate::entitlement::EpochMs;
 

@@ -2,7 +2,8 @@
 
 use redis::{Value, cmd};
 
-use super::redis_store::{Calls, RedisStore, served};
+use super::redis_store::{RedisStore, served};
+use super::request::Calls;
 use super::{NOPERM, Reach, StoreError};
 
 /// How long a probe key lives, should nobody delete it.

@@ -7,6 +7,7 @@ use redis::{Cmd, RedisError, Value, cmd};
 
 use super::connection::{CONNECTION_LIFE, ConnectionManager, PooledConnection};
 use super::errors::{replica_error, translate};
+use super::request::Calls;
 use super::scripts::{Scripts, clear_mark, outcome, set_mark, unlink_pairs};
 use super::{CacheStore, Locks, Outcome, Reach, STOPPED, StoreError, Survey};
 use crate::cache::keyspace::Keyspace;
@@ -24,6 +25,8 @@ const CHECKOUT_SLICE: Duration = Duration::from_millis(50);
 const IDLE: Duration = Duration::from_millis(500);
 /// Calls in one round trip: a migration may list thousands of customers.
 const CALLS_AT_MOST: usize = 500;
+/// About as long as the call of a usage is.
+const CALL_BYTES: usize = 640;
 /// Bytes in one round trip, but for a single call that is larger.
 const BYTES_AT_MOST: usize = 1024 * 1024;
 /// Keys a SCAN step looks at, and so about as many as one UNLINK takes: a millisecond of the server's time.
@@ -246,35 +249,16 @@ impl RedisStore {
     }
 }
 
-/// Calls that go out together, as bytes.
-#[derive(Default)]
-pub(super) struct Calls {
-    request: Vec<u8>,
-    count: usize,
-}
-
-impl Calls {
-    pub(super) fn add(&mut self, call: &Cmd) {
-        call.write_packed_command(&mut self.request);
-        self.count += 1;
-    }
-
-    /// More would make a round trip that a slow Redis cannot end in time, however often it is tried.
-    fn is_full(&self) -> bool {
-        self.count >= CALLS_AT_MOST || self.request.len() >= BYTES_AT_MOST
-    }
-
-    fn clear(&mut self) {
-        self.request.clear();
-        self.count = 0;
-    }
+/// More would make a round trip that a slow Redis cannot end in time, however often it is tried.
+fn is_full(calls: &Calls) -> bool {
+    calls.count() >= CALLS_AT_MOST || calls.request().len() >= BYTES_AT_MOST
 }
 
 fn exchange(connection: &mut PooledConnection, calls: &Calls) -> Result<Vec<Value>, RedisError> {
     let wire = &mut connection.wire;
     wire.until(Instant::now() + ROUND_TRIP);
-    wire.send(&calls.request)?;
-    (0..calls.count).map(|_| wire.receive()).collect()
+    wire.send(calls.request())?;
+    (0..calls.count()).map(|_| wire.receive()).collect()
 }
 
 impl RedisStore {
@@ -373,11 +357,10 @@ impl CacheStore for RedisStore {
         let StoreRules { policy, expiry } = self.rules;
         self.on_a_connection(|connection| {
             let mut outcomes = Vec::with_capacity(changes.len());
-            let mut calls = Calls::default();
+            let mut calls = Calls::with_room((changes.len() * CALL_BYTES).min(BYTES_AT_MOST));
             for (change, locks) in changes {
-                let call = self.scripts.call(change, *locks, policy, expiry);
-                calls.add(&call.unwrap_or_else(|| cmd("PING")));
-                if calls.is_full() {
+                self.scripts.add_call(&mut calls, change, *locks, policy, expiry);
+                if is_full(&calls) {
                     if !go_on() {
                         return Err(stopped(&format!(
                             "gave up after {} of {} changes",
@@ -389,7 +372,7 @@ impl CacheStore for RedisStore {
                     calls.clear();
                 }
             }
-            if calls.count > 0 {
+            if calls.count() > 0 {
                 self.write(connection, &calls, &mut outcomes)?;
             }
             Ok(outcomes)

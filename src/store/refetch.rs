@@ -40,7 +40,7 @@ impl RedisStore {
 
     fn one_call(&self, call: &redis::Cmd, doing: &str) -> Result<Value, StoreError> {
         self.on_a_connection(|connection| {
-            let mut calls = super::redis_store::Calls::default();
+            let mut calls = super::request::Calls::default();
             calls.add(call);
             let answer = self.round_trip(connection, &calls)?.pop().unwrap_or(Value::Nil);
             served(answer).map_err(|error| StoreError {

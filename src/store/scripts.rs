@@ -4,8 +4,9 @@ use std::collections::HashSet;
 
 use redis::{Cmd, Value, cmd};
 
+use super::request::Calls;
 use super::{Locks, Outcome};
-use crate::cache::keyspace::{purge_mark_of, timestamp_key, timestamp_key_of, value_key};
+use crate::cache::keyspace::{TIMESTAMP_SUFFIX, purge_mark_of, timestamp_key_of, value_key};
 use crate::cache::{CacheChange, KeyWrite};
 use crate::config::{CacheUpdatePolicy, Expiry};
 use crate::entitlement::EpochMs;
@@ -36,7 +37,7 @@ pub(super) struct Scripts {
 
 /// How long a purge is remembered: SQS can hide a received message for 12 h at most, so a message that was
 /// received before the purge was sent comes again within that time.
-const PURGE_MARK_SECS: u64 = 12 * 60 * 60;
+const PURGE_MARK_SECS: i64 = 12 * 60 * 60;
 
 impl Scripts {
     pub(super) fn new() -> Self {
@@ -52,15 +53,17 @@ impl Scripts {
         [&self.write_entitlements, &self.write_usage, &self.purge]
     }
 
-    /// The call that makes a change; `None` for an invalidation, which is no script.
-    pub(super) fn call(
+    /// Adds the call that makes a change. An invalidation is no script: a call that does nothing takes its place.
+    pub(super) fn add_call(
         &self,
+        calls: &mut Calls,
         change: &CacheChange,
-        locks: Locks,
+        minds: Locks,
         policy: CacheUpdatePolicy,
         expiry: Expiry,
-    ) -> Option<Cmd> {
-        let minded = |held_by_readers: &'_ [String]| match locks {
+    ) {
+        // Keys begin with the locks that are minded.
+        let minded = |held_by_readers: &'_ [String]| match minds {
             Locks::Respect => held_by_readers.len(),
             Locks::Outlasted => 0,
         };
@@ -73,23 +76,21 @@ impl Scripts {
                 writes,
             } => {
                 let lock_count = minded(locks);
-                let mut call = evalsha(
-                    &self.write_entitlements,
-                    lock_count + purge_marks.len() + 2 * writes.len(),
-                    &locks[..lock_count],
-                );
-                call.arg(purge_marks);
+                let keys = lock_count + purge_marks.len() + 2 * writes.len();
+                evalsha(calls, &self.write_entitlements, keys, 7 + 2 * writes.len());
+                add_keys(calls, &locks[..lock_count]);
+                add_keys(calls, purge_marks);
                 for KeyWrite { key, .. } in writes {
-                    call.arg(key).arg(timestamp_key(key));
+                    calls.arg(key.as_bytes());
+                    calls.arg_of([key.as_bytes(), TIMESTAMP_SUFFIX]);
                 }
-                call.arg(lock_count).arg(purge_marks.len());
-                call.arg(i32::from(policy == CacheUpdatePolicy::UpdateIfExists));
-                expiry_arg(&mut call, expiry);
-                call.arg(sent_at.0).arg(*list).arg(PURGE_MARK_SECS);
+                calls.number(lock_count).number(purge_marks.len());
+                calls.number(i64::from(policy == CacheUpdatePolicy::UpdateIfExists));
+                add_expiry(calls, expiry);
+                calls.number(sent_at.0).number(*list).number(PURGE_MARK_SECS);
                 for KeyWrite { value, timestamp, .. } in writes {
-                    call.arg(timestamp.0).arg(value);
+                    calls.number(timestamp.0).arg(value.as_bytes());
                 }
-                Some(call)
             }
             CacheChange::WriteUsage {
                 locks,
@@ -97,14 +98,14 @@ impl Scripts {
                 write,
             } => {
                 let lock_count = minded(locks);
-                let mut call = evalsha(&self.write_usage, lock_count + 3, &locks[..lock_count]);
-                call.arg(customer_timestamp_key)
-                    .arg(&write.key)
-                    .arg(timestamp_key(&write.key))
-                    .arg(lock_count);
-                expiry_arg(&mut call, expiry);
-                call.arg(write.timestamp.0).arg(&write.value);
-                Some(call)
+                evalsha(calls, &self.write_usage, lock_count + 3, 4);
+                add_keys(calls, &locks[..lock_count]);
+                calls.arg(customer_timestamp_key.as_bytes());
+                calls.arg(write.key.as_bytes());
+                calls.arg_of([write.key.as_bytes(), TIMESTAMP_SUFFIX]);
+                calls.number(lock_count);
+                add_expiry(calls, expiry);
+                calls.number(write.timestamp.0).arg(write.value.as_bytes());
             }
             CacheChange::Purge {
                 locks,
@@ -113,16 +114,16 @@ impl Scripts {
                 sent_at,
             } => {
                 let lock_count = minded(locks);
-                let mut call = evalsha(&self.purge, lock_count + 1 + keys.len(), &locks[..lock_count]);
-                call.arg(mark)
-                    .arg(keys)
-                    .arg(lock_count)
-                    .arg(sent_at.0)
-                    .arg(PURGE_MARK_SECS)
-                    .arg(keys.len() / 2);
-                Some(call)
+                evalsha(calls, &self.purge, lock_count + 1 + keys.len(), 4);
+                add_keys(calls, &locks[..lock_count]);
+                calls.arg(mark.as_bytes());
+                add_keys(calls, keys);
+                calls.number(lock_count).number(sent_at.0).number(PURGE_MARK_SECS);
+                calls.number(keys.len() / 2);
             }
-            CacheChange::InvalidateEnvironment(_) => None,
+            CacheChange::InvalidateEnvironment(_) => {
+                calls.begin(1).arg(b"PING");
+            }
         }
     }
 }
@@ -158,19 +159,22 @@ pub(super) fn clear_mark(mark: &str, sent_at: EpochMs) -> Cmd {
     call
 }
 
-fn evalsha(script: &Script, key_count: usize, locks: &[String]) -> Cmd {
-    let mut call = cmd("EVALSHA");
-    call.arg(&script.sha1).arg(key_count);
-    for lock in locks {
-        call.arg(lock);
-    }
-    call
+/// Begins a script's call: so many keys and so many other arguments follow.
+fn evalsha(calls: &mut Calls, script: &Script, keys: usize, others: usize) {
+    calls.begin(3 + keys + others).arg(b"EVALSHA");
+    calls.arg(script.sha1.as_bytes()).number(keys);
 }
 
-fn expiry_arg(call: &mut Cmd, expiry: Expiry) {
+fn add_keys(calls: &mut Calls, keys: &[String]) {
+    for key in keys {
+        calls.arg(key.as_bytes());
+    }
+}
+
+fn add_expiry(calls: &mut Calls, expiry: Expiry) {
     match expiry {
-        Expiry::Never => call.arg(""),
-        Expiry::Seconds(seconds) => call.arg(seconds),
+        Expiry::Never => calls.arg(b""),
+        Expiry::Seconds(seconds) => calls.number(seconds),
     };
 }
 

@@ -1,10 +1,10 @@
 //! Bytes to and from a Redis: a TCP, TLS or unix socket, one deadline for whatever is under way on it, and the
-//! library's parser for the answers.
+//! library's parser for the answers (but for those of the scripts, see `numbers`).
 //!
 //! The library's own connection has a timeout for each read: twenty answers of a stalled server would take twenty
 //! timeouts. Nor does it take another server name than the host's, or keep TLS sessions between connections.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -16,6 +16,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use socket2::{SockRef, TcpKeepalive};
 
+use super::numbers::numbers;
 use crate::lookup::{LookupError, Lookups};
 
 /// A peer that is gone without a word is noticed after this and a few probes, even while nothing is sent.
@@ -25,8 +26,10 @@ const TOLERANCE: u32 = 20;
 
 /// One connection.
 pub(super) struct Wire {
-    stream: Stream,
+    stream: BufReader<Stream>,
     parser: Parser,
+    /// The library's parser has read an answer of this exchange, and perhaps more than that: what follows is its.
+    is_the_parsers: bool,
 }
 
 enum Stream {
@@ -88,15 +91,23 @@ impl Wire {
             armed: Duration::ZERO,
         };
         Self {
-            stream: Stream::Plain(timed),
+            stream: BufReader::new(Stream::Plain(timed)),
             parser: Parser::new(),
+            is_the_parsers: false,
         }
     }
 
     /// Shakes hands: what follows is encrypted.
     pub(super) fn encrypted(self, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Self> {
-        let Stream::Plain(mut timed) = self.stream else {
-            return Ok(self);
+        // Nothing was sent yet, so nothing has come.
+        let mut timed = match self.stream.into_inner() {
+            Stream::Plain(timed) => timed,
+            tls @ Stream::Tls(_) => {
+                return Ok(Self {
+                    stream: BufReader::new(tls),
+                    ..self
+                });
+            }
         };
         let told =
             |error: io::Error| io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"));
@@ -105,14 +116,16 @@ impl Wire {
             tls.complete_io(&mut timed).map_err(told)?;
         }
         Ok(Self {
-            stream: Stream::Tls(Box::new(StreamOwned::new(tls, timed))),
+            stream: BufReader::new(Stream::Tls(Box::new(StreamOwned::new(tls, timed)))),
             parser: self.parser,
+            is_the_parsers: false,
         })
     }
 
-    /// Whatever is sent and received from now on ends by this moment, or fails.
+    /// Whatever is sent and received from now on ends by this moment, or fails. All earlier answers have been read.
     pub(super) fn until(&mut self, deadline: Instant) {
-        match &mut self.stream {
+        self.is_the_parsers = false;
+        match self.stream.get_mut() {
             Stream::Plain(timed) => timed.deadline = deadline,
             Stream::Tls(tls) => tls.sock.deadline = deadline,
         }
@@ -120,7 +133,7 @@ impl Wire {
 
     /// Sends packed commands.
     pub(super) fn send(&mut self, request: &[u8]) -> RedisResult<()> {
-        let sent = match &mut self.stream {
+        let sent = match self.stream.get_mut() {
             Stream::Plain(timed) => timed.write_all(request).and_then(|()| timed.flush()),
             Stream::Tls(tls) => tls.write_all(request).and_then(|()| tls.flush()),
         };
@@ -129,10 +142,14 @@ impl Wire {
 
     /// The next answer; a server's error is a value.
     pub(super) fn receive(&mut self) -> RedisResult<Value> {
-        let answer = match &mut self.stream {
-            Stream::Plain(timed) => self.parser.parse_value(timed),
-            Stream::Tls(tls) => self.parser.parse_value(tls),
-        };
+        if !self.is_the_parsers {
+            if let Some((answer, length)) = numbers(self.stream.fill_buf()?) {
+                self.stream.consume(length);
+                return Ok(answer);
+            }
+            self.is_the_parsers = true;
+        }
+        let answer = self.parser.parse_value(&mut self.stream);
         // Depending on its nesting, a server's error comes as a value or as an error.
         answer.or_else(|error| redis::ServerError::try_from(error).map(Value::ServerError))
     }
@@ -158,6 +175,15 @@ fn left_until(deadline: Instant) -> io::Result<Duration> {
         return Err(io::Error::new(ErrorKind::TimedOut, "no answer in time"));
     }
     Ok(left)
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(timed) => timed.read(buffer),
+            Self::Tls(tls) => tls.read(buffer),
+        }
+    }
 }
 
 impl Timed {

@@ -58,7 +58,7 @@ fn pure_rooms_do_no_io_and_read_no_clock() {
         "sqs/region.rs",
         "sqs/sign.rs",
         "edge/answer.rs",
-        "json.rs",
+        "json",
         "store/iam_token.rs",
         "ops/health.rs",
         "ops/status/",

@@ -145,7 +145,7 @@ struct Bench {
     store: Arc<FakeStore>,
     gate: Arc<RedisGate>,
     metrics: Arc<Metrics>,
-    deliveries: Sender<Held>,
+    deliveries: Sender<Vec<Held>>,
     settled: Receiver<Settled>,
     last_delivery: StopTrigger,
     out_of_time: StopTrigger,
@@ -213,7 +213,7 @@ impl Bench {
     }
 
     fn send(&self, delivery: Delivery) {
-        self.deliveries.send(self.leases.hold(0, delivery)).unwrap();
+        self.deliveries.send(vec![self.leases.hold(0, delivery)]).unwrap();
     }
 
     fn next_settled(&self) -> (String, Settlement) {

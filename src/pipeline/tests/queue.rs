@@ -11,7 +11,7 @@ use super::{board, delivery, wait_until};
 use crate::log::FaultLog;
 use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
-use crate::pipeline::acknowledger::Acknowledger;
+use crate::pipeline::acknowledger::{Acknowledger, Baton};
 use crate::pipeline::gate::{Evidence, RedisGate};
 use crate::pipeline::heartbeat::Heartbeat;
 use crate::pipeline::lease::{Held, Leases};
@@ -95,6 +95,7 @@ fn acknowledge_until(queue: &Arc<FakeQueue>, settled: Vec<Settled>, out_of_time:
     let acknowledger = Acknowledger {
         queue: Arc::clone(queue) as Arc<dyn Queue>,
         settled: receiver,
+        baton: Baton::default(),
         metrics: Arc::new(Metrics::new().unwrap()),
         faults: Arc::new(FaultLog::new()),
         out_of_time,
@@ -184,7 +185,10 @@ fn what_is_given_back_becomes_visible_at_once() {
 }
 
 #[allow(clippy::disallowed_methods)] // a test's own thread, joined by it
-fn poll(queue: &Arc<FakeQueue>, until: impl Fn(&HealthBoard, &Receiver<Held>) -> bool) -> Receiver<Held> {
+fn poll(
+    queue: &Arc<FakeQueue>,
+    until: impl Fn(&HealthBoard, &Receiver<Vec<Held>>) -> bool,
+) -> Receiver<Vec<Held>> {
     let metrics = Arc::new(Metrics::new().unwrap());
     let health = board();
     let faults = Arc::new(FaultLog::new());
@@ -252,7 +256,7 @@ fn a_poller_that_gets_answers_is_alive_and_hands_over_what_it_receives() {
     let deliveries = poll(&queue, |health, deliveries| {
         health.readiness(Instant::now()).consumers == 1 && !deliveries.is_empty()
     });
-    assert_eq!(deliveries.recv().unwrap().delivery.message_id, "1");
+    assert_eq!(deliveries.recv().unwrap()[0].delivery.message_id, "1");
 }
 
 #[test]
@@ -287,6 +291,7 @@ fn an_entry_that_goes_on_failing_holds_up_no_other() {
     let acknowledger = Acknowledger {
         queue: Arc::clone(&queue) as Arc<dyn Queue>,
         settled: receiver,
+        baton: Baton::default(),
         metrics: Arc::new(Metrics::new().unwrap()),
         faults: Arc::new(FaultLog::new()),
         out_of_time: Stop::never(),
@@ -331,6 +336,7 @@ fn what_workers_give_back_after_the_time_of_a_stop_is_over_is_still_told() {
     let acknowledger = Acknowledger {
         queue: Arc::clone(&queue) as Arc<dyn Queue>,
         settled: receiver,
+        baton: Baton::default(),
         metrics: Arc::new(Metrics::new().unwrap()),
         faults: Arc::new(FaultLog::new()),
         out_of_time,
@@ -368,6 +374,7 @@ fn what_is_given_back_is_not_hidden_again_by_an_extension_that_was_under_way() {
     let acknowledger = Acknowledger {
         queue: Arc::clone(&queue) as Arc<dyn Queue>,
         settled: receiver,
+        baton: Baton::default(),
         metrics: Arc::new(Metrics::new().unwrap()),
         faults: Arc::new(FaultLog::new()),
         out_of_time: Stop::never(),

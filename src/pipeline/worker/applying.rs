@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Job, Worker, is_walk};
 use crate::cache::{CacheChange, Invalidation};
 use crate::clock;
+use crate::entitlement::EpochMs;
 use crate::pipeline::gate::{During, Evidence};
 use crate::pipeline::poller::seconds_now;
 use crate::sqs::Delivery;
@@ -134,6 +135,8 @@ impl Worker {
     fn conclude(&self, jobs: Vec<Job>, outcomes: Vec<Result<Outcome, StoreError>>) -> Vec<Job> {
         let mut outcomes = outcomes.into_iter();
         let mut locked = Vec::new();
+        let now = clock::now();
+        let mut wrote_any = false;
         for mut job in jobs {
             let outcomes: Vec<_> = outcomes.by_ref().take(job.changes.len()).collect();
             if let Some(error) = outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
@@ -152,16 +155,21 @@ impl Worker {
                 wrote |= self.count(outcome);
             }
             if wrote {
-                self.metrics.message_age.observe(age_secs(&job.held.delivery));
-                self.metrics.last_write.set(seconds_now());
+                self.metrics
+                    .message_age
+                    .observe(age_secs(&job.held.delivery, now));
+                wrote_any = true;
             }
             self.complete(job.held);
+        }
+        if wrote_any {
+            self.metrics.last_write.set(seconds_now());
         }
         locked
     }
 }
 
 #[allow(clippy::cast_precision_loss)] // an age in ms fits
-fn age_secs(delivery: &Delivery) -> f64 {
-    clock::now().0.saturating_sub(delivery.sent_at.0).max(0) as f64 / 1_000.0
+fn age_secs(delivery: &Delivery, now: EpochMs) -> f64 {
+    now.0.saturating_sub(delivery.sent_at.0).max(0) as f64 / 1_000.0
 }

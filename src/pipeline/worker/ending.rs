@@ -18,7 +18,10 @@ impl Worker {
         };
         match outcome {
             Outcome::Applied { written, stale } => {
-                skipped("stale", stale);
+                // Nearly always none: then the counter is not looked for.
+                if stale > 0 {
+                    skipped("stale", stale);
+                }
                 return written > 0;
             }
             Outcome::PurgedLater => skipped("stale", 1),

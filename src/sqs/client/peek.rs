@@ -30,7 +30,7 @@ impl SqsClient {
                 .to_string()
                 .into_bytes(),
         };
-        self.call(Operation::GetAttributes, request, None, facts)
+        self.call(Operation::GetAttributes, request, (&self.http, None), facts)
     }
 
     /// Receives one message that stays visible to everyone, without waiting. Its receive count, if there was one: that
@@ -51,7 +51,12 @@ impl SqsClient {
             .into_bytes(),
         };
         let deadline = Some(Duration::from_secs(5));
-        let messages = self.call(Operation::Receive, request, deadline, wire::parse_receive)?;
+        let messages = self.call(
+            Operation::Receive,
+            request,
+            (&self.http, deadline),
+            wire::parse_receive,
+        )?;
         Ok(messages.first().map(|message| message.receive_count))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use fastrand::Rng;
 use persistent_cache_service::ops::metrics::Metrics;
-use persistent_cache_service::store::{Outcome, outcome, parse_primary};
+use persistent_cache_service::store::{Outcome, numbers, outcome, parse_primary};
 use redis::{Parser, Value, from_redis_value};
 
 use super::{Memory, Target, hold};
@@ -81,6 +81,13 @@ fn answer(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
         let same = whole.len() <= dripped.len() && shown(&whole) == shown(&dripped[..whole.len()]);
         hold(same, || {
             format!("answers do not hang on how they come: {whole:?}, {dripped:?}")
+        })?;
+    }
+    // The scripts' answers are read by the service itself: as the library reads them, or not at all.
+    if let Some((answer, length)) = numbers(input) {
+        let first = redis::parse_redis_value(input.get(..length).unwrap_or_default());
+        hold(first.as_ref() == Ok(&answer), || {
+            format!("one answer in {length} bytes, and the same: {answer:?}, {first:?}")
         })?;
     }
     let mut understood = false;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use persistent_cache_service::sqs::wire::{
-    parse_batch, parse_error, parse_receive, parse_visibility_timeout,
+    parse_batch, parse_error, parse_odd_receive, parse_receive, parse_visibility_timeout,
 };
 use serde_json::{Value, json};
 
@@ -165,6 +165,12 @@ fn receive(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
     hold(parse_receive(input) == answer, || {
         "read twice, it is the same".to_owned()
     })?;
+    // Read at once or by way of a tree, it is the same, where it can be read both ways.
+    if let (Ok(at_once), Ok(by_tree)) = (&answer, parse_odd_receive(input)) {
+        hold(*at_once == by_tree, || {
+            format!("it is the same in both readings: {at_once:?}, {by_tree:?}")
+        })?;
+    }
     match answer {
         Ok(messages) => {
             let text = messages.iter().map(|message| message.body.len()).sum::<usize>();

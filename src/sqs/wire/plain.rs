@@ -1,0 +1,346 @@
+//! What SQS itself answers, read straight into what is wanted of it.
+//!
+//! An answer with ten messages may be of megabytes, nearly all of it bodies, and a body has a backslash every ten
+//! bytes. Here it is copied eight bytes at a time, and nothing that is not wanted takes memory, so nothing has to be
+//! counted first. Whatever is not exactly of the form that SQS documents is left to the
+//! tolerant reading in the room above, which looks at a whole tree and tells what is wrong.
+
+/// One message of an answer to a receive.
+#[derive(Debug, Default)]
+pub(super) struct Message<'a> {
+    pub(super) id: Option<String>,
+    pub(super) receipt_handle: Option<String>,
+    pub(super) body: Option<String>,
+    /// Attributes: numbers as text.
+    pub(super) sent_timestamp: Option<&'a str>,
+    pub(super) receive_count: Option<&'a str>,
+}
+
+/// The messages of an answer to a receive.
+pub(super) fn messages(answer: &[u8]) -> Option<Vec<Message<'_>>> {
+    let mut reader = Reader::new(answer);
+    let mut messages = Vec::new();
+    reader.object(|reader, name| match name {
+        "Messages" => {
+            // Of a name that is there twice the last one counts, here and below.
+            messages.clear();
+            reader.list(|reader| {
+                messages.push(message(reader)?);
+                Some(())
+            })
+        }
+        _ => None,
+    })?;
+    reader.is_at_end().then_some(messages)
+}
+
+/// The ids of the entries that succeeded, if an answer to a batch tells of no other.
+pub(super) fn all_successful(answer: &[u8]) -> Option<Vec<&str>> {
+    let mut reader = Reader::new(answer);
+    let mut ids = Vec::new();
+    reader.object(|reader, name| match name {
+        "Successful" => {
+            ids.clear();
+            reader.list(|reader| {
+                ids.push(id_of(reader)?);
+                Some(())
+            })
+        }
+        // An entry of it is more than this reader takes.
+        "Failed" => reader.list(|_| None),
+        _ => None,
+    })?;
+    reader.is_at_end().then_some(ids)
+}
+
+/// The id of an entry that has nothing else.
+fn id_of<'a>(reader: &mut Reader<'a>) -> Option<&'a str> {
+    let mut id = None;
+    reader.object(|reader, name| match name {
+        "Id" => {
+            id = Some(reader.bare_text()?);
+            Some(())
+        }
+        _ => None,
+    })?;
+    id
+}
+
+fn message<'a>(reader: &mut Reader<'a>) -> Option<Message<'a>> {
+    let mut message = Message::default();
+    reader.object(|reader, name| {
+        match name {
+            "MessageId" => message.id = Some(reader.text()?),
+            "ReceiptHandle" => message.receipt_handle = Some(reader.text()?),
+            "Body" => message.body = Some(reader.text()?),
+            "MD5OfBody" | "MD5OfMessageAttributes" => {
+                reader.bare_text()?;
+            }
+            "Attributes" => {
+                (message.sent_timestamp, message.receive_count) = (None, None);
+                return reader.object(|reader, name| {
+                    let value = reader.bare_text()?;
+                    match name {
+                        "SentTimestamp" => message.sent_timestamp = Some(value),
+                        "ApproximateReceiveCount" => message.receive_count = Some(value),
+                        _ => {}
+                    }
+                    Some(())
+                });
+            }
+            _ => return None,
+        }
+        Some(())
+    })?;
+    Some(message)
+}
+
+/// Reads JSON text from its start; `None` for whatever is not as wanted.
+struct Reader<'a> {
+    rest: &'a [u8],
+    /// Where texts are put together before their length is known.
+    scratch: Vec<u8>,
+}
+
+/// The size of the scratch at first: most messages fit.
+const SCRATCH_BYTES: usize = 2 * 1024;
+
+/// Room at the end of the scratch for eight bytes, and a character behind them.
+const ROOM: usize = 16;
+
+impl<'a> Reader<'a> {
+    fn new(answer: &'a [u8]) -> Self {
+        Self {
+            rest: answer,
+            scratch: Vec::new(),
+        }
+    }
+
+    fn skip_space(&mut self) {
+        while let [b' ' | b'\n' | b'\r' | b'\t', rest @ ..] = self.rest {
+            self.rest = rest;
+        }
+    }
+
+    fn is_at_end(&mut self) -> bool {
+        self.skip_space();
+        self.rest.is_empty()
+    }
+
+    /// Reads this mark, and the space before it. False, and nothing read, if another stands there.
+    fn takes(&mut self, mark: u8) -> bool {
+        self.skip_space();
+        match self.rest.split_first() {
+            Some((first, rest)) if *first == mark => {
+                self.rest = rest;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn expect(&mut self, mark: u8) -> Option<()> {
+        self.takes(mark).then_some(())
+    }
+
+    /// Reads an object; `field` reads the value of each field.
+    fn object(&mut self, mut field: impl FnMut(&mut Self, &'a str) -> Option<()>) -> Option<()> {
+        self.expect(b'{')?;
+        if self.takes(b'}') {
+            return Some(());
+        }
+        loop {
+            let name = self.bare_text()?;
+            self.expect(b':')?;
+            field(self, name)?;
+            if !self.takes(b',') {
+                return self.expect(b'}');
+            }
+        }
+    }
+
+    /// Reads a list; `element` reads each of its elements.
+    fn list(&mut self, mut element: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
+        self.expect(b'[')?;
+        if self.takes(b']') {
+            return Some(());
+        }
+        loop {
+            element(self)?;
+            if !self.takes(b',') {
+                return self.expect(b']');
+            }
+        }
+    }
+
+    /// A text without an escape in it.
+    fn bare_text(&mut self) -> Option<&'a str> {
+        self.expect(b'"')?;
+        let end = self.rest.iter().position(|byte| is_mark(*byte))?;
+        let (text, rest) = self.rest.split_at(end);
+        self.rest = rest.strip_prefix(b"\"")?;
+        std::str::from_utf8(text).ok()
+    }
+
+    /// A text, its escapes undone.
+    fn text(&mut self) -> Option<String> {
+        self.expect(b'"')?;
+        let mut length = 0;
+        loop {
+            if self.scratch.len() < length + ROOM {
+                self.scratch.resize((2 * (length + ROOM)).max(SCRATCH_BYTES), 0);
+            }
+            // Eight bytes at a time. What stands behind a mark is overwritten by what follows.
+            let eight = match self.rest.first_chunk::<8>() {
+                Some(eight) => *eight,
+                None => padded(self.rest),
+            };
+            self.scratch[length..length + 8].copy_from_slice(&eight);
+            let Some(until_mark) = first_mark(eight) else {
+                length += 8;
+                self.rest = self.rest.get(8..)?;
+                continue;
+            };
+            length += until_mark;
+            self.rest = &self.rest[until_mark + 1..];
+            if eight[until_mark] == b'"' {
+                return String::from_utf8(self.scratch[..length].to_vec()).ok();
+            }
+            length += self.escape(length)?;
+        }
+    }
+
+    /// Reads what stands behind a backslash into the scratch, and tells its length. Two escapes that make one character
+    /// are rare enough for the other reading.
+    fn escape(&mut self, at: usize) -> Option<usize> {
+        let (mark, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        let byte = match mark {
+            b'"' | b'\\' | b'/' => *mark,
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'b' => 8,
+            b'f' => 12,
+            b'u' => {
+                let (digits, rest) = self.rest.split_first_chunk::<4>()?;
+                self.rest = rest;
+                let digits = std::str::from_utf8(digits)
+                    .ok()
+                    .filter(|digits| !digits.starts_with('+'))?;
+                let character = char::from_u32(u32::from_str_radix(digits, 16).ok()?)?;
+                return Some(character.encode_utf8(&mut self.scratch[at..]).len());
+            }
+            _ => return None,
+        };
+        self.scratch[at] = byte;
+        Some(1)
+    }
+}
+
+/// The last bytes of an answer, and nothing behind them.
+fn padded(bytes: &[u8]) -> [u8; 8] {
+    let mut eight = [0; 8];
+    eight[..bytes.len()].copy_from_slice(bytes);
+    eight
+}
+
+fn is_mark(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\\')
+}
+
+/// Where among eight bytes the first quote or backslash stands.
+fn first_mark(bytes: [u8; 8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let word = u64::from_le_bytes(bytes);
+    // The highest bit of a byte that is zero is set, perhaps that of one above it, too: the lowest counts.
+    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
+    let marks = zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\')));
+    (marks != 0).then(|| marks.trailing_zeros() as usize / 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body_of(escaped: &str) -> Option<String> {
+        let answer = format!(r#"{{"Messages":[{{"Body":"{escaped}"}}]}}"#);
+        messages(answer.as_bytes())?.pop()?.body
+    }
+
+    #[test]
+    fn a_body_is_read_as_serde_json_reads_it_or_not_at_all() {
+        for escaped in [
+            "",
+            "plain äöü 😀",
+            r#"{\"a\":\"b\\\"c\"}"#,
+            r"\n\r\t\b\f\/\\",
+            r"\u0041\u00fc\u6f22x",
+        ] {
+            let expected: String = serde_json::from_str(&format!("\"{escaped}\"")).unwrap();
+            assert_eq!(body_of(escaped), Some(expected), "{escaped}");
+        }
+        for odd in [
+            r"\ud83d\ude00",
+            r"\ud83d",
+            r"\u+041",
+            r"\u00",
+            r"\x",
+            r"\",
+            "\" \"",
+        ] {
+            assert_eq!(body_of(odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_mark_is_found_wherever_it_stands() {
+        for length in 0..40 {
+            for place in 0..length {
+                for escape in [r#"\""#, r"\\", r"\u00fc", "ü", "漢"] {
+                    let mut escaped = "x".repeat(length);
+                    escaped.replace_range(place..=place, escape);
+                    let expected: String = serde_json::from_str(&format!("\"{escaped}\"")).unwrap();
+                    assert_eq!(body_of(&escaped), Some(expected), "{escaped}");
+                }
+            }
+        }
+        for at in 0..8 {
+            let mut bytes = *b"\xa2\xdc!#[]\x22\x5c";
+            bytes[6] = b'x';
+            bytes[7] = b'\x80';
+            assert_eq!(first_mark(bytes), None);
+            bytes[at] = b'"';
+            assert_eq!(first_mark(bytes), Some(at));
+        }
+    }
+
+    #[test]
+    fn what_sqs_does_not_send_is_left_to_others() {
+        for other in [
+            "",
+            "{",
+            "[]",
+            "{} x",
+            r#"{"Messages":null}"#,
+            r#"{"Messages":[{}],}"#,
+            r#"{"Messages":[{"Body":1}]}"#,
+            r#"{"Messages":[{"New":"1"}]}"#,
+            r#"{"Messages":[{"Attributes":{"SentTimestamp":1}}]}"#,
+        ] {
+            assert!(messages(other.as_bytes()).is_none(), "{other}");
+        }
+        assert!(messages(b"{\"Messages\":[{\"Body\":\"\xff\"}]}").is_none());
+        assert!(messages(b" { } ").unwrap().is_empty());
+        assert_eq!(messages(br#"{ "Messages" : [ { } , { } ] }"#).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_batch_is_plain_when_nothing_failed() {
+        let successful = br#"{"Successful":[{"Id":"0"},{"Id":"1"}],"Failed":[]}"#;
+        assert_eq!(all_successful(successful), Some(vec!["0", "1"]));
+        assert_eq!(all_successful(b"{}"), Some(vec![]));
+        assert_eq!(all_successful(br#"{"Failed":[{"Id":"0","Code":"x"}]}"#), None);
+    }
+}
