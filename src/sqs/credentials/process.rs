@@ -22,11 +22,11 @@ use crate::entitlement::EpochMs;
 use crate::shutdown::Stop;
 
 /// Credentials are a few kilobytes.
-const OUTPUT_BYTES_MAX: u64 = 64 * 1024;
+const OUTPUT_BYTES_MAX: u64 = 256 * 1024;
 /// Between two looks at whether a program that has closed its output has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// Enough for a loop that reads.
-const STACK_BYTES: usize = 64 * 1024;
+/// Enough to start a program, beside what the allocator keeps for a thread.
+const STACK_BYTES: usize = 256 * 1024;
 /// What a program that fetches AWS credentials has no business with.
 const NOT_PASSED_ON: [&str; 6] = [
     "SERVER_API_KEY",

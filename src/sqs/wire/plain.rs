@@ -1,9 +1,9 @@
 //! What SQS itself answers, read straight into what is wanted of it.
 //!
 //! An answer with ten messages may be of megabytes, nearly all of it bodies, and a body has a backslash every ten
-//! bytes. Here it is copied eight bytes at a time, and nothing that is not wanted takes memory, so nothing has to be
-//! counted first. Whatever is not exactly of the form that SQS documents is left to the
-//! tolerant reading in the room above, which looks at a whole tree and tells what is wrong.
+//! bytes. Here it is copied eight bytes at a time, and nothing that is not wanted takes memory. Whatever is not exactly
+//! of the form that SQS documents is left to the tolerant reading in the room above, which looks at a whole tree and
+//! tells what is wrong.
 
 /// One message of an answer to a receive.
 #[derive(Debug, Default)]
@@ -16,6 +16,9 @@ pub(super) struct Message<'a> {
     pub(super) receive_count: Option<&'a str>,
 }
 
+/// As many messages as SQS ever hands out at a time.
+const BATCH_MAX: usize = 10;
+
 /// The messages of an answer to a receive.
 pub(super) fn messages(answer: &[u8]) -> Option<Vec<Message<'_>>> {
     let mut reader = Reader::new(answer);
@@ -25,6 +28,10 @@ pub(super) fn messages(answer: &[u8]) -> Option<Vec<Message<'_>>> {
             // Of a name that is there twice the last one counts, here and below.
             messages.clear();
             reader.list(|reader| {
+                // More than were asked for: of thousands of empty ones, the list alone would be a hundred times the text.
+                if messages.len() == BATCH_MAX {
+                    return None;
+                }
                 messages.push(message(reader)?);
                 Some(())
             })
