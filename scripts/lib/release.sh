@@ -21,7 +21,7 @@ source_date_epoch() {
     echo "${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}"
 }
 
-# need_c_compiler_for TARGET: ring, which does the cryptography, is C and assembler in part.
+# need_c_compiler_for TARGET: ring, which does the cryptography, is C and assembler in part, and so is the allocator.
 need_c_compiler_for() {
     case $1 in
         *-musl)

@@ -25,6 +25,7 @@ debian_packages() {
 need_cargo() {
     command -v cargo >/dev/null || fail 'cargo is not installed' 'install Rust 1.95 or newer, see https://rustup.rs'
     command -v cc >/dev/null || debian_packages 'a C compiler (cc)' build-essential
+    command -v make >/dev/null || debian_packages 'make, which builds the allocator,' make
 }
 
 need_rust() {

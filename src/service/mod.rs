@@ -322,6 +322,9 @@ fn start_loops(
     Ok((triggers, crews, in_hand))
 }
 
+/// Messages between pollers and workers, at least.
+const WAITING_MESSAGES: usize = 20;
+
 /// Starts what messages pass through. Returns the pollers, the workers and the acknowledgers.
 fn start_pipeline(
     config: &Config,
@@ -332,8 +335,10 @@ fn start_pipeline(
     stops: Stops,
     died: &crew::Died,
 ) -> anyhow::Result<[Crew; 3]> {
-    // A full receive of every poller: what is received is being handled or about to be, the rest stays in the queue.
-    let (delivery_sender, deliveries) = bounded(config.consumers);
+    // What waits is memory, and a poller that waits holds a receive as well: one for each worker, or as many small ones
+    // as make a round trip to Redis worth its while. The rest stays in the queue.
+    let waiting = (WAITING_MESSAGES / usize::from(config.batch_size)).clamp(1, config.consumers);
+    let (delivery_sender, deliveries) = bounded(waiting.max(config.workers));
     // Two batches an acknowledger: one under way, one gathered.
     let (settled_sender, settled) = bounded(acknowledger_count * 20);
 

@@ -22,7 +22,7 @@ use crate::entitlement::EpochMs;
 use crate::shutdown::Stop;
 
 /// Credentials are a few kilobytes.
-const OUTPUT_BYTES_MAX: u64 = 256 * 1024;
+const OUTPUT_BYTES_MAX: u64 = 64 * 1024;
 /// Between two looks at whether a program that has closed its output has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Enough to start a program, beside what the allocator keeps for a thread.
