@@ -62,8 +62,8 @@ impl Heartbeat {
         match self.queue.visibility_timeout() {
             Ok(timeout) if timeout.is_zero() => {
                 log::warn!(
-                    "the queue's visibility timeout is 0 s: every message is received again while it is still worked \
-                     on; set 30 s on the queue"
+                    "the queue's visibility timeout is 0 s, so that other consumers receive each message while it is still \
+                     worked on: this service asks for {assumed_secs} s with each receive; set 30 s on the queue"
                 );
                 true
             }

@@ -2,6 +2,7 @@
 
 mod peek;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,9 @@ use crate::http_client::{Answer, HttpClient, HttpOptions};
 const BATCH_DEADLINE: Duration = Duration::from_secs(10);
 /// Ten messages of 1 MiB each, every character of them escaped in JSON text, and their attributes.
 const ANSWER_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// What a receive asks for where the queue itself hides nothing: SQS's default. Else what is in hand would come again at
+/// once, and again, for as long as it is.
+const HIDDEN: Duration = Duration::from_secs(30);
 /// SQS's own bounds.
 const MESSAGES_MAX: u8 = 10;
 const WAIT_MAX: Duration = Duration::from_secs(20);
@@ -59,6 +63,8 @@ pub struct SqsClient {
     region: String,
     receive_slack: Duration,
     credentials: Arc<dyn CredentialsProvider>,
+    /// The queue's own visibility timeout is 0: each receive has to ask for another.
+    hides_nothing: AtomicBool,
 }
 
 impl SqsClient {
@@ -92,6 +98,7 @@ impl SqsClient {
             region,
             receive_slack,
             credentials,
+            hides_nothing: AtomicBool::new(false),
         }
     }
 
@@ -196,7 +203,9 @@ impl SqsClient {
 impl Queue for SqsClient {
     fn receive(&self, max_messages: u8, wait: Duration) -> Result<Vec<Delivery>, QueueError> {
         let wait = wait.min(WAIT_MAX);
-        let request = wire::receive_request(&self.queue_url, max_messages.clamp(1, MESSAGES_MAX), wait);
+        let hidden = self.hides_nothing.load(Ordering::Relaxed).then_some(HIDDEN);
+        let request =
+            wire::receive_request(&self.queue_url, max_messages.clamp(1, MESSAGES_MAX), wait, hidden);
         let client = self.client_for(wait);
         let messages = self.call(Operation::Receive, request, client, wire::parse_receive)?;
         let received_at = Instant::now();
@@ -226,12 +235,14 @@ impl Queue for SqsClient {
 
     fn visibility_timeout(&self) -> Result<Duration, QueueError> {
         let request = wire::visibility_timeout_request(&self.queue_url);
-        self.call(
+        let timeout = self.call(
             Operation::GetAttributes,
             request,
             (&self.http, None),
             wire::parse_visibility_timeout,
-        )
+        )?;
+        self.hides_nothing.store(timeout.is_zero(), Ordering::Relaxed);
+        Ok(timeout)
     }
 }
 

@@ -94,6 +94,7 @@ pub trait Queue: Send + Sync {
         &self,
         entries: &[(ReceiptHandle, Duration)],
     ) -> Result<BatchOutcome, QueueError>;
-    /// The queue's own visibility timeout, in whole seconds. IAM may deny the question.
+    /// The queue's own visibility timeout, in whole seconds; where it is 0, receives ask for 30 s from now on. IAM may
+    /// deny the question.
     fn visibility_timeout(&self) -> Result<Duration, QueueError>;
 }

@@ -227,14 +227,18 @@ mod tests {
 
     #[test]
     fn a_receive_asks_for_every_attribute_under_both_names() {
-        let request = receive_request(QUEUE, 10, Duration::from_secs(20));
+        let request = receive_request(QUEUE, 10, Duration::from_secs(20), None);
         assert_eq!(request.target, "AmazonSQS.ReceiveMessage");
+        let mut expected = json!({
+            "QueueUrl": QUEUE, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 20,
+            "MessageSystemAttributeNames": ["All"], "AttributeNames": ["All"],
+        });
+        assert_eq!(body(&request), expected);
+        let hidden = Some(Duration::from_secs(30));
+        expected["VisibilityTimeout"] = 30.into();
         assert_eq!(
-            body(&request),
-            json!({
-                "QueueUrl": QUEUE, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 20,
-                "MessageSystemAttributeNames": ["All"], "AttributeNames": ["All"],
-            })
+            body(&receive_request(QUEUE, 10, Duration::from_secs(20), hidden)),
+            expected
         );
     }
 

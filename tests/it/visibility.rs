@@ -151,3 +151,32 @@ fn a_queue_that_may_not_be_asked_for_its_timeout_is_taken_to_hide_for_30_seconds
     assert!(is_cached(&stage.redis, "customer-1"));
     service.stop();
 }
+
+#[test]
+fn what_a_queue_that_hides_nothing_hands_out_does_not_come_again_while_it_is_in_hand() {
+    let stage = FakeStage::new(QueueOptions {
+        visibility_timeout: Duration::ZERO,
+        ..QueueOptions::default()
+    });
+    let service = Service::start(&stage.settings());
+    service.wait_for_complaint(&["visibility timeout is 0 s", "asks for 30 s"]);
+    // A poll that was open before does not know it yet.
+    stage.queue.send(message("customer-1"));
+    service.wait_until("the first message to be written", || {
+        is_cached(&stage.redis, "customer-1") && stage.queue.is_empty()
+    });
+    let before = stage.queue.counts().received;
+    stage.redis.pause();
+    stage.queue.send(message("customer-2"));
+    service.wait_until("Redis to be missed", || {
+        service.metrics().value("persistent_cache_redis_up") < 1.0
+    });
+    stage.redis.resume();
+    service.wait_until("the second message to be written", || {
+        is_cached(&stage.redis, "customer-2") && stage.queue.is_empty()
+    });
+    let received = stage.queue.counts().received - before;
+    // Each of the two polls may have been open since before.
+    assert!(received <= 3, "one message was received {received} times");
+    service.stop();
+}

@@ -9,12 +9,19 @@ use super::WireRequest;
 use crate::json::writer;
 use crate::sqs::ReceiptHandle;
 
-/// Asks for up to `max_messages` messages, waiting up to `wait` (whole seconds) for the first.
-pub fn receive_request(queue_url: &str, max_messages: u8, wait: Duration) -> WireRequest {
+/// Asks for up to `max_messages` messages, waiting up to `wait` (whole seconds) for the first. They are hidden for as
+/// long as the queue says, or for `hidden` (whole seconds).
+pub fn receive_request(
+    queue_url: &str,
+    max_messages: u8,
+    wait: Duration,
+    hidden: Option<Duration>,
+) -> WireRequest {
     let receive = Receive {
         queue_url,
         max_number_of_messages: max_messages,
         wait_time_seconds: wait.as_secs(),
+        visibility_timeout: hidden.map(|hidden| hidden.as_secs()),
         message_system_attribute_names: &["All"],
         attribute_names: &["All"],
     };
@@ -31,6 +38,8 @@ struct Receive<'a> {
     queue_url: &'a str,
     max_number_of_messages: u8,
     wait_time_seconds: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    visibility_timeout: Option<u64>,
     message_system_attribute_names: &'a [&'a str],
     /// The older name of the same: some stand-ins for SQS know only this one.
     attribute_names: &'a [&'a str],
