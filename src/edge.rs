@@ -40,6 +40,8 @@ pub struct EdgeError {
     pub message: String,
     /// A short stable name of the fault.
     pub kind: String,
+    /// For how long the API asked to be left alone (`Retry-After` in seconds; dates are not read).
+    pub retry_after: Option<Duration>,
 }
 
 impl EdgeClient {
@@ -97,6 +99,7 @@ impl EdgeClient {
                     "cannot {WHAT} of a customer that is called '{customer}': no URL can name it"
                 ),
                 kind: "no_url".to_owned(),
+                retry_after: None,
             });
         }
         if let Some(resource) = &subject.resource {
@@ -132,6 +135,7 @@ impl EdgeClient {
                 self.address()
             ),
             kind: kind.to_owned(),
+            retry_after: None,
         };
         let api_key = self.api_key.read().map_err(|error| {
             fault(
@@ -163,8 +167,16 @@ impl EdgeClient {
             };
             fault(error.kind.label(), format!("{error}; {remedy}"))
         })?;
-        read(answer.status, &answer.body).map_err(|error| fault(&error.kind, error.cause_and_remedy))
+        read(answer.status, &answer.body).map_err(|error| EdgeError {
+            retry_after: retry_after(&answer.headers),
+            ..fault(&error.kind, error.cause_and_remedy)
+        })
     }
+}
+
+fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
+    let seconds = headers.get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 #[cfg(test)]

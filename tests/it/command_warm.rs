@@ -1,9 +1,10 @@
 //! `warm` fills a cache from the Edge API, and never with something older than what is there or on its way.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::support::command::{Ended, run, run_with_input};
-use crate::support::edge::EdgeStub;
+use crate::support::edge::{EdgeStub, RETRY_AFTER_SECS};
 use crate::support::messages::{Shape, entitlements_updated};
 use crate::support::redis::TestRedis;
 use crate::support::sdk::{Owner, Sdk};
@@ -207,6 +208,29 @@ fn what_fails_is_tried_again_told_noted_and_can_be_gone_on_with() {
     );
     assert_eq!(edge.calls().len(), calls + 1);
     assert_eq!(noted(&done), ["one", "three", "two"]);
+}
+
+#[test]
+fn the_edge_api_is_left_alone_for_as_long_as_it_asks() {
+    let (redis, edge) = (TestRedis::start(), EdgeStub::start());
+    edge.give_entitlements(&state(ONE, 5), &[429]);
+    edge.give_entitlements(&state(Owner::customer("two"), 5), &[]);
+    let ended = warm(&redis, &edge, "one\ntwo\n", &["--parallel", "1"]);
+    assert_eq!(
+        (ended.status, ended.stdout.as_str()),
+        (0, "2 filled\n"),
+        "{ended:?}"
+    );
+    let calls = edge.calls();
+    let refused = calls
+        .iter()
+        .position(|call| call.status == 429)
+        .expect("a refusal");
+    let left_alone = calls[refused + 1].at - calls[refused].at;
+    assert!(
+        left_alone >= Duration::from_secs(RETRY_AFTER_SECS),
+        "called again after {left_alone:?}"
+    );
 }
 
 #[test]

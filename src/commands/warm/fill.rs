@@ -22,6 +22,8 @@ pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 const WRITE_WITHIN: Duration = Duration::from_secs(4);
 /// How often a lock that somebody else holds is tried again.
 const LOCKED_AGAIN: Duration = Duration::from_millis(50);
+/// Most that is waited because the Edge API asks for it: what asks for more fails, and a later run goes on with it.
+const LEFT_ALONE_MAX: Duration = Duration::from_mins(2);
 /// The time of what has none: 1 ms after the far past that readers write for an empty list. Anything newer stays,
 /// and any message replaces it; the far past itself would overwrite whatever is stored.
 const UNTOLD: EpochMs = EpochMs(1);
@@ -72,6 +74,12 @@ impl Pace {
         };
         Stop::never().wait(turn.saturating_duration_since(Instant::now()));
     }
+
+    /// Nobody calls for so long: the limit is one of all callers together.
+    fn pause(&self, pause: Duration) {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        *next = (*next).max(Instant::now() + pause);
+    }
 }
 
 pub(super) struct Filler<'a> {
@@ -84,7 +92,11 @@ pub(super) struct Filler<'a> {
 
 /// Why a try came to nothing.
 enum Failure {
-    MayPass(String),
+    MayPass {
+        why: String,
+        /// For how long the Edge API asked to be left alone.
+        after: Option<Duration>,
+    },
     WillNot(NotFilled),
 }
 
@@ -106,9 +118,15 @@ impl From<EdgeError> for Failure {
                 Self::WillNot(NotFilled::Any(error.message))
             }
             "http_429" | "timeout" | "host_not_found" | "connection_refused" | "connection_failed" => {
-                Self::MayPass(error.message)
+                Self::MayPass {
+                    why: error.message,
+                    after: error.retry_after,
+                }
             }
-            _ if kind.starts_with("http_5") => Self::MayPass(error.message),
+            _ if kind.starts_with("http_5") => Self::MayPass {
+                why: error.message,
+                after: error.retry_after,
+            },
             _ => Self::WillNot(NotFilled::This(error.message)),
         }
     }
@@ -122,11 +140,14 @@ impl Filler<'_> {
             match self.try_once(subject) {
                 Ok(filled) => return Ok(filled),
                 Err(Failure::WillNot(failure)) => return Err(failure),
-                Err(Failure::MayPass(why)) if tries == self.retries => {
+                Err(Failure::MayPass { why, .. }) if tries == self.retries => {
                     return Err(NotFilled::This(format!("{why} (tried {} times)", tries + 1)));
                 }
-                Err(Failure::MayPass(_)) => {
+                Err(Failure::MayPass { after, .. }) => {
                     tries += 1;
+                    if let Some(after) = after {
+                        self.pace.pause(after.min(LEFT_ALONE_MAX));
+                    }
                     Stop::never().wait(backoff.next_wait(fastrand::f64()));
                 }
             }
@@ -159,9 +180,10 @@ impl Filler<'_> {
                 return Ok(taken_at);
             }
             if started.elapsed() > READERS_LOCK {
-                return Err(Failure::MayPass(
-                    "an SDK holds the lock of a refetch all the time".to_owned(),
-                ));
+                return Err(Failure::MayPass {
+                    why: "an SDK holds the lock of a refetch all the time".to_owned(),
+                    after: None,
+                });
             }
             Stop::never().wait(LOCKED_AGAIN);
         }
@@ -196,7 +218,10 @@ impl Filler<'_> {
         loop {
             if taken_at.elapsed() > WRITE_WITHIN {
                 let why = "the answer came too late to be written while the lock was held";
-                return Err(Failure::MayPass(why.to_owned()));
+                return Err(Failure::MayPass {
+                    why: why.to_owned(),
+                    after: None,
+                });
             }
             let outcome = self.store.apply(&[(change, Locks::Respect)], &|| true)?.pop();
             match outcome {

@@ -33,7 +33,8 @@ pub struct WarmArgs {
     /// Customers at the same time.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub parallel: u32,
-    /// Tries again after a failure that may pass (429, 5xx, no answer), with growing waits.
+    /// Tries again after a failure that may pass (429, 5xx, no answer), with growing waits; where the API
+    /// says how long to wait (`Retry-After`), nobody calls for as long, two minutes at most.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=20))]
     pub retries: u32,
     /// File of what is done: what stands in it is skipped, and what is done is added. With it, a run that was cut short

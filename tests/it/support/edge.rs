@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use tiny_http::{Header, Response, Server};
@@ -21,7 +22,12 @@ pub struct EdgeCall {
     pub version: Option<String>,
     /// The status that was answered.
     pub status: u16,
+    /// When.
+    pub at: Instant,
 }
+
+/// What a refusal for too many calls asks for.
+pub const RETRY_AFTER_SECS: u64 = 2;
 
 struct State {
     key: String,
@@ -93,11 +99,17 @@ impl EdgeStub {
                     authorised,
                     version,
                     status,
+                    at: Instant::now(),
                 });
                 drop(state);
                 let json_type = Header::from_bytes("content-type", "application/json").expect("a header");
                 let response = Response::from_string(body.to_string()).with_status_code(status);
-                let _ = request.respond(response.with_header(json_type));
+                let mut response = response.with_header(json_type);
+                if status == 429 {
+                    let seconds = RETRY_AFTER_SECS.to_string();
+                    response.add_header(Header::from_bytes("retry-after", seconds).expect("a header"));
+                }
+                let _ = request.respond(response);
             }
         });
         Self { url, state, server }
