@@ -64,6 +64,21 @@ pub enum CacheChange {
     InvalidateEnvironment(Invalidation),
 }
 
+impl CacheChange {
+    /// What it changes, and where: a customer's key, so this is for the log at `debug` alone.
+    pub fn what_and_where(&self) -> (&'static str, &str) {
+        match self {
+            Self::WriteEntitlements { writes, .. } => (
+                "entitlements",
+                writes.first().map_or("", |write| write.key.as_str()),
+            ),
+            Self::WriteUsage { write, .. } => ("usage", &write.key),
+            Self::Purge { keys, .. } => ("purge", keys.get(keys.len() / 2).map_or("", String::as_str)),
+            Self::InvalidateEnvironment(walk) => ("invalidation", &walk.pattern),
+        }
+    }
+}
+
 /// A walk over all customers' keys of an environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Invalidation {

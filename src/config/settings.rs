@@ -263,7 +263,8 @@ pub struct HttpSettings {
 #[command(next_help_heading = "Log")]
 #[allow(clippy::struct_field_names)] // a field's name is the variable's name
 pub struct LogSettings {
-    /// What is logged: `error`, `warn`, `info` or `debug`, each with those before it.
+    /// What is logged: `error`, `warn`, `info` or `debug`, each with those before it (`trace` is for work on the service
+    /// itself).
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: Option<String>,
     /// `json`, one object a line for machines, or `text` for people.

@@ -28,6 +28,8 @@ const AGAIN_FIRST: Duration = Duration::from_millis(200);
 const AGAIN_LONGEST: Duration = Duration::from_secs(5);
 /// How long to wait for the end of an extension that is under way.
 const EXTENDED_AGAIN: Duration = Duration::from_millis(20);
+/// A fault is over when a call succeeds and none has failed for so long: else ten acknowledgers would say so in turn.
+const QUIET: Duration = Duration::from_secs(5);
 /// Nothing waits: how long to wait for something, as long as the channel is open.
 const IDLE: Duration = Duration::from_hours(1);
 
@@ -281,6 +283,9 @@ impl Acknowledger {
             Ok(outcome) => {
                 lane.backoff.reset();
                 lane.closed_until = None;
+                if outcome.iter().all(Option::is_none) {
+                    self.recovered(lane.operation);
+                }
                 for (waiting, failure) in batch.into_iter().zip(outcome) {
                     let Some(failure) = failure else { continue };
                     self.count(lane.operation);
@@ -345,6 +350,20 @@ impl Acknowledger {
             "cannot change a message's visibility: trying again"
         };
         self.log(&format!("{} {kind}", operation.label()), message, error);
+    }
+
+    /// The first call that does all it was asked to, after some that did not.
+    fn recovered(&self, operation: Operation) {
+        let (kinds, what) = match operation {
+            Operation::Delete => ("delete ", "messages can be deleted again"),
+            Operation::Receive | Operation::ChangeVisibility | Operation::GetAttributes => {
+                ("change_visibility ", "messages' visibility can be changed again")
+            }
+        };
+        if let Some(outage) = self.faults.recovered(kinds, QUIET, Instant::now()) {
+            let lasted_secs = outage.lasted.as_secs_f64();
+            log::info!(lasted_secs, failed_tries = outage.faults; "{what} after {lasted_secs:.1} s");
+        }
     }
 
     fn gave_up(&self, operation: Operation, error: &str) {

@@ -87,7 +87,7 @@ impl Verbosity {
             set(RAISED_TO);
             // After it is raised, and below before it is lowered: LOG_LEVEL=error would hide it.
             log::info!(
-                level = name(RAISED_TO), secs = self.raised_for.as_secs();
+                log_level = name(RAISED_TO), secs = self.raised_for.as_secs();
                 "SIGUSR1: the log says everything (customers' keys, too; no secrets) for {} minutes or until the next SIGUSR1",
                 self.raised_for.as_secs() / 60
             );
@@ -102,8 +102,8 @@ impl Verbosity {
 
     fn lower(&mut self, why: &str, set: &dyn Fn(LevelFilter)) {
         self.raised_until = None;
-        let level = name(self.configured);
-        log::info!(level; "{why}: the log says again what LOG_LEVEL={level} says");
+        let log_level = name(self.configured);
+        log::info!(log_level; "{why}: the log says again what LOG_LEVEL={log_level} says");
         set(self.configured);
     }
 }

@@ -257,6 +257,10 @@ fn remedy(call: FailedCall<'_>, status: u16, fault: Fault) -> String {
                 call.endpoint
             )
         }
+        (Fault::Denied, _) if call.operation == Operation::GetAttributes => format!(
+            "key id {key_id} lacks {}: allow it on this queue (IAM policy and queue policy), if the attributes are wanted",
+            call.operation.permission()
+        ),
         (Fault::Denied, _) => format!(
             "key id {key_id} lacks {}: allow sqs:ReceiveMessage, sqs:DeleteMessage and sqs:ChangeMessageVisibility \
              on this queue (IAM policy and queue policy), and check QUEUE_URL",

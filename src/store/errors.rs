@@ -97,7 +97,7 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
     let cause = if detail.is_empty() {
         error.to_string()
     } else {
-        detail.to_owned()
+        detail.trim_end_matches('.').to_owned()
     };
     let (cause, remedy) = match kind.as_str() {
         "timeout" => ("no answer in time".to_owned(), timeout_remedy(config).to_owned()),
@@ -149,6 +149,12 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
         "MISCONF" => (
             "it cannot save to disk and refuses writes".to_owned(),
             "see Redis's own log: its disk is full or not writable".to_owned(),
+        ),
+        "WRONGTYPE" => (
+            format!("{kind} {cause}"),
+            "something foreign stands at a key of this customer: LOG_LEVEL=debug, or SIGUSR1, has the log name the \
+             customer's key; TYPE tells what stands there, DEL removes it"
+                .to_owned(),
         ),
         "Parse" => ("what it answers is not Redis's protocol".to_owned(), not_redis_remedy(config)),
         _ => (format!("{kind} {cause}"), other_remedy(error).to_owned()),

@@ -51,6 +51,21 @@ pub enum Outcome {
     PurgedLater,
 }
 
+impl Outcome {
+    /// The outcome in a word or two, as the log names it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Applied { written: 0, .. } => "nothing to write: something newer, or nothing, is stored",
+            Self::Applied { stale: 0, .. } => "written",
+            Self::Applied { .. } => "written in part: of the rest something newer is stored",
+            Self::Locked => "locked",
+            Self::SkippedByPolicy => "skipped: the customer is not in the cache (UPDATE_IF_EXISTS)",
+            Self::NoCustomer => "skipped: the usage's customer is not in the cache",
+            Self::PurgedLater => "skipped: purged after the message was sent",
+        }
+    }
+}
+
 /// Whether the readers' locks are waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Locks {

@@ -45,7 +45,8 @@ pub(super) fn check(
     findings.push(match caller {
         Ok(arn) => Area::Credentials.ok(format!("the caller is {arn}")),
         Err(why) => Area::Credentials.warning(format!(
-            "cannot tell who the caller is: {why}. The service does without"
+            "cannot tell who the caller is ({}): the service itself need not know",
+            why.trim_end_matches('.')
         )),
     });
     Some(provider)

@@ -40,7 +40,8 @@ pub(super) fn check(
         Err(error) if error.refused && config.credentials == CredentialSource::EdgeApi => {
             Area::Queue.ok("its attributes may not be read with these credentials; the service does without")
         }
-        Err(error) => Area::Queue.warning(format!("{error}. The service does without")),
+        Err(error) if error.refused => Area::Queue.warning(format!("{error}; the service does without")),
+        Err(error) => Area::Queue.warning(error.to_string()),
     });
     // What becomes of the entry is no matter: the call was let in, or not.
     findings.push(match queue.delete_batch(&[ReceiptHandle("check".to_owned())]) {

@@ -141,6 +141,9 @@ impl Worker {
             let outcomes: Vec<_> = outcomes.by_ref().take(job.changes.len()).collect();
             if let Some(error) = outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
                 let error = error.clone();
+                for change in &job.changes {
+                    told(&job.held.delivery, change, "refused by Redis");
+                }
                 self.failed(job.held, &error);
                 continue;
             }
@@ -151,7 +154,8 @@ impl Worker {
                 continue;
             }
             let mut wrote = false;
-            for outcome in outcomes.into_iter().flatten() {
+            for (outcome, change) in outcomes.into_iter().flatten().zip(&job.changes) {
+                told(&job.held.delivery, change, outcome.label());
                 wrote |= self.count(outcome);
             }
             if wrote {
@@ -167,6 +171,12 @@ impl Worker {
         }
         locked
     }
+}
+
+/// For whoever asks why a customer is not in the cache.
+fn told(delivery: &Delivery, change: &CacheChange, outcome: &str) {
+    let (what, key) = change.what_and_where();
+    log::debug!(message_id = delivery.message_id.as_str(), change = what, key, outcome; "made a change");
 }
 
 #[allow(clippy::cast_precision_loss)] // an age in ms fits
