@@ -34,6 +34,8 @@ const IDLE_AGE_MAX: Duration = Duration::from_secs(15);
 
 /// A record of TLS has 16 KiB at most.
 const TLS_BUFFER_BYTES: usize = 16 * 1024;
+/// What comes over TLS is taken out of its records into a buffer that has to hold the longest head.
+const TLS_INPUT_BYTES: usize = 64 * 1024;
 
 /// Room that is made for an answer by its `Content-Length` alone.
 const BELIEVED_BYTES_MAX: u64 = 1024 * 1024;
@@ -238,7 +240,7 @@ impl HttpClient {
             .max_idle_connections_per_host(self.options.pool_size)
             .max_idle_age(IDLE_AGE_MAX)
             // Of TLS connections. Beneath them, and of others, is the socket's own.
-            .input_buffer_size(TLS_BUFFER_BYTES)
+            .input_buffer_size(TLS_INPUT_BYTES)
             .output_buffer_size(TLS_BUFFER_BYTES)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_global(Some(self.options.deadline))

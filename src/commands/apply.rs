@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cache::CacheChange;
+use crate::cache::{CacheChange, Invalidation};
 use crate::shutdown::Stop;
 use crate::store::{CacheStore, Locks, Outcome, READERS_LOCK, StoreError};
 
@@ -33,7 +33,12 @@ impl<'a> Applier<'a> {
             if let CacheChange::InvalidateEnvironment(invalidation) = first {
                 let sent_at = invalidation.sent_at.0;
                 self.invalidated_at = self.invalidated_at.max(Some(sent_at));
-                let unlinked = self.store.invalidate(invalidation, &|| true)?;
+                // The workers remember an invalidation that they did. Of this one they know by the mark alone.
+                let remembered = Invalidation {
+                    keeps_mark: true,
+                    ..invalidation.clone()
+                };
+                let unlinked = self.store.invalidate(&remembered, &|| true)?;
                 outcomes.push(Ok(Outcome::Applied {
                     written: unlinked,
                     stale: 0,

@@ -85,11 +85,14 @@ fn manual(of: Option<&str>) -> u8 {
 
 /// Writes what was found out. A reader that has gone does not need it.
 fn print(text: &str) -> u8 {
-    let _ = std::io::stdout()
-        .lock()
-        .write_all(text.as_bytes())
-        .and_then(|()| std::io::stdout().flush());
-    DONE
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            complain(format!("cannot write what was found out: {error}"));
+            FAILED
+        }
+        Ok(()) | Err(_) => DONE,
+    }
 }
 
 /// Says what went wrong.

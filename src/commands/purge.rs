@@ -143,17 +143,11 @@ fn one(opened: &Opened, subject: &Subject) -> Result<String, StoreError> {
 }
 
 fn environment(opened: &Opened) -> Result<String, StoreError> {
-    let mut changes = changes_for(
+    let changes = changes_for(
         &Event::EnvironmentInvalidated,
         purge_time(opened),
         &layout(opened),
     );
-    for change in &mut changes {
-        if let CacheChange::InvalidateEnvironment(invalidation) = change {
-            // The workers remember an invalidation that they did. Of this one they know by the mark alone.
-            invalidation.keeps_mark = true;
-        }
-    }
     let mut deleted = 0;
     for outcome in Applier::new(&opened.store).apply(&changes)? {
         if let Outcome::Applied { written, .. } = outcome? {

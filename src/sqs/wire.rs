@@ -170,7 +170,7 @@ fn plain_message(message: plain::Message<'_>) -> Option<ReceivedMessage> {
 }
 
 /// A time that is none would be taken for the far-past mark, or for later than every other.
-fn sent_at(ms: Option<i64>) -> Option<EpochMs> {
+pub fn sent_at(ms: Option<i64>) -> Option<EpochMs> {
     ms.filter(|ms| (1..=SENT_MS_MAX).contains(ms)).map(EpochMs)
 }
 

@@ -212,6 +212,40 @@ fn each_area_that_fails_has_an_exit_status_of_its_own_and_a_remedy() {
 }
 
 #[test]
+fn a_user_who_may_write_keys_but_not_as_the_service_does_is_a_failure() {
+    let scene = Scene::new();
+    let redis = &scene.stage.redis;
+    let keys = "~production:* ~production-*";
+    let scriptless =
+        format!("{keys} +get +set +del +scan +ping +info +role +time +select +mget +exists +unlink +mset");
+    for (user, rights, missing) in [
+        ("scriptless", scriptless.as_str(), "evalsha"),
+        ("keyless", "~production:* +@all", "key"),
+    ] {
+        let rights: Vec<&str> = rights.split(' ').collect();
+        let command = [&["ACL", "SETUSER", user, "on", ">secret"], rights.as_slice()].concat();
+        redis.command::<String>(&command);
+        let settings = scene.settings.clone();
+        let settings = settings
+            .set("REDIS_USERNAME", user)
+            .set("REDIS_PASSWORD", "secret");
+        let ended = check(&settings, &["--json"]);
+        assert_eq!(ended.status, 12, "{user}: {ended:?}");
+        let told = of_area(&ended.json(), "redis");
+        let failures: Vec<&String> = told
+            .iter()
+            .filter(|(status, _)| status == "failure")
+            .map(|(_, text)| text)
+            .collect();
+        assert!(
+            failures.len() == 1 && failures[0].contains(missing) && failures[0].contains(user),
+            "{told:?}"
+        );
+    }
+    assert!(redis.contents().is_empty(), "nothing is left behind");
+}
+
+#[test]
 fn a_replica_and_a_prefix_that_nobody_uses_are_told() {
     let scene = Scene::new();
     let port = scene.stage.redis.port.to_string();

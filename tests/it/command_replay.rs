@@ -198,6 +198,20 @@ fn a_dry_run_changes_nothing_and_foretells_what_the_replay_then_does() {
 }
 
 #[test]
+fn what_an_id_holds_cannot_forge_a_line_or_move_the_cursor() {
+    let redis = TestRedis::start();
+    let body = of_entitlements("a\nline 9: would write\u{1b}[2J", 2);
+    let arguments = ["replay", "-", "--dry-run"];
+    let ended = run_with_input(&settings(&redis, "UPSERT"), &arguments, &body);
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert!(
+        !ended.stdout.contains("\nline 9: would write") && !ended.stdout.contains('\u{1b}'),
+        "{ended:?}"
+    );
+    assert!(ended.stdout.contains("\\nline 9: would write"), "{ended:?}");
+}
+
+#[test]
 fn a_readers_lock_is_waited_for() {
     let redis = TestRedis::start();
     let lock = Owner::customer("customer-1").lock_key(PREFIX);

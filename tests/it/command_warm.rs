@@ -234,6 +234,36 @@ fn the_edge_api_is_left_alone_for_as_long_as_it_asks() {
 }
 
 #[test]
+fn a_list_that_would_be_overwritten_is_refused_and_stays() {
+    let (redis, edge) = (TestRedis::start(), EdgeStub::start());
+    let list = redis.directory().join("list");
+    std::fs::write(&list, "one\ntwo\n").expect("a list");
+    let list = list.to_str().expect("a path");
+    for flags in [["--failed", list], ["--state", list]] {
+        let ended = run(
+            &settings(&redis, &edge),
+            &[&["warm", list], flags.as_slice()].concat(),
+        );
+        assert_eq!(ended.status, 1, "{ended:?}");
+        assert!(ended.stderr.contains(list), "{ended:?}");
+        assert_eq!(std::fs::read_to_string(list).expect("a list"), "one\ntwo\n");
+    }
+    assert_eq!(edge.calls().len(), 0, "nobody was asked");
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_an_id() {
+    let (redis, edge) = (TestRedis::start(), EdgeStub::start());
+    edge.give_entitlements(&state(ONE, 5), &[]);
+    let ended = warm(&redis, &edge, "\u{feff}one\r\n", &[]);
+    assert_eq!(
+        (ended.status, ended.stdout.as_str()),
+        (0, "1 filled\n"),
+        "{ended:?}"
+    );
+}
+
+#[test]
 fn a_key_that_is_refused_ends_it_at_once() {
     let (redis, edge) = (TestRedis::start(), EdgeStub::start());
     edge.accept_key("another-key");

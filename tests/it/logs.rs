@@ -6,8 +6,8 @@ use crate::support::child::Signal;
 use crate::support::messages::{Shape, entitlements_updated, purge, usage_updated};
 use crate::support::sdk::Owner;
 use crate::support::service::{SERVER_API_KEY, Service, binary};
-use crate::support::stage::Stage;
-use crate::support::state::{State, every_kind, hours_ago};
+use crate::support::stage::{PREFIX, Stage};
+use crate::support::state::{State, boolean, every_kind, hours_ago};
 use crate::support::tools::system_program;
 
 const CUSTOMER: &str = "customer-who-is-nobodys-business";
@@ -110,6 +110,23 @@ fn no_secret_is_in_it_at_level_debug_either() {
             assert!(!line.contains(hidden), "{line}");
         }
     }
+    service.stop();
+}
+
+#[test]
+fn at_level_debug_it_tells_of_each_change_what_became_of_it() {
+    let stage = Stage::new();
+    let service = Service::start(&stage.settings().set("LOG_LEVEL", "debug"));
+    let state = State::new(Owner::customer(CUSTOMER), hours_ago(1), &[boolean("feature-sso")]);
+    stage.deliver(&service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
+    let told = service
+        .log()
+        .into_iter()
+        .find(|record| record["change"] == "entitlements");
+    let told = told.unwrap_or_else(|| panic!("{:?}", service.log_lines()));
+    assert_eq!(told["key"], Owner::customer(CUSTOMER).key(PREFIX));
+    let outcome = told["outcome"].as_str().expect("an outcome");
+    assert!(outcome.contains("UPDATE_IF_EXISTS"), "{outcome}");
     service.stop();
 }
 

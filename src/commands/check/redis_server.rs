@@ -1,10 +1,12 @@
 //! Redis: does it answer, is it the primary, may it be written to, whose customers are in it.
 
 use super::{Area, Finding};
-use crate::cache::keyspace::Keyspace;
+use crate::cache::keyspace::{Keyspace, timestamp_key};
+use crate::cache::{CacheChange, KeyWrite};
 use crate::config::Config;
+use crate::entitlement::{CustomerId, EpochMs, Subject};
 use crate::store::probe::ServerFacts;
-use crate::store::{CacheStore, NOPERM, RedisStore, server_name};
+use crate::store::{CacheStore, Locks, NOPERM, RedisStore, StoreError, server_name};
 
 /// Tested with 7.0; the scripts and UNLINK need 4.0, ACLs 6.0.
 const OLDEST_MAJOR: u32 = 6;
@@ -22,9 +24,14 @@ pub(super) fn check(config: &Config, store: &RedisStore, findings: &mut Vec<Find
     };
     findings.extend(of_server(&at, &facts));
     let keyspace = Keyspace::new(config.environment_prefix.clone());
-    let probe = keyspace.probe_key(&format!("{:x}", fastrand::u64(..)));
+    let token = format!("{:x}", fastrand::u64(..));
+    let probe = keyspace.probe_key(&token);
     findings.push(match store.write_read_delete(&probe) {
         Ok(()) => Area::Redis.ok("a key below the prefix was written, read and deleted"),
+        Err(error) => Area::Redis.failure(error.message),
+    });
+    findings.push(match run_a_script(store, &keyspace, &token, &probe) {
+        Ok(()) => Area::Redis.ok("the scripts that write may be run, and the SDKs' locks looked at"),
         Err(error) => Area::Redis.failure(error.message),
     });
     let steps = std::cell::Cell::new(0);
@@ -60,6 +67,26 @@ pub(super) fn check(config: &Config, store: &RedisStore, findings: &mut Vec<Find
         // A large Redis: what was not looked at tells nothing.
         Err(_) => {}
     }
+}
+
+/// Writes go out as scripts, which an ACL has to allow for themselves, and which look at the SDKs' locks (`P-*`). The
+/// usage of a customer that there never was changes nothing.
+fn run_a_script(store: &RedisStore, keyspace: &Keyspace, token: &str, probe: &str) -> Result<(), StoreError> {
+    let nobody = Subject {
+        customer: CustomerId(format!("check-{token}")),
+        resource: None,
+    };
+    let change = CacheChange::WriteUsage {
+        locks: keyspace.lock_keys(&nobody),
+        customer_timestamp_key: timestamp_key(probe),
+        write: KeyWrite {
+            key: probe.to_owned(),
+            value: String::new(),
+            timestamp: EpochMs(1),
+        },
+    };
+    let outcomes = store.apply(&[(&change, Locks::Respect)], &|| true)?;
+    outcomes.into_iter().try_for_each(|outcome| outcome.map(|_| ()))
 }
 
 fn of_server(at: &str, facts: &ServerFacts) -> Vec<Finding> {

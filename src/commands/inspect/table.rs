@@ -19,8 +19,8 @@ pub(super) fn table(report: &Report, now: EpochMs, is_coloured: bool) -> String 
         None => report.customer.clone(),
         Some(resource) => format!("{}, resource {resource}", report.customer),
     };
-    line("customer", &whose);
-    line("key", &report.key);
+    line("customer", &human::printable(&whose));
+    line("key", &human::printable(&report.key));
     if report.cached {
         let form = match report.format {
             "none" => "unreadable".to_owned(),
@@ -38,16 +38,20 @@ pub(super) fn table(report: &Report, now: EpochMs, is_coloured: bool) -> String 
         (None, true) => "no reason to deny access".to_owned(),
         (None, false) => "none (only SDK 4.x reads it)".to_owned(),
     };
-    line("metadata", &metadata);
+    line("metadata", &human::printable(&metadata));
     for lock in &report.locks {
-        line("lock", &format!("{lock} is held: an SDK is refetching"));
+        line(
+            "lock",
+            &format!("{} is held: an SDK is refetching", human::printable(lock)),
+        );
     }
     for purge in &report.purges {
         line(
             "purged",
             &format!(
                 "{} ({}): what was sent before is late news",
-                purge.date, purge.key
+                purge.date,
+                human::printable(&purge.key)
             ),
         );
     }
@@ -74,7 +78,12 @@ pub(super) fn table(report: &Report, now: EpochMs, is_coloured: bool) -> String 
             "EXPIRES IN",
         ];
         let mut rows = vec![head.map(str::to_owned)];
-        rows.extend(report.entitlements.iter().map(|row| cells(row, now)));
+        rows.extend(
+            report
+                .entitlements
+                .iter()
+                .map(|row| cells(row, now).map(|cell| human::printable(&cell))),
+        );
         text.push('\n');
         text.push_str(&columns(&rows));
     }

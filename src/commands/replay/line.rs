@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::entitlement::EpochMs;
 use crate::event;
+use crate::sqs::wire::sent_at;
 
 /// A message.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,12 +22,12 @@ pub(super) fn read(line: &[u8], now: EpochMs) -> Result<Line, String> {
     let (body, told) = match serde_json::from_str::<Value>(text) {
         // SQS's own field, capital, which no event has.
         Ok(Value::Object(mut message)) if message.get("Body").is_some_and(Value::is_string) => {
-            let sent_at = message
+            let told = message
                 .get("Attributes")
                 .and_then(|attributes| attributes.get("SentTimestamp"))
                 .and_then(|at| at.as_i64().or_else(|| at.as_str()?.parse().ok()));
             match message.remove("Body") {
-                Some(Value::String(body)) => (body, sent_at.map(EpochMs)),
+                Some(Value::String(body)) => (body, sent_at(told)),
                 _ => (text.to_owned(), None),
             }
         }
@@ -62,6 +63,15 @@ mod tests {
             sent_at: EpochMs(5),
         };
         assert_eq!(read(line.as_bytes(), NOW).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_time_of_sending_that_is_none_is_as_good_as_untold() {
+        for odd in ["0", "-5", "9223372036854775807", "soon"] {
+            let line =
+                format!(r#"{{"Body":"{{\\"type\\":\\"x\\"}}","Attributes":{{"SentTimestamp":"{odd}"}}}}"#);
+            assert_eq!(read(line.as_bytes(), NOW).unwrap().sent_at, NOW, "{odd}");
+        }
     }
 
     #[test]

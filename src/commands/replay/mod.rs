@@ -12,7 +12,7 @@ use indicatif::ProgressBar;
 
 use self::line::{Line, read};
 use super::apply::Applier;
-use super::{DONE, FAILED, Opened, complain, lines, print, terminal};
+use super::{DONE, FAILED, Opened, complain, human, lines, print, terminal};
 use crate::cache::foresight::{Foresight, foresee, keys_to_know};
 use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Layout, changes_for};
@@ -104,9 +104,15 @@ impl Replay<'_> {
     fn all(&mut self, input: impl BufRead) -> Result<(), String> {
         let mut waiting: Vec<(u64, Vec<CacheChange>)> = Vec::new();
         for (number, line) in (1..).zip(input.split(b'\n')) {
-            let line = line.map_err(|error| {
-                format!("line {number}: cannot be read: {error}; what came before it was applied")
-            })?;
+            let line = match line {
+                Ok(line) => line,
+                Err(error) => {
+                    self.flush(&mut waiting)?;
+                    return Err(format!(
+                        "line {number}: cannot be read: {error}; what came before it was applied"
+                    ));
+                }
+            };
             if let Some(changes) = self.line(number, &line) {
                 waiting.push((number, changes));
             }
@@ -193,6 +199,7 @@ impl Replay<'_> {
     }
 
     fn tell(&self, line: &str) {
+        let line = human::printable(line);
         self.bar.suspend(|| print(&format!("{line}\n")));
     }
 }

@@ -8,6 +8,7 @@ mod fill;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -120,6 +121,18 @@ fn prepare<'a>(filler: Filler<'a>, args: &WarmArgs) -> Result<Run<'a>, String> {
         format!("cannot {what} {path}: {error}; check the path and its permissions")
     };
     let (input, total) = lines::open(&args.file).map_err(|error| cannot("read", &args.file, error))?;
+    let written = [args.state.as_deref(), args.failed.as_deref()];
+    let list = Some(args.file.as_str());
+    for (one, other) in [(list, written[0]), (list, written[1]), (written[0], written[1])] {
+        if let (Some(one), Some(other)) = (one, other)
+            && is_same_file(one, other)
+        {
+            return Err(format!(
+                "{other} would be read and written at once, and its content lost; name a file for each of the list, \
+                 --state and --failed"
+            ));
+        }
+    }
     let mut done_before = HashSet::new();
     let mut state = None;
     if let Some(path) = &args.state {
@@ -147,6 +160,12 @@ fn prepare<'a>(filler: Filler<'a>, args: &WarmArgs) -> Result<Run<'a>, String> {
     })
 }
 
+/// Both lead to one file.
+fn is_same_file(one: &str, other: &str) -> bool {
+    let of = |path| std::fs::metadata(path).map(|of| (of.dev(), of.ino())).ok();
+    one == other || of(one).is_some_and(|one| of(other) == Some(one))
+}
+
 impl Run<'_> {
     fn work(&self) {
         while locked(&self.given_up).is_none() {
@@ -166,7 +185,8 @@ impl Run<'_> {
             self.failed(&String::from_utf8_lossy(line), "it is not UTF-8");
             return;
         };
-        let line = line.trim_end_matches('\r');
+        // Editors of Windows put a byte order mark before the first line.
+        let line = line.trim_start_matches('\u{feff}').trim_end_matches('\r');
         if line.trim().is_empty() {
             return;
         }

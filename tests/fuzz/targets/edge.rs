@@ -2,7 +2,9 @@
 
 use std::sync::LazyLock;
 
-use persistent_cache_service::edge::answer::{AnswerFault, credentials, sentry_dsn};
+use persistent_cache_service::edge::answer::{AnswerFault, credentials, entitlements_state, sentry_dsn};
+use persistent_cache_service::entitlement::{CustomerId, EpochMs, Subject};
+use persistent_cache_service::event;
 use sentry::types::Dsn;
 use serde_json::json;
 
@@ -29,6 +31,15 @@ pub const CONFIGURATION: Target = Target {
     check: check_configuration,
 };
 
+pub const STATE: Target = Target {
+    name: "edge-state",
+    about: "the Edge API's answer with a customer's entitlements, and the message that is made of it",
+    weight: 4,
+    memory: MEMORY,
+    input: |rng| json_input(rng, &STATES),
+    check: check_state,
+};
+
 const MEMORY: Memory = Memory {
     per_byte: 48,
     // What few enough values to be plausible in any text may take.
@@ -50,6 +61,31 @@ static SAMPLES: LazyLock<Samples> = LazyLock::new(|| {
         "https://s3cret@host/path/1?x#y",
     ];
     Samples::new(answers, &["errors", "extensions", "code", "data"], &texts)
+});
+
+static STATES: LazyLock<Samples> = LazyLock::new(|| {
+    let entry = json!({"__typename": "FeatureEntitlement", "hasUnlimitedUsage": false, "usageLimit": 10, "currentUsage": 3,
+        "resetPeriod": "MONTH", "usagePeriodEnd": "2026-12-01T00:00:00.000Z",
+        "feature": {"id": "feature-1", "featureType": "NUMBER", "meterType": "INCREMENTAL", "featureUnits": "call"}});
+    let credit = json!({"__typename": "CreditEntitlement", "usageLimit": 5, "currentUsage": 1.5,
+        "currency": {"currencyId": "credit-1", "displayName": "s3cret"}});
+    let answers = [
+        json!({"data": {"entitlementsState": {"__typename": "EntitlementsState", "entitlementsV2": [entry, credit],
+            "accessDeniedReason": null}}}),
+        json!({"data": {"entitlementsState": {"entitlements": [entry], "accessDeniedReason": "NoActiveSubscription"}}}),
+        json!({"data": null, "errors": [{"message": "s3cret", "extensions": {"code": "CustomerNotFound"}}]}),
+    ];
+    let names = [
+        "errors",
+        "code",
+        "data",
+        "entitlementsState",
+        "entitlementsV2",
+        "entitlements",
+        "feature",
+        "currency",
+    ];
+    Samples::new(answers, &names, &["9999-12-31T23:59:60Z", "s3cret"])
 });
 
 /// Of what an answer holds, a fault must tell nothing.
@@ -100,6 +136,28 @@ fn check_configuration(input: &[u8], probe: &mut Probe) -> Result<bool, String> 
                     .trim()
                     .parse::<Dsn>()
                     .map(|dsn| (dsn.port(), dsn.envelope_api_url()));
+            }
+            Ok(true)
+        }
+        Err(fault) => {
+            tells_nothing(&fault)?;
+            Ok(false)
+        }
+    }
+}
+
+fn check_state(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
+    let subject = Subject {
+        customer: CustomerId("customer-1".to_owned()),
+        resource: None,
+    };
+    let answer = probe.measure(|| entitlements_state(200, input, &subject));
+    refuses_depth(input, answer.is_ok())?;
+    match answer {
+        Ok(body) => {
+            let decoded = probe.measure(|| event::decode(&body, EpochMs(1)));
+            if let Err(fault) = decoded {
+                is_a_line(&fault.to_string(), 400)?;
             }
             Ok(true)
         }

@@ -53,6 +53,7 @@ pub const TARGETS: &[Target] = &[
     sqs::ERROR,
     edge::CREDENTIALS,
     edge::CONFIGURATION,
+    edge::STATE,
     aws::STS,
     aws::DOCUMENT,
     redis::ANSWER,
