@@ -107,7 +107,7 @@ series! {
         do "above 0: the warning has the message id and the place of the fault; look at the dead-letter queue";
     MESSAGES_FAILED = Counter "persistent_cache_messages_failed_total" ["reason"]
         "tries that ended without effect and will come again"
-        read "`redis`: tried again in place; `malformed`: left to the dead-letter rule; `expired`: the receipt handle \
+        read "`redis`: tried again in place, counted for each try of a message (the log's `failed_tries` counts probes, too); `malformed`: left to the dead-letter rule; `expired`: the receipt handle \
               outlived its time; `other`: one change was refused; `panic`: a defect"
         do "`redis`: as for the write errors; `other`: the error line names the cause; `panic`: report it";
     WRITES_SKIPPED = Counter "persistent_cache_writes_skipped_total" ["reason"]
