@@ -25,6 +25,8 @@ debian_packages() {
 need_cargo() {
     command -v cargo >/dev/null || fail 'cargo is not installed' 'install Rust 1.95 or newer, see https://rustup.rs'
     command -v cc >/dev/null || debian_packages 'a C compiler (cc)' build-essential
+    # Its build is made by autoconf, which takes a space for the end of a path.
+    case $target in *[[:space:]]*) fail "the allocator cannot be built in a folder with a space in its path: $target" 'clone to another folder, or set CARGO_TARGET_DIR' ;; esac
     command -v make >/dev/null || debian_packages 'make, which builds the allocator,' make
 }
 
