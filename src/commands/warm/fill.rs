@@ -112,18 +112,17 @@ impl From<StoreError> for Failure {
 impl From<EdgeError> for Failure {
     fn from(error: EdgeError) -> Self {
         let kind = error.kind.as_str();
+        let may_pass = kind.starts_with("http_5")
+            || matches!(
+                kind,
+                "http_429" | "timeout" | "host_not_found" | "connection_refused" | "connection_failed"
+            );
         match kind {
             // The key is wrong for all of them.
             "http_401" | "http_403" | "api_key_unreadable" | "api_key_invalid" => {
                 Self::WillNot(NotFilled::Any(error.message))
             }
-            "http_429" | "timeout" | "host_not_found" | "connection_refused" | "connection_failed" => {
-                Self::MayPass {
-                    why: error.message,
-                    after: error.retry_after,
-                }
-            }
-            _ if kind.starts_with("http_5") => Self::MayPass {
+            _ if may_pass => Self::MayPass {
                 why: error.message,
                 after: error.retry_after,
             },

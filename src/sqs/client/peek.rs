@@ -36,20 +36,7 @@ impl SqsClient {
     /// Receives one message that stays visible to everyone, without waiting. Its receive count, if there was one: that
     /// is higher by one for it, which a dead-letter rule counts.
     pub fn peek(&self) -> Result<Option<u32>, QueueError> {
-        let request = WireRequest {
-            target: "AmazonSQS.ReceiveMessage",
-            body: json!({
-                "QueueUrl": self.queue_url,
-                "MaxNumberOfMessages": 1,
-                "WaitTimeSeconds": 0,
-                "VisibilityTimeout": 0,
-                "MessageSystemAttributeNames": ["All"],
-                // The older name of the same: some stand-ins for SQS know only this one.
-                "AttributeNames": ["All"],
-            })
-            .to_string()
-            .into_bytes(),
-        };
+        let request = wire::receive_request(&self.queue_url, 1, Duration::ZERO, Some(Duration::ZERO));
         let deadline = Some(Duration::from_secs(5));
         let messages = self.call(
             Operation::Receive,

@@ -100,50 +100,47 @@ fn tells_nothing(fault: &AnswerFault) -> Result<(), String> {
     )
 }
 
-fn check_credentials(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
-    let answer = probe.measure(|| credentials(200, input));
+/// An answer that is taken has to hold what `holds` says, a refused one to tell nothing.
+fn judge<T>(
+    input: &[u8],
+    answer: Result<T, AnswerFault>,
+    holds: impl FnOnce(T) -> Result<(), String>,
+) -> Result<bool, String> {
     refuses_depth(input, answer.is_ok())?;
     match answer {
-        Ok(credentials) => {
-            let texts = [&credentials.access_key_id, &credentials.secret_access_key];
-            hold(texts.iter().all(|text| !text.is_empty()), || {
-                "credentials are not empty".to_owned()
-            })?;
-            // The mutator may have put a secret in the place of the key id, which is shown.
-            let shown = format!("{credentials:?}");
-            let is_shown =
-                |secret: &str| shown.contains(secret) && !credentials.access_key_id.contains(secret);
-            hold(!is_shown("s3cret") && !is_shown("t0ken"), || {
-                "no secret is shown".to_owned()
-            })?;
-            Ok(true)
-        }
-        Err(fault) => {
-            tells_nothing(&fault)?;
-            Ok(false)
-        }
+        Ok(taken) => holds(taken).map(|()| true),
+        Err(fault) => tells_nothing(&fault).map(|()| false),
     }
+}
+
+fn check_credentials(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
+    let answer = probe.measure(|| credentials(200, input));
+    judge(input, answer, |credentials| {
+        let texts = [&credentials.access_key_id, &credentials.secret_access_key];
+        hold(texts.iter().all(|text| !text.is_empty()), || {
+            "credentials are not empty".to_owned()
+        })?;
+        // The mutator may have put a secret in the place of the key id, which is shown.
+        let shown = format!("{credentials:?}");
+        let is_shown = |secret: &str| shown.contains(secret) && !credentials.access_key_id.contains(secret);
+        hold(!is_shown("s3cret") && !is_shown("t0ken"), || {
+            "no secret is shown".to_owned()
+        })
+    })
 }
 
 fn check_configuration(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
     let answer = probe.measure(|| sentry_dsn(200, input));
-    refuses_depth(input, answer.is_ok())?;
-    match answer {
-        Ok(dsn) => {
-            if let Some(dsn) = dsn {
-                // Whoever reads it next must not stumble either.
-                let _ = dsn
-                    .trim()
-                    .parse::<Dsn>()
-                    .map(|dsn| (dsn.port(), dsn.envelope_api_url()));
-            }
-            Ok(true)
+    judge(input, answer, |dsn| {
+        if let Some(dsn) = dsn {
+            // Whoever reads it next must not stumble either.
+            let _ = dsn
+                .trim()
+                .parse::<Dsn>()
+                .map(|dsn| (dsn.port(), dsn.envelope_api_url()));
         }
-        Err(fault) => {
-            tells_nothing(&fault)?;
-            Ok(false)
-        }
-    }
+        Ok(())
+    })
 }
 
 fn check_state(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
@@ -152,18 +149,10 @@ fn check_state(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
         resource: None,
     };
     let answer = probe.measure(|| entitlements_state(200, input, &subject));
-    refuses_depth(input, answer.is_ok())?;
-    match answer {
-        Ok(body) => {
-            let decoded = probe.measure(|| event::decode(&body, EpochMs(1)));
-            if let Err(fault) = decoded {
-                is_a_line(&fault.to_string(), 400)?;
-            }
-            Ok(true)
+    judge(input, answer, |body| {
+        match probe.measure(|| event::decode(&body, EpochMs(1))) {
+            Ok(_) => Ok(()),
+            Err(fault) => is_a_line(&fault.to_string(), 400),
         }
-        Err(fault) => {
-            tells_nothing(&fault)?;
-            Ok(false)
-        }
-    }
+    })
 }
