@@ -1,6 +1,7 @@
 // Boots a Debian, installs the package in it and drives it by systemctl, beside a private Redis and a local SQS.
 //
 // usage: node try.mjs TOOLS-DIRECTORY ROOT-OF-THE-DEBIAN
+// Exit status 77 where systemd did not boot: nothing of the package is in it by then.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import fs from 'node:fs';
@@ -15,6 +16,7 @@ const sample = fileURLToPath(new URL('../../tests/samples/graphql-entitlements-u
 const say = (text) => console.log(text);
 
 let leader;
+let booted = false;
 /** Runs a command in the booted system. */
 const inside = (...command) =>
   new Promise((resolve) => {
@@ -43,6 +45,7 @@ async function story() {
     leader = fs.readFileSync(children, 'utf8').trim().split(' ').at(-1);
     return leader && /^(running|degraded)/.test((await inside('systemctl', 'is-system-running')).text);
   });
+  booted = true;
   say(`booted: ${(await done('systemctl', '--version')).split('\n')[0]}`);
 
   await done('dpkg', '--install', '/root/package.deb');
@@ -113,8 +116,8 @@ try {
   await story();
 } catch (error) {
   console.error(error.stack);
-  if (leader) console.error((await inside('journalctl', '--no-pager', '--lines', '40', '--output', 'cat', '--unit', UNIT)).text);
-  failed = 1;
+  if (booted) console.error((await inside('journalctl', '--no-pager', '--lines', '40', '--output', 'cat', '--unit', UNIT)).text);
+  failed = booted ? 1 : 77;
 } finally {
   cleanUp();
 }
