@@ -3,6 +3,7 @@
 
 pub mod stored;
 
+use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Number, Value};
 
@@ -143,6 +144,41 @@ pub struct CreditRate {
     pub currency_id: String,
 }
 
+/// What the periods of a usage go by, written as GraphQL has it:
+/// `{"__typename": "MonthlyResetPeriodConfig", "monthlyAccordingTo": "SubscriptionStart"}`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ResetPeriodConfiguration {
+    /// One that a webhook told.
+    AccordingTo {
+        /// `MonthlyResetPeriodConfig` …
+        typename: &'static str,
+        /// `monthlyAccordingTo` …
+        key: &'static str,
+        /// Passed through as given.
+        according_to: Value,
+    },
+    /// GraphQL's own, and whatever else it may be: passed through as given.
+    AsGiven(Map<String, Value>),
+}
+
+impl Serialize for ResetPeriodConfiguration {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::AccordingTo {
+                typename,
+                key,
+                according_to,
+            } => {
+                let mut map = serializer.serialize_map(Some(2))?;
+                map.serialize_entry("__typename", typename)?;
+                map.serialize_entry(key, according_to)?;
+                map.end()
+            }
+            Self::AsGiven(given) => given.serialize(serializer),
+        }
+    }
+}
+
 /// Access to a feature.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FeatureEntitlement {
@@ -166,8 +202,8 @@ pub struct FeatureEntitlement {
     pub credit_rate: Option<CreditRate>,
     /// `MONTH` …
     pub reset_period: Given<String>,
-    /// GraphQL form, e.g. `{"__typename": "MonthlyResetPeriodConfig", "monthlyAccordingTo": "SubscriptionStart"}`.
-    pub reset_period_configuration: Given<Map<String, Value>>,
+    /// What the periods go by.
+    pub reset_period_configuration: Given<ResetPeriodConfiguration>,
     /// What periods are counted from.
     pub usage_period_anchor: Option<EpochMs>,
     /// What the entry itself says of the usage (`currentUsage`, 0 if it had none; the periods).

@@ -13,7 +13,10 @@ use std::collections::HashSet;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Number, Value};
 
-use super::{CreditEntitlement, CreditRate, Entitlement, EpochMs, Feature, FeatureEntitlement, Given, Usage};
+use super::{
+    CreditEntitlement, CreditRate, Entitlement, EpochMs, Feature, FeatureEntitlement, Given,
+    ResetPeriodConfiguration, Usage,
+};
 use crate::json::writer;
 
 #[cfg(test)]
@@ -205,7 +208,7 @@ struct FeatureJson<'a> {
     #[serde(skip_serializing_if = "Given::is_absent")]
     reset_period: &'a Given<String>,
     #[serde(skip_serializing_if = "Given::is_absent")]
-    reset_period_configuration: &'a Given<Map<String, Value>>,
+    reset_period_configuration: &'a Given<ResetPeriodConfiguration>,
 }
 
 impl<'a> FeatureJson<'a> {
@@ -306,7 +309,7 @@ struct FeatureUsageJson<'a> {
     #[serde(skip_serializing_if = "Given::is_absent")]
     reset_period: &'a Given<String>,
     #[serde(skip_serializing_if = "Given::is_absent")]
-    reset_period_configuration: &'a Given<Map<String, Value>>,
+    reset_period_configuration: &'a Given<ResetPeriodConfiguration>,
     current_usage: &'a Number,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage_period_anchor: Option<EpochMs>,

@@ -11,7 +11,7 @@ use super::identity;
 use super::tree::Json;
 use crate::entitlement::{
     CreditEntitlement, CreditRate, CurrencyId, Entitlement, EpochMs, Feature, FeatureEntitlement, FeatureId,
-    Given, Usage,
+    Given, ResetPeriodConfiguration, Usage,
 };
 
 /// Decodes an entry; `None` for one of a kind that is neither a feature nor a credit currency. `message_time` is the
@@ -156,29 +156,29 @@ fn credit_rate(entry: &mut Fields<'_>) -> Result<Option<CreditRate>, MalformedBo
 fn reset_period_configuration(
     entry: &mut Fields<'_>,
     reset_period: &Given<String>,
-) -> Result<Given<Map<String, Value>>, MalformedBody> {
+) -> Result<Given<ResetPeriodConfiguration>, MalformedBody> {
     const KEY: &str = "resetPeriodConfiguration";
     if !entry.contains_key(KEY) {
         return Ok(Given::Absent);
     }
-    let Some(given) = object(entry, KEY)? else {
+    let Some(mut given) = object(entry, KEY)? else {
         return Ok(Given::Null);
     };
-    let mut given = given.into_map();
     let (typename, key) = match reset_period {
         Given::Value(period) if period == "MONTH" => ("MonthlyResetPeriodConfig", "monthlyAccordingTo"),
         Given::Value(period) if period == "WEEK" => ("WeeklyResetPeriodConfig", "weeklyAccordingTo"),
         Given::Value(period) if period == "YEAR" => ("YearlyResetPeriodConfig", "yearlyAccordingTo"),
         // Days and hours have no configuration in GraphQL.
-        Given::Value(_) | Given::Null | Given::Absent => return Ok(Given::Value(given)),
-    };
-    Ok(Given::Value(match given.shift_remove("accordingTo") {
-        None => given,
-        Some(according_to) => {
-            let mut graphql = Map::with_capacity(2);
-            graphql.insert("__typename".to_owned(), typename.into());
-            graphql.insert(key.to_owned(), according_to);
-            graphql
+        Given::Value(_) | Given::Null | Given::Absent => {
+            return Ok(Given::Value(ResetPeriodConfiguration::AsGiven(given.into_map())));
         }
+    };
+    Ok(Given::Value(match fields::take(&mut given, "accordingTo") {
+        None => ResetPeriodConfiguration::AsGiven(given.into_map()),
+        Some(according_to) => ResetPeriodConfiguration::AccordingTo {
+            typename,
+            key,
+            according_to: according_to.into_value(),
+        },
     }))
 }

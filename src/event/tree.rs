@@ -6,6 +6,8 @@
 //!
 //! What a tree may take is bounded while it grows: see [`json`](crate::json).
 
+mod plain;
+
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -29,7 +31,10 @@ pub(super) enum Json<'a> {
 
 /// The fields of one object, in their order. Of a name that is there twice the last one counts, as everywhere.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, Json<'a>)>);
+pub(super) struct Fields<'a>(Vec<Field<'a>>);
+
+/// A name and its value.
+type Field<'a> = (Cow<'a, str>, Json<'a>);
 
 /// Why a text is no tree.
 #[derive(Debug)]
@@ -43,12 +48,17 @@ pub(super) enum TreeError {
 impl<'a> Json<'a> {
     /// Reads a text.
     pub(super) fn parse(text: &'a str) -> Result<Self, TreeError> {
+        match plain::read(text, json::values_plausible(text.len())) {
+            Some(tree) => Ok(tree),
+            None => Self::parse_odd(text),
+        }
+    }
+
+    /// The same for what is out of the ordinary: slower, and it tells what is wrong.
+    fn parse_odd(text: &'a str) -> Result<Self, TreeError> {
         let left = Cell::new(json::values_plausible(text.len()));
         let mut deserializer = serde_json::Deserializer::from_str(text);
-        let piles = Piles {
-            elements: RefCell::default(),
-            fields: RefCell::new(Vec::with_capacity(FIELDS_AT_FIRST)),
-        };
+        let piles = Piles::default();
         let grower = Grower {
             left: &left,
             piles: &piles,
@@ -102,15 +112,12 @@ impl<'a> Json<'a> {
 
 impl<'a> Fields<'a> {
     pub(super) fn get(&self, key: &str) -> Option<&Json<'a>> {
-        self.0
-            .iter()
-            .rev()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value)
+        let of_that_name = |(name, _): &&Field<'a>| is_same(name, key);
+        self.0.iter().rev().find(of_that_name).map(|(_, value)| value)
     }
 
     pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Json<'a>> {
-        let of_that_name = |(name, _): &&mut (Cow<'a, str>, Json<'a>)| name == key;
+        let of_that_name = |(name, _): &&mut Field<'a>| is_same(name, key);
         self.0.iter_mut().rev().find(of_that_name).map(|(_, value)| value)
     }
 
@@ -125,15 +132,18 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Where lists and objects are put together until they are whole, those inside upon those outside: so each takes one
-/// piece of memory, of the right size.
-struct Piles<'de> {
-    elements: RefCell<Vec<Json<'de>>>,
-    fields: RefCell<Vec<(Cow<'de, str>, Json<'de>)>>,
+/// Most names that are not the same differ in length or at an end, which shows without comparing memory.
+fn is_same(name: &str, key: &str) -> bool {
+    name.len() == key.len() && name.bytes().next_back() == key.bytes().next_back() && name == key
 }
 
-/// A message of one usage has some thirty fields under way at a time.
-const FIELDS_AT_FIRST: usize = 32;
+/// Where lists and objects are put together until they are whole, those inside upon those outside: so each takes one
+/// piece of memory, of the right size.
+#[derive(Default)]
+struct Piles<'de> {
+    elements: RefCell<Vec<Json<'de>>>,
+    fields: RefCell<Vec<Field<'de>>>,
+}
 
 /// Takes off what lies above this height.
 fn above<T>(pile: &RefCell<Vec<T>>, height: usize) -> Vec<T> {

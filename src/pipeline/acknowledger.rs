@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::backoff::Backoff;
-use super::settle::{Settled, Settlement};
+use super::settle::{Settled, Settlement, TOGETHER};
 use super::waits::receive_by;
 use crate::log::FaultLog;
 use crate::ops::metrics::Metrics;
@@ -18,7 +18,7 @@ use crate::shutdown::Stop;
 use crate::sqs::{BatchOutcome, Operation, Queue, QueueError, ReceiptHandle};
 
 /// SQS takes so many entries a call.
-const BATCH: usize = 10;
+const BATCH: usize = TOGETHER;
 /// How long the first settled delivery waits for company: far below a call's round trip.
 const GATHER: Duration = Duration::from_millis(5);
 /// Places for what waits for a call: a failing queue is seldom worth more memory, and back-pressure is right then.
@@ -34,33 +34,42 @@ const QUIET: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_hours(1);
 
 /// Who holds it gathers. Gathered by all at the same time, what the workers settle would go round: each would get one
-/// message, be woken for it, and wait in vain for company.
+/// message, be woken for it, and wait in vain for company. It carries what was too much for the last one's call.
 #[derive(Clone)]
 pub struct Baton {
-    lay_down: Sender<()>,
-    take_up: Receiver<()>,
+    lay_down: Sender<Vec<Settled>>,
+    take_up: Receiver<Vec<Settled>>,
+}
+
+/// The baton in a hand. It is laid down when this is dropped.
+struct Taken<'a> {
+    lay_down: &'a Sender<Vec<Settled>>,
+    too_much: Vec<Settled>,
 }
 
 impl Default for Baton {
     fn default() -> Self {
         let (lay_down, take_up) = bounded(1);
         // It has room for the one baton that there is.
-        let _ = lay_down.try_send(());
+        let _ = lay_down.try_send(Vec::new());
         Self { lay_down, take_up }
     }
 }
 
 impl Baton {
-    /// Takes it up, if that is possible by then. It is laid down when what is returned is dropped.
-    fn take(&self, deadline: Instant) -> Option<impl Drop + '_> {
-        struct Taken<'a>(&'a Sender<()>);
-        impl Drop for Taken<'_> {
-            fn drop(&mut self) {
-                let _ = self.0.try_send(());
-            }
-        }
-        receive_by(&self.take_up, deadline).ok()?;
-        Some(Taken(&self.lay_down))
+    /// Takes it up, if that is possible by then.
+    fn take(&self, deadline: Instant) -> Option<Taken<'_>> {
+        let too_much = receive_by(&self.take_up, deadline).ok()?;
+        Some(Taken {
+            lay_down: &self.lay_down,
+            too_much,
+        })
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let _ = self.lay_down.try_send(std::mem::take(&mut self.too_much));
     }
 }
 
@@ -70,7 +79,7 @@ pub struct Acknowledger {
     /// The queue.
     pub queue: Arc<dyn Queue>,
     /// What workers settled. Its end, and that of what waits, ends the loop.
-    pub settled: Receiver<Settled>,
+    pub settled: Receiver<Vec<Settled>>,
     /// Shared by all of them.
     pub baton: Baton,
     /// Counted in.
@@ -215,23 +224,37 @@ impl Acknowledger {
             return is_open;
         }
         let idle_until = Instant::now() + idle_for;
-        let Some(_baton) = self.baton.take(idle_until) else {
+        let Some(mut baton) = self.baton.take(idle_until) else {
             return true;
         };
-        match receive_by(&self.settled, idle_until) {
-            Ok(settled) => desk.add(settled, Instant::now()),
-            Err(RecvTimeoutError::Timeout) => return true,
-            Err(RecvTimeoutError::Disconnected) => return false,
-        }
-        let until = Instant::now() + GATHER;
-        for _ in 1..BATCH {
-            match receive_by(&self.settled, until) {
-                Ok(settled) => desk.add(settled, Instant::now()),
-                Err(RecvTimeoutError::Timeout) => return true,
-                Err(RecvTimeoutError::Disconnected) => return false,
+        let mut together = std::mem::take(&mut baton.too_much);
+        let mut until = if together.is_empty() {
+            idle_until
+        } else {
+            Instant::now() + GATHER
+        };
+        let is_open = loop {
+            if together.len() >= BATCH {
+                baton.too_much = together.split_off(BATCH);
+                break true;
             }
+            match receive_by(&self.settled, until) {
+                Ok(more) => {
+                    if together.is_empty() {
+                        until = Instant::now() + GATHER;
+                    }
+                    together.extend(more);
+                }
+                Err(RecvTimeoutError::Timeout) => break true,
+                Err(RecvTimeoutError::Disconnected) => break false,
+            }
+        };
+        drop(baton);
+        let now = Instant::now();
+        for settled in together {
+            desk.add(settled, now);
         }
-        true
+        is_open
     }
 
     /// Waits; less if the stop's budget ends meanwhile.

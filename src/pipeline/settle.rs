@@ -1,6 +1,9 @@
-//! How a delivery ends. The one place where that is decided. Pure.
+//! How a delivery ends, and the way of what has ended to the acknowledgers. The one place where that is decided.
 
+use std::cell::RefCell;
 use std::time::Duration;
+
+use crossbeam_channel::Sender;
 
 use super::lease::Lease;
 use crate::config::PoisonPolicy;
@@ -24,6 +27,62 @@ pub struct Settled {
     pub lease: Lease,
     /// Its end.
     pub settlement: Settlement,
+}
+
+/// Deliveries that are handed over together: as many as SQS takes in one call.
+pub const TOGETHER: usize = 10;
+
+/// What one worker has settled, on its way to the acknowledgers. It goes in tens, since each handing over may wake one of
+/// them; less of them when [`hand_over`](Self::hand_over) is called, or the worker ends.
+#[derive(Debug)]
+pub struct Outbox {
+    acknowledgers: Sender<Vec<Settled>>,
+    waiting: RefCell<Vec<Settled>>,
+}
+
+impl Outbox {
+    /// Empty.
+    pub fn new(acknowledgers: Sender<Vec<Settled>>) -> Self {
+        Self {
+            acknowledgers,
+            waiting: RefCell::default(),
+        }
+    }
+
+    /// Takes what was settled. Waits for room if it is time to hand over.
+    pub fn put(&self, settled: Settled) {
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.push(settled);
+        let is_full = waiting.len() >= TOGETHER;
+        drop(waiting);
+        if is_full {
+            self.hand_over();
+        }
+    }
+
+    /// Hands over what there is. Waits for room.
+    pub fn hand_over(&self) {
+        let together = self.waiting.take();
+        // No acknowledger is left only when the process is ending: the messages come again.
+        if !together.is_empty()
+            && let Err(back) = self.acknowledgers.send(together)
+        {
+            log::debug!("no acknowledger is left for {} messages", back.0.len());
+        }
+    }
+}
+
+/// Another worker's, to the same acknowledgers.
+impl Clone for Outbox {
+    fn clone(&self) -> Self {
+        Self::new(self.acknowledgers.clone())
+    }
+}
+
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        self.hand_over();
+    }
 }
 
 /// The longest that a message is hidden before its next try.
@@ -68,13 +127,58 @@ fn retry_delay(receive_count: u32, first_secs: u64, jitter: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use crossbeam_channel::unbounded;
+
     use super::*;
+    use crate::entitlement::EpochMs;
+    use crate::ops::metrics::Metrics;
+    use crate::pipeline::lease::Leases;
+    use crate::sqs::{Delivery, ReceiptHandle};
 
     fn secs(settlement: Settlement) -> u64 {
         match settlement {
             Settlement::Retry { visible_in } => visible_in.as_secs(),
             Settlement::Delete => panic!("deleted"),
         }
+    }
+
+    fn settled(leases: &Arc<Leases>, id: usize) -> Settled {
+        let delivery = Delivery {
+            message_id: id.to_string(),
+            receipt_handle: ReceiptHandle(id.to_string()),
+            body: String::new(),
+            sent_at: EpochMs(0),
+            receive_count: 1,
+            received_at: Instant::now(),
+        };
+        Settled {
+            lease: leases.hold(0, delivery).lease,
+            settlement: Settlement::Delete,
+        }
+    }
+
+    #[test]
+    fn what_is_settled_is_handed_over_in_tens_and_the_rest_when_it_is_asked_for_or_the_worker_ends() {
+        let leases = Leases::new(1, Arc::new(Metrics::new().unwrap()));
+        let (sender, receiver) = unbounded();
+        let outbox = Outbox::new(sender);
+        let sizes = || {
+            receiver
+                .try_iter()
+                .map(|together| together.len())
+                .collect::<Vec<_>>()
+        };
+        (0..23).for_each(|id| outbox.put(settled(&leases, id)));
+        assert_eq!(sizes(), [10, 10]);
+        outbox.hand_over();
+        outbox.hand_over();
+        assert_eq!(sizes(), [3]);
+        outbox.put(settled(&leases, 23));
+        drop(outbox);
+        assert_eq!(sizes(), [1]);
     }
 
     #[test]

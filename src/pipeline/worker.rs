@@ -12,13 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, select};
+use crossbeam_channel::{Receiver, select};
 
 use super::gate::RedisGate;
 use super::lease::Held;
 use super::poison::PoisonLog;
 use super::polls::Polls;
-use super::settle::{Settled, Settlement, settle_permanent};
+use super::settle::{Outbox, Settlement, settle_permanent};
 use crate::cache::{CacheChange, Layout, changes_for};
 use crate::config::PoisonPolicy;
 use crate::event::{self, Event};
@@ -46,7 +46,7 @@ pub struct Worker {
     /// What pollers received, a receive at a time.
     pub deliveries: Receiver<Vec<Held>>,
     /// Where deliveries go when they have ended.
-    pub settled: Sender<Settled>,
+    pub settled: Outbox,
     /// Redis.
     pub store: Arc<dyn CacheStore>,
     /// Where and how changes are written.
@@ -130,6 +130,7 @@ impl Worker {
             for walk in walks {
                 parked.extend(self.apply(vec![walk]));
             }
+            self.settled.hand_over();
         }
     }
 

@@ -35,6 +35,7 @@ use crate::pipeline::poison::PoisonLog;
 use crate::pipeline::poller::{LONGEST_BACKOFF, Poller, Polling};
 use crate::pipeline::polls::Polls;
 use crate::pipeline::sampler::Sampler;
+use crate::pipeline::settle::Outbox;
 use crate::pipeline::worker::Worker;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::stop_pair;
@@ -339,8 +340,8 @@ fn start_pipeline(
     // as make a round trip to Redis worth its while. The rest stays in the queue.
     let waiting = (WAITING_MESSAGES / usize::from(config.batch_size)).clamp(1, config.consumers);
     let (delivery_sender, deliveries) = bounded(waiting.max(config.workers));
-    // Two batches an acknowledger: one under way, one gathered.
-    let (settled_sender, settled) = bounded(acknowledger_count * 20);
+    // A batch under way and one gathered for each acknowledger.
+    let (settled_sender, settled) = bounded(acknowledger_count * 2);
 
     let acknowledger = Acknowledger {
         queue: Arc::clone(&in_hand.queue),
@@ -352,7 +353,7 @@ fn start_pipeline(
     };
     let worker = Worker {
         deliveries,
-        settled: settled_sender,
+        settled: Outbox::new(settled_sender),
         store,
         layout: Layout {
             keyspace: Keyspace::new(config.environment_prefix.clone()),

@@ -3,6 +3,8 @@
 
 mod queue;
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -14,7 +16,7 @@ use super::gate::{Evidence, RedisGate};
 use super::lease::{Held, Leases};
 use super::poison::PoisonLog;
 use super::polls::Polls;
-use super::settle::{Settled, Settlement};
+use super::settle::{Outbox, Settled, Settlement};
 use super::worker::Worker;
 use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Invalidation, Layout};
@@ -146,7 +148,8 @@ struct Bench {
     gate: Arc<RedisGate>,
     metrics: Arc<Metrics>,
     deliveries: Sender<Vec<Held>>,
-    settled: Receiver<Settled>,
+    settled: Receiver<Vec<Settled>>,
+    unread: RefCell<VecDeque<Settled>>,
     last_delivery: StopTrigger,
     out_of_time: StopTrigger,
     worker: thread::JoinHandle<()>,
@@ -165,7 +168,7 @@ fn worker_with(store: FakeStore, poison_policy: PoisonPolicy) -> Bench {
     let (out_of_time, out_of_time_stop) = stop_pair();
     let worker = Worker {
         deliveries,
-        settled: settled_sender,
+        settled: Outbox::new(settled_sender),
         store: Arc::clone(&store) as Arc<dyn CacheStore>,
         layout: Layout {
             keyspace: Keyspace::new("p"),
@@ -191,6 +194,7 @@ fn worker_with(store: FakeStore, poison_policy: PoisonPolicy) -> Bench {
         metrics,
         deliveries: delivery_sender,
         settled,
+        unread: RefCell::default(),
         last_delivery,
         out_of_time,
         worker,
@@ -217,10 +221,15 @@ impl Bench {
     }
 
     fn next_settled(&self) -> (String, Settlement) {
-        let settled = self
-            .settled
-            .recv_timeout(DEADLINE)
-            .expect("a delivery is settled");
+        let mut unread = self.unread.borrow_mut();
+        while unread.is_empty() {
+            unread.extend(
+                self.settled
+                    .recv_timeout(DEADLINE)
+                    .expect("a delivery is settled"),
+            );
+        }
+        let settled = unread.pop_front().unwrap();
         (receipt(&settled), settled.settlement)
     }
 
@@ -285,7 +294,7 @@ fn a_message_that_cannot_be_applied_before_the_time_is_over_is_given_back() {
     drop(bench.last_delivery);
     drop(bench.out_of_time);
     bench.worker.join().unwrap();
-    let mut given_back: Vec<Settled> = bench.settled.try_iter().collect();
+    let mut given_back: Vec<Settled> = bench.settled.try_iter().flatten().collect();
     given_back.sort_by_key(receipt);
     let at_once = Settlement::Retry {
         visible_in: Duration::ZERO,

@@ -1,6 +1,6 @@
 //! Pollers and acknowledgers against a queue that fails on purpose.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -82,6 +82,17 @@ fn leases() -> Arc<Leases> {
     Leases::new(1, Arc::new(Metrics::new().unwrap()))
 }
 
+fn acknowledger(queue: &Arc<FakeQueue>, settled: Receiver<Vec<Settled>>, out_of_time: Stop) -> Acknowledger {
+    Acknowledger {
+        queue: Arc::clone(queue) as Arc<dyn Queue>,
+        settled,
+        baton: Baton::default(),
+        metrics: Arc::new(Metrics::new().unwrap()),
+        faults: Arc::new(FaultLog::new()),
+        out_of_time,
+    }
+}
+
 fn acknowledge(queue: &Arc<FakeQueue>, settled: Vec<Settled>) {
     acknowledge_until(queue, settled, Stop::never());
 }
@@ -89,18 +100,10 @@ fn acknowledge(queue: &Arc<FakeQueue>, settled: Vec<Settled>) {
 fn acknowledge_until(queue: &Arc<FakeQueue>, settled: Vec<Settled>, out_of_time: Stop) {
     let (sender, receiver) = unbounded();
     for settled in settled {
-        sender.send(settled).unwrap();
+        sender.send(vec![settled]).unwrap();
     }
     drop(sender);
-    let acknowledger = Acknowledger {
-        queue: Arc::clone(queue) as Arc<dyn Queue>,
-        settled: receiver,
-        baton: Baton::default(),
-        metrics: Arc::new(Metrics::new().unwrap()),
-        faults: Arc::new(FaultLog::new()),
-        out_of_time,
-    };
-    acknowledger.run();
+    acknowledger(queue, receiver, out_of_time).run();
 }
 
 fn settled(id: &str, settlement: Settlement) -> Settled {
@@ -116,6 +119,25 @@ fn settled_of(leases: &Arc<Leases>, id: &str, settlement: Settlement) -> Settled
     let Held { lease, .. } = leases.hold(0, delivery);
     lease.settle();
     Settled { lease, settlement }
+}
+
+#[test]
+fn what_is_handed_over_in_other_portions_is_deleted_in_tens_all_the_same() {
+    let queue = Arc::new(FakeQueue::default());
+    let (sender, receiver) = unbounded();
+    for portion in 0..3 {
+        let ids = (0..7).map(|number| format!("{portion}-{number}"));
+        sender
+            .send(ids.map(|id| settled(&id, Settlement::Delete)).collect())
+            .unwrap();
+    }
+    drop(sender);
+    acknowledger(&queue, receiver, Stop::never()).run();
+    let deleted = queue.deleted.lock().unwrap();
+    let sizes: Vec<usize> = deleted.iter().map(Vec::len).collect();
+    assert_eq!(sizes, [10, 10, 1]);
+    let distinct: HashSet<&String> = deleted.iter().flatten().collect();
+    assert_eq!(distinct.len(), 21);
 }
 
 #[test]
@@ -288,23 +310,16 @@ fn an_entry_that_goes_on_failing_holds_up_no_other() {
         ..FakeQueue::default()
     });
     let (sender, receiver) = unbounded();
-    let acknowledger = Acknowledger {
-        queue: Arc::clone(&queue) as Arc<dyn Queue>,
-        settled: receiver,
-        baton: Baton::default(),
-        metrics: Arc::new(Metrics::new().unwrap()),
-        faults: Arc::new(FaultLog::new()),
-        out_of_time: Stop::never(),
-    };
+    let acknowledger = acknowledger(&queue, receiver, Stop::never());
     let leases = leases();
     thread::scope(|scope| {
         scope.spawn(|| acknowledger.run());
         sender
-            .send(settled_of(&leases, "failing", Settlement::Delete))
+            .send(vec![settled_of(&leases, "failing", Settlement::Delete)])
             .unwrap();
         wait_until("the first call", || queue.deleted.lock().unwrap().len() == 1);
         sender
-            .send(settled_of(&leases, "other", Settlement::Delete))
+            .send(vec![settled_of(&leases, "other", Settlement::Delete)])
             .unwrap();
         drop(sender);
     });
@@ -333,14 +348,7 @@ fn what_workers_give_back_after_the_time_of_a_stop_is_over_is_still_told() {
     let queue = Arc::new(FakeQueue::default());
     let (sender, receiver) = unbounded();
     let (trigger, out_of_time) = stop_pair();
-    let acknowledger = Acknowledger {
-        queue: Arc::clone(&queue) as Arc<dyn Queue>,
-        settled: receiver,
-        baton: Baton::default(),
-        metrics: Arc::new(Metrics::new().unwrap()),
-        faults: Arc::new(FaultLog::new()),
-        out_of_time,
-    };
+    let acknowledger = acknowledger(&queue, receiver, out_of_time);
     let at_once = Settlement::Retry {
         visible_in: Duration::ZERO,
     };
@@ -349,7 +357,7 @@ fn what_workers_give_back_after_the_time_of_a_stop_is_over_is_still_told() {
         scope.spawn(|| acknowledger.run());
         for id in ["soon", "later"] {
             // Each worker gives back when its last call to Redis ends, and that takes seconds.
-            sender.send(settled(id, at_once)).unwrap();
+            sender.send(vec![settled(id, at_once)]).unwrap();
             wait_until("it is given back", || {
                 let visibility = queue.visibility.lock().unwrap();
                 visibility.last() == Some(&(id.to_owned(), Duration::ZERO))
@@ -371,23 +379,16 @@ fn what_is_given_back_is_not_hidden_again_by_an_extension_that_was_under_way() {
     let under_way = due[0].begin_extension().unwrap();
     lease.settle();
     let (sender, receiver) = unbounded();
-    let acknowledger = Acknowledger {
-        queue: Arc::clone(&queue) as Arc<dyn Queue>,
-        settled: receiver,
-        baton: Baton::default(),
-        metrics: Arc::new(Metrics::new().unwrap()),
-        faults: Arc::new(FaultLog::new()),
-        out_of_time: Stop::never(),
-    };
+    let acknowledger = acknowledger(&queue, receiver, Stop::never());
     thread::scope(|scope| {
         scope.spawn(|| acknowledger.run());
         let given_back = Settled {
             lease,
             settlement: at_once,
         };
-        sender.send(given_back).unwrap();
+        sender.send(vec![given_back]).unwrap();
         let other = settled_of(&leases, "other", at_once);
-        sender.send(other).unwrap();
+        sender.send(vec![other]).unwrap();
         let told = || queue.visibility.lock().unwrap().len();
         wait_until("the other is told", || told() == 1);
         assert_eq!(queue.visibility.lock().unwrap()[0].0, "other");

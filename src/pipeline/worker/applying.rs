@@ -20,6 +20,8 @@ impl Worker {
     /// Makes the jobs' changes so. Returns those that a lock holds up.
     pub(super) fn apply(&self, jobs: Vec<Job>) -> Vec<Job> {
         let mut jobs = jobs;
+        // Redis may be away for long.
+        self.settled.hand_over();
         loop {
             let started = Instant::now();
             let tried = catch_unwind(AssertUnwindSafe(|| self.round_trip(&jobs)));

@@ -111,11 +111,8 @@ impl Worker {
     }
 
     pub(super) fn settle(&self, held: Held, settlement: Settlement) {
-        let Held { delivery, lease } = held;
+        let lease = held.lease;
         lease.settle();
-        // No acknowledger is left only when the process is ending: the message comes again.
-        if self.settled.send(Settled { lease, settlement }).is_err() {
-            log::debug!("no acknowledger is left for message {}", delivery.message_id);
-        }
+        self.settled.put(Settled { lease, settlement });
     }
 }
