@@ -90,7 +90,9 @@ impl Cursor<'_> {
     }
 
     fn digit(&mut self) -> Option<u32> {
-        self.expect(b"0123456789").map(|byte| u32::from(byte - b'0'))
+        let (first, rest) = self.0.split_first()?;
+        first.is_ascii_digit().then(|| self.0 = rest)?;
+        Some(u32::from(first - b'0'))
     }
 
     /// Reads a number of exactly so many digits.

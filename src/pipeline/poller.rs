@@ -10,6 +10,7 @@ use super::gate::RedisGate;
 use super::give_back::give_back;
 use super::lease::{Held, Leases};
 use super::polls::Polls;
+use super::waits::send_by;
 use crate::clock;
 use crate::log::FaultLog;
 use crate::ops::health::HealthBoard;
@@ -173,7 +174,7 @@ impl Poller {
     fn send(&self, held: Vec<Held>) -> Option<Vec<Held>> {
         let mut held = held;
         while !self.last_hand_over.is_stopped() {
-            match self.deliveries.send_timeout(held, STOP_NOTICED) {
+            match send_by(&self.deliveries, held, Instant::now() + STOP_NOTICED) {
                 Ok(()) => return None,
                 Err(SendTimeoutError::Disconnected(back)) => return Some(back),
                 Err(SendTimeoutError::Timeout(back)) => {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use super::lease::Lease;
+use super::waits;
 use crate::config::PoisonPolicy;
 
 /// How a delivery ends.
@@ -65,7 +66,7 @@ impl Outbox {
         let together = self.waiting.take();
         // No acknowledger is left only when the process is ending: the messages come again.
         if !together.is_empty()
-            && let Err(back) = self.acknowledgers.send(together)
+            && let Err(back) = waits::send(&self.acknowledgers, together)
         {
             log::debug!("no acknowledger is left for {} messages", back.0.len());
         }

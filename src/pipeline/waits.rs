@@ -1,11 +1,14 @@
 //! Waiting for a channel, asleep from the first moment.
 //!
-//! crossbeam's own `recv_timeout` spins and yields some ten microseconds before it sleeps, in the hope that something
-//! comes meanwhile. What is waited for here comes from a network: the hope costs as much as the work.
+//! crossbeam's own `recv_timeout` and `send_timeout` spin and yield some ten microseconds before they sleep, in the hope
+//! that something comes, or goes, meanwhile. What is waited for here depends on a network: the hope costs as much as the
+//! work.
 
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Select};
+use crossbeam_channel::{
+    Receiver, RecvTimeoutError, Select, SendError, SendTimeoutError, Sender, TrySendError,
+};
 
 /// What comes next, if it comes by then.
 pub(super) fn receive_by<T>(channel: &Receiver<T>, deadline: Instant) -> Result<T, RecvTimeoutError> {
@@ -17,6 +20,35 @@ pub(super) fn receive_by<T>(channel: &Receiver<T>, deadline: Instant) -> Result<
     match select.select_deadline(deadline) {
         Ok(ready) => ready.recv(channel).map_err(|_| RecvTimeoutError::Disconnected),
         Err(_) => Err(RecvTimeoutError::Timeout),
+    }
+}
+
+/// Puts this into a channel, when there is room for it.
+pub(super) fn send<T>(channel: &Sender<T>, next: T) -> Result<(), SendError<T>> {
+    let next = match channel.try_send(next) {
+        Ok(()) => return Ok(()),
+        Err(TrySendError::Disconnected(next)) => return Err(SendError(next)),
+        Err(TrySendError::Full(next)) => next,
+    };
+    let mut select = Select::new();
+    select.send(channel);
+    select.select().send(channel, next)
+}
+
+/// Puts this into a channel, if there is room for it by then.
+pub(super) fn send_by<T>(channel: &Sender<T>, next: T, deadline: Instant) -> Result<(), SendTimeoutError<T>> {
+    let next = match channel.try_send(next) {
+        Ok(()) => return Ok(()),
+        Err(TrySendError::Disconnected(next)) => return Err(SendTimeoutError::Disconnected(next)),
+        Err(TrySendError::Full(next)) => next,
+    };
+    let mut select = Select::new();
+    select.send(channel);
+    match select.select_deadline(deadline) {
+        Ok(ready) => ready
+            .send(channel, next)
+            .map_err(|back| SendTimeoutError::Disconnected(back.0)),
+        Err(_) => Err(SendTimeoutError::Timeout(next)),
     }
 }
 
@@ -48,5 +80,35 @@ mod tests {
                 (Ok(8), Err(RecvTimeoutError::Disconnected))
             );
         });
+    }
+
+    #[test]
+    fn room_the_end_of_it_and_the_end_of_the_wait_are_told_apart() {
+        let (sender, receiver) = bounded(1);
+        let soon = || Instant::now() + Duration::from_millis(20);
+        assert_eq!(send_by(&sender, 7, Instant::now()), Ok(()));
+        assert_eq!(send_by(&sender, 8, soon()), Err(SendTimeoutError::Timeout(8)));
+        std::thread::scope(|scope| {
+            let later = Instant::now() + Duration::from_secs(10);
+            let waiting = scope.spawn(move || (send_by(&sender, 8, later), send_by(&sender, 9, later)));
+            assert_eq!((receiver.recv(), receiver.recv()), (Ok(7), Ok(8)));
+            assert_eq!(receiver.recv(), Ok(9));
+            drop(receiver);
+            assert_eq!(waiting.join().unwrap(), (Ok(()), Ok(())));
+        });
+        let (sender, receiver) = bounded(1);
+        send(&sender, 1).unwrap();
+        std::thread::scope(|scope| {
+            let sender = &sender;
+            let waiting = scope.spawn(move || send(sender, 2));
+            assert_eq!((receiver.recv(), receiver.recv()), (Ok(1), Ok(2)));
+            assert_eq!(waiting.join().unwrap(), Ok(()));
+        });
+        drop(receiver);
+        assert_eq!(send(&sender, 7), Err(SendError(7)));
+        assert_eq!(
+            send_by(&sender, 7, soon()),
+            Err(SendTimeoutError::Disconnected(7))
+        );
     }
 }

@@ -11,7 +11,7 @@ use super::request::Calls;
 use super::scripts::{Scripts, clear_mark, outcome, set_mark, unlink_pairs};
 use super::{CacheStore, Locks, Outcome, Reach, STOPPED, StoreError, Survey};
 use crate::cache::keyspace::Keyspace;
-use crate::cache::{CacheChange, Invalidation};
+use crate::cache::{CacheChange, Invalidation, KeyWrite};
 use crate::config::{CacheUpdatePolicy, Expiry, RedisConfig};
 use crate::sqs::credentials::CredentialsProvider;
 
@@ -25,8 +25,9 @@ const CHECKOUT_SLICE: Duration = Duration::from_millis(50);
 const IDLE: Duration = Duration::from_millis(500);
 /// Calls in one round trip: a migration may list thousands of customers.
 const CALLS_AT_MOST: usize = 500;
-/// About as long as the call of a usage is.
+/// About as long as the call of a usage is, and as what goes with each value of a list beside it and its key.
 const CALL_BYTES: usize = 640;
+const WRITE_BYTES: usize = 80;
 /// Bytes in one round trip, but for a single call that is larger.
 const BYTES_AT_MOST: usize = 1024 * 1024;
 /// Keys a SCAN step looks at, and so about as many as one UNLINK takes: a millisecond of the server's time.
@@ -249,6 +250,15 @@ impl RedisStore {
     }
 }
 
+/// About as many bytes as a change takes in a request: a buffer that grows is copied each time.
+fn room_for(change: &CacheChange) -> usize {
+    let CacheChange::WriteEntitlements { writes, .. } = change else {
+        return CALL_BYTES;
+    };
+    let room_of = |write: &KeyWrite| 2 * write.key.len() + write.value.len() + WRITE_BYTES;
+    CALL_BYTES + writes.iter().map(room_of).sum::<usize>()
+}
+
 /// More would make a round trip that a slow Redis cannot end in time, however often it is tried.
 fn is_full(calls: &Calls) -> bool {
     calls.count() >= CALLS_AT_MOST || calls.request().len() >= BYTES_AT_MOST
@@ -357,7 +367,8 @@ impl CacheStore for RedisStore {
         let StoreRules { policy, expiry } = self.rules;
         self.on_a_connection(|connection| {
             let mut outcomes = Vec::with_capacity(changes.len());
-            let mut calls = Calls::with_room((changes.len() * CALL_BYTES).min(BYTES_AT_MOST));
+            let room: usize = changes.iter().map(|(change, _)| room_for(change)).sum();
+            let mut calls = Calls::with_room(room.min(BYTES_AT_MOST));
             for (change, locks) in changes {
                 self.scripts.add_call(&mut calls, change, *locks, policy, expiry);
                 if is_full(&calls) {
