@@ -6,6 +6,7 @@ pub mod stored;
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Number, Value};
+use smol_str::SmolStr;
 
 /// A point in time: milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -110,21 +111,22 @@ pub enum Entitlement {
     Credit(Box<CreditEntitlement>),
 }
 
-/// A feature, with the spellings the readers know (GraphQL's).
+/// A feature, with the spellings the readers know (GraphQL's). Most of its texts are short: those of up to 23 bytes take
+/// no memory of their own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Feature {
     /// Its id.
     pub id: FeatureId,
     /// `BOOLEAN`, `NUMBER` or `ENUM` (passed through as given).
-    pub feature_type: Option<String>,
+    pub feature_type: Option<SmolStr>,
     /// `Incremental`, `Fluctuating` or `None`; absent if the message had none.
-    pub meter_type: Option<String>,
+    pub meter_type: Option<SmolStr>,
     /// Name of one unit; empty if none.
-    pub units: String,
+    pub units: SmolStr,
     /// Name of several units; empty if none.
-    pub units_plural: String,
+    pub units_plural: SmolStr,
     /// Name shown to people, if the message had one.
-    pub display_name: Option<String>,
+    pub display_name: Option<SmolStr>,
 }
 
 impl Feature {
@@ -201,7 +203,7 @@ pub struct FeatureEntitlement {
     /// What a unit costs in credits, if it does.
     pub credit_rate: Option<CreditRate>,
     /// `MONTH` …
-    pub reset_period: Given<String>,
+    pub reset_period: Given<SmolStr>,
     /// What the periods go by.
     pub reset_period_configuration: Given<ResetPeriodConfiguration>,
     /// What periods are counted from.

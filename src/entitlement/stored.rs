@@ -12,6 +12,7 @@ use std::collections::HashSet;
 
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Number, Value};
+use smol_str::SmolStr;
 
 use super::{
     CreditEntitlement, CreditRate, Entitlement, EpochMs, Feature, FeatureEntitlement, Given,
@@ -206,7 +207,7 @@ struct FeatureJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     usage_period_anchor: Option<EpochMs>,
     #[serde(skip_serializing_if = "Given::is_absent")]
-    reset_period: &'a Given<String>,
+    reset_period: &'a Given<SmolStr>,
     #[serde(skip_serializing_if = "Given::is_absent")]
     reset_period_configuration: &'a Given<ResetPeriodConfiguration>,
 }
@@ -307,7 +308,7 @@ struct CreditJson<'a> {
 #[serde(rename_all = "camelCase")]
 struct FeatureUsageJson<'a> {
     #[serde(skip_serializing_if = "Given::is_absent")]
-    reset_period: &'a Given<String>,
+    reset_period: &'a Given<SmolStr>,
     #[serde(skip_serializing_if = "Given::is_absent")]
     reset_period_configuration: &'a Given<ResetPeriodConfiguration>,
     current_usage: &'a Number,

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use super::entry::entitlement;
 use super::envelope::Scope;
 use super::fields;
@@ -66,7 +68,7 @@ fn decode_entry(
 
 /// Keeps one entry of each feature and currency: the last, in the place of the first, as a JavaScript `Map` does.
 fn without_duplicates(mut entitlements: Vec<Entitlement>) -> Vec<Entitlement> {
-    let mut first_of = HashMap::with_capacity(entitlements.len());
+    let mut first_of = HashMap::with_capacity_and_hasher(entitlements.len(), RandomState::default());
     let mut repeats = Vec::new();
     for (index, entitlement) in entitlements.iter().enumerate() {
         let key = match entitlement {

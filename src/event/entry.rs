@@ -1,6 +1,7 @@
 //! One entry of an entitlement list, from either form to the readers' spellings.
 
 use serde_json::{Map, Value};
+use smol_str::SmolStr;
 
 use super::MalformedBody;
 use super::fields::{
@@ -94,7 +95,7 @@ fn currency(given: Option<Fields<'_>>, id: &CurrencyId) -> Map<String, Value> {
 }
 
 fn feature(mut feature: Fields<'_>) -> Result<Feature, MalformedBody> {
-    let either = |feature: &mut Fields<'_>, graphql: &str, webhook: &str| {
+    let either = |feature: &mut Fields<'_>, graphql: &str, webhook: &str| -> Option<SmolStr> {
         caption(feature, graphql).or_else(|| caption(feature, webhook))
     };
     Ok(Feature {
@@ -112,12 +113,12 @@ fn feature(mut feature: Fields<'_>) -> Result<Feature, MalformedBody> {
 }
 
 /// A meter type that is not known is passed on as it is: readers treat it as no meter.
-fn as_graphql_meter_type(meter_type: String) -> String {
+fn as_graphql_meter_type(meter_type: SmolStr) -> SmolStr {
     let known = ["Incremental", "Fluctuating", "None"];
     known
         .into_iter()
         .find(|name| name.eq_ignore_ascii_case(&meter_type))
-        .map_or(meter_type, str::to_owned)
+        .map_or(meter_type, SmolStr::new_static)
 }
 
 /// The usage that an entry carries, and when it was true; no time if the entry says nothing of usage.
@@ -155,7 +156,7 @@ fn credit_rate(entry: &mut Fields<'_>) -> Result<Option<CreditRate>, MalformedBo
 /// A webhook's `{"accordingTo": X}` becomes the GraphQL object of its period; GraphQL's own is passed on as it is.
 fn reset_period_configuration(
     entry: &mut Fields<'_>,
-    reset_period: &Given<String>,
+    reset_period: &Given<SmolStr>,
 ) -> Result<Given<ResetPeriodConfiguration>, MalformedBody> {
     const KEY: &str = "resetPeriodConfiguration";
     if !entry.contains_key(KEY) {

@@ -25,29 +25,33 @@ fn present<'a>(fields: &mut Fields<'a>, key: &str) -> Option<Json<'a>> {
     take(fields, key).filter(|value| !value.is_null())
 }
 
+/// What a text of a message is kept as.
+pub(super) trait FromText: for<'t> From<Cow<'t, str>> {}
+impl<T: for<'t> From<Cow<'t, str>>> FromText for T {}
+
 /// A text that is not empty: an empty id or reason says as little as an absent one.
-pub(super) fn text(fields: &mut Fields<'_>, key: &str) -> Result<Option<String>, MalformedBody> {
+pub(super) fn text<T: FromText>(fields: &mut Fields<'_>, key: &str) -> Result<Option<T>, MalformedBody> {
     match present(fields, key) {
         None => Ok(None),
-        Some(Json::Text(text)) => Ok(Some(text).filter(|text| !text.is_empty()).map(Cow::into_owned)),
+        Some(Json::Text(text)) => Ok(Some(text).filter(|text| !text.is_empty()).map(T::from)),
         Some(other) => Err(unexpected(key, "text", &other)),
     }
 }
 
 /// A text that only people read (a name, a unit): one of the wrong kind is left out, as no decision hangs on it.
-pub(super) fn caption(fields: &mut Fields<'_>, key: &str) -> Option<String> {
+pub(super) fn caption<T: FromText>(fields: &mut Fields<'_>, key: &str) -> Option<T> {
     match present(fields, key) {
-        Some(Json::Text(text)) if !text.is_empty() => Some(text.into_owned()),
+        Some(Json::Text(text)) if !text.is_empty() => Some(T::from(text)),
         _ => None,
     }
 }
 
 /// A text whose absence and null are told apart.
-pub(super) fn given_text(fields: &mut Fields<'_>, key: &str) -> Result<Given<String>, MalformedBody> {
+pub(super) fn given_text<T: FromText>(fields: &mut Fields<'_>, key: &str) -> Result<Given<T>, MalformedBody> {
     match take(fields, key) {
         None => Ok(Given::Absent),
         Some(Json::Null) => Ok(Given::Null),
-        Some(Json::Text(text)) => Ok(Given::Value(text.into_owned())),
+        Some(Json::Text(text)) => Ok(Given::Value(T::from(text))),
         Some(other) => Err(unexpected(key, "text", &other)),
     }
 }
@@ -202,7 +206,7 @@ mod tests {
         let mut wrong =
             fields(json!({"text": 5, "number": "secret", "flag": "yes", "object": [], "list": {}}));
         let faults = [
-            text(&mut wrong, "text").unwrap_err(),
+            text::<String>(&mut wrong, "text").unwrap_err(),
             number(&mut wrong, "number").unwrap_err(),
             flag(&mut wrong, "flag").unwrap_err(),
             object(&mut wrong, "object").unwrap_err(),
@@ -227,14 +231,14 @@ mod tests {
         assert_eq!(given_number(&mut given, "absent"), Ok(Given::Absent));
         assert_eq!(given_number(&mut given, "null"), Ok(Given::Null));
         assert_eq!(given_number(&mut given, "limit"), Ok(Given::Value(5.into())));
-        assert_eq!(text(&mut given, "null"), Ok(None));
-        assert_eq!(text(&mut given.clone(), "empty"), Ok(None));
+        assert_eq!(text::<String>(&mut given, "null"), Ok(None));
+        assert_eq!(text::<String>(&mut given.clone(), "empty"), Ok(None));
         assert_eq!(given_text(&mut given, "empty"), Ok(Given::Value(String::new())));
     }
 
     #[test]
     fn a_caption_of_the_wrong_kind_is_left_out() {
-        assert_eq!(caption(&mut fields(json!({"name": 7})), "name"), None);
+        assert_eq!(caption::<String>(&mut fields(json!({"name": 7})), "name"), None);
         assert_eq!(
             caption(&mut fields(json!({"name": "seven"})), "name"),
             Some("seven".to_owned())

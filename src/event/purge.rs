@@ -5,6 +5,8 @@
 
 use std::collections::HashSet;
 
+use smol_str::SmolStr;
+
 use super::envelope::Scope;
 use super::fields::{self, text};
 use super::names::EventName;
@@ -52,7 +54,7 @@ pub(super) fn migrated(mut scope: Scope<'_>) -> Result<Event, MalformedBody> {
 /// A new version of a plan or add-on. Only one that is explicitly for new customers alone leaves the cached ones as
 /// they are; an absent or unknown `migrationType` is read as all of them.
 pub(super) fn package_published(name: EventName, mut scope: Scope<'_>) -> Result<Event, MalformedBody> {
-    let migration_type = scope.find(|fields| text(fields, "migrationType"))?;
+    let migration_type = scope.find(|fields| text::<SmolStr>(fields, "migrationType"))?;
     Ok(match migration_type.as_deref() {
         Some("NEW_CUSTOMERS") => Event::Ignored { label: name.label },
         Some(_) | None => Event::EnvironmentInvalidated,

@@ -1,6 +1,8 @@
 //! One usage: `measurement.reported`, GraphQL `UsageUpdated` (`usage` beside `entitlement`), `UsageMeasurementUpdated`
 //! (flat) and `UsageUpdatedV2` (`entitlementReference` beside `usage`).
 
+use smol_str::SmolStr;
+
 use super::envelope::Scope;
 use super::fields::{self, text};
 use super::identity;
@@ -23,7 +25,7 @@ pub(super) fn decode(
     let reference = scope.find(|fields| fields::object(fields, "entitlementReference"))?;
     let of = if let Some(mut reference) = reference {
         let within = |fault: MalformedBody| fault.within("entitlementReference").within(&scope.path());
-        let kind = text(&mut reference, "type").map_err(within)?;
+        let kind = text::<SmolStr>(&mut reference, "type").map_err(within)?;
         let id = text(&mut reference, "id").map_err(within)?;
         let id = id.ok_or_else(|| scope.missing("entitlementReference.id"))?;
         match kind.as_deref() {
