@@ -1,10 +1,12 @@
 //! The tree of a text as Stigg writes it, in half the time that `serde_json` takes.
 //!
-//! What is out of the ordinary (an escape that is none, a number that is no small integer, more values than are
+//! What is out of the ordinary (a name with an escape in it, a number that is no small integer, more values than are
 //! plausible, whatever is no JSON) is left to the reading in the room above, or to `serde_json` for that one value. So
 //! this one never has to tell what is wrong, and only what `serde_json` would read alike may come out of it.
 
 use std::borrow::Cow;
+
+use serde_json::Number;
 
 use super::{Field, Fields, Json};
 
@@ -24,7 +26,8 @@ pub(super) fn read(text: &str, values_max: usize) -> Option<Json<'_>> {
         elements: Vec::new(),
         fields: Vec::with_capacity(FIELDS_AT_FIRST),
     };
-    let tree = reader.value(DEPTH_MAX)?;
+    let mut tree = Json::Null;
+    reader.value(DEPTH_MAX, |_, whole| tree = whole)?;
     reader.skip_space();
     (reader.at == text.len()).then_some(tree)
 }
@@ -60,62 +63,99 @@ impl<'a> Reader<'a> {
         is_there
     }
 
-    fn value(&mut self, depth: usize) -> Option<Json<'a>> {
+    /// Reads a value and puts it where it stays. In line, and each sort by itself: moved about, whatever sort it is of, a
+    /// value costs as much as its text.
+    #[expect(clippy::inline_always, reason = "measured: a fifth of all the reading")]
+    #[inline(always)]
+    fn value(&mut self, depth: usize, put: impl FnOnce(&mut Self, Json<'a>)) -> Option<()> {
         self.left = self.left.checked_sub(1)?;
         self.skip_space();
         match self.peek()? {
-            b'"' => self.string().map(Json::Text),
-            b'{' => self.object(depth.checked_sub(1)?),
-            b'[' => self.list(depth.checked_sub(1)?),
-            b'n' => self.word("null", Json::Null),
-            b't' => self.word("true", Json::Bool(true)),
-            b'f' => self.word("false", Json::Bool(false)),
-            _ => self.number(),
+            b'"' => {
+                let (text, is_escaped) = self.string()?;
+                if is_escaped {
+                    let text = unescaped(text)?;
+                    put(self, Json::Text(text));
+                } else {
+                    put(self, Json::Text(Cow::Borrowed(text)));
+                }
+            }
+            b'{' => {
+                let fields = self.object(depth.checked_sub(1)?)?;
+                put(self, Json::Object(fields));
+            }
+            b'[' => {
+                let list = self.list(depth.checked_sub(1)?)?;
+                put(self, Json::List(list));
+            }
+            b'n' => {
+                self.word("null")?;
+                put(self, Json::Null);
+            }
+            b't' => {
+                self.word("true")?;
+                put(self, Json::Bool(true));
+            }
+            b'f' => {
+                self.word("false")?;
+                put(self, Json::Bool(false));
+            }
+            _ => {
+                let number = self.number()?;
+                put(self, Json::Number(number));
+            }
         }
+        Some(())
     }
 
-    fn word(&mut self, word: &str, value: Json<'a>) -> Option<Json<'a>> {
+    fn word(&mut self, word: &str) -> Option<()> {
         let rest = self.text.as_bytes().get(self.at..)?;
         self.at += word.len();
-        rest.starts_with(word.as_bytes()).then_some(value)
+        rest.starts_with(word.as_bytes()).then_some(())
     }
 
-    fn list(&mut self, depth: usize) -> Option<Json<'a>> {
+    #[inline(never)]
+    fn list(&mut self, depth: usize) -> Option<Vec<Json<'a>>> {
         self.at += 1;
         let height = self.elements.len();
         if !self.takes(b']') {
             loop {
-                let element = self.value(depth)?;
-                self.elements.push(element);
+                self.value(depth, |reader, element| reader.elements.push(element))?;
                 if !self.takes(b',') {
                     break;
                 }
             }
             self.takes(b']').then_some(())?;
         }
-        Some(Json::List(self.elements.drain(height..).collect()))
+        Some(self.elements.drain(height..).collect())
     }
 
-    fn object(&mut self, depth: usize) -> Option<Json<'a>> {
+    #[inline(never)]
+    fn object(&mut self, depth: usize) -> Option<Fields<'a>> {
         self.at += 1;
         let height = self.fields.len();
         if !self.takes(b'}') {
             loop {
                 self.skip_space();
-                let name = self.string()?;
+                let (name, is_escaped) = self.string()?;
                 self.takes(b':').then_some(())?;
-                let value = self.value(depth)?;
-                self.fields.push((name, value));
+                if is_escaped {
+                    return None;
+                }
+                self.value(depth, |reader, value| {
+                    reader.fields.push((Cow::Borrowed(name), value));
+                })?;
                 if !self.takes(b',') {
                     break;
                 }
             }
             self.takes(b'}').then_some(())?;
         }
-        Some(Json::Object(Fields(self.fields.drain(height..).collect())))
+        Some(Fields(self.fields.drain(height..).collect()))
     }
 
-    fn string(&mut self) -> Option<Cow<'a, str>> {
+    /// Reads a text: what stands between its quotes, and whether there are escapes in it.
+    fn string(&mut self) -> Option<(&'a str, bool)> {
         (self.peek()? == b'"').then_some(())?;
         let start = self.at + 1;
         let mut at = start;
@@ -140,27 +180,21 @@ impl<'a> Reader<'a> {
                 },
             }
         };
-        if !is_escaped {
-            self.at = at + 1;
-            return self.text.get(start..at).map(Cow::Borrowed);
-        }
-        // To the quote that no backslash stands before.
-        let mut rest = self.text.as_bytes().get(at..)?.iter();
-        loop {
-            match rest.next()? {
-                b'"' => break,
-                b'\\' => {
-                    rest.next()?;
+        if is_escaped {
+            // To the quote that no backslash stands before.
+            loop {
+                match self.text.as_bytes().get(at)? {
+                    b'"' => break,
+                    b'\\' => at += 2,
+                    _ => at += 1,
                 }
-                _ => {}
             }
         }
-        self.at = self.text.len() - rest.len();
-        let quoted = self.text.get(start - 1..self.at)?;
-        serde_json::from_str(quoted).ok().map(Cow::Owned)
+        self.at = at + 1;
+        Some((self.text.get(start..at)?, is_escaped))
     }
 
-    fn number(&mut self) -> Option<Json<'a>> {
+    fn number(&mut self) -> Option<Number> {
         let rest = self.text.get(self.at..)?;
         let is_part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
         let length = rest.bytes().take_while(|byte| is_part(byte)).count();
@@ -170,11 +204,19 @@ impl<'a> Reader<'a> {
             && number.bytes().all(|byte| byte.is_ascii_digit())
             && (length == 1 || !number.starts_with('0'));
         if !is_small {
-            return serde_json::from_str(number).ok().map(Json::Number);
+            return serde_json::from_str(number).ok();
         }
         let digits = number.bytes().map(|digit| u64::from(digit - b'0'));
-        (length > 0).then(|| Json::Number(digits.fold(0, |number, digit| number * 10 + digit).into()))
+        (length > 0).then(|| digits.fold(0, |number, digit| number * 10 + digit).into())
     }
+}
+
+/// What the text between two quotes says.
+#[cold]
+fn unescaped(text: &str) -> Option<Cow<'_, str>> {
+    serde_json::from_str(&["\"", text, "\""].concat())
+        .ok()
+        .map(Cow::Owned)
 }
 
 /// Where among eight bytes the first quote, backslash or control character stands.
@@ -223,7 +265,7 @@ mod tests {
     fn whatever_becomes_of_a_text_nothing_is_read_that_serde_json_reads_otherwise() {
         const PIECES: &[u8] = b"\"\\{}[]:,-+.0123456789eEntfu \n\t\x01ab\x7f";
         let mut random = fastrand::Rng::with_seed(7);
-        let mut read_alike = 0;
+        let (mut read_alike, mut left_to_others) = (0, 0);
         for _ in 0..20_000 {
             let mut bytes = USUAL.as_bytes().to_vec();
             for _ in 0..random.usize(1..4) {
@@ -245,14 +287,14 @@ mod tests {
                 let expected: Value = serde_json::from_str(&text).expect(&text);
                 assert_eq!(tree.into_value(), expected, "{text}");
                 read_alike += 1;
-            } else {
-                assert!(
-                    serde_json::from_str::<Value>(&text).is_err(),
-                    "left to others: {text}"
-                );
+            } else if serde_json::from_str::<Value>(&text).is_ok() {
+                left_to_others += 1;
             }
         }
-        assert!(read_alike > 2_000, "{read_alike}");
+        assert!(
+            read_alike > 2_000 && left_to_others < 100,
+            "{read_alike}, {left_to_others}"
+        );
     }
 
     #[test]
