@@ -160,7 +160,7 @@ def main():
     options = arguments()
     whole = options.out / "whole.json"
     if options.readme:
-        return readme.write(ROOT, whole)
+        return readme.write(ROOT, whole, options.out / "growth.json")
     programs = Programs(
         options.binary or options.programs / "persistent-cache-service",
         options.programs / "examples" / "bench",

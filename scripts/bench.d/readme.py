@@ -1,7 +1,8 @@
-"""The section of README: written from the last whole run, never by hand."""
+"""The section of README: written from the last whole run and the last run of growth, never by hand."""
 
 import json
 
+import growth
 import report
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -32,18 +33,40 @@ The customers of all messages are in the cache, so each message is written. Afte
 newest state that was sent; a contender that does not write is not counted.
 
 {tables}
-{end}
+{growth}{end}
+"""
+
+GROWTH = """
+#### How it grows
+
+The service alone; *peak* and *idle* are the memory of one instance. {date}, revision {revision}, {rounds} rounds of
+{seconds} s.
+
+{tables}
+
+{estimate}
 """
 
 
-def write(root, result_file):
-    """Puts the tables of the last whole run into README."""
+def of_growth(growth_file):
+    """The tables of growth, if they were measured."""
+    if not growth_file.exists():
+        return ""
+    result = json.loads(growth_file.read_text())
+    told = {name: result[name] for name in ("date", "revision", "rounds", "seconds")}
+    return GROWTH.format(tables=growth.tables(result), estimate=growth.estimate(result), **told)
+
+
+def write(root, result_file, growth_file):
+    """Puts the tables of the last whole run, and of growth, into README."""
     if not result_file.exists():
         raise SystemExit(f"there is no whole run yet ({result_file}): run scripts/bench first")
     result = json.loads(result_file.read_text())
     path = root / "README.md"
     readme = path.read_text()
-    section = TEXT.format(heading=HEADING, begin=BEGIN, end=END, tables=report.whole(result))
+    section = TEXT.format(
+        heading=HEADING, begin=BEGIN, end=END, tables=report.whole(result), growth=of_growth(growth_file)
+    )
     if BEGIN in readme:
         # The text before the tables may have been edited since; what is between the marks is ours.
         before, rest = readme.split(BEGIN, 1)

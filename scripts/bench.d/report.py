@@ -132,7 +132,7 @@ def ratio(one, other):
 
 
 def bars(result):
-    """(what, at least or at most, bar, value or None), as issue 4 states them."""
+    """(what, at least or at most, bar, value or None), as they were asked for."""
     runs = result["runs"]
 
     def per_cpu(row):
@@ -179,7 +179,7 @@ def bars_table(result):
     return table(["bar", "asked", "measured", ""], lines)
 
 
-# What the node worker of issue 4 reached when it was tried: messages per CPU-second.
+# What such a node worker reached when the bars were set: messages per CPU-second. Less would be no fair comparison.
 FAIR_NODE = {"usage": 4_300, "list-50": 500, "usage-1": 780}
 
 
