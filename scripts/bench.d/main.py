@@ -53,6 +53,7 @@ def arguments():
     parser.add_argument("--growth", action="store_true", help="how cost and memory grow, instead")
     parser.add_argument("--readme", action="store_true", help="write the last whole run into README.md and end")
     parser.add_argument("--programs", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--shipped", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--tools", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, required=True, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -162,7 +163,7 @@ def main():
     if options.readme:
         return readme.write(ROOT, whole, options.out / "growth.json")
     programs = Programs(
-        options.binary or options.programs / "persistent-cache-service",
+        options.binary or options.shipped or options.programs / "persistent-cache-service",
         options.programs / "examples" / "bench",
         options.tools / "bench-node" / "worker.mjs",
         options.tools / "bench-node" / "node_modules" / "fauxqs" / "dist" / "cli.js",

@@ -11,8 +11,8 @@ HEADING = "### Speed"
 TEXT = """{heading}
 
 ```sh
-scripts/bench          # everything in the tables below; about forty minutes
-scripts/bench --main   # the loads that the bars are about; about a quarter of an hour
+scripts/bench          # everything in the tables below; about an hour
+scripts/bench --main   # the loads that the bars are about; a third of that
 scripts/bench --growth # how cost and memory grow with keys, features, bodies and instances
 scripts/bench --quick  # a minute: instructions of a fixed load, against an earlier revision
 ```
