@@ -5,6 +5,7 @@
 //! Stigg's takes ten. So whoever parses a peer's text says how many values it may hold, and they are counted first.
 //! (How deep they may nest is bounded by serde_json: 127 levels.)
 
+pub mod marks;
 pub mod writer;
 
 /// For a text that must be taken whatever it is of: true up to a value for each eight bytes, and some thousands

@@ -174,7 +174,7 @@ impl Poller {
     fn send(&self, held: Vec<Held>) -> Option<Vec<Held>> {
         let mut held = held;
         while !self.last_hand_over.is_stopped() {
-            match send_by(&self.deliveries, held, Instant::now() + STOP_NOTICED) {
+            match send_by(&self.deliveries, held, Some(Instant::now() + STOP_NOTICED)) {
                 Ok(()) => return None,
                 Err(SendTimeoutError::Disconnected(back)) => return Some(back),
                 Err(SendTimeoutError::Timeout(back)) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use super::lease::Lease;
-use super::waits;
+use super::waits::send_by;
 use crate::config::PoisonPolicy;
 
 /// How a delivery ends.
@@ -66,9 +66,9 @@ impl Outbox {
         let together = self.waiting.take();
         // No acknowledger is left only when the process is ending: the messages come again.
         if !together.is_empty()
-            && let Err(back) = waits::send(&self.acknowledgers, together)
+            && let Err(back) = send_by(&self.acknowledgers, together, None)
         {
-            log::debug!("no acknowledger is left for {} messages", back.0.len());
+            log::debug!("no acknowledger is left for {} messages", back.into_inner().len());
         }
     }
 }

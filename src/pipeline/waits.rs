@@ -6,9 +6,7 @@
 
 use std::time::Instant;
 
-use crossbeam_channel::{
-    Receiver, RecvTimeoutError, Select, SendError, SendTimeoutError, Sender, TrySendError,
-};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Select, SendTimeoutError, Sender, TrySendError};
 
 /// What comes next, if it comes by then.
 pub(super) fn receive_by<T>(channel: &Receiver<T>, deadline: Instant) -> Result<T, RecvTimeoutError> {
@@ -23,20 +21,12 @@ pub(super) fn receive_by<T>(channel: &Receiver<T>, deadline: Instant) -> Result<
     }
 }
 
-/// Puts this into a channel, when there is room for it.
-pub(super) fn send<T>(channel: &Sender<T>, next: T) -> Result<(), SendError<T>> {
-    let next = match channel.try_send(next) {
-        Ok(()) => return Ok(()),
-        Err(TrySendError::Disconnected(next)) => return Err(SendError(next)),
-        Err(TrySendError::Full(next)) => next,
-    };
-    let mut select = Select::new();
-    select.send(channel);
-    select.select().send(channel, next)
-}
-
-/// Puts this into a channel, if there is room for it by then.
-pub(super) fn send_by<T>(channel: &Sender<T>, next: T, deadline: Instant) -> Result<(), SendTimeoutError<T>> {
+/// Puts this into a channel, if there is room for it by then (`None`: however long that takes).
+pub(super) fn send_by<T>(
+    channel: &Sender<T>,
+    next: T,
+    deadline: Option<Instant>,
+) -> Result<(), SendTimeoutError<T>> {
     let next = match channel.try_send(next) {
         Ok(()) => return Ok(()),
         Err(TrySendError::Disconnected(next)) => return Err(SendTimeoutError::Disconnected(next)),
@@ -44,12 +34,16 @@ pub(super) fn send_by<T>(channel: &Sender<T>, next: T, deadline: Instant) -> Res
     };
     let mut select = Select::new();
     select.send(channel);
-    match select.select_deadline(deadline) {
-        Ok(ready) => ready
-            .send(channel, next)
-            .map_err(|back| SendTimeoutError::Disconnected(back.0)),
-        Err(_) => Err(SendTimeoutError::Timeout(next)),
-    }
+    let ready = match deadline {
+        None => select.select(),
+        Some(deadline) => match select.select_deadline(deadline) {
+            Ok(ready) => ready,
+            Err(_) => return Err(SendTimeoutError::Timeout(next)),
+        },
+    };
+    ready
+        .send(channel, next)
+        .map_err(|back| SendTimeoutError::Disconnected(back.0))
 }
 
 #[cfg(test)]
@@ -86,28 +80,32 @@ mod tests {
     fn room_the_end_of_it_and_the_end_of_the_wait_are_told_apart() {
         let (sender, receiver) = bounded(1);
         let soon = || Instant::now() + Duration::from_millis(20);
-        assert_eq!(send_by(&sender, 7, Instant::now()), Ok(()));
-        assert_eq!(send_by(&sender, 8, soon()), Err(SendTimeoutError::Timeout(8)));
+        assert_eq!(send_by(&sender, 7, Some(Instant::now())), Ok(()));
+        assert_eq!(
+            send_by(&sender, 8, Some(soon())),
+            Err(SendTimeoutError::Timeout(8))
+        );
         std::thread::scope(|scope| {
             let later = Instant::now() + Duration::from_secs(10);
-            let waiting = scope.spawn(move || (send_by(&sender, 8, later), send_by(&sender, 9, later)));
+            let waiting =
+                scope.spawn(move || (send_by(&sender, 8, Some(later)), send_by(&sender, 9, Some(later))));
             assert_eq!((receiver.recv(), receiver.recv()), (Ok(7), Ok(8)));
             assert_eq!(receiver.recv(), Ok(9));
             drop(receiver);
             assert_eq!(waiting.join().unwrap(), (Ok(()), Ok(())));
         });
         let (sender, receiver) = bounded(1);
-        send(&sender, 1).unwrap();
+        send_by(&sender, 1, None).unwrap();
         std::thread::scope(|scope| {
             let sender = &sender;
-            let waiting = scope.spawn(move || send(sender, 2));
+            let waiting = scope.spawn(move || send_by(sender, 2, None));
             assert_eq!((receiver.recv(), receiver.recv()), (Ok(1), Ok(2)));
             assert_eq!(waiting.join().unwrap(), Ok(()));
         });
         drop(receiver);
-        assert_eq!(send(&sender, 7), Err(SendError(7)));
+        assert_eq!(send_by(&sender, 7, None), Err(SendTimeoutError::Disconnected(7)));
         assert_eq!(
-            send_by(&sender, 7, soon()),
+            send_by(&sender, 7, Some(soon())),
             Err(SendTimeoutError::Disconnected(7))
         );
     }

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use serde_json::Number;
 
 use super::{Field, Fields, Json};
+use crate::json::marks::first_mark_or_control;
 
 /// Values in one another. `serde_json` reads some more.
 const DEPTH_MAX: usize = 100;
@@ -161,7 +162,7 @@ impl<'a> Reader<'a> {
         let mut at = start;
         let is_escaped = loop {
             match self.text.as_bytes().get(at..)?.first_chunk::<8>() {
-                Some(eight) => match first_mark(*eight) {
+                Some(eight) => match first_mark_or_control(*eight) {
                     None => at += 8,
                     Some(until) => {
                         at += until;
@@ -217,19 +218,6 @@ fn unescaped(text: &str) -> Option<Cow<'_, str>> {
     serde_json::from_str(&["\"", text, "\""].concat())
         .ok()
         .map(Cow::Owned)
-}
-
-/// Where among eight bytes the first quote, backslash or control character stands.
-fn first_mark(bytes: [u8; 8]) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let word = u64::from_le_bytes(bytes);
-    // The highest bit of a byte below `limit` is set, perhaps that of one above it, too: the lowest counts.
-    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word & HIGHS;
-    let marks = below(word ^ (ONES * u64::from(b'"')), 1)
-        | below(word ^ (ONES * u64::from(b'\\')), 1)
-        | below(word, b' ');
-    (marks != 0).then(|| marks.trailing_zeros() as usize / 8)
 }
 
 #[cfg(test)]
@@ -304,17 +292,5 @@ mod tests {
         assert!(read(&nested(DEPTH_MAX + 1), 1_000).is_none());
         assert!(read("[1,2,3]", 4).is_some());
         assert!(read("[1,2,3]", 3).is_none());
-    }
-
-    #[test]
-    fn a_mark_is_found_wherever_it_stands() {
-        for at in 0..8 {
-            for mark in [b'"', b'\\', b'\n', 0, 0x1f] {
-                let mut bytes = *b"x !\x80\xff#[\x7f";
-                assert_eq!(first_mark(bytes), None);
-                bytes[at] = mark;
-                assert_eq!(first_mark(bytes), Some(at));
-            }
-        }
     }
 }

@@ -5,6 +5,8 @@
 //! of the form that SQS documents is left to the tolerant reading in the room above, which looks at a whole tree and
 //! tells what is wrong.
 
+use crate::json::marks::first_mark;
+
 /// One message of an answer to a receive.
 #[derive(Debug, Default)]
 pub(super) struct Message<'a> {
@@ -256,17 +258,6 @@ fn is_mark(byte: u8) -> bool {
     matches!(byte, b'"' | b'\\')
 }
 
-/// Where among eight bytes the first quote or backslash stands.
-fn first_mark(bytes: [u8; 8]) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
-    let word = u64::from_le_bytes(bytes);
-    // The highest bit of a byte that is zero is set, perhaps that of one above it, too: the lowest counts.
-    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
-    let marks = zeros(word ^ (ONES * u64::from(b'"'))) | zeros(word ^ (ONES * u64::from(b'\\')));
-    (marks != 0).then(|| marks.trailing_zeros() as usize / 8)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,14 +303,6 @@ mod tests {
                     assert_eq!(body_of(&escaped), Some(expected), "{escaped}");
                 }
             }
-        }
-        for at in 0..8 {
-            let mut bytes = *b"\xa2\xdc!#[]\x22\x5c";
-            bytes[6] = b'x';
-            bytes[7] = b'\x80';
-            assert_eq!(first_mark(bytes), None);
-            bytes[at] = b'"';
-            assert_eq!(first_mark(bytes), Some(at));
         }
     }
 
