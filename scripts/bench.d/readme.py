@@ -12,7 +12,7 @@ TEXT = """{heading}
 
 ```sh
 scripts/bench          # everything in the tables below; about an hour
-scripts/bench --main   # the loads that the bars are about; a third of that
+scripts/bench --main   # only the loads that the bars are about
 scripts/bench --growth # how cost and memory grow with keys, features, bodies and instances
 scripts/bench --quick  # a minute: instructions of a fixed load, against an earlier revision
 ```
