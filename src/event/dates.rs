@@ -2,7 +2,8 @@
 //!
 //! What is no date, or lies outside what a JavaScript `Date` can hold, is `None`: to the SDKs an invalid date is a
 //! missing one. So is the number 0, which they test for truth before they read it; that also keeps a careless
-//! zero from being taken for the far-past mark, which overwrites anything.
+//! zero from being taken for the far-past mark, which overwrites anything. Text that spells the epoch is a date to them
+//! as any other: an entitlement valid until 1970 has ended, and as the time of a change it is the far-past mark.
 
 use time::{Date, Month};
 

@@ -31,7 +31,11 @@ pub(super) enum Json<'a> {
 
 /// The fields of one object, in their order. Of a name that is there twice the last one counts, as everywhere.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Fields<'a>(Vec<Field<'a>>);
+pub(super) struct Fields<'a> {
+    list: Box<[Field<'a>]>,
+    /// Of each name its [`sort`]: half of what is looked for is not there, which shows here without a search.
+    sorts: u64,
+}
 
 /// A name and its value.
 type Field<'a> = (Cow<'a, str>, Json<'a>);
@@ -112,13 +116,23 @@ impl<'a> Json<'a> {
 
 impl<'a> Fields<'a> {
     pub(super) fn get(&self, key: &str) -> Option<&Json<'a>> {
+        if self.sorts & sort(key) == 0 {
+            return None;
+        }
         let of_that_name = |(name, _): &&Field<'a>| is_same(name, key);
-        self.0.iter().rev().find(of_that_name).map(|(_, value)| value)
+        self.list.iter().rev().find(of_that_name).map(|(_, value)| value)
     }
 
     pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Json<'a>> {
+        if self.sorts & sort(key) == 0 {
+            return None;
+        }
         let of_that_name = |(name, _): &&mut Field<'a>| is_same(name, key);
-        self.0.iter_mut().rev().find(of_that_name).map(|(_, value)| value)
+        self.list
+            .iter_mut()
+            .rev()
+            .find(of_that_name)
+            .map(|(_, value)| value)
     }
 
     pub(super) fn contains_key(&self, key: &str) -> bool {
@@ -128,8 +142,22 @@ impl<'a> Fields<'a> {
     /// A copy that stands for itself.
     pub(super) fn into_map(self) -> Map<String, Value> {
         let field = |(name, value): (Cow<'_, str>, Json<'_>)| (name.into_owned(), value.into_value());
-        self.0.into_iter().map(field).collect()
+        self.list.into_iter().map(field).collect()
     }
+}
+
+impl<'a> FromIterator<Field<'a>> for Fields<'a> {
+    fn from_iter<I: IntoIterator<Item = Field<'a>>>(fields: I) -> Self {
+        let list: Box<[Field<'_>]> = fields.into_iter().collect();
+        let sorts = list.iter().fold(0, |sorts, (name, _)| sorts | sort(name));
+        Self { list, sorts }
+    }
+}
+
+/// One bit of 64, by a name's length and end: names that have the same one may differ.
+fn sort(name: &str) -> u64 {
+    let end = name.bytes().next_back().unwrap_or_default();
+    1 << ((name.len() * 17 + usize::from(end)) % 64)
 }
 
 /// Most names that are not the same differ in length or at an end, which shows without comparing memory.
@@ -146,7 +174,7 @@ struct Piles<'de> {
 }
 
 /// Takes off what lies above this height.
-fn above<T>(pile: &RefCell<Vec<T>>, height: usize) -> Vec<T> {
+fn above<T, C: FromIterator<T>>(pile: &RefCell<Vec<T>>, height: usize) -> C {
     pile.borrow_mut().drain(height..).collect()
 }
 
@@ -229,7 +257,7 @@ impl<'de> Visitor<'de> for Grower<'_, 'de> {
             let value = entries.next_value_seed(self)?;
             pile.borrow_mut().push((name, value));
         }
-        Ok(Json::Object(Fields(above(pile, height))))
+        Ok(Json::Object(above(pile, height)))
     }
 }
 
@@ -269,11 +297,11 @@ impl From<Value> for Json<'_> {
             Value::Number(number) => Self::Number(number),
             Value::String(text) => Self::Text(text.into()),
             Value::Array(list) => Self::List(list.into_iter().map(Self::from).collect()),
-            Value::Object(map) => Self::Object(Fields(
+            Value::Object(map) => Self::Object(
                 map.into_iter()
                     .map(|(name, value)| (name.into(), value.into()))
                     .collect(),
-            )),
+            ),
         }
     }
 }

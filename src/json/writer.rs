@@ -11,6 +11,8 @@ use serde::ser::{
 };
 use serde_json::Error;
 
+use super::marks::is_plain;
+
 /// The text of a value, written into a buffer of this size at first.
 ///
 /// Fails for what the values of this service do not hold: keys that are no text, bytes, tuples, enums with a payload.
@@ -59,12 +61,6 @@ impl Compound<'_> {
     }
 }
 
-fn is_plain(text: &str) -> bool {
-    let escaped = |byte: u8| u8::from(byte < b' ') | u8::from(byte == b'"') | u8::from(byte == b'\\');
-    // Without a way out of the loop, it is done for many bytes at a time.
-    text.bytes().fold(0, |any, byte| any | escaped(byte)) == 0
-}
-
 fn unknown<T>(what: &str) -> Result<T, Error> {
     Err(Error::custom(format!("no value here is {what}")))
 }
@@ -81,7 +77,7 @@ impl<'w> Serializer for &'w mut Writer {
     type SerializeStructVariant = Impossible<(), Error>;
 
     fn serialize_str(self, text: &str) -> Result<(), Error> {
-        if !is_plain(text) {
+        if !is_plain(text.as_bytes()) {
             return self.push_json(text);
         }
         self.text.push('"');
@@ -277,7 +273,10 @@ impl SerializeStruct for Compound<'_> {
     type Ok = ();
     type Error = Error;
 
-    /// The names of fields stand in the source: none of them has to be escaped.
+    /// The names of fields stand in the source: none of them has to be escaped. In line, their lengths are known, and they
+    /// are copied without a call.
+    #[expect(clippy::inline_always, reason = "measured: a fifth of all the writing")]
+    #[inline(always)]
     fn serialize_field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), Error> {
         self.writer
             .text

@@ -19,7 +19,8 @@ use crate::sqs::{BatchOutcome, Operation, Queue, QueueError, ReceiptHandle};
 
 /// SQS takes so many entries a call.
 const BATCH: usize = TOGETHER;
-/// How long the first settled delivery waits for company: far below a call's round trip.
+/// How long the first settled delivery waits for company, once more if it is too much for that call: far below a call's
+/// round trip.
 const GATHER: Duration = Duration::from_millis(5);
 /// Places for what waits for a call: a failing queue is seldom worth more memory, and back-pressure is right then.
 const WAITING_AT_MOST: usize = 200;
@@ -57,9 +58,9 @@ impl Default for Baton {
 }
 
 impl Baton {
-    /// Takes it up, if that is possible by then.
-    fn take(&self, deadline: Instant) -> Option<Taken<'_>> {
-        let too_much = receive_by(&self.take_up, deadline).ok()?;
+    /// Takes it up, if that is possible by then and before a stop that is still to come.
+    fn take(&self, deadline: Instant, until: Option<&Stop>) -> Option<Taken<'_>> {
+        let too_much = receive_by(&self.take_up, deadline, until).ok()?;
         Some(Taken {
             lay_down: &self.lay_down,
             too_much,
@@ -129,6 +130,12 @@ impl Lane {
         Some(self.closed_until.map_or(first, |until| until.max(first)))
     }
 
+    /// How long no call may be made; `None` if one may.
+    fn closed_for(&self, now: Instant) -> Option<Duration> {
+        let left = self.closed_until?.saturating_duration_since(now);
+        (!left.is_zero()).then_some(left)
+    }
+
     /// Nothing is waited for any more: all is due now.
     fn hurry(&mut self, now: Instant) {
         self.closed_until = None;
@@ -139,7 +146,7 @@ impl Lane {
 
     /// Up to a batch of what is due, no receipt handle twice.
     fn batch(&mut self, now: Instant) -> Vec<Waiting> {
-        if self.closed_until.is_some_and(|until| now < until) {
+        if self.closed_for(now).is_some() {
             return Vec::new();
         }
         let changes_visibility = self.operation == Operation::ChangeVisibility;
@@ -218,17 +225,25 @@ impl Acknowledger {
 
     /// Waits until something can be done, taking on what comes. False if nothing will come any more.
     fn gather(&self, desk: &mut Desk, is_open: bool) -> bool {
-        let idle_for = desk.idle_for(Instant::now());
+        let now = Instant::now();
+        let idle_for = desk.idle_for(now);
         if !is_open || desk.len() >= WAITING_AT_MOST {
             self.pause(idle_for);
             return is_open;
         }
-        let idle_until = Instant::now() + idle_for;
-        let Some(mut baton) = self.baton.take(idle_until) else {
+        // What it took on would wait behind the call that failed, while others could tell the queue.
+        if let Some(closed_for) = desk.deletes.closed_for(now) {
+            self.pause(idle_for.min(closed_for));
+            return is_open;
+        }
+        let idle_until = now + idle_for;
+        // With something on the desk, the end of the budget is not to be slept through.
+        let until = (desk.len() > 0).then_some(&self.out_of_time);
+        let Some(mut baton) = self.baton.take(idle_until, until) else {
             return true;
         };
         let mut together = std::mem::take(&mut baton.too_much);
-        let mut until = if together.is_empty() {
+        let mut deadline = if together.is_empty() {
             idle_until
         } else {
             Instant::now() + GATHER
@@ -238,10 +253,10 @@ impl Acknowledger {
                 baton.too_much = together.split_off(BATCH);
                 break true;
             }
-            match receive_by(&self.settled, until) {
+            match receive_by(&self.settled, deadline, until) {
                 Ok(more) => {
                     if together.is_empty() {
-                        until = Instant::now() + GATHER;
+                        deadline = Instant::now() + GATHER;
                     }
                     together.extend(more);
                 }

@@ -79,20 +79,30 @@ pub(super) fn give_back(
     let visible_in = polls.over_in(Instant::now());
     let entries: Vec<(ReceiptHandle, Duration)> =
         handles.into_iter().map(|handle| (handle, visible_in)).collect();
+    let failed = |kind: &str, error: &str| {
+        metrics
+            .queue_errors
+            .with_label_values(&[Operation::ChangeVisibility.label()])
+            .inc();
+        faults.fault(
+            &format!("give back {kind}"),
+            log::Level::Warn,
+            "cannot give messages back at the stop: they become visible when their visibility timeout ends",
+            error,
+            Instant::now(),
+        );
+    };
     match queue.change_visibility_batch(&entries) {
-        Ok(_) => log::debug!("gave back {} messages at the stop", entries.len()),
-        Err(error) => {
-            metrics
-                .queue_errors
-                .with_label_values(&[Operation::ChangeVisibility.label()])
-                .inc();
-            faults.fault(
-                &format!("give back {}", error.kind),
-                log::Level::Warn,
-                "cannot give messages back at the stop: they become visible when their visibility timeout ends",
-                &error.message,
-                Instant::now(),
+        Ok(outcome) => {
+            let failures = outcome
+                .iter()
+                .flatten()
+                .inspect(|failure| failed(&failure.code, &failure.message));
+            log::debug!(
+                "gave back {} messages at the stop",
+                entries.len() - failures.count()
             );
         }
+        Err(error) => failed(&error.kind, &error.message),
     }
 }

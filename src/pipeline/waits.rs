@@ -8,15 +8,33 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Select, SendTimeoutError, Sender, TrySendError};
 
-/// What comes next, if it comes by then.
-pub(super) fn receive_by<T>(channel: &Receiver<T>, deadline: Instant) -> Result<T, RecvTimeoutError> {
+use crate::shutdown::Stop;
+
+/// What comes next, if it comes by then. The end of `until`, if that is still to come, ends the wait as well.
+pub(super) fn receive_by<T>(
+    channel: &Receiver<T>,
+    deadline: Instant,
+    until: Option<&Stop>,
+) -> Result<T, RecvTimeoutError> {
     if let Ok(next) = channel.try_recv() {
         return Ok(next);
     }
     let mut select = Select::new();
-    select.recv(channel);
+    let comes = select.recv(channel);
+    if let Some(stop) = until.filter(|stop| !stop.is_stopped()) {
+        select.recv(stop.channel());
+    }
     match select.select_deadline(deadline) {
-        Ok(ready) => ready.recv(channel).map_err(|_| RecvTimeoutError::Disconnected),
+        Ok(ready) if ready.index() == comes => {
+            ready.recv(channel).map_err(|_| RecvTimeoutError::Disconnected)
+        }
+        Ok(stopped) => {
+            // It never sends: it only closes.
+            if let Some(stop) = until {
+                let _ = stopped.recv(stop.channel());
+            }
+            Err(RecvTimeoutError::Timeout)
+        }
         Err(_) => Err(RecvTimeoutError::Timeout),
     }
 }
@@ -53,26 +71,52 @@ mod tests {
     use crossbeam_channel::bounded;
 
     use super::*;
+    use crate::shutdown::stop_pair;
 
     #[test]
     fn what_comes_the_end_of_it_and_the_end_of_the_wait_are_told_apart() {
         let (sender, receiver) = bounded(1);
         let soon = || Instant::now() + Duration::from_millis(20);
         assert_eq!(
-            receive_by::<u8>(&receiver, soon()),
+            receive_by::<u8>(&receiver, soon(), None),
             Err(RecvTimeoutError::Timeout)
         );
         sender.send(7).unwrap();
-        assert_eq!(receive_by(&receiver, Instant::now()), Ok(7));
+        assert_eq!(receive_by(&receiver, Instant::now(), None), Ok(7));
         std::thread::scope(|scope| {
             let later = Instant::now() + Duration::from_secs(10);
-            let waiting = scope.spawn(move || (receive_by(&receiver, later), receive_by(&receiver, later)));
+            let next = move || receive_by(&receiver, later, None);
+            let waiting = scope.spawn(move || (next(), next()));
             sender.send(8).unwrap();
             drop(sender);
             assert_eq!(
                 waiting.join().unwrap(),
                 (Ok(8), Err(RecvTimeoutError::Disconnected))
             );
+        });
+    }
+
+    #[test]
+    fn a_stop_that_comes_ends_the_wait_and_one_that_came_does_not() {
+        let (sender, receiver) = bounded(1);
+        let (trigger, stop) = stop_pair();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                Stop::never().wait(Duration::from_millis(300));
+                drop(trigger);
+            });
+            let later = Instant::now() + Duration::from_mins(1);
+            let next = || receive_by(&receiver, later, Some(&stop));
+            assert_eq!(next(), Err(RecvTimeoutError::Timeout));
+            assert!(stop.is_stopped() && Instant::now() < later);
+            sender.send(7).unwrap();
+            assert_eq!(next(), Ok(7));
+            let soon = Instant::now() + Duration::from_millis(20);
+            assert_eq!(
+                receive_by(&receiver, soon, Some(&stop)),
+                Err(RecvTimeoutError::Timeout)
+            );
+            assert!(Instant::now() >= soon);
         });
     }
 

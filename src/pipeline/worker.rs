@@ -28,15 +28,16 @@ use crate::sentry_reports::Reporter;
 use crate::shutdown::Stop;
 use crate::store::{CacheStore, Locks, Outcome, READERS_LOCK};
 
-/// Deliveries in one round trip: enough that the round trip is shared, few enough that none waits for long.
+/// Deliveries in one round trip, or a few more, since a receive is taken whole: enough that the round trip is shared,
+/// few enough that none waits for long.
 const TAKE_AT_MOST: usize = 64;
 /// Bytes of bodies after which no further delivery is taken: the bodies, their changes and the request are in memory
 /// together. Of large ones a few are worth a round trip.
 const BYTES_AT_MOST: usize = 256 * 1024;
 /// How often a locked customer is tried again: an SDK holds its lock for a few milliseconds as a rule.
 const LOCKED_AGAIN: Duration = Duration::from_millis(20);
-/// Deliveries parked behind locks, and bytes of their bodies (a delivery takes some three times its body); beyond
-/// either nothing new is taken, so that memory stays bounded.
+/// Deliveries parked behind locks, and bytes of their bodies (a delivery takes some three times its body). From either
+/// on nothing new is taken, so that memory stays bounded: what is parked may exceed it by what was taken last.
 const PARKED_AT_MOST: usize = 256;
 const PARKED_BYTES_AT_MOST: usize = 4 * 1024 * 1024;
 

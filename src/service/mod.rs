@@ -340,7 +340,7 @@ fn start_pipeline(
     // as make a round trip to Redis worth its while. The rest stays in the queue.
     let waiting = (WAITING_MESSAGES / usize::from(config.batch_size)).clamp(1, config.consumers);
     let (delivery_sender, deliveries) = bounded(waiting.max(config.workers));
-    // A batch under way and one gathered for each acknowledger.
+    // What workers hand over may be one message or ten: two for each acknowledger.
     let (settled_sender, settled) = bounded(acknowledger_count * 2);
 
     let acknowledger = Acknowledger {

@@ -110,6 +110,10 @@ pub(super) fn stop(
     crews.wait_while(|| polls.are_handing_over(), at(0.65));
     drop(triggers.deliveries);
     let drained = crews.workers.wait(at(0.75));
+    if drained {
+        // What failed at first is tried again while there is time.
+        crews.acknowledgers.wait(at(0.85));
+    }
     drop(triggers.time);
     let mut giving_back = None;
     if !drained {

@@ -1,5 +1,6 @@
 //! The store on a real Redis.
 
+use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -158,26 +159,25 @@ impl RedisStore {
         }
     }
 
-    /// Sends the calls in one go and reads an answer each. Any error poisons the connection, since answers of
-    /// this round trip may still be under way on it.
+    /// Sends the calls in one go and reads an answer each. Any error poisons the connection, as does a panic, since
+    /// answers of this round trip may still be under way on it.
     pub(super) fn round_trip(
         &self,
         connection: &mut PooledConnection,
         calls: &Calls,
     ) -> Result<Vec<Value>, StoreError> {
+        let was_poisoned = mem::replace(&mut connection.poisoned, true);
         match exchange(connection, calls) {
             Ok(answers) => {
+                connection.poisoned = was_poisoned;
                 connection.has_served = true;
                 connection.last_used = Instant::now();
                 Ok(answers)
             }
-            Err(error) => {
-                connection.poisoned = true;
-                Err(StoreError {
-                    reach: Reach::Redis,
-                    ..translate(&error, "lost the connection to", &self.config)
-                })
-            }
+            Err(error) => Err(StoreError {
+                reach: Reach::Redis,
+                ..translate(&error, "lost the connection to", &self.config)
+            }),
         }
     }
 

@@ -209,10 +209,16 @@ impl Timed {
 
 impl Read for Timed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.arm()?;
-        match &mut self.socket {
-            Socket::Tcp(stream) => stream.read(buffer),
-            Socket::Unix(stream) => stream.read(buffer),
+        loop {
+            self.arm()?;
+            let read = match &mut self.socket {
+                Socket::Tcp(stream) => stream.read(buffer),
+                Socket::Unix(stream) => stream.read(buffer),
+            };
+            // A process that was stopped for a while (a debugger) has lost nothing.
+            if !matches!(&read, Err(error) if error.kind() == ErrorKind::Interrupted) {
+                return read;
+            }
         }
     }
 }

@@ -231,6 +231,32 @@ fn while_the_queue_hangs() {
 }
 
 #[test]
+fn while_deletes_fail_they_are_made_again_for_as_long_as_there_is_time() {
+    let stage = hiding_stage();
+    stage.queue.set_faults(Faults {
+        entry_fails: 1.0,
+        ..Faults::default()
+    });
+    send_all(&stage);
+    let service = Service::start(&stage.settings().set("SHUTDOWN_TIMEOUT_SECS", "10"));
+    service.wait_for_metric("persistent_cache_messages_received_total", 10.0);
+    wait_until(PATIENCE, "deletes that failed", || {
+        stage.queue.counts().faults > 0
+    });
+    service.signal(Signal::Terminate);
+    service.wait_until("the stop has begun", || {
+        service.log_lines().iter().any(|line| line.contains("stopping"))
+    });
+    stage.queue.set_faults(Faults::default());
+    let status = service.wait_for_exit(PATIENCE);
+    assert_eq!(status.code(), Some(0), "{:?}", service.stderr());
+    let counts = stage.queue.counts();
+    assert_eq!((counts.in_flight, counts.redelivered), (0, 0), "{counts:?}");
+    assert!(counts.deleted >= 10, "{counts:?}");
+    nothing_is_lost(&stage);
+}
+
+#[test]
 fn while_credentials_are_renewed_and_their_source_hangs() {
     let stage = Stage::new();
     let edge = EdgeStub::start();

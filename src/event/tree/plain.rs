@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use serde_json::Number;
 
 use super::{Field, Fields, Json};
-use crate::json::marks::first_mark_or_control;
+use crate::json::marks::{BLOCK, all_marks};
 
 /// Values in one another. `serde_json` reads some more.
 const DEPTH_MAX: usize = 100;
@@ -22,6 +22,7 @@ const DIGITS_MAX: usize = 15;
 pub(super) fn read(text: &str, values_max: usize) -> Option<Json<'_>> {
     let mut reader = Reader {
         text,
+        marks: all_marks(text.as_bytes()),
         at: 0,
         left: values_max,
         elements: Vec::new(),
@@ -36,6 +37,8 @@ pub(super) fn read(text: &str, values_max: usize) -> Option<Json<'_>> {
 /// Reads from `at` on.
 struct Reader<'a> {
     text: &'a str,
+    /// Where there are quotes, backslashes and control characters in it.
+    marks: Vec<u64>,
     at: usize,
     /// So many values more may come.
     left: usize,
@@ -152,34 +155,18 @@ impl<'a> Reader<'a> {
             }
             self.takes(b'}').then_some(())?;
         }
-        Some(Fields(self.fields.drain(height..).collect()))
+        Some(self.fields.drain(height..).collect())
     }
 
     /// Reads a text: what stands between its quotes, and whether there are escapes in it.
     fn string(&mut self) -> Option<(&'a str, bool)> {
         (self.peek()? == b'"').then_some(())?;
         let start = self.at + 1;
-        let mut at = start;
-        let is_escaped = loop {
-            match self.text.as_bytes().get(at..)?.first_chunk::<8>() {
-                Some(eight) => match first_mark_or_control(*eight) {
-                    None => at += 8,
-                    Some(until) => {
-                        at += until;
-                        match eight.get(until)? {
-                            b'"' => break false,
-                            b'\\' => break true,
-                            _ => return None,
-                        }
-                    }
-                },
-                None => match self.text.as_bytes().get(at)? {
-                    b'"' => break false,
-                    b'\\' => break true,
-                    0..b' ' => return None,
-                    _ => at += 1,
-                },
-            }
+        let mut at = self.mark_from(start)?;
+        let is_escaped = match self.text.as_bytes().get(at)? {
+            b'"' => false,
+            b'\\' => true,
+            _ => return None,
         };
         if is_escaped {
             // To the quote that no backslash stands before.
@@ -193,6 +180,17 @@ impl<'a> Reader<'a> {
         }
         self.at = at + 1;
         Some((self.text.get(start..at)?, is_escaped))
+    }
+
+    /// The first mark from here on.
+    fn mark_from(&self, at: usize) -> Option<usize> {
+        let mut block = at / BLOCK;
+        let mut marks = self.marks.get(block)? >> (at % BLOCK) << (at % BLOCK);
+        while marks == 0 {
+            block += 1;
+            marks = *self.marks.get(block)?;
+        }
+        Some(block * BLOCK + marks.trailing_zeros() as usize)
     }
 
     fn number(&mut self) -> Option<Number> {

@@ -491,3 +491,34 @@ fn an_extension_that_was_throttled_or_denied_is_no_loss() {
         assert_eq!(queue.visibility.lock().unwrap().len(), 2, "{code}: asked again");
     }
 }
+
+#[test]
+fn while_no_call_may_be_made_nothing_is_taken_on_and_the_end_of_the_budget_is_noticed() {
+    const FAILING: usize = 5;
+    let queue = Arc::new(FakeQueue {
+        deletes: Mutex::new((0..FAILING).map(|_| Err(queue_error())).collect()),
+        ..FakeQueue::default()
+    });
+    let (sender, receiver) = unbounded();
+    let (trigger, out_of_time) = stop_pair();
+    let acknowledger = acknowledger(&queue, receiver.clone(), out_of_time);
+    let leases = leases();
+    let delete = |id| vec![settled_of(&leases, id, Settlement::Delete)];
+    let tries = || queue.deleted.lock().unwrap().len();
+    thread::scope(|scope| {
+        scope.spawn(|| acknowledger.run());
+        sender.send(delete("failing")).unwrap();
+        wait_until("calls that failed", || tries() == FAILING);
+        // The next call is made in 1.6 s at the earliest: until then others could take this.
+        sender.send(delete("other")).unwrap();
+        Stop::never().wait(Duration::from_millis(100));
+        assert_eq!(receiver.len(), 1);
+        let over = Instant::now();
+        drop(trigger);
+        wait_until("a last try", || tries() > FAILING);
+        assert!(over.elapsed() < Duration::from_secs(1));
+        drop(sender);
+    });
+    let deleted = queue.deleted.lock().unwrap();
+    assert_eq!(deleted[FAILING..], [vec!["failing"], vec!["other"]]);
+}
