@@ -296,3 +296,15 @@ fn sts_is_reached_through_it_too() {
     );
     service.stop();
 }
+
+#[test]
+fn a_new_connection_to_the_queue_goes_on_with_the_tls_session_of_an_earlier_one() {
+    let network = Network::new("localhost");
+    let host = format!("localhost:{}", network.front.port);
+    let settings = network.settings(&host).set("AWS_REGION", REGION);
+    // The front closes each connection behind its answer.
+    let service = Service::start(&settings);
+    apply_one(&network.stage, &service, "customer-1");
+    service.wait_until("resumed sessions", || network.front.resumed() > 0);
+    service.stop();
+}

@@ -7,6 +7,7 @@ use crate::support::sdk::Owner;
 use crate::support::service::{Service, Settings};
 use crate::support::stage::{PREFIX, Stage};
 use crate::support::state::{State, boolean, hours_ago};
+use crate::support::tls_front::TlsFront;
 
 fn stage_with(options: RedisOptions) -> Stage {
     Stage {
@@ -86,6 +87,26 @@ fn tls_is_spoken_to_a_server_whose_authority_is_trusted() {
         );
     works_with(&stage, &settings).stop();
     assert!(stage.redis.get(&key_of("customer-1")).is_some());
+}
+
+#[test]
+fn a_new_connection_goes_on_with_the_tls_session_of_an_earlier_one() {
+    let stage = Stage::new();
+    let redis = format!("127.0.0.1:{}", stage.redis.port);
+    let front = TlsFront::start_raw(stage.redis.directory(), &redis);
+    let settings = stage
+        .settings()
+        .set("REDIS_PORT", front.port.to_string())
+        .set("REDIS_TLS", "1")
+        .set("REDIS_TLS_CA_FILE", front.authority.display().to_string());
+    let service = works_with(&stage, &settings);
+    let resumed = front.resumed();
+    stage
+        .redis
+        .command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    stage.deliver(&service, &[message("customer-2")]);
+    service.wait_until("a resumed session", || front.resumed() > resumed);
+    service.stop();
 }
 
 #[test]

@@ -10,13 +10,15 @@ use std::time::Duration;
 use persistent_cache_service::http_client::install_crypto_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::{HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
 
 use super::child::thread;
 use super::tls::Certificate;
 
+type Client = StreamOwned<ServerConnection, TcpStream>;
+
 /// What is done with a connection.
-type Serve = fn(TcpStream, Arc<ServerConfig>, &str) -> std::io::Result<()>;
+type Serve = fn(Client, &str) -> std::io::Result<()>;
 
 /// The front; dropping it ends it.
 pub struct TlsFront {
@@ -24,6 +26,7 @@ pub struct TlsFront {
     /// PEM file of the authority that signed its certificate.
     pub authority: PathBuf,
     served: Arc<AtomicUsize>,
+    resumed: Arc<AtomicUsize>,
     closing: Arc<AtomicBool>,
 }
 
@@ -55,18 +58,26 @@ impl TlsFront {
         let port = listener.local_addr().expect("an address").port();
         let served = Arc::new(AtomicUsize::new(0));
         let closing = Arc::new(AtomicBool::new(false));
-        let (counter, is_closing) = (Arc::clone(&served), Arc::clone(&closing));
+        let resumed = Arc::new(AtomicUsize::new(0));
+        let (counter, of_resumed, is_closing) =
+            (Arc::clone(&served), Arc::clone(&resumed), Arc::clone(&closing));
         let upstream = upstream.to_owned();
         thread("tls-front", move || {
             for client in listener.incoming().map_while(Result::ok) {
                 if is_closing.load(Ordering::SeqCst) {
                     return;
                 }
-                let (config, upstream, counter) =
-                    (Arc::clone(&config), upstream.clone(), Arc::clone(&counter));
+                let (config, upstream) = (Arc::clone(&config), upstream.clone());
+                let (counter, of_resumed) = (Arc::clone(&counter), Arc::clone(&of_resumed));
                 thread("tls-front-connection", move || {
                     // A client that goes away, or does not like the certificate, is its own affair.
-                    if serve(client, config, &upstream).is_ok() {
+                    let Ok(client) = shaken_hands(client, config) else {
+                        return;
+                    };
+                    if client.conn.handshake_kind() == Some(HandshakeKind::Resumed) {
+                        of_resumed.fetch_add(1, Ordering::SeqCst);
+                    }
+                    if serve(client, &upstream).is_ok() {
                         counter.fetch_add(1, Ordering::SeqCst);
                     }
                 });
@@ -76,6 +87,7 @@ impl TlsFront {
             port,
             authority: certificate.authority,
             served,
+            resumed,
             closing,
         }
     }
@@ -83,6 +95,11 @@ impl TlsFront {
     /// How many requests were answered.
     pub fn served(&self) -> usize {
         self.served.load(Ordering::SeqCst)
+    }
+
+    /// How many connections went on with the session of an earlier one.
+    pub fn resumed(&self) -> usize {
+        self.resumed.load(Ordering::SeqCst)
     }
 }
 
@@ -93,9 +110,16 @@ impl Drop for TlsFront {
     }
 }
 
-fn serve(client: TcpStream, config: Arc<ServerConfig>, upstream: &str) -> std::io::Result<()> {
+fn shaken_hands(client: TcpStream, config: Arc<ServerConfig>) -> std::io::Result<Client> {
     let connection = ServerConnection::new(config).map_err(std::io::Error::other)?;
     let mut client = StreamOwned::new(connection, client);
+    while client.conn.is_handshaking() {
+        client.conn.complete_io(&mut client.sock)?;
+    }
+    Ok(client)
+}
+
+fn serve(mut client: Client, upstream: &str) -> std::io::Result<()> {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
@@ -129,12 +153,10 @@ fn serve(client: TcpStream, config: Arc<ServerConfig>, upstream: &str) -> std::i
     client.sock.shutdown(Shutdown::Write)
 }
 
-fn pass(client: TcpStream, config: Arc<ServerConfig>, upstream: &str) -> std::io::Result<()> {
+fn pass(mut client: Client, upstream: &str) -> std::io::Result<()> {
     // One thread for both ways, since the TLS connection is one state: each side is listened to for a moment.
     const MOMENT: Option<Duration> = Some(Duration::from_millis(5));
     let mut server = TcpStream::connect(upstream)?;
-    let connection = ServerConnection::new(config).map_err(std::io::Error::other)?;
-    let mut client = StreamOwned::new(connection, client);
     client.sock.set_read_timeout(MOMENT)?;
     server.set_read_timeout(MOMENT)?;
     while pass_some(&mut client, &mut server)? && pass_some(&mut server, &mut client)? {}
