@@ -146,10 +146,10 @@ impl<'a> Fields<'a> {
     }
 }
 
-impl<'a> FromIterator<Field<'a>> for Fields<'a> {
-    fn from_iter<I: IntoIterator<Item = Field<'a>>>(fields: I) -> Self {
-        let list: Box<[Field<'_>]> = fields.into_iter().collect();
+impl<'a> From<Vec<Field<'a>>> for Fields<'a> {
+    fn from(list: Vec<Field<'a>>) -> Self {
         let sorts = list.iter().fold(0, |sorts, (name, _)| sorts | sort(name));
+        let list = list.into_boxed_slice();
         Self { list, sorts }
     }
 }
@@ -174,8 +174,8 @@ struct Piles<'de> {
 }
 
 /// Takes off what lies above this height.
-fn above<T, C: FromIterator<T>>(pile: &RefCell<Vec<T>>, height: usize) -> C {
-    pile.borrow_mut().drain(height..).collect()
+fn above<T>(pile: &RefCell<Vec<T>>, height: usize) -> Vec<T> {
+    pile.borrow_mut().split_off(height)
 }
 
 /// Reads one value, for as long as there are values left that the text may hold.
@@ -257,7 +257,7 @@ impl<'de> Visitor<'de> for Grower<'_, 'de> {
             let value = entries.next_value_seed(self)?;
             pile.borrow_mut().push((name, value));
         }
-        Ok(Json::Object(above(pile, height)))
+        Ok(Json::Object(above(pile, height).into()))
     }
 }
 
@@ -297,11 +297,10 @@ impl From<Value> for Json<'_> {
             Value::Number(number) => Self::Number(number),
             Value::String(text) => Self::Text(text.into()),
             Value::Array(list) => Self::List(list.into_iter().map(Self::from).collect()),
-            Value::Object(map) => Self::Object(
-                map.into_iter()
-                    .map(|(name, value)| (name.into(), value.into()))
-                    .collect(),
-            ),
+            Value::Object(map) => {
+                let fields = map.into_iter().map(|(name, value)| (name.into(), value.into()));
+                Self::Object(fields.collect::<Vec<_>>().into())
+            }
         }
     }
 }

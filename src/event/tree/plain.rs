@@ -131,7 +131,7 @@ impl<'a> Reader<'a> {
             }
             self.takes(b']').then_some(())?;
         }
-        Some(self.elements.drain(height..).collect())
+        Some(self.elements.split_off(height))
     }
 
     #[inline(never)]
@@ -155,7 +155,7 @@ impl<'a> Reader<'a> {
             }
             self.takes(b'}').then_some(())?;
         }
-        Some(self.fields.drain(height..).collect())
+        Some(self.fields.split_off(height).into())
     }
 
     /// Reads a text: what stands between its quotes, and whether there are escapes in it.
