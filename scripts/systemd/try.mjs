@@ -15,6 +15,7 @@ const KEY = 'server-key-of-the-try';
 const sample = fileURLToPath(new URL('../../tests/samples/graphql-entitlements-updated-v2.json', import.meta.url));
 const say = (text) => console.log(text);
 
+let children;
 let leader;
 let booted = false;
 /** Runs a command in the booted system. */
@@ -39,7 +40,7 @@ async function story() {
   // As every machine has it, and the installer of this small one does not make it.
   fs.writeFileSync(path.join(root, 'etc/hosts'), '127.0.0.1 localhost\n');
   const nspawn = start('systemd', 'systemd-nspawn', ['--quiet', '--boot', '--register=no', '--keep-unit', '--link-journal=no', '--directory', root], { PATH: process.env.PATH });
-  const children = `/proc/${nspawn.process.pid}/task/${nspawn.process.pid}/children`;
+  children = `/proc/${nspawn.process.pid}/task/${nspawn.process.pid}/children`;
   await waitFor('systemd to have booted', async () => {
     // Its first child prepares, and is gone by the time that the system boots.
     leader = fs.readFileSync(children, 'utf8').trim().split(' ').at(-1);
@@ -119,6 +120,10 @@ try {
   if (booted) console.error((await inside('journalctl', '--no-pager', '--lines', '40', '--output', 'cat', '--unit', UNIT)).text);
   failed = booted ? 1 : 77;
 } finally {
+  // The booted system first: it would outlive a systemd-nspawn that is ended over its head.
+  if (children && fs.existsSync(children)) {
+    for (const child of fs.readFileSync(children, 'utf8').trim().split(' ')) if (child) process.kill(Number(child), 'SIGKILL');
+  }
   cleanUp();
 }
 process.exit(failed);

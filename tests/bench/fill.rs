@@ -1,7 +1,5 @@
 //! The same messages into an emulator of SQS that others wrote.
 
-use std::thread;
-
 use anyhow::Context;
 use clap::Args;
 use serde_json::{Value, json};
@@ -14,7 +12,6 @@ use crate::mix::{Bodies, Mix};
 const BATCH: u64 = 10;
 /// SQS's bound of all bodies of one call, with room for what is around them.
 const BATCH_BYTES_MAX: usize = 900 * 1024;
-const SENDERS: u64 = 4;
 
 /// Where, and how many.
 #[derive(Debug, Args)]
@@ -34,30 +31,15 @@ pub fn run(options: Options) -> anyhow::Result<Value> {
     let created: Value = serde_json::from_str(Caller::connect(&options.endpoint)?.call(&create)?)?;
     let queue_url = created["QueueUrl"].as_str().context("a queue URL")?;
     let bodies = Bodies::new(options.mix);
-    thread::scope(|scope| {
-        let senders: Vec<_> = (0..SENDERS)
-            .map(|sender| {
-                let (bodies, endpoint) = (&bodies, &options.endpoint);
-                let numbers = options.messages * sender / SENDERS..options.messages * (sender + 1) / SENDERS;
-                scope.spawn(move || send(bodies, endpoint, queue_url, numbers))
-            })
-            .collect();
-        senders
-            .into_iter()
-            .try_for_each(|sender| sender.join().expect("no panic"))
-    })?;
+    // One after the other: what comes out of order is old news, which nobody writes.
+    send(&bodies, &options.endpoint, queue_url, options.messages)?;
     Ok(json!({"queue_url": queue_url}))
 }
 
-fn send(
-    bodies: &Bodies,
-    endpoint: &Url,
-    queue_url: &str,
-    numbers: std::ops::Range<u64>,
-) -> anyhow::Result<()> {
+fn send(bodies: &Bodies, endpoint: &Url, queue_url: &str, messages: u64) -> anyhow::Result<()> {
     let mut caller = Caller::connect(endpoint)?;
     let (mut entries, mut scratch, mut count) = (Vec::new(), String::new(), 0);
-    for number in numbers.clone() {
+    for number in 0..messages {
         if count > 0 {
             entries.push(b',');
         }
@@ -66,7 +48,7 @@ fn send(
         entries.extend_from_slice(b"\"}");
         count += 1;
         let next_may_not_fit = entries.len() / count * (count + 1) > BATCH_BYTES_MAX;
-        if count as u64 == BATCH || next_may_not_fit || number + 1 == numbers.end {
+        if count as u64 == BATCH || next_may_not_fit || number + 1 == messages {
             let entries = String::from_utf8(std::mem::take(&mut entries))?;
             let body = format!(r#"{{"QueueUrl":"{queue_url}","Entries":[{entries}]}}"#);
             let answer: Value = serde_json::from_str(caller.call(&request("SendMessageBatch", &body))?)?;
