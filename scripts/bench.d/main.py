@@ -20,6 +20,8 @@ import rows
 from stage import Failed, redis, run
 
 ROOT = Path(__file__).resolve().parents[2]
+# What a whole run has, and a look has less of.
+ROUNDS, SECONDS = 5, 4
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,45 @@ class Certificate:
     key: Path
 
 
+QUICK = """scripts/bench --quick [BASE] [--threshold 1.05]: instructions of fixed loads, beside those of revision BASE (a
+commit; HEAD~1, or HEAD if there are changes that are not committed). See scripts/bench --quick --help."""
+
+
+def at_least_one(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} measures nothing: 1 is the least")
+    return number
+
+
+def contenders_named(text):
+    names = text.split(",")
+    known = list(rows.WARM_UP_SECS)
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such contender: {', '.join(unknown)}; there are {', '.join(known)}")
+    return names
+
+
+def program(text):
+    path = Path(text)
+    if not os.access(path, os.X_OK) or path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is no program that can be run")
+    return path
+
+
 def arguments():
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, epilog=QUICK)
     parser.add_argument("--main", action="store_true", help="only the rows that the bars are about")
     parser.add_argument("--rows", type=lambda text: text.split(","), help="only these rows (names, with commas between)")
-    parser.add_argument("--contenders", type=lambda text: text.split(","), help="only these contenders")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--minute-rounds", type=int, help="rounds of the one-minute row; with --main 1, else as --rounds")
-    parser.add_argument("--seconds", type=int, default=4, help="measured in each run, after the warm-up")
-    parser.add_argument("--binary", type=Path, help="measure this binary as the service (nothing is built of it)")
+    parser.add_argument("--contenders", type=contenders_named, help=f"only these, with commas between: {', '.join(rows.WARM_UP_SECS)}")
+    parser.add_argument("--rounds", type=at_least_one, default=ROUNDS)
+    parser.add_argument("--minute-rounds", type=at_least_one, help="rounds of the one-minute row; with --main 1, else as --rounds")
+    parser.add_argument("--seconds", type=at_least_one, default=SECONDS, help="measured in each run, after the warm-up")
+    parser.add_argument("--binary", type=program, help="measure this program as the service")
     parser.add_argument("--growth", action="store_true", help="how cost and memory grow, instead")
     parser.add_argument("--readme", action="store_true", help="write the last whole run into README.md and end")
+    parser.add_argument("--validate", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--programs", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--shipped", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--tools", type=Path, required=True, help=argparse.SUPPRESS)
@@ -160,6 +190,10 @@ def measured(options, chosen, programs, result, save):
 def main():
     options = arguments()
     whole = options.out / "whole.json"
+    if not options.growth:
+        chosen = rows.named(options.rows) if options.rows else [row for row in rows.ROWS if row.main or not options.main]
+    if options.validate:
+        return 0
     if options.readme:
         return readme.write(ROOT, whole, options.out / "growth.json")
     programs = Programs(
@@ -186,21 +220,24 @@ def main():
         print(f"others use this machine as well (load {result['load_before']:.1f}): what is measured now is noise")
     if options.growth:
         return growth.measured(options, programs, result)
-    chosen = rows.named(options.rows) if options.rows else [row for row in rows.ROWS if row.main or not options.main]
-    is_whole = not (options.rows or options.contenders or options.main or options.binary)
+    is_look = options.rows or options.contenders or options.main or options.binary or options.minute_rounds
+    is_whole = not is_look and options.rounds >= ROUNDS and options.seconds >= SECONDS
     last = options.out / "last.json"
 
     def save():
         last.write_text(json.dumps(result, indent=1))
 
     began = time.monotonic()
-    measured(options, chosen, programs, result, save)
+    try:
+        measured(options, chosen, programs, result, save)
+    finally:
+        for key in options.out.glob("*.key"):
+            key.unlink()
     result["took_seconds"] = round(time.monotonic() - began)
     save()
     (options.out / "chart.svg").write_text(chart.svg(result))
-    if is_whole:
+    if is_whole and not result["failures"]:
         whole.write_text(last.read_text())
-        shutil.copy(options.out / "chart.svg", ROOT / "scripts" / "bench.d" / "chart.svg")
     print(f"\n{report.whole(result)}\n\n{result['took_seconds']} s; figures: {last}, chart: {options.out / 'chart.svg'}")
     return 1 if result["failures"] else 0
 

@@ -2,6 +2,7 @@
 
 import json
 
+import chart
 import growth
 import report
 
@@ -14,11 +15,22 @@ TEXT = """{heading}
 scripts/bench          # everything in the tables below; about an hour
 scripts/bench --main   # only the loads that the bars are about
 scripts/bench --growth # how cost and memory grow with keys, features, bodies and instances
-scripts/bench --quick  # a minute: instructions of a fixed load, against an earlier revision
+scripts/bench --quick  # instructions of four fixed loads, beside those of HEAD~1 (or --quick REVISION)
 ```
+
+Each builds first, which takes ten minutes or more on a new clone with two cores; `--quick` counts for two or three. They
+take Node 20 or newer, Python 3, OpenSSL, a Redis server and, where `perf` cannot count instructions, valgrind: what is
+missing is installed as root, else named. `scripts/bench --help` has the rest, `--rows usage,list-50 --rounds 1` (a look)
+among it. A run that is not whole changes nothing here; `scripts/bench --readme` puts the last whole one into this section.
 
 {begin}
 ![Messages per CPU-second](scripts/bench.d/chart.svg)
+
+The queue is a simulator of ours (`tests/bench/simulator`) in a process of its own: it speaks SQS's protocol, as fast as
+it can or with a settable round trip, and checks no signatures. It is not SQS; no SQS is as fast. The rows that say so
+have [fauxqs](https://www.npmjs.com/package/fauxqs) in its place, an emulator that others wrote, filled beforehand. Redis
+is a real one on the same machine. *Bars* are what was asked of the first version before it was written, beside such a
+node worker on such a machine.
 
 What is compared, all of it against the same queue and a Redis of the run's own, with fresh processes for each run:
 
@@ -30,7 +42,8 @@ What is compared, all of it against the same queue and a Redis of the run's own,
   signature, HTTP library or decoding, to tell what the simulator can give.
 
 The customers of all messages are in the cache, so each message is written. After each run Redis is compared with the
-newest state that was sent; a contender that does not write is not counted.
+newest state that was sent; a run in which the service or the node worker has not written it is not counted. (One key
+of a hundred may differ: the SDK's class reads and then writes, and two of its consumers may do so at the same time.)
 
 {tables}
 {growth}{end}
@@ -62,6 +75,7 @@ def write(root, result_file, growth_file):
     if not result_file.exists():
         raise SystemExit(f"there is no whole run yet ({result_file}): run scripts/bench first")
     result = json.loads(result_file.read_text())
+    (root / "scripts" / "bench.d" / "chart.svg").write_text(chart.svg(result))
     path = root / "README.md"
     readme = path.read_text()
     section = TEXT.format(
