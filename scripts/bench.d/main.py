@@ -43,8 +43,7 @@ class Certificate:
     key: Path
 
 
-QUICK = """scripts/bench --quick [BASE] [--threshold 1.05]: instructions of fixed loads, beside those of revision BASE (a
-commit; HEAD~1, or HEAD if there are changes that are not committed). See scripts/bench --quick --help."""
+QUICK = "scripts/bench --quick compares instructions with an earlier revision: see scripts/bench --quick --help."
 
 
 def at_least_one(text):
@@ -55,12 +54,7 @@ def at_least_one(text):
 
 
 def contenders_named(text):
-    names = text.split(",")
-    known = list(rows.WARM_UP_SECS)
-    unknown = sorted(set(names) - set(known))
-    if unknown:
-        raise argparse.ArgumentTypeError(f"no such contender: {', '.join(unknown)}; there are {', '.join(known)}")
-    return names
+    return rows.known("contender", text.split(","), list(rows.WARM_UP_SECS))
 
 
 def program(text):
@@ -190,8 +184,10 @@ def measured(options, chosen, programs, result, save):
 def main():
     options = arguments()
     whole = options.out / "whole.json"
-    if not options.growth:
-        chosen = rows.named(options.rows) if options.rows else [row for row in rows.ROWS if row.main or not options.main]
+    chosen = [row for row in rows.ROWS if row.main or not options.main]
+    # The names of growth are parts of its tables' names.
+    if options.rows and not options.growth:
+        chosen = rows.named(options.rows)
     if options.validate:
         return 0
     if options.readme:

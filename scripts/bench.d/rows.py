@@ -54,10 +54,15 @@ ROWS = [
 ]
 
 
+def known(what, names, there_are):
+    """The names, if there is each of them. Ends the program else."""
+    unknown = sorted(set(names) - set(there_are))
+    if unknown:
+        raise SystemExit(f"no such {what}: {', '.join(unknown)}; there are {', '.join(there_are)}")
+    return names
+
+
 def named(names):
     """The rows of these names, in the order of the table."""
-    known = {row.name for row in ROWS}
-    unknown = sorted(set(names) - known)
-    if unknown:
-        raise SystemExit(f"no such row: {', '.join(unknown)}; there are {', '.join(row.name for row in ROWS)}")
+    names = known("row", names, [row.name for row in ROWS])
     return [row for row in ROWS if row.name in names]

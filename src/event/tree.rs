@@ -115,8 +115,12 @@ impl<'a> Json<'a> {
 }
 
 impl<'a> Fields<'a> {
+    fn surely_lacks(&self, key: &str) -> bool {
+        self.sorts & sort(key) == 0
+    }
+
     pub(super) fn get(&self, key: &str) -> Option<&Json<'a>> {
-        if self.sorts & sort(key) == 0 {
+        if self.surely_lacks(key) {
             return None;
         }
         let of_that_name = |(name, _): &&Field<'a>| is_same(name, key);
@@ -124,7 +128,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Json<'a>> {
-        if self.sorts & sort(key) == 0 {
+        if self.surely_lacks(key) {
             return None;
         }
         let of_that_name = |(name, _): &&mut Field<'a>| is_same(name, key);

@@ -10,11 +10,15 @@ pub const BLOCK: usize = 64;
 const LANES: usize = 16;
 const HALF: usize = LANES / 2;
 
-/// A bit for each byte that ends a text, begins an escape or must not stand in a text: a quote, a backslash, a control
-/// character. The lowest bit is the first byte's.
+/// Ends a text, begins an escape, or must not stand in a text: a quote, a backslash, a control character.
+pub fn is_mark(byte: u8) -> bool {
+    matches!(byte, 0..b' ' | b'"' | b'\\')
+}
+
+/// A bit for each byte that is such a mark. The lowest bit is the first byte's.
 pub fn marks(bytes: &[u8; BLOCK]) -> u64 {
     let (parts, _) = bytes.as_chunks::<LANES>();
-    let bits_of = |part: &[u8; LANES]| u64::from(is_mark(u8x16::new(*part)).to_bitmask());
+    let bits_of = |part: &[u8; LANES]| u64::from(are_marks(u8x16::new(*part)).to_bitmask());
     parts
         .iter()
         .rev()
@@ -34,7 +38,7 @@ pub fn all_marks(text: &[u8]) -> Vec<u64> {
 
 /// Whether a text in JSON may hold these bytes as they are.
 pub fn is_plain(text: &[u8]) -> bool {
-    let is_odd = |part: &[u8; LANES]| is_mark(u8x16::new(*part)).any();
+    let is_odd = |part: &[u8; LANES]| are_marks(u8x16::new(*part)).any();
     if let Some(last) = text.last_chunk() {
         // The last ones once more, with some of those before them.
         return !text.as_chunks::<LANES>().0.iter().any(is_odd) && !is_odd(last);
@@ -46,11 +50,11 @@ pub fn is_plain(text: &[u8]) -> bool {
             both[HALF..].copy_from_slice(last);
             !is_odd(&both)
         }
-        _ => !text.iter().any(|byte| matches!(byte, 0..b' ' | b'"' | b'\\')),
+        _ => !text.iter().any(|byte| is_mark(*byte)),
     }
 }
 
-fn is_mark(bytes: u8x16) -> u8x16 {
+fn are_marks(bytes: u8x16) -> u8x16 {
     let is_control = bytes.min(u8x16::splat(b' ' - 1)).simd_eq(bytes);
     bytes.simd_eq(u8x16::splat(b'"')) | bytes.simd_eq(u8x16::splat(b'\\')) | is_control
 }

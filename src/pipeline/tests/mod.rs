@@ -1,6 +1,7 @@
-//! The loops against a queue and a store that fail on purpose: here the workers, in `queue` the others. What needs a
+//! The loops against a queue and a store that fail on purpose: here the workers, the others in rooms of their own. What needs a
 //! real Redis or a real queue is in `tests/it`.
 
+mod acknowledger;
 mod queue;
 
 use std::cell::RefCell;

@@ -5,7 +5,7 @@
 //! not wanted takes memory. Whatever is not exactly of the form that SQS documents is left to the tolerant reading in the
 //! room above, which looks at a whole tree and tells what is wrong.
 
-use crate::json::marks::{BLOCK, marks};
+use crate::json::marks::{BLOCK, is_mark, marks};
 
 /// One message of an answer to a receive.
 #[derive(Debug, Default)]
@@ -190,10 +190,7 @@ impl<'a> Reader<'a> {
     /// A text without an escape in it.
     fn bare_text(&mut self) -> Option<&'a str> {
         self.expect(b'"')?;
-        let end = self
-            .rest
-            .iter()
-            .position(|byte| matches!(byte, 0..b' ' | b'"' | b'\\'))?;
+        let end = self.rest.iter().position(|byte| is_mark(*byte))?;
         let (text, rest) = self.rest.split_at(end);
         self.rest = rest.strip_prefix(b"\"")?;
         std::str::from_utf8(text).ok()
