@@ -6,18 +6,18 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::select;
+
 use crate::log::FaultLog;
 use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
-use crate::shutdown::Stop;
+use crate::shutdown::{Stop, StopTrigger, stop_pair};
 use crate::store::StoreError;
 
 /// What the log calls all faults of Redis.
 const FAULT: &str = "redis ";
 /// How long a refused write stands against answers: longer than a worker waits between two tries.
 const REFUSAL_STANDS: Duration = Duration::from_secs(5);
-/// How often a waiting thread looks.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Whether Redis is there, as far as is known.
 #[derive(Debug)]
@@ -30,12 +30,31 @@ pub struct RedisGate {
 
 #[derive(Debug)]
 struct State {
-    /// Since when Redis is away; `None` while it is there.
-    away_since: Option<Instant>,
+    /// `None` while Redis is there.
+    away: Option<Away>,
     /// When Redis last answered a write by refusing it (a replica, full, ACL …).
     refused_at: Option<Instant>,
     /// A call has failed since it was there: else its coming is no return.
     failed: bool,
+}
+
+/// Redis is away. Dropped when it is there again, which wakes whoever waits for that.
+#[derive(Debug)]
+struct Away {
+    since: Instant,
+    _over: StopTrigger,
+    wait: Stop,
+}
+
+impl Away {
+    fn since(now: Instant) -> Self {
+        let (over, wait) = stop_pair();
+        Self {
+            since: now,
+            _over: over,
+            wait,
+        }
+    }
 }
 
 /// What was done when Redis failed.
@@ -60,7 +79,7 @@ impl RedisGate {
     /// Redis is taken to be away until something shows that it is there.
     pub fn new(health: Arc<HealthBoard>, metrics: Arc<Metrics>, faults: Arc<FaultLog>) -> Self {
         let state = State {
-            away_since: Some(Instant::now()),
+            away: Some(Away::since(Instant::now())),
             refused_at: None,
             failed: false,
         };
@@ -77,7 +96,7 @@ impl RedisGate {
         let now = Instant::now();
         let kind = format!("{FAULT}{}", error.kind);
         let mut state = self.state();
-        state.away_since.get_or_insert(now);
+        state.away.get_or_insert_with(|| Away::since(now));
         state.failed = true;
         match during {
             During::Write if refuses_writes(error) => state.refused_at = Some(now),
@@ -99,7 +118,7 @@ impl RedisGate {
     /// A call succeeded.
     pub fn found(&self, evidence: Evidence) {
         let mut state = self.state();
-        let Some(away_since) = state.away_since else {
+        let Some(away_since) = state.away.as_ref().map(|away| away.since) else {
             return;
         };
         // As long as a worker tries to write and is refused, an answer proves nothing. If none has tried for a
@@ -110,7 +129,7 @@ impl RedisGate {
         }
         let failed = state.failed;
         *state = State {
-            away_since: None,
+            away: None,
             refused_at: None,
             failed: false,
         };
@@ -137,7 +156,7 @@ impl RedisGate {
 
     /// Redis is there, as far as is known.
     pub fn is_open(&self) -> bool {
-        self.state().away_since.is_none()
+        self.state().away.is_none()
     }
 
     /// Redis answers but refuses to write.
@@ -148,13 +167,16 @@ impl RedisGate {
     /// Waits until Redis is there, the stop comes or the time is over. True if Redis is there.
     pub fn wait_open(&self, stop: &Stop, at_most: Duration) -> bool {
         let deadline = Instant::now() + at_most;
-        while !self.is_open() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || stop.wait(left.min(LOOK_EVERY)) {
-                return self.is_open();
+        loop {
+            let Some(opens) = self.state().away.as_ref().map(|away| away.wait.clone()) else {
+                return true;
+            };
+            select! {
+                recv(opens.channel()) -> _ => {}
+                recv(stop.channel()) -> _ => return self.is_open(),
+                default(deadline.saturating_duration_since(Instant::now())) => return self.is_open(),
             }
         }
-        true
     }
 }
 
@@ -204,6 +226,43 @@ mod tests {
         assert!(gate.is_open());
     }
 
+    /// A wait that only looks now and then would end half of its pause too late, each time.
+    #[test]
+    fn who_waits_is_woken_when_redis_is_there() {
+        const TIMES: usize = 100;
+        let gate = gate();
+        let waits = std::sync::Barrier::new(2);
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..TIMES {
+                    waits.wait();
+                    assert!(gate.wait_open(&Stop::never(), Duration::from_mins(1)));
+                    waits.wait();
+                }
+            });
+            for _ in 0..TIMES {
+                gate.lost(&fault("io"), During::Write);
+                waits.wait();
+                Stop::never().wait(Duration::from_millis(1));
+                gate.found(Evidence::Wrote);
+                waits.wait();
+            }
+        });
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn a_wait_ends_with_its_time_and_with_the_stop() {
+        let gate = gate();
+        assert!(!gate.wait_open(&Stop::never(), Duration::from_millis(10)));
+        let (trigger, stop) = stop_pair();
+        drop(trigger);
+        assert!(!gate.wait_open(&stop, Duration::from_mins(1)));
+        gate.found(Evidence::Answered);
+        assert!(gate.wait_open(&stop, Duration::ZERO));
+    }
+
     #[test]
     fn health_and_metric_agree_with_the_gate_whoever_reports_first() {
         let gate = gate();
@@ -214,7 +273,7 @@ mod tests {
                         gate.lost(&fault("io"), During::Write);
                         gate.found(Evidence::Wrote);
                         let state = gate.state();
-                        let is_open = state.away_since.is_none();
+                        let is_open = state.away.is_none();
                         assert_eq!(gate.health.is_redis_connected(), is_open);
                         assert_eq!(gate.metrics.redis_up.get(), i64::from(is_open));
                     }
