@@ -7,7 +7,7 @@ use persistent_cache_service::config::{Settings, of_process};
 use persistent_cache_service::{build_info, commands, log as service_log, service};
 use tikv_jemallocator::Jemalloc;
 
-/// glibc's own takes a quarter of a message's time; what it is told stands in `.cargo/config.toml`.
+/// README (Allocators) has it beside others; what it is told stands in `.cargo/config.toml`.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 

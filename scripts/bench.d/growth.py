@@ -36,13 +36,17 @@ def entitlements(features, customers, **changes):
     return usage(mix="entitlements", features=features, customers=customers, **changes)
 
 
+def counted(number, what):
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 # A customer with two features has six keys: entitlements, metadata, one usage, and the timestamp of each.
 KEYS = [
     Step("keys in Redis", f"{keys:,} keys", usage(features=2, customers=keys // 6))
     for keys in (1_000, 100_000, 1_000_000)
 ]
 FEATURES = [
-    Step("features of a customer", f"{features} features", entitlements(features, customers))
+    Step("features of a customer", counted(features, "feature"), entitlements(features, customers))
     for features, customers in ((1, 2_000), (5, 2_000), (50, 1_000), (300, 200))
 ]
 # As many features as SQS lets a body be long; ten of 1 MiB are more than it puts into one answer.
@@ -51,9 +55,9 @@ BODIES = [
     for title, features, batch in (("256 KiB", 489, 10), ("1 MiB", 1_950, 1))
 ]
 INSTANCES = [
-    Step("instances on one queue", f"{count} instances", usage(), count) for count in (1, 2, 4, 8)
+    Step("instances on one queue", counted(count, "instance"), usage(), count) for count in (1, 2, 4, 8)
 ] + [
-    Step("instances on one queue", f"{count} instances, round trip 20 ms", usage(round_trip_ms=20), count)
+    Step("instances on one queue", f"{counted(count, 'instance')}, round trip 20 ms", usage(round_trip_ms=20), count)
     for count in (1, 2, 4, 8)
 ]
 BATCHES = [Step("size of a batch", f"batch {batch}", usage(batch=batch)) for batch in (1, 10)]
