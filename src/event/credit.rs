@@ -9,11 +9,11 @@ use super::{Event, MalformedBody, UsageOf, UsageUpdated, identity};
 use crate::entitlement::{EpochMs, MeasuredUsage, Usage};
 
 /// Decodes a balance.
-pub(super) fn decode(mut scope: Scope<'_>, sent_at: EpochMs) -> Result<Event, MalformedBody> {
+pub(super) fn decode(scope: &Scope<'_>, sent_at: EpochMs) -> Result<Event, MalformedBody> {
     let subject = scope.subject()?;
     let currency = scope.find(|fields| Ok(identity::currency(fields)))?;
     let currency = currency.ok_or_else(|| scope.missing("currencyId"))?;
-    let current_usage = consumed(&mut scope)?.ok_or_else(|| scope.missing("totalConsumed"))?;
+    let current_usage = consumed(scope)?.ok_or_else(|| scope.missing("totalConsumed"))?;
     let updated_at = scope
         .date("usageUpdatedAt")
         .unwrap_or_else(|| scope.message_time(sent_at));
@@ -23,7 +23,7 @@ pub(super) fn decode(mut scope: Scope<'_>, sent_at: EpochMs) -> Result<Event, Ma
         measured: MeasuredUsage {
             usage: Usage {
                 current_usage,
-                ..period(&mut scope)
+                ..period(scope)
             },
             updated_at,
         },
@@ -31,7 +31,7 @@ pub(super) fn decode(mut scope: Scope<'_>, sent_at: EpochMs) -> Result<Event, Ma
 }
 
 /// `totalConsumed`, else `currentUsage`, else what is gone of `totalGranted`.
-fn consumed(scope: &mut Scope<'_>) -> Result<Option<Number>, MalformedBody> {
+fn consumed(scope: &Scope<'_>) -> Result<Option<Number>, MalformedBody> {
     for key in ["totalConsumed", "currentUsage"] {
         if let Some(consumed) = scope.find(|fields| number(fields, key))? {
             return Ok(Some(consumed));
@@ -51,6 +51,8 @@ fn difference(minuend: &Number, subtrahend: &Number) -> Option<Number> {
         .and_then(|(a, b)| a.checked_sub(b));
     match whole {
         Some(whole) => Some(whole.into()),
-        None => Number::from_f64(minuend.as_f64()? - subtrahend.as_f64()?).map(as_javascript),
+        None => {
+            Number::from_f64(minuend.as_f64()? - subtrahend.as_f64()?).map(|number| as_javascript(&number))
+        }
     }
 }

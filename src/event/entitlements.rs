@@ -13,7 +13,7 @@ use crate::entitlement::{Entitlement, EpochMs};
 
 /// Decodes a list. An event without a list is malformed: taking it for an empty one would deny everything. An empty
 /// list (also one of kinds that nobody here knows) without a reason for it purges the customer: the next reader asks.
-pub(super) fn decode(mut scope: Scope<'_>, sent_at: EpochMs) -> Result<Event, MalformedBody> {
+pub(super) fn decode(scope: &Scope<'_>, sent_at: EpochMs) -> Result<Event, MalformedBody> {
     let subject = scope.subject()?;
     let access_denied_reason = scope.find(|fields| fields::text(fields, "accessDeniedReason"))?;
     let message_time = scope.message_time(sent_at);
@@ -32,7 +32,7 @@ pub(super) fn decode(mut scope: Scope<'_>, sent_at: EpochMs) -> Result<Event, Ma
 
     let mut updated_at = None;
     let mut entitlements = Vec::with_capacity(list.len());
-    for (index, entry) in list.into_iter().enumerate() {
+    for (index, entry) in list.iter().enumerate() {
         let decoded = decode_entry(entry, message_time, &mut updated_at);
         let decoded = decoded.map_err(|fault| {
             fault
@@ -54,15 +54,15 @@ pub(super) fn decode(mut scope: Scope<'_>, sent_at: EpochMs) -> Result<Event, Ma
 
 /// Decodes one entry and notes the list's time: the first valid `entitlementUpdatedAt` in it.
 fn decode_entry(
-    entry: Json<'_>,
+    entry: &Json<'_>,
     message_time: EpochMs,
     updated_at: &mut Option<EpochMs>,
 ) -> Result<Option<Entitlement>, MalformedBody> {
     if entry.is_null() {
         return Ok(None);
     }
-    let mut fields = fields::of_object(entry)?;
-    *updated_at = updated_at.or_else(|| fields::date(&mut fields, "entitlementUpdatedAt"));
+    let fields = fields::of_object(entry)?;
+    *updated_at = updated_at.or_else(|| fields::date(&fields, "entitlementUpdatedAt"));
     entitlement(fields, message_time)
 }
 

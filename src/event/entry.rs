@@ -18,13 +18,13 @@ use crate::entitlement::{
 /// Decodes an entry; `None` for one of a kind that is neither a feature nor a credit currency. `message_time` is the
 /// time of a usage that has none of its own.
 pub(super) fn entitlement(
-    mut entry: Fields<'_>,
+    entry: Fields<'_>,
     message_time: EpochMs,
 ) -> Result<Option<Entitlement>, MalformedBody> {
     if is_credit(&entry) {
         return Ok(Some(Entitlement::Credit(Box::new(credit(entry, message_time)?))));
     }
-    match object(&mut entry, "feature")? {
+    match object(&entry, "feature")? {
         Some(feature) => {
             let feature = self::feature(feature).map_err(|fault| fault.within("feature"))?;
             Ok(Some(Entitlement::Feature(Box::new(of_feature(
@@ -47,40 +47,40 @@ fn is_credit(entry: &Fields<'_>) -> bool {
 
 fn of_feature(
     feature: Feature,
-    mut entry: Fields<'_>,
+    entry: Fields<'_>,
     message_time: EpochMs,
 ) -> Result<FeatureEntitlement, MalformedBody> {
-    let (usage, usage_updated_at) = usage(&mut entry, message_time)?;
-    let reset_period = given_text(&mut entry, "resetPeriod")?;
+    let (usage, usage_updated_at) = usage(&entry, message_time)?;
+    let reset_period = given_text(&entry, "resetPeriod")?;
     Ok(FeatureEntitlement {
         feature,
-        resource_id: identity::resource(&mut entry)?,
-        usage_limit: given_number(&mut entry, "usageLimit")?,
-        has_unlimited_usage: given_flag(&mut entry, "hasUnlimitedUsage")?,
-        has_soft_limit: flag(&mut entry, "hasSoftLimit")?,
-        access_denied_reason: text(&mut entry, "accessDeniedReason")?,
-        enum_values: enum_values(&mut entry)?,
-        valid_until: date(&mut entry, "validUntil"),
-        credit_rate: credit_rate(&mut entry)?,
-        reset_period_configuration: reset_period_configuration(&mut entry, &reset_period)?,
+        resource_id: identity::resource(&entry)?,
+        usage_limit: given_number(&entry, "usageLimit")?,
+        has_unlimited_usage: given_flag(&entry, "hasUnlimitedUsage")?,
+        has_soft_limit: flag(&entry, "hasSoftLimit")?,
+        access_denied_reason: text(&entry, "accessDeniedReason")?,
+        enum_values: enum_values(&entry)?,
+        valid_until: date(&entry, "validUntil"),
+        credit_rate: credit_rate(&entry)?,
+        reset_period_configuration: reset_period_configuration(&entry, &reset_period)?,
         reset_period,
-        usage_period_anchor: date(&mut entry, "usagePeriodAnchor"),
+        usage_period_anchor: date(&entry, "usagePeriodAnchor"),
         usage,
         usage_updated_at,
     })
 }
 
-fn credit(mut entry: Fields<'_>, message_time: EpochMs) -> Result<CreditEntitlement, MalformedBody> {
+fn credit(entry: Fields<'_>, message_time: EpochMs) -> Result<CreditEntitlement, MalformedBody> {
     let currency_id =
         identity::currency(&entry).ok_or_else(|| MalformedBody::at("currency.currencyId", "missing"))?;
-    let (usage, usage_updated_at) = usage(&mut entry, message_time)?;
+    let (usage, usage_updated_at) = usage(&entry, message_time)?;
     Ok(CreditEntitlement {
-        currency: currency(object(&mut entry, "currency")?, &currency_id),
+        currency: currency(object(&entry, "currency")?, &currency_id),
         currency_id,
-        usage_limit: given_number(&mut entry, "usageLimit")?,
-        has_soft_limit: flag(&mut entry, "hasSoftLimit")?,
-        access_denied_reason: text(&mut entry, "accessDeniedReason")?,
-        valid_until: date(&mut entry, "validUntil"),
+        usage_limit: given_number(&entry, "usageLimit")?,
+        has_soft_limit: flag(&entry, "hasSoftLimit")?,
+        access_denied_reason: text(&entry, "accessDeniedReason")?,
+        valid_until: date(&entry, "validUntil"),
         usage,
         usage_updated_at,
     })
@@ -88,27 +88,27 @@ fn credit(mut entry: Fields<'_>, message_time: EpochMs) -> Result<CreditEntitlem
 
 /// The currency as given, and with its id under the name that readers look for.
 fn currency(given: Option<Fields<'_>>, id: &CurrencyId) -> Map<String, Value> {
-    let mut currency = given.map(Fields::into_map).unwrap_or_default();
+    let mut currency = given.map(Fields::to_map).unwrap_or_default();
     currency.shift_remove("__typename");
     currency.insert("currencyId".to_owned(), id.as_str().into());
     currency
 }
 
-fn feature(mut feature: Fields<'_>) -> Result<Feature, MalformedBody> {
-    let either = |feature: &mut Fields<'_>, graphql: &str, webhook: &str| -> Option<SmolStr> {
+fn feature(feature: Fields<'_>) -> Result<Feature, MalformedBody> {
+    let either = |feature: &Fields<'_>, graphql: &str, webhook: &str| -> Option<SmolStr> {
         caption(feature, graphql).or_else(|| caption(feature, webhook))
     };
     Ok(Feature {
-        id: identity::own_id(&mut feature)?
+        id: identity::own_id(&feature)?
             .map(FeatureId)
             .ok_or_else(|| MalformedBody::at("id", "missing"))?,
-        feature_type: text(&mut feature, "featureType")?,
-        meter_type: text(&mut feature, "meterType")?.map(as_graphql_meter_type),
+        feature_type: text(&feature, "featureType")?,
+        meter_type: text(&feature, "meterType")?.map(as_graphql_meter_type),
         // A webhook's `unit` is one of them and its `units` are many: not what the plain words suggest beside
         // GraphQL's `featureUnits`, which is one.
-        units: either(&mut feature, "featureUnits", "unit").unwrap_or_default(),
-        units_plural: either(&mut feature, "featureUnitsPlural", "units").unwrap_or_default(),
-        display_name: either(&mut feature, "displayName", "name"),
+        units: either(&feature, "featureUnits", "unit").unwrap_or_default(),
+        units_plural: either(&feature, "featureUnitsPlural", "units").unwrap_or_default(),
+        display_name: either(&feature, "displayName", "name"),
     })
 }
 
@@ -122,7 +122,7 @@ fn as_graphql_meter_type(meter_type: SmolStr) -> SmolStr {
 }
 
 /// The usage that an entry carries, and when it was true; no time if the entry says nothing of usage.
-fn usage(entry: &mut Fields<'_>, message_time: EpochMs) -> Result<(Usage, Option<EpochMs>), MalformedBody> {
+fn usage(entry: &Fields<'_>, message_time: EpochMs) -> Result<(Usage, Option<EpochMs>), MalformedBody> {
     let current_usage = fields::number(entry, "currentUsage")?;
     let measured_at =
         date(entry, "usageUpdatedAt").or_else(|| current_usage.is_some().then_some(message_time));
@@ -134,35 +134,35 @@ fn usage(entry: &mut Fields<'_>, message_time: EpochMs) -> Result<(Usage, Option
     Ok((usage, measured_at))
 }
 
-fn enum_values(entry: &mut Fields<'_>) -> Result<Vec<Value>, MalformedBody> {
+fn enum_values(entry: &Fields<'_>) -> Result<Vec<Value>, MalformedBody> {
     let values = list(entry, "enumValues")?.unwrap_or_default();
-    Ok(values.into_iter().map(Json::into_value).collect())
+    Ok(values.iter().copied().map(Json::to_value).collect())
 }
 
 /// A rate without an amount or a currency is none.
-fn credit_rate(entry: &mut Fields<'_>) -> Result<Option<CreditRate>, MalformedBody> {
-    let Some(mut rate) = object(entry, "creditRate")? else {
+fn credit_rate(entry: &Fields<'_>) -> Result<Option<CreditRate>, MalformedBody> {
+    let Some(rate) = object(entry, "creditRate")? else {
         return Ok(None);
     };
     let currency = identity::currency(&rate);
-    let amount = match fields::take(&mut rate, "amount") {
+    let amount = match rate.get("amount") {
         None | Some(Json::Null) => return Ok(None),
         Some(Json::Number(amount)) => Value::Number(as_javascript(amount)),
-        Some(other) => other.into_value(),
+        Some(other) => other.to_value(),
     };
     Ok(currency.map(|CurrencyId(currency_id)| CreditRate { amount, currency_id }))
 }
 
 /// A webhook's `{"accordingTo": X}` becomes the GraphQL object of its period; GraphQL's own is passed on as it is.
 fn reset_period_configuration(
-    entry: &mut Fields<'_>,
+    entry: &Fields<'_>,
     reset_period: &Given<SmolStr>,
 ) -> Result<Given<ResetPeriodConfiguration>, MalformedBody> {
     const KEY: &str = "resetPeriodConfiguration";
     if !entry.contains_key(KEY) {
         return Ok(Given::Absent);
     }
-    let Some(mut given) = object(entry, KEY)? else {
+    let Some(given) = object(entry, KEY)? else {
         return Ok(Given::Null);
     };
     let (typename, key) = match reset_period {
@@ -171,15 +171,15 @@ fn reset_period_configuration(
         Given::Value(period) if period == "YEAR" => ("YearlyResetPeriodConfig", "yearlyAccordingTo"),
         // Days and hours have no configuration in GraphQL.
         Given::Value(_) | Given::Null | Given::Absent => {
-            return Ok(Given::Value(ResetPeriodConfiguration::AsGiven(given.into_map())));
+            return Ok(Given::Value(ResetPeriodConfiguration::AsGiven(given.to_map())));
         }
     };
-    Ok(Given::Value(match fields::take(&mut given, "accordingTo") {
-        None => ResetPeriodConfiguration::AsGiven(given.into_map()),
+    Ok(Given::Value(match given.get("accordingTo") {
+        None => ResetPeriodConfiguration::AsGiven(given.to_map()),
         Some(according_to) => ResetPeriodConfiguration::AccordingTo {
             typename,
             key,
-            according_to: according_to.into_value(),
+            according_to: according_to.to_value(),
         },
     }))
 }

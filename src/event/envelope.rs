@@ -5,8 +5,7 @@
 //! field is looked for in the payload first and then outwards, so that a message may put its customer or its
 //! timestamp on either side of `payload`. Nothing here knows what an event means.
 
-use std::cell::OnceCell;
-use std::mem;
+use bumpalo::Bump;
 
 use super::MalformedBody;
 use super::fields::{self, Fields};
@@ -45,27 +44,17 @@ struct Level<'a> {
     fields: Fields<'a>,
 }
 
-/// Texts that were found inside another text, for as long as what borrows from them.
-#[derive(Debug, Default)]
-pub(super) struct Unwrapped([OnceCell<String>; LEVELS_MAX]);
-
-impl Unwrapped {
-    /// Keeps the text of the envelope at this depth.
-    fn keep(&self, depth: usize, text: String) -> &str {
-        self.0.get(depth).map_or("", |place| place.get_or_init(|| text))
-    }
-}
-
 /// Opens a body. The outermost documented name decides; an undocumented one (`next` of graphql-ws, whatever a bus
 /// calls its `detail-type`) lets the envelopes inside speak.
-pub(super) fn open<'a>(body: &'a str, unwrapped: &'a Unwrapped) -> Result<Opened<'a>, MalformedBody> {
+/// Everything of it is put into the room.
+pub(super) fn open<'a>(body: &'a str, room: &'a Bump) -> Result<Opened<'a>, MalformedBody> {
     let mut scope = Scope {
         levels: Vec::with_capacity(LEVELS_MAX),
     };
     let mut name = None;
     let mut is_named = false;
     let mut key = "";
-    let mut fields = parse(body, "")?;
+    let mut fields = parse(body, "", room)?;
     loop {
         if scope.levels.len() == LEVELS_MAX {
             let problem = format!("more than {LEVELS_MAX} envelopes inside one another");
@@ -76,21 +65,19 @@ pub(super) fn open<'a>(body: &'a str, unwrapped: &'a Unwrapped) -> Result<Opened
         }
         if is_sns_notification(&fields) {
             // Of the SNS envelope nothing is kept: its `Timestamp` is when it was published, not when it was true.
-            let message =
-                fields::text(&mut fields, "Message").map_err(|fault| fault.within(&scope.path()))?;
+            let message = fields::text(&fields, "Message").map_err(|fault| fault.within(&scope.path()))?;
             let message =
                 message.ok_or_else(|| MalformedBody::at("Message", "missing").within(&scope.path()))?;
-            let message = unwrapped.keep(scope.levels.len(), message);
             scope.enter(key, Fields::default());
             key = "Message";
-            fields = parse(message, key).map_err(|fault| fault.within(&scope.path()))?;
+            fields = parse(message, key, room).map_err(|fault| fault.within(&scope.path()))?;
             continue;
         }
         for text in names_in(&fields) {
             is_named = true;
             name = name.or_else(|| event_name(text));
         }
-        let inner = inner(&mut fields);
+        let inner = inner(&fields);
         scope.enter(key, fields);
         let Some((inner_key, inner_fields)) = inner else {
             break;
@@ -112,9 +99,9 @@ pub(super) fn open<'a>(body: &'a str, unwrapped: &'a Unwrapped) -> Result<Opened
 }
 
 /// Parses JSON text that has to be an object. `place` is where the text stands.
-fn parse<'a>(text: &'a str, place: &str) -> Result<Fields<'a>, MalformedBody> {
+fn parse<'a>(text: &'a str, place: &str, room: &'a Bump) -> Result<Fields<'a>, MalformedBody> {
     let whole = if place.is_empty() { "body" } else { place };
-    match Json::parse(text.trim_start_matches('\u{feff}')) {
+    match Json::parse(text.trim_start_matches('\u{feff}'), room) {
         Ok(Json::Object(fields)) => Ok(fields),
         Ok(other) => Err(fields::unexpected(whole, "an object", &other)),
         Err(TreeError::TooMany) => Err(MalformedBody::at(
@@ -154,12 +141,12 @@ fn names_in<'f>(fields: &'f Fields<'_>) -> impl Iterator<Item = &'f str> {
         .filter_map(|key| fields.get(key).and_then(Json::as_str))
 }
 
-/// Takes the payload, or the next envelope, out of this one.
-fn inner<'a>(fields: &mut Fields<'a>) -> Option<(&'static str, Fields<'a>)> {
-    WRAPPERS.into_iter().chain(GRAPHQL_FIELDS).find_map(|key| {
-        let object = fields.get_mut(key)?.as_object_mut()?;
-        Some((key, mem::take(object)))
-    })
+/// The payload, or the next envelope, in this one.
+fn inner<'a>(fields: &Fields<'a>) -> Option<(&'static str, Fields<'a>)> {
+    WRAPPERS
+        .into_iter()
+        .chain(GRAPHQL_FIELDS)
+        .find_map(|key| Some((key, fields.get(key)?.as_object()?)))
 }
 
 impl<'a> Scope<'a> {
@@ -170,27 +157,27 @@ impl<'a> Scope<'a> {
 
     /// Makes the object under `key`, wherever it is, the innermost level; does nothing if there is none.
     pub(super) fn enter_object(&mut self, key: &'static str) {
-        let object = |level: &mut Level<'a>| level.fields.get_mut(key)?.as_object_mut().map(mem::take);
-        if let Some(object) = self.levels.iter_mut().rev().find_map(object) {
+        let object = |level: &Level<'a>| level.fields.get(key)?.as_object();
+        if let Some(object) = self.levels.iter().rev().find_map(object) {
             self.enter(key, object);
         }
     }
 
     /// Reads something from the innermost level that has it.
     pub(super) fn find<T>(
-        &mut self,
-        read: impl Fn(&mut Fields<'a>) -> Result<Option<T>, MalformedBody>,
+        &self,
+        read: impl Fn(&Fields<'a>) -> Result<Option<T>, MalformedBody>,
     ) -> Result<Option<T>, MalformedBody> {
         Ok(self.find_with_depth(read)?.map(|(found, _)| found))
     }
 
     /// The same, with the depth it was found at, for [`Self::path_to`].
     pub(super) fn find_with_depth<T>(
-        &mut self,
-        read: impl Fn(&mut Fields<'a>) -> Result<Option<T>, MalformedBody>,
+        &self,
+        read: impl Fn(&Fields<'a>) -> Result<Option<T>, MalformedBody>,
     ) -> Result<Option<(T, usize)>, MalformedBody> {
-        for (depth, level) in self.levels.iter_mut().enumerate().rev() {
-            match read(&mut level.fields) {
+        for (depth, level) in self.levels.iter().enumerate().rev() {
+            match read(&level.fields) {
                 Ok(None) => {}
                 Ok(Some(found)) => return Ok(Some((found, depth))),
                 Err(fault) => return Err(fault.within(&self.path_to(depth))),
@@ -200,23 +187,23 @@ impl<'a> Scope<'a> {
     }
 
     /// The innermost valid date of that name.
-    pub(super) fn date(&mut self, key: &str) -> Option<EpochMs> {
+    pub(super) fn date(&self, key: &str) -> Option<EpochMs> {
         self.levels
-            .iter_mut()
+            .iter()
             .rev()
-            .find_map(|level| fields::date(&mut level.fields, key))
+            .find_map(|level| fields::date(&level.fields, key))
     }
 
     /// When the message says that it was true: its `timestamp`, else its `entitlementsUpdatedAt` (which Stigg's
     /// webhook reference requires where it lets `timestamp` be absent), else when it was sent.
-    pub(super) fn message_time(&mut self, sent_at: EpochMs) -> EpochMs {
+    pub(super) fn message_time(&self, sent_at: EpochMs) -> EpochMs {
         self.date("timestamp")
             .or_else(|| self.date("entitlementsUpdatedAt"))
             .unwrap_or(sent_at)
     }
 
     /// Whose state it is, if the message says so.
-    pub(super) fn subject_if_any(&mut self) -> Result<Option<Subject>, MalformedBody> {
+    pub(super) fn subject_if_any(&self) -> Result<Option<Subject>, MalformedBody> {
         let Some(customer) = self.find(identity::customer)? else {
             return Ok(None);
         };
@@ -227,13 +214,13 @@ impl<'a> Scope<'a> {
     }
 
     /// Whose state it is.
-    pub(super) fn subject(&mut self) -> Result<Subject, MalformedBody> {
+    pub(super) fn subject(&self) -> Result<Subject, MalformedBody> {
         self.subject_if_any()?.ok_or_else(|| self.missing("customerId"))
     }
 
     /// The payload, if it is no EventBridge envelope: that one has an `id` of its own.
-    pub(super) fn payload(&mut self) -> Option<&mut Fields<'a>> {
-        let innermost = self.levels.last_mut().map(|level| &mut level.fields)?;
+    pub(super) fn payload(&self) -> Option<&Fields<'a>> {
+        let innermost = self.levels.last().map(|level| &level.fields)?;
         (!innermost.contains_key("detail-type")).then_some(innermost)
     }
 

@@ -1,12 +1,9 @@
-//! Typed access to the fields of a JSON object: takes the value out and names the field when the
+//! Typed access to the fields of a JSON object: gives the value and names the field when the
 //! value is not of the kind that is needed there.
 //!
 //! The rule for what is odd: absent and null are the same unless a reader tells them apart ([`Given`]); a date
 //! that is none is missing, as it is for the SDKs; any other wrong kind is refused, since writing a guess to the
 //! cache would be an answer nobody gave.
-
-use std::borrow::Cow;
-use std::mem;
 
 use serde_json::Number;
 
@@ -15,31 +12,22 @@ use super::tree::Json;
 use super::{MalformedBody, dates};
 use crate::entitlement::{EpochMs, Given};
 
-/// Takes a field, leaving null in its place; `None` if it is absent.
-pub(super) fn take<'a>(fields: &mut Fields<'a>, key: &str) -> Option<Json<'a>> {
-    fields.get_mut(key).map(mem::take)
+/// A field that is neither absent nor null.
+fn present<'a>(fields: &Fields<'a>, key: &str) -> Option<&'a Json<'a>> {
+    fields.get(key).filter(|value| !value.is_null())
 }
-
-/// Takes a field that is neither absent nor null.
-fn present<'a>(fields: &mut Fields<'a>, key: &str) -> Option<Json<'a>> {
-    take(fields, key).filter(|value| !value.is_null())
-}
-
-/// What a text of a message is kept as.
-pub(super) trait FromText: for<'t> From<Cow<'t, str>> {}
-impl<T: for<'t> From<Cow<'t, str>>> FromText for T {}
 
 /// A text that is not empty: an empty id or reason says as little as an absent one.
-pub(super) fn text<T: FromText>(fields: &mut Fields<'_>, key: &str) -> Result<Option<T>, MalformedBody> {
+pub(super) fn text<'a, T: From<&'a str>>(fields: &Fields<'a>, key: &str) -> Result<Option<T>, MalformedBody> {
     match present(fields, key) {
         None => Ok(None),
-        Some(Json::Text(text)) => Ok(Some(text).filter(|text| !text.is_empty()).map(T::from)),
-        Some(other) => Err(unexpected(key, "text", &other)),
+        Some(Json::Text(text)) => Ok(Some(*text).filter(|text| !text.is_empty()).map(T::from)),
+        Some(other) => Err(unexpected(key, "text", other)),
     }
 }
 
 /// A text that only people read (a name, a unit): one of the wrong kind is left out, as no decision hangs on it.
-pub(super) fn caption<T: FromText>(fields: &mut Fields<'_>, key: &str) -> Option<T> {
+pub(super) fn caption<'a, T: From<&'a str>>(fields: &Fields<'a>, key: &str) -> Option<T> {
     match present(fields, key) {
         Some(Json::Text(text)) if !text.is_empty() => Some(T::from(text)),
         _ => None,
@@ -47,79 +35,80 @@ pub(super) fn caption<T: FromText>(fields: &mut Fields<'_>, key: &str) -> Option
 }
 
 /// A text whose absence and null are told apart.
-pub(super) fn given_text<T: FromText>(fields: &mut Fields<'_>, key: &str) -> Result<Given<T>, MalformedBody> {
-    match take(fields, key) {
+pub(super) fn given_text<'a, T: From<&'a str>>(
+    fields: &Fields<'a>,
+    key: &str,
+) -> Result<Given<T>, MalformedBody> {
+    match fields.get(key) {
         None => Ok(Given::Absent),
         Some(Json::Null) => Ok(Given::Null),
         Some(Json::Text(text)) => Ok(Given::Value(T::from(text))),
-        Some(other) => Err(unexpected(key, "text", &other)),
+        Some(other) => Err(unexpected(key, "text", other)),
     }
 }
 
 /// A number, spelled as JavaScript would spell it.
-pub(super) fn number(fields: &mut Fields<'_>, key: &str) -> Result<Option<Number>, MalformedBody> {
+pub(super) fn number(fields: &Fields<'_>, key: &str) -> Result<Option<Number>, MalformedBody> {
     match present(fields, key) {
         None => Ok(None),
         Some(Json::Number(number)) => Ok(Some(as_javascript(number))),
-        Some(other) => Err(unexpected(key, "a number", &other)),
+        Some(other) => Err(unexpected(key, "a number", other)),
     }
 }
 
 /// A number whose absence and null are told apart.
-pub(super) fn given_number(fields: &mut Fields<'_>, key: &str) -> Result<Given<Number>, MalformedBody> {
-    match take(fields, key) {
+pub(super) fn given_number(fields: &Fields<'_>, key: &str) -> Result<Given<Number>, MalformedBody> {
+    match fields.get(key) {
         None => Ok(Given::Absent),
         Some(Json::Null) => Ok(Given::Null),
         Some(Json::Number(number)) => Ok(Given::Value(as_javascript(number))),
-        Some(other) => Err(unexpected(key, "a number", &other)),
+        Some(other) => Err(unexpected(key, "a number", other)),
     }
 }
 
 /// A flag whose absence and null are told apart.
-pub(super) fn given_flag(fields: &mut Fields<'_>, key: &str) -> Result<Given<bool>, MalformedBody> {
-    match take(fields, key) {
+pub(super) fn given_flag(fields: &Fields<'_>, key: &str) -> Result<Given<bool>, MalformedBody> {
+    match fields.get(key) {
         None => Ok(Given::Absent),
         Some(Json::Null) => Ok(Given::Null),
-        Some(Json::Bool(flag)) => Ok(Given::Value(flag)),
-        Some(other) => Err(unexpected(key, "true or false", &other)),
+        Some(Json::Bool(flag)) => Ok(Given::Value(*flag)),
+        Some(other) => Err(unexpected(key, "true or false", other)),
     }
 }
 
 /// A flag that is false where it is not given.
-pub(super) fn flag(fields: &mut Fields<'_>, key: &str) -> Result<bool, MalformedBody> {
+pub(super) fn flag(fields: &Fields<'_>, key: &str) -> Result<bool, MalformedBody> {
     Ok(matches!(given_flag(fields, key)?, Given::Value(true)))
 }
 
 /// A date in any of the forms of [`dates`]; one that is none is missing.
-pub(super) fn date(fields: &mut Fields<'_>, key: &str) -> Option<EpochMs> {
-    present(fields, key).as_ref().and_then(dates::of)
+pub(super) fn date(fields: &Fields<'_>, key: &str) -> Option<EpochMs> {
+    present(fields, key).and_then(dates::of)
 }
 
 /// An object.
-pub(super) fn object<'a>(fields: &mut Fields<'a>, key: &str) -> Result<Option<Fields<'a>>, MalformedBody> {
+pub(super) fn object<'a>(fields: &Fields<'a>, key: &str) -> Result<Option<Fields<'a>>, MalformedBody> {
     match present(fields, key) {
         None => Ok(None),
-        Some(Json::Object(object)) => Ok(Some(object)),
-        Some(other) => Err(unexpected(key, "an object", &other)),
+        Some(Json::Object(object)) => Ok(Some(*object)),
+        Some(other) => Err(unexpected(key, "an object", other)),
     }
 }
 
 /// A list.
-pub(super) fn list<'a>(fields: &mut Fields<'a>, key: &str) -> Result<Option<Vec<Json<'a>>>, MalformedBody> {
+pub(super) fn list<'a>(fields: &Fields<'a>, key: &str) -> Result<Option<&'a [Json<'a>]>, MalformedBody> {
     match present(fields, key) {
         None => Ok(None),
         Some(Json::List(list)) => Ok(Some(list)),
-        Some(other) => Err(unexpected(key, "a list", &other)),
+        Some(other) => Err(unexpected(key, "a list", other)),
     }
 }
 
 /// The fields of a value that has to be an object.
-pub(super) fn of_object(value: Json<'_>) -> Result<Fields<'_>, MalformedBody> {
-    if let Json::Object(fields) = value {
-        Ok(fields)
-    } else {
-        Err(unexpected("", "an object", &value))
-    }
+pub(super) fn of_object<'a>(value: &Json<'a>) -> Result<Fields<'a>, MalformedBody> {
+    value
+        .as_object()
+        .ok_or_else(|| unexpected("", "an object", value))
 }
 
 /// The fault of a value that is not of the kind that is needed.
@@ -137,10 +126,10 @@ pub(super) fn unexpected(place: &str, wanted: &str, found: &Json<'_>) -> Malform
 
 /// Spells a number as `JSON.stringify` does where that matters to a reader: a whole number that came with a
 /// fraction of zero (`42.0`) is an integer. Beyond 2^53 a float is no longer known to be whole: it stays.
-pub(super) fn as_javascript(number: Number) -> Number {
+pub(super) fn as_javascript(number: &Number) -> Number {
     const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
     if !number.is_f64() {
-        return number;
+        return number.clone();
     }
     match number.as_f64() {
         Some(float) if float.fract() == 0.0 && float.abs() <= WHOLE_MAX => {
@@ -148,7 +137,7 @@ pub(super) fn as_javascript(number: Number) -> Number {
             let whole = float as i64;
             whole.into()
         }
-        _ => number,
+        _ => number.clone(),
     }
 }
 
@@ -176,12 +165,15 @@ impl MalformedBody {
 
 #[cfg(test)]
 mod tests {
+    use bumpalo::Bump;
     use serde_json::json;
 
     use super::*;
 
-    fn fields(value: serde_json::Value) -> Fields<'static> {
-        of_object(value.into()).unwrap()
+    fn fields(value: &serde_json::Value) -> Fields<'static> {
+        let room = Box::leak(Box::new(Bump::new()));
+        let tree = Json::parse(room.alloc_str(&value.to_string()), room);
+        of_object(&tree.unwrap()).unwrap()
     }
 
     #[test]
@@ -197,20 +189,19 @@ mod tests {
             ("1e300", "1e+300"),
         ] {
             let number: Number = serde_json::from_str(given).unwrap();
-            assert_eq!(as_javascript(number).to_string(), spelled);
+            assert_eq!(as_javascript(&number).to_string(), spelled);
         }
     }
 
     #[test]
     fn a_value_of_the_wrong_kind_is_named_by_field_and_kinds_and_never_shown() {
-        let mut wrong =
-            fields(json!({"text": 5, "number": "secret", "flag": "yes", "object": [], "list": {}}));
+        let wrong = fields(&json!({"text": 5, "number": "secret", "flag": "yes", "object": [], "list": {}}));
         let faults = [
-            text::<String>(&mut wrong, "text").unwrap_err(),
-            number(&mut wrong, "number").unwrap_err(),
-            flag(&mut wrong, "flag").unwrap_err(),
-            object(&mut wrong, "object").unwrap_err(),
-            list(&mut wrong, "list").unwrap_err(),
+            text::<String>(&wrong, "text").unwrap_err(),
+            number(&wrong, "number").unwrap_err(),
+            flag(&wrong, "flag").unwrap_err(),
+            object(&wrong, "object").unwrap_err(),
+            list(&wrong, "list").unwrap_err(),
         ]
         .map(|fault| fault.to_string());
         assert_eq!(
@@ -227,20 +218,20 @@ mod tests {
 
     #[test]
     fn absent_and_null_are_told_apart_only_where_a_reader_does() {
-        let mut given = fields(json!({"null": null, "empty": "", "limit": 5.0}));
-        assert_eq!(given_number(&mut given, "absent"), Ok(Given::Absent));
-        assert_eq!(given_number(&mut given, "null"), Ok(Given::Null));
-        assert_eq!(given_number(&mut given, "limit"), Ok(Given::Value(5.into())));
-        assert_eq!(text::<String>(&mut given, "null"), Ok(None));
-        assert_eq!(text::<String>(&mut given.clone(), "empty"), Ok(None));
-        assert_eq!(given_text(&mut given, "empty"), Ok(Given::Value(String::new())));
+        let given = fields(&json!({"null": null, "empty": "", "limit": 5.0}));
+        assert_eq!(given_number(&given, "absent"), Ok(Given::Absent));
+        assert_eq!(given_number(&given, "null"), Ok(Given::Null));
+        assert_eq!(given_number(&given, "limit"), Ok(Given::Value(5.into())));
+        assert_eq!(text::<String>(&given, "null"), Ok(None));
+        assert_eq!(text::<String>(&given.clone(), "empty"), Ok(None));
+        assert_eq!(given_text(&given, "empty"), Ok(Given::Value(String::new())));
     }
 
     #[test]
     fn a_caption_of_the_wrong_kind_is_left_out() {
-        assert_eq!(caption::<String>(&mut fields(json!({"name": 7})), "name"), None);
+        assert_eq!(caption::<String>(&fields(&json!({"name": 7})), "name"), None);
         assert_eq!(
-            caption(&mut fields(json!({"name": "seven"})), "name"),
+            caption(&fields(&json!({"name": "seven"})), "name"),
             Some("seven".to_owned())
         );
     }

@@ -15,8 +15,8 @@ use super::{Event, MalformedBody, identity};
 use crate::entitlement::{CustomerId, Subject};
 
 /// A purge of a customer or of one of its resources.
-pub(super) fn requested(mut scope: Scope<'_>) -> Result<Event, MalformedBody> {
-    let subjects = listed(&mut scope)?;
+pub(super) fn requested(scope: &Scope<'_>) -> Result<Event, MalformedBody> {
+    let subjects = listed(scope)?;
     if subjects.is_empty() {
         return Err(scope.missing("customerId"));
     }
@@ -24,7 +24,7 @@ pub(super) fn requested(mut scope: Scope<'_>) -> Result<Event, MalformedBody> {
 }
 
 /// A deleted customer. The webhook is the customer itself, so its id is then the payload's own `id`.
-pub(super) fn customer_deleted(mut scope: Scope<'_>) -> Result<Event, MalformedBody> {
+pub(super) fn customer_deleted(scope: &Scope<'_>) -> Result<Event, MalformedBody> {
     if let Some(subject) = scope.subject_if_any()? {
         return Ok(Event::Purged(vec![subject]));
     }
@@ -42,8 +42,8 @@ pub(super) fn customer_deleted(mut scope: Scope<'_>) -> Result<Event, MalformedB
 }
 
 /// A migration of the customers it lists; of every one, if it lists none.
-pub(super) fn migrated(mut scope: Scope<'_>) -> Result<Event, MalformedBody> {
-    let subjects = listed(&mut scope)?;
+pub(super) fn migrated(scope: &Scope<'_>) -> Result<Event, MalformedBody> {
+    let subjects = listed(scope)?;
     Ok(if subjects.is_empty() {
         Event::EnvironmentInvalidated
     } else {
@@ -53,7 +53,7 @@ pub(super) fn migrated(mut scope: Scope<'_>) -> Result<Event, MalformedBody> {
 
 /// A new version of a plan or add-on. Only one that is explicitly for new customers alone leaves the cached ones as
 /// they are; an absent or unknown `migrationType` is read as all of them.
-pub(super) fn package_published(name: EventName, mut scope: Scope<'_>) -> Result<Event, MalformedBody> {
+pub(super) fn package_published(name: EventName, scope: &Scope<'_>) -> Result<Event, MalformedBody> {
     let migration_type = scope.find(|fields| text::<SmolStr>(fields, "migrationType"))?;
     Ok(match migration_type.as_deref() {
         Some("NEW_CUSTOMERS") => Event::Ignored { label: name.label },
@@ -62,13 +62,13 @@ pub(super) fn package_published(name: EventName, mut scope: Scope<'_>) -> Result
 }
 
 /// The customers of `customerIds` and `customers`, and the message's own, each once.
-fn listed(scope: &mut Scope<'_>) -> Result<Vec<Subject>, MalformedBody> {
+fn listed(scope: &Scope<'_>) -> Result<Vec<Subject>, MalformedBody> {
     let mut subjects = Vec::new();
     for key in ["customerIds", "customers"] {
         let Some((list, depth)) = scope.find_with_depth(|fields| fields::list(fields, key))? else {
             continue;
         };
-        for (index, entry) in list.into_iter().enumerate() {
+        for (index, entry) in list.iter().enumerate() {
             let subject = listed_one(entry).map_err(|fault| {
                 fault
                     .within(&format!("{key}[{index}]"))
@@ -84,7 +84,7 @@ fn listed(scope: &mut Scope<'_>) -> Result<Vec<Subject>, MalformedBody> {
 }
 
 /// A customer in a list: its id, or an object with it. Null is nobody.
-fn listed_one(entry: Json<'_>) -> Result<Option<Subject>, MalformedBody> {
+fn listed_one(entry: &Json<'_>) -> Result<Option<Subject>, MalformedBody> {
     if entry.is_null() {
         return Ok(None);
     }
@@ -94,14 +94,14 @@ fn listed_one(entry: Json<'_>) -> Result<Option<Subject>, MalformedBody> {
             resource: None,
         }));
     }
-    let mut fields = fields::of_object(entry)?;
-    let mut customer = identity::customer(&mut fields)?;
+    let fields = fields::of_object(entry)?;
+    let mut customer = identity::customer(&fields)?;
     if customer.is_none() {
-        customer = identity::own_id(&mut fields)?.map(CustomerId);
+        customer = identity::own_id(&fields)?.map(CustomerId);
     }
     let customer = customer.ok_or_else(|| MalformedBody::at("customerId", "missing"))?;
     Ok(Some(Subject {
         customer,
-        resource: identity::resource(&mut fields)?,
+        resource: identity::resource(&fields)?,
     }))
 }

@@ -1,44 +1,52 @@
-//! A body as a tree of values that borrows its texts from the body.
+//! A body as a tree of values that borrows its texts from the body, in one piece of memory.
 //!
 //! `serde_json`'s own tree copies every key and text and keeps a hash table an object: for a list of fifty features
-//! that was two thirds of all the work of a message. Of most fields nothing is wanted, and objects have few of them,
-//! so here a field is looked for from one end to the other. What is passed on as it came becomes a [`Value`] then.
+//! that was two thirds of all the work of a message. Here everything of a body lies in one room, a [`Bump`], which is
+//! given back as a whole: no value has memory of its own, and none has to be dropped. What is passed on as it came
+//! becomes a [`Value`] then.
 //!
 //! What a tree may take is bounded while it grows: see [`json`](crate::json).
 
 mod plain;
 
-use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 
+use bumpalo::Bump;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use crate::json;
 
-/// One value.
-#[derive(Debug, Clone, Default)]
+/// One value. Nothing but what can be copied byte by byte: so a number lies in the room as well.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Json<'a> {
-    #[default]
     Null,
     Bool(bool),
-    Number(Number),
-    Text(Cow<'a, str>),
-    List(Vec<Json<'a>>),
+    Number(&'a Number),
+    Text(&'a str),
+    List(&'a [Json<'a>]),
     Object(Fields<'a>),
 }
 
 /// The fields of one object, in their order. Of a name that is there twice the last one counts, as everywhere.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Fields<'a> {
-    list: Box<[Field<'a>]>,
-    /// Of each name its [`sort`]: half of what is looked for is not there, which shows here without a search.
-    sorts: u64,
+    list: &'a [Field<'a>],
+    /// Where there are more than a few fields: where one of each [`sort`] stands, so that one is found, or not there,
+    /// without a search.
+    places: Option<&'a Places>,
 }
 
 /// A name and its value.
-type Field<'a> = (Cow<'a, str>, Json<'a>);
+type Field<'a> = (&'a str, Json<'a>);
+
+/// By its sort, the place of the last field: one for the first place, none where no field is of that sort.
+type Places = [u8; SORTS];
+
+const SORTS: usize = 64;
+/// So few are looked through sooner than a table of places is filled.
+const FEW: usize = 4;
 
 /// Why a text is no tree.
 #[derive(Debug)]
@@ -50,22 +58,23 @@ pub(super) enum TreeError {
 }
 
 impl<'a> Json<'a> {
-    /// Reads a text.
-    pub(super) fn parse(text: &'a str) -> Result<Self, TreeError> {
-        match plain::read(text, json::values_plausible(text.len())) {
+    /// Reads a text into a room.
+    pub(super) fn parse(text: &'a str, room: &'a Bump) -> Result<Self, TreeError> {
+        match plain::read(text, json::values_plausible(text.len()), room) {
             Some(tree) => Ok(tree),
-            None => Self::parse_odd(text),
+            None => Self::parse_odd(text, room),
         }
     }
 
     /// The same for what is out of the ordinary: slower, and it tells what is wrong.
-    fn parse_odd(text: &'a str) -> Result<Self, TreeError> {
+    fn parse_odd(text: &'a str, room: &'a Bump) -> Result<Self, TreeError> {
         let left = Cell::new(json::values_plausible(text.len()));
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let piles = Piles::default();
         let grower = Grower {
             left: &left,
             piles: &piles,
+            room,
         };
         let read = grower.deserialize(&mut deserializer);
         match read.and_then(|tree| deserializer.end().map(|()| tree)) {
@@ -80,63 +89,58 @@ impl<'a> Json<'a> {
         matches!(self, Self::Null)
     }
 
-    pub(super) fn as_str(&self) -> Option<&str> {
+    pub(super) fn as_str(&self) -> Option<&'a str> {
         match self {
             Self::Text(text) => Some(text),
             Self::Null | Self::Bool(_) | Self::Number(_) | Self::List(_) | Self::Object(_) => None,
         }
     }
 
-    pub(super) fn as_object(&self) -> Option<&Fields<'a>> {
+    pub(super) fn as_object(&self) -> Option<Fields<'a>> {
         match self {
-            Self::Object(fields) => Some(fields),
-            Self::Null | Self::Bool(_) | Self::Number(_) | Self::Text(_) | Self::List(_) => None,
-        }
-    }
-
-    pub(super) fn as_object_mut(&mut self) -> Option<&mut Fields<'a>> {
-        match self {
-            Self::Object(fields) => Some(fields),
+            Self::Object(fields) => Some(*fields),
             Self::Null | Self::Bool(_) | Self::Number(_) | Self::Text(_) | Self::List(_) => None,
         }
     }
 
     /// A copy that stands for itself.
-    pub(super) fn into_value(self) -> Value {
+    pub(super) fn to_value(self) -> Value {
         match self {
             Self::Null => Value::Null,
             Self::Bool(flag) => Value::Bool(flag),
-            Self::Number(number) => Value::Number(number),
-            Self::Text(text) => Value::String(text.into_owned()),
-            Self::List(list) => Value::Array(list.into_iter().map(Json::into_value).collect()),
-            Self::Object(fields) => Value::Object(fields.into_map()),
+            Self::Number(number) => Value::Number(number.clone()),
+            Self::Text(text) => Value::String(text.to_owned()),
+            Self::List(list) => Value::Array(list.iter().copied().map(Json::to_value).collect()),
+            Self::Object(fields) => Value::Object(fields.to_map()),
         }
     }
 }
 
 impl<'a> Fields<'a> {
-    fn surely_lacks(&self, key: &str) -> bool {
-        self.sorts & sort(key) == 0
+    /// The fields that lie above this height of a pile.
+    fn above(height: usize, pile: &mut Vec<Field<'a>>, room: &'a Bump) -> Self {
+        let list = above(height, pile, room);
+        let is_table_of_use = list.len() > FEW && u8::try_from(list.len()).is_ok();
+        let places = is_table_of_use.then(|| {
+            let places = room.alloc([0; SORTS]);
+            for ((name, _), place) in list.iter().zip(1..) {
+                places[sort(name)] = place;
+            }
+            &*places
+        });
+        Self { list, places }
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&Json<'a>> {
-        if self.surely_lacks(key) {
-            return None;
+    pub(super) fn get(&self, key: &str) -> Option<&'a Json<'a>> {
+        if let Some(places) = self.places {
+            let place = usize::from(places[sort(key)]).checked_sub(1)?;
+            let (name, value) = &self.list[place];
+            if *name == key {
+                return Some(value);
+            }
         }
-        let of_that_name = |(name, _): &&Field<'a>| is_same(name, key);
+        let of_that_name = |(name, _): &&Field<'a>| *name == key;
         self.list.iter().rev().find(of_that_name).map(|(_, value)| value)
-    }
-
-    pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Json<'a>> {
-        if self.surely_lacks(key) {
-            return None;
-        }
-        let of_that_name = |(name, _): &&mut Field<'a>| is_same(name, key);
-        self.list
-            .iter_mut()
-            .rev()
-            .find(of_that_name)
-            .map(|(_, value)| value)
     }
 
     pub(super) fn contains_key(&self, key: &str) -> bool {
@@ -144,42 +148,31 @@ impl<'a> Fields<'a> {
     }
 
     /// A copy that stands for itself.
-    pub(super) fn into_map(self) -> Map<String, Value> {
-        let field = |(name, value): (Cow<'_, str>, Json<'_>)| (name.into_owned(), value.into_value());
-        self.list.into_iter().map(field).collect()
+    pub(super) fn to_map(self) -> Map<String, Value> {
+        let field = |(name, value): &Field<'_>| ((*name).to_owned(), value.to_value());
+        self.list.iter().map(field).collect()
     }
 }
 
-impl<'a> From<Vec<Field<'a>>> for Fields<'a> {
-    fn from(list: Vec<Field<'a>>) -> Self {
-        let sorts = list.iter().fold(0, |sorts, (name, _)| sorts | sort(name));
-        let list = list.into_boxed_slice();
-        Self { list, sorts }
-    }
+/// Moves what lies above this height of a pile into the room.
+fn above<'a, T: Copy>(height: usize, pile: &mut Vec<T>, room: &'a Bump) -> &'a [T] {
+    let moved = room.alloc_slice_copy(&pile[height..]);
+    pile.truncate(height);
+    moved
 }
 
-/// One bit of 64, by a name's length and end: names that have the same one may differ.
-fn sort(name: &str) -> u64 {
+/// One of 64, by a name's length and end: names that have the same one may differ.
+fn sort(name: &str) -> usize {
     let end = name.bytes().next_back().unwrap_or_default();
-    1 << ((name.len() * 17 + usize::from(end)) % 64)
+    (name.len() * 17 + usize::from(end)) % SORTS
 }
 
-/// Most names that are not the same differ in length or at an end, which shows without comparing memory.
-fn is_same(name: &str, key: &str) -> bool {
-    name.len() == key.len() && name.bytes().next_back() == key.bytes().next_back() && name == key
-}
-
-/// Where lists and objects are put together until they are whole, those inside upon those outside: so each takes one
-/// piece of memory, of the right size.
+/// Where lists and objects are put together until they are whole, those inside upon those outside: so each takes as
+/// much of the room as it needs.
 #[derive(Default)]
 struct Piles<'de> {
     elements: RefCell<Vec<Json<'de>>>,
     fields: RefCell<Vec<Field<'de>>>,
-}
-
-/// Takes off what lies above this height.
-fn above<T>(pile: &RefCell<Vec<T>>, height: usize) -> Vec<T> {
-    pile.borrow_mut().split_off(height)
 }
 
 /// Reads one value, for as long as there are values left that the text may hold.
@@ -187,6 +180,7 @@ fn above<T>(pile: &RefCell<Vec<T>>, height: usize) -> Vec<T> {
 struct Grower<'b, 'de> {
     left: &'b Cell<usize>,
     piles: &'b Piles<'de>,
+    room: &'de Bump,
 }
 
 impl Grower<'_, '_> {
@@ -226,23 +220,23 @@ impl<'de> Visitor<'de> for Grower<'_, 'de> {
     }
 
     fn visit_u64<E>(self, number: u64) -> Result<Json<'de>, E> {
-        Ok(Json::Number(number.into()))
+        Ok(Json::Number(self.room.alloc(number.into())))
     }
 
     fn visit_i64<E>(self, number: i64) -> Result<Json<'de>, E> {
-        Ok(Json::Number(number.into()))
+        Ok(Json::Number(self.room.alloc(number.into())))
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<Json<'de>, E> {
-        Ok(Number::from_f64(number).map_or(Json::Null, Json::Number))
+        Ok(Number::from_f64(number).map_or(Json::Null, |number| Json::Number(self.room.alloc(number))))
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Json<'de>, E> {
-        Ok(Json::Text(Cow::Borrowed(text)))
+        Ok(Json::Text(text))
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Json<'de>, E> {
-        Ok(Json::Text(Cow::Owned(text.to_owned())))
+        Ok(Json::Text(self.room.alloc_str(text)))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Json<'de>, A::Error> {
@@ -251,61 +245,48 @@ impl<'de> Visitor<'de> for Grower<'_, 'de> {
         while let Some(element) = elements.next_element_seed(self)? {
             pile.borrow_mut().push(element);
         }
-        Ok(Json::List(above(pile, height)))
+        Ok(Json::List(above(height, &mut pile.borrow_mut(), self.room)))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Json<'de>, A::Error> {
         let pile = &self.piles.fields;
         let height = pile.borrow().len();
-        while let Some(name) = entries.next_key_seed(Name)? {
+        while let Some(name) = entries.next_key_seed(Name(self.room))? {
             let value = entries.next_value_seed(self)?;
             pile.borrow_mut().push((name, value));
         }
-        Ok(Json::Object(above(pile, height).into()))
+        Ok(Json::Object(Fields::above(
+            height,
+            &mut pile.borrow_mut(),
+            self.room,
+        )))
     }
 }
 
 /// Reads a field's name.
-struct Name;
+struct Name<'de>(&'de Bump);
 
-impl<'de> DeserializeSeed<'de> for Name {
-    type Value = Cow<'de, str>;
+impl<'de> DeserializeSeed<'de> for Name<'de> {
+    type Value = &'de str;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<&'de str, D::Error> {
         deserializer.deserialize_str(self)
     }
 }
 
-impl<'de> Visitor<'de> for Name {
-    type Value = Cow<'de, str>;
+impl<'de> Visitor<'de> for Name<'de> {
+    type Value = &'de str;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a string")
     }
 
-    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Cow<'de, str>, E> {
-        Ok(Cow::Borrowed(name))
+    fn visit_borrowed_str<E>(self, name: &'de str) -> Result<&'de str, E> {
+        Ok(name)
     }
 
-    fn visit_str<E>(self, name: &str) -> Result<Cow<'de, str>, E> {
-        Ok(Cow::Owned(name.to_owned()))
-    }
-}
-
-#[cfg(test)]
-impl From<Value> for Json<'_> {
-    fn from(value: Value) -> Self {
-        match value {
-            Value::Null => Self::Null,
-            Value::Bool(flag) => Self::Bool(flag),
-            Value::Number(number) => Self::Number(number),
-            Value::String(text) => Self::Text(text.into()),
-            Value::Array(list) => Self::List(list.into_iter().map(Self::from).collect()),
-            Value::Object(map) => {
-                let fields = map.into_iter().map(|(name, value)| (name.into(), value.into()));
-                Self::Object(fields.collect::<Vec<_>>().into())
-            }
-        }
+    fn visit_str<E>(self, name: &str) -> Result<&'de str, E> {
+        Ok(self.0.alloc_str(name))
     }
 }
 
@@ -314,8 +295,8 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Value, String> {
-        match Json::parse(text) {
-            Ok(tree) => Ok(tree.into_value()),
+        match Json::parse(text, &Bump::new()) {
+            Ok(tree) => Ok(tree.to_value()),
             Err(TreeError::TooMany) => Err("too many".to_owned()),
             Err(TreeError::Syntax(error)) => Err(error.to_string()),
         }
@@ -341,13 +322,21 @@ mod tests {
     }
 
     #[test]
-    fn the_last_field_of_a_name_counts() {
-        let Ok(Json::Object(mut fields)) = Json::parse(r#"{"a":1,"a":"two"}"#) else {
-            panic!("an object");
-        };
-        assert_eq!(fields.get("a").and_then(Json::as_str), Some("two"));
-        assert_eq!(fields.get_mut("a").and_then(|value| value.as_str()), Some("two"));
-        assert!(fields.contains_key("a") && !fields.contains_key("b"));
+    fn the_last_field_of_a_name_counts_and_each_is_found_among_few_or_many() {
+        for count in [1, FEW, FEW + 1, SORTS, 255, 256, 1_000] {
+            let field = |index: usize| format!(r#""name-{index}":-1,"name-{index}":{index}"#);
+            let text = format!("{{{}}}", (0..count).map(field).collect::<Vec<_>>().join(","));
+            let room = Bump::new();
+            let tree = Json::parse(&text, &room).unwrap();
+            let fields = tree.as_object().unwrap();
+            for index in 0..count {
+                let found = fields.get(&format!("name-{index}")).copied().map(Json::to_value);
+                assert_eq!(found, Some(index.into()), "{count}");
+            }
+            for absent in ["name", "name-", "name-00", "namf-0", ""] {
+                assert!(!fields.contains_key(absent), "{count} {absent}");
+            }
+        }
     }
 
     #[test]

@@ -19,14 +19,14 @@ pub(super) fn decode(
     scope.enter_object("usage");
     let subject = scope.subject()?;
     // Version 1 has the time and the feature's particulars in the entitlement beside the usage.
-    let mut entitlement = scope
+    let entitlement = scope
         .find(|fields| fields::object(fields, "entitlement"))?
         .unwrap_or_default();
     let reference = scope.find(|fields| fields::object(fields, "entitlementReference"))?;
-    let of = if let Some(mut reference) = reference {
+    let of = if let Some(reference) = reference {
         let within = |fault: MalformedBody| fault.within("entitlementReference").within(&scope.path());
-        let kind = text::<SmolStr>(&mut reference, "type").map_err(within)?;
-        let id = text(&mut reference, "id").map_err(within)?;
+        let kind = text::<SmolStr>(&reference, "type").map_err(within)?;
+        let id = text(&reference, "id").map_err(within)?;
         let id = id.ok_or_else(|| scope.missing("entitlementReference.id"))?;
         match kind.as_deref() {
             None | Some("FEATURE") => UsageOf::Feature(FeatureId(id)),
@@ -36,7 +36,7 @@ pub(super) fn decode(
     } else {
         let mut feature = scope.find(identity::feature)?;
         if feature.is_none() {
-            feature = identity::feature(&mut entitlement)
+            feature = identity::feature(&entitlement)
                 .map_err(|fault| fault.within("entitlement").within(&scope.path()))?;
         }
         UsageOf::Feature(feature.ok_or_else(|| scope.missing("feature.id"))?)
@@ -46,14 +46,14 @@ pub(super) fn decode(
     let current_usage = current_usage.ok_or_else(|| scope.missing("currentUsage"))?;
     let updated_at = scope
         .date("usageUpdatedAt")
-        .or_else(|| fields::date(&mut entitlement, "usageUpdatedAt"));
+        .or_else(|| fields::date(&entitlement, "usageUpdatedAt"));
     Ok(Event::UsageUpdated(UsageUpdated {
         subject,
         of,
         measured: MeasuredUsage {
             usage: Usage {
                 current_usage,
-                ..period(&mut scope)
+                ..period(&scope)
             },
             updated_at: updated_at.unwrap_or_else(|| scope.message_time(sent_at)),
         },
@@ -61,7 +61,7 @@ pub(super) fn decode(
 }
 
 /// The period of a usage that is still to be counted.
-pub(super) fn period(scope: &mut Scope<'_>) -> Usage {
+pub(super) fn period(scope: &Scope<'_>) -> Usage {
     Usage {
         current_usage: 0.into(),
         period_start: scope.date("usagePeriodStart"),

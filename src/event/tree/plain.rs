@@ -4,11 +4,10 @@
 //! plausible, whatever is no JSON) is left to the reading in the room above, or to `serde_json` for that one value. So
 //! this one never has to tell what is wrong, and only what `serde_json` would read alike may come out of it.
 
-use std::borrow::Cow;
-
+use bumpalo::Bump;
 use serde_json::Number;
 
-use super::{Field, Fields, Json};
+use super::{Field, Fields, Json, above};
 use crate::json::marks::{BLOCK, all_marks};
 
 /// Values in one another. `serde_json` reads some more.
@@ -19,9 +18,10 @@ const FIELDS_AT_FIRST: usize = 32;
 const DIGITS_MAX: usize = 15;
 
 /// The tree of a text that holds at most so many values.
-pub(super) fn read(text: &str, values_max: usize) -> Option<Json<'_>> {
+pub(super) fn read<'a>(text: &'a str, values_max: usize, room: &'a Bump) -> Option<Json<'a>> {
     let mut reader = Reader {
         text,
+        room,
         marks: all_marks(text.as_bytes()),
         at: 0,
         left: values_max,
@@ -37,13 +37,14 @@ pub(super) fn read(text: &str, values_max: usize) -> Option<Json<'_>> {
 /// Reads from `at` on.
 struct Reader<'a> {
     text: &'a str,
+    room: &'a Bump,
     /// Where there are quotes, backslashes and control characters in it.
     marks: Vec<u64>,
     at: usize,
     /// So many values more may come.
     left: usize,
-    /// Where lists and objects are put together until they are whole, those inside upon those outside: so each takes one
-    /// piece of memory, of the right size.
+    /// Where lists and objects are put together until they are whole, those inside upon those outside: so each takes as
+    /// much of the room as it needs.
     elements: Vec<Json<'a>>,
     fields: Vec<Field<'a>>,
 }
@@ -77,12 +78,8 @@ impl<'a> Reader<'a> {
         match self.peek()? {
             b'"' => {
                 let (text, is_escaped) = self.string()?;
-                if is_escaped {
-                    let text = unescaped(text)?;
-                    put(self, Json::Text(text));
-                } else {
-                    put(self, Json::Text(Cow::Borrowed(text)));
-                }
+                let text = if is_escaped { self.unescaped(text)? } else { text };
+                put(self, Json::Text(text));
             }
             b'{' => {
                 let fields = self.object(depth.checked_sub(1)?)?;
@@ -106,6 +103,7 @@ impl<'a> Reader<'a> {
             }
             _ => {
                 let number = self.number()?;
+                let number = self.room.alloc(number);
                 put(self, Json::Number(number));
             }
         }
@@ -119,7 +117,7 @@ impl<'a> Reader<'a> {
     }
 
     #[inline(never)]
-    fn list(&mut self, depth: usize) -> Option<Vec<Json<'a>>> {
+    fn list(&mut self, depth: usize) -> Option<&'a [Json<'a>]> {
         self.at += 1;
         let height = self.elements.len();
         if !self.takes(b']') {
@@ -131,7 +129,7 @@ impl<'a> Reader<'a> {
             }
             self.takes(b']').then_some(())?;
         }
-        Some(self.elements.split_off(height))
+        Some(above(height, &mut self.elements, self.room))
     }
 
     #[inline(never)]
@@ -147,7 +145,7 @@ impl<'a> Reader<'a> {
                     return None;
                 }
                 self.value(depth, |reader, value| {
-                    reader.fields.push((Cow::Borrowed(name), value));
+                    reader.fields.push((name, value));
                 })?;
                 if !self.takes(b',') {
                     break;
@@ -155,7 +153,7 @@ impl<'a> Reader<'a> {
             }
             self.takes(b'}').then_some(())?;
         }
-        Some(self.fields.split_off(height).into())
+        Some(Fields::above(height, &mut self.fields, self.room))
     }
 
     /// Reads a text: what stands between its quotes, and whether there are escapes in it.
@@ -180,6 +178,13 @@ impl<'a> Reader<'a> {
         }
         self.at = at + 1;
         Some((self.text.get(start..at)?, is_escaped))
+    }
+
+    /// What the text between two quotes says.
+    #[cold]
+    fn unescaped(&self, text: &str) -> Option<&'a str> {
+        let text: String = serde_json::from_str(&["\"", text, "\""].concat()).ok()?;
+        Some(self.room.alloc_str(&text))
     }
 
     /// The first mark from here on.
@@ -210,14 +215,6 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What the text between two quotes says.
-#[cold]
-fn unescaped(text: &str) -> Option<Cow<'_, str>> {
-    serde_json::from_str(&["\"", text, "\""].concat())
-        .ok()
-        .map(Cow::Owned)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
@@ -228,10 +225,14 @@ mod tests {
         "usageLimit":1000000000,"hasSoftLimit":false,"currentUsage":7.25,"name":"Grüße \"漢字\" \u00fc\n","enumValues":[],
         "negative":-12,"large":18446744073709551615,"nested":{"a":[true,{"b":{}}]}}],"timestamp":"2026-11-24T08:00:00.000Z"}"#;
 
+    fn read_value(text: &str, values_max: usize) -> Option<Value> {
+        read(text, values_max, &Bump::new()).map(Json::to_value)
+    }
+
     #[test]
     fn what_is_read_is_what_serde_json_reads() {
         let whole: Value = serde_json::from_str(USUAL).unwrap();
-        assert_eq!(read(USUAL, 1_000).map(Json::into_value), Some(whole));
+        assert_eq!(read_value(USUAL, 1_000), Some(whole));
         for plain in [
             "0",
             " [ ] ",
@@ -243,7 +244,7 @@ mod tests {
             "null\n",
         ] {
             let expected: Value = serde_json::from_str(plain).unwrap();
-            assert_eq!(read(plain, 10).map(Json::into_value), Some(expected), "{plain}");
+            assert_eq!(read_value(plain, 10), Some(expected), "{plain}");
         }
     }
 
@@ -269,9 +270,9 @@ mod tests {
             let Ok(text) = String::from_utf8(bytes) else {
                 continue;
             };
-            if let Some(tree) = read(&text, 1_000) {
+            if let Some(tree) = read_value(&text, 1_000) {
                 let expected: Value = serde_json::from_str(&text).expect(&text);
-                assert_eq!(tree.into_value(), expected, "{text}");
+                assert_eq!(tree, expected, "{text}");
                 read_alike += 1;
             } else if serde_json::from_str::<Value>(&text).is_ok() {
                 left_to_others += 1;
@@ -286,9 +287,9 @@ mod tests {
     #[test]
     fn what_is_too_deep_or_too_much_is_left_to_others() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-        assert!(read(&nested(DEPTH_MAX), 1_000).is_some());
-        assert!(read(&nested(DEPTH_MAX + 1), 1_000).is_none());
-        assert!(read("[1,2,3]", 4).is_some());
-        assert!(read("[1,2,3]", 3).is_none());
+        assert!(read_value(&nested(DEPTH_MAX), 1_000).is_some());
+        assert!(read_value(&nested(DEPTH_MAX + 1), 1_000).is_none());
+        assert!(read_value("[1,2,3]", 4).is_some());
+        assert!(read_value("[1,2,3]", 3).is_none());
     }
 }

@@ -223,67 +223,73 @@ impl<'a> Reader<'a> {
     /// Reads the first block of a window into the scratch, from `length` on: tells how many bytes of the window that was,
     /// and whether the quote at the text's end is among them.
     fn block(&mut self, window: &[u8; WINDOW], length: &mut usize) -> Option<(usize, bool)> {
+        let out = self.scratch.get_mut(*length..)?.first_chunk_mut::<WINDOW>()?;
         let mut marks = marks(window.first_chunk()?);
-        let (mut from, mut to) = (0, *length);
+        let (mut from, mut to) = (0, 0);
         loop {
             let mark = marks.trailing_zeros() as usize;
-            // As a whole piece: what stands behind the mark is overwritten by what follows.
-            while from < mark {
-                self.scratch[to..to + PIECE].copy_from_slice(&window[from..from + PIECE]);
-                let copied = (mark - from).min(PIECE);
-                (from, to) = (from + copied, to + copied);
+            // As a whole piece: what stands behind the mark is overwritten by what follows. Nearly always there is one.
+            let mut copied = 0;
+            loop {
+                let piece = &window[from + copied..from + copied + PIECE];
+                out[to + copied..to + copied + PIECE].copy_from_slice(piece);
+                copied += PIECE;
+                if from + copied >= mark {
+                    break;
+                }
             }
+            to += mark - from;
             if mark == BLOCK {
-                *length = to;
-                return Some((from, false));
+                // The byte that an escape at the block's end left to be copied.
+                let is_left = from == BLOCK;
+                out[to] = window[BLOCK];
+                *length += to + usize::from(is_left);
+                return Some((BLOCK + usize::from(is_left), false));
             }
-            match window[mark] {
-                b'"' => {
-                    *length = to;
+            match (window[mark], window[mark + 1]) {
+                // These stand for themselves: each is copied with what is behind it, and is no mark any more.
+                (b'\\', b'"' | b'\\' | b'/') => {
+                    from = mark + 1;
+                    marks &= !(0b11 << mark);
+                }
+                (b'\\', escape) => {
+                    let (read, character) = rarer(escape, &window[mark + 2..])?;
+                    to += character.encode_utf8(&mut out[to..]).len();
+                    from = mark + 2 + read;
+                    if from >= BLOCK {
+                        *length += to;
+                        return Some((from, false));
+                    }
+                    marks &= u64::MAX << from;
+                }
+                (b'"', _) => {
+                    *length += to;
                     return Some((mark + 1, true));
                 }
-                b'\\' => {}
                 _ => return None,
             }
-            let written = match window[mark + 1] {
-                escaped @ (b'"' | b'\\' | b'/') => {
-                    self.scratch[to] = escaped;
-                    from = mark + 2;
-                    1
-                }
-                escaped => {
-                    let (read, written) = self.escape(escaped, &window[mark + 2..], to)?;
-                    from = mark + 2 + read;
-                    written
-                }
-            };
-            to += written;
-            // What was undone is no mark any more.
-            marks &= if from < BLOCK { u64::MAX << from } else { 0 };
         }
     }
+}
 
-    /// Writes what a rarer escape stands for into the scratch: tells how many of the bytes behind it belong to it, and how
-    /// many were written. Two escapes that make one character are rare enough for the other reading.
-    fn escape(&mut self, escape: u8, behind: &[u8], to: usize) -> Option<(usize, usize)> {
-        let byte = match escape {
-            b'n' => b'\n',
-            b'r' => b'\r',
-            b't' => b'\t',
-            b'b' => 8,
-            b'f' => 12,
-            b'u' => {
-                let digits = std::str::from_utf8(behind.first_chunk::<4>()?)
-                    .ok()
-                    .filter(|digits| !digits.starts_with('+'))?;
-                let character = char::from_u32(u32::from_str_radix(digits, 16).ok()?)?;
-                return Some((4, character.encode_utf8(&mut self.scratch[to..]).len()));
-            }
-            _ => return None,
-        };
-        self.scratch[to] = byte;
-        Some((0, 1))
-    }
+/// What a rarer escape stands for, and how many of the bytes behind it belong to it. Two escapes that make one character
+/// are rare enough for the other reading.
+fn rarer(escape: u8, behind: &[u8]) -> Option<(usize, char)> {
+    let character = match escape {
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'u' => {
+            let digits = std::str::from_utf8(behind.first_chunk::<4>()?)
+                .ok()
+                .filter(|digits| !digits.starts_with('+'))?;
+            return Some((4, char::from_u32(u32::from_str_radix(digits, 16).ok()?)?));
+        }
+        _ => return None,
+    };
+    Some((0, character))
 }
 
 /// The last bytes of an answer, and nothing behind them.
