@@ -4,7 +4,7 @@
 //! the purge marks are ours, kept below the prefix (so that an ACL that allows `<prefix>:*` allows them) and
 //! outside of `<prefix>:c_*` (so that they are no customer's key).
 
-use crate::entitlement::Subject;
+use crate::entitlement::{CurrencyId, FeatureId, Subject};
 use crate::event::UsageOf;
 
 /// What SDK 3.x and 4.x call the refetch after a cache miss, in the key of its lock.
@@ -163,9 +163,19 @@ pub fn metadata_key(customer_key: &str) -> String {
 /// `K:f_<featureId>` or `K:credit_<currencyId>`: a usage.
 pub fn usage_key(customer_key: &str, of: &UsageOf) -> String {
     match of {
-        UsageOf::Feature(feature) => [customer_key, ":f_", feature.as_str()].concat(),
-        UsageOf::Credit(currency) => [customer_key, ":credit_", currency.as_str()].concat(),
+        UsageOf::Feature(feature) => feature_usage_key(customer_key, feature),
+        UsageOf::Credit(currency) => credit_usage_key(customer_key, currency),
     }
+}
+
+/// `K:f_<featureId>`.
+pub fn feature_usage_key(customer_key: &str, feature: &FeatureId) -> String {
+    [customer_key, ":f_", feature.as_str()].concat()
+}
+
+/// `K:credit_<currencyId>`.
+pub fn credit_usage_key(customer_key: &str, currency: &CurrencyId) -> String {
+    [customer_key, ":credit_", currency.as_str()].concat()
 }
 
 /// `<key>#timestamp`: when the state in the key was true at the origin.

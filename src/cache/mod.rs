@@ -10,8 +10,8 @@ pub mod readers;
 use crate::config::CacheUpdatePolicy;
 use crate::entitlement::stored::{CacheFormat, entitlements_json, metadata_json, usage_json};
 use crate::entitlement::{Entitlement, EpochMs, MeasuredUsage, Subject, Usage};
-use crate::event::{EntitlementsUpdated, Event, UsageOf, UsageUpdated};
-use keyspace::{Keyspace, metadata_key, timestamp_key, usage_key};
+use crate::event::{EntitlementsUpdated, Event, UsageUpdated};
+use keyspace::{Keyspace, credit_usage_key, feature_usage_key, metadata_key, timestamp_key, usage_key};
 
 /// A value that is written, with its timestamp, if what is stored is not newer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,15 +140,8 @@ fn entitlements_change(update: &EntitlementsUpdated, sent_at: EpochMs, layout: &
         });
     }
     let list = writes.len();
-    for entitlement in &update.entitlements {
-        if let Some((of, usage, updated_at)) = carried_usage(entitlement, layout.format) {
-            writes.push(KeyWrite {
-                key: usage_key(&customer_key, &of),
-                value: usage_json(usage, layout.format),
-                timestamp: updated_at,
-            });
-        }
-    }
+    let carried = |entitlement| carried_usage(entitlement, &customer_key, layout.format);
+    writes.extend(update.entitlements.iter().filter_map(carried));
     CacheChange::WriteEntitlements {
         locks: layout.keyspace.lock_keys(&update.subject),
         purge_marks: layout.keyspace.purge_marks(&update.subject),
@@ -159,18 +152,25 @@ fn entitlements_change(update: &EntitlementsUpdated, sent_at: EpochMs, layout: &
 }
 
 /// The usage that readers look for in a key of its own, if the entitlement carries one.
-fn carried_usage(entitlement: &Entitlement, format: CacheFormat) -> Option<(UsageOf, &Usage, EpochMs)> {
+fn carried_usage(entitlement: &Entitlement, customer_key: &str, format: CacheFormat) -> Option<KeyWrite> {
+    let write = |key: String, usage: &Usage, timestamp: EpochMs| KeyWrite {
+        key,
+        value: usage_json(usage, format),
+        timestamp,
+    };
     match entitlement {
         Entitlement::Feature(entitlement) if entitlement.feature.is_metered() => {
-            let of = UsageOf::Feature(entitlement.feature.id.clone());
-            Some((of, &entitlement.usage, entitlement.usage_updated_at?))
+            let updated_at = entitlement.usage_updated_at?;
+            let key = feature_usage_key(customer_key, &entitlement.feature.id);
+            Some(write(key, &entitlement.usage, updated_at))
         }
         Entitlement::Feature(_) => None,
         // SDK 3.x knows no credits: its form has neither the entry nor the usage.
         Entitlement::Credit(_) if format == CacheFormat::V3 => None,
         Entitlement::Credit(entitlement) => {
-            let of = UsageOf::Credit(entitlement.currency_id.clone());
-            Some((of, &entitlement.usage, entitlement.usage_updated_at?))
+            let updated_at = entitlement.usage_updated_at?;
+            let key = credit_usage_key(customer_key, &entitlement.currency_id);
+            Some(write(key, &entitlement.usage, updated_at))
         }
     }
 }

@@ -27,11 +27,11 @@ pub(super) fn entitlement(
     match object(&entry, "feature")? {
         Some(feature) => {
             let feature = self::feature(feature).map_err(|fault| fault.within("feature"))?;
-            Ok(Some(Entitlement::Feature(Box::new(of_feature(
+            Ok(Some(Entitlement::Feature(of_feature(
                 feature,
                 entry,
                 message_time,
-            )?))))
+            )?)))
         }
         None => Ok(None),
     }
@@ -49,10 +49,10 @@ fn of_feature(
     feature: Feature,
     entry: Fields<'_>,
     message_time: EpochMs,
-) -> Result<FeatureEntitlement, MalformedBody> {
+) -> Result<Box<FeatureEntitlement>, MalformedBody> {
     let (usage, usage_updated_at) = usage(&entry, message_time)?;
     let reset_period = given_text(&entry, "resetPeriod")?;
-    Ok(FeatureEntitlement {
+    Ok(Box::new(FeatureEntitlement {
         feature,
         resource_id: identity::resource(&entry)?,
         usage_limit: given_number(&entry, "usageLimit")?,
@@ -67,7 +67,7 @@ fn of_feature(
         usage_period_anchor: date(&entry, "usagePeriodAnchor"),
         usage,
         usage_updated_at,
-    })
+    }))
 }
 
 fn credit(entry: Fields<'_>, message_time: EpochMs) -> Result<CreditEntitlement, MalformedBody> {

@@ -55,6 +55,14 @@ impl<'a> Reader<'a> {
     }
 
     fn skip_space(&mut self) {
+        // Nearly always there is none.
+        if self.peek().is_some_and(|byte| byte <= b' ') {
+            self.skip_some_space();
+        }
+    }
+
+    #[cold]
+    fn skip_some_space(&mut self) {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
             self.at += 1;
         }
