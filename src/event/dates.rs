@@ -142,10 +142,11 @@ mod tests {
     use bumpalo::Bump;
     use serde_json::{Value, json};
 
+    use super::super::tree::Reading;
     use super::*;
 
     fn of_json(value: &Value) -> Option<EpochMs> {
-        of(&Json::parse(&value.to_string(), &Bump::new()).unwrap())
+        of(&Json::parse(&value.to_string(), &Bump::new(), Reading::Any).unwrap())
     }
 
     #[test]

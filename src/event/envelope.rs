@@ -11,7 +11,7 @@ use super::MalformedBody;
 use super::fields::{self, Fields};
 use super::identity;
 use super::names::{EventName, GRAPHQL_FIELDS, event_name};
-use super::tree::{Json, TreeError};
+use super::tree::{Json, Reading, TreeError};
 use crate::entitlement::{EpochMs, Subject};
 
 /// SNS around EventBridge around an event around a GraphQL answer makes seven objects; a body that is wrapped deeper
@@ -28,6 +28,29 @@ pub(super) enum Opened<'a> {
     Event(EventName, Scope<'a>),
     /// Something that has a name, but none that is documented.
     Unknown,
+}
+
+/// Why a body was not opened.
+#[derive(Debug)]
+pub(super) enum Unopened {
+    /// It, or a text in it, has to be read as [`Reading::Any`].
+    Unusual,
+    Malformed(MalformedBody),
+}
+
+impl Unopened {
+    fn within(self, outer: &str) -> Self {
+        match self {
+            Self::Unusual => Self::Unusual,
+            Self::Malformed(fault) => Self::Malformed(fault.within(outer)),
+        }
+    }
+}
+
+impl From<MalformedBody> for Unopened {
+    fn from(fault: MalformedBody) -> Self {
+        Self::Malformed(fault)
+    }
 }
 
 /// The objects of a message, the payload innermost.
@@ -47,18 +70,18 @@ struct Level<'a> {
 /// Opens a body. The outermost documented name decides; an undocumented one (`next` of graphql-ws, whatever a bus
 /// calls its `detail-type`) lets the envelopes inside speak.
 /// Everything of it is put into the room.
-pub(super) fn open<'a>(body: &'a str, room: &'a Bump) -> Result<Opened<'a>, MalformedBody> {
+pub(super) fn open<'a>(body: &'a str, room: &'a Bump, reading: Reading) -> Result<Opened<'a>, Unopened> {
     let mut scope = Scope {
         levels: Vec::with_capacity(LEVELS_MAX),
     };
     let mut name = None;
     let mut is_named = false;
     let mut key = "";
-    let mut fields = parse(body, "", room)?;
+    let mut fields = parse(body, "", room, reading)?;
     loop {
         if scope.levels.len() == LEVELS_MAX {
             let problem = format!("more than {LEVELS_MAX} envelopes inside one another");
-            return Err(MalformedBody::at(key, problem).within(&scope.path()));
+            return Err(MalformedBody::at(key, problem).within(&scope.path()).into());
         }
         if let Some(notice) = sns_notice(&fields) {
             return Ok(Opened::Event(notice, scope));
@@ -70,7 +93,7 @@ pub(super) fn open<'a>(body: &'a str, room: &'a Bump) -> Result<Opened<'a>, Malf
                 message.ok_or_else(|| MalformedBody::at("Message", "missing").within(&scope.path()))?;
             scope.enter(key, Fields::default());
             key = "Message";
-            fields = parse(message, key, room).map_err(|fault| fault.within(&scope.path()))?;
+            fields = parse(message, key, room, reading).map_err(|fault| fault.within(&scope.path()))?;
             continue;
         }
         for text in names_in(&fields) {
@@ -91,23 +114,23 @@ pub(super) fn open<'a>(body: &'a str, room: &'a Bump) -> Result<Opened<'a>, Malf
     match name {
         Some(name) => Ok(Opened::Event(name, scope)),
         None if is_named => Ok(Opened::Unknown),
-        None => Err(scope.fault(
+        None => Err(Unopened::Malformed(scope.fault(
             "type",
             "missing: neither type, eventType, detail-type, __typename nor a GraphQL field names the event",
-        )),
+        ))),
     }
 }
 
 /// Parses JSON text that has to be an object. `place` is where the text stands.
-fn parse<'a>(text: &'a str, place: &str, room: &'a Bump) -> Result<Fields<'a>, MalformedBody> {
+fn parse<'a>(text: &'a str, place: &str, room: &'a Bump, reading: Reading) -> Result<Fields<'a>, Unopened> {
     let whole = if place.is_empty() { "body" } else { place };
-    match Json::parse(text.trim_start_matches('\u{feff}'), room) {
+    match Json::parse(text.trim_start_matches('\u{feff}'), room, reading) {
         Ok(Json::Object(fields)) => Ok(fields),
-        Ok(other) => Err(fields::unexpected(whole, "an object", &other)),
-        Err(TreeError::TooMany) => Err(MalformedBody::at(
-            whole,
-            "holds more values than its length allows",
-        )),
+        Ok(other) => Err(fields::unexpected(whole, "an object", &other).into()),
+        Err(TreeError::Unusual) => Err(Unopened::Unusual),
+        Err(TreeError::TooMany) => {
+            Err(MalformedBody::at(whole, "holds more values than its length allows").into())
+        }
         Err(TreeError::Syntax(error)) => {
             let position = format!("line {} column {}", error.line(), error.column());
             let place = if place.is_empty() {
@@ -118,7 +141,7 @@ fn parse<'a>(text: &'a str, place: &str, room: &'a Bump) -> Result<Fields<'a>, M
             // A syntax error of serde_json quotes nothing of the text; its position is already in the place.
             let problem = error.to_string();
             let problem = problem.split(" at line ").next().unwrap_or_default();
-            Err(MalformedBody::at(&place, format!("not JSON: {problem}")))
+            Err(MalformedBody::at(&place, format!("not JSON: {problem}")).into())
         }
     }
 }

@@ -183,11 +183,12 @@ mod tests {
     use bumpalo::Bump;
     use serde_json::json;
 
+    use super::super::tree::Reading;
     use super::*;
 
     fn fields(value: &serde_json::Value) -> Fields<'static> {
         let room = Box::leak(Box::new(Bump::new()));
-        let tree = Json::parse(room.alloc_str(&value.to_string()), room);
+        let tree = Json::parse(room.alloc_str(&value.to_string()), room, Reading::Any);
         of_object(&tree.unwrap()).unwrap()
     }
 

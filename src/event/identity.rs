@@ -49,8 +49,7 @@ pub(super) fn feature(fields: &Fields<'_>) -> Result<Option<FeatureId>, Malforme
     Ok(text(&feature, "id").map_err(within)?.map(FeatureId))
 }
 
-/// `currencyId`, else `currency.currencyId`, else `currency.refId`, else `currency.id`. Leaves the fields as they
-/// are, since the currency itself is passed on.
+/// `currencyId`, else `currency.currencyId`, else `currency.refId`, else `currency.id`.
 pub(super) fn currency(fields: &Fields<'_>) -> Option<CurrencyId> {
     let of = |fields: &Fields<'_>, key: &str| {
         fields

@@ -25,8 +25,9 @@ mod tests;
 
 use bumpalo::Bump;
 
-use self::envelope::Opened;
-use self::names::Change;
+use self::envelope::{Opened, Scope, Unopened};
+use self::names::{Change, EventName};
+use self::tree::Reading;
 use crate::entitlement::{CurrencyId, Entitlement, EpochMs, FeatureId, MeasuredUsage, Subject};
 
 /// A state change at Stigg.
@@ -94,12 +95,29 @@ pub struct MalformedBody {
 pub fn told_time(body: &str) -> Option<EpochMs> {
     // The time of last resort stands for none.
     const UNTOLD: EpochMs = EpochMs(i64::MIN);
-    let room = room_for(body);
-    let opened = envelope::open(body, &room);
-    match opened {
+    opened(body, |opened| match opened {
         Ok(Opened::Event(_, scope)) => Some(scope.message_time(UNTOLD)).filter(|at| *at != UNTOLD),
         Ok(Opened::Unknown) | Err(_) => None,
+    })
+}
+
+/// Opens a body for a reader. An unusual one is opened twice: what was read of it until then is given back first.
+fn opened<T>(body: &str, read: impl FnOnce(Result<Opened<'_>, MalformedBody>) -> T) -> T {
+    {
+        let room = room_for(body);
+        match envelope::open(body, &room, Reading::Usual) {
+            Ok(opened) => return read(Ok(opened)),
+            Err(Unopened::Malformed(fault)) => return read(Err(fault)),
+            Err(Unopened::Unusual) => {}
+        }
     }
+    let room = room_for(body);
+    read(match envelope::open(body, &room, Reading::Any) {
+        Ok(opened) => Ok(opened),
+        Err(Unopened::Malformed(fault)) => Err(fault),
+        // Then nothing is.
+        Err(Unopened::Unusual) => Err(MalformedBody::at("body", "cannot be read")),
+    })
 }
 
 /// Room for what is read of a body: in one piece, unless it is an unusual one. Documented messages take two and a half
@@ -114,11 +132,13 @@ fn room_for(body: &str) -> Bump {
 /// The body is not JSON, no object, names no event, or lacks what its event cannot do without (a customer, the
 /// entitlement list, a usage), or holds there a value of another kind. Trying again gives the same.
 pub fn decode(body: &str, sent_at: EpochMs) -> Result<Event, MalformedBody> {
-    let room = room_for(body);
-    let (name, scope) = match envelope::open(body, &room)? {
-        Opened::Event(name, scope) => (name, scope),
-        Opened::Unknown => return Ok(Event::Ignored { label: names::OTHER }),
-    };
+    opened(body, |opened| match opened? {
+        Opened::Event(name, scope) => decode_event(name, scope, sent_at),
+        Opened::Unknown => Ok(Event::Ignored { label: names::OTHER }),
+    })
+}
+
+fn decode_event(name: EventName, scope: Scope<'_>, sent_at: EpochMs) -> Result<Event, MalformedBody> {
     match name.change {
         Change::Entitlements => entitlements::decode(&scope, sent_at),
         Change::Usage => usage::decode(name, scope, sent_at),

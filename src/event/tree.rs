@@ -1,9 +1,12 @@
-//! A body as a tree of values that borrows its texts from the body, in one piece of memory.
+//! A body as a tree of values that borrows its texts from the body, without a piece of memory for each.
 //!
 //! `serde_json`'s own tree copies every key and text and keeps a hash table an object: for a list of fifty features
 //! that was two thirds of all the work of a message. Here everything of a body lies in one room, a [`Bump`], which is
 //! given back as a whole: no value has memory of its own, and none has to be dropped. What is passed on as it came
 //! becomes a [`Value`] then.
+//!
+//! There are two readers: one for texts as Stigg writes them, and one for any. What the first has put into a room before
+//! it finds a text unusual stays there, so whoever calls begins again with the other one, in another room.
 //!
 //! What a tree may take is bounded while it grows: see [`json`](crate::json).
 
@@ -48,9 +51,20 @@ const SORTS: usize = 64;
 /// So few are looked through sooner than a table of places is filled.
 const FEW: usize = 4;
 
+/// Which texts are read.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reading {
+    /// Those as Stigg writes them. Quicker than the other.
+    Usual,
+    /// Any, and it tells what is wrong.
+    Any,
+}
+
 /// Why a text is no tree.
 #[derive(Debug)]
 pub(super) enum TreeError {
+    /// It has to be read as [`Reading::Any`].
+    Unusual,
     /// It holds more values than its length allows.
     TooMany,
     /// It is no JSON.
@@ -59,16 +73,16 @@ pub(super) enum TreeError {
 
 impl<'a> Json<'a> {
     /// Reads a text into a room.
-    pub(super) fn parse(text: &'a str, room: &'a Bump) -> Result<Self, TreeError> {
-        match plain::read(text, json::values_plausible(text.len()), room) {
-            Some(tree) => Ok(tree),
-            None => Self::parse_odd(text, room),
+    pub(super) fn parse(text: &'a str, room: &'a Bump, reading: Reading) -> Result<Self, TreeError> {
+        let values_max = json::values_plausible(text.len());
+        match reading {
+            Reading::Usual => plain::read(text, values_max, room).ok_or(TreeError::Unusual),
+            Reading::Any => Self::parse_any(text, values_max, room),
         }
     }
 
-    /// The same for what is out of the ordinary: slower, and it tells what is wrong.
-    fn parse_odd(text: &'a str, room: &'a Bump) -> Result<Self, TreeError> {
-        let left = Cell::new(json::values_plausible(text.len()));
+    fn parse_any(text: &'a str, values_max: usize, room: &'a Bump) -> Result<Self, TreeError> {
+        let left = Cell::new(values_max);
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let piles = Piles::default();
         let grower = Grower {
@@ -123,7 +137,7 @@ impl<'a> Fields<'a> {
         let is_table_of_use = list.len() > FEW && u8::try_from(list.len()).is_ok();
         let places = is_table_of_use.then(|| {
             let places = room.alloc([0; SORTS]);
-            for ((name, _), place) in list.iter().zip(1..) {
+            for ((name, _), place) in list.iter().zip(1..=u8::MAX) {
                 places[sort(name)] = place;
             }
             &*places
@@ -304,10 +318,18 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Value, String> {
-        match Json::parse(text, &Bump::new()) {
-            Ok(tree) => Ok(tree.to_value()),
+        let usual = Json::parse(text, &Bump::new(), Reading::Usual).map(Json::to_value);
+        match Json::parse(text, &Bump::new(), Reading::Any).map(Json::to_value) {
+            Ok(whole) => {
+                assert!(
+                    usual.is_err() || usual.is_ok_and(|usual| usual == whole),
+                    "{text}"
+                );
+                Ok(whole)
+            }
             Err(TreeError::TooMany) => Err("too many".to_owned()),
             Err(TreeError::Syntax(error)) => Err(error.to_string()),
+            Err(TreeError::Unusual) => Err("unusual".to_owned()),
         }
     }
 
@@ -332,18 +354,27 @@ mod tests {
 
     #[test]
     fn the_last_field_of_a_name_counts_and_each_is_found_among_few_or_many() {
-        for count in [1, FEW, FEW + 1, SORTS, 255, 256, 1_000] {
-            let field = |index: usize| format!(r#""name-{index}":-1,"name-{index}":{index}"#);
-            let text = format!("{{{}}}", (0..count).map(field).collect::<Vec<_>>().join(","));
-            let room = Bump::new();
-            let tree = Json::parse(&text, &room).unwrap();
-            let fields = tree.as_object().unwrap();
-            for index in 0..count {
-                let found = fields.get(&format!("name-{index}")).copied().map(Json::to_value);
-                assert_eq!(found, Some(index.into()), "{count}");
-            }
-            for absent in ["name", "name-", "name-00", "namf-0", ""] {
-                assert!(!fields.contains_key(absent), "{count} {absent}");
+        let of = |sign: &str, count: usize| -> Vec<String> {
+            (0..count)
+                .map(|index| format!(r#""name-{index}":{sign}{index}"#))
+                .collect()
+        };
+        for count in [1, FEW, FEW + 1, SORTS, 254, 255, 256, 1_000] {
+            let (once, before) = (of("", count), of("-1", count));
+            for fields in [once.clone(), [before, once].concat()] {
+                let text = format!("{{{}}}", fields.join(","));
+                for reading in [Reading::Usual, Reading::Any] {
+                    let room = Bump::new();
+                    let tree = Json::parse(&text, &room, reading).unwrap();
+                    let fields = tree.as_object().unwrap();
+                    for index in 0..count {
+                        let found = fields.get(&format!("name-{index}")).copied();
+                        assert_eq!(found.map(Json::to_value), Some(index.into()), "{count}");
+                    }
+                    for absent in ["name", "name-", "name-00", "namf-0", ""] {
+                        assert!(!fields.contains_key(absent), "{count} {absent}");
+                    }
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 use super::super::{Event, decode};
 use super::{SAMPLES, SENT_AT};
 use crate::entitlement::stored::{CacheFormat, entitlements_json, usage_json};
+use crate::json::values_plausible;
 
 /// A small generator with a fixed seed: a failure can be run again.
 struct Xorshift(u64);
@@ -130,4 +131,24 @@ fn a_body_of_more_values_than_a_message_can_have_is_refused_before_it_takes_memo
     let ids = r#""id-01","#.repeat(100_000);
     let body = format!(r#"{{"type":"SUBSCRIPTIONS_MIGRATED","customerIds":[{ids}"id-02"]}}"#);
     assert!(matches!(decode(&body, SENT_AT), Ok(Event::Purged(subjects)) if subjects.len() == 2));
+}
+
+#[test]
+fn what_is_read_twice_and_passed_on_takes_memory_once() {
+    const LENGTH: usize = 1024 * 1024;
+    // Of a body's length, as the fuzzer has it too.
+    const TIMES_MAX: u64 = 48;
+    for object in [r#"{"":0,"":0,"":0,"":0,"":0}"#, r#"{"":0}"#] {
+        let count = (values_plausible(LENGTH) - 20) / (1 + object.matches(':').count());
+        let objects: Vec<_> = (0..count).map(|index| format!(r#""{index}":{object}"#)).collect();
+        // The name with an escape makes the whole body an unusual one, at its very end.
+        let mut body = format!(
+            r#"{{"type":"entitlements.updated","customerId":"c","entitlements":[{{"feature":{{"id":"f"}},"resetPeriodConfiguration":{{{}}}}}],"\u0061":1}}"#,
+            objects.join(",")
+        );
+        body.push_str(&" ".repeat(LENGTH - body.len()));
+        let used = allocation_counter::measure(|| drop(decode(&body, SENT_AT).unwrap()));
+        let allowed = TIMES_MAX * LENGTH as u64;
+        assert!(used.bytes_max < allowed, "{} of {allowed}", used.bytes_max);
+    }
 }

@@ -339,7 +339,16 @@ mod tests {
     fn a_mark_is_found_wherever_it_stands() {
         for length in 0..110 {
             for place in 0..length {
-                for escape in [r#"\""#, r"\\", r"\u00fc", "ü", "漢"] {
+                for escape in [
+                    r#"\""#,
+                    r"\\",
+                    r"\n",
+                    r"\u00fc",
+                    r#"\"\n\""#,
+                    r#"\n\"\u00fc\\"#,
+                    "ü",
+                    "漢",
+                ] {
                     let mut escaped = "x".repeat(length);
                     escaped.replace_range(place..=place, escape);
                     let expected: String = serde_json::from_str(&format!("\"{escaped}\"")).unwrap();
