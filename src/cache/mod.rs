@@ -9,7 +9,7 @@ pub mod readers;
 
 use crate::config::CacheUpdatePolicy;
 use crate::entitlement::stored::{CacheFormat, entitlements_json, metadata_json, usage_json};
-use crate::entitlement::{Entitlement, EpochMs, MeasuredUsage, Subject, Usage};
+use crate::entitlement::{Entitlement, EpochMs, MeasuredUsage, Subject};
 use crate::event::{EntitlementsUpdated, Event, UsageUpdated};
 use keyspace::{Keyspace, credit_usage_key, feature_usage_key, metadata_key, timestamp_key, usage_key};
 
@@ -153,26 +153,26 @@ fn entitlements_change(update: &EntitlementsUpdated, sent_at: EpochMs, layout: &
 
 /// The usage that readers look for in a key of its own, if the entitlement carries one.
 fn carried_usage(entitlement: &Entitlement, customer_key: &str, format: CacheFormat) -> Option<KeyWrite> {
-    let write = |key: String, usage: &Usage, timestamp: EpochMs| KeyWrite {
+    let (timestamp, key, usage) = match entitlement {
+        Entitlement::Feature(entitlement) if entitlement.feature.is_metered() => (
+            entitlement.usage_updated_at?,
+            feature_usage_key(customer_key, &entitlement.feature.id),
+            &entitlement.usage,
+        ),
+        Entitlement::Feature(_) => return None,
+        // SDK 3.x knows no credits: its form has neither the entry nor the usage.
+        Entitlement::Credit(_) if format == CacheFormat::V3 => return None,
+        Entitlement::Credit(entitlement) => (
+            entitlement.usage_updated_at?,
+            credit_usage_key(customer_key, &entitlement.currency_id),
+            &entitlement.usage,
+        ),
+    };
+    Some(KeyWrite {
         key,
         value: usage_json(usage, format),
         timestamp,
-    };
-    match entitlement {
-        Entitlement::Feature(entitlement) if entitlement.feature.is_metered() => {
-            let updated_at = entitlement.usage_updated_at?;
-            let key = feature_usage_key(customer_key, &entitlement.feature.id);
-            Some(write(key, &entitlement.usage, updated_at))
-        }
-        Entitlement::Feature(_) => None,
-        // SDK 3.x knows no credits: its form has neither the entry nor the usage.
-        Entitlement::Credit(_) if format == CacheFormat::V3 => None,
-        Entitlement::Credit(entitlement) => {
-            let updated_at = entitlement.usage_updated_at?;
-            let key = credit_usage_key(customer_key, &entitlement.currency_id);
-            Some(write(key, &entitlement.usage, updated_at))
-        }
-    }
+    })
 }
 
 fn usage_change(update: &UsageUpdated, layout: &Layout) -> CacheChange {

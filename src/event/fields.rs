@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(given_number(&given, "null"), Ok(Given::Null));
         assert_eq!(given_number(&given, "limit"), Ok(Given::Value(5.into())));
         assert_eq!(text::<String>(&given, "null"), Ok(None));
-        assert_eq!(text::<String>(&given.clone(), "empty"), Ok(None));
+        assert_eq!(text::<String>(&given, "empty"), Ok(None));
         assert_eq!(given_text(&given, "empty"), Ok(Given::Value(String::new())));
     }
 
