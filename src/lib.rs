@@ -2,8 +2,8 @@
 //!
 //! # The sentence the tree says
 //! event -> entitlement -> cache (pure: what has to change) -> store (making it so in Redis) · sqs (where changes
-//! come from) · edge (Stigg's API) · pipeline (the loops) · ops (what operators see) · service (every thread)
-//! · commands (what an operator asks beside it).
+//! come from) · aws (credentials and signatures) · edge (Stigg's API) · pipeline (the loops) · ops (what operators
+//! see) · service (every thread) · commands (what an operator asks beside it).
 //!
 //! # Threads
 //! ```text
@@ -30,6 +30,7 @@
 //! `event`, `entitlement::stored`, `cache`, the three scripts in `store`, `pipeline::worker`, `service`.
 
 pub mod event;
+pub mod message;
 
 pub mod entitlement;
 
@@ -38,6 +39,8 @@ pub mod cache;
 pub mod store;
 
 pub mod sqs;
+
+pub mod aws;
 
 pub mod edge;
 

@@ -48,7 +48,9 @@ pub fn adjusted(list: &str, balances: &[KnownBalance]) -> Option<String> {
     let mut entries: Map<String, Value> = serde_json::from_str(list).ok()?;
     let mut is_changed = false;
     for entry in entries.values_mut() {
-        let entitlement = entry.get_mut("calculatedEntitlement").and_then(Value::as_object_mut);
+        let entitlement = entry
+            .get_mut("calculatedEntitlement")
+            .and_then(Value::as_object_mut);
         if let Some(entitlement) = entitlement
             && let Some(known) = balance_of(entitlement, balances)
         {
@@ -88,7 +90,10 @@ fn adjusted_entitlement(entitlement: &Map<String, Value>, balance: &CreditBalanc
         ),
     ];
     let mut fields = Map::new();
-    for (name, value) in entitlement.iter().filter(|(name, _)| *name != REASON && *name != VALID_UNTIL) {
+    for (name, value) in entitlement
+        .iter()
+        .filter(|(name, _)| *name != REASON && *name != VALID_UNTIL)
+    {
         fields.insert(name.clone(), value.clone());
         for (behind, name, value) in &mut added {
             if *behind == fields.keys().next_back().map_or("", String::as_str)
@@ -130,7 +135,8 @@ mod tests {
             entitlement[name] = value.clone();
         }
         entitlement["creditRate"] = json!({"amount": 2, "currencyId": "ai"});
-        json!({"f": {"calculatedEntitlement": entitlement, "featureUsage": {"currentUsage": 1.5}}}).to_string()
+        json!({"f": {"calculatedEntitlement": entitlement, "featureUsage": {"currentUsage": 1.5}}})
+            .to_string()
     }
 
     fn reason(list: &str) -> Value {

@@ -134,9 +134,7 @@ impl Keyspace {
         let customer = subject.customer.as_str();
         match &subject.resource {
             None => [&self.prefix, before, customer].concat(),
-            Some(resource) => {
-                [&self.prefix, before, customer, before_resource, resource.as_str()].concat()
-            }
+            Some(resource) => [&self.prefix, before, customer, before_resource, resource.as_str()].concat(),
         }
     }
 }
@@ -144,7 +142,9 @@ impl Keyspace {
 /// The prefix of a customer's key, whichever environment it is of; `None` if it is no such key. A prefix may hold
 /// anything, also what stands behind it: then its first part is returned.
 pub fn prefix_of(key: &[u8]) -> Option<String> {
-    let end = key.windows(CUSTOMER.len()).position(|window| window == CUSTOMER)?;
+    let end = key
+        .windows(CUSTOMER.len())
+        .position(|window| window == CUSTOMER)?;
     let prefix = key.get(..end)?;
     (!prefix.ends_with(b":purged")).then(|| String::from_utf8_lossy(prefix).into_owned())
 }
@@ -225,10 +225,7 @@ mod tests {
         let keys = Keyspace::new("p");
         let of_customer = keys.reader_locks(&subject("c", None));
         assert_eq!(of_customer.write, ["p-c"]);
-        assert_eq!(
-            of_customer.refetch,
-            "p:refetchEntityEntitlementsAfterCacheMiss-c"
-        );
+        assert_eq!(of_customer.refetch, "p:refetchEntityEntitlementsAfterCacheMiss-c");
         let of_resource = keys.reader_locks(&subject("c", Some("r")));
         assert_eq!(of_resource.write, ["p-c:r", "p-c"]);
         assert_eq!(

@@ -133,6 +133,8 @@ pub struct Invalidation {
     /// The tombstone stays when the scan has ended. If not, an out-of-order message finds no key of its customer then,
     /// and the policy lets it write nothing (unless a reader has refetched: for that the workers remember it too).
     pub keeps_tombstone: bool,
+    /// An operator's: whatever the tombstone recorded before is forgotten.
+    pub resets_tombstone: bool,
     /// The age of the message.
     pub sent_at: EpochMs,
 }
@@ -235,6 +237,7 @@ pub fn changes(message: Message, layout: &Layout) -> Changes {
         Event::EnvironmentInvalidated => vec![CacheChange::InvalidateEnvironment(Invalidation {
             keyspace: layout.keyspace.clone(),
             keeps_tombstone: layout.policy == CacheUpdatePolicy::Upsert,
+            resets_tombstone: false,
             sent_at,
         })],
         Event::Ignored { .. } => Vec::new(),
@@ -242,11 +245,7 @@ pub fn changes(message: Message, layout: &Layout) -> Changes {
     Changes(Rest::Ready(ready.into_iter()))
 }
 
-fn entitlements_changes(
-    update: &EntitlementsUpdated,
-    sent_at: EpochMs,
-    layout: &Layout,
-) -> Vec<CacheChange> {
+fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: &Layout) -> Vec<CacheChange> {
     let Layout { keyspace, format, .. } = layout;
     let customer_key = keyspace.customer_key(&update.subject);
     let timestamp = update.updated_at;
@@ -257,17 +256,27 @@ fn entitlements_changes(
     for entitlement in &update.entitlements {
         match entitlement {
             Entitlement::Feature(entitlement) => {
-                if let Some(timestamp) = entitlement.usage_updated_at.filter(|_| entitlement.feature.is_metered()) {
+                if let Some(timestamp) = entitlement
+                    .usage_updated_at
+                    .filter(|_| entitlement.feature.is_metered())
+                {
                     usages.push(KeyWrite {
                         key: keyspace::feature_usage_key(&customer_key, &entitlement.feature.id),
                         value: usage_json(&entitlement.usage, *format),
                         timestamp,
                     });
                 }
-                if let Some(rate) = entitlement.credit_rate.as_ref().filter(|_| *format != CacheFormat::V4) {
+                if let Some(rate) = entitlement
+                    .credit_rate
+                    .as_ref()
+                    .filter(|_| *format != CacheFormat::V4)
+                {
                     let currency = CurrencyId(rate.currency_id.clone());
                     let balance_key = keyspace::balance_key(&customer_key, &currency);
-                    rate_currencies.insert(RateCurrency { currency, balance_key });
+                    rate_currencies.insert(RateCurrency {
+                        currency,
+                        balance_key,
+                    });
                 }
             }
             // SDK 3.x knows no credits: its form has neither the entry nor the usage.
@@ -290,7 +299,11 @@ fn entitlements_changes(
         locks: locks.clone(),
         tombstones: keyspace.tombstones(&update.subject),
         // A message without a time of its own that is redriven is as old as its list.
-        sent_at: if timestamp.0 > 0 { sent_at.min(timestamp) } else { sent_at },
+        sent_at: if timestamp.0 > 0 {
+            sent_at.min(timestamp)
+        } else {
+            sent_at
+        },
         is_answer: false,
         list: KeyWrite {
             key: customer_key.clone(),

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::{complain, complain_of_settings};
+use crate::aws::CredentialsProvider;
+use crate::cache::keyspace::Keyspace;
 use crate::config::{CacheAccess, CacheUpdatePolicy, EdgeAccess, Faults, Settings};
 use crate::http_client;
 use crate::log::{self as service_log, LogHandle};
 use crate::service::credentials::own_provider;
 use crate::shutdown::Stop;
-use crate::sqs::credentials::CredentialsProvider;
 use crate::store::{RedisStore, StoreRules};
 
 /// The cache, opened for a command.
@@ -52,6 +53,7 @@ impl Opened {
         }
         http_client::install_crypto_provider();
         let rules = StoreRules {
+            keyspace: Keyspace::new(access.environment_prefix.clone()),
             policy: access.policy,
             expiry: access.expiry,
         };

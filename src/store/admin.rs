@@ -21,7 +21,8 @@ const STEPS_MAX: u32 = 1_000;
 /// Prefixes that are kept: more tell nothing more.
 const OTHERS_MAX: usize = 100;
 /// Deletes the lock if it is still the one that was taken.
-const RELEASE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
+const RELEASE: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 
 /// One key, as it was at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +113,10 @@ impl RedisStore {
         let questions: Vec<Cmd> = keys.iter().flat_map(questions).collect();
         let replies = self.on_a_connection(|connection| self.round_trip(connection, &questions))?;
         let (pairs, _) = replies.as_chunks::<2>();
-        pairs.iter().map(|[value, expiry]| self.key_snapshot(value, expiry)).collect()
+        pairs
+            .iter()
+            .map(|[value, expiry]| self.key_snapshot(value, expiry))
+            .collect()
     }
 
     fn key_snapshot(&self, value: &Value, expiry: &Value) -> Result<KeySnapshot, StoreError> {
@@ -126,9 +130,9 @@ impl RedisStore {
         };
         let expiry = match reply(expiry) {
             Ok(Value::Int(-1)) => KeyExpiry::Never,
-            Ok(Value::Int(left)) => {
-                u64::try_from(left).map_or(KeyExpiry::Absent, |left| KeyExpiry::In(Duration::from_millis(left)))
-            }
+            Ok(Value::Int(left)) => u64::try_from(left).map_or(KeyExpiry::Absent, |left| {
+                KeyExpiry::In(Duration::from_millis(left))
+            }),
             Err(error) if error.cause == Cause::NoPermission => KeyExpiry::Unknown,
             Ok(_) | Err(_) => return Err(self.not_ours("PTTL answered in an unknown form")),
         };
@@ -191,7 +195,8 @@ impl RedisStore {
     pub fn release_lock(&self, key: &str, token: &str) -> Result<(), StoreError> {
         let mut release = cmd("EVAL");
         release.arg(RELEASE).arg(1).arg(key).arg(token);
-        self.ask::<Value>(&release, "cannot release a lock in").map(|_| ())
+        self.ask::<Value>(&release, "cannot release a lock in")
+            .map(|_| ())
     }
 
     /// Wakes the readers that wait for a refetch. If an ACL forbids it, they wait for their timeout.
@@ -213,8 +218,9 @@ impl RedisStore {
         let mut scan = PrefixScan::default();
         let mut cursor = b"0".to_vec();
         for _ in 0..STEPS_MAX {
-            let (next, keys) =
-                self.on_a_connection(|connection| self.scan(connection, &cursor, ANY_CUSTOMER_KEYS, KEYS_A_STEP))?;
+            let (next, keys) = self.on_a_connection(|connection| {
+                self.scan(connection, &cursor, ANY_CUSTOMER_KEYS, KEYS_A_STEP)
+            })?;
             for key in keys {
                 if own.is_customer_key(&key) {
                     scan.has_own = true;

@@ -189,7 +189,7 @@ function changes.entitlements()
     d, k, a = rate + rates, key + lists + usages, arg + 2 * usages + 5 * credits
     if is_locked(first, locks) then return LOCKED end
 
-    -- A purge was sent after this message, or at the same time: the message is out of order. So is one whose list is not newer
+    -- A purge was sent after this message, or at the same time: the message is out of order. So is one whose list is older
     -- than a list that its own tombstone knows to be deleted. A purge of its customer leaves a resource's list in place, so
     -- that one is compared as ever; one with the far-past mark may be older or newer than that purge: the next reader asks.
     local own_purged, own_deleted = read_tombstone(environment + 1)
@@ -207,7 +207,7 @@ function changes.entitlements()
             return PURGED_LATER
         end
     end
-    if own_deleted >= at and at ~= 0 and not is_answer then return PURGED_LATER end
+    if own_deleted > at and at ~= 0 and not is_answer then return PURGED_LATER end
 
     if update_if_exists then
         local is_cached

@@ -17,10 +17,10 @@ use super::iam_token::iam_token;
 use super::sentinel::{self, Server};
 use super::tls::{TlsSetup, server_name};
 use super::transport::Transport;
+use crate::aws::CredentialsProvider;
 use crate::clock;
 use crate::config::{RedisAddress, RedisConfig, RedisIam, RedisTls};
 use crate::lookup::Lookups;
-use crate::sqs::credentials::CredentialsProvider;
 
 /// Finding the primary, connecting, TLS and authentication, all of it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -122,7 +122,9 @@ pub(super) fn authenticate(
 }
 
 fn says_too_many_clients(error: &RedisError) -> bool {
-    error.detail().is_some_and(|detail| detail.contains("max number of clients"))
+    error
+        .detail()
+        .is_some_and(|detail| detail.contains("max number of clients"))
 }
 
 impl ConnectionManager {
@@ -161,7 +163,10 @@ impl ConnectionManager {
     }
 
     fn primary(&self) -> Option<Server> {
-        self.primary.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.primary
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set_primary(&self, server: &Server) {
@@ -177,7 +182,12 @@ impl ConnectionManager {
         if let Some(iam) = &self.config.iam {
             return self.token(iam).map(Some);
         }
-        let password = self.config.password.as_ref().map(crate::config::Secret::read).transpose();
+        let password = self
+            .config
+            .password
+            .as_ref()
+            .map(crate::config::Secret::read)
+            .transpose();
         password.map_err(|error| {
             StoreError::new(
                 Cause::Credentials,
@@ -217,7 +227,8 @@ impl ConnectionManager {
     /// A server that Sentinel named, if it is a primary.
     fn connect_to(&self, server: &Server, deadline: Instant) -> Result<PooledConnection, StoreError> {
         let tls = self.config.tls.as_ref();
-        let transport = open(&server.0, server.1, tls, &self.redis, deadline).map_err(|error| self.cannot_open(error))?;
+        let transport =
+            open(&server.0, server.1, tls, &self.redis, deadline).map_err(|error| self.cannot_open(error))?;
         let mut connection = self.log_in(transport)?;
         if let Some(Value::Array(role)) = self.ask_if_allowed(&mut connection.transport, &cmd("ROLE"))?
             && role.first() == Some(&Value::BulkString(b"slave".to_vec()))
@@ -275,7 +286,10 @@ impl ConnectionManager {
 
     /// One question about the server. That an ACL forbids it, or that a service does not know it, is no hindrance.
     fn ask_if_allowed(&self, transport: &mut Transport, question: &Cmd) -> Result<Option<Value>, StoreError> {
-        match transport.query(question).map_err(|error| self.cannot_connect(&error)) {
+        match transport
+            .query(question)
+            .map_err(|error| self.cannot_connect(&error))
+        {
             Ok(answer) => Ok(Some(answer)),
             Err(error) if matches!(error.cause, Cause::NoPermission | Cause::Other(_)) => Ok(None),
             Err(error) => Err(error),
@@ -317,9 +331,10 @@ impl r2d2::ManageConnection for ConnectionManager {
         {
             return Ok(connection);
         }
-        let (server, connection) = sentinel::find(config, tls, &self.sentinels, deadline, |server, until| {
-            self.connect_to(server, until)
-        })?;
+        let (server, connection) =
+            sentinel::find(config, tls, &self.sentinels, deadline, |server, until| {
+                self.connect_to(server, until)
+            })?;
         self.set_primary(&server);
         Ok(connection)
     }
@@ -368,7 +383,9 @@ mod tests {
         };
         let manager = ConnectionManager::new(config, None);
         assert!(!manager.has_broken(&mut connection));
-        connection.connected_at = now.checked_sub(CONNECTION_LIFETIME).expect("an up-time of minutes");
+        connection.connected_at = now
+            .checked_sub(CONNECTION_LIFETIME)
+            .expect("an up-time of minutes");
         assert!(manager.has_broken(&mut connection));
         drop(listener);
         std::fs::remove_file(&path).unwrap();

@@ -85,20 +85,27 @@ const CODES: [(&str, Cause); 16] = [
     ("WRONGTYPE", Cause::WrongType),
 ];
 
+/// Names of faults that no server's code tells.
+const OWN_LABELS: [(&str, Cause); 7] = [
+    ("io", Cause::Io),
+    ("timeout", Cause::Timeout),
+    ("tls", Cause::Tls),
+    ("protocol", Cause::Protocol),
+    ("sentinel", Cause::Sentinel),
+    ("credentials", Cause::Credentials),
+    ("stopped", Cause::Stopped),
+];
+
 impl Cause {
     /// A short stable name, for logs: `WRONGPASS`, `timeout` …
     pub fn label(&self) -> &str {
-        match self {
-            Self::Io => "io",
-            Self::Timeout => "timeout",
-            Self::Tls => "tls",
-            Self::Protocol => "protocol",
-            Self::Sentinel => "sentinel",
-            Self::Credentials => "credentials",
-            Self::Stopped => "stopped",
-            Self::Other(code) => code,
-            known => CODES.iter().find(|(_, cause)| cause == known).map_or("", |(code, _)| code),
+        if let Self::Other(code) = self {
+            return code;
         }
+        let all = CODES.iter().chain(&OWN_LABELS);
+        all.clone()
+            .find(|(_, cause)| cause == self)
+            .map_or("", |(label, _)| label)
     }
 
     /// It is not known whether it is the server's or one change's.
@@ -111,13 +118,24 @@ impl Cause {
         if detail.contains("max number of clients") {
             return Self::TooManyClients;
         }
-        let acl = ["user executing the script", "ACL failure in script", "no permissions to"];
+        let acl = [
+            "user executing the script",
+            "ACL failure in script",
+            "no permissions to",
+        ];
         if code == "ERR" && acl.iter().any(|words| detail.contains(words)) {
             return Self::NoPermission;
         }
-        let known = |code: &str| CODES.iter().find(|(known, _)| *known == code).map(|(_, cause)| cause.clone());
+        let known = |code: &str| {
+            CODES
+                .iter()
+                .find(|(known, _)| *known == code)
+                .map(|(_, cause)| cause.clone())
+        };
         let wrapped = || known(detail.split_once(" -")?.1.split(' ').next()?);
-        known(code).or_else(wrapped).unwrap_or_else(|| Self::Other(code.to_owned()))
+        known(code)
+            .or_else(wrapped)
+            .unwrap_or_else(|| Self::Other(code.to_owned()))
     }
 }
 
@@ -170,7 +188,10 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
     } else if error.is_io_error() {
         (Cause::Io, text)
     } else if error.kind() == ErrorKind::Parse {
-        (Cause::Protocol, "what it answers is not Redis's protocol".to_owned())
+        (
+            Cause::Protocol,
+            "what it answers is not Redis's protocol".to_owned(),
+        )
     } else if let Some(code) = error.code() {
         return translate_answer(code, error.detail().unwrap_or_default(), doing, config);
     } else {
@@ -182,16 +203,24 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
 /// A server's error, by its code and its words.
 pub(super) fn translate_answer(code: &str, detail: &str, doing: &str, config: &RedisConfig) -> StoreError {
     // Redis quotes the arguments of a command that it does not know: a customer's keys.
-    let detail = detail.split(", with args beginning with").next().unwrap_or_default();
+    let detail = detail
+        .split(", with args beginning with")
+        .next()
+        .unwrap_or_default();
     let detail = detail.trim().trim_end_matches('.');
-    describe(Cause::of(code, detail), &format!("{code} {detail}"), doing, config)
+    describe(
+        Cause::of(code, detail),
+        &format!("{code} {detail}"),
+        doing,
+        config,
+    )
 }
 
 /// The error line: the cause in plain words where they say more than Redis's, and the remedy.
-pub(super) fn describe(cause: Cause, words: &str, doing: &str, config: &RedisConfig) -> StoreError {
+fn describe(cause: Cause, words: &str, doing: &str, config: &RedisConfig) -> StoreError {
     let user = config.username.as_deref().unwrap_or("default");
     let own: (String, String);
-    let (why, remedy): (&str, &str) = match &cause {
+    let (why, remedy): (&str, &str) = match cause {
         Cause::Timeout if config.tls.is_some() => (
             words,
             "check that Redis speaks TLS at this port (if not, set REDIS_TLS=0), is not overloaded or stopped, and that nothing \
@@ -208,22 +237,38 @@ pub(super) fn describe(cause: Cause, words: &str, doing: &str, config: &RedisCon
         Cause::Protocol => {
             own = (
                 words.to_owned(),
-                format!("check {} and that a Redis listens there{}", address_settings(config), tls_hint(config)),
+                format!(
+                    "check {} and that a Redis listens there{}",
+                    address_settings(config),
+                    tls_hint(config)
+                ),
             );
             (&own.0, &own.1)
         }
-        Cause::WrongPassword if config.iam.is_some() => (
-            "it refused the token that was signed for the user (WRONGPASS)",
-            "check that the AWS identity may elasticache:Connect to the cache and the user, that the user's name is its id, \
+        Cause::WrongPassword if config.iam.is_some() => {
+            own = (
+                format!("it refused the token that was signed for user '{user}' (WRONGPASS)"),
+                String::new(),
+            );
+            (
+                &own.0,
+                "check that the AWS identity may elasticache:Connect to the cache and the user, that the user's name is its id, \
              REDIS_IAM_CACHE_NAME, REDIS_IAM_REGION, REDIS_IAM_SERVERLESS, and this machine's clock",
-        ),
+            )
+        }
         Cause::WrongPassword => {
-            own = (format!("it refused the password of user '{user}' (WRONGPASS)"), String::new());
+            own = (
+                format!("it refused the password of user '{user}' (WRONGPASS)"),
+                String::new(),
+            );
             (&own.0, "check REDIS_USERNAME and REDIS_PASSWORD")
         }
         Cause::AuthenticationRequired => (words, "it asks for a password: set REDIS_PASSWORD"),
         Cause::NoPermission => {
-            own = (format!("user '{user}' lacks a permission: {words}"), String::new());
+            own = (
+                format!("user '{user}' lacks a permission: {words}"),
+                String::new(),
+            );
             (
                 &own.0,
                 "the ACL must allow the keys of ENVIRONMENT_PREFIX and the commands named in README",
@@ -264,14 +309,22 @@ pub(super) fn describe(cause: Cause, words: &str, doing: &str, config: &RedisCon
             "something foreign stands at a key of this customer: LOG_LEVEL=debug, or SIGUSR1, has the log name the customer's \
              key; TYPE shows what stands there, DEL removes it",
         ),
-        _ if words.contains("DB index") || words.contains("SELECT") => (
+        Cause::Other(_) if words.contains("DB index") || words.contains("SELECT") => (
             words,
             "check REDIS_DB (or the number at the end of REDIS_URL): the server has no such database",
         ),
-        _ => (words, "see Redis's own log"),
+        Cause::Tls
+        | Cause::Sentinel
+        | Cause::Credentials
+        | Cause::Stopped
+        | Cause::NoReplicas
+        | Cause::Busy
+        | Cause::ClusterDown
+        | Cause::NoScript
+        | Cause::Other(_) => (words, "see Redis's own log"),
     };
     StoreError::new(
-        cause.clone(),
+        cause,
         format!("{doing} Redis at {}: {why}; {remedy}", server_name(config)),
     )
 }
@@ -285,7 +338,11 @@ fn address_settings(config: &RedisConfig) -> &'static str {
 }
 
 fn tls_hint(config: &RedisConfig) -> &'static str {
-    if config.tls.is_some() { "" } else { "; if it speaks TLS, set REDIS_TLS=1" }
+    if config.tls.is_some() {
+        ""
+    } else {
+        "; if it speaks TLS, set REDIS_TLS=1"
+    }
 }
 
 fn io_remedy(words: &str, config: &RedisConfig) -> String {
@@ -305,7 +362,9 @@ fn io_remedy(words: &str, config: &RedisConfig) -> String {
                 .to_owned();
         }
     }
-    let is_closed = ["reset", "broken pipe", "end of file", "unexpected eof"].iter().any(has);
+    let is_closed = ["reset", "broken pipe", "end of file", "unexpected eof"]
+        .iter()
+        .any(has);
     format!(
         "check {} and that Redis is running and reachable from here{}",
         address_settings(config),
@@ -365,11 +424,27 @@ mod tests {
                 "The user executing the script can't run this command or subcommand",
                 Cause::NoPermission,
             ),
-            ("READONLY", "You can't write against a read only replica.", Cause::ReadOnly),
-            ("MISCONF", "Redis is configured to save RDB snapshots", Cause::CannotPersist),
+            (
+                "READONLY",
+                "You can't write against a read only replica.",
+                Cause::ReadOnly,
+            ),
+            (
+                "MISCONF",
+                "Redis is configured to save RDB snapshots",
+                Cause::CannotPersist,
+            ),
             ("ERR", "max number of clients reached", Cause::TooManyClients),
-            ("CROSSSLOT", "Keys in request don't hash to the same slot", Cause::OtherSlot),
-            ("ERR", "max requests limit exceeded", Cause::Other("ERR".to_owned())),
+            (
+                "CROSSSLOT",
+                "Keys in request don't hash to the same slot",
+                Cause::OtherSlot,
+            ),
+            (
+                "ERR",
+                "max requests limit exceeded",
+                Cause::Other("ERR".to_owned()),
+            ),
         ] {
             assert_eq!(answered(code, detail).cause, cause, "{detail}");
         }
@@ -389,7 +464,10 @@ mod tests {
 
     #[test]
     fn a_database_that_does_not_exist_is_named_as_the_cause() {
-        for detail in ["DB index is out of range", "SELECT is not allowed in cluster mode"] {
+        for detail in [
+            "DB index is out of range",
+            "SELECT is not allowed in cluster mode",
+        ] {
             let message = answered("ERR", detail).message;
             assert!(message.contains("check REDIS_DB"), "{message}");
         }

@@ -109,7 +109,11 @@ pub trait CacheStore: Send + Sync {
     /// Scans all customers' keys and deletes them in bounded batches, each with its timestamp. Takes long on a large Redis:
     /// `keep_going` is asked between batches, and `false` ends it with an error of [`Cause::Stopped`]. Returns the number
     /// of keys deleted.
-    fn invalidate(&self, invalidation: &Invalidation, keep_going: &dyn Fn() -> bool) -> Result<u64, StoreError>;
+    fn invalidate(
+        &self,
+        invalidation: &Invalidation,
+        keep_going: &dyn Fn() -> bool,
+    ) -> Result<u64, StoreError>;
 
     /// Writes a key of our own that expires soon, through the script that makes every change: shows that writes work.
     fn probe_write(&self) -> Result<(), StoreError>;
@@ -121,7 +125,11 @@ pub trait CacheStore: Send + Sync {
 
     /// Scans for customers until it finds one of the environment itself, or in so many small steps. `keep_going` is asked
     /// between them, and `false` ends it with an error of [`Cause::Stopped`].
-    fn scan_prefixes(&self, _own: &Keyspace, _keep_going: &dyn Fn() -> bool) -> Result<PrefixScan, StoreError> {
+    fn scan_prefixes(
+        &self,
+        _own: &Keyspace,
+        _keep_going: &dyn Fn() -> bool,
+    ) -> Result<PrefixScan, StoreError> {
         Ok(PrefixScan::default())
     }
 

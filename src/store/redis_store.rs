@@ -171,7 +171,12 @@ impl RedisStore {
         transport.set_deadline(Instant::now() + ROUND_TRIP);
         let replies = transport
             .send(&request)
-            .and_then(|()| commands.iter().map(|_| transport.receive()).collect::<Result<_, _>>())
+            .and_then(|()| {
+                commands
+                    .iter()
+                    .map(|_| transport.receive())
+                    .collect::<Result<_, _>>()
+            })
             .map_err(|error| translate(&error, "lost the connection to", &self.config))?;
         connection.is_broken = was_broken;
         connection.has_served = true;
@@ -195,13 +200,11 @@ impl RedisStore {
     }
 
     pub(super) fn unless_refused(&self, reply: Value, doing: &str) -> Result<Value, StoreError> {
-        match reply {
-            Value::ServerError(error) => {
-                let detail = error.details().unwrap_or_default();
-                Err(translate_answer(error.code(), detail, doing, &self.config))
-            }
-            reply => Ok(reply),
+        if let Value::ServerError(error) = reply {
+            let detail = error.details().unwrap_or_default();
+            return Err(translate_answer(error.code(), detail, doing, &self.config));
         }
+        Ok(reply)
     }
 
     pub(super) fn not_ours(&self, what: &str) -> StoreError {
@@ -226,7 +229,10 @@ impl RedisStore {
             while results.len() < steps.len() {
                 let (done, rest) = (results.len(), &steps[results.len()..]);
                 if done > 0 && !keep_going() {
-                    return Err(StoreError::stopped(&format!("stopped after {done} of {} changes", steps.len())));
+                    return Err(StoreError::stopped(&format!(
+                        "stopped after {done} of {} changes",
+                        steps.len()
+                    )));
                 }
                 let (now, _) = rest.split_at(script::steps_in_call(rest));
                 results.extend(self.call(connection, now, is_dry_run)?);
@@ -273,7 +279,8 @@ impl RedisStore {
             // Redis does write: one more try tells a fault that has passed from one of the change.
             for (step, result) in steps.iter().zip(&mut results) {
                 let again = self.call_once(connection, std::slice::from_ref(step), is_dry_run);
-                *result = again.and_then(|mut again| again.pop().unwrap_or_else(|| Err(self.not_ours("no result"))));
+                *result = again
+                    .and_then(|mut again| again.pop().unwrap_or_else(|| Err(self.not_ours("no result"))));
             }
         }
         Ok(results)
@@ -286,7 +293,7 @@ impl RedisStore {
         is_dry_run: bool,
     ) -> Result<StepResults, StoreError> {
         let options = CallOptions {
-            rules: self.rules,
+            rules: &self.rules,
             is_dry_run,
             now: clock::now(),
         };
@@ -294,11 +301,19 @@ impl RedisStore {
         let results = script::results(&answer).filter(|results| results.len() == steps.len());
         let results = results.ok_or_else(|| self.not_ours("the script answered in an unknown form"))?;
         let result = |result| match result {
-            StepResult::Done { status, written, stale } => Ok((status, written, stale)),
+            StepResult::Done {
+                status,
+                written,
+                stale,
+            } => Ok((status, written, stale)),
             StepResult::Failed(words) => {
                 let (code, detail) = words.split_once(' ').unwrap_or((&words, ""));
                 let is_code = code.len() > 2 && code.bytes().all(|byte| byte.is_ascii_uppercase());
-                let (code, detail) = if is_code { (code, detail) } else { ("ERR", words.as_str()) };
+                let (code, detail) = if is_code {
+                    (code, detail)
+                } else {
+                    ("ERR", words.as_str())
+                };
                 Err(translate_answer(code, detail, WRITING, &self.config))
             }
         };
@@ -310,7 +325,7 @@ impl RedisStore {
         &self,
         connection: &mut PooledConnection,
         steps: &[Step<'_>],
-        options: CallOptions,
+        options: CallOptions<'_>,
     ) -> Result<Value, StoreError> {
         let by_sha1 = || script::call("EVALSHA", &self.sha1, steps, options);
         if !connection.sends_source {
@@ -324,23 +339,33 @@ impl RedisStore {
                     tried = self.query(connection, &by_sha1(), WRITING);
                 }
             }
-            match tried {
+            let refused = match tried {
                 Err(error)
-                    if error.cause.is_unknown() || matches!(error.cause, Cause::NoScript | Cause::NoPermission) =>
+                    if error.cause.is_unknown()
+                        || matches!(error.cause, Cause::NoScript | Cause::NoPermission) =>
                 {
-                    log::debug!(err:% = error; "Redis does not run the script by its SHA-1: sending it whole");
+                    error
                 }
                 tried => return tried,
+            };
+            let answer = self.query(connection, &script::call("EVAL", SOURCE, steps, options), WRITING);
+            if answer.is_ok() {
+                connection.sends_source = true;
+                connection.is_broken = false;
             }
+            return answer.map_err(|error| {
+                if error.cause == refused.cause {
+                    refused
+                } else {
+                    error
+                }
+            });
         }
-        let answer = self.query(connection, &script::call("EVAL", SOURCE, steps, options), WRITING)?;
-        connection.sends_source = true;
-        Ok(answer)
+        self.query(connection, &script::call("EVAL", SOURCE, steps, options), WRITING)
     }
 
     fn probe(&self, connection: &mut PooledConnection) -> Result<(), StoreError> {
-        let Some(keyspace) = self.rules.keyspace() else { return Ok(()) };
-        let key = keyspace.probe_key("write");
+        let key = self.rules.keyspace.probe_key("write");
         self.call_once(connection, &[Step::Probe { key: &key }], false)?
             .pop()
             .unwrap_or_else(|| Err(self.not_ours("no result")))
@@ -355,12 +380,18 @@ impl RedisStore {
         let mut mget = cmd("MGET");
         mget.arg(&keys);
         for _ in 0..ADJUST_TRIES {
-            let reply = self.on_a_connection(|connection| self.query(connection, &mget, "cannot read from"))?;
+            let reply =
+                self.on_a_connection(|connection| self.query(connection, &mget, "cannot read from"))?;
             let values: Vec<Option<String>> =
                 redis::from_redis_value(reply).map_err(|_| self.not_ours("a list that is not text"))?;
-            let read: Vec<(&str, String)> =
-                keys.iter().copied().zip(values.into_iter().map(Option::unwrap_or_default)).collect();
-            let [(_, list), (_, listed_at), records @ ..] = read.as_slice() else { return Ok(true) };
+            let read: Vec<(&str, String)> = keys
+                .iter()
+                .copied()
+                .zip(values.into_iter().map(Option::unwrap_or_default))
+                .collect();
+            let [(_, list), (_, listed_at), records @ ..] = read.as_slice() else {
+                return Ok(true);
+            };
             let listed_at: i64 = listed_at.parse().unwrap_or_default();
             let balances: Vec<KnownBalance> = currencies
                 .iter()
@@ -368,8 +399,13 @@ impl RedisStore {
                 .filter_map(|(currency, (_, record))| KnownBalance::read(&currency.currency, record))
                 .filter(|balance| balance.updated_at.0 >= listed_at)
                 .collect();
-            let Some(list) = adjusted(list, &balances) else { return Ok(true) };
-            let step = Step::Replace { read: &read, list: &list };
+            let Some(list) = adjusted(list, &balances) else {
+                return Ok(true);
+            };
+            let step = Step::Replace {
+                read: &read,
+                list: &list,
+            };
             for result in self.run(&[step], false, &|| true)? {
                 if result?.0 != Status::Conflict {
                     return Ok(true);
@@ -379,7 +415,13 @@ impl RedisStore {
         Ok(false)
     }
 
-    fn outcome(&self, change: &CacheChange, status: Status, written: u64, stale: u64) -> Result<Outcome, StoreError> {
+    fn outcome(
+        &self,
+        change: &CacheChange,
+        status: Status,
+        written: u64,
+        stale: u64,
+    ) -> Result<Outcome, StoreError> {
         if status == Status::AdjustList {
             let is_adjusted = match change {
                 CacheChange::WriteEntitlements(write) => {
@@ -392,7 +434,9 @@ impl RedisStore {
                     };
                     self.adjust_list(&write.customer_key, &[currency])?
                 }
-                CacheChange::WriteUsage(_) | CacheChange::Purge(_) | CacheChange::InvalidateEnvironment(_) => true,
+                CacheChange::WriteUsage(_)
+                | CacheChange::Purge(_)
+                | CacheChange::InvalidateEnvironment(_) => true,
             };
             if !is_adjusted {
                 return Ok(Outcome::Locked);
@@ -403,8 +447,10 @@ impl RedisStore {
 
     /// What changes would do, each as if those before it were done. Nothing is changed.
     pub fn dry_run(&self, changes: &[&CacheChange]) -> Result<Vec<Result<DryRun, StoreError>>, StoreError> {
-        let steps: Vec<Step<'_>> =
-            changes.iter().map(|change| Step::Change(change, LockPatience::NONE)).collect();
+        let steps: Vec<Step<'_>> = changes
+            .iter()
+            .map(|change| Step::Change(change, LockPatience::NONE))
+            .collect();
         let names = |keys| match keys {
             Keys::Names(names) => names,
             Keys::Count(_) => Vec::new(),
@@ -424,7 +470,9 @@ impl RedisStore {
         invalidation: &Invalidation,
         keep_going: &dyn Fn() -> bool,
     ) -> Result<u64, StoreError> {
-        let Invalidation { keyspace, sent_at, .. } = invalidation;
+        let Invalidation {
+            keyspace, sent_at, ..
+        } = invalidation;
         let step = |connection: &mut PooledConnection, step: Step<'_>| {
             let mut results = self.call(connection, &[step], false)?;
             let (_, written, _) = results.pop().unwrap_or_else(|| Err(self.not_ours("no result")))?;
@@ -440,10 +488,14 @@ impl RedisStore {
         let mut cursor = b"0".to_vec();
         let mut unlinked = 0;
         loop {
-            let (next, keys) = self.scan(connection, &cursor, &keyspace.customer_keys_pattern(), SCAN_COUNT)?;
+            let (next, keys) =
+                self.scan(connection, &cursor, &keyspace.customer_keys_pattern(), SCAN_COUNT)?;
             // Each value once, with its timestamp, whichever of the two was found: in between, a reader may have written both
             // again, and half of a pair would be a state that nothing ever replaces.
-            let mut values: Vec<&[u8]> = keys.iter().map(|key| crate::cache::keyspace::value_key(key)).collect();
+            let mut values: Vec<&[u8]> = keys
+                .iter()
+                .map(|key| crate::cache::keyspace::value_key(key))
+                .collect();
             values.sort_unstable();
             values.dedup();
             for scanned in values.chunks(UNLINKED_AT_ONCE) {
@@ -491,14 +543,20 @@ impl CacheStore for RedisStore {
         let mut outcomes = Vec::with_capacity(results.len());
         for (result, (change, _)) in results.into_iter().zip(changes) {
             outcomes.push(match result {
-                Ok((status, written, stale)) => Ok(self.outcome(change, status, written.count(), stale.count())?),
+                Ok((status, written, stale)) => {
+                    Ok(self.outcome(change, status, written.count(), stale.count())?)
+                }
                 Err(error) => Err(error),
             });
         }
         Ok(outcomes)
     }
 
-    fn invalidate(&self, invalidation: &Invalidation, keep_going: &dyn Fn() -> bool) -> Result<u64, StoreError> {
+    fn invalidate(
+        &self,
+        invalidation: &Invalidation,
+        keep_going: &dyn Fn() -> bool,
+    ) -> Result<u64, StoreError> {
         self.on_a_connection(|connection| self.scan_and_unlink(connection, invalidation, keep_going))
     }
 
@@ -526,7 +584,11 @@ impl CacheStore for RedisStore {
         self.on_a_connection(|connection| {
             let mut text = String::new();
             for section in ["stats", "memory", "replication"] {
-                let reply = self.query(connection, cmd("INFO").arg(section), "cannot read the statistics of")?;
+                let reply = self.query(
+                    connection,
+                    cmd("INFO").arg(section),
+                    "cannot read the statistics of",
+                )?;
                 let section = redis::from_redis_value::<String>(reply);
                 text.push_str(&section.map_err(|_| self.not_ours("INFO is not text"))?);
             }

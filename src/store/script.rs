@@ -22,8 +22,10 @@ const ARGUMENTS_MAX: usize = 3_900;
 const BYTES_MAX: usize = 1024 * 1024;
 
 /// What the script is told beside the changes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct StoreRules {
+    /// Spells the keys.
+    pub keyspace: Keyspace,
     /// Which customers are written.
     pub policy: CacheUpdatePolicy,
     /// How long written keys live.
@@ -47,7 +49,11 @@ pub(super) enum Step<'a> {
         sent_at: EpochMs,
     },
     /// Records an invalidation.
-    SetTombstone { key: &'a str, sent_at: EpochMs, resets: bool },
+    SetTombstone {
+        key: &'a str,
+        sent_at: EpochMs,
+        resets: bool,
+    },
     /// Forgets it, unless a later one is recorded.
     ClearTombstone { key: &'a str, sent_at: EpochMs },
     /// Writes a key that lives for a few seconds.
@@ -108,18 +114,20 @@ impl Keys {
     }
 
     fn read(value: &Value) -> Option<Self> {
-        match value {
-            Value::Int(count) => Some(Self::Count(u64::try_from(*count).ok()?)),
-            Value::Array(names) => names.iter().map(text).collect::<Option<_>>().map(Self::Names),
-            _ => None,
+        if let Value::Array(names) = value {
+            return names.iter().map(text).collect::<Option<_>>().map(Self::Names);
         }
+        let Value::Int(count) = value else { return None };
+        Some(Self::Count(u64::try_from(*count).ok()?))
     }
 }
 
 /// The script's answer: three values a step. `None` if it is not one of this script's.
 pub fn results(answer: &Value) -> Option<Vec<StepResult>> {
     let Value::Array(values) = answer else { return None };
-    let (steps, []) = values.as_chunks::<3>() else { return None };
+    let (steps, []) = values.as_chunks::<3>() else {
+        return None;
+    };
     steps.iter().map(step_result).collect()
 }
 
@@ -144,10 +152,10 @@ fn step_result([status, written, stale]: &[Value; 3]) -> Option<StepResult> {
 }
 
 fn text(value: &Value) -> Option<String> {
-    match value {
-        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
-        _ => None,
-    }
+    let Value::BulkString(bytes) = value else {
+        return None;
+    };
+    Some(String::from_utf8_lossy(bytes).into_owned())
 }
 
 /// The outcome of a change. `None` for a status that no change has.
@@ -163,8 +171,8 @@ pub(super) fn outcome(status: Status, written: u64, stale: u64) -> Outcome {
 
 /// What is common to all steps of a call.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct CallOptions {
-    pub rules: StoreRules,
+pub(super) struct CallOptions<'a> {
+    pub rules: &'a StoreRules,
     pub is_dry_run: bool,
     pub now: EpochMs,
 }
@@ -185,7 +193,7 @@ pub(super) fn steps_in_call(steps: &[Step<'_>]) -> usize {
 }
 
 /// The call that does these steps: `EVALSHA` and the SHA-1, or `EVAL` and the source.
-pub(super) fn call(command: &str, script: &str, steps: &[Step<'_>], options: CallOptions) -> Cmd {
+pub(super) fn call(command: &str, script: &str, steps: &[Step<'_>], options: CallOptions<'_>) -> Cmd {
     let (mut deciding, mut others) = (0_usize, 0_usize);
     for step in steps {
         emit(step, &mut |part, _| match part {
@@ -275,7 +283,11 @@ fn emit(step: &Step<'_>, sink: &mut dyn FnMut(Part, &[&[u8]])) {
             emit.number(TOMBSTONE_SECS).flag(*resets);
         }
         Step::Probe { key } => {
-            emit.deciding(key).text("tombstone").number(0).number(PROBE_SECS).flag(true);
+            emit.deciding(key)
+                .text("tombstone")
+                .number(0)
+                .number(PROBE_SECS)
+                .flag(true);
         }
         Step::ClearTombstone { key, sent_at } => {
             emit.deciding(key).text("clear").number(sent_at.0);
@@ -286,9 +298,14 @@ fn emit(step: &Step<'_>, sink: &mut dyn FnMut(Part, &[&[u8]])) {
 fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<'_, '_>) {
     match change {
         CacheChange::WriteUsage(usage) => {
-            let KeyWrite { key, value, timestamp } = &usage.write;
+            let KeyWrite {
+                key,
+                value,
+                timestamp,
+            } = &usage.write;
             emit.text("usage").locks(&usage.locks, patience, false);
-            emit.deciding_timestamp(&usage.customer_key).deciding_timestamp(key);
+            emit.deciding_timestamp(&usage.customer_key)
+                .deciding_timestamp(key);
             emit.other(&usage.locks.refetch).other(key);
             emit.number(timestamp.0).text(value);
         }
@@ -318,7 +335,9 @@ fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<
             emit.number(2 + usize::from(tombstones.customer.is_some()));
             emit.number(write.usages.len()).number(write.credits.len());
             emit.number(write.rate_currencies.len());
-            emit.number(write.sent_at.0).flag(write.is_answer).number(write.list.timestamp.0);
+            emit.number(write.sent_at.0)
+                .flag(write.is_answer)
+                .number(write.list.timestamp.0);
             emit.text(&write.list.value);
             emit.text(write.metadata.as_ref().map_or("", |metadata| &metadata.value));
             emit.deciding(&tombstones.environment).deciding(&tombstones.own);
@@ -329,7 +348,12 @@ fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<
             for KeyWrite { key, .. } in std::iter::once(&write.list).chain(&write.metadata) {
                 emit.deciding_timestamp(key).other(key);
             }
-            for KeyWrite { key, value, timestamp } in &write.usages {
+            for KeyWrite {
+                key,
+                value,
+                timestamp,
+            } in &write.usages
+            {
                 emit.deciding_timestamp(key).other(key);
                 emit.number(timestamp.0).text(value);
             }
@@ -392,7 +416,11 @@ impl Emitter<'_, '_> {
 
     /// The locks that are still respected, and their number.
     fn locks(&mut self, locks: &ReaderLocks, patience: LockPatience, is_purge: bool) -> &mut Self {
-        let write: &[String] = if patience.respects_write_lock { &locks.write } else { &[] };
+        let write: &[String] = if patience.respects_write_lock {
+            &locks.write
+        } else {
+            &[]
+        };
         let refetch = (is_purge && patience.respects_refetch_lock).then_some(&locks.refetch);
         for lock in write.iter().chain(refetch) {
             self.deciding(lock);
@@ -401,7 +429,9 @@ impl Emitter<'_, '_> {
     }
 
     fn credit(&mut self, credit: &CreditWrite) -> &mut Self {
-        self.deciding_timestamp(&credit.key).deciding(&credit.key).deciding(&credit.balance_key);
+        self.deciding_timestamp(&credit.key)
+            .deciding(&credit.key)
+            .deciding(&credit.balance_key);
         self.number(credit.timestamp.0).text(&credit.current_usage);
         self.optional(credit.period_start.map(|at| at.0));
         self.optional(credit.period_end.map(|at| at.0));

@@ -67,7 +67,9 @@ pub(super) fn elected(
     let answers = answers(config, tls, plan, deadline)?;
     let named: Vec<Server> = answers.filter_map(|(_, answer)| answer.ok()?).collect();
     let votes = |server: &Server| named.iter().filter(|other| *other == server).count();
-    let elected = named.iter().max_by_key(|server| (votes(server), Some(*server) == current));
+    let elected = named
+        .iter()
+        .max_by_key(|server| (votes(server), Some(*server) == current));
     Ok(elected.cloned())
 }
 
@@ -81,7 +83,11 @@ fn answers<'a>(
     plan: &'a DialPlan,
     deadline: Instant,
 ) -> Result<impl Iterator<Item = (String, SentinelAnswer)> + 'a, StoreError> {
-    let password = config.password.as_ref().map(crate::config::Secret::read).transpose();
+    let password = config
+        .password
+        .as_ref()
+        .map(crate::config::Secret::read)
+        .transpose();
     let password = password.map_err(|error| {
         StoreError::new(
             Cause::Credentials,
@@ -123,12 +129,12 @@ fn ask(
     authenticate(&mut sentinel, &login, "REDIS_SENTINEL_PASSWORD", plan).map_err(words)?;
     let mut question = cmd("SENTINEL");
     question.arg("GET-MASTER-ADDR-BY-NAME").arg(&config.master);
-    match sentinel.query(&question).map_err(words)? {
-        Value::Nil => Ok(None),
-        answer => parse_primary(answer)
-            .map(Some)
-            .ok_or_else(|| "its answer is not a host and a port".to_owned()),
+    let answer = sentinel.query(&question).map_err(words)?;
+    if answer == Value::Nil {
+        return Ok(None);
     }
+    let primary = parse_primary(answer).ok_or_else(|| "its answer is not a host and a port".to_owned());
+    primary.map(Some)
 }
 
 /// `[host, port]`, both as text.

@@ -44,12 +44,14 @@ struct TimedSocket {
 impl Transport {
     /// Connects to the addresses of the name in turn, until one answers.
     pub(super) fn tcp(host: &str, port: u16, lookups: &Lookups, deadline: Instant) -> io::Result<Self> {
-        let addresses = lookups.addresses(host, port, deadline).map_err(|error| match error {
-            LookupError::Failed(error) => error,
-            LookupError::NotInTime => io::Error::other(
-                "its host name was not resolved in time, this machine's DNS is slow or does not answer",
-            ),
-        })?;
+        let addresses = lookups
+            .addresses(host, port, deadline)
+            .map_err(|error| match error {
+                LookupError::Failed(error) => error,
+                LookupError::NotInTime => io::Error::other(
+                    "its host name was not resolved in time, this machine's DNS is slow or does not answer",
+                ),
+            })?;
         let mut failed = io::Error::from(ErrorKind::NotFound);
         for (index, address) in addresses.iter().enumerate() {
             // An address that drops packets must not take the time of the next.
@@ -95,7 +97,8 @@ impl Transport {
             Stream::Plain(socket) => socket,
             tls @ Stream::Tls(_) => return Ok(Self::over(tls)),
         };
-        let failed = |error: io::Error| io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"));
+        let failed =
+            |error: io::Error| io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"));
         let mut tls = ClientConnection::new(config, name).map_err(|error| failed(io::Error::other(error)))?;
         while tls.is_handshaking() {
             tls.complete_io(&mut socket).map_err(failed)?;
@@ -134,10 +137,10 @@ impl Transport {
             Err(error) if error.is_connection_dropped() => self.receive().map_err(|_| error)?,
             sent => sent.and_then(|()| self.receive())?,
         };
-        match reply {
-            Value::ServerError(error) => Err(error.into()),
-            reply => Ok(reply),
+        if let Value::ServerError(error) = reply {
+            return Err(error.into());
         }
+        Ok(reply)
     }
 }
 
