@@ -21,8 +21,8 @@ use super::polls::Polls;
 use super::settle::{Outbox, Settlement, settle_permanent};
 use crate::cache::{CacheChange, Layout, changes_for};
 use crate::config::PoisonPolicy;
-use crate::event::{self, Event};
 use crate::log::FaultLog;
+use crate::message::{self, Event};
 use crate::ops::metrics::Metrics;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::Stop;
@@ -181,15 +181,18 @@ impl Worker {
         }
         let delivery = &held.delivery;
         let decoded = catch_unwind(AssertUnwindSafe(|| {
-            let event = event::decode(&delivery.body, delivery.sent_at)?;
-            let ignored = match &event {
+            let message = message::decode(&delivery.body, delivery.sent_at)?;
+            let ignored = match &message.event {
                 Event::Ignored { label } => Some(*label),
                 Event::EntitlementsUpdated(_)
                 | Event::UsageUpdated(_)
                 | Event::Purged(_)
                 | Event::EnvironmentInvalidated => None,
             };
-            Ok((ignored, changes_for(&event, delivery.sent_at, &self.layout)))
+            Ok((
+                ignored,
+                changes_for(&message.event, message.sent_at, &self.layout),
+            ))
         }));
         match decoded {
             Ok(Ok((ignored, changes))) => {
