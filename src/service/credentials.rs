@@ -5,18 +5,18 @@ use std::time::{Duration, Instant};
 
 use super::Reports;
 use super::crew::{Crew, Died};
+use crate::aws::sts::StsAccess;
+use crate::aws::{
+    ContainerCredentials, CredentialsProvider, EdgeCredentials, Fetch, InstanceMetadataCredentials,
+    NamedSources, ProfileCredentials, Renewal, RenewingCredentials, StaticCredentials,
+    WebIdentityCredentials,
+};
 use crate::clock;
 use crate::config::{CredentialSource, ProfileSource, Proxy, StaticKeys};
 use crate::entitlement::EpochMs;
 use crate::log::FaultLog;
 use crate::ops::metrics::Metrics;
 use crate::shutdown::Stop;
-use crate::sqs::credentials::sts::StsAccess;
-use crate::sqs::credentials::{
-    ContainerCredentials, CredentialsProvider, EdgeCredentials, Fetch, InstanceMetadataCredentials,
-    NamedSources, ProfileCredentials, Renewal, RenewingCredentials, StaticCredentials,
-    WebIdentityCredentials,
-};
 
 /// What credentials are for.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
 
+use crate::aws::EdgeCredentials;
 use crate::cache::Layout;
 use crate::cache::keyspace::Keyspace;
 use crate::config::Config;
@@ -40,7 +41,6 @@ use crate::pipeline::worker::Worker;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::stop_pair;
 use crate::sqs::Queue;
-use crate::sqs::credentials::EdgeCredentials;
 use crate::store::{CacheStore, server_name};
 use credentials::Surroundings;
 use crew::Crew;

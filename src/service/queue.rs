@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::Reports;
 use super::credentials::{self, Purpose, Surroundings};
 use super::crew::{Crew, Died};
+use crate::aws::EdgeCredentials;
 use crate::config::Config;
 use crate::edge::EdgeClient;
 use crate::shutdown::Stop;
 use crate::sqs::Queue;
 use crate::sqs::client::{SqsClient, SqsSettings};
-use crate::sqs::credentials::EdgeCredentials;
 
 const QUEUE: Purpose = Purpose {
     thread: "credentials",

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::credentials::{self, Purpose, Surroundings};
 use super::crew::Crew;
+use crate::aws::CredentialsProvider;
 use crate::config::{Config, RedisAddress, RedisConfig};
-use crate::sqs::credentials::CredentialsProvider;
 use crate::store::{RedisStore, StoreRules, server_name};
 
 const REDIS: Purpose = Purpose {
