@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use crate::config::CacheUpdatePolicy;
 use crate::entitlement::stored::{CacheFormat, entitlements_json, metadata_json, usage_json};
 use crate::entitlement::{CurrencyId, Entitlement, EpochMs, Subject, Usage};
-use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, UsageOf, UsageUpdated};
+use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, Subjects, UsageOf, UsageUpdated};
 use keyspace::{Keyspace, ReaderLocks, Tombstones};
 
 /// Usages that go with a list in one atomic step: a script call has 3,900 arguments at most, a usage takes four.
@@ -191,7 +191,8 @@ pub struct Changes(Rest);
 enum Rest {
     Ready(std::vec::IntoIter<CacheChange>),
     Purges {
-        subjects: std::vec::IntoIter<Subject>,
+        subjects: Subjects,
+        next: usize,
         sent_at: EpochMs,
         keyspace: Keyspace,
     },
@@ -205,17 +206,23 @@ impl Iterator for Changes {
             Rest::Ready(changes) => changes.next(),
             Rest::Purges {
                 subjects,
+                next,
                 sent_at,
                 keyspace,
-            } => Some(purge_change(&subjects.next()?, *sent_at, keyspace)),
+            } => {
+                let subject = subjects.get(*next)?;
+                *next += 1;
+                Some(purge_change(&subject, *sent_at, keyspace))
+            }
         }
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        match &self.0 {
-            Rest::Ready(changes) => changes.size_hint(),
-            Rest::Purges { subjects, .. } => subjects.size_hint(),
-        }
+        let left = match &self.0 {
+            Rest::Ready(changes) => changes.len(),
+            Rest::Purges { subjects, next, .. } => subjects.len() - next,
+        };
+        (left, Some(left))
     }
 }
 
@@ -227,7 +234,8 @@ pub fn changes(message: Message, layout: &Layout) -> Changes {
     let ready = match message.event {
         Event::Purged(subjects) => {
             return Changes(Rest::Purges {
-                subjects: subjects.into_iter(),
+                subjects,
+                next: 0,
                 sent_at,
                 keyspace: layout.keyspace.clone(),
             });

@@ -110,7 +110,7 @@ fn may_go_on(yes: bool, is_terminal: bool, question: &str) -> Answer {
 fn one(opened: &Opened, subject: &Subject) -> Result<String, StoreError> {
     let mut lines = String::new();
     let mut deleted = 0;
-    for mut change in purges(opened, Event::Purged(vec![subject.clone()])) {
+    for mut change in purges(opened, Event::Purged([subject.clone()].into_iter().collect())) {
         if let CacheChange::Purge(purge) = &mut change {
             // Whatever is in the way of new lists goes: an operator purges to start anew.
             purge.resets_tombstone = true;

@@ -216,103 +216,90 @@ pub(super) fn translate_answer(code: &str, detail: &str, doing: &str, config: &R
     )
 }
 
-/// The error line: the cause in plain words where they say more than Redis's, and the remedy.
+/// The error line: the cause, in plain words where Redis's own say less, and the remedy.
 fn describe(cause: Cause, words: &str, doing: &str, config: &RedisConfig) -> StoreError {
     let user = config.username.as_deref().unwrap_or("default");
-    let own: (String, String);
-    let (why, remedy): (&str, &str) = match cause {
-        Cause::Timeout if config.tls.is_some() => (
-            words,
+    let plain = PLAIN_WORDS.iter().find(|(known, _)| *known == cause);
+    let why = if cause == Cause::WrongPassword && config.iam.is_some() {
+        format!("it refused the token that was signed for user '{user}' (WRONGPASS)")
+    } else if cause == Cause::WrongPassword {
+        format!("it refused the password of user '{user}' (WRONGPASS)")
+    } else if cause == Cause::NoPermission {
+        format!("user '{user}' lacks a permission: {words}")
+    } else {
+        plain.map_or(words, |(_, plain)| plain).to_owned()
+    };
+    let remedy = remedy(&cause, words, config);
+    StoreError::new(
+        cause,
+        format!("{doing} Redis at {}: {why}; {remedy}", server_name(config)),
+    )
+}
+
+/// What says more than Redis's own words.
+const PLAIN_WORDS: [(Cause, &str); 6] = [
+    (Cause::ReadOnly, "it is a read-only replica"),
+    (Cause::Loading, "it is loading its data"),
+    (Cause::PrimaryDown, "it is a replica that lost its primary"),
+    (
+        Cause::TooManyClients,
+        "it has as many clients as it may have (maxclients)",
+    ),
+    (Cause::OutOfMemory, "its memory is full (maxmemory)"),
+    (Cause::CannotPersist, "it cannot save to disk and refuses writes"),
+];
+
+fn remedy(cause: &Cause, words: &str, config: &RedisConfig) -> String {
+    let is_sentinel = matches!(config.address, RedisAddress::Sentinel(_));
+    let remedy = match cause {
+        Cause::Timeout if config.tls.is_some() => {
             "check that Redis speaks TLS at this port (if not, set REDIS_TLS=0), is not overloaded or stopped, and that nothing \
-             drops packets on the way",
-        ),
-        Cause::Timeout => (
-            words,
-            "check that Redis is not overloaded or stopped and that nothing drops packets on the way",
-        ),
-        Cause::Io => {
-            own = (words.to_owned(), io_remedy(words, config));
-            (&own.0, &own.1)
+             drops packets on the way"
         }
+        Cause::Timeout => {
+            "check that Redis is not overloaded or stopped and that nothing drops packets on the way"
+        }
+        Cause::Io => return io_remedy(words, config),
         Cause::Protocol => {
-            own = (
-                words.to_owned(),
-                format!(
-                    "check {} and that a Redis listens there{}",
-                    address_settings(config),
-                    tls_hint(config)
-                ),
+            return format!(
+                "check {} and that a Redis listens there{}",
+                address_settings(config),
+                tls_hint(config)
             );
-            (&own.0, &own.1)
         }
         Cause::WrongPassword if config.iam.is_some() => {
-            own = (
-                format!("it refused the token that was signed for user '{user}' (WRONGPASS)"),
-                String::new(),
-            );
-            (
-                &own.0,
-                "check that the AWS identity may elasticache:Connect to the cache and the user, that the user's name is its id, \
-             REDIS_IAM_CACHE_NAME, REDIS_IAM_REGION, REDIS_IAM_SERVERLESS, and this machine's clock",
-            )
+            "check that the AWS identity may elasticache:Connect to the cache and the user, that the user's name is its id, \
+             REDIS_IAM_CACHE_NAME, REDIS_IAM_REGION, REDIS_IAM_SERVERLESS, and this machine's clock"
         }
-        Cause::WrongPassword => {
-            own = (
-                format!("it refused the password of user '{user}' (WRONGPASS)"),
-                String::new(),
-            );
-            (&own.0, "check REDIS_USERNAME and REDIS_PASSWORD")
-        }
-        Cause::AuthenticationRequired => (words, "it asks for a password: set REDIS_PASSWORD"),
+        Cause::WrongPassword => "check REDIS_USERNAME and REDIS_PASSWORD",
+        Cause::AuthenticationRequired => "it asks for a password: set REDIS_PASSWORD",
         Cause::NoPermission => {
-            own = (
-                format!("user '{user}' lacks a permission: {words}"),
-                String::new(),
-            );
-            (
-                &own.0,
-                "the ACL must allow the keys of ENVIRONMENT_PREFIX and the commands named in README",
-            )
+            "the ACL must allow the keys of ENVIRONMENT_PREFIX and the commands named in README"
         }
-        Cause::ReadOnly if matches!(config.address, RedisAddress::Sentinel(_)) => (
-            "it is a read-only replica",
-            "a failover is under way: this ends when Sentinel names the new primary",
-        ),
-        Cause::ReadOnly => (
-            "it is a read-only replica",
-            "point REDIS_HOST at the primary; after a failover this ends when the name follows",
-        ),
-        Cause::Loading => ("it is loading its data", "wait until it has finished"),
-        Cause::PrimaryDown => (
-            "it is a replica that lost its primary",
-            "point REDIS_HOST at the primary",
-        ),
-        Cause::TooManyClients => (
-            "it has as many clients as it may have (maxclients)",
-            "raise its maxclients, or find out who holds so many connections (CLIENT LIST)",
-        ),
-        Cause::OutOfMemory => (
-            "its memory is full (maxmemory)",
-            "raise maxmemory or choose an evicting maxmemory-policy",
-        ),
-        Cause::CannotPersist => (
-            "it cannot save to disk and refuses writes",
-            "see Redis's own log: its disk is full or not writable",
-        ),
-        Cause::OtherSlot => (
-            words,
+        Cause::ReadOnly if is_sentinel => {
+            "a failover is under way: this ends when Sentinel names the new primary"
+        }
+        Cause::ReadOnly => {
+            "point REDIS_HOST at the primary; after a failover this ends when the name follows"
+        }
+        Cause::Loading => "wait until it has finished",
+        Cause::PrimaryDown => "point REDIS_HOST at the primary",
+        Cause::TooManyClients => {
+            "raise its maxclients, or find out who holds so many connections (CLIENT LIST)"
+        }
+        Cause::OutOfMemory => "raise maxmemory or choose an evicting maxmemory-policy",
+        Cause::CannotPersist => "see Redis's own log: its disk is full or not writable",
+        Cause::OtherSlot => {
             "it is a cluster, where all keys of an environment must be in one slot of this node: put a hash tag into the prefix, \
-             as in ENVIRONMENT_PREFIX='{production}', in every reader too, and set REDIS_DB=0",
-        ),
-        Cause::WrongType => (
-            words,
+             as in ENVIRONMENT_PREFIX='{production}', in every reader too, and set REDIS_DB=0"
+        }
+        Cause::WrongType => {
             "something foreign stands at a key of this customer: LOG_LEVEL=debug, or SIGUSR1, has the log name the customer's \
-             key; TYPE shows what stands there, DEL removes it",
-        ),
-        Cause::Other(_) if words.contains("DB index") || words.contains("SELECT") => (
-            words,
-            "check REDIS_DB (or the number at the end of REDIS_URL): the server has no such database",
-        ),
+             key; TYPE shows what stands there, DEL removes it"
+        }
+        Cause::Other(_) if words.contains("DB index") || words.contains("SELECT") => {
+            "check REDIS_DB (or the number at the end of REDIS_URL): the server has no such database"
+        }
         Cause::Tls
         | Cause::Sentinel
         | Cause::Credentials
@@ -321,12 +308,9 @@ fn describe(cause: Cause, words: &str, doing: &str, config: &RedisConfig) -> Sto
         | Cause::Busy
         | Cause::ClusterDown
         | Cause::NoScript
-        | Cause::Other(_) => (words, "see Redis's own log"),
+        | Cause::Other(_) => "see Redis's own log",
     };
-    StoreError::new(
-        cause,
-        format!("{doing} Redis at {}: {why}; {remedy}", server_name(config)),
-    )
+    remedy.to_owned()
 }
 
 fn address_settings(config: &RedisConfig) -> &'static str {

@@ -34,7 +34,7 @@ pub(super) fn read(line: &[u8], now: EpochMs) -> Result<Line, String> {
         // What is wrong with it, decoding tells, with the place.
         Ok(_) | Err(_) => (text.to_owned(), None),
     };
-    let sent_at = told.or_else(|| message::told_time(&body)).unwrap_or(now);
+    let sent_at = told.or_else(|| message::message_time(&body)).unwrap_or(now);
     Ok(Line { body, sent_at })
 }
 

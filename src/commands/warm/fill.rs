@@ -189,7 +189,7 @@ impl Filler<'_> {
         // A purge that is sent from now on makes the answer out of date.
         let asked_at = clock::now();
         let body = self.edge.entitlements_state(subject)?;
-        let message = message::decode(&body, UNTOLD).map_err(|fault| {
+        let message = message::decode_answer(&body, asked_at, UNTOLD).map_err(|fault| {
             Failure::WillNot(NotFilled::This(format!(
                 "the Edge API's answer cannot be read: {fault}; report it"
             )))
