@@ -133,6 +133,11 @@ impl RefusingRedis {
         self.shared.state().refused
     }
 
+    /// How many connections it has accepted.
+    pub fn accepted(&self) -> u64 {
+        self.shared.state().accepted
+    }
+
     /// Most arguments that one command had, its name among them.
     pub fn arguments_max(&self) -> usize {
         self.shared.state().arguments_max
@@ -169,7 +174,9 @@ impl Drop for RefusingRedis {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("no connection panics while it holds the state")
+        self.state
+            .lock()
+            .expect("no connection panics while it holds the state")
     }
 
     /// How this command is refused, if it is.
@@ -190,7 +197,11 @@ impl Shared {
         let state = self.state();
         let epoch = state.epoch;
         let waits = |state: &mut State| state.epoch == epoch && !state.closing;
-        drop(self.changed.wait_while(state, waits).expect("no connection panics"));
+        drop(
+            self.changed
+                .wait_while(state, waits)
+                .expect("no connection panics"),
+        );
     }
 }
 
@@ -216,7 +227,9 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             return;
         }
         // Where there is no server, nobody is let in.
-        let Ok(server) = TcpStream::connect(shared.server) else { continue };
+        let Ok(server) = TcpStream::connect(shared.server) else {
+            continue;
+        };
         state.accepted += 1;
         state.running += 1;
         let number = state.accepted;
@@ -284,7 +297,10 @@ impl Command {
             arguments.push(read_bytes(from, number(&head)?, &mut raw)?);
         }
         let name = String::from_utf8_lossy(&arguments[0]).to_uppercase();
-        assert!(!name.ends_with("SUBSCRIBE") && name != "MONITOR", "{name} has many answers");
+        assert!(
+            !name.ends_with("SUBSCRIBE") && name != "MONITOR",
+            "{name} has many answers"
+        );
         Ok(Self { raw, name, arguments })
     }
 
@@ -317,7 +333,9 @@ fn read_answer(from: &mut impl BufRead) -> Result<Vec<u8>> {
 fn read_line(from: &mut impl BufRead, raw: &mut Vec<u8>) -> Result<String> {
     let start = raw.len();
     from.read_until(b'\n', raw)?;
-    let line = raw[start..].strip_suffix(b"\r\n").ok_or(ErrorKind::UnexpectedEof)?;
+    let line = raw[start..]
+        .strip_suffix(b"\r\n")
+        .ok_or(ErrorKind::UnexpectedEof)?;
     Ok(String::from_utf8_lossy(line).into_owned())
 }
 
