@@ -26,6 +26,7 @@ mod late_news;
 mod lock;
 mod model;
 mod moving_over;
+mod own_failures;
 mod policy;
 mod purge;
 
@@ -45,10 +46,12 @@ mod refusals;
 mod rotation;
 mod secrets;
 mod sentinel;
+mod sentinel_answers;
 mod servers;
 mod shutdown;
 mod stops;
 mod systemd;
+mod unneeded_passwords;
 
 mod faulty;
 mod panics;

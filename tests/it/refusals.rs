@@ -11,6 +11,7 @@ use redis::Commands;
 
 use crate::fakes::queue::QueueOptions;
 use crate::fakes::refusing_redis::RefusingRedis;
+use crate::support::at_once::run_at_once;
 use crate::support::fake_stage::FakeStage;
 use crate::support::messages::{Shape, credit_balance, entitlements_updated, purge, usage_updated};
 use crate::support::redis::{RedisOptions, TestRedis};
@@ -37,57 +38,22 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 #[test]
 fn of_writes_pauses_the_service_whatever_the_text_is() {
-    run_at_once(&rows::of_writes());
+    run_at_once(&rows::of_writes(), |row| row.name.to_owned(), run);
+}
+
+#[test]
+fn of_all_commands_or_of_new_connections_pauses_the_service() {
+    run_at_once(&rows::of_connections(), |row| row.name.to_owned(), run);
 }
 
 #[test]
 fn of_some_commands_is_survived_where_others_do() {
-    run_at_once(&rows::of_single_commands());
+    run_at_once(&rows::of_single_commands(), |row| row.name.to_owned(), run);
 }
 
 #[test]
 fn by_a_redis_that_was_set_up_so_gives_no_message_up() {
-    run_at_once(&rows::by_the_server_itself());
-}
-
-/// Runs all rows, and tells of every one that failed.
-fn run_at_once(rows: &[Row]) {
-    let failures: Vec<String> = std::thread::scope(|scope| {
-        let start = |row| {
-            let thread = std::thread::Builder::new().name(row_name(row));
-            (
-                row,
-                thread.spawn_scoped(scope, move || run(row)).expect("a thread"),
-            )
-        };
-        let running: Vec<_> = rows.iter().map(start).collect();
-        running
-            .into_iter()
-            .filter_map(|(row, thread)| Some((row, thread.join().err()?)))
-            .map(|(row, panic)| {
-                let text = panic.downcast_ref::<String>().map(String::as_str);
-                let text = text
-                    .or_else(|| panic.downcast_ref::<&str>().copied())
-                    .unwrap_or_default();
-                format!(
-                    "{}: {}",
-                    row.name,
-                    text.lines().take(8).collect::<Vec<_>>().join("\n    ")
-                )
-            })
-            .collect()
-    });
-    assert!(
-        failures.is_empty(),
-        "{} of {} rows failed:\n{}",
-        failures.len(),
-        rows.len(),
-        failures.join("\n")
-    );
-}
-
-fn row_name(row: &Row) -> String {
-    format!("row: {}", row.name)
+    run_at_once(&rows::by_the_server_itself(), |row| row.name.to_owned(), run);
 }
 
 /// What a message does to Redis, seen from outside.
@@ -211,9 +177,7 @@ fn run(row: &Row) {
     stage.lines_before = stage.service.log_lines().len();
     stage.begin();
     let (bodies, effects) = batch(0);
-    bodies
-        .into_iter()
-        .for_each(|body| drop(stage.base.queue.send(body)));
+    stage.send(bodies);
     match row.outcome {
         Outcome::Pauses => stage.is_paused(),
         Outcome::Writes => stage.goes_on(&effects),
@@ -253,10 +217,14 @@ impl Stage<'_> {
         }
     }
 
+    fn send(&self, bodies: Vec<String>) {
+        for body in bodies {
+            self.base.queue.send(body);
+        }
+    }
+
     fn deliver(&self, (bodies, effects): (Vec<String>, Vec<Effect>), when: &str) {
-        bodies
-            .into_iter()
-            .for_each(|body| drop(self.base.queue.send(body)));
+        self.send(bodies);
         self.is_written(&effects, when);
     }
 

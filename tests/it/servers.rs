@@ -44,8 +44,8 @@ impl Server {
             arguments.extend(["--cluster-enabled", "yes", "--cluster-port", bus]);
         }
         let redis = TestRedis::start_with(RedisOptions {
-            program,
             arguments,
+            program,
             ..RedisOptions::default()
         });
         match self {

@@ -163,11 +163,10 @@ pub fn of_writes() -> Vec<Row> {
     rows
 }
 
-/// All commands or single ones are refused; for some there is another way.
-pub fn of_single_commands() -> Vec<Row> {
-    use Outcome::{EitherWay, Pauses, Writes};
+/// Every command is refused, or what a new connection begins with.
+pub fn of_connections() -> Vec<Row> {
+    use Outcome::{Pauses, Writes};
     vec![
-        // Every command.
         Row::text(
             EVERYTHING,
             "ERR max daily request limit exceeded. Limit: 10000, Usage: 10000",
@@ -185,7 +184,6 @@ pub fn of_single_commands() -> Vec<Row> {
         ),
         Row::text(EVERYTHING, "NOAUTH Authentication required.", Pauses),
         Row::text(EVERYTHING, "ERR max number of clients reached", Pauses).on_new_connections(),
-        // Signing in.
         Row::text(
             &["AUTH", "HELLO"],
             "WRONGPASS invalid username-password pair or user is disabled.",
@@ -203,12 +201,18 @@ pub fn of_single_commands() -> Vec<Row> {
         )
         .with_password()
         .on_new_connections(),
-        // The database.
         Row::text(&["SELECT"], "ERR SELECT is not allowed in cluster mode", Pauses)
             .in_database("3")
             .on_new_connections()
             .says(&["REDIS_DB"]),
         Row::text(&["SELECT"], "ERR unknown command 'SELECT'", Writes).on_new_connections(),
+    ]
+}
+
+/// Some commands are refused, and for most there is another way.
+pub fn of_single_commands() -> Vec<Row> {
+    use Outcome::{EitherWay, Writes};
+    vec![
         // Scripts by one of their names.
         Row::text(
             &["EVALSHA"],
