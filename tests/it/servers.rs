@@ -420,9 +420,9 @@ fn a_prefix_without_a_hash_tag_on_a_cluster_pauses_the_service_names_the_remedy_
 }
 
 #[test]
-fn a_node_that_holds_other_slots_pauses_the_service_and_names_the_remedy() {
+fn a_cluster_that_lacks_the_slot_pauses_the_service_until_it_has_it() {
     let stage = Server::Cluster.stage();
-    // Of the prefix's keys some are now elsewhere, and Redis says MOVED or CLUSTERDOWN.
+    // The slot of {production} belongs to nobody now.
     stage
         .redis
         .command::<()>(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
