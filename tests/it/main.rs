@@ -14,6 +14,7 @@ mod support;
 mod fake_queue;
 mod fault_proxy;
 mod harness;
+mod refusing_redis;
 
 mod formats;
 mod golden;
@@ -25,6 +26,7 @@ mod lock;
 mod model;
 mod moving_over;
 mod out_of_order;
+mod own_failures;
 mod policy;
 mod purge;
 
@@ -40,12 +42,16 @@ mod network_faults;
 mod proxy;
 mod redis_access;
 mod redis_outages;
+mod refusals;
 mod rotation;
 mod secrets;
 mod sentinel;
+mod sentinel_answers;
+mod servers;
 mod shutdown;
 mod stops;
 mod systemd;
+mod unneeded_passwords;
 
 mod faulty;
 mod panics;

@@ -15,8 +15,13 @@ pub struct FakeStage {
 impl FakeStage {
     /// An empty Redis and an empty queue.
     pub fn new(options: QueueOptions) -> Self {
+        Self::with_redis(TestRedis::start(), options)
+    }
+
+    /// This Redis and an empty queue.
+    pub fn with_redis(redis: TestRedis, options: QueueOptions) -> Self {
         Self {
-            redis: TestRedis::start(),
+            redis,
             queue: FakeQueue::start(options.clone()),
             options,
         }
