@@ -41,7 +41,7 @@ pub mod sqs;
 
 pub mod edge;
 
-pub mod pipeline;
+mod pipeline;
 
 pub mod ops;
 

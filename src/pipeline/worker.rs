@@ -1,266 +1,534 @@
-//! Turns deliveries into changes and makes them so, many in one round trip.
+//! A worker turns deliveries into changes and applies those of many deliveries in one call.
 //!
-//! A worker takes what is waiting, never waits to fill a batch. A delivery whose customer is locked by an SDK
-//! is parked and tried again while others go on. A panic while one message is decoded costs that message one
-//! try, not the worker.
+//! It takes what is waiting and never waits to fill a batch. A delivery whose customer is locked by an SDK is parked
+//! while others go on. A message of many changes is applied in bounded chunks. A panic costs its message one try.
 
-mod applying;
-mod ending;
-
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
+use log::Level;
 
-use super::gate::RedisGate;
-use super::lease::Held;
-use super::poison::PoisonLog;
-use super::polls::Polls;
-use super::settle::{Outbox, Settlement, settle_permanent};
-use crate::cache::{CacheChange, Layout, changes_for};
-use crate::config::PoisonPolicy;
-use crate::event::{self, Event};
-use crate::log::FaultLog;
-use crate::ops::metrics::Metrics;
-use crate::sentry_reports::Reporter;
-use crate::shutdown::Stop;
-use crate::store::{CacheStore, Locks, Outcome, READERS_LOCK};
+use super::backoff::Backoff;
+use super::context::{Context, seconds_now};
+use super::gate::WriteRetry;
+use super::in_flight::InFlightDelivery;
+use super::interim::{
+    self as message, After as _, Changes, Described as _, LockPatience, Outdated as _, Stopped as _, changes,
+};
+use super::retry::{Ending, permanent_failure, temporary_failure};
+use crate::cache::{CacheChange, Invalidation};
+use crate::clock;
+use crate::entitlement::EpochMs;
+use crate::event::{Event, MalformedBody};
+use crate::store::{NOPERM, Outcome, StoreError};
 
-/// Deliveries in one round trip, or a few more, since a receive is taken whole: enough that the round trip is shared,
-/// few enough that none waits for long.
-const TAKE_AT_MOST: usize = 64;
-/// Bytes of bodies after which no further delivery is taken: the bodies, their changes and the request are in memory
-/// together. Of large ones a few are worth a round trip.
-const BYTES_AT_MOST: usize = 256 * 1024;
-/// How often a locked customer is tried again: an SDK holds its lock for a few milliseconds as a rule.
-const LOCKED_AGAIN: Duration = Duration::from_millis(20);
-/// Deliveries parked behind locks, and bytes of their bodies (a delivery takes some three times its body). From either
-/// on nothing new is taken, so that memory stays bounded: what is parked may exceed it by what was taken last.
-const PARKED_AT_MOST: usize = 256;
-const PARKED_BYTES_AT_MOST: usize = 4 * 1024 * 1024;
+/// The limits of a round: messages, bytes of bodies, changes. Enough that messages share the cost of a call, few enough
+/// that none waits for long. The last message may exceed the bytes.
+const ROUND_MESSAGES_MAX: usize = 64;
+const ROUND_BYTES_MAX: usize = 256 * 1024;
+const ROUND_CHANGES_MAX: usize = 500;
+/// How often a locked customer is tried again: an SDK usually holds its lock for a few milliseconds.
+const LOCKED_RETRY: Duration = Duration::from_millis(20);
+/// With so many messages behind locks, or bytes of them, nothing new is taken.
+const PARKED_MESSAGES_MAX: usize = 256;
+const PARKED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long to wait for deliveries at a time.
+const IDLE: Duration = Duration::from_secs(1);
 
-/// What all workers share.
-#[derive(Clone)]
 pub struct Worker {
-    /// What pollers received, a receive at a time.
-    pub deliveries: Receiver<Vec<Held>>,
-    /// Where deliveries go when they have ended.
-    pub settled: Outbox,
-    /// Redis.
-    pub store: Arc<dyn CacheStore>,
-    /// Where and how changes are written.
-    pub layout: Layout,
-    /// What becomes of unreadable bodies.
-    pub poison_policy: PoisonPolicy,
-    /// Which unreadable bodies have been logged.
-    pub poison_log: Arc<PoisonLog>,
-    /// When the last invalidation of the environment that this process has begun was sent (epoch milliseconds).
-    pub invalidated_at: Arc<AtomicI64>,
-    /// What the pollers are at: decides how soon others may have what is given back.
-    pub polls: Arc<Polls>,
-    /// Told of each write's end.
-    pub gate: Arc<RedisGate>,
-    /// Counted in.
-    pub metrics: Arc<Metrics>,
-    /// Where failures are logged.
-    pub faults: Arc<FaultLog>,
-    /// Told of what should not happen.
-    pub reporter: Reporter,
-    /// No poller hands over any more: what is in the channel is the rest.
-    pub last_delivery: Stop,
-    /// The stop's budget is over: what is not done is given back.
-    pub out_of_time: Stop,
+    context: Arc<Context>,
+    deliveries: Receiver<Vec<InFlightDelivery>>,
+    /// Not decoded yet.
+    taken: VecDeque<InFlightDelivery>,
+    /// What the next round applies.
+    jobs: Vec<Job>,
+    /// Behind readers' locks, until `retry_parked_at`.
+    parked: Vec<Job>,
+    retry_parked_at: Instant,
+    /// Not recorded yet.
+    ended: Vec<(InFlightDelivery, Ending)>,
+    /// The last call failed; it is made again after this wait.
+    retry: Option<(WriteRetry, Duration)>,
+    backoff: Backoff,
 }
 
-/// A delivery on its way into Redis.
+/// A delivery whose changes are being applied.
 struct Job {
-    held: Held,
-    changes: Vec<CacheChange>,
+    /// Without its body.
+    message: InFlightDelivery,
+    body_bytes: usize,
+    /// Not begun.
+    changes: Changes,
+    /// For the next call.
+    begun: Vec<Attempt>,
+    has_written: bool,
+    /// Of the first change that Redis refused. The others are applied all the same.
+    refusal: Option<StoreError>,
+}
+
+struct Attempt {
+    change: CacheChange,
     locked_since: Option<Instant>,
 }
 
 impl Job {
-    fn is_walk(&self) -> bool {
-        self.changes.iter().any(is_walk)
+    fn is_done(&self) -> bool {
+        self.begun.is_empty() && self.changes.len() == 0
     }
 
-    fn is_lost(&self, now: Instant) -> bool {
-        self.held.lease.is_lost(now)
-    }
-
-    fn locks(&self) -> Locks {
-        match self.locked_since {
-            Some(since) if since.elapsed() >= READERS_LOCK => Locks::Outlasted,
-            _ => Locks::Respect,
-        }
+    /// An invalidation is a scan of many keys, no atomic step. It is its message's only change.
+    fn invalidation(&self) -> Option<&Invalidation> {
+        let CacheChange::InvalidateEnvironment(invalidation) = &self.begun.first()?.change else {
+            return None;
+        };
+        Some(invalidation)
     }
 }
 
 impl Worker {
-    /// Works until no delivery comes any more.
-    pub fn run(&self) {
-        let mut parked: Vec<Job> = Vec::new();
-        let mut try_parked_at = Instant::now();
-        loop {
-            if self.out_of_time.is_stopped() {
-                self.give_back(parked);
-                self.deliveries
-                    .try_iter()
-                    .flatten()
-                    .for_each(|held| self.give_back_one(held));
-                return;
-            }
-            let Some(taken) = self.take(&parked, try_parked_at) else {
-                return;
-            };
-            let now = Instant::now();
-            let begun = taken.into_iter().filter_map(|held| self.begin(held, now));
-            let mut jobs: Vec<Job> = begun.collect();
-            self.forget_lost(&mut parked);
-            if !parked.is_empty() && Instant::now() >= try_parked_at {
-                jobs.append(&mut parked);
-                try_parked_at = Instant::now() + LOCKED_AGAIN;
-            }
-            // A walk takes long and may fail alone: it goes after the others, by itself.
-            let (walks, others): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(Job::is_walk);
-            if !others.is_empty() {
-                parked.extend(self.apply(others));
-            }
-            for walk in walks {
-                parked.extend(self.apply(vec![walk]));
-            }
-            self.settled.hand_over();
+    pub fn new(context: Arc<Context>, deliveries: Receiver<Vec<InFlightDelivery>>) -> Self {
+        Self {
+            context,
+            deliveries,
+            taken: VecDeque::new(),
+            jobs: Vec::new(),
+            parked: Vec::new(),
+            retry_parked_at: Instant::now(),
+            ended: Vec::new(),
+            retry: None,
+            backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(1)),
         }
     }
 
-    /// What is waiting, after waiting for the first if nothing is parked. `None` when nothing will come.
-    fn take(&self, parked: &[Job], try_parked_at: Instant) -> Option<Vec<Held>> {
-        let is_full = parked.len() >= PARKED_AT_MOST
-            || bytes_of(parked.iter().map(|job| &job.held)) >= PARKED_BYTES_AT_MOST;
-        let wait = if parked.is_empty() {
-            Duration::from_secs(1)
-        } else {
-            try_parked_at.saturating_duration_since(Instant::now())
-        };
-        let mut taken = Vec::new();
-        if is_full {
-            self.out_of_time.wait(wait);
-            return Some(taken);
-        }
-        let next = select! {
-            recv(self.deliveries) -> held => held.ok(),
-            recv(self.last_delivery.channel()) -> _ => self.deliveries.try_recv().ok(),
-            default(wait) => return Some(taken),
-        };
-        match next {
-            Some(held) => taken.extend(held),
-            // Nothing will come any more.
-            None if parked.is_empty() => return None,
-            None => {
-                self.out_of_time.wait(wait);
-            }
-        }
-        let mut bytes = bytes_of(&taken);
-        while taken.len() < TAKE_AT_MOST && bytes < BYTES_AT_MOST {
-            let Ok(held) = self.deliveries.try_recv() else {
-                break;
-            };
-            bytes += bytes_of(&held);
-            taken.extend(held);
-        }
-        Some(taken)
+    /// Works until the release phase, which takes over whatever this worker holds.
+    pub fn run(mut self) {
+        while self.step() {}
     }
 
-    /// Decodes a delivery. `None` if it has ended already: it changes nothing, or cannot be read.
-    fn begin(&self, held: Held, now: Instant) -> Option<Job> {
-        if held.lease.is_lost(now) {
-            self.lost(&held);
-            return None;
+    /// One round: takes what is waiting and applies it. False when there will be nothing more to do.
+    pub fn step(&mut self) -> bool {
+        let retry = self.retry.take(); // held until this try has ended
+        match &retry {
+            Some((_, wait)) => _ = self.context.shutdown.release.wait(*wait),
+            None if self.take() => self.begin_taken(),
+            None => return false,
         }
-        let delivery = &held.delivery;
+        if self.context.shutdown.release.is_stopped() {
+            return false;
+        }
+        // An invalidation takes long and may fail alone: it goes by itself, after the others.
+        let jobs = std::mem::take(&mut self.jobs);
+        let (invalidations, others): (Vec<Job>, Vec<Job>) =
+            jobs.into_iter().partition(|job| job.invalidation().is_some());
+        self.apply(others);
+        for invalidation in invalidations {
+            self.apply(vec![invalidation]);
+        }
+        true
+    }
+
+    /// Takes what is waiting, after waiting for it if there is nothing else to do. False if nothing will come.
+    fn take(&mut self) -> bool {
+        if !self.jobs.is_empty() {
+            return true; // others may take what is waiting
+        }
+        let parked_bytes: usize = self.parked.iter().map(|job| job.body_bytes).sum();
+        let is_full = self.parked.len() >= PARKED_MESSAGES_MAX || parked_bytes >= PARKED_BYTES_MAX;
+        let release = &self.context.shutdown.release;
+        if self.taken.is_empty() {
+            let next = self.retry_parked_at.saturating_duration_since(Instant::now());
+            let wait = if self.parked.is_empty() { IDLE } else { next };
+            if is_full {
+                release.wait(wait);
+                return true;
+            }
+            select! {
+                recv(self.deliveries) -> deliveries => match deliveries {
+                    Ok(deliveries) => self.taken.extend(deliveries),
+                    Err(_) if self.parked.is_empty() => return false,
+                    Err(_) => _ = release.wait(wait),
+                },
+                recv(release.channel()) -> _ => return false,
+                default(wait) => {}
+            }
+        }
+        let mut bytes = body_bytes(&self.taken);
+        while self.taken.len() < ROUND_MESSAGES_MAX
+            && bytes < ROUND_BYTES_MAX
+            && let Ok(deliveries) = self.deliveries.try_recv()
+        {
+            bytes += body_bytes(&deliveries);
+            self.taken.extend(deliveries);
+        }
+        true
+    }
+
+    /// Begins the changes of the next round: of what is under way, then of what was taken.
+    fn begin_taken(&mut self) {
+        if Instant::now() >= self.retry_parked_at {
+            self.jobs.append(&mut self.parked);
+        }
+        let mut room = ROUND_CHANGES_MAX;
+        let mut jobs = std::mem::take(&mut self.jobs);
+        for job in &mut jobs {
+            self.begin_changes(job, &mut room);
+        }
+        let mut bytes = 0;
+        while room > 0
+            && jobs.len() < ROUND_MESSAGES_MAX
+            && bytes < ROUND_BYTES_MAX
+            && let Some(message) = self.taken.pop_front()
+        {
+            bytes += message.delivery.body.len();
+            if let Some(mut job) = self.decode(message) {
+                self.begin_changes(&mut job, &mut room);
+                jobs.push(job);
+            }
+        }
+        let (done, rest): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(Job::is_done);
+        self.jobs = rest;
+        for job in done {
+            self.end(job);
+        }
+        self.record_ended();
+    }
+
+    /// `None` if it has ended: it cannot be read.
+    fn decode(&mut self, mut message: InFlightDelivery) -> Option<Job> {
+        let delivery = &mut message.delivery;
+        let body = std::mem::take(&mut delivery.body);
+        let (sent_at, metrics) = (delivery.sent_at, &self.context.metrics);
         let decoded = catch_unwind(AssertUnwindSafe(|| {
-            let event = event::decode(&delivery.body, delivery.sent_at)?;
-            let ignored = match &event {
-                Event::Ignored { label } => Some(*label),
-                Event::EntitlementsUpdated(_)
-                | Event::UsageUpdated(_)
-                | Event::Purged(_)
-                | Event::EnvironmentInvalidated => None,
-            };
-            Ok((ignored, changes_for(&event, delivery.sent_at, &self.layout)))
+            let decoded = message::decode(&body, sent_at)?;
+            if let Event::Ignored { label } = &decoded.event {
+                metrics.messages_ignored.with_label_values(&[label]).inc();
+            }
+            Ok((
+                decoded.implausible_timestamps,
+                changes(decoded, &self.context.settings.layout),
+            ))
         }));
         match decoded {
-            Ok(Ok((ignored, changes))) => {
-                if let Some(label) = ignored {
-                    self.metrics.messages_ignored.with_label_values(&[label]).inc();
+            Ok(Ok((implausible, changes))) => {
+                if implausible > 0 {
+                    self.warn_of_timestamps(&message, implausible);
                 }
-                if changes.is_empty() {
-                    self.complete(held);
-                    return None;
-                }
-                if changes.iter().any(|change| self.is_late_news(change)) {
-                    self.count(Outcome::PurgedLater);
-                    self.complete(held);
-                    return None;
-                }
+                let (begun, body_bytes) = (Vec::new(), body.len());
                 Some(Job {
-                    held,
+                    message,
+                    body_bytes,
                     changes,
-                    locked_since: None,
+                    begun,
+                    has_written: false,
+                    refusal: None,
                 })
             }
-            Ok(Err(malformed)) => {
-                self.metrics.messages_malformed.inc();
-                // The fault names a place, never what stood there.
-                self.reporter
-                    .report_error(&format!("cannot read a message: {malformed}"));
-                let settlement =
-                    settle_permanent(self.poison_policy, delivery.receive_count, fastrand::f64());
-                self.poison_log.malformed(delivery, &malformed, settlement);
-                if settlement != Settlement::Delete {
-                    self.metrics
-                        .messages_failed
-                        .with_label_values(&["malformed"])
-                        .inc();
-                }
-                self.settle(held, settlement);
+            Ok(Err(error)) => {
+                self.malformed(message, body.len(), &error);
                 None
             }
             Err(_) => {
-                self.panicked(held);
+                self.panicked(message);
                 None
             }
         }
     }
 
-    /// The environment was invalidated after the message was sent: what is cached by now was asked for later.
-    fn is_late_news(&self, change: &CacheChange) -> bool {
-        let CacheChange::WriteEntitlements { sent_at, .. } = change else {
-            return false;
-        };
-        sent_at.0 <= self.invalidated_at.load(Ordering::SeqCst)
+    /// Begins as many of the job's changes as there is room for.
+    fn begin_changes(&self, job: &mut Job, room: &mut usize) {
+        *room = room.saturating_sub(job.begun.len());
+        let invalidated_at = EpochMs(self.context.invalidated_at.load(Ordering::SeqCst));
+        while *room > 0
+            && let Some(change) = job.changes.next()
+        {
+            if change.is_outdated_by(invalidated_at) {
+                self.count(Outcome::PurgedLater);
+                continue;
+            }
+            *room -= 1;
+            job.begun.push(Attempt {
+                change,
+                locked_since: None,
+            });
+        }
     }
 
-    /// Drops those whose receipt handle no longer lives: they come again by themselves.
-    fn forget_lost(&self, jobs: &mut Vec<Job>) {
-        let now = Instant::now();
-        jobs.retain(|job| {
-            let is_lost = job.is_lost(now);
-            if is_lost {
-                self.lost(&job.held);
+    /// One call for all jobs.
+    fn apply(&mut self, jobs: Vec<Job>) {
+        let jobs = self.without_lost(jobs);
+        if jobs.is_empty() {
+            return;
+        }
+        let started = Instant::now();
+        match catch_unwind(AssertUnwindSafe(|| self.call_store(&jobs))) {
+            Ok(Ok(outcomes)) => {
+                self.backoff.reset();
+                self.context
+                    .metrics
+                    .write_duration
+                    .observe(started.elapsed().as_secs_f64());
+                self.conclude(jobs, outcomes);
             }
-            !is_lost
+            Ok(Err(error)) if error.is_stopped() => log::warn!("{error}"),
+            Ok(Err(error)) => self.redis_failed(jobs, &error),
+            // Whose change it was is not known: each is tried alone.
+            Err(_) if jobs.len() > 1 => jobs.into_iter().for_each(|job| self.apply(vec![job])),
+            Err(_) => {
+                for job in jobs {
+                    self.panicked(job.message);
+                }
+                self.record_ended();
+            }
+        }
+    }
+
+    /// Applies what was begun of each job; an outcome per change, in order.
+    fn call_store(&self, jobs: &[Job]) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
+        let keep_going = || !self.context.shutdown.release.is_stopped();
+        if let Some(invalidation) = jobs.first().and_then(Job::invalidation) {
+            return Ok(vec![self.invalidate(invalidation, &keep_going)?]);
+        }
+        let now = Instant::now();
+        let row = jobs.iter().flat_map(|job| &job.begun).map(|attempt| {
+            let waited = attempt
+                .locked_since
+                .map(|since| now.saturating_duration_since(since));
+            (&attempt.change, LockPatience::after(waited.unwrap_or_default()))
         });
+        self.context.store.apply(&row.collect::<Vec<_>>(), &keep_going)
+    }
+
+    fn invalidate(
+        &self,
+        invalidation: &Invalidation,
+        keep_going: &dyn Fn() -> bool,
+    ) -> Result<Result<Outcome, StoreError>, StoreError> {
+        self.context
+            .invalidated_at
+            .fetch_max(invalidation.sent_at.0, Ordering::SeqCst);
+        match self.context.store.invalidate(invalidation, keep_going) {
+            Ok(unlinked) => {
+                log::info!(unlinked; "invalidated the environment: unlinked {unlinked} keys");
+                Ok(Ok(Outcome::Applied {
+                    written: unlinked,
+                    stale: 0,
+                }))
+            }
+            // Only an invalidation needs SCAN and UNLINK: an ACL that forbids these fails its message alone.
+            Err(error) if error.kind == NOPERM => Ok(Err(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The jobs are kept and tried again, for as long as their messages are hidden from others.
+    fn redis_failed(&mut self, jobs: Vec<Job>, error: &StoreError) {
+        let Context { metrics, gate, .. } = &*self.context;
+        metrics.write_errors.inc();
+        metrics
+            .messages_failed
+            .with_label_values(&["redis"])
+            .inc_by(jobs.len() as u64);
+        let retry = gate.retry_write(); // before the gate closes: nothing but this retry is to open it
+        gate.write_failed(error);
+        self.retry = Some((retry, self.backoff.next_wait(fastrand::f64())));
+        self.jobs.extend(jobs);
+    }
+
+    /// Notes what became of each change. Jobs that are done end, the others are parked or go on.
+    fn conclude(&mut self, jobs: Vec<Job>, outcomes: Vec<Result<Outcome, StoreError>>) {
+        let mut outcomes = outcomes.into_iter();
+        let mut has_written = false;
+        for mut job in jobs {
+            let mut locked = Vec::new();
+            for (mut attempt, outcome) in job.begun.drain(..).zip(&mut outcomes) {
+                log_outcome(&job.message, &attempt.change, &outcome);
+                match outcome {
+                    Ok(Outcome::Locked) => {
+                        attempt.locked_since.get_or_insert_with(Instant::now);
+                        locked.push(attempt);
+                    }
+                    Ok(outcome) if self.count(outcome) => (job.has_written, has_written) = (true, true),
+                    Ok(_) => {}
+                    Err(error) => _ = job.refusal.get_or_insert(error),
+                }
+            }
+            job.begun = locked;
+            if job.is_done() {
+                self.end(job);
+            } else if job.begun.is_empty() {
+                self.jobs.push(job);
+            } else {
+                if self.parked.is_empty() {
+                    self.retry_parked_at = Instant::now() + LOCKED_RETRY;
+                }
+                self.parked.push(job);
+            }
+        }
+        if has_written {
+            self.context.gate.write_succeeded();
+            self.context.metrics.last_write.set(seconds_now());
+        }
+        self.record_ended();
+    }
+
+    /// Drops those that are, or will be, received again by somebody.
+    fn without_lost(&self, jobs: Vec<Job>) -> Vec<Job> {
+        let in_flight = &self.context.in_flight;
+        let (held, lost) = in_flight.split_lost(jobs, |job| &job.message.ticket, Instant::now());
+        for job in lost {
+            self.count_failed("expired");
+            self.context.fault(
+                "expired",
+                Level::Warn,
+                "a message could not be applied while it was hidden from others: it is dropped here and comes again",
+                &format!("the receipt handle of message {} has expired", job.message.delivery.message_id),
+            );
+        }
+        held
+    }
+
+    /// All changes of the job were made, skipped or refused.
+    fn end(&mut self, job: Job) {
+        let (delivery, metrics) = (&job.message.delivery, &self.context.metrics);
+        if job.has_written {
+            metrics
+                .message_age
+                .observe(age_secs(delivery.sent_at, clock::now()));
+        }
+        if let Some(error) = &job.refusal {
+            return self.refused(job.message, error);
+        }
+        metrics.messages_processed.inc();
+        metrics
+            .message_handling_duration
+            .observe(delivery.received_at.elapsed().as_secs_f64());
+        log::debug!(message_id = delivery.message_id.as_str(); "applied a message");
+        self.ended.push((job.message, Ending::Delete));
+    }
+
+    /// Redis refused a change of this message, and no other's.
+    fn refused(&mut self, message: InFlightDelivery, error: &StoreError) {
+        let Context {
+            metrics,
+            reporter,
+            settings,
+            ..
+        } = &*self.context;
+        let (delivery, kind) = (&message.delivery, &error.kind);
+        let ending = if error.is_permanent() {
+            permanent_failure(settings.poison_policy, delivery.receive_count, fastrand::f64())
+        } else {
+            temporary_failure(delivery.receive_count, fastrand::f64())
+        };
+        metrics.write_errors.inc();
+        let fate = if ending == Ending::Delete {
+            "it is deleted (POISON_POLICY=delete)"
+        } else {
+            self.count_failed("other");
+            "it is tried again later"
+        };
+        let text = format!("cannot apply message {}: {fate}", delivery.message_id);
+        self.context
+            .fault(&format!("write {kind}"), Level::Error, &text, &error.message);
+        reporter.report_error(&format!("Redis refused a change: {kind}"));
+        self.ended.push((message, ending));
+    }
+
+    fn malformed(&mut self, message: InFlightDelivery, body_bytes: usize, error: &MalformedBody) {
+        let Context {
+            metrics,
+            reporter,
+            malformed,
+            settings,
+            ..
+        } = &*self.context;
+        let delivery = &message.delivery;
+        metrics.messages_malformed.inc();
+        // The error names a location, never what stood there.
+        reporter.report_error(&format!("cannot read a message: {error}"));
+        let ending = permanent_failure(settings.poison_policy, delivery.receive_count, fastrand::f64());
+        malformed.log(delivery, body_bytes, error, ending);
+        if ending != Ending::Delete {
+            self.count_failed("malformed");
+        }
+        self.ended.push((message, ending));
+    }
+
+    fn panicked(&mut self, message: InFlightDelivery) {
+        let delivery = &message.delivery;
+        self.count_failed("panic");
+        let id = &delivery.message_id;
+        let text = format!("a defect of this service was met by message {id}: it is tried again");
+        let error = "panic; see the line before, and report it";
+        self.context.fault("panic", Level::Error, &text, error);
+        let ending = temporary_failure(delivery.receive_count, fastrand::f64());
+        self.ended.push((message, ending));
+    }
+
+    fn warn_of_timestamps(&self, message: &InFlightDelivery, implausible: u32) {
+        self.context
+            .metrics
+            .implausible_timestamps
+            .inc_by(u64::from(implausible));
+        let id = &message.delivery.message_id;
+        let text = format!("message {id} carries impossible timestamps: they are ignored");
+        let error =
+            format!("{implausible} of them are more than an hour ahead of SentTimestamp, or before 2015");
+        self.context
+            .fault("implausible timestamp", Level::Warn, &text, &error);
+    }
+
+    fn record_ended(&mut self) {
+        if !self.ended.is_empty() {
+            self.context.record(std::mem::take(&mut self.ended));
+        }
+    }
+
+    fn count_failed(&self, reason: &str) {
+        self.context
+            .metrics
+            .messages_failed
+            .with_label_values(&[reason])
+            .inc();
+    }
+
+    /// Counts an outcome. True if something was written.
+    fn count(&self, outcome: Outcome) -> bool {
+        let (written, stale, reason) = match outcome {
+            Outcome::Applied { written, stale } => (written, stale, "stale"),
+            Outcome::PurgedLater => (0, 1, "stale"),
+            Outcome::SkippedByPolicy => (0, 1, "policy"),
+            Outcome::NoCustomer => (0, 1, "no_customer"),
+            Outcome::Locked => (0, 0, ""),
+        };
+        if stale > 0 {
+            self.context
+                .metrics
+                .writes_skipped
+                .with_label_values(&[reason])
+                .inc_by(stale);
+        }
+        written > 0
     }
 }
 
-fn bytes_of<'a>(deliveries: impl IntoIterator<Item = &'a Held>) -> usize {
+fn body_bytes<'a>(deliveries: impl IntoIterator<Item = &'a InFlightDelivery>) -> usize {
     deliveries.into_iter().map(|held| held.delivery.body.len()).sum()
 }
 
-/// An invalidation is a walk over many keys, no atomic step.
-fn is_walk(change: &CacheChange) -> bool {
-    matches!(change, CacheChange::InvalidateEnvironment(_))
+fn log_outcome(message: &InFlightDelivery, change: &CacheChange, outcome: &Result<Outcome, StoreError>) {
+    let (kind, key) = change.describe();
+    let outcome = outcome
+        .as_ref()
+        .map_or("refused by Redis", |outcome| outcome.label());
+    log::debug!(message_id = message.delivery.message_id.as_str(), change = kind, key, outcome; "made a change");
+}
+
+#[allow(clippy::cast_precision_loss)] // an age in ms fits
+fn age_secs(sent_at: EpochMs, now: EpochMs) -> f64 {
+    now.0.saturating_sub(sent_at.0).max(0) as f64 / 1_000.0
 }
