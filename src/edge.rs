@@ -11,10 +11,10 @@ use http::Request;
 use url::Url;
 
 use self::answer::AnswerFault;
+use crate::aws::Credentials;
 use crate::config::{Proxy, Secret};
 use crate::entitlement::Subject;
 use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions};
-use crate::sqs::credentials::Credentials;
 
 /// How this service names itself to the Edge API. Inferred from how Stigg's SDKs name themselves.
 const SOURCE: &str = "PERSISTENT_CACHE_SERVICE";

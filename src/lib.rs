@@ -2,8 +2,8 @@
 //!
 //! # The sentence the tree says
 //! event -> entitlement -> cache (pure: what has to change) -> store (making it so in Redis) · sqs (where changes
-//! come from) · edge (Stigg's API) · pipeline (the loops) · ops (what operators see) · service (every thread)
-//! · commands (what an operator asks beside it).
+//! come from) · aws (credentials and signatures) · edge (Stigg's API) · pipeline (the loops) · ops (what operators
+//! see) · service (every thread) · commands (what an operator asks beside it).
 //!
 //! # Threads
 //! ```text
@@ -37,6 +37,8 @@ pub mod cache;
 pub mod store;
 
 pub mod sqs;
+
+pub mod aws;
 
 pub mod edge;
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::{complain, complain_of_settings};
+use crate::aws::CredentialsProvider;
+use crate::aws::own_provider;
 use crate::config::{CacheAccess, CacheUpdatePolicy, EdgeAccess, Faults, Settings};
 use crate::http_client;
 use crate::log::{self as service_log, LogHandle};
-use crate::service::credentials::own_provider;
 use crate::shutdown::Stop;
-use crate::sqs::credentials::CredentialsProvider;
 use crate::store::{RedisStore, StoreRules};
 
 /// The cache, opened for a command.

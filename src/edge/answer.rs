@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::aws::Credentials;
 use crate::entitlement::{EpochMs, ResourceId, Subject};
 use crate::json;
-use crate::sqs::credentials::Credentials;
 
 /// An answer that is of no use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! The composition root: builds every real part, starts every thread, and shuts them down.
 
-pub(crate) mod credentials;
+mod credentials;
 mod log_level;
 mod peers;
 mod pipeline;

@@ -11,11 +11,12 @@ use time::format_description::well_known::Rfc2822;
 use url::Url;
 
 pub use self::peek::QueueFacts;
-use super::credentials::{Credentials, CredentialsProvider};
 use super::faults::{self, FailedCall};
-use super::sign::{SignError, Signer};
+use super::sign::Signer;
 use super::wire::{self, WireError, WireRequest};
 use super::{BatchOutcome, Delivery, Operation, Queue, QueueError, ReceiptHandle};
+use crate::aws::signing::SignError;
+use crate::aws::{Credentials, CredentialsProvider};
 use crate::clock;
 use crate::config::Proxy;
 use crate::entitlement::EpochMs;

@@ -5,6 +5,7 @@
 
 use super::wire::{ErrorAnswer, WireError};
 use super::{EntryFailure, Operation, QueueError, region};
+use crate::aws::quotable;
 use crate::http_client::{HttpError, HttpErrorKind};
 
 /// AWS accepts signatures that are up to 5 minutes off; from here on the clock is worth a word.
@@ -26,10 +27,10 @@ pub struct FailedCall<'a> {
     pub endpoint: &'a str,
     /// The key id it was signed with.
     pub access_key_id: &'a str,
-    /// Where that key came from, as [`CredentialsProvider::describe`](super::credentials::CredentialsProvider) has it.
+    /// Where that key came from, as [`CredentialsProvider::describe`](crate::aws::CredentialsProvider) has it.
     pub credentials: &'a str,
     /// What decides about the key, if it is fetched and renewed by this service and not given by the operator; as
-    /// [`CredentialsProvider::decided_by`](super::credentials::CredentialsProvider::decided_by) has it.
+    /// [`CredentialsProvider::decided_by`](crate::aws::CredentialsProvider::decided_by) has it.
     pub decided_by: Option<&'a str>,
 }
 
@@ -293,19 +294,6 @@ fn remedy(call: FailedCall<'_>, status: u16, fault: Fault) -> String {
             call.endpoint
         ),
     }
-}
-
-/// AWS's words up to where it quotes the signed request, which holds the session token.
-pub(super) fn quotable(words: &str) -> &str {
-    let quotation = [
-        "The Canonical String",
-        "The String-to-Sign",
-        "Canonical String for this request",
-    ]
-    .iter()
-    .filter_map(|start| words.find(start))
-    .min();
-    quotation.map_or(words, |at| &words[..at]).trim_end()
 }
 
 fn regions_differ(call: FailedCall<'_>) -> Option<String> {

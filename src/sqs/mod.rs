@@ -1,7 +1,6 @@
-//! Where changes come from: an SQS queue, spoken to with hand-signed HTTP calls.
+//! Where changes come from: an SQS queue, spoken to with signed HTTP calls.
 
 pub mod client;
-pub mod credentials;
 pub mod faults;
 pub mod region;
 pub mod sign;

@@ -16,10 +16,10 @@ use super::iam_token::iam_token;
 use super::tls::{TlsSetup, server_name};
 use super::wire::Wire;
 use super::{Reach, StoreError, sentinel};
+use crate::aws::{CredentialsError, CredentialsProvider};
 use crate::clock;
 use crate::config::{RedisAddress, RedisConfig, RedisIam, RedisTls, SentinelConfig};
 use crate::lookup::Lookups;
-use crate::sqs::credentials::{CredentialsError, CredentialsProvider};
 
 /// Finding the primary, dialling, TLS and signing in, all of it.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);

@@ -12,9 +12,9 @@ use aws_sigv4::sign::v4;
 use http::Request;
 use url::form_urlencoded;
 
+use crate::aws::Credentials;
 use crate::config::RedisIam;
 use crate::entitlement::EpochMs;
-use crate::sqs::credentials::Credentials;
 
 /// How long ElastiCache takes a token: the longest that it allows. It is asked for at sign-in alone.
 const VALID_FOR: Duration = Duration::from_mins(15);

@@ -11,10 +11,10 @@ use super::errors::{replica_error, translate};
 use super::request::Calls;
 use super::scripts::{Scripts, clear_mark, outcome, set_mark, unlink_pairs};
 use super::{CacheStore, Locks, Outcome, Reach, STOPPED, StoreError, Survey};
+use crate::aws::CredentialsProvider;
 use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Invalidation, KeyWrite};
 use crate::config::{CacheUpdatePolicy, Expiry, RedisConfig};
-use crate::sqs::credentials::CredentialsProvider;
 
 /// One deadline for a whole round trip, however many answers it has: a read timeout alone counts anew for each.
 const ROUND_TRIP: Duration = Duration::from_secs(5);

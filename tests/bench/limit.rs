@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use persistent_cache_service::aws::StaticCredentials;
 use persistent_cache_service::config::Secret;
 use persistent_cache_service::sqs::client::{SqsClient, SqsSettings};
-use persistent_cache_service::sqs::credentials::StaticCredentials;
 use persistent_cache_service::sqs::{Queue, ReceiptHandle};
 use url::Url;
 

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Area, Finding};
+use crate::aws::CredentialsProvider;
 use crate::config::{Config, CredentialSource};
 use crate::sqs::client::{QueueFacts, SqsClient, SqsSettings};
-use crate::sqs::credentials::CredentialsProvider;
 use crate::sqs::{Queue, QueueError, ReceiptHandle};
 
 /// A rule that bears fewer receives than this counts them closely.

@@ -2,8 +2,8 @@ use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
-use super::super::credentials::{CredentialsError, StaticCredentials};
 use super::*;
+use crate::aws::{CredentialsError, StaticCredentials};
 use crate::config::Secret;
 use crate::http_client::stub::{Reply, Stub, dead_url};
 

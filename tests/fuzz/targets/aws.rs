@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use fastrand::Rng;
-use persistent_cache_service::sqs::credentials::sts::answer;
-use persistent_cache_service::sqs::credentials::{Credentials, document};
+use persistent_cache_service::aws::sts::answer;
+use persistent_cache_service::aws::{Credentials, document};
 use serde_json::json;
 
 use super::{Memory, Target, hold, is_a_line, refuses_depth};

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use persistent_cache_service::aws::StaticCredentials;
 use persistent_cache_service::config::Secret;
 use persistent_cache_service::sqs::Queue;
 use persistent_cache_service::sqs::client::{SqsClient, SqsSettings};
-use persistent_cache_service::sqs::credentials::StaticCredentials;
 
 use super::caller::{Caller, text};
 use crate::fakes::queue::{Counts, FakeQueue, QueueOptions};

@@ -15,11 +15,11 @@ use url::Url;
 use self::answer::Refusal;
 use super::redaction::redact;
 use super::{Credentials, CredentialsError};
+use crate::aws::signing::signature_headers;
 use crate::clock;
 use crate::config::profiles::Role;
 use crate::config::{Proxy, StsEndpoint};
 use crate::http_client::{Answer, HttpClient, HttpErrorKind, HttpOptions};
-use crate::sqs::sign::signature_headers;
 
 const SERVICE: &str = "sts";
 const API_VERSION: &str = "2011-06-15";

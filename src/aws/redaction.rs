@@ -33,6 +33,19 @@ pub fn redact<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> Str
     text
 }
 
+/// AWS's words up to where it quotes the signed request, which holds the session token.
+pub fn quotable(words: &str) -> &str {
+    let quotation = [
+        "The Canonical String",
+        "The String-to-Sign",
+        "Canonical String for this request",
+    ]
+    .iter()
+    .filter_map(|start| words.find(start))
+    .min();
+    quotation.map_or(words, |at| &words[..at]).trim_end()
+}
+
 /// With lower hexadecimal digits.
 fn lower(encoded: &str) -> String {
     let mut letters = encoded.chars();

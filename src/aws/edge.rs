@@ -40,10 +40,10 @@ impl Fetch for EdgeCredentials {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aws::{CredentialsProvider, RenewingCredentials};
     use crate::config::Secret;
     use crate::entitlement::EpochMs;
     use crate::http_client::stub::{Reply, Stub};
-    use crate::sqs::credentials::{CredentialsProvider, RenewingCredentials};
 
     #[test]
     fn a_refusal_names_the_remedy_and_heals_when_the_edge_api_does() {

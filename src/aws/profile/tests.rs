@@ -1,10 +1,10 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::aws::{Renewal, RenewingCredentials};
 use crate::config::{StaticKeys, StsEndpoint};
 use crate::entitlement::EpochMs;
 use crate::http_client::stub::{Stub, dead_url};
-use crate::sqs::credentials::{Renewal, RenewingCredentials};
 
 /// A source that gives this key id.
 struct Gives(&'static str);

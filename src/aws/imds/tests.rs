@@ -1,6 +1,6 @@
 use super::*;
+use crate::aws::{CredentialsProvider, RenewingCredentials};
 use crate::http_client::stub::{Asked, Reply, Stub, dead_url};
-use crate::sqs::credentials::{CredentialsProvider, RenewingCredentials};
 
 const ROLE_PATH: &str = "GET /latest/meta-data/iam/security-credentials/";
 /// 2029-12-31T23:00:00Z.

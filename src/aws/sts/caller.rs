@@ -5,8 +5,8 @@ use http::{Method, Request};
 
 use super::answer::{self, Refusal};
 use super::{API_VERSION, Credentials, FORM, SERVICE, StsClient};
+use crate::aws::signing::signature_headers;
 use crate::clock;
-use crate::sqs::sign::signature_headers;
 
 impl StsClient {
     /// The caller's ARN. AWS tells it to whoever holds valid credentials, without a permission. The error says why it

@@ -1,4 +1,4 @@
-//! Where AWS credentials come from, and how temporary ones stay fresh.
+//! Where AWS credentials come from, how temporary ones stay fresh, and how requests are signed with them.
 //!
 //! A provider hands out what it holds without waiting wherever it can. Nothing here reads the clock: callers say
 //! what time it is. No secret shows in a `Debug`, a description or an error.
@@ -10,8 +10,10 @@ pub mod fixed;
 pub mod imds;
 mod process;
 pub mod profile;
+pub mod provider;
 mod redaction;
 pub mod renewing;
+pub mod signing;
 pub mod sts;
 pub mod web_identity;
 
@@ -26,6 +28,8 @@ pub use self::edge::EdgeCredentials;
 pub use self::fixed::StaticCredentials;
 pub use self::imds::InstanceMetadataCredentials;
 pub use self::profile::{NamedSources, ProfileCredentials};
+pub use self::provider::{Provider, own_provider, provider};
+pub(crate) use self::redaction::quotable;
 pub use self::renewing::{Fetch, Renewal, RenewingCredentials};
 pub use self::web_identity::WebIdentityCredentials;
 

@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Credentials;
+use crate::aws::quotable;
 use crate::entitlement::EpochMs;
-use crate::sqs::faults::quotable;
 
 /// A good answer has about twenty nodes.
 const NODES_MAX: u32 = 1_000;
