@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{SendTimeoutError, Sender};
 use log::Level;
+use prometheus::IntCounterVec;
 
+use super::ending::{Ending, MalformedIds};
 use super::gate::RedisGate;
 use super::in_flight::{InFlight, InFlightDelivery, Recorded};
-use super::retry::{Ending, MalformedLog};
 use crate::cache::Layout;
 use crate::clock;
 use crate::config::PoisonPolicy;
@@ -34,7 +35,7 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     pub faults: Arc<FaultLog>,
     pub reporter: Reporter,
-    pub malformed: MalformedLog,
+    pub malformed_ids: MalformedIds,
     /// When the newest invalidation of the environment that this process began was sent (epoch milliseconds).
     pub invalidated_at: AtomicI64,
     /// To the deleters. Bounded: when they fall behind, the workers wait.
@@ -74,10 +75,7 @@ impl Context {
     /// Counts and logs a failed call to the queue.
     #[track_caller]
     pub fn queue_failed(&self, operation: Operation, kind: &str, level: Level, message: &str, error: &str) {
-        self.metrics
-            .queue_errors
-            .with_label_values(&[operation.label()])
-            .inc();
+        add(&self.metrics.queue_errors, operation.label(), 1);
         self.fault(kind, level, message, error);
     }
 
@@ -90,6 +88,11 @@ impl Context {
             log::info!(lasted_secs, failed_tries = outage.faults; "{what} again after {lasted_secs:.1} s");
         }
     }
+}
+
+/// Adds to the counter with this label.
+pub fn add(counters: &IntCounterVec, label: &str, by: u64) {
+    counters.with_label_values(&[label]).inc_by(by);
 }
 
 /// Now, as Prometheus wants timestamps: seconds since the epoch.

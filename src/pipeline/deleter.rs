@@ -12,8 +12,8 @@ use log::Level;
 
 use super::backoff::Backoff;
 use super::context::Context;
+use super::ending::Ending;
 use super::in_flight::Recorded;
-use super::retry::Ending;
 use crate::sqs::{BatchOutcome, Operation, QueueError, ReceiptHandle};
 
 /// SQS takes so many entries a call.

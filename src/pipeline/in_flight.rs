@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::retry::Ending;
+use super::ending::Ending;
 use crate::ops::metrics::Metrics;
 use crate::sqs::{Delivery, ReceiptHandle};
 

@@ -73,3 +73,11 @@ impl Probe for dyn CacheStore {
         self.ping()
     }
 }
+pub trait Label {
+    fn label(&self) -> &str;
+}
+impl Label for StoreError {
+    fn label(&self) -> &str {
+        &self.kind
+    }
+}

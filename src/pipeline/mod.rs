@@ -7,12 +7,12 @@
 pub mod backoff;
 pub mod context;
 pub mod deleter;
+pub mod ending;
 pub mod gate;
 pub mod in_flight;
 mod interim;
 pub mod poller;
 pub mod prefix_check;
-pub mod retry;
 pub mod sampler;
 pub mod visibility;
 pub mod worker;

@@ -13,17 +13,18 @@ use crossbeam_channel::{Receiver, select};
 use log::Level;
 
 use super::backoff::Backoff;
-use super::context::{Context, seconds_now};
+use super::context::{Context, add, seconds_now};
+use super::ending::Ending;
 use super::gate::WriteRetry;
 use super::in_flight::InFlightDelivery;
 use super::interim::{
     self as message, After as _, Changes, Described as _, LockPatience, Outdated as _, Stopped as _, changes,
 };
-use super::retry::{Ending, permanent_failure, temporary_failure};
 use crate::cache::{CacheChange, Invalidation};
 use crate::clock;
 use crate::entitlement::EpochMs;
-use crate::event::{Event, MalformedBody};
+use crate::event::Event;
+use crate::sqs::Delivery;
 use crate::store::{NOPERM, Outcome, StoreError};
 
 /// The limits of a round: messages, bytes of bodies, changes. Enough that messages share the cost of a call, few enough
@@ -76,6 +77,17 @@ struct Attempt {
 }
 
 impl Job {
+    fn new(message: InFlightDelivery, body_bytes: usize, changes: Changes) -> Self {
+        Self {
+            message,
+            body_bytes,
+            changes,
+            begun: Vec::new(),
+            has_written: false,
+            refusal: None,
+        }
+    }
+
     fn is_done(&self) -> bool {
         self.begun.is_empty() && self.changes.len() == 0
     }
@@ -199,43 +211,25 @@ impl Worker {
 
     /// `None` if it has ended: it cannot be read.
     fn decode(&mut self, mut message: InFlightDelivery) -> Option<Job> {
-        let delivery = &mut message.delivery;
-        let body = std::mem::take(&mut delivery.body);
-        let (sent_at, metrics) = (delivery.sent_at, &self.context.metrics);
+        let body = std::mem::take(&mut message.delivery.body);
+        let (context, delivery) = (&self.context, &message.delivery);
         let decoded = catch_unwind(AssertUnwindSafe(|| {
-            let decoded = message::decode(&body, sent_at)?;
+            let decoded = message::decode(&body, delivery.sent_at)?;
             if let Event::Ignored { label } = &decoded.event {
-                metrics.messages_ignored.with_label_values(&[label]).inc();
+                add(&context.metrics.messages_ignored, label, 1);
             }
-            Ok((
-                decoded.implausible_timestamps,
-                changes(decoded, &self.context.settings.layout),
-            ))
+            if decoded.implausible_timestamps > 0 {
+                warn_of_timestamps(context, delivery, decoded.implausible_timestamps);
+            }
+            Ok(changes(decoded, &context.settings.layout))
         }));
-        match decoded {
-            Ok(Ok((implausible, changes))) => {
-                if implausible > 0 {
-                    self.warn_of_timestamps(&message, implausible);
-                }
-                let (begun, body_bytes) = (Vec::new(), body.len());
-                Some(Job {
-                    message,
-                    body_bytes,
-                    changes,
-                    begun,
-                    has_written: false,
-                    refusal: None,
-                })
-            }
-            Ok(Err(error)) => {
-                self.malformed(message, body.len(), &error);
-                None
-            }
-            Err(_) => {
-                self.panicked(message);
-                None
-            }
-        }
+        let ending = match decoded {
+            Ok(Ok(changes)) => return Some(Job::new(message, body.len(), changes)),
+            Ok(Err(error)) => context.malformed(delivery, body.len(), &error),
+            Err(_) => context.panicked(delivery),
+        };
+        self.ended.push((message, ending));
+        None
     }
 
     /// Begins as many of the job's changes as there is room for.
@@ -267,10 +261,8 @@ impl Worker {
         match catch_unwind(AssertUnwindSafe(|| self.call_store(&jobs))) {
             Ok(Ok(outcomes)) => {
                 self.backoff.reset();
-                self.context
-                    .metrics
-                    .write_duration
-                    .observe(started.elapsed().as_secs_f64());
+                let took_secs = started.elapsed().as_secs_f64();
+                self.context.metrics.write_duration.observe(took_secs);
                 self.conclude(jobs, outcomes);
             }
             Ok(Err(error)) if error.is_stopped() => log::warn!("{error}"),
@@ -328,10 +320,7 @@ impl Worker {
     fn redis_failed(&mut self, jobs: Vec<Job>, error: &StoreError) {
         let Context { metrics, gate, .. } = &*self.context;
         metrics.write_errors.inc();
-        metrics
-            .messages_failed
-            .with_label_values(&["redis"])
-            .inc_by(jobs.len() as u64);
+        add(&metrics.messages_failed, "redis", jobs.len() as u64);
         let retry = gate.retry_write(); // before the gate closes: nothing but this retry is to open it
         gate.write_failed(error);
         self.retry = Some((retry, self.backoff.next_wait(fastrand::f64())));
@@ -380,120 +369,34 @@ impl Worker {
         let in_flight = &self.context.in_flight;
         let (held, lost) = in_flight.split_lost(jobs, |job| &job.message.ticket, Instant::now());
         for job in lost {
-            self.count_failed("expired");
-            self.context.fault(
-                "expired",
-                Level::Warn,
-                "a message could not be applied while it was hidden from others: it is dropped here and comes again",
-                &format!("the receipt handle of message {} has expired", job.message.delivery.message_id),
-            );
+            self.context.expired(&job.message.delivery);
         }
         held
     }
 
     /// All changes of the job were made, skipped or refused.
     fn end(&mut self, job: Job) {
-        let (delivery, metrics) = (&job.message.delivery, &self.context.metrics);
+        let (context, delivery) = (&self.context, &job.message.delivery);
         if job.has_written {
-            metrics
-                .message_age
-                .observe(age_secs(delivery.sent_at, clock::now()));
+            let age_secs = age_secs(delivery.sent_at, clock::now());
+            context.metrics.message_age.observe(age_secs);
         }
-        if let Some(error) = &job.refusal {
-            return self.refused(job.message, error);
-        }
-        metrics.messages_processed.inc();
-        metrics
-            .message_handling_duration
-            .observe(delivery.received_at.elapsed().as_secs_f64());
-        log::debug!(message_id = delivery.message_id.as_str(); "applied a message");
-        self.ended.push((job.message, Ending::Delete));
-    }
-
-    /// Redis refused a change of this message, and no other's.
-    fn refused(&mut self, message: InFlightDelivery, error: &StoreError) {
-        let Context {
-            metrics,
-            reporter,
-            settings,
-            ..
-        } = &*self.context;
-        let (delivery, kind) = (&message.delivery, &error.kind);
-        let ending = if error.is_permanent() {
-            permanent_failure(settings.poison_policy, delivery.receive_count, fastrand::f64())
-        } else {
-            temporary_failure(delivery.receive_count, fastrand::f64())
+        let ending = match &job.refusal {
+            Some(error) => context.refused(delivery, error),
+            None => context.completed(delivery),
         };
-        metrics.write_errors.inc();
-        let fate = if ending == Ending::Delete {
-            "it is deleted (POISON_POLICY=delete)"
-        } else {
-            self.count_failed("other");
-            "it is tried again later"
-        };
-        let text = format!("cannot apply message {}: {fate}", delivery.message_id);
-        self.context
-            .fault(&format!("write {kind}"), Level::Error, &text, &error.message);
-        reporter.report_error(&format!("Redis refused a change: {kind}"));
-        self.ended.push((message, ending));
-    }
-
-    fn malformed(&mut self, message: InFlightDelivery, body_bytes: usize, error: &MalformedBody) {
-        let Context {
-            metrics,
-            reporter,
-            malformed,
-            settings,
-            ..
-        } = &*self.context;
-        let delivery = &message.delivery;
-        metrics.messages_malformed.inc();
-        // The error names a location, never what stood there.
-        reporter.report_error(&format!("cannot read a message: {error}"));
-        let ending = permanent_failure(settings.poison_policy, delivery.receive_count, fastrand::f64());
-        malformed.log(delivery, body_bytes, error, ending);
-        if ending != Ending::Delete {
-            self.count_failed("malformed");
-        }
-        self.ended.push((message, ending));
+        self.ended.push((job.message, ending));
     }
 
     fn panicked(&mut self, message: InFlightDelivery) {
-        let delivery = &message.delivery;
-        self.count_failed("panic");
-        let id = &delivery.message_id;
-        let text = format!("a defect of this service was met by message {id}: it is tried again");
-        let error = "panic; see the line before, and report it";
-        self.context.fault("panic", Level::Error, &text, error);
-        let ending = temporary_failure(delivery.receive_count, fastrand::f64());
+        let ending = self.context.panicked(&message.delivery);
         self.ended.push((message, ending));
-    }
-
-    fn warn_of_timestamps(&self, message: &InFlightDelivery, implausible: u32) {
-        self.context
-            .metrics
-            .implausible_timestamps
-            .inc_by(u64::from(implausible));
-        let id = &message.delivery.message_id;
-        let text = format!("message {id} carries impossible timestamps: they are ignored");
-        let error =
-            format!("{implausible} of them are more than an hour ahead of SentTimestamp, or before 2015");
-        self.context
-            .fault("implausible timestamp", Level::Warn, &text, &error);
     }
 
     fn record_ended(&mut self) {
         if !self.ended.is_empty() {
             self.context.record(std::mem::take(&mut self.ended));
         }
-    }
-
-    fn count_failed(&self, reason: &str) {
-        self.context
-            .metrics
-            .messages_failed
-            .with_label_values(&[reason])
-            .inc();
     }
 
     /// Counts an outcome. True if something was written.
@@ -506,11 +409,7 @@ impl Worker {
             Outcome::Locked => (0, 0, ""),
         };
         if stale > 0 {
-            self.context
-                .metrics
-                .writes_skipped
-                .with_label_values(&[reason])
-                .inc_by(stale);
+            add(&self.context.metrics.writes_skipped, reason, stale);
         }
         written > 0
     }
@@ -518,6 +417,19 @@ impl Worker {
 
 fn body_bytes<'a>(deliveries: impl IntoIterator<Item = &'a InFlightDelivery>) -> usize {
     deliveries.into_iter().map(|held| held.delivery.body.len()).sum()
+}
+
+fn warn_of_timestamps(context: &Context, delivery: &Delivery, implausible: u32) {
+    context
+        .metrics
+        .implausible_timestamps
+        .inc_by(u64::from(implausible));
+    let message = format!(
+        "message {} carries impossible timestamps: they are ignored",
+        delivery.message_id
+    );
+    let error = format!("{implausible} of them are more than an hour ahead of SentTimestamp, or before 2015");
+    context.fault("implausible timestamp", Level::Warn, &message, &error);
 }
 
 fn log_outcome(message: &InFlightDelivery, change: &CacheChange, outcome: &Result<Outcome, StoreError>) {

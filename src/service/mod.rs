@@ -28,10 +28,10 @@ use crate::ops::metrics::Metrics;
 use crate::ops::server::OpsServer;
 use crate::ops::status::{Fixed, StatusBoard};
 use crate::pipeline::context::{Context, PipelineSettings};
+use crate::pipeline::ending::MalformedIds;
 use crate::pipeline::gate::RedisGate;
 use crate::pipeline::in_flight::InFlight;
 use crate::pipeline::poller;
-use crate::pipeline::retry::MalformedLog;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::shutdown_phases;
 use crate::sqs::Queue;
@@ -131,7 +131,7 @@ pub fn run_with(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> 
         metrics,
         faults,
         reporter,
-        malformed: MalformedLog::default(),
+        malformed_ids: MalformedIds::default(),
         invalidated_at: AtomicI64::new(i64::MIN),
         recorded: recorded_sender,
         shutdown,

@@ -7,8 +7,8 @@ use crossbeam_channel::unbounded;
 
 use super::{AT_ONCE, FakeQueue, Rig, delivery, entry_failure, queue_error, secs, wait_until};
 use crate::pipeline::deleter::{Deleter, RecordedQueue};
+use crate::pipeline::ending::Ending;
 use crate::pipeline::in_flight::Recorded;
-use crate::pipeline::retry::Ending;
 use crate::sqs::{BatchOutcome, QueueError};
 
 fn failing(times: usize) -> VecDeque<Result<BatchOutcome, QueueError>> {

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::{AT_ONCE, received_at, secs, track};
 use crate::ops::metrics::Metrics;
+use crate::pipeline::ending::Ending;
 use crate::pipeline::in_flight::{Extended, InFlight, InFlightDelivery};
-use crate::pipeline::retry::Ending;
 
 fn tracker() -> (Arc<InFlight>, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new().unwrap());

@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, unbounded};
 
 use super::context::{Context, PipelineSettings};
+use super::ending::{Ending, MalformedIds};
 use super::gate::RedisGate;
 use super::in_flight::{InFlight, InFlightDelivery, Recorded};
 use super::interim::Described as _;
-use super::retry::{Ending, MalformedLog};
 use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Invalidation, Layout};
 use crate::config::{CacheUpdatePolicy, PoisonPolicy};
@@ -279,7 +279,7 @@ impl Rig {
             metrics,
             faults,
             reporter: Reporter::default(),
-            malformed: MalformedLog::default(),
+            malformed_ids: MalformedIds::default(),
             invalidated_at: AtomicI64::new(i64::MIN),
             recorded: recorded_sender,
             shutdown,

@@ -6,8 +6,8 @@ use crossbeam_channel::{Sender, unbounded};
 use super::{AT_ONCE, FakeQueue, FakeStore, Rig, deleted, delivery, is_retry, received_at, secs, usage_of};
 use crate::config::PoisonPolicy;
 use crate::entitlement::EpochMs;
+use crate::pipeline::ending::Ending;
 use crate::pipeline::in_flight::InFlightDelivery;
-use crate::pipeline::retry::Ending;
 use crate::pipeline::worker::Worker;
 use crate::sqs::Delivery;
 
