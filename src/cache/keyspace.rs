@@ -5,7 +5,7 @@
 //! outside of `<prefix>:c_*` (so that they are no customer's key).
 
 use crate::entitlement::{CurrencyId, FeatureId, Subject};
-use crate::event::UsageOf;
+use crate::message::UsageOf;
 
 /// What SDK 3.x and 4.x call the refetch after a cache miss, in the key of its lock.
 const REFETCH_OPERATION: &str = "refetchEntityEntitlementsAfterCacheMiss";

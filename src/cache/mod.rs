@@ -10,7 +10,7 @@ pub mod readers;
 use crate::config::CacheUpdatePolicy;
 use crate::entitlement::stored::{CacheFormat, entitlements_json, metadata_json, usage_json};
 use crate::entitlement::{Entitlement, EpochMs, MeasuredUsage, Subject};
-use crate::event::{EntitlementsUpdated, Event, UsageUpdated};
+use crate::message::{EntitlementsUpdated, Event, UsageUpdated};
 use keyspace::{Keyspace, credit_usage_key, feature_usage_key, metadata_key, timestamp_key, usage_key};
 
 /// A value that is written, with its timestamp, if what is stored is not newer.
@@ -112,7 +112,7 @@ pub fn changes_for(event: &Event, sent_at: EpochMs, layout: &Layout) -> Vec<Cach
         Event::UsageUpdated(update) => vec![usage_change(update, layout)],
         Event::Purged(subjects) => subjects
             .iter()
-            .map(|subject| purge_change(subject, sent_at, layout))
+            .map(|subject| purge_change(&subject, sent_at, layout))
             .collect(),
         Event::EnvironmentInvalidated => vec![CacheChange::InvalidateEnvironment(Invalidation {
             pattern: layout.keyspace.customer_keys_pattern(),

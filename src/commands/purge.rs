@@ -11,7 +11,7 @@ use crate::cache::{CacheChange, Layout, changes_for};
 use crate::clock;
 use crate::config::Settings;
 use crate::entitlement::{CustomerId, EpochMs, ResourceId, Subject};
-use crate::event::Event;
+use crate::message::Event;
 use crate::store::look::Content;
 use crate::store::{Outcome, StoreError, server_name};
 
@@ -112,7 +112,11 @@ fn one(opened: &Opened, subject: &Subject) -> Result<String, StoreError> {
     let (layout, now) = (layout(opened), purge_time(opened));
     let mut lines = String::new();
     let mut deleted = 0;
-    for mut change in changes_for(&Event::Purged(vec![subject.clone()]), now, &layout) {
+    for mut change in changes_for(
+        &Event::Purged([subject.clone()].into_iter().collect()),
+        now,
+        &layout,
+    ) {
         if let CacheChange::Purge { keys, .. } = &mut change {
             let looks = opened.store.look(keys)?;
             let there = keys

@@ -9,7 +9,7 @@ use log::Level;
 use super::context::{Context, add};
 use super::interim::Label as _;
 use crate::config::PoisonPolicy;
-use crate::event::MalformedBody;
+use crate::message::MalformedBody;
 use crate::sqs::{Delivery, Operation};
 use crate::store::StoreError;
 

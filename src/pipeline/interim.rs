@@ -1,24 +1,9 @@
 //! Interim: what the branches `message` and `store` will provide.
 use crate::cache::{CacheChange, Layout, changes_for};
 use crate::entitlement::EpochMs;
-use crate::event::{self, Event, MalformedBody};
+use crate::message::Message;
 use crate::store::{CacheStore, Locks, READERS_LOCK, StoreError};
 use std::time::Duration;
-
-pub struct Message {
-    pub event: Event,
-    pub sent_at: EpochMs,
-    pub implausible_timestamps: u32,
-}
-
-pub fn decode(body: &str, sent_at: EpochMs) -> Result<Message, MalformedBody> {
-    let event = event::decode(body, sent_at)?;
-    Ok(Message {
-        event,
-        sent_at,
-        implausible_timestamps: 0,
-    })
-}
 
 pub type Changes = std::vec::IntoIter<CacheChange>;
 

@@ -18,12 +18,12 @@ use super::ending::Ending;
 use super::gate::WriteRetry;
 use super::in_flight::InFlightDelivery;
 use super::interim::{
-    self as message, After as _, Changes, Described as _, LockPatience, Outdated as _, Stopped as _, changes,
+    After as _, Changes, Described as _, LockPatience, Outdated as _, Stopped as _, changes,
 };
 use crate::cache::{CacheChange, Invalidation};
 use crate::clock;
 use crate::entitlement::EpochMs;
-use crate::event::Event;
+use crate::message::{self, Event};
 use crate::sqs::Delivery;
 use crate::store::{NOPERM, Outcome, StoreError};
 

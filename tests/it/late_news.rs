@@ -6,7 +6,7 @@ use persistent_cache_service::cache::{CacheChange, Invalidation, Layout, changes
 use persistent_cache_service::config::{CacheUpdatePolicy, Expiry, RedisAddress, RedisConfig};
 use persistent_cache_service::entitlement::EpochMs;
 use persistent_cache_service::entitlement::stored::CacheFormat;
-use persistent_cache_service::event;
+use persistent_cache_service::message;
 use persistent_cache_service::store::{CacheStore, Locks, Outcome, RedisStore, StoreRules};
 
 use crate::support::messages::{Message, Shape, entitlements_updated, package_published, purge};
@@ -51,8 +51,8 @@ impl Direct {
             policy: self.policy,
         };
         let sent_at = EpochMs(sent_at_ms);
-        let event = event::decode(&message.raw(), sent_at).expect("a message that can be read");
-        let changes = changes_for(&event, sent_at, &layout);
+        let decoded = message::decode(&message.raw(), sent_at).expect("a message that can be read");
+        let changes = changes_for(&decoded.event, sent_at, &layout);
         let [change] = changes.as_slice() else {
             panic!("one change, not {changes:?}")
         };

@@ -14,7 +14,7 @@ use persistent_cache_service::cache::{CacheChange, KeyWrite, Layout, changes_for
 use persistent_cache_service::config::CacheUpdatePolicy;
 use persistent_cache_service::entitlement::EpochMs;
 use persistent_cache_service::entitlement::stored::CacheFormat;
-use persistent_cache_service::event;
+use persistent_cache_service::message;
 
 use crate::fake_queue::caller::{Caller, text};
 use crate::fakes::queue::QueueOptions;
@@ -95,8 +95,9 @@ fn handle(redis: &mut redis::Connection, body: &str) {
         format: CacheFormat::V3,
         policy: CacheUpdatePolicy::UpdateIfExists,
     };
-    let event = event::decode(body, EpochMs(0)).expect("a message");
-    for change in changes_for(&event, EpochMs(0), &layout) {
+    let sent_at = EpochMs(i64::MAX);
+    let decoded = message::decode(body, sent_at).expect("a message");
+    for change in changes_for(&decoded.event, sent_at, &layout) {
         let CacheChange::WriteEntitlements { locks, writes, .. } = change else {
             panic!("only lists are sent here");
         };

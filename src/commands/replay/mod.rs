@@ -18,7 +18,7 @@ use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Layout, changes_for};
 use crate::clock;
 use crate::config::Settings;
-use crate::event::{self, Event};
+use crate::message::{self, Event};
 use crate::store::look::Look;
 use crate::store::{Outcome, StoreError};
 
@@ -131,8 +131,8 @@ impl Replay<'_> {
         }
         self.tally.lines += 1;
         let decoded = read(line, clock::now()).and_then(|Line { body, sent_at }| {
-            event::decode(&body, sent_at)
-                .map(|event| (event, sent_at))
+            message::decode(&body, sent_at)
+                .map(|message| (message.event, message.sent_at))
                 .map_err(|fault| fault.to_string())
         });
         match decoded {

@@ -11,7 +11,7 @@ use crate::cache::{CacheChange, Layout, changes_for};
 use crate::clock;
 use crate::edge::{EdgeClient, EdgeError};
 use crate::entitlement::{EpochMs, Subject};
-use crate::event::{self, Event};
+use crate::message::{self, Event};
 use crate::pipeline::backoff::Backoff;
 use crate::shutdown::Stop;
 use crate::store::{CacheStore, Locks, Outcome, READERS_LOCK, Reach, RedisStore, StoreError};
@@ -192,15 +192,15 @@ impl Filler<'_> {
         // A purge that is sent from now on makes late news of the answer.
         let asked_at = clock::now();
         let body = self.edge.entitlements_state(subject)?;
-        let event = event::decode(&body, UNTOLD).map_err(|fault| {
+        let message = message::decode_answer(&body, asked_at, UNTOLD).map_err(|fault| {
             Failure::WillNot(NotFilled::This(format!(
                 "the Edge API's answer cannot be read: {fault}; report it"
             )))
         })?;
-        if !matches!(event, Event::EntitlementsUpdated(_)) {
+        if !matches!(message.event, Event::EntitlementsUpdated(_)) {
             return Ok(Filled::NothingKnown);
         }
-        for change in changes_for(&event, asked_at, &self.layout) {
+        for change in changes_for(&message.event, asked_at, &self.layout) {
             match self.write(&without_lock(change, lock), taken_at)? {
                 Outcome::Applied { written: 0, .. } => return Ok(Filled::NewerIsStored),
                 Outcome::PurgedLater => return Ok(Filled::PurgedMeanwhile),

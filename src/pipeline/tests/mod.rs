@@ -55,7 +55,7 @@ fn received_at(id: &str, body: &str, received_at: Instant) -> Delivery {
         message_id: id.to_owned(),
         receipt_handle: ReceiptHandle(id.to_owned()),
         body: body.to_owned(),
-        sent_at: EpochMs(1),
+        sent_at: EpochMs(1_795_161_600_000),
         receive_count: 1,
         received_at,
     }

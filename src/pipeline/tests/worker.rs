@@ -100,6 +100,16 @@ fn an_unreadable_body_is_left_to_the_dead_letter_rule_or_deleted_as_the_policy_s
 }
 
 #[test]
+fn timestamps_that_cannot_be_true_are_counted_and_cost_the_message_nothing() {
+    let mut bench = Bench::new();
+    let body = usage_of("ann").replace("2026-11-20", "3000-01-01");
+    bench.deliver("1", &body);
+    assert_eq!(bench.step_until(1), [deleted("1")]);
+    assert_eq!(bench.rig.context.metrics.implausible_timestamps.get(), 1);
+    assert_eq!(bench.rig.store.all_applied(), ["p:c_ann:f_api"]);
+}
+
+#[test]
 fn messages_that_meet_a_redis_that_fails_are_kept_and_applied_when_a_retry_succeeds() {
     let mut bench = Bench::on(Rig::with_store(FakeStore {
         failures: Mutex::new(2),

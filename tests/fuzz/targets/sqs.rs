@@ -9,7 +9,7 @@ use persistent_cache_service::sqs::wire::{
 };
 use serde_json::{Value, json};
 
-use super::event::MESSAGES;
+use super::message::MESSAGES;
 use super::{Memory, Target, hold, is_a_line, refuses_depth};
 use crate::judge::Probe;
 use crate::mutate::json::Samples;

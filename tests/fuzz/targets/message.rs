@@ -1,7 +1,8 @@
-//! `event::decode` and `cache::changes_for`: from a message's body to what is written.
+//! `message::decode` and `cache::changes_for`: from a message's body to what is written.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
+use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
 use fastrand::Rng;
@@ -10,16 +11,16 @@ use persistent_cache_service::cache::{CacheChange, KeyWrite, Layout, changes_for
 use persistent_cache_service::config::CacheUpdatePolicy;
 use persistent_cache_service::entitlement::stored::CacheFormat;
 use persistent_cache_service::entitlement::{Entitlement, EpochMs};
-use persistent_cache_service::event::{Event, MalformedBody, decode};
+use persistent_cache_service::message::{Event, MalformedBody, Message, decode};
 use serde_json::Value;
 
-use super::{Memory, Target, hold, is_a_line, refuses_depth};
+use super::{Memory, Target, hold, is_a_line};
 use crate::judge::Probe;
 use crate::mutate::json::{Samples, quoted};
 use crate::mutate::json_input;
 
 pub const TARGET: Target = Target {
-    name: "event",
+    name: "message",
     about: "the body of a message, to what is written to Redis",
     weight: 60,
     memory: Memory {
@@ -31,9 +32,9 @@ pub const TARGET: Target = Target {
     check,
 };
 
-const SENT_AT: EpochMs = EpochMs(1_700_000_000_000);
-/// A JavaScript date ends here.
-const MS_MAX: i64 = 8_640_000_000_000_000;
+const SENT_AT: EpochMs = EpochMs(1_795_200_000_000);
+/// When a state may have been true: from 2015 until an hour after the message was sent.
+const STATES: RangeInclusive<EpochMs> = EpochMs(1_420_070_400_000)..=EpochMs(SENT_AT.0 + 3_600_000);
 
 macro_rules! samples {
     ($($name:literal),* $(,)?) => {
@@ -175,23 +176,23 @@ fn check(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
         let decoded = decode(&body, SENT_AT);
         let changes = decoded
             .as_ref()
-            .map(|event| changes_for(event, SENT_AT, layout))
+            .map(|message| changes_for(&message.event, message.sent_at, layout))
             .unwrap_or_default();
         (decoded, changes)
     });
-    refuses_depth(body.as_bytes(), decoded.is_ok())?;
     same("decoded twice", &decode(&body, SENT_AT), &decoded)?;
     match &decoded {
         Err(fault) => {
             tells_nothing(fault)?;
             Ok(false)
         }
-        Ok(event) => {
-            envelopes_change_nothing(&body, event)?;
+        Ok(message) => {
+            envelopes_change_nothing(&body, message)?;
+            same("the time of sending", &(message.sent_at <= SENT_AT), &true)?;
             for change in &changes {
-                writes_only_below_the_prefix(change)?;
+                writes_only_below_the_prefix(change, message.sent_at)?;
             }
-            fits(event, &changes, layout)?;
+            fits(&message.event, &changes, layout)?;
             Ok(true)
         }
     }
@@ -214,7 +215,7 @@ fn tells_nothing(fault: &MalformedBody) -> Result<(), String> {
 }
 
 /// What an event means does not hang on what it is wrapped in.
-fn envelopes_change_nothing(body: &str, event: &Event) -> Result<(), String> {
+fn envelopes_change_nothing(body: &str, message: &Message) -> Result<(), String> {
     if body.len() > 8 * 1024 {
         return Ok(());
     }
@@ -224,7 +225,7 @@ fn envelopes_change_nothing(body: &str, event: &Event) -> Result<(), String> {
     let in_event_bridge = format!(r#"{{"detail-type":"any","time":"2001-01-01T00:00:00Z","detail":{body}}}"#);
     for wrapped in [in_sns, in_event_bridge] {
         match decode(&wrapped, SENT_AT) {
-            Ok(inside) => same("wrapped", &inside, event)?,
+            Ok(inside) => same("wrapped", &inside, message)?,
             // Eight levels are the limit, and the parser's own for nesting.
             Err(fault) if fault.problem.contains("envelopes") || fault.problem.contains("recursion") => {}
             Err(fault) => return Err(format!("wrapped, it is understood too, not: {fault}")),
@@ -233,7 +234,7 @@ fn envelopes_change_nothing(body: &str, event: &Event) -> Result<(), String> {
     Ok(())
 }
 
-fn writes_only_below_the_prefix(change: &CacheChange) -> Result<(), String> {
+fn writes_only_below_the_prefix(change: &CacheChange, message_sent_at: EpochMs) -> Result<(), String> {
     let below = |key: &String| {
         hold(key.starts_with("fuzz:c_"), || {
             format!("a key is a customer's: {key:?}")
@@ -261,7 +262,7 @@ fn writes_only_below_the_prefix(change: &CacheChange) -> Result<(), String> {
             sent_at,
             list,
         } => {
-            same("the time of sending", sent_at, &SENT_AT)?;
+            same("the time of sending", sent_at, &message_sent_at)?;
             hold((1..=writes.len()).contains(list), || {
                 format!("the list is a part of the writes: {list}")
             })?;
@@ -311,10 +312,9 @@ fn is_stored_well(write: &KeyWrite) -> Result<(), String> {
         value,
         timestamp,
     } = write;
-    hold(
-        *timestamp == SENT_AT || (timestamp.0 != 0 && (-MS_MAX..=MS_MAX).contains(&timestamp.0)),
-        || format!("a time is a date: {timestamp:?}"),
-    )?;
+    hold(timestamp.0 == 0 || STATES.contains(timestamp), || {
+        format!("a state is neither from before 2015 nor from later than the message: {timestamp:?}")
+    })?;
     let parsed = serde_json::from_str::<Value>(value);
     hold(parsed.is_ok_and(|value| value.is_object()), || {
         format!("{key:?} holds a JSON object")

@@ -1,18 +1,19 @@
-//! What comes out of a body, told in one line, so that a test reads as the message and its meaning.
+//! What comes out of a body, described in one line, so that a test reads as the message and its meaning.
 
 mod changes;
 mod entitlements;
 mod envelopes;
 mod robustness;
 mod samples;
+mod timestamps;
 
 use serde_json::Value;
 
-use super::{Event, UsageOf, decode};
+use super::{Event, MalformedBody, Message, UsageOf, decode};
 use crate::entitlement::{Entitlement, EpochMs, Subject, Usage};
 
 /// The `SentTimestamp` of every message here.
-const SENT_AT: EpochMs = EpochMs(1_700_000_000_000);
+const SENT_AT: EpochMs = EpochMs(1_795_200_000_000);
 
 /// The samples as they are, by file name.
 const SAMPLES: [(&str, &str); 12] = [
@@ -74,27 +75,31 @@ fn sample(name: &str) -> &'static str {
         .1
 }
 
-/// What a body says, in one line; or where it is malformed, and why.
-fn told(body: &Value) -> String {
-    told_text(&body.to_string())
+fn decoded(body: &Value) -> Result<Message, MalformedBody> {
+    decode(&body.to_string(), SENT_AT)
 }
 
-fn told_text(body: &str) -> String {
+/// What a body says, in one line; or where it is malformed, and why.
+fn described(body: &Value) -> String {
+    described_text(&body.to_string())
+}
+
+fn described_text(body: &str) -> String {
     match decode(body, SENT_AT) {
-        Ok(event) => tell(&event),
+        Ok(message) => describe(&message.event),
         Err(fault) => format!("malformed: {fault}"),
     }
 }
 
-fn tell(event: &Event) -> String {
+fn describe(event: &Event) -> String {
     match event {
         Event::EntitlementsUpdated(updated) => {
             let reason = updated.access_denied_reason.as_deref();
             let denied = reason
                 .map(|reason| format!(" denied {reason}"))
                 .unwrap_or_default();
-            let entries: Vec<_> = updated.entitlements.iter().map(tell_entry).collect();
-            let (subject, at) = (tell_subject(&updated.subject), updated.updated_at.0);
+            let entries: Vec<_> = updated.entitlements.iter().map(describe_entry).collect();
+            let (subject, at) = (describe_subject(&updated.subject), updated.updated_at.0);
             format!("{subject} at {at}{denied} has [{}]", entries.join(", "))
         }
         Event::UsageUpdated(updated) => {
@@ -102,17 +107,21 @@ fn tell(event: &Event) -> String {
                 UsageOf::Feature(feature) => feature.as_str().to_owned(),
                 UsageOf::Credit(currency) => format!("credit {}", currency.as_str()),
             };
-            let usage = tell_usage(&updated.measured.usage);
+            let usage = describe_usage(&updated.measured.usage);
             format!(
                 "{} used {usage} of {of} at {}",
-                tell_subject(&updated.subject),
+                describe_subject(&updated.subject),
                 updated.measured.updated_at.0
             )
         }
         Event::Purged(subjects) => {
             format!(
                 "purge {}",
-                subjects.iter().map(tell_subject).collect::<Vec<_>>().join(", ")
+                subjects
+                    .iter()
+                    .map(|subject| describe_subject(&subject))
+                    .collect::<Vec<_>>()
+                    .join(", ")
             )
         }
         Event::EnvironmentInvalidated => "purge everything".to_owned(),
@@ -120,14 +129,14 @@ fn tell(event: &Event) -> String {
     }
 }
 
-fn tell_subject(subject: &Subject) -> String {
+fn describe_subject(subject: &Subject) -> String {
     match &subject.resource {
         Some(resource) => format!("{}/{}", subject.customer.as_str(), resource.as_str()),
         None => subject.customer.as_str().to_owned(),
     }
 }
 
-fn tell_entry(entitlement: &Entitlement) -> String {
+fn describe_entry(entitlement: &Entitlement) -> String {
     let (id, usage, at) = match entitlement {
         Entitlement::Feature(feature) => (
             feature.feature.id.as_str().to_owned(),
@@ -141,12 +150,12 @@ fn tell_entry(entitlement: &Entitlement) -> String {
         ),
     };
     match at {
-        Some(at) => format!("{id} used {} at {}", tell_usage(usage), at.0),
+        Some(at) => format!("{id} used {} at {}", describe_usage(usage), at.0),
         None => id,
     }
 }
 
-fn tell_usage(usage: &Usage) -> String {
+fn describe_usage(usage: &Usage) -> String {
     let ms = |time: Option<EpochMs>| time.map(|time| time.0.to_string()).unwrap_or_default();
     match (usage.period_start, usage.period_end) {
         (None, None) => usage.current_usage.to_string(),

@@ -26,38 +26,30 @@ pub(super) enum Change {
 
 /// A documented event name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct EventName {
+pub(super) struct EventType {
     /// The name itself, for metrics: one of a bounded set.
-    pub(super) label: &'static str,
+    pub(super) name: &'static str,
     /// What it means here.
     pub(super) change: Change,
 }
 
-/// The label of every type that is not documented: labels come from a fixed set, never from a message.
-pub(super) const OTHER: &str = "other";
-
-/// The GraphQL subscription fields: `{"data": {"<field>": {…payload…}}}`.
-pub(super) const GRAPHQL_FIELDS: [&str; 7] = [
-    "entitlementsUpdatedV2",
-    "entitlementsUpdated",
-    "usageUpdatedV2",
-    "usageUpdated",
-    "usageMeasurementUpdated",
-    "creditBalanceUpdated",
-    "packagePublished",
-];
+/// Every type that is not documented. Labels of metrics come from a fixed set, never from a message.
+pub(super) const OTHER: EventType = EventType {
+    name: "other",
+    change: Change::Nothing,
+};
 
 /// The documented event of that name, if there is one.
-pub(super) fn event_name(name: &str) -> Option<EventName> {
-    let acting = ACTING.iter().map(|(label, change)| EventName {
-        label,
+pub(super) fn event_type(name: &str) -> Option<EventType> {
+    let acting = ACTING.iter().map(|(name, change)| EventType {
+        name,
         change: *change,
     });
-    let idle = IDLE.iter().map(|label| EventName {
-        label,
+    let idle = IDLE.iter().map(|name| EventType {
+        name,
         change: Change::Nothing,
     });
-    acting.chain(idle).find(|known| known.label == name)
+    acting.chain(idle).find(|known| known.name == name)
 }
 
 /// Names that change what is cached.
@@ -154,10 +146,10 @@ mod tests {
 
     #[test]
     fn every_graphql_field_is_the_name_of_a_change() {
-        for field in GRAPHQL_FIELDS {
-            assert_ne!(event_name(field).map(|name| name.change), None, "{field}");
+        for field in crate::message::wire::GRAPHQL_FIELDS {
+            assert_ne!(event_type(field).map(|name| name.change), None, "{field}");
             assert_ne!(
-                event_name(field).map(|name| name.change),
+                event_type(field).map(|name| name.change),
                 Some(Change::Nothing),
                 "{field}"
             );
@@ -174,7 +166,7 @@ mod tests {
             "next",
             "FEATURE",
         ] {
-            assert_eq!(event_name(near), None, "{near}");
+            assert_eq!(event_type(near), None, "{near}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::told;
+use super::described;
 
 #[test]
 fn every_name_of_a_usage_is_known() {
@@ -18,7 +18,7 @@ fn every_name_of_a_usage_is_known() {
     ] {
         let body =
             json!({"type": name, "customer": {"id": "c"}, "feature": {"id": "f"}, "currentUsage": 1.0});
-        assert_eq!(told(&body), "c used 1 of f at 1700000000000", "{name}");
+        assert_eq!(described(&body), "c used 1 of f at 1795200000000", "{name}");
     }
 }
 
@@ -30,12 +30,18 @@ fn the_first_version_of_a_usage_takes_its_time_from_the_entitlement_beside_it() 
             "currentUsage": 9, "usagePeriodStart": null, "nextResetDate": 1_796_083_200_000_i64},
         "entitlement": {"currentUsage": 8, "usageUpdatedAt": "2026-11-20T08:00:00Z", "feature": {"refId": "f"}},
     }}});
-    assert_eq!(told(&body), "c/r used 9 in ..1796083200000 of f at 1795161600000");
+    assert_eq!(
+        described(&body),
+        "c/r used 9 in ..1796083200000 of f at 1795161600000"
+    );
     body["data"]["usageUpdated"]["usage"]["featureId"] = Value::Null;
-    assert_eq!(told(&body), "c/r used 9 in ..1796083200000 of f at 1795161600000");
+    assert_eq!(
+        described(&body),
+        "c/r used 9 in ..1796083200000 of f at 1795161600000"
+    );
     body["data"]["usageUpdated"]["entitlement"] = Value::Null;
     assert_eq!(
-        told(&body),
+        described(&body),
         "malformed: data.usageUpdated.usage.feature.id: missing"
     );
 }
@@ -43,21 +49,21 @@ fn the_first_version_of_a_usage_takes_its_time_from_the_entitlement_beside_it() 
 #[test]
 fn a_usage_of_a_currency_is_a_credit_usage_and_one_of_an_unknown_kind_is_ignored() {
     let of = |kind: Value| {
-        told(
+        described(
             &json!({"data": {"usageUpdatedV2": {"__typename": "UsageUpdatedV2", "customerId": "c",
             "entitlementReference": {"type": kind, "id": "x"}, "usage": {"currentUsage": 2}}}}),
         )
     };
-    assert_eq!(of(json!("FEATURE")), "c used 2 of x at 1700000000000");
-    assert_eq!(of(json!(null)), "c used 2 of x at 1700000000000");
-    assert_eq!(of(json!("CREDIT")), "c used 2 of credit x at 1700000000000");
+    assert_eq!(of(json!("FEATURE")), "c used 2 of x at 1795200000000");
+    assert_eq!(of(json!(null)), "c used 2 of x at 1795200000000");
+    assert_eq!(of(json!("CREDIT")), "c used 2 of credit x at 1795200000000");
     assert_eq!(of(json!("SEAT")), "ignored usageUpdatedV2");
 }
 
 #[test]
 fn a_usage_without_a_number_is_malformed() {
     let with = |usage: Value| {
-        told(
+        described(
             &json!({"data": {"usageUpdatedV2": {"customerId": "c", "entitlementReference": {"id": "f"},
             "usage": usage}}}),
         )
@@ -83,15 +89,17 @@ fn a_usage_without_a_number_is_malformed() {
 #[test]
 fn a_usage_without_a_customer_or_a_feature_is_malformed() {
     assert_eq!(
-        told(&json!({"type": "MEASUREMENT_REPORTED", "payload": {"featureId": "f", "currentUsage": 1}})),
+        described(&json!({"type": "MEASUREMENT_REPORTED", "payload": {"featureId": "f", "currentUsage": 1}})),
         "malformed: payload.customerId: missing"
     );
     assert_eq!(
-        told(&json!({"type": "MEASUREMENT_REPORTED", "payload": {"customerId": "c", "currentUsage": 1}})),
+        described(
+            &json!({"type": "MEASUREMENT_REPORTED", "payload": {"customerId": "c", "currentUsage": 1}})
+        ),
         "malformed: payload.feature.id: missing"
     );
     assert_eq!(
-        told(
+        described(
             &json!({"type": "UsageUpdatedV2", "customerId": "c", "entitlementReference": {"type": "FEATURE"},
             "usage": {"currentUsage": 1}})
         ),
@@ -104,12 +112,12 @@ fn balance(more: &Value) -> String {
     body.as_object_mut()
         .unwrap()
         .extend(more.as_object().unwrap().clone());
-    told(&body)
+    described(&body)
 }
 
 #[test]
 fn what_was_consumed_of_a_credit_is_given_or_follows() {
-    let used_7 = "c used 7 of credit gold at 1700000000000";
+    let used_7 = "c used 7 of credit gold at 1795200000000";
     assert_eq!(
         balance(&json!({"totalConsumed": 7, "currentUsage": 1, "totalGranted": 2})),
         used_7
@@ -124,11 +132,11 @@ fn what_was_consumed_of_a_credit_is_given_or_follows() {
     );
     assert_eq!(
         balance(&json!({"totalGranted": 10, "currentBalance": 2.5})),
-        "c used 7.5 of credit gold at 1700000000000"
+        "c used 7.5 of credit gold at 1795200000000"
     );
     assert_eq!(
         balance(&json!({"totalGranted": i64::MAX, "currentBalance": i64::MIN})),
-        "c used 1.8446744073709552e+19 of credit gold at 1700000000000"
+        "c used 1.8446744073709552e+19 of credit gold at 1795200000000"
     );
     assert_eq!(
         balance(&json!({"totalGranted": 10})),
@@ -146,11 +154,13 @@ fn every_name_of_a_balance_and_of_its_currency_is_known() {
         for currency in [json!({"currencyId": "gold"}), json!({"id": "gold"})] {
             let body = json!({"type": name, "payload": {"customerId": "c", "resourceId": "r", "currency": currency,
                 "totalConsumed": 7}});
-            assert_eq!(told(&body), "c/r used 7 of credit gold at 1700000000000");
+            assert_eq!(described(&body), "c/r used 7 of credit gold at 1795200000000");
         }
     }
     assert_eq!(
-        told(&json!({"type": "CREDIT_BALANCE_UPDATED", "payload": {"customerId": "c", "totalConsumed": 7}})),
+        described(
+            &json!({"type": "CREDIT_BALANCE_UPDATED", "payload": {"customerId": "c", "totalConsumed": 7}})
+        ),
         "malformed: payload.currencyId: missing"
     );
 }
@@ -174,7 +184,7 @@ fn a_balance_has_the_time_and_the_period_that_it_is_given() {
 #[test]
 fn a_purge_is_of_a_customer_or_of_its_resource() {
     let purge = |payload: Value| {
-        told(&json!({"type": "PURGE_CUSTOMER_PERSISTENT_CACHE_REQUESTED", "payload": payload}))
+        described(&json!({"type": "PURGE_CUSTOMER_PERSISTENT_CACHE_REQUESTED", "payload": payload}))
     };
     assert_eq!(purge(json!({"customerId": "c", "resourceId": null})), "purge c");
     assert_eq!(purge(json!({"customerId": "c", "resourceId": "r"})), "purge c/r");
@@ -192,37 +202,37 @@ fn a_purge_is_of_a_customer_or_of_its_resource() {
 fn a_deleted_customer_is_purged_by_the_id_the_company_gave_it() {
     for name in ["customer.deleted", "CUSTOMER_DELETED"] {
         assert_eq!(
-            told(&json!({"type": name, "entityId": "uuid", "id": "c", "name": "Demo"})),
+            described(&json!({"type": name, "entityId": "uuid", "id": "c", "name": "Demo"})),
             "purge c"
         );
         assert_eq!(
-            told(&json!({"type": name, "payload": {"customer": {"entityId": "uuid", "id": "c"}}})),
+            described(&json!({"type": name, "payload": {"customer": {"entityId": "uuid", "id": "c"}}})),
             "purge c"
         );
         assert_eq!(
-            told(&json!({"type": name, "id": "event-id", "payload": {"customerId": "c"}})),
+            described(&json!({"type": name, "id": "event-id", "payload": {"customerId": "c"}})),
             "purge c"
         );
     }
     assert_eq!(
-        told(
+        described(
             &json!({"detail-type": "customer.deleted", "id": "bus-id", "detail": {"entityId": "uuid", "id": "c"}})
         ),
         "purge c"
     );
     assert_eq!(
-        told(&json!({"detail-type": "customer.deleted", "id": "bus-id", "detail": null})),
+        described(&json!({"detail-type": "customer.deleted", "id": "bus-id", "detail": null})),
         "malformed: customerId: missing"
     );
     assert_eq!(
-        told(&json!({"type": "customer.deleted", "payload": {"id": 5}})),
+        described(&json!({"type": "customer.deleted", "payload": {"id": 5}})),
         "malformed: payload.id: expected text, found a number"
     );
 }
 
 #[test]
 fn a_migration_purges_whom_it_lists_and_everyone_if_it_lists_none() {
-    let migrated = |payload: Value| told(&json!({"type": "SUBSCRIPTIONS_MIGRATED", "payload": payload}));
+    let migrated = |payload: Value| described(&json!({"type": "SUBSCRIPTIONS_MIGRATED", "payload": payload}));
     assert_eq!(
         migrated(json!({"customerIds": ["a", "b", "a", null]})),
         "purge a, b"
@@ -242,7 +252,7 @@ fn a_migration_purges_whom_it_lists_and_everyone_if_it_lists_none() {
         assert_eq!(migrated(none), "purge everything");
     }
     assert_eq!(
-        told(&json!({"type": "SUBSCRIPTIONS_MIGRATED"})),
+        described(&json!({"type": "SUBSCRIPTIONS_MIGRATED"})),
         "purge everything"
     );
     assert_eq!(
@@ -257,7 +267,7 @@ fn a_migration_purges_whom_it_lists_and_everyone_if_it_lists_none() {
 
 #[test]
 fn a_publication_purges_everything_unless_it_is_for_new_customers_only() {
-    let published = |migration: Value| told(&json!({"type": "PACKAGE_PUBLISHED", "payload": migration}));
+    let published = |migration: Value| described(&json!({"type": "PACKAGE_PUBLISHED", "payload": migration}));
     assert_eq!(
         published(json!({"migrationType": "ALL_CUSTOMERS"})),
         "purge everything"
@@ -272,7 +282,7 @@ fn a_publication_purges_everything_unless_it_is_for_new_customers_only() {
     );
     assert_eq!(published(json!({})), "purge everything");
     assert_eq!(
-        told(&json!({"data": {"packagePublished": {"migrationType": "NEW_CUSTOMERS"}}})),
+        described(&json!({"data": {"packagePublished": {"migrationType": "NEW_CUSTOMERS"}}})),
         "ignored packagePublished"
     );
 }
