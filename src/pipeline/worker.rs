@@ -32,8 +32,10 @@ use crate::store::{NOPERM, Outcome, StoreError};
 const ROUND_MESSAGES_MAX: usize = 64;
 const ROUND_BYTES_MAX: usize = 256 * 1024;
 const ROUND_CHANGES_MAX: usize = 500;
-/// How often a locked customer is tried again: an SDK usually holds its lock for a few milliseconds.
-const LOCKED_RETRY: Duration = Duration::from_millis(20);
+/// How often a locked customer is tried again: an SDK usually holds its lock for a few milliseconds, but the one of a
+/// refetch, which purges wait for, for up to a minute.
+const LOCKED_RETRY_MIN: Duration = Duration::from_millis(20);
+const LOCKED_RETRY_MAX: Duration = Duration::from_millis(100);
 /// With so many messages behind locks, or bytes of them, nothing new is taken.
 const PARKED_MESSAGES_MAX: usize = 256;
 const PARKED_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -351,10 +353,7 @@ impl Worker {
             } else if job.begun.is_empty() {
                 self.jobs.push(job);
             } else {
-                if self.parked.is_empty() {
-                    self.retry_parked_at = Instant::now() + LOCKED_RETRY;
-                }
-                self.parked.push(job);
+                self.park(job);
             }
         }
         if has_written {
@@ -362,6 +361,17 @@ impl Worker {
             self.context.metrics.last_write.set(seconds_now());
         }
         self.record_ended();
+    }
+
+    fn park(&mut self, job: Job) {
+        let now = Instant::now();
+        let locked_since = job.begun.iter().filter_map(|attempt| attempt.locked_since).max();
+        let waited = locked_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let retry_at = now + (waited / 10).clamp(LOCKED_RETRY_MIN, LOCKED_RETRY_MAX);
+        if self.parked.is_empty() || retry_at < self.retry_parked_at {
+            self.retry_parked_at = retry_at;
+        }
+        self.parked.push(job);
     }
 
     /// Drops those that are, or will be, received again by somebody.

@@ -72,16 +72,7 @@ pub struct Overrides {
 }
 
 /// Runs the service until a signal asks it to stop. Fails only if it cannot start: no port, no thread.
-pub fn run(config: &Config, log: LogHandle) -> anyhow::Result<Ended> {
-    let overrides = Overrides {
-        log: Some(log),
-        ..Overrides::default()
-    };
-    run_with(config, overrides)
-}
-
-/// The same with other parts than the real ones.
-pub fn run_with(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
+pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
     let (died, deaths) = bounded(16);
     let signals = signals::listen(overrides.log.is_some(), &died)?;
     let log_level = overrides
@@ -94,7 +85,16 @@ pub fn run_with(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> 
     let faults = Arc::new(FaultLog::new());
     let patience = overrides.patience.unwrap_or_else(|| patience(config));
     let health = Arc::new(HealthBoard::new(config.consumers, patience, Instant::now()));
-    let status = status_board(config, &health, &metrics, &faults);
+    let board = || {
+        StatusBoard::new(
+            fixed(config),
+            health.clone(),
+            metrics.clone(),
+            faults.clone(),
+            Instant::now(),
+        )
+    };
+    let status = config.status_page.then(|| Arc::new(board()));
     let mut background = Background {
         metrics: Arc::clone(&metrics),
         faults: Arc::clone(&faults),
@@ -102,7 +102,16 @@ pub fn run_with(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> 
         died,
         threads: Vec::new(),
     };
-    let (server, http) = serve(config, &health, &metrics, status.clone(), &background)?;
+    let server = OpsServer::bind(
+        config.port,
+        Arc::clone(&health),
+        Arc::clone(&metrics),
+        status.clone(),
+    )?;
+    let server = Arc::new(server);
+    let endpoints = Arc::clone(&server);
+    let http = Threads::start("ops-http", &background.died, vec![move || endpoints.run()])?;
+    log::info!(port = server.local_port(); "serving /livez, /readyz and /metrics");
 
     let edge = Arc::new(EdgeClient::new(
         config.edge_api_url.clone(),
@@ -180,23 +189,15 @@ fn wait_for_the_end(
     }
 }
 
-/// Serves the HTTP endpoints from now on.
-fn serve(
-    config: &Config,
-    health: &Arc<HealthBoard>,
-    metrics: &Arc<Metrics>,
-    status: Option<Arc<StatusBoard>>,
-    background: &Background,
-) -> anyhow::Result<(Arc<OpsServer>, Threads)> {
-    let server = OpsServer::bind(config.port, Arc::clone(health), Arc::clone(metrics), status)?;
-    let server = Arc::new(server);
-    let run = {
-        let server = Arc::clone(&server);
-        move || server.run()
-    };
-    let http = Threads::start("ops-http", &background.died, vec![run])?;
-    log::info!(port = server.local_port(); "serving /livez, /readyz and /metrics");
-    Ok((server, http))
+/// What the status page shows and never changes.
+fn fixed(config: &Config) -> Fixed {
+    Fixed {
+        queue_url: config.queue_url.clone(),
+        region: config.region.clone(),
+        credential_source: config.credentials.name(),
+        redis_at: server_name(&config.redis),
+        settings: config.shown.clone(),
+    }
 }
 
 fn settings(config: &Config) -> PipelineSettings {
@@ -221,23 +222,4 @@ fn patience(config: &Config) -> Patience {
         silent_after: call_max + poller::BACKOFF_MAX + Duration::from_secs(5),
         failing_grace: Duration::from_secs(15),
     }
-}
-
-/// What the status page shows, if there is one.
-fn status_board(
-    config: &Config,
-    health: &Arc<HealthBoard>,
-    metrics: &Arc<Metrics>,
-    faults: &Arc<FaultLog>,
-) -> Option<Arc<StatusBoard>> {
-    let fixed = Fixed {
-        queue_url: config.queue_url.clone(),
-        region: config.region.clone(),
-        credential_source: config.credentials.name(),
-        redis_at: server_name(&config.redis),
-        settings: config.shown.clone(),
-    };
-    let (health, metrics, faults) = (Arc::clone(health), Arc::clone(metrics), Arc::clone(faults));
-    let board = || Arc::new(StatusBoard::new(fixed, health, metrics, faults, Instant::now()));
-    config.status_page.then(board)
 }

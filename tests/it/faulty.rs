@@ -11,7 +11,7 @@ use persistent_cache_service::cache::{CacheChange, Invalidation};
 use persistent_cache_service::config::{Config, Environment, Settings as ServiceSettings};
 use persistent_cache_service::log as service_log;
 use persistent_cache_service::ops::health::Patience;
-use persistent_cache_service::service::{Overrides, run_with};
+use persistent_cache_service::service::{self, Overrides};
 use persistent_cache_service::sqs::{BatchOutcome, Delivery, Queue, QueueError, ReceiptHandle};
 use persistent_cache_service::store::{CacheStore, Locks, Outcome, RedisStore, StoreError, StoreRules};
 
@@ -86,7 +86,7 @@ fn the_service_with_a_defect() {
     service_log::install_panic_hook();
     let begins_with = environment.get(OsStr::new(BEGINS_WITH)).map(PathBuf::from);
     let overrides = overrides(defect, begins_with.unwrap_or_default(), &config);
-    let ended = run_with(&config, overrides).expect("a service that can start");
+    let ended = service::run(&config, overrides).expect("a service that can start");
     std::process::exit(i32::from(ended.exit_status()));
 }
 
