@@ -28,7 +28,6 @@ pub struct InFlight {
 
 #[derive(Debug)]
 struct Tracked {
-    /// By the id of its ticket.
     entries: HashMap<u64, Entry>,
     next_id: u64,
     /// Each poller's open poll: until when the queue may hand out messages to it, and whether that is likely soon.
@@ -48,11 +47,14 @@ struct Entry {
     is_being_extended: bool,
     /// How the delivery ends is decided: it is no longer extended.
     is_recorded: bool,
+    /// The release phase took it over: tickets from before have no effect.
+    is_taken_over: bool,
 }
 
 #[derive(Debug)]
 pub struct Ticket {
     id: u64,
+    of_release: bool,
     in_flight: Arc<InFlight>,
 }
 
@@ -120,7 +122,7 @@ impl InFlight {
     pub fn record(&self, ended: Vec<(InFlightDelivery, Ending)>) -> Vec<Recorded> {
         let mut tracked = self.tracked();
         let mut is_tracked = |(ended, _): &(InFlightDelivery, Ending)| {
-            let entry = tracked.entries.get_mut(&ended.ticket.id);
+            let entry = tracked.entry_mut(&ended.ticket);
             entry.map(|entry| entry.is_recorded = true).is_some()
         };
         let (held, _gone): (Vec<_>, Vec<_>) = ended.into_iter().partition(&mut is_tracked);
@@ -146,7 +148,7 @@ impl InFlight {
     ) -> (Vec<T>, Vec<T>) {
         let tracked = self.tracked();
         let is_held = |item: &T| {
-            let entry = tracked.entries.get(&ticket(item).id);
+            let entry = tracked.entry(ticket(item));
             entry.is_some_and(|entry| !tracked.is_expired(entry, now))
         };
         items.into_iter().partition(is_held)
@@ -155,19 +157,16 @@ impl InFlight {
     /// How long the message stays hidden, as far as is known.
     pub fn time_left(&self, ticket: &Ticket, now: Instant) -> Duration {
         let tracked = self.tracked();
-        let until = tracked
-            .entries
-            .get(&ticket.id)
-            .map_or(now, |entry| tracked.hidden_until(entry));
-        until.saturating_duration_since(now)
+        let entry = tracked.entry(ticket);
+        entry.map_or(Duration::ZERO, |entry| {
+            tracked.hidden_until(entry).saturating_duration_since(now)
+        })
     }
 
     /// A call that extends it is under way, and would undo another change of its visibility.
     pub fn is_being_extended(&self, ticket: &Ticket) -> bool {
-        self.tracked()
-            .entries
-            .get(&ticket.id)
-            .is_some_and(|entry| entry.is_being_extended)
+        let tracked = self.tracked();
+        tracked.entry(ticket).is_some_and(|entry| entry.is_being_extended)
     }
 
     pub fn timeout(&self) -> Duration {
@@ -240,21 +239,19 @@ impl InFlight {
         let ending = Ending::Retry {
             visible_in: tracked.polls_over_in(now),
         };
-        let taken: Vec<_> = tracked
-            .entries
-            .extract_if(|_, entry| !entry.is_recorded)
-            .collect();
-        let release = |(_, mut entry): (u64, Entry)| {
-            entry.is_recorded = true;
-            let receipt_handle = entry.receipt_handle.clone();
-            let ticket = self.track(&mut tracked, entry); // a new id: the holder's ticket has no effect any more
+        let entries = tracked.entries.iter_mut();
+        let take = |(id, entry): (&u64, &mut Entry)| {
+            (entry.is_recorded, entry.is_taken_over) = (true, true);
             Recorded {
-                receipt_handle,
+                receipt_handle: entry.receipt_handle.clone(),
                 ending,
-                ticket,
+                ticket: self.ticket(*id, true),
             }
         };
-        taken.into_iter().map(release).collect()
+        entries
+            .filter(|(_, entry)| !entry.is_recorded)
+            .map(take)
+            .collect()
     }
 
     /// Waits until nothing is in flight and no poll is open that is likely to bring messages; before `quiet_at`, no
@@ -280,13 +277,12 @@ impl InFlight {
         }
     }
 
-    fn track(self: &Arc<Self>, tracked: &mut Tracked, entry: Entry) -> Ticket {
-        let id = tracked.next_id;
-        tracked.next_id += 1;
-        tracked.entries.insert(id, entry);
+    fn ticket(self: &Arc<Self>, id: u64, of_release: bool) -> Ticket {
+        let in_flight = Arc::clone(self);
         Ticket {
             id,
-            in_flight: Arc::clone(self),
+            of_release,
+            in_flight,
         }
     }
 
@@ -307,6 +303,17 @@ impl InFlight {
 }
 
 impl Tracked {
+    /// None if the delivery is no longer the ticket holder's.
+    fn entry(&self, ticket: &Ticket) -> Option<&Entry> {
+        let entry = self.entries.get(&ticket.id)?;
+        (entry.is_taken_over == ticket.of_release).then_some(entry)
+    }
+
+    fn entry_mut(&mut self, ticket: &Ticket) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(&ticket.id)?;
+        (entry.is_taken_over == ticket.of_release).then_some(entry)
+    }
+
     /// An assumed timeout proves nothing: the queue's own may be longer, and a message dropped in error would stay
     /// hidden for all of it.
     fn is_expired(&self, entry: &Entry, now: Instant) -> bool {
@@ -333,7 +340,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let mut tracked = self.in_flight.tracked();
         let is_kept = |entry: &Entry| tracked.is_releasing && !entry.is_recorded;
-        if !tracked.entries.get(&self.id).is_none_or(is_kept) {
+        if !tracked.entry(self).is_none_or(is_kept) {
             tracked.entries.remove(&self.id);
             self.in_flight.changed(&tracked);
         }
@@ -360,8 +367,12 @@ impl OpenPoll<'_> {
                 extend_at: delivery.received_at + timeout / 2,
                 is_being_extended: false,
                 is_recorded: false,
+                is_taken_over: false,
             };
-            let ticket = self.in_flight.track(&mut tracked, entry);
+            let id = tracked.next_id;
+            tracked.next_id += 1;
+            tracked.entries.insert(id, entry);
+            let ticket = self.in_flight.ticket(id, false);
             InFlightDelivery { delivery, ticket }
         };
         let received = deliveries.into_iter().map(track).collect();

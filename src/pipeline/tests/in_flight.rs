@@ -172,6 +172,20 @@ fn a_release_takes_over_once_what_is_neither_recorded_nor_lost_and_leaves_its_ho
 }
 
 #[test]
+fn what_is_taken_over_during_its_extension_says_so_until_that_has_ended() {
+    let ((in_flight, metrics), start) = (tracker(), Instant::now());
+    let held = tracked(&in_flight, "1", start);
+    let under_way = in_flight.begin_extensions(10, start + secs(15));
+    let released = in_flight.take_over(start + secs(15));
+    drop(held);
+    assert!(in_flight.is_being_extended(&released[0].ticket));
+    in_flight.end_extension(&under_way[0], Extended::Until(start + secs(45)));
+    assert!(!in_flight.is_being_extended(&released[0].ticket));
+    drop(released);
+    assert_eq!(metrics.in_flight.get(), 0);
+}
+
+#[test]
 fn what_is_released_becomes_visible_when_the_last_open_poll_can_no_longer_take_it() {
     let ((in_flight, _), now) = (tracker(), Instant::now());
     let visible_in = |at| {
