@@ -68,7 +68,7 @@ impl Stop {
 
 /// The phases of a shutdown. Each begins with its stop and lasts until the next one's.
 #[derive(Debug, Clone)]
-pub struct ShutdownPhases {
+pub(crate) struct ShutdownPhases {
     /// Nothing more is received from the queue. What is in flight is finished.
     pub drain: Stop,
     /// What is still in flight is released to the queue. Everything gets one last try.
@@ -77,25 +77,21 @@ pub struct ShutdownPhases {
     pub exit: Stop,
 }
 
-/// Begins the phases, by dropping one field after the other.
+/// Begins the phases, when one field after the other is dropped.
 #[derive(Debug)]
-pub struct ShutdownTriggers {
-    /// Begins [`ShutdownPhases::drain`].
+pub(crate) struct ShutdownTriggers {
     pub drain: StopTrigger,
-    /// Begins [`ShutdownPhases::release`].
     pub release: StopTrigger,
-    /// Begins [`ShutdownPhases::exit`].
     pub exit: StopTrigger,
 }
 
-/// The phases, and what begins them.
-pub fn shutdown_phases() -> (ShutdownTriggers, ShutdownPhases) {
-    let ((drain, draining), (release, releasing), (exit, exiting)) = (stop_pair(), stop_pair(), stop_pair());
+pub(crate) fn shutdown_phases() -> (ShutdownTriggers, ShutdownPhases) {
+    let ((drain, on_drain), (release, on_release), (exit, on_exit)) = (stop_pair(), stop_pair(), stop_pair());
     let triggers = ShutdownTriggers { drain, release, exit };
     let phases = ShutdownPhases {
-        drain: draining,
-        release: releasing,
-        exit: exiting,
+        drain: on_drain,
+        release: on_release,
+        exit: on_exit,
     };
     (triggers, phases)
 }
