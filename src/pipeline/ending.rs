@@ -7,7 +7,6 @@ use std::time::Duration;
 use log::Level;
 
 use super::context::{Context, add};
-use super::interim::Label as _;
 use crate::config::PoisonPolicy;
 use crate::message::MalformedBody;
 use crate::sqs::{Delivery, Operation};
@@ -83,7 +82,7 @@ impl Context {
             Ending::Retry { .. } => "it is tried again later",
         };
         let (kind, message) = (
-            error.label(),
+            error.cause.label(),
             format!("cannot apply message {}: {fate}", delivery.message_id),
         );
         self.fault(&format!("write {kind}"), Level::Error, &message, &error.message);

@@ -163,7 +163,7 @@ impl RedisGate {
         state.last_error.clone_from(&error.message);
         self.publish(false);
         drop(state);
-        let kind = format!("{FAULT}{}", error.kind);
+        let kind = format!("{FAULT}{}", error.cause.label());
         let message = "Redis cannot be used: receiving from the queue is paused, nothing is lost";
         self.faults
             .fault(&kind, log::Level::Error, message, &error.message, now);
@@ -214,7 +214,7 @@ impl RedisGate {
 mod tests {
     use super::*;
     use crate::ops::health::Patience;
-    use crate::store::Reach;
+    use crate::store::Cause;
 
     fn gate() -> Arc<RedisGate> {
         let metrics = Arc::new(Metrics::new().unwrap());
@@ -225,8 +225,7 @@ mod tests {
     fn error(kind: &str) -> StoreError {
         StoreError {
             message: format!("{kind} on purpose"),
-            kind: kind.to_owned(),
-            reach: Reach::Redis,
+            cause: Cause::Other(kind.to_owned()),
         }
     }
 

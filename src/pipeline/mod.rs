@@ -10,7 +10,6 @@ pub mod deleter;
 pub mod ending;
 pub mod gate;
 pub mod in_flight;
-mod interim;
 pub mod poller;
 pub mod prefix_check;
 pub mod sampler;

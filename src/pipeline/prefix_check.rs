@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::context::Context;
-use crate::store::{NOPERM, STOPPED, Survey};
+use crate::store::{Cause, PrefixScan};
 
 /// Between two steps of the scan, so that it is no load beside the work.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -26,16 +26,16 @@ pub fn check_prefix(context: &Context) {
         }
         match context
             .store
-            .survey(&context.settings.layout.keyspace, &|| !exit.wait(PAUSE))
+            .scan_prefixes(&context.settings.layout.keyspace, &|| !exit.wait(PAUSE))
         {
-            Ok(survey) => {
-                log::debug!(has_own = survey.has_own, others = survey.others.len(); "checked whose customers are in Redis");
-                if let Some(warning) = warning(&context.settings.environment_prefix, &survey) {
+            Ok(scan) => {
+                log::debug!(has_own = scan.has_own, others = scan.others.len(); "checked whose customers are in Redis");
+                if let Some(warning) = warning(&context.settings.environment_prefix, &scan) {
                     log::warn!("{warning}");
                 }
                 return;
             }
-            Err(error) if error.kind == NOPERM || error.kind == STOPPED => {
+            Err(error) if error.is_stopped() || error.cause == Cause::NoPermission => {
                 return log::debug!(err:% = error; "ENVIRONMENT_PREFIX is not checked");
             }
             Err(error) => {
@@ -46,16 +46,16 @@ pub fn check_prefix(context: &Context) {
     }
 }
 
-fn warning(prefix: &str, survey: &Survey) -> Option<String> {
-    if survey.has_own || survey.others.is_empty() {
+fn warning(prefix: &str, scan: &PrefixScan) -> Option<String> {
+    if scan.has_own || scan.others.is_empty() {
         return None;
     }
-    let scanned = if survey.is_whole {
+    let scanned = if scan.is_complete {
         "Redis"
     } else {
         "the part of Redis that was scanned"
     };
-    let mut others = survey.others.iter();
+    let mut others = scan.others.iter();
     let mut named: Vec<String> = others
         .by_ref()
         .take(NAMED_MAX)
@@ -90,18 +90,18 @@ fn shown(prefix: &str) -> String {
 mod tests {
     use super::*;
 
-    fn survey(has_own: bool, others: &[&str]) -> Survey {
-        Survey {
+    fn scan(has_own: bool, others: &[&str]) -> PrefixScan {
+        PrefixScan {
             has_own,
             others: others.iter().map(|prefix| (*prefix).to_owned()).collect(),
-            is_whole: true,
+            is_complete: true,
         }
     }
 
     #[test]
     fn customers_of_others_alone_are_worth_a_warning_that_names_a_few() {
         let others = ["a", "b", "c", "d", "line\nbreak", "f", "g"];
-        let warning = warning("production", &survey(false, &others)).unwrap();
+        let warning = warning("production", &scan(false, &others)).unwrap();
         assert!(
             warning.starts_with(
                 "no customer of ENVIRONMENT_PREFIX 'production' is in Redis, but there are customers of 'a', 'b', 'c', \
@@ -110,7 +110,7 @@ mod tests {
             "{warning}"
         );
         let long = "x".repeat(1_000);
-        let warning = super::warning("p", &survey(false, &[&long, "line\nbreak"])).unwrap();
+        let warning = super::warning("p", &scan(false, &[&long, "line\nbreak"])).unwrap();
         assert!(
             warning.contains(r"'line\nbreak'") && warning.len() < 600,
             "{warning}"
@@ -119,15 +119,15 @@ mod tests {
 
     #[test]
     fn an_empty_redis_and_one_with_own_customers_are_no_reason_to_speak() {
-        assert_eq!(warning("p", &survey(false, &[])), None);
-        assert_eq!(warning("p", &survey(true, &["staging"])), None);
+        assert_eq!(warning("p", &scan(false, &[])), None);
+        assert_eq!(warning("p", &scan(true, &["staging"])), None);
     }
 
     #[test]
     fn what_was_not_looked_at_is_not_told_to_be_empty() {
-        let part = Survey {
-            is_whole: false,
-            ..survey(false, &["staging"])
+        let part = PrefixScan {
+            is_complete: false,
+            ..scan(false, &["staging"])
         };
         let warning = warning("p", &part).unwrap();
         assert!(

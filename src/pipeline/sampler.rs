@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::context::Context;
-use super::interim::Probe as _;
 use crate::ops::status::StatusBoard;
-use crate::store::READONLY;
+use crate::store::Cause;
 
 /// How often a Redis that cannot be used is checked.
 const CHECK_EVERY: Duration = Duration::from_millis(500);
@@ -92,7 +91,7 @@ impl Sampler {
         }
         match store.info() {
             Ok(info) => self.context.metrics.observe_redis_info(&info),
-            Err(error) if error.kind == READONLY => return gate.read_failed(&error),
+            Err(error) if error.cause == Cause::ReadOnly => return gate.read_failed(&error),
             // An ACL may deny INFO: the cache works without its statistics.
             Err(error) => self.warn(
                 "info",

@@ -17,15 +17,12 @@ use super::context::{Context, add, seconds_now};
 use super::ending::Ending;
 use super::gate::WriteRetry;
 use super::in_flight::InFlightDelivery;
-use super::interim::{
-    After as _, Changes, Described as _, LockPatience, Outdated as _, Stopped as _, changes,
-};
-use crate::cache::{CacheChange, Invalidation};
+use crate::cache::{CacheChange, Changes, Invalidation, changes};
 use crate::clock;
 use crate::entitlement::EpochMs;
 use crate::message::{self, Event};
 use crate::sqs::Delivery;
-use crate::store::{NOPERM, Outcome, StoreError};
+use crate::store::{Cause, LockPatience, Outcome, StoreError};
 
 /// The limits of a round: messages, bytes of bodies, changes. Enough that messages share the cost of a call, few enough
 /// that none waits for long. The last message may exceed the bytes.
@@ -313,7 +310,7 @@ impl Worker {
                 }))
             }
             // Only an invalidation needs SCAN and UNLINK: an ACL that forbids these fails its message alone.
-            Err(error) if error.kind == NOPERM => Ok(Err(error)),
+            Err(error) if error.cause == Cause::NoPermission => Ok(Err(error)),
             Err(error) => Err(error),
         }
     }

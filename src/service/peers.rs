@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::credentials::{self, Purpose};
 use super::threads::Background;
+use crate::cache::keyspace::Keyspace;
 use crate::config::{Config, RedisAddress, RedisConfig};
 use crate::edge::EdgeClient;
 use crate::sqs::Queue;
@@ -65,6 +66,7 @@ pub(super) fn store(
         )?),
     };
     let rules = StoreRules {
+        keyspace: Keyspace::new(config.environment_prefix.clone()),
         policy: config.cache_update_policy,
         expiry: config.expiry,
     };

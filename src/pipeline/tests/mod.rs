@@ -19,7 +19,6 @@ use super::context::{Context, PipelineSettings};
 use super::ending::{Ending, MalformedIds};
 use super::gate::RedisGate;
 use super::in_flight::{InFlight, InFlightDelivery, Recorded};
-use super::interim::Described as _;
 use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Invalidation, Layout};
 use crate::config::{CacheUpdatePolicy, PoisonPolicy};
@@ -31,7 +30,7 @@ use crate::ops::metrics::Metrics;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::{ShutdownTriggers, Stop, shutdown_phases};
 use crate::sqs::{BatchOutcome, Delivery, EntryFailure, Queue, QueueError, ReceiptHandle};
-use crate::store::{CacheStore, Locks, Outcome, Reach, StoreError};
+use crate::store::{CacheStore, Cause, LockPatience, Outcome, StoreError};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const AT_ONCE: Ending = Ending::Retry {
@@ -150,11 +149,10 @@ struct FakeStore {
     calls: Mutex<Vec<usize>>,
 }
 
-fn store_error(kind: &str, reach: Reach) -> StoreError {
+fn store_error(cause: Cause) -> StoreError {
     StoreError {
-        message: format!("{kind} on purpose"),
-        kind: kind.to_owned(),
-        reach,
+        message: format!("{} on purpose", cause.label()),
+        cause,
     }
 }
 
@@ -163,7 +161,7 @@ impl FakeStore {
         let mut failures = self.failures.lock().unwrap();
         if *failures > 0 {
             *failures -= 1;
-            return Err(store_error("io", Reach::Redis));
+            return Err(store_error(Cause::Io));
         }
         Ok(())
     }
@@ -171,7 +169,7 @@ impl FakeStore {
     fn apply_one(&self, key: &str) -> Result<Outcome, StoreError> {
         let is_of = |customer: &str| key.split(':').nth(1) == Some(&format!("c_{customer}"));
         if self.refuses.as_deref().is_some_and(is_of) {
-            return Err(store_error("WRONGTYPE", Reach::Change));
+            return Err(store_error(Cause::WrongType));
         }
         if let Some((customer, tries)) = self.locked.lock().unwrap().as_mut()
             && *tries > 0
@@ -197,7 +195,7 @@ impl FakeStore {
 impl CacheStore for FakeStore {
     fn apply(
         &self,
-        changes: &[(&CacheChange, Locks)],
+        changes: &[(&CacheChange, LockPatience)],
         _: &dyn Fn() -> bool,
     ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
         assert!(!changes.is_empty(), "a call for nothing");
@@ -217,6 +215,10 @@ impl CacheStore for FakeStore {
     fn invalidate(&self, _: &Invalidation, _: &dyn Fn() -> bool) -> Result<u64, StoreError> {
         self.fail()?;
         Ok(0)
+    }
+
+    fn probe_write(&self) -> Result<(), StoreError> {
+        self.fail()
     }
 
     fn ping(&self) -> Result<(), StoreError> {

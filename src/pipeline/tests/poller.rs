@@ -53,7 +53,7 @@ fn nothing_is_received_while_redis_cannot_be_used() {
     let (mut rig, mut poller, _deliveries) = rig_with(Vec::new());
     rig.context
         .gate
-        .write_failed(&super::store_error("io", crate::store::Reach::Redis));
+        .write_failed(&super::store_error(crate::store::Cause::Io));
     drop(rig.triggers.take()); // the wait ends at once
     poller.step();
     assert!(rig.queue.waits.lock().unwrap().is_empty());
