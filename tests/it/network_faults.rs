@@ -90,15 +90,17 @@ fn long_polls_that_are_cut_at_the_same_age_suggest_a_lower_wait() {
         .set("CONSUMERS", "1")
         .set("WAIT_TIME_SECS", "20");
     let service = Service::start(&settings);
+    let mut connections = 1;
     for round in 0..3 {
-        // One connection for calls that are answered at once, and one for long polls.
+        // After a cut there is one connection for a short poll, then one for the next long poll.
         wait_until(SECONDS, format!("a long poll in round {round}"), || {
-            proxy.connections() == 2 && stage.queue.open_polls() > 0
+            proxy.accepted() > connections && stage.queue.open_polls() > 0
         });
         let since = Instant::now();
         wait_until(SECONDS, format!("the age of round {round}"), || {
             since.elapsed() >= CUT_AFTER
         });
+        connections = proxy.accepted() + 1;
         proxy.cut();
     }
     service.wait_for_complaint(&["cut after about 3 s", "set WAIT_TIME_SECS=2"]);
