@@ -25,7 +25,6 @@ use crate::http_client::{HttpClient, HttpOptions};
 
 /// Deletes and visibility changes are small and quick.
 const BATCH_DEADLINE: Duration = Duration::from_secs(10);
-const PEEK_DEADLINE: Duration = Duration::from_secs(5);
 /// Ten messages of 1 MiB each, every character escaped in JSON, and their attributes.
 const ANSWER_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// What a receive asks for if the queue's own visibility timeout is 0: SQS's default. Otherwise every message in flight
@@ -99,28 +98,24 @@ impl SqsClient {
     /// An attribute of the queue, or `All`, by name. IAM may deny this call.
     pub fn attributes(&self, name: &str) -> Result<HashMap<String, String>, QueueError> {
         let body = protocol::get_attributes(&self.settings.queue_url, name);
-        self.call(
-            Operation::GetAttributes,
-            &body,
-            (&self.http, None),
-            protocol::parse_attributes,
-        )
+        self.call(Operation::GetAttributes, &body, None, protocol::parse_attributes)
     }
 
     /// Receives one message that stays visible to everyone, without waiting. Gives its receive count, if there was one;
     /// this receive adds to it.
     pub fn peek(&self) -> Result<Option<u32>, QueueError> {
-        let body = protocol::receive(&self.settings.queue_url, 1, Duration::ZERO, Some(Duration::ZERO));
-        let deliveries = self.deliveries(&body, (&self.http, Some(PEEK_DEADLINE)))?;
+        let deliveries = self.receive_for(1, Duration::ZERO, Some(Duration::ZERO))?;
         Ok(deliveries.first().map(|delivery| delivery.receive_count))
     }
 
-    fn deliveries(
+    fn receive_for(
         &self,
-        body: &[u8],
-        http: (&HttpClient, Option<Duration>),
+        max_messages: u8,
+        wait: Duration,
+        visibility: Option<Duration>,
     ) -> Result<Vec<Delivery>, QueueError> {
-        self.call(Operation::Receive, body, http, |answer| {
+        let body = protocol::receive(&self.settings.queue_url, max_messages, wait, visibility);
+        self.call(Operation::Receive, &body, Some(wait), |answer| {
             protocol::parse_receive(answer, Instant::now(), clock::now())
         })
     }
@@ -136,14 +131,17 @@ impl SqsClient {
             return Ok(BatchOutcome::new());
         }
         let body = protocol::batch(&self.settings.queue_url, entries);
-        self.call(operation, &body, (&self.http, None), |answer| {
+        self.call(operation, &body, None, |answer| {
             protocol::parse_batch(answer, count)
         })
     }
 
-    /// The client for receives of this wait, and their deadline if it is not the client's own. There is one long wait in
-    /// a process.
-    fn http_for(&self, wait: Duration) -> (&HttpClient, Option<Duration>) {
+    /// The client for a receive of this wait, or for any other call, and the deadline if it is not the client's own. A
+    /// process has one long wait.
+    fn http_for(&self, wait: Option<Duration>) -> (&HttpClient, Option<Duration>) {
+        let Some(wait) = wait else {
+            return (&self.http, None);
+        };
         let deadline = wait + self.settings.receive_slack;
         if wait.is_zero() {
             return (&self.http, Some(deadline));
@@ -161,9 +159,10 @@ impl SqsClient {
         &self,
         operation: Operation,
         body: &[u8],
-        (http, deadline): (&HttpClient, Option<Duration>),
+        wait: Option<Duration>,
         parse: impl FnOnce(&[u8]) -> Result<T, String>,
     ) -> Result<T, QueueError> {
+        let (http, deadline) = self.http_for(wait);
         let mut may_resend = true;
         loop {
             let now = clock::now();
@@ -221,7 +220,7 @@ impl SqsClient {
     ) -> Result<Request<Vec<u8>>, String> {
         let mut request = Request::post(self.settings.endpoint.as_str())
             .header(CONTENT_TYPE, protocol::CONTENT_TYPE)
-            .header("x-amz-target", target(operation))
+            .header("x-amz-target", ["AmazonSQS.", operation.names().1].concat())
             .body(body.to_vec())
             .map_err(|error| format!("cannot build the request: {error}"))?;
         let signed = self.signer.sign(&mut request, credentials, at);
@@ -235,9 +234,8 @@ impl Queue for SqsClient {
         let lacks_timeout = self.lacks_visibility_timeout.load(Ordering::Relaxed);
         let visibility = lacks_timeout.then_some(VISIBILITY_IF_NONE);
         let max_messages = max_messages.clamp(1, MESSAGES_MAX);
-        let body = protocol::receive(&self.settings.queue_url, max_messages, wait, visibility);
         let asked_at = Instant::now();
-        let end = self.deliveries(&body, self.http_for(wait));
+        let end = self.receive_for(max_messages, wait, visibility);
         self.long_polls.ended(wait, asked_at, Instant::now(), end)
     }
 
@@ -260,7 +258,7 @@ impl Queue for SqsClient {
 
     fn visibility_timeout(&self) -> Result<Duration, QueueError> {
         let body = protocol::get_attributes(&self.settings.queue_url, "VisibilityTimeout");
-        let timeout = self.call(Operation::GetAttributes, &body, (&self.http, None), |answer| {
+        let timeout = self.call(Operation::GetAttributes, &body, None, |answer| {
             let attributes = protocol::parse_attributes(answer)?;
             let secs = attributes
                 .get("VisibilityTimeout")
@@ -273,15 +271,6 @@ impl Queue for SqsClient {
         self.lacks_visibility_timeout
             .store(timeout.is_zero(), Ordering::Relaxed);
         Ok(timeout)
-    }
-}
-
-fn target(operation: Operation) -> &'static str {
-    match operation {
-        Operation::Receive => "AmazonSQS.ReceiveMessage",
-        Operation::Delete => "AmazonSQS.DeleteMessageBatch",
-        Operation::ChangeVisibility => "AmazonSQS.ChangeMessageVisibilityBatch",
-        Operation::GetAttributes => "AmazonSQS.GetQueueAttributes",
     }
 }
 

@@ -213,18 +213,11 @@ fn remedy(call: FailedCall<'_>, fault: Fault) -> String {
         (Fault::Unsigned, _) => {
             format!("the signature was lost on the way to {endpoint}: does a proxy remove headers?")
         }
-        (Fault::Denied, _) => {
-            let permission = match call.operation {
-                Operation::Receive => "sqs:ReceiveMessage",
-                Operation::Delete => "sqs:DeleteMessage",
-                Operation::ChangeVisibility => "sqs:ChangeMessageVisibility",
-                Operation::GetAttributes => "sqs:GetQueueAttributes",
-            };
-            format!(
-                "access key ID {key_id} lacks {permission} on this queue: allow it in the IAM policy and the queue \
-                 policy, and check QUEUE_URL"
-            )
-        }
+        (Fault::Denied, _) => format!(
+            "access key ID {key_id} lacks sqs:{} on this queue: allow it in the IAM policy and the queue policy, and \
+             check QUEUE_URL",
+            call.operation.names().1.trim_end_matches("Batch")
+        ),
         (Fault::NoSuchQueue, _) => {
             format!("there is no such queue for access key ID {key_id}: check QUEUE_URL and AWS_REGION")
         }

@@ -48,11 +48,16 @@ pub enum Operation {
 impl Operation {
     /// The metric label.
     pub fn label(self) -> &'static str {
+        self.names().0
+    }
+
+    /// The metric label, and SQS's name.
+    fn names(self) -> (&'static str, &'static str) {
         match self {
-            Self::Receive => "receive",
-            Self::Delete => "delete",
-            Self::ChangeVisibility => "change_visibility",
-            Self::GetAttributes => "get_attributes",
+            Self::Receive => ("receive", "ReceiveMessage"),
+            Self::Delete => ("delete", "DeleteMessageBatch"),
+            Self::ChangeVisibility => ("change_visibility", "ChangeMessageVisibilityBatch"),
+            Self::GetAttributes => ("get_attributes", "GetQueueAttributes"),
         }
     }
 }
