@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use url::Url;
 
-use super::errors::{self, FailedCall, Fault};
+use super::errors::{self, FailedCall};
 use super::long_polls::LongPolls;
 use super::protocol;
 use super::server_clock::ServerClock;
@@ -204,7 +204,7 @@ impl SqsClient {
                 may_resend = false;
                 continue;
             }
-            if fault == Fault::Expired || (answer.status == 403 && fault.concerns_the_key()) {
+            if fault.concerns_the_key(answer.status) {
                 self.credentials.invalidate(&credentials.access_key_id, now);
             }
             return Err(errors::refused(failed, &refusal, date.map(|date| now.0 - date.0)));

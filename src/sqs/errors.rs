@@ -70,12 +70,8 @@ impl Fault {
     }
 
     /// The same call may be accepted with another key.
-    pub(super) fn concerns_the_key(self) -> bool {
-        use Fault::{Denied, Expired, NotSqs, Other, UnknownKey, Unsigned, WrongSignature};
-        matches!(
-            self,
-            UnknownKey | Unsigned | WrongSignature | Expired | Denied | NotSqs | Other
-        )
+    pub(super) fn concerns_the_key(self, status: u16) -> bool {
+        self == Self::Expired || (status == 403 && !matches!(self, Self::TooManyInFlight | Self::WrongTime))
     }
 
     /// The same call may be accepted with another time.
@@ -98,11 +94,17 @@ pub(super) fn refused(call: FailedCall<'_>, refusal: &Refusal, ahead_ms: Option<
         message = format!(" ({message})");
     }
     let mut parts = vec![format!("HTTP {status} {code}{message}"), remedy(call, fault)];
-    parts.extend(ahead_ms.and_then(|ahead_ms| clock(fault, ahead_ms)));
-    let SqsSettings {
-        queue_url, region, ..
-    } = call.settings;
-    if let Some(other) = region::of_queue_url(queue_url).filter(|other| other != region && status < 500) {
+    if let Some(ahead_ms) = ahead_ms.filter(|_| fault.concerns_the_time()) {
+        parts.push(if ahead_ms.abs() > SKEW_MS_MIN {
+            let off_by = off_by(ahead_ms);
+            format!("this machine's clock is {off_by} the server's: set it by NTP, AWS allows 5 minutes")
+        } else {
+            "this machine's clock is right".to_owned()
+        });
+    }
+    let queue_region = region::of_queue_url(&call.settings.queue_url);
+    if let Some(other) = queue_region.filter(|other| *other != call.settings.region && status < 500) {
+        let region = &call.settings.region;
         parts.push(format!(
             "QUEUE_URL is in region {other} but AWS_REGION is {region}: make them agree"
         ));
@@ -163,9 +165,7 @@ impl FailedCall<'_> {
             Operation::ChangeVisibility => "change the visibility of messages in",
             Operation::GetAttributes => "read the attributes of",
         };
-        let SqsSettings {
-            queue_url, region, ..
-        } = self.settings;
+        let (queue_url, region) = (&self.settings.queue_url, &self.settings.region);
         QueueError {
             message: format!("cannot {what} queue {queue_url} in region {region}: {cause}"),
             kind: kind.to_owned(),
@@ -244,17 +244,6 @@ fn remedy(call: FailedCall<'_>, fault: Fault) -> String {
         (Fault::NotSqs, _) => call.is_this_sqs(),
         (Fault::Other, _) => "the SQS API reference explains this code".to_owned(),
     }
-}
-
-/// A clock that is off spoils every signature; one that is right is reported where the signature is in doubt.
-fn clock(fault: Fault, ahead_ms: i64) -> Option<String> {
-    if ahead_ms.abs() <= SKEW_MS_MIN {
-        return (fault == Fault::WrongSignature).then(|| "this machine's clock is right".to_owned());
-    }
-    let off_by = off_by(ahead_ms);
-    (fault.concerns_the_key() || fault.concerns_the_time()).then(|| {
-        format!("this machine's clock is {off_by} the server's: set it by NTP, AWS allows 5 minutes")
-    })
 }
 
 /// `10 minutes ahead of`, `10 minutes behind`.

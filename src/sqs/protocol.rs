@@ -165,24 +165,24 @@ pub fn parse_receive(answer: &[u8], received_at: Instant, now: EpochMs) -> Resul
     // SQS writes numbers as text, some emulators as numbers.
     let number = |value: Option<Box<RawValue>>| value?.get().trim_matches('"').parse::<i64>().ok();
     let delivery = |message: Received| {
-        let receive_count = number(message.attributes.approximate_receive_count)
-            .unwrap_or(1)
-            .max(1);
+        let Received {
+            message_id,
+            receipt_handle,
+            body,
+            attributes,
+        } = message;
+        let receive_count = number(attributes.approximate_receive_count).map_or(1, |count| count.max(1));
         Delivery {
-            message_id: message.message_id,
-            receipt_handle: ReceiptHandle(message.receipt_handle),
-            body: message.body,
-            sent_at: sent_at(number(message.attributes.sent_timestamp)).unwrap_or(now),
+            message_id,
+            receipt_handle: ReceiptHandle(receipt_handle),
+            body,
+            sent_at: sent_at(number(attributes.sent_timestamp)).unwrap_or(now),
             receive_count: u32::try_from(receive_count).unwrap_or(u32::MAX),
             received_at,
         }
     };
-    Ok(answer
-        .messages
-        .unwrap_or_default()
-        .into_iter()
-        .map(delivery)
-        .collect())
+    let messages = answer.messages.unwrap_or_default();
+    Ok(messages.into_iter().map(delivery).collect())
 }
 
 /// A time outside JavaScript's dates would be taken for the far-past mark, or for later than every other.
@@ -230,29 +230,25 @@ pub fn parse_attributes(answer: &[u8]) -> Result<HashMap<String, String>, String
 /// `error_header` is `x-amzn-query-error` (`AWS.SimpleQueueService.NonExistentQueue;Sender`) or `x-amzn-errortype`.
 pub fn parse_error(status: u16, error_header: Option<&str>, body: &[u8]) -> Refusal {
     let body = String::from_utf8_lossy(&body[..body.len().min(REFUSAL_BYTES_MAX)]);
-    let (code, message) = match serde_json::from_str::<Map<String, Value>>(&body) {
-        Ok(error) => {
-            let field = |name| error.get(name).and_then(Value::as_str).map(str::to_owned);
-            (
-                field("__type").or(field("code")),
-                field("message").or(field("Message")),
-            )
-        }
-        Err(_) => error_in(&body).map_or_else(
-            || (None, Some(without_tags(&body))),
-            |(code, message)| (Some(code), Some(message)),
-        ),
+    let (code, message) = if let Ok(error) = serde_json::from_str::<Map<String, Value>>(&body) {
+        let field = |name| error.get(name).and_then(Value::as_str).map(str::to_owned);
+        let message = field("message").or(field("Message"));
+        (field("__type").or(field("code")), message.unwrap_or_default())
+    } else if let Some((code, message)) = error_in(&body) {
+        (Some(code), message)
+    } else {
+        (None, without_tags(&body))
     };
-    let mut codes = [code.as_deref(), error_header]
+    let codes = [code.as_deref(), error_header];
+    let code = codes
         .into_iter()
         .flatten()
-        .map(bare_code);
+        .map(bare_code)
+        .find(|code| !code.is_empty());
     Refusal {
         status,
-        code: codes
-            .find(|code| !code.is_empty())
-            .unwrap_or_else(|| format!("Http{status}")),
-        message: message.unwrap_or_default(),
+        code: code.unwrap_or_else(|| format!("Http{status}")),
+        message,
     }
 }
 

@@ -160,7 +160,7 @@ fn keys_that_the_service_fetches_are_fetched_again() {
 #[test]
 fn too_many_messages_in_flight_is_no_matter_of_permissions_and_not_for_good() {
     let fault = refusal(403, "OverLimit", "").fault();
-    assert!(!fault.concerns_the_key());
+    assert!(!fault.concerns_the_key(403));
     let fifo = settings("eu-central-1", "events.fifo");
     let error = report(Operation::Receive, &fifo, &STATIC, |call| {
         refused(call, &refusal(403, "OverLimit", ""), None)

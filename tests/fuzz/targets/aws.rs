@@ -58,9 +58,10 @@ static DOCUMENTS: LazyLock<Samples> = LazyLock::new(|| {
 /// A fault tells no secret. The mutator may put one in the place of what is told.
 fn tells_nothing(fault: &str) -> Result<(), String> {
     is_a_line(fault, 300)?;
-    hold(!fault.contains("s3cret") && !fault.contains("t0ken-of-a-pod"), || {
-        format!("a fault tells nothing of the answer: {fault}")
-    })
+    hold(
+        !fault.contains("s3cret") && !fault.contains("t0ken-of-a-pod"),
+        || format!("a fault tells nothing of the answer: {fault}"),
+    )
 }
 
 fn are_whole(credentials: &Credentials) -> Result<(), String> {
