@@ -1,7 +1,7 @@
 //! Keeps the Redis cache that Stigg's SDKs read fresh.
 //!
 //! # The sentence the tree says
-//! event -> entitlement -> cache (pure: what has to change) -> store (making it so in Redis) · sqs (where changes
+//! message -> entitlement -> cache (pure: what has to change) -> store (making it so in Redis) · sqs (where changes
 //! come from) · aws (credentials and signatures) · edge (Stigg's API) · pipeline (the loops) · ops (what operators
 //! see) · service (every thread) · commands (what an operator asks beside it).
 //!
@@ -27,9 +27,9 @@
 //!   one place. `tests/it/house.rs` holds these.
 //!
 //! # Reading order
-//! `event`, `entitlement::stored`, `cache`, the three scripts in `store`, `pipeline::worker`, `service`.
+//! `message`, `entitlement::stored`, `cache`, the three scripts in `store`, `pipeline::worker`, `service`.
 
-pub mod event;
+pub mod message;
 
 pub mod entitlement;
 

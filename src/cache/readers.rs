@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 use crate::entitlement::{CurrencyId, FeatureId};
-use crate::event::UsageOf;
+use crate::message::UsageOf;
 
 /// A generation of the SDK.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

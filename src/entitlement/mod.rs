@@ -3,10 +3,13 @@
 
 pub mod stored;
 
-use serde::ser::SerializeMap as _;
-use serde::{Serialize, Serializer};
-use serde_json::{Map, Number, Value};
-use smol_str::SmolStr;
+use std::borrow::Cow;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Number;
+use serde_json::value::{RawValue, to_raw_value};
+use serde_transcode::Transcoder;
 
 /// A point in time: milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -111,22 +114,21 @@ pub enum Entitlement {
     Credit(Box<CreditEntitlement>),
 }
 
-/// A feature, with the spellings the readers know (GraphQL's). Most of its texts are short: those of up to 23 bytes take
-/// no memory of their own.
+/// A feature, with the spellings the readers know (GraphQL's).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Feature {
     /// Its id.
     pub id: FeatureId,
     /// `BOOLEAN`, `NUMBER` or `ENUM` (passed through as given).
-    pub feature_type: Option<SmolStr>,
+    pub feature_type: Option<Cow<'static, str>>,
     /// `Incremental`, `Fluctuating` or `None`; absent if the message had none.
-    pub meter_type: Option<SmolStr>,
+    pub meter_type: Option<Cow<'static, str>>,
     /// Name of one unit; empty if none.
-    pub units: SmolStr,
+    pub units: String,
     /// Name of several units; empty if none.
-    pub units_plural: SmolStr,
+    pub units_plural: String,
     /// Name shown to people, if the message had one.
-    pub display_name: Option<SmolStr>,
+    pub display_name: Option<String>,
 }
 
 impl Feature {
@@ -141,43 +143,47 @@ impl Feature {
 #[derive(Debug, Clone, PartialEq)]
 pub struct CreditRate {
     /// Credits a unit; passed through as given.
-    pub amount: Value,
+    pub amount: RawJson,
     /// The currency.
     pub currency_id: String,
 }
 
-/// What the periods of a usage go by, written as GraphQL has it:
-/// `{"__typename": "MonthlyResetPeriodConfig", "monthlyAccordingTo": "SubscriptionStart"}`.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ResetPeriodConfiguration {
-    /// One that a webhook told.
-    AccordingTo {
-        /// `MonthlyResetPeriodConfig` …
-        typename: &'static str,
-        /// `monthlyAccordingTo` …
-        key: &'static str,
-        /// Passed through as given.
-        according_to: Value,
-    },
-    /// GraphQL's own, and whatever else it may be: passed through as given.
-    AsGiven(Map<String, Value>),
+/// JSON that is passed through as given, without space between its tokens.
+#[derive(Debug, Clone)]
+pub struct RawJson(Box<RawValue>);
+
+impl RawJson {
+    /// The JSON of a value.
+    ///
+    /// # Errors
+    /// The value is none that JSON can hold.
+    pub fn new(value: &impl Serialize) -> Result<Self, serde_json::Error> {
+        to_raw_value(value).map(Self)
+    }
+
+    /// The JSON text.
+    pub fn get(&self) -> &str {
+        self.0.get()
+    }
 }
 
-impl Serialize for ResetPeriodConfiguration {
+impl PartialEq for RawJson {
+    fn eq(&self, other: &Self) -> bool {
+        self.get() == other.get()
+    }
+}
+
+impl Serialize for RawJson {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::AccordingTo {
-                typename,
-                key,
-                according_to,
-            } => {
-                let mut map = serializer.serialize_map(Some(2))?;
-                map.serialize_entry("__typename", typename)?;
-                map.serialize_entry(key, according_to)?;
-                map.end()
-            }
-            Self::AsGiven(given) => given.serialize(serializer),
-        }
+        self.0.serialize(serializer)
+    }
+}
+
+/// Reads a part of a larger JSON text. Unlike a [`RawValue`], which may hold half an emoji or a number out of range, it
+/// holds only what can be read again.
+impl<'de> Deserialize<'de> for RawJson {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::new(&Transcoder::new(deserializer)).map_err(D::Error::custom)
     }
 }
 
@@ -196,16 +202,17 @@ pub struct FeatureEntitlement {
     pub has_soft_limit: bool,
     /// Why access is denied, if it is.
     pub access_denied_reason: Option<String>,
-    /// Values of an enum feature; empty if none.
-    pub enum_values: Vec<Value>,
+    /// Values of an enum feature: a list, passed through as given.
+    pub enum_values: Option<RawJson>,
     /// When the entitlement ends, if it does.
     pub valid_until: Option<EpochMs>,
     /// What a unit costs in credits, if it does.
     pub credit_rate: Option<CreditRate>,
     /// `MONTH` …
-    pub reset_period: Given<SmolStr>,
-    /// What the periods go by.
-    pub reset_period_configuration: Given<ResetPeriodConfiguration>,
+    pub reset_period: Given<Cow<'static, str>>,
+    /// What the periods go by, as GraphQL has it:
+    /// `{"__typename": "MonthlyResetPeriodConfig", "monthlyAccordingTo": "SubscriptionStart"}`.
+    pub reset_period_configuration: Given<RawJson>,
     /// What periods are counted from.
     pub usage_period_anchor: Option<EpochMs>,
     /// What the entry itself says of the usage (`currentUsage`, 0 if it had none; the periods).
@@ -220,8 +227,8 @@ pub struct FeatureEntitlement {
 pub struct CreditEntitlement {
     /// The currency's id.
     pub currency_id: CurrencyId,
-    /// The currency as given (`currencyId`, `displayName`, …), without `__typename`.
-    pub currency: Map<String, Value>,
+    /// The currency: its `currencyId`, and `displayName` … as given, without `__typename`.
+    pub currency: RawJson,
     /// Credits granted.
     pub usage_limit: Given<Number>,
     /// Use above the limit is allowed.

@@ -11,14 +11,11 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use serde::{Serialize, Serializer};
-use serde_json::{Map, Number, Value};
-use smol_str::SmolStr;
+use serde_json::Number;
 
 use super::{
-    CreditEntitlement, CreditRate, Entitlement, EpochMs, Feature, FeatureEntitlement, Given,
-    ResetPeriodConfiguration, Usage,
+    CreditEntitlement, CreditRate, Entitlement, EpochMs, Feature, FeatureEntitlement, Given, RawJson, Usage,
 };
-use crate::json::writer;
 
 #[cfg(test)]
 mod tests;
@@ -63,7 +60,7 @@ pub fn entitlements_json(entitlements: &[Entitlement], format: CacheFormat) -> S
     )
 }
 
-/// About as long as an entry is, and a usage: so much room is made at first.
+/// About how long an entry is, and a usage: the buffer's capacity.
 const ENTRY_BYTES: usize = 768;
 const USAGE_BYTES: usize = 160;
 
@@ -85,8 +82,15 @@ pub fn metadata_json(access_denied_reason: Option<&str>) -> String {
 
 /// Nothing that is written here can fail to be JSON (every key is text, every number finite). Should it ever, the
 /// empty text is what every reader takes for a cache miss.
-fn to_json(value: &impl Serialize, room: usize) -> String {
-    writer::to_text(value, room).unwrap_or_default()
+///
+/// By serde_json: of the libraries measured on a list of 50 features, it and simd-json take 43 µs, sonic-rs 50.
+fn to_json(value: &impl Serialize, capacity: usize) -> String {
+    let mut json = Vec::with_capacity(capacity);
+    let written = serde_json::to_writer(&mut json, value);
+    written
+        .ok()
+        .and_then(|()| String::from_utf8(json).ok())
+        .unwrap_or_default()
 }
 
 struct Entries<'a> {
@@ -183,6 +187,14 @@ enum CalculatedEntitlement<'a> {
     Credit(CreditJson<'a>),
 }
 
+/// `enumValues`: a list in any case.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum EnumValuesJson<'a> {
+    Given(&'a RawJson),
+    Empty([(); 0]),
+}
+
 /// `calculatedEntitlement` of a feature.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -199,7 +211,7 @@ struct FeatureJson<'a> {
     has_soft_limit: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     access_denied_reason: Option<&'a str>,
-    enum_values: &'a [Value],
+    enum_values: EnumValuesJson<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     valid_until: Option<EpochMs>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -207,9 +219,9 @@ struct FeatureJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     usage_period_anchor: Option<EpochMs>,
     #[serde(skip_serializing_if = "Given::is_absent")]
-    reset_period: &'a Given<SmolStr>,
+    reset_period: &'a Given<Cow<'static, str>>,
     #[serde(skip_serializing_if = "Given::is_absent")]
-    reset_period_configuration: &'a Given<ResetPeriodConfiguration>,
+    reset_period_configuration: &'a Given<RawJson>,
 }
 
 impl<'a> FeatureJson<'a> {
@@ -223,7 +235,10 @@ impl<'a> FeatureJson<'a> {
             has_unlimited_usage: &entitlement.has_unlimited_usage,
             has_soft_limit: entitlement.has_soft_limit,
             access_denied_reason: entitlement.access_denied_reason.as_deref(),
-            enum_values: &entitlement.enum_values,
+            enum_values: match &entitlement.enum_values {
+                Some(given) => EnumValuesJson::Given(given),
+                None => EnumValuesJson::Empty([]),
+            },
             valid_until: entitlement.valid_until,
             credit_rate: entitlement.credit_rate.as_ref().map(CreditRateJson::new),
             usage_period_anchor: entitlement.usage_period_anchor.filter(|_| is_v4),
@@ -274,7 +289,7 @@ impl<'a> FeatureParticularsJson<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct CreditRateJson<'a> {
-    amount: &'a Value,
+    amount: &'a RawJson,
     currency_id: &'a str,
 }
 
@@ -293,7 +308,7 @@ impl<'a> CreditRateJson<'a> {
 struct CreditJson<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
-    currency: &'a Map<String, Value>,
+    currency: &'a RawJson,
     #[serde(skip_serializing_if = "Given::is_absent")]
     usage_limit: &'a Given<Number>,
     has_soft_limit: bool,
@@ -308,9 +323,9 @@ struct CreditJson<'a> {
 #[serde(rename_all = "camelCase")]
 struct FeatureUsageJson<'a> {
     #[serde(skip_serializing_if = "Given::is_absent")]
-    reset_period: &'a Given<SmolStr>,
+    reset_period: &'a Given<Cow<'static, str>>,
     #[serde(skip_serializing_if = "Given::is_absent")]
-    reset_period_configuration: &'a Given<ResetPeriodConfiguration>,
+    reset_period_configuration: &'a Given<RawJson>,
     current_usage: &'a Number,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage_period_anchor: Option<EpochMs>,

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use super::settle::Settlement;
-use crate::event::MalformedBody;
+use crate::message::MalformedBody;
 use crate::sqs::Delivery;
 
 /// Message ids that are remembered: a redelivery of one of them is not logged again.

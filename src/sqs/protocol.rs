@@ -15,6 +15,7 @@ use super::errors::Fault;
 use super::{BatchOutcome, Delivery, EntryFailure, ReceiptHandle};
 use crate::aws::sts::answer::error_in;
 use crate::entitlement::EpochMs;
+use crate::message::replace_lone_surrogates;
 
 /// The content type of every call.
 pub const CONTENT_TYPE: &str = "application/x-amz-json-1.0";
@@ -285,8 +286,8 @@ fn read<T: DeserializeOwned>(answer: &[u8], bytes_max: usize) -> Result<T, Strin
     // Checked as a whole, which is faster than text by text.
     let text = std::str::from_utf8(answer).map_or_else(|_| String::from_utf8_lossy(answer), Cow::Borrowed);
     let read = serde_json::from_str(&text).or_else(|error| match replace_lone_surrogates(&text) {
-        Cow::Borrowed(_) => Err(error),
-        Cow::Owned(repaired) => serde_json::from_str(&repaired),
+        Some(repaired) => serde_json::from_str(&repaired),
+        None => Err(error),
     });
     read.map_err(|error| describe(&error))
 }
@@ -303,35 +304,6 @@ fn describe(error: &serde_json::Error) -> String {
         None => "is not JSON".to_owned(),
     };
     format!("the answer {what} (line {line} column {column})")
-}
-
-/// JavaScript writes half of a surrogate pair as an escape of its own; JSON.parse accepts it, serde_json does not.
-fn replace_lone_surrogates(json: &str) -> Cow<'_, str> {
-    let unit_at = |at: usize| {
-        let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
-        u16::from_str_radix(digits, 16).ok()
-    };
-    let mut repaired = String::new();
-    let (mut copied, mut at) = (0, 0);
-    while let Some(found) = json[at..].find('\\') {
-        at += found;
-        match (unit_at(at), unit_at(at + 6)) {
-            (Some(0xD800..0xDC00), Some(0xDC00..0xE000)) => at += 12,
-            (Some(0xD800..0xE000), _) => {
-                repaired.push_str(&json[copied..at]);
-                repaired.push_str("\\ufffd");
-                at += 6;
-                copied = at;
-            }
-            // Any other escape: the backslash and what it escapes.
-            _ => at = json.ceil_char_boundary(at + 2),
-        }
-    }
-    if copied == 0 {
-        return Cow::Borrowed(json);
-    }
-    repaired.push_str(&json[copied..]);
-    Cow::Owned(repaired)
 }
 
 #[cfg(test)]

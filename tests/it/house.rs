@@ -51,7 +51,7 @@ fn who_names(what: &[&str], may: &[&str]) -> Vec<String> {
 #[test]
 fn pure_rooms_do_no_io_and_read_no_clock() {
     let pure = [
-        "event/",
+        "message/",
         "entitlement/",
         "cache/",
         "sqs/errors.rs",

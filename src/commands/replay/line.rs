@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::entitlement::EpochMs;
-use crate::event;
+use crate::message;
 use crate::sqs::protocol::sent_at;
 
 /// A message.
@@ -34,7 +34,7 @@ pub(super) fn read(line: &[u8], now: EpochMs) -> Result<Line, String> {
         // What is wrong with it, decoding tells, with the place.
         Ok(_) | Err(_) => (text.to_owned(), None),
     };
-    let sent_at = told.or_else(|| event::told_time(&body)).unwrap_or(now);
+    let sent_at = told.or_else(|| message::message_time(&body)).unwrap_or(now);
     Ok(Line { body, sent_at })
 }
 

@@ -1,16 +1,19 @@
 //! What is written, as text. The `v3` texts were made by `CacheMapper` of SDK 3.95.0 from the same payloads.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::*;
 use crate::entitlement::EpochMs;
-use crate::event::{Event, UsageOf, decode};
+use crate::message::{Event, Message, UsageOf, decode};
 
-const SENT_AT: EpochMs = EpochMs(1_700_000_000_000);
+const SENT_AT: EpochMs = EpochMs(1_795_200_000_000);
 
 fn entitlements(body: &str) -> Vec<Entitlement> {
     match decode(body, SENT_AT) {
-        Ok(Event::EntitlementsUpdated(updated)) => updated.entitlements,
+        Ok(Message {
+            event: Event::EntitlementsUpdated(updated),
+            ..
+        }) => updated.entitlements,
         other => panic!("not a list: {other:?}"),
     }
 }
@@ -309,7 +312,11 @@ fn metadata_is_the_reason_or_null() {
 #[test]
 fn the_usage_of_a_credit_balance_is_written_as_any_usage() {
     let body = include_str!("../../../tests/samples/graphql-credit-balance-updated.json");
-    let Ok(Event::UsageUpdated(updated)) = decode(body, SENT_AT) else {
+    let Ok(Message {
+        event: Event::UsageUpdated(updated),
+        ..
+    }) = decode(body, SENT_AT)
+    else {
         panic!("not a usage")
     };
     assert!(matches!(updated.of, UsageOf::Credit(_)));

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use persistent_cache_service::edge::answer::{AnswerFault, credentials, entitlements_state, sentry_dsn};
 use persistent_cache_service::entitlement::{CustomerId, EpochMs, Subject};
-use persistent_cache_service::event;
+use persistent_cache_service::message;
 use sentry::types::Dsn;
 use serde_json::json;
 
@@ -150,7 +150,7 @@ fn check_state(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
     };
     let answer = probe.measure(|| entitlements_state(200, input, &subject));
     judge(input, answer, |body| {
-        match probe.measure(|| event::decode(&body, EpochMs(1))) {
+        match probe.measure(|| message::decode(&body, EpochMs(1_795_200_000_000))) {
             Ok(_) => Ok(()),
             Err(fault) => is_a_line(&fault.to_string(), 400),
         }

@@ -2,7 +2,7 @@
 
 mod aws;
 mod edge;
-mod event;
+mod message;
 mod redis;
 mod sqs;
 
@@ -46,7 +46,7 @@ impl Memory {
 
 /// All of them.
 pub const TARGETS: &[Target] = &[
-    event::TARGET,
+    message::TARGET,
     sqs::RECEIVE,
     sqs::BATCH,
     sqs::ATTRIBUTES,

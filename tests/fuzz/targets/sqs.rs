@@ -8,7 +8,7 @@ use persistent_cache_service::entitlement::EpochMs;
 use persistent_cache_service::sqs::protocol::{parse_attributes, parse_batch, parse_error, parse_receive};
 use serde_json::{Value, json};
 
-use super::event::MESSAGES;
+use super::message::MESSAGES;
 use super::{Memory, Target, hold, is_a_line};
 use crate::judge::Probe;
 use crate::mutate::json::Samples;

@@ -1,0 +1,168 @@
+//! Decodes a message from the queue: every shape a state change comes in (webhook, GraphQL v1 and v2, event log; raw, in
+//! SNS and EventBridge envelopes) becomes ONE type, so that the rest of the code knows no shape. Pure.
+//!
+//! A body is read once, by `serde_json`, into the structs of `wire`, whose fields accept any value (`field`). `envelope`
+//! finds the event's type and the payload, `convert` makes the domain values. Lists are converted entry by entry while they
+//! are read (`list`). What is not understood is a fault with its location; what the location held is never shown, since
+//! it is a customer's.
+
+mod convert;
+mod envelope;
+mod event_types;
+mod field;
+mod list;
+mod subjects;
+mod surrogates;
+mod timestamp;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::subjects::Subjects;
+pub use self::surrogates::replace_lone_surrogates;
+use self::timestamp::StateTimes;
+use crate::entitlement::{CurrencyId, Entitlement, EpochMs, FeatureId, MeasuredUsage, Subject};
+
+/// One decoded SQS body.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// What it says.
+    pub event: Event,
+    /// When it was sent: the earlier of its own `timestamp` and its `SentTimestamp`, because a redrive from a dead-letter
+    /// queue gives it a new `SentTimestamp`.
+    pub sent_at: EpochMs,
+    /// How many times of states in it were ignored as impossible: more than one hour after `SentTimestamp`, or before 2015.
+    pub implausible_timestamps: u32,
+}
+
+/// A state change at Stigg.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A customer's (or resource's) whole entitlement list.
+    EntitlementsUpdated(EntitlementsUpdated),
+    /// One usage: of a metered feature or of a credit currency.
+    UsageUpdated(UsageUpdated),
+    /// What is cached for these is no longer true and what is true is not known: the next reader must ask.
+    Purged(Subjects),
+    /// The same for every customer of the environment.
+    EnvironmentInvalidated,
+    /// A type that changes nothing here.
+    Ignored {
+        /// A bounded label for metrics: the type's name if it is documented, else `other`.
+        label: &'static str,
+    },
+}
+
+/// A whole entitlement list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EntitlementsUpdated {
+    /// Whose.
+    pub subject: Subject,
+    /// When it was true at the origin.
+    pub updated_at: EpochMs,
+    /// Why the customer as a whole has no access, if so (`NoActiveSubscription` …).
+    pub access_denied_reason: Option<String>,
+    /// The list. Empty only together with an `access_denied_reason`: an empty one without is [`Event::Purged`].
+    pub entitlements: Vec<Entitlement>,
+}
+
+/// What a usage is of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum UsageOf {
+    /// A metered feature.
+    Feature(FeatureId),
+    /// A credit currency.
+    Credit(CurrencyId),
+}
+
+/// One usage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UsageUpdated {
+    /// Whose.
+    pub subject: Subject,
+    /// Of what.
+    pub of: UsageOf,
+    /// How much, and when it was true.
+    pub measured: MeasuredUsage,
+    /// What is left of the currency, if the message says so.
+    pub balance: Option<CreditBalance>,
+}
+
+/// What is left of a credit currency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CreditBalance {
+    /// Nothing is left.
+    pub is_exhausted: bool,
+    /// When what is left expires, if it does.
+    pub valid_until: Option<EpochMs>,
+}
+
+/// A body that could not be read. Says where and why, never what the body held.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {problem}")]
+pub struct MalformedBody {
+    /// A path into the body (`payload.customerId`) or a position (`line 1 column 17`).
+    pub place: String,
+    /// What is wrong there, without the content.
+    pub problem: String,
+}
+
+/// Decodes one SQS body. `sent_at` is its `SentTimestamp`: the time of a state that has no other.
+///
+/// # Errors
+/// The body is not JSON, no object, names no event, or lacks what its event cannot do without (a customer, the
+/// entitlement list, a usage), or holds there a value of another kind. Decoding it again gives the same.
+pub fn decode(body: &str, sent_at: EpochMs) -> Result<Message, MalformedBody> {
+    decode_answer(body, sent_at, sent_at)
+}
+
+/// The same for a state that was asked for: `untold` is the time of a state that has no other.
+pub fn decode_answer(body: &str, asked_at: EpochMs, untold: EpochMs) -> Result<Message, MalformedBody> {
+    let times = StateTimes::until(asked_at);
+    envelope::open(body, &mut |event_type, scope| {
+        let own_time = scope.find_date(|level| &level.fields.timestamp, Some(&times));
+        // Stigg's webhook reference requires `entitlementsUpdatedAt` where it lets `timestamp` be absent.
+        let message_time = own_time
+            .or_else(|| scope.find_date(|level| &level.fields.entitlements_updated_at, Some(&times)))
+            .unwrap_or(untold);
+        let event = convert::event(event_type, scope, &times, message_time)?;
+        let sent_at = own_time
+            .filter(|at| at.0 != 0)
+            .map_or(asked_at, |at| at.min(asked_at));
+        Ok(Message {
+            event,
+            sent_at,
+            implausible_timestamps: times.impossible(),
+        })
+    })
+}
+
+/// When a body says that it was sent, if it says so: for those who have no `SentTimestamp`.
+pub fn message_time(body: &str) -> Option<EpochMs> {
+    const UNKNOWN: EpochMs = EpochMs(i64::MAX);
+    let message = decode(body, UNKNOWN).ok()?;
+    (message.sent_at != UNKNOWN).then_some(message.sent_at)
+}
+
+impl MalformedBody {
+    /// A fault at a field.
+    fn at(place: &str, problem: impl Into<String>) -> Self {
+        Self {
+            place: place.to_owned(),
+            problem: problem.into(),
+        }
+    }
+
+    /// The same fault, seen from the object that holds `outer`. Paths are built from the inside out, so that a message
+    /// without a fault costs nothing for them.
+    fn within(mut self, outer: &str) -> Self {
+        if self.place.is_empty() {
+            outer.clone_into(&mut self.place);
+        } else if !outer.is_empty() {
+            let separator = if self.place.starts_with('[') { "" } else { "." };
+            self.place = format!("{outer}{separator}{}", self.place);
+        }
+        self
+    }
+}

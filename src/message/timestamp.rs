@@ -1,0 +1,201 @@
+//! Dates as the messages spell them: ISO 8601 or epoch milliseconds; and which of them can be the time of a state.
+//!
+//! What is no date, or lies outside what a JavaScript `Date` can hold, is missing, as it is for the SDKs. So is the number
+//! 0, which they test for truth before they read it. Text that spells the epoch is a date as any other: an entitlement
+//! valid until 1970 has ended, and as the time of a state it is the far-past mark, which overwrites anything.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+
+use serde_json::Number;
+use time::error::Parse as ParseError;
+use time::format_description::well_known::{Iso8601, Rfc3339};
+use time::{Date, OffsetDateTime, PrimitiveDateTime};
+
+use super::field::FromJson;
+use crate::entitlement::EpochMs;
+
+/// A JavaScript `Date` ends 100,000,000 days either side of 1970.
+const MS_MAX: i64 = 8_640_000_000_000_000;
+/// 2015-01-01: earlier, nothing at Stigg was true. Seconds that are taken for milliseconds are in 1970.
+const FIRST_STATE: EpochMs = EpochMs(1_420_070_400_000);
+/// How far the clock of a producer may be ahead.
+const AHEAD_MS_MAX: i64 = 3_600_000;
+/// What readers write as the time of an empty list: anything overwrites it.
+const FAR_PAST: EpochMs = EpochMs(0);
+
+/// Tells which times a state in a message can have, and counts the impossible ones.
+#[derive(Debug)]
+pub(super) struct StateTimes {
+    latest: EpochMs,
+    impossible: Cell<u32>,
+}
+
+impl StateTimes {
+    /// For a message that was sent then.
+    pub(super) fn until(sent_at: EpochMs) -> Self {
+        Self {
+            latest: EpochMs(sent_at.0.saturating_add(AHEAD_MS_MAX)),
+            impossible: Cell::new(0),
+        }
+    }
+
+    /// True unless the time is more than an hour after the message was sent, or before 2015. The far-past mark is
+    /// possible.
+    pub(super) fn is_possible(&self, at: EpochMs) -> bool {
+        let is_possible = at == FAR_PAST || (FIRST_STATE..=self.latest).contains(&at);
+        if !is_possible {
+            self.impossible.set(self.impossible.get().saturating_add(1));
+        }
+        is_possible
+    }
+
+    /// How many impossible times were asked about.
+    pub(super) fn impossible(&self) -> u32 {
+        self.impossible.get()
+    }
+}
+
+/// A date in a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Timestamp(pub(super) EpochMs);
+
+/// ISO 8601 text, a number of epoch milliseconds, or such a number as text.
+impl<'de> FromJson<'de> for Timestamp {
+    const WANTED: &'static str = "a date";
+
+    fn from_number(number: Number) -> Option<Self> {
+        let ms = number.as_i64().or_else(|| number.as_f64().and_then(truncated))?;
+        from_ms(ms)
+    }
+
+    fn from_text(text: Cow<'de, str>) -> Option<Self> {
+        if text.len() >= 12 && text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return from_ms(text.parse().ok()?);
+        }
+        iso(&text).map(Self)
+    }
+}
+
+fn from_ms(ms: i64) -> Option<Timestamp> {
+    (ms != 0 && (-MS_MAX..=MS_MAX).contains(&ms)).then_some(Timestamp(EpochMs(ms)))
+}
+
+/// A fraction of a millisecond is cut off, as `new Date(1.9)` does.
+fn truncated(float: f64) -> Option<i64> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the fraction is meant to go; the range is checked"
+    )]
+    (float.abs() <= 9e15).then_some(float as i64)
+}
+
+/// `2026-11-20`, `2026-11-20T08:00Z`, `2026-11-20 08:00:00.000+02:00` …; a date alone is midnight UTC. A time without a
+/// zone is read as UTC, which is what it is to an SDK on a host set to UTC.
+fn iso(text: &str) -> Option<EpochMs> {
+    // ISO 8601 also has weeks, days of the year, and dates without hyphens. JavaScript reads none of them.
+    let is_calendar_date = text.len() >= 10 && text.as_bytes()[4] == b'-' && text.as_bytes()[7] == b'-';
+    if !is_calendar_date {
+        return None;
+    }
+    let at = OffsetDateTime::parse(text, &Rfc3339)
+        .or_else(|_| {
+            let text = text.to_ascii_uppercase().replacen(' ', "T", 1);
+            OffsetDateTime::parse(&text, &Iso8601::PARSING)
+                .or_else(|_| Ok(PrimitiveDateTime::parse(&text, &Iso8601::PARSING)?.assume_utc()))
+        })
+        .or_else(|_: ParseError| {
+            Ok::<_, ParseError>(Date::parse(text, &Iso8601::PARSING)?.midnight().assume_utc())
+        })
+        .ok()?;
+    let ms = at.unix_timestamp_nanos().div_euclid(1_000_000);
+    i64::try_from(ms).ok().map(EpochMs)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::field::Field;
+    use super::*;
+
+    fn of_json(value: &Value) -> Option<EpochMs> {
+        let field: Field<Timestamp> = serde_json::from_str(&value.to_string()).unwrap();
+        field.into_value().map(|timestamp| timestamp.0)
+    }
+
+    #[test]
+    fn a_state_is_neither_from_before_2015_nor_from_an_hour_ahead() {
+        let times = StateTimes::until(EpochMs(1_795_161_600_000));
+        for possible in [0, 1_420_070_400_000, 1_795_161_600_000, 1_795_165_200_000] {
+            assert!(times.is_possible(EpochMs(possible)), "{possible}");
+        }
+        assert_eq!(times.impossible(), 0);
+        for impossible in [-1, 1, 1_420_070_399_999, 1_795_161_600, 1_795_165_200_001, MS_MAX] {
+            assert!(!times.is_possible(EpochMs(impossible)), "{impossible}");
+        }
+        assert_eq!(times.impossible(), 6);
+    }
+
+    #[test]
+    fn every_spelling_of_one_moment_is_that_moment() {
+        for spelling in [
+            json!("2026-11-20T08:00:00.000Z"),
+            json!("2026-11-20T08:00:00Z"),
+            json!("2026-11-20T08:00Z"),
+            json!("2026-11-20t08:00:00z"),
+            json!("2026-11-20T08:00:00"),
+            json!("2026-11-20 08:00:00+00"),
+            json!("2026-11-20T10:30:00.0009+02:30"),
+            json!("2026-11-20T10:00:00+0200"),
+            json!("2026-11-19T22:00:00.000-10:00"),
+            json!(1_795_161_600_000_i64),
+            json!(1_795_161_600_000.75),
+            json!("1795161600000"),
+        ] {
+            assert_eq!(of_json(&spelling), Some(EpochMs(1_795_161_600_000)), "{spelling}");
+        }
+    }
+
+    #[test]
+    fn a_date_alone_is_midnight_utc() {
+        assert_eq!(of_json(&json!("1970-01-02")), Some(EpochMs(86_400_000)));
+        assert_eq!(of_json(&json!("2024-02-29")), Some(EpochMs(1_709_164_800_000)));
+    }
+
+    #[test]
+    fn fractions_are_read_to_the_millisecond() {
+        assert_eq!(of_json(&json!("1970-01-01T00:00:00.1Z")), Some(EpochMs(100)));
+        assert_eq!(of_json(&json!("1970-01-01T00:00:00.12Z")), Some(EpochMs(120)));
+        assert_eq!(of_json(&json!("1970-01-01T00:00:00.123999Z")), Some(EpochMs(123)));
+        assert_eq!(of_json(&json!("1969-12-31T23:59:59.999Z")), Some(EpochMs(-1)));
+    }
+
+    #[test]
+    fn what_is_no_date_is_missing() {
+        for not_a_date in [
+            json!(""),
+            json!("soon"),
+            json!("2026-13-01T00:00:00Z"),
+            json!("2026-02-29"),
+            json!("2026-11-20T24:00:00Z"),
+            json!("2026-11-20T08:60:00Z"),
+            json!("2026-11-20T08:00:00."),
+            json!("2026-11-20T08:00:00Zulu"),
+            json!("2026-11-20T08:00:00+2"),
+            json!("2026-11-20T"),
+            json!("20261120"),
+            json!("99999999999999999999999999"),
+            json!("２０２６-11-20"),
+            json!(0),
+            json!(0.4),
+            json!(9.1e15),
+            json!(u64::MAX),
+            json!(f64::MAX),
+            json!(true),
+            json!({"seconds": 1}),
+        ] {
+            assert_eq!(of_json(&not_a_date), None, "{not_a_date}");
+        }
+    }
+}
