@@ -40,6 +40,7 @@ mod faults_at_start;
 mod guard;
 mod network_faults;
 mod proxy;
+mod queue_calls;
 mod redis_access;
 mod redis_outages;
 mod refusals;
