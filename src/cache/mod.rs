@@ -32,9 +32,9 @@ pub struct KeyWrite {
 /// The usage of a credit currency. If it has no period, the stored one is kept (see `apply.lua`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreditWrite {
-    /// `K:credit_<currencyId>`.
+    /// Where it is written.
     pub key: String,
-    /// `K:credit_<currencyId>#balance`.
+    /// Where its balance is kept.
     pub balance_key: String,
     /// Credits consumed, a JSON number.
     pub current_usage: String,
@@ -55,7 +55,7 @@ pub struct EntitlementsWrite {
     pub locks: ReaderLocks,
     /// If a purge was sent later than this, nothing is written.
     pub tombstones: Tombstones,
-    /// The age of the message, or of the list if that is older; of an answer of Stigg's, when it was asked.
+    /// The age of the message; of an answer of Stigg's, when it was asked.
     pub sent_at: EpochMs,
     /// It is an answer of Stigg's, not a message: a purge before it does not make it out of date, whatever its timestamp.
     pub is_answer: bool,
@@ -306,12 +306,7 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
     let list = CacheChange::WriteEntitlements(Box::new(EntitlementsWrite {
         locks: locks.clone(),
         tombstones: keyspace.tombstones(&update.subject),
-        // A message without a time of its own that is redriven is as old as its list.
-        sent_at: if timestamp.0 > 0 {
-            sent_at.min(timestamp)
-        } else {
-            sent_at
-        },
+        sent_at,
         is_answer: false,
         list: KeyWrite {
             key: customer_key.clone(),

@@ -216,6 +216,14 @@ pub(super) fn translate_answer(code: &str, detail: &str, doing: &str, config: &R
     )
 }
 
+/// Redis quotes the arguments of a command that it does not know: a customer's keys, or a password.
+pub(super) fn without_arguments(detail: &str) -> &str {
+    detail
+        .split(", with args beginning with")
+        .next()
+        .unwrap_or_default()
+}
+
 /// The error line: the cause, in plain words where Redis's own say less, and the remedy.
 fn describe(cause: Cause, words: &str, doing: &str, config: &RedisConfig) -> StoreError {
     let user = config.username.as_deref().unwrap_or("default");
