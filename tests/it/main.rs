@@ -19,6 +19,7 @@ mod formats;
 mod golden;
 mod readers;
 
+mod credits;
 mod delivery;
 mod disorder;
 mod late_news;
@@ -27,6 +28,7 @@ mod model;
 mod moving_over;
 mod policy;
 mod purge;
+mod refetch;
 
 mod credentials_container;
 mod credentials_imds;

@@ -92,9 +92,7 @@ pub fn usage(
     let shape = match wrong {
         WrongTime::None => rng.choice(Shape::ALL).expect("a shape"),
         WrongTime::OneOfSeveral => Shape::EventLog,
-        WrongTime::All => rng
-            .choice([Shape::Webhook, Shape::GraphqlV2])
-            .expect("a shape"),
+        WrongTime::All => rng.choice([Shape::Webhook, Shape::GraphqlV2]).expect("a shape"),
     };
     let state = State::new(
         subject.owner(),

@@ -7,9 +7,7 @@ use serde_json::{Value, json};
 use super::cache::{Cache, Cached, Stamped};
 use super::origin::Origin;
 use super::run::Variant;
-use super::truth::{
-    Balance, CURRENCIES, Listing, Measured, Story, Subject, Truth, credit_part, rate_of,
-};
+use super::truth::{Balance, CURRENCIES, Listing, Measured, Story, Subject, Truth, credit_part, rate_of};
 
 /// Lines of what differs, subject by subject.
 pub fn differences(

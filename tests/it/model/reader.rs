@@ -52,7 +52,9 @@ impl Lock {
     }
 
     fn extend(&mut self, connection: &mut redis::Connection) {
-        let extended: bool = connection.pexpire(&self.key, LOCK_MS.into()).expect("redis answers");
+        let extended: bool = connection
+            .pexpire(&self.key, LOCK_MS.into())
+            .expect("redis answers");
         assert!(
             extended,
             "{} expired before its reader came to extend it: this machine is too slow for the test",

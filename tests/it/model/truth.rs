@@ -74,7 +74,12 @@ impl Rate {
 }
 
 /// Features that are paid for with credits. The last one is metered.
-pub const RATED: [&str; 4] = ["feature-ai", "feature-ai-soft", "feature-ai-off", "feature-events"];
+pub const RATED: [&str; 4] = [
+    "feature-ai",
+    "feature-ai-soft",
+    "feature-ai-off",
+    "feature-events",
+];
 
 /// The credit rate of a feature.
 pub fn rate_of(feature: &str) -> Option<Rate> {
