@@ -22,13 +22,16 @@ mod readers;
 mod credits;
 mod delivery;
 mod disorder;
-mod late_news;
 mod lock;
+mod lone_surrogates;
 mod model;
 mod moving_over;
 mod policy;
 mod purge;
+mod redriven;
 mod refetch;
+mod timestamps;
+mod tombstones;
 
 mod credentials_container;
 mod credentials_imds;
