@@ -338,7 +338,7 @@ fn a_customer_of_whom_nothing_is_stored_has_no_tombstone_under_update_if_exists(
     scene.cache(CUSTOMER, Some(5));
     scene.purge(CUSTOMER, 20);
     let tombstone = format!("{PREFIX}:purged:c_customer-1");
-    assert_eq!(scene.tombstones(), [tombstone.clone()]);
+    assert_eq!(scene.tombstones(), std::slice::from_ref(&tombstone));
     assert_eq!(
         scene.stage.redis.get(&tombstone),
         Some(format!("{}:{}", scene.at(20), scene.at(5)))
@@ -353,7 +353,7 @@ fn under_upsert_a_customer_of_whom_nothing_is_stored_has_one() {
     let scene = Scene::new("UPSERT");
     scene.purge(CUSTOMER, 20);
     let tombstone = format!("{PREFIX}:purged:c_customer-1");
-    assert_eq!(scene.tombstones(), [tombstone.clone()]);
+    assert_eq!(scene.tombstones(), std::slice::from_ref(&tombstone));
     assert_eq!(scene.stage.redis.get(&tombstone), Some(scene.at(20).to_string()));
     scene.end();
 }

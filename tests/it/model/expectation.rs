@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use super::cache::{Cache, Cached, Stamped};
 use super::origin::Origin;
 use super::run::Variant;
-use super::truth::{Balance, CURRENCIES, Listing, Measured, Story, Subject, Truth, credit_part, rate_of};
+use super::truth::{
+    Balance, CURRENCIES, Listing, Lists, Measured, Story, Subject, Truth, credit_part, rate_of,
+};
 
 /// Lines of what differs, subject by subject.
 pub fn differences(
@@ -62,7 +64,7 @@ impl Look<'_> {
         let since = &self.story.since;
         self.stayed()
             || self.is_refetched()
-            || (self.variant.policy == "UPSERT" && since.listed && !since.purged)
+            || (self.variant.policy == "UPSERT" && since.lists == Lists::New && !since.purged)
     }
 
     fn list(&self, lines: &mut Vec<String>) {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::bodies::{self, WrongTime};
 use super::truth::{
-    Balance, CURRENCIES, CURRENCY, Listing, Measured, RATED, SWITCH, Since, Story, Subject, Truth,
+    Balance, CURRENCIES, CURRENCY, Listing, Lists, Measured, RATED, SWITCH, Since, Story, Subject, Truth,
     VERSION_FEATURE, credit_part,
 };
 use crate::support::messages::{
@@ -347,8 +347,9 @@ impl Origin {
         });
         let story = self.story(&waiting.subject);
         story.log.push(format!("{sent_at} sent {}", waiting.what));
-        story.since.listed |= waiting.effect.lists;
-        story.since.lists_under_way |= waiting.effect.lists;
+        if waiting.effect.lists {
+            story.since.lists = Lists::New;
+        }
         note_measurements(&mut story.since, &waiting.effect);
     }
 
@@ -374,8 +375,9 @@ impl Origin {
         }
         let story = self.story(&waiting.subject);
         story.log.push(format!("{sent_at} redrove {}", waiting.what));
-        story.since.lists_under_way |= waiting.effect.lists;
-        if !waiting.effect.lists {
+        if waiting.effect.lists {
+            story.since.lists = story.since.lists.max(Lists::Redriven);
+        } else {
             note_measurements(&mut story.since, &waiting.effect);
         }
     }
@@ -388,7 +390,7 @@ impl Origin {
 
     /// True if something older is under way (or still to be sent) that a reader's far-past mark would give way to.
     pub fn has_lists_under_way(&self, subject: &Subject) -> bool {
-        self.stories[subject].since.lists_under_way
+        self.stories[subject].since.lists > Lists::None
             || self
                 .waiting
                 .iter()

@@ -122,6 +122,16 @@ pub enum Truth {
     Nothing,
 }
 
+/// Which lists (or denials) were sent.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lists {
+    #[default]
+    None,
+    /// By a redrive only.
+    Redriven,
+    New,
+}
+
 /// What happened to a subject since the last look.
 #[derive(Debug, Default, Clone)]
 pub struct Since {
@@ -129,10 +139,8 @@ pub struct Since {
     pub purged: bool,
     /// All was forgotten, usages too.
     pub invalidated: bool,
-    /// A list (or a denial) was sent, other than by a redrive.
-    pub listed: bool,
-    /// A list (or a denial) was sent, by a redrive or not.
-    pub lists_under_way: bool,
+    /// Lists (or denials) that were sent.
+    pub lists: Lists,
     /// A reader fetched it first at this time (and has written what it fetched, when the look comes).
     pub fetched: Option<i64>,
     /// The newest measurement that was sent, by the last part of its key.
