@@ -37,8 +37,8 @@
 //!    denied for another reason and entries of other currencies keep what they have, but for `validUntil`.
 //! 6. **Form.** A value never stands without its timestamp, nor without an expiry; entries have the form that
 //!    `CACHE_FORMAT` asks for or, where a reader wrote last, that of SDK 3.x; no other key is below the prefix but the
-//!    service's own: tombstones, probes, and the last credit balances; no lock is left. A tombstone is not later than
-//!    what it is of, and with UPDATE_IF_EXISTS there is none for somebody of whom nothing was stored.
+//!    service's own: tombstones, probes, and the last credit balances; no lock is left. A tombstone is not of the
+//!    future, and with UPDATE_IF_EXISTS there is none for somebody of whom nothing was stored.
 //! 7. **The queue.** Nothing but malformed bodies is dead, all of these are (or deleted, as POISON_POLICY has it), and
 //!    neither instance broke a rule of SQS's.
 //!

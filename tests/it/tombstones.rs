@@ -373,7 +373,7 @@ fn a_later_purge_counts_though_nothing_but_usages_and_a_tombstone_is_left() {
 }
 
 #[test]
-fn a_tombstone_is_not_later_than_its_purge_whatever_was_deleted() {
+fn a_tombstone_is_not_of_the_future_whatever_was_deleted() {
     let scene = Scene::new("UPDATE_IF_EXISTS");
     // A reader writes the time that Stigg gives, or an older version of the service did.
     let key = CUSTOMER.key(PREFIX);

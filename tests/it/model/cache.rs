@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use persistent_cache_service::clock;
 use serde_json::Value;
 
 use super::truth::Subject;
@@ -98,12 +99,13 @@ fn stamped(value: &Entry, timestamp: Option<&Entry>) -> Result<Stamped, &'static
     })
 }
 
-/// `<when the purge was sent>`, or `<when>:<timestamp of the newest list forgotten>`, which is not later.
+/// `<when the purge was sent>`, or `<when>:<timestamp of the newest list forgotten>`. The latter is not in the future: no
+/// list that comes would be new enough.
 fn tombstone(entry: &Entry) -> Result<(), &'static str> {
     let (purged, forgotten) = entry.value.split_once(':').unwrap_or((&entry.value, "0"));
     let number = |text: &str| text.parse::<i64>().map_err(|_| "is no tombstone");
-    if number(forgotten)? > number(purged)? {
-        return Err("forgot a list from after the purge");
+    if number(purged)?.max(number(forgotten)?) > clock::now().0 {
+        return Err("is of the future");
     }
     if entry.ttl > TOMBSTONE_SECS_MAX {
         return Err("stays too long");
