@@ -88,11 +88,15 @@ impl Scene {
         self.stage.queue.send(body);
     }
 
-    /// Lets the refetch take its time, answers, and waits until the SDK has written and the queue is empty.
-    fn answer(self) -> (FakeStage, Service, Arc<Sdk>) {
+    /// Lets the refetch take its time.
+    fn take_time(&self) {
         let what = "the refetch to have taken 8.5 s";
         self.service.wait_until(what, || self.began.elapsed() > REFETCH);
         assert!(self.lock_lives_ms() > 0, "the SDK has extended its lock");
+    }
+
+    /// Answers, and waits until the SDK has written and the queue is empty.
+    fn answer(self) -> (FakeStage, Service, Arc<Sdk>) {
         self.sdk.release();
         self.refetch.join().expect("the SDK answers");
         let counts = || self.stage.queue.counts();
@@ -124,6 +128,7 @@ fn a_newer_list_that_comes_while_the_sdk_refetches_is_written_at_once_and_remain
         .service
         .wait_until("the newer list", || limit(&scene.stage) == Some(2));
     assert!(sent.elapsed() < AT_ONCE, "it waited for {:?}", sent.elapsed());
+    scene.take_time();
     let (stage, service, sdk) = scene.answer();
     let stamp = format!("{}#timestamp", CUSTOMER.key(PREFIX));
     assert_eq!(
@@ -142,6 +147,9 @@ fn a_newer_list_that_comes_while_the_sdk_refetches_is_written_at_once_and_remain
 fn a_list_that_is_older_than_what_the_sdk_is_told_gives_way_to_it() {
     let scene = Scene::new(&state(1, 2));
     scene.send(&entitlements_updated(&state(9, 1), Shape::GraphqlV2).raw());
+    scene
+        .service
+        .wait_until("the older list", || limit(&scene.stage) == Some(1));
     let (stage, service, sdk) = scene.answer();
     assert_eq!(limit(&stage), Some(2));
     let answer = sdk.entitlement(Kind::Metered, CUSTOMER, CALLS);
@@ -161,6 +169,7 @@ fn a_newer_usage_that_comes_while_the_sdk_refetches_is_written_at_once_and_remai
         .service
         .wait_until("the newer usage", || usage(&scene.stage) == Some(json!(77)));
     assert!(sent.elapsed() < AT_ONCE, "it waited for {:?}", sent.elapsed());
+    scene.take_time();
     let (stage, service, sdk) = scene.answer();
     assert_eq!(usage(&stage), Some(json!(77)));
     let answer = sdk.entitlement(Kind::Metered, CUSTOMER, CALLS);
@@ -175,6 +184,9 @@ fn a_list_that_comes_while_the_sdk_is_told_of_nothing_remains() {
     let nothing = State::new(CUSTOMER, hours_ago(9), &[]);
     let scene = Scene::new(&nothing);
     scene.send(&entitlements_updated(&state(1, 2), Shape::GraphqlV2).raw());
+    scene
+        .service
+        .wait_until("the list", || limit(&scene.stage) == Some(2));
     let (stage, service, sdk) = scene.answer();
     assert_eq!(
         limit(&stage),
@@ -197,6 +209,10 @@ fn a_balance_that_comes_while_the_sdk_refetches_takes_effect() {
         period: None,
     };
     scene.send(&gone.event_log(CUSTOMER, hours_ago(1)).raw());
+    let key = format!("{}:credit_{CURRENCY}", CUSTOMER.key(PREFIX));
+    scene
+        .service
+        .wait_until("the balance", || scene.stage.redis.get(&key).is_some());
     let (stage, service, sdk) = scene.answer();
     let answer = sdk.entitlement(Kind::Numeric, CUSTOMER, "feature-ai");
     assert_eq!(
@@ -233,6 +249,7 @@ fn a_purge_that_comes_while_the_sdk_refetches_waits_and_then_purges() {
         .wait_until(what, || sent.elapsed() > Duration::from_secs(6));
     assert_eq!(scene.stage.queue.counts().deleted, 1, "the purge waits");
 
+    scene.take_time();
     let (stage, service, sdk) = scene.answer();
     assert_eq!(
         stage.redis.get(&CUSTOMER.key(PREFIX)),
