@@ -189,8 +189,14 @@ impl Run {
     fn wait_for_an_answer(&mut self, answered_at: Instant, rng: &mut Rng) {
         let pause = answered_at.saturating_duration_since(Instant::now()) / STEPS_A_SLOW_READER;
         for _ in 0..STEPS_A_SLOW_READER {
-            let subject = self.subject(rng);
+            // What happens to somebody who is being refetched is what matters here.
+            let subject = if rng.bool() {
+                self.readers[rng.usize(..self.readers.len())].subject.clone()
+            } else {
+                self.subject(rng)
+            };
             self.change(&subject, rng);
+            self.origin.tell_some(rng);
             self.send();
             let until = Instant::now() + pause;
             wait_until(PATIENCE, "the time of the next change", || {
