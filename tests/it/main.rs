@@ -20,15 +20,20 @@ mod formats;
 mod golden;
 mod readers;
 
+mod credits;
 mod delivery;
 mod disorder;
 mod lock;
+mod lone_surrogates;
 mod model;
 mod moving_over;
-mod out_of_order;
 mod own_failures;
 mod policy;
 mod purge;
+mod redriven;
+mod refetch;
+mod timestamps;
+mod tombstones;
 
 mod credentials_container;
 mod credentials_imds;
