@@ -13,7 +13,7 @@ use crate::config::CacheUpdatePolicy;
 use crate::entitlement::stored::{CacheFormat, entitlements_json, metadata_json, usage_json};
 use crate::entitlement::{CurrencyId, Entitlement, EpochMs, Subject, Usage};
 use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, Subjects, UsageOf, UsageUpdated};
-use keyspace::{Keyspace, ReaderLocks, Tombstones};
+use keyspace::{Keyspace, ReaderLocks, Tombstones, credit_usage_key};
 
 /// Usages that go with a list in one atomic step: a script call has 3,900 arguments at most, a usage takes four.
 const USAGES_WITH_LIST: usize = 900;
@@ -361,7 +361,7 @@ fn credit_write(
     format: CacheFormat,
 ) -> CreditWrite {
     CreditWrite {
-        key: keyspace::credit_usage_key(customer_key, currency),
+        key: credit_usage_key(customer_key, currency),
         balance_key: keyspace::balance_key(customer_key, currency),
         current_usage: usage.current_usage.to_string(),
         period_start: usage.period_start,

@@ -325,7 +325,9 @@ fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<
             emit.number(timestamp.0).text(value);
         }
         CacheChange::WriteBalance(write) => {
-            emit.text("balance").locks(&write.locks, patience, false);
+            emit.text("balance")
+                .locks(&write.locks, patience, false)
+                .refetch(patience);
             if write.adjusts_list && write.balance.is_some() {
                 // As JSON.stringify and serde_json write it; an id of quotes or backslashes is never found.
                 emit.0(
@@ -346,7 +348,9 @@ fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<
         }
         CacheChange::WriteEntitlements(write) => {
             let tombstones = &write.tombstones;
-            emit.text("entitlements").locks(&write.locks, patience, false);
+            emit.text("entitlements")
+                .locks(&write.locks, patience, false)
+                .refetch(patience);
             emit.number(2 + usize::from(tombstones.customer.is_some()));
             emit.number(write.usages.len()).number(write.credits.len());
             emit.number(write.rate_currencies.len());
@@ -441,6 +445,15 @@ impl Emitter<'_, '_> {
             self.deciding(lock);
         }
         self.number(write.len() + usize::from(refetch.is_some()))
+    }
+
+    /// What a held refetch lock means to a list or a balance.
+    fn refetch(&mut self, patience: LockPatience) -> &mut Self {
+        self.text(match (patience.respects_refetch_lock, patience.has_waited) {
+            (false, _) => "",
+            (true, false) => "again",
+            (true, true) => "wait",
+        })
     }
 
     fn credit(&mut self, credit: &CreditWrite) -> &mut Self {

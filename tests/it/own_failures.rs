@@ -24,7 +24,7 @@ const COMPLAINTS_MAX: usize = 5;
 
 fn state(customer: &str) -> State {
     let feature = metered("feature-calls", 1_000, 1);
-    State::new(Owner::customer(customer), hours_ago(2), &[feature])
+    State::new(Owner::customer(customer), hours_ago(0), &[feature])
 }
 
 fn list(customer: &str) -> String {
@@ -36,7 +36,7 @@ fn usage(customer: &str, usage: i64) -> String {
         &state(customer),
         "feature-calls",
         usage,
-        hours_ago(1),
+        hours_ago(0),
         Shape::GraphqlV2,
     )
     .raw()
