@@ -185,7 +185,7 @@ fn credit_balance_updated(
     let currency = scope.find(|level| {
         Ok(currency_id(
             &level.fields.currency_id,
-            level.fields.currency.if_valid(),
+            level.fields.currency.if_valid().map(|currency| &**currency),
         ))
     })?;
     let currency = currency.ok_or_else(|| scope.missing("currencyId"))?;
@@ -306,7 +306,7 @@ pub(super) fn listed_customer<'s>(
 /// `customerId`, else `customer.refId`, else `customer.id`; a resource alike.
 pub(super) fn flat_or_nested<'s>(
     flat: &'s Field<Cow<'_, str>>,
-    nested: &'s Field<Reference<'_>>,
+    nested: &'s Field<Box<Reference<'_>>>,
     key: &str,
 ) -> Result<Option<&'s str>, MalformedBody> {
     if let Some(id) = flat.text()? {
@@ -332,7 +332,7 @@ fn own_id<'s>(
 /// `feature.refId`, else `featureId`, else `feature.id`.
 fn feature_id<'s>(
     flat: &'s Field<Cow<'_, str>>,
-    feature: &'s Field<Reference<'_>>,
+    feature: &'s Field<Box<Reference<'_>>>,
 ) -> Result<Option<&'s str>, MalformedBody> {
     let feature = feature.get()?;
     let within = |fault: MalformedBody| fault.within("feature");

@@ -53,10 +53,8 @@ fn open_text<T>(
     levels: usize,
     read: Read<'_, T>,
 ) -> Result<T, MalformedBody> {
-    let at = |place: &str, problem: &str| {
-        let path = outer.map(Scope::path).unwrap_or_default();
-        MalformedBody::at(place, problem).within(&path)
-    };
+    let within = |fault: MalformedBody| fault.within(&outer.map(Scope::path).unwrap_or_default());
+    let at = |place: &str, problem: &str| within(MalformedBody::at(place, problem));
     if levels == 0 {
         return Err(at(key, TOO_DEEP));
     }
@@ -70,12 +68,12 @@ fn open_text<T>(
         parsed = parse(&repaired, levels);
     }
     match parsed {
-        Ok(Field::Value(level)) => open_level(&level, key, outer, named, levels, read),
-        Ok(Field::Null) => Err(at(whole(key), "expected an object, found null")),
-        Ok(other) => match other.named(whole(key)).take() {
-            Ok(_) => Err(at(whole(key), "missing")),
-            Err(fault) => Err(fault.within(&outer.map(Scope::path).unwrap_or_default())),
-        },
+        Ok(level) => {
+            let whole: &&str = if key.is_empty() { &"body" } else { &"Message" };
+            let level = level.named(whole).take().map_err(within)?;
+            let level = level.ok_or_else(|| at(whole, "expected an object, found null"))?;
+            open_level(&level, key, outer, named, levels, read)
+        }
         Err(error) => {
             let position = format!("{key} line {} column {}", error.line(), error.column());
             // An error of the syntax quotes nothing of the text. Its position is already in the place.
@@ -87,10 +85,6 @@ fn open_text<T>(
 }
 
 const TOO_DEEP: &str = "more than 8 envelopes inside one another";
-
-fn whole(key: &'static str) -> &'static str {
-    if key.is_empty() { "body" } else { key }
-}
 
 fn parse(text: &str, levels: usize) -> Result<Field<Box<Level<'_>>>, serde_json::Error> {
     let mut json = serde_json::Deserializer::from_str(text);

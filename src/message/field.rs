@@ -23,11 +23,22 @@ pub(super) enum Field<T> {
     Absent,
     Null,
     Value(T),
-    /// A value of a kind that a `T` cannot be read from.
+    /// A value of a kind that a `T` cannot be read from, and the name of the field (a thin reference, so that a field is
+    /// hardly larger than its value).
     Other {
-        key: &'static str,
-        found: &'static str,
+        key: &'static &'static str,
+        found: Kind,
     },
+}
+
+/// A kind of JSON value.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    Bool,
+    Number,
+    Text,
+    List,
+    Object,
 }
 
 /// What a JSON value of the right kind is read into. Every kind that is not overridden is the wrong one.
@@ -100,47 +111,47 @@ impl<'de, T: FromJson<'de>> Visitor<'de> for FieldSeed<T> {
     }
 
     fn visit_bool<E>(self, flag: bool) -> Result<Field<T>, E> {
-        Ok(Field::new(T::from_bool(flag), "true or false"))
+        Ok(Field::new(T::from_bool(flag), Kind::Bool))
     }
 
     fn visit_i64<E>(self, number: i64) -> Result<Field<T>, E> {
-        Ok(Field::new(T::from_number(number.into()), "a number"))
+        Ok(Field::new(T::from_number(number.into()), Kind::Number))
     }
 
     fn visit_u64<E>(self, number: u64) -> Result<Field<T>, E> {
-        Ok(Field::new(T::from_number(number.into()), "a number"))
+        Ok(Field::new(T::from_number(number.into()), Kind::Number))
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<Field<T>, E> {
         let number = Number::from_f64(number);
-        Ok(Field::new(number.and_then(T::from_number), "a number"))
+        Ok(Field::new(number.and_then(T::from_number), Kind::Number))
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Field<T>, E> {
-        Ok(Field::new(T::from_text(Cow::Borrowed(text)), "text"))
+        Ok(Field::new(T::from_text(Cow::Borrowed(text)), Kind::Text))
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Field<T>, E> {
-        Ok(Field::new(T::from_text(Cow::Owned(text.to_owned())), "text"))
+        Ok(Field::new(T::from_text(Cow::Owned(text.to_owned())), Kind::Text))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Field<T>, A::Error> {
-        Ok(Field::new(T::from_list(list)?, "a list"))
+        Ok(Field::new(T::from_list(list)?, Kind::List))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Field<T>, A::Error> {
-        Ok(Field::new(T::from_object(object, self.levels)?, "an object"))
+        Ok(Field::new(T::from_object(object, self.levels)?, Kind::Object))
     }
 }
 
 impl<T> Field<T> {
-    fn new(value: Option<T>, kind: &'static str) -> Self {
-        value.map_or(Self::Other { key: "", found: kind }, Self::Value)
+    fn new(value: Option<T>, found: Kind) -> Self {
+        value.map_or(Self::Other { key: &"", found }, Self::Value)
     }
 
     /// The same field with its name, for a fault.
     #[inline]
-    pub(super) fn named(mut self, name: &'static str) -> Self {
+    pub(super) fn named(mut self, name: &'static &'static str) -> Self {
         if let Self::Other { key, .. } = &mut self {
             *key = name;
         }
@@ -175,7 +186,7 @@ impl<'de, T: FromJson<'de>> Field<T> {
         match self {
             Self::Absent | Self::Null => Ok(None),
             Self::Value(value) => Ok(Some(value)),
-            Self::Other { key, found } => Err(unexpected::<T>(key, found)),
+            Self::Other { key, found } => Err(unexpected::<T>(key, *found)),
         }
     }
 
@@ -216,7 +227,14 @@ impl Field<Cow<'_, str>> {
     }
 }
 
-fn unexpected<'de, T: FromJson<'de>>(key: &str, found: &str) -> MalformedBody {
+fn unexpected<'de, T: FromJson<'de>>(key: &str, found: Kind) -> MalformedBody {
+    let found = match found {
+        Kind::Bool => "true or false",
+        Kind::Number => "a number",
+        Kind::Text => "text",
+        Kind::List => "a list",
+        Kind::Object => "an object",
+    };
     MalformedBody::at(key, format!("expected {}, found {found}", T::WANTED))
 }
 
@@ -351,18 +369,19 @@ macro_rules! object {
             /// Reads the value of a field; of a repeated one the last counts. False if the field is not known.
             fn read<A: MapAccess<'a>>(&mut self, key: &str, object: &mut A) -> Result<bool, A::Error> {
                 match key {
-                    $($key => self.$field = object.next_value::<Field<$type>>()?.named($key),)*
+                    $($key => self.$field = object.next_value::<Field<$type>>()?.named(&$key),)*
                     _ => return Ok(false),
                 }
                 Ok(true)
             }
         }
 
-        impl<'a> FromJson<'a> for $name<'a> {
+        /// In place: the larger ones would be copied several times.
+        impl<'a> FromJson<'a> for Box<$name<'a>> {
             const WANTED: &'static str = "an object";
 
             fn from_object<A: MapAccess<'a>>(mut object: A, _levels: usize) -> Result<Option<Self>, A::Error> {
-                let mut read = Self::default();
+                let mut read: Self = Box::default();
                 while let Some(Key(key)) = object.next_key()? {
                     if !read.read(&key, &mut object)? {
                         object.next_value::<IgnoredAny>()?;

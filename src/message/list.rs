@@ -69,7 +69,7 @@ impl<'de> FromJson<'de> for EntitlementList {
     const WANTED: &'static str = "a list";
 
     fn from_list<A: SeqAccess<'de>>(list: A) -> Result<Option<Self>, A::Error> {
-        let read = Self::read(list, |list: &mut Entitlements, entry: Entry<'de>| {
+        let read = Self::read(list, |list: &mut Entitlements, entry: Box<Entry<'de>>| {
             if let Some(at) = entry.entitlement_updated_at.if_valid()
                 && list.updated_at.last() != Some(&at.0)
             {
@@ -117,6 +117,6 @@ impl<'de> FromJson<'de> for Listed<'de> {
     }
 
     fn from_object<A: MapAccess<'de>>(object: A, levels: usize) -> Result<Option<Self>, A::Error> {
-        Ok(ListedCustomer::from_object(object, levels)?.map(|customer| Self::Customer(Box::new(customer))))
+        Ok(Box::from_object(object, levels)?.map(Self::Customer))
     }
 }

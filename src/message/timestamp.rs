@@ -108,8 +108,7 @@ fn iso(text: &str) -> Option<EpochMs> {
             Ok::<_, ParseError>(Date::parse(text, &Iso8601::PARSING)?.midnight().assume_utc())
         })
         .ok()?;
-    let ms = at.unix_timestamp_nanos().div_euclid(1_000_000);
-    i64::try_from(ms).ok().map(EpochMs)
+    Some(EpochMs(at.unix_timestamp() * 1_000 + i64::from(at.millisecond())))
 }
 
 #[cfg(test)]

@@ -28,9 +28,9 @@ object! {
         message: Text<'a> = "Message",
         // Whose.
         customer_id: Text<'a> = "customerId",
-        customer: Reference<'a> = "customer",
+        customer: Box<Reference<'a>> = "customer",
         resource_id: Text<'a> = "resourceId",
-        resource: Reference<'a> = "resource",
+        resource: Box<Reference<'a>> = "resource",
         // When.
         timestamp: Timestamp = "timestamp",
         entitlements_updated_at: Timestamp = "entitlementsUpdatedAt",
@@ -40,9 +40,9 @@ object! {
         entitlements_v2: EntitlementList = "entitlementsV2",
         access_denied_reason: Text<'a> = "accessDeniedReason",
         // A usage.
-        entitlement: UsageEntitlement<'a> = "entitlement",
-        entitlement_reference: EntitlementReference<'a> = "entitlementReference",
-        feature: Reference<'a> = "feature",
+        entitlement: Box<UsageEntitlement<'a>> = "entitlement",
+        entitlement_reference: Box<EntitlementReference<'a>> = "entitlementReference",
+        feature: Box<Reference<'a>> = "feature",
         feature_id: Text<'a> = "featureId",
         current_usage: Number = "currentUsage",
         usage_period_start: Timestamp = "usagePeriodStart",
@@ -50,7 +50,7 @@ object! {
         next_reset_date: Timestamp = "nextResetDate",
         // The balance of a credit currency.
         currency_id: Text<'a> = "currencyId",
-        currency: Reference<'a> = "currency",
+        currency: Box<Reference<'a>> = "currency",
         total_consumed: Number = "totalConsumed",
         total_granted: Number = "totalGranted",
         current_balance: Number = "currentBalance",
@@ -76,7 +76,7 @@ object! {
 object! {
     /// What GraphQL's `UsageUpdated` has beside its usage.
     UsageEntitlement {
-        feature: Reference<'a> = "feature",
+        feature: Box<Reference<'a>> = "feature",
         feature_id: Text<'a> = "featureId",
         usage_updated_at: Timestamp = "usageUpdatedAt",
     }
@@ -94,11 +94,11 @@ object! {
     /// A customer in a list of customers.
     ListedCustomer {
         customer_id: Text<'a> = "customerId",
-        customer: Reference<'a> = "customer",
+        customer: Box<Reference<'a>> = "customer",
         ref_id: Text<'a> = "refId",
         id: Text<'a> = "id",
         resource_id: Text<'a> = "resourceId",
-        resource: Reference<'a> = "resource",
+        resource: Box<Reference<'a>> = "resource",
     }
 }
 
@@ -107,18 +107,18 @@ object! {
     Entry {
         typename: Text<'a> = "__typename",
         kind: Text<'a> = "type",
-        feature: EntryFeature<'a> = "feature",
+        feature: Box<EntryFeature<'a>> = "feature",
         currency_id: Text<'a> = "currencyId",
-        currency: Currency<'a> = "currency",
+        currency: Box<Currency<'a>> = "currency",
         resource_id: Text<'a> = "resourceId",
-        resource: Reference<'a> = "resource",
+        resource: Box<Reference<'a>> = "resource",
         usage_limit: Number = "usageLimit",
         has_unlimited_usage: bool = "hasUnlimitedUsage",
         has_soft_limit: bool = "hasSoftLimit",
         access_denied_reason: Text<'a> = "accessDeniedReason",
         enum_values: RawList = "enumValues",
         valid_until: Timestamp = "validUntil",
-        credit_rate: EntryCreditRate<'a> = "creditRate",
+        credit_rate: Box<EntryCreditRate<'a>> = "creditRate",
         reset_period: Text<'a> = "resetPeriod",
         reset_period_configuration: RawObject = "resetPeriodConfiguration",
         entitlement_updated_at: Timestamp = "entitlementUpdatedAt",
@@ -153,7 +153,7 @@ object! {
     EntryCreditRate {
         amount: RawJson = "amount",
         currency_id: Text<'a> = "currencyId",
-        currency: Reference<'a> = "currency",
+        currency: Box<Reference<'a>> = "currency",
     }
 }
 
@@ -164,11 +164,11 @@ pub(super) struct Currency<'a> {
     pub(super) others: Vec<(Cow<'a, str>, RawJson)>,
 }
 
-impl<'a> FromJson<'a> for Currency<'a> {
+impl<'a> FromJson<'a> for Box<Currency<'a>> {
     const WANTED: &'static str = "an object";
 
     fn from_object<A: MapAccess<'a>>(mut object: A, _levels: usize) -> Result<Option<Self>, A::Error> {
-        let mut currency = Self::default();
+        let mut currency: Self = Box::default();
         while let Some(Key(key)) = object.next_key()? {
             match &*key {
                 "currencyId" => {

@@ -18,7 +18,7 @@ use crate::entitlement::{
 };
 
 /// Converts an entry; `None` for one of a kind that is neither a feature nor a credit currency.
-pub(crate) fn entitlement(entry: Entry<'_>) -> Result<Option<ListedEntitlement>, MalformedBody> {
+pub(crate) fn entitlement(entry: Box<Entry<'_>>) -> Result<Option<ListedEntitlement>, MalformedBody> {
     let entitlement = if is_credit(&entry) {
         credit(entry)
     } else {
@@ -36,7 +36,7 @@ fn is_credit(entry: &Entry<'_>) -> bool {
         || (!entry.feature.is_present() && (entry.currency.is_present() || entry.currency_id.is_present()))
 }
 
-fn feature(mut entry: Entry<'_>) -> Result<ListedEntitlement, MalformedBody> {
+fn feature(mut entry: Box<Entry<'_>>) -> Result<ListedEntitlement, MalformedBody> {
     let feature = mem::take(&mut entry.feature).take()?.unwrap_or_default();
     let feature = feature_particulars(&feature).map_err(|fault| fault.within("feature"))?;
     let resource_id = flat_or_nested(&entry.resource_id, &entry.resource, "resource")?;
@@ -67,7 +67,7 @@ fn feature(mut entry: Entry<'_>) -> Result<ListedEntitlement, MalformedBody> {
     })
 }
 
-fn credit(entry: Entry<'_>) -> Result<ListedEntitlement, MalformedBody> {
+fn credit(entry: Box<Entry<'_>>) -> Result<ListedEntitlement, MalformedBody> {
     let usage = usage(&entry)?;
     let reference = entry.currency.if_valid().map(|currency| &currency.reference);
     let id = currency_id(&entry.currency_id, reference);
@@ -157,8 +157,12 @@ fn reset_period(given: Field<Cow<'_, str>>) -> Result<Given<Cow<'static, str>>, 
 }
 
 /// A rate without an amount or a currency is none.
-fn credit_rate(rate: EntryCreditRate<'_>) -> Option<CreditRate> {
-    let currency_id = currency_id(&rate.currency_id, rate.currency.if_valid())?.to_owned();
+fn credit_rate(rate: Box<EntryCreditRate<'_>>) -> Option<CreditRate> {
+    let currency_id = currency_id(
+        &rate.currency_id,
+        rate.currency.if_valid().map(|currency| &**currency),
+    )?
+    .to_owned();
     let amount = rate.amount.into_value()?;
     Some(CreditRate { amount, currency_id })
 }
