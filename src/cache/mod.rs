@@ -1,19 +1,24 @@
-//! What has to change in the cache for an event. Pure: decides, and leaves the doing to `store`.
+//! What a message changes in the cache. Pure: decides, and leaves the doing to `store`.
 //!
-//! A change is made to be applied twice, or late, without harm: whether a key is written is decided key by key
-//! against the timestamp stored beside it, in one atomic step on the server (see `store`).
+//! A change can be applied twice, or late, without harm: whether a key is written is decided key by key by the
+//! timestamp stored beside it, in one atomic step on the server (`store/apply.lua`).
 
-pub mod foresight;
+pub mod credit;
 pub mod keyspace;
 pub mod readers;
 
+use std::collections::BTreeSet;
+
 use crate::config::CacheUpdatePolicy;
 use crate::entitlement::stored::{CacheFormat, entitlements_json, metadata_json, usage_json};
-use crate::entitlement::{Entitlement, EpochMs, MeasuredUsage, Subject};
-use crate::message::{EntitlementsUpdated, Event, UsageUpdated};
-use keyspace::{Keyspace, credit_usage_key, feature_usage_key, metadata_key, timestamp_key, usage_key};
+use crate::entitlement::{CurrencyId, Entitlement, EpochMs, Subject, Usage};
+use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, Subjects, UsageOf, UsageUpdated};
+use keyspace::{Keyspace, ReaderLocks, Tombstones};
 
-/// A value that is written, with its timestamp, if what is stored is not newer.
+/// Usages that go with a list in one atomic step: a script call has 3,900 arguments at most, a usage takes four.
+const USAGES_WITH_LIST: usize = 900;
+
+/// A value that is written, with its timestamp, unless something newer is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyWrite {
     /// The value's key.
@@ -24,74 +29,147 @@ pub struct KeyWrite {
     pub timestamp: EpochMs,
 }
 
+/// The usage of a credit currency. If it has no period, the stored one is kept (see `apply.lua`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreditWrite {
+    /// `K:credit_<currencyId>`.
+    pub key: String,
+    /// `K:credit_<currencyId>#balance`.
+    pub balance_key: String,
+    /// Credits consumed, a JSON number.
+    pub current_usage: String,
+    /// The period, if the message has one.
+    pub period_start: Option<EpochMs>,
+    /// See `period_start`.
+    pub period_end: Option<EpochMs>,
+    /// Whether `nextResetDate` stands beside the end of the period.
+    pub has_next_reset_date: bool,
+    /// When this was true at the origin.
+    pub timestamp: EpochMs,
+}
+
+/// A customer's (or resource's) entitlements, metadata and usages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntitlementsWrite {
+    /// The SDKs' locks.
+    pub locks: ReaderLocks,
+    /// If a purge was sent later than this, nothing is written.
+    pub tombstones: Tombstones,
+    /// The age of the message, or of the list if that is older; of an answer of Stigg's, when it was asked.
+    pub sent_at: EpochMs,
+    /// It is an answer of Stigg's, not a message: a purge before it does not make it out of date, whatever its timestamp.
+    pub is_answer: bool,
+    /// The list, at the customer key.
+    pub list: KeyWrite,
+    /// Written together with the list or not at all. `None` in format v3.
+    pub metadata: Option<KeyWrite>,
+    /// Usages of metered features.
+    pub usages: Vec<KeyWrite>,
+    /// Usages of credit currencies.
+    pub credits: Vec<CreditWrite>,
+    /// The currencies of the entries' credit rates, whose balance may deny access. Empty in format v4.
+    pub rate_currencies: Vec<RateCurrency>,
+}
+
+/// A currency that entries of a list are paid in.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RateCurrency {
+    /// Its id.
+    pub currency: CurrencyId,
+    /// Where its balance is kept.
+    pub balance_key: String,
+}
+
+/// One usage of a metered feature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageWrite {
+    /// The SDKs' locks.
+    pub locks: ReaderLocks,
+    /// `K`, which must be cached.
+    pub customer_key: String,
+    /// The usage.
+    pub write: KeyWrite,
+}
+
+/// One usage of a credit currency, and what follows from its balance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BalanceWrite {
+    /// The SDKs' locks.
+    pub locks: ReaderLocks,
+    /// `K`, which must be cached.
+    pub customer_key: String,
+    /// The currency.
+    pub currency: CurrencyId,
+    /// The usage.
+    pub credit: CreditWrite,
+    /// What is left, if the message says so.
+    pub balance: Option<CreditBalance>,
+    /// The stored list is changed to fit the balance (not in format v4).
+    pub adjusts_list: bool,
+}
+
+/// Deletes a customer's entitlements and metadata; usage keys stay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PurgeWrite {
+    /// The SDKs' locks.
+    pub locks: ReaderLocks,
+    /// Where the purge is recorded.
+    pub tombstone: String,
+    /// `K`.
+    pub customer_key: String,
+    /// `K:metadata`.
+    pub metadata_key: String,
+    /// The age of the message.
+    pub sent_at: EpochMs,
+    /// An operator's purge: whatever the tombstone recorded before is forgotten.
+    pub resets_tombstone: bool,
+}
+
+/// Deletes the keys of every customer of the environment. Not atomic: a scan in bounded batches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invalidation {
+    /// Spells the keys.
+    pub keyspace: Keyspace,
+    /// The tombstone stays when the scan has ended. If not, an out-of-order message finds no key of its customer then,
+    /// and the policy lets it write nothing (unless a reader has refetched: for that the workers remember it too).
+    pub keeps_tombstone: bool,
+    /// An operator's: whatever the tombstone recorded before is forgotten.
+    pub resets_tombstone: bool,
+    /// The age of the message.
+    pub sent_at: EpochMs,
+}
+
 /// One change, applied in one atomic step (an invalidation excepted).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CacheChange {
-    /// A customer's (or resource's) entitlements, metadata and usages.
-    WriteEntitlements {
-        /// The SDKs' locks to wait for.
-        locks: Vec<String>,
-        /// Marks of purges: if one was sent later than this, this is late news.
-        purge_marks: Vec<String>,
-        /// When the message was sent.
-        sent_at: EpochMs,
-        /// How many of the writes, from the first, are the list itself: they are written together, or not at all.
-        list: usize,
-        /// The customer key first.
-        writes: Vec<KeyWrite>,
-    },
-    /// One usage.
-    WriteUsage {
-        /// The SDKs' locks to wait for.
-        locks: Vec<String>,
-        /// The customer key's timestamp key: without it nothing is written.
-        customer_timestamp_key: String,
-        /// The usage.
-        write: KeyWrite,
-    },
-    /// Forget a customer's entitlements and metadata; usage keys stay.
-    Purge {
-        /// The SDKs' locks to wait for.
-        locks: Vec<String>,
-        /// The keys to delete: the timestamp keys, then as many values.
-        keys: Vec<String>,
-        /// Where the purge is remembered.
-        mark: String,
-        /// When the message was sent.
-        sent_at: EpochMs,
-    },
-    /// Forget every customer of the environment.
+    /// See [`EntitlementsWrite`].
+    WriteEntitlements(Box<EntitlementsWrite>),
+    /// See [`UsageWrite`].
+    WriteUsage(UsageWrite),
+    /// See [`BalanceWrite`].
+    WriteBalance(BalanceWrite),
+    /// See [`PurgeWrite`].
+    Purge(PurgeWrite),
+    /// See [`Invalidation`].
     InvalidateEnvironment(Invalidation),
 }
 
 impl CacheChange {
-    /// What it changes, and where: a customer's key, so this is for the log at `debug` alone.
-    pub fn what_and_where(&self) -> (&'static str, &str) {
+    /// What it changes, and where. Names a customer: for the log at `debug` alone.
+    pub fn describe(&self) -> (&'static str, &str) {
         match self {
-            Self::WriteEntitlements { writes, .. } => (
-                "entitlements",
-                writes.first().map_or("", |write| write.key.as_str()),
-            ),
-            Self::WriteUsage { write, .. } => ("usage", &write.key),
-            Self::Purge { keys, .. } => ("purge", keys.get(keys.len() / 2).map_or("", String::as_str)),
-            Self::InvalidateEnvironment(walk) => ("invalidation", &walk.pattern),
+            Self::WriteEntitlements(write) => ("entitlements", &write.list.key),
+            Self::WriteUsage(usage) => ("usage", &usage.write.key),
+            Self::WriteBalance(balance) => ("credit balance", &balance.credit.key),
+            Self::Purge(purge) => ("purge", &purge.customer_key),
+            Self::InvalidateEnvironment(_) => ("invalidation", ""),
         }
     }
-}
 
-/// A walk over all customers' keys of an environment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invalidation {
-    /// The SCAN pattern of the keys to unlink.
-    pub pattern: String,
-    /// Where the invalidation is remembered: from before the walk, since a late message must not bring a customer
-    /// back behind it.
-    pub mark: String,
-    /// The mark stays when the walk has ended. If not, a late message finds no key of its customer then, and the
-    /// policy lets it write nothing (unless a reader has refetched: for that the workers remember it too).
-    pub keeps_mark: bool,
-    /// When the message was sent.
-    pub sent_at: EpochMs,
+    /// True for a list that an invalidation sent at this time made out of date.
+    pub fn is_outdated_by(&self, invalidated_at: EpochMs) -> bool {
+        matches!(self, Self::WriteEntitlements(write) if write.sent_at <= invalidated_at)
+    }
 }
 
 /// Where and how changes are written.
@@ -105,102 +183,207 @@ pub struct Layout {
     pub policy: CacheUpdatePolicy,
 }
 
-/// What an event changes. `sent_at` is the message's `SentTimestamp`. Empty if nothing.
-pub fn changes_for(event: &Event, sent_at: EpochMs, layout: &Layout) -> Vec<CacheChange> {
-    match event {
-        Event::EntitlementsUpdated(update) => vec![entitlements_change(update, sent_at, layout)],
+/// The changes of one message, made one by one: a migration may list 90,000 customers.
+#[derive(Debug)]
+pub struct Changes(Rest);
+
+#[derive(Debug)]
+enum Rest {
+    Ready(std::vec::IntoIter<CacheChange>),
+    Purges {
+        subjects: Subjects,
+        next: usize,
+        sent_at: EpochMs,
+        keyspace: Keyspace,
+    },
+}
+
+impl Iterator for Changes {
+    type Item = CacheChange;
+
+    fn next(&mut self) -> Option<CacheChange> {
+        match &mut self.0 {
+            Rest::Ready(changes) => changes.next(),
+            Rest::Purges {
+                subjects,
+                next,
+                sent_at,
+                keyspace,
+            } => {
+                let subject = subjects.get(*next)?;
+                *next += 1;
+                Some(purge_change(&subject, *sent_at, keyspace))
+            }
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = match &self.0 {
+            Rest::Ready(changes) => changes.len(),
+            Rest::Purges { subjects, next, .. } => subjects.len() - next,
+        };
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Changes {}
+
+/// What a message changes. Empty if nothing.
+pub fn changes(message: Message, layout: &Layout) -> Changes {
+    let sent_at = message.sent_at;
+    let ready = match message.event {
+        Event::Purged(subjects) => {
+            return Changes(Rest::Purges {
+                subjects,
+                next: 0,
+                sent_at,
+                keyspace: layout.keyspace.clone(),
+            });
+        }
+        Event::EntitlementsUpdated(update) => entitlements_changes(&update, sent_at, layout),
         Event::UsageUpdated(update) => vec![usage_change(update, layout)],
-        Event::Purged(subjects) => subjects
-            .iter()
-            .map(|subject| purge_change(&subject, sent_at, layout))
-            .collect(),
         Event::EnvironmentInvalidated => vec![CacheChange::InvalidateEnvironment(Invalidation {
-            pattern: layout.keyspace.customer_keys_pattern(),
-            mark: layout.keyspace.environment_purge_mark(),
-            keeps_mark: layout.policy == CacheUpdatePolicy::Upsert,
+            keyspace: layout.keyspace.clone(),
+            keeps_tombstone: layout.policy == CacheUpdatePolicy::Upsert,
+            resets_tombstone: false,
             sent_at,
         })],
         Event::Ignored { .. } => Vec::new(),
-    }
-}
-
-fn entitlements_change(update: &EntitlementsUpdated, sent_at: EpochMs, layout: &Layout) -> CacheChange {
-    let customer_key = layout.keyspace.customer_key(&update.subject);
-    let mut writes = Vec::with_capacity(2 + update.entitlements.len());
-    writes.push(KeyWrite {
-        key: customer_key.clone(),
-        value: entitlements_json(&update.entitlements, layout.format),
-        timestamp: update.updated_at,
-    });
-    if layout.format != CacheFormat::V3 {
-        writes.push(KeyWrite {
-            key: metadata_key(&customer_key),
-            value: metadata_json(update.access_denied_reason.as_deref()),
-            timestamp: update.updated_at,
-        });
-    }
-    let list = writes.len();
-    let carried = |entitlement| carried_usage(entitlement, &customer_key, layout.format);
-    writes.extend(update.entitlements.iter().filter_map(carried));
-    CacheChange::WriteEntitlements {
-        locks: layout.keyspace.lock_keys(&update.subject),
-        purge_marks: layout.keyspace.purge_marks(&update.subject),
-        sent_at,
-        list,
-        writes,
-    }
-}
-
-/// The usage that readers look for in a key of its own, if the entitlement carries one.
-fn carried_usage(entitlement: &Entitlement, customer_key: &str, format: CacheFormat) -> Option<KeyWrite> {
-    let (timestamp, key, usage) = match entitlement {
-        Entitlement::Feature(entitlement) if entitlement.feature.is_metered() => (
-            entitlement.usage_updated_at?,
-            feature_usage_key(customer_key, &entitlement.feature.id),
-            &entitlement.usage,
-        ),
-        Entitlement::Feature(_) => return None,
-        // SDK 3.x knows no credits: its form has neither the entry nor the usage.
-        Entitlement::Credit(_) if format == CacheFormat::V3 => return None,
-        Entitlement::Credit(entitlement) => (
-            entitlement.usage_updated_at?,
-            credit_usage_key(customer_key, &entitlement.currency_id),
-            &entitlement.usage,
-        ),
     };
-    Some(KeyWrite {
-        key,
-        value: usage_json(usage, format),
+    Changes(Rest::Ready(ready.into_iter()))
+}
+
+fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: &Layout) -> Vec<CacheChange> {
+    let Layout { keyspace, format, .. } = layout;
+    let customer_key = keyspace.customer_key(&update.subject);
+    let timestamp = update.updated_at;
+    let locks = keyspace.reader_locks(&update.subject);
+    let mut usages = Vec::with_capacity(update.entitlements.len());
+    let mut credits = Vec::new();
+    let mut rate_currencies = BTreeSet::new();
+    for entitlement in &update.entitlements {
+        match entitlement {
+            Entitlement::Feature(entitlement) => {
+                if let Some(timestamp) = entitlement
+                    .usage_updated_at
+                    .filter(|_| entitlement.feature.is_metered())
+                {
+                    usages.push(KeyWrite {
+                        key: keyspace::feature_usage_key(&customer_key, &entitlement.feature.id),
+                        value: usage_json(&entitlement.usage, *format),
+                        timestamp,
+                    });
+                }
+                if let Some(rate) = entitlement
+                    .credit_rate
+                    .as_ref()
+                    .filter(|_| *format != CacheFormat::V4)
+                {
+                    let currency = CurrencyId(rate.currency_id.clone());
+                    let balance_key = keyspace::balance_key(&customer_key, &currency);
+                    rate_currencies.insert(RateCurrency {
+                        currency,
+                        balance_key,
+                    });
+                }
+            }
+            // SDK 3.x knows no credits: its form has neither the entry nor the usage.
+            Entitlement::Credit(entitlement) if *format != CacheFormat::V3 => {
+                if let Some(timestamp) = entitlement.usage_updated_at {
+                    let (currency, usage) = (&entitlement.currency_id, &entitlement.usage);
+                    credits.push(credit_write(&customer_key, currency, usage, timestamp, *format));
+                }
+            }
+            Entitlement::Credit(_) => {}
+        }
+    }
+    let rest = usages.split_off(usages.len().min(USAGES_WITH_LIST));
+    let metadata = (*format != CacheFormat::V3).then(|| KeyWrite {
+        key: keyspace::metadata_key(&customer_key),
+        value: metadata_json(update.access_denied_reason.as_deref()),
         timestamp,
-    })
-}
-
-fn usage_change(update: &UsageUpdated, layout: &Layout) -> CacheChange {
-    let customer_key = layout.keyspace.customer_key(&update.subject);
-    let MeasuredUsage { usage, updated_at } = &update.measured;
-    CacheChange::WriteUsage {
-        locks: layout.keyspace.lock_keys(&update.subject),
-        customer_timestamp_key: timestamp_key(&customer_key),
-        write: KeyWrite {
-            key: usage_key(&customer_key, &update.of),
-            value: usage_json(usage, layout.format),
-            timestamp: *updated_at,
+    });
+    let list = CacheChange::WriteEntitlements(Box::new(EntitlementsWrite {
+        locks: locks.clone(),
+        tombstones: keyspace.tombstones(&update.subject),
+        // A message without a time of its own that is redriven is as old as its list.
+        sent_at: if timestamp.0 > 0 {
+            sent_at.min(timestamp)
+        } else {
+            sent_at
         },
+        is_answer: false,
+        list: KeyWrite {
+            key: customer_key.clone(),
+            value: entitlements_json(&update.entitlements, *format),
+            timestamp,
+        },
+        metadata,
+        usages,
+        credits,
+        rate_currencies: rate_currencies.into_iter().collect(),
+    }));
+    let usage = |write| {
+        CacheChange::WriteUsage(UsageWrite {
+            locks: locks.clone(),
+            customer_key: customer_key.clone(),
+            write,
+        })
+    };
+    std::iter::once(list).chain(rest.into_iter().map(usage)).collect()
+}
+
+fn usage_change(update: UsageUpdated, layout: &Layout) -> CacheChange {
+    let customer_key = layout.keyspace.customer_key(&update.subject);
+    let locks = layout.keyspace.reader_locks(&update.subject);
+    let (usage, timestamp) = (&update.measured.usage, update.measured.updated_at);
+    match update.of {
+        UsageOf::Feature(feature) => CacheChange::WriteUsage(UsageWrite {
+            write: KeyWrite {
+                key: keyspace::feature_usage_key(&customer_key, &feature),
+                value: usage_json(usage, layout.format),
+                timestamp,
+            },
+            locks,
+            customer_key,
+        }),
+        UsageOf::Credit(currency) => CacheChange::WriteBalance(BalanceWrite {
+            locks,
+            credit: credit_write(&customer_key, &currency, usage, timestamp, layout.format),
+            customer_key,
+            currency,
+            balance: update.balance,
+            adjusts_list: layout.format != CacheFormat::V4,
+        }),
     }
 }
 
-fn purge_change(subject: &Subject, sent_at: EpochMs, layout: &Layout) -> CacheChange {
-    let customer_key = layout.keyspace.customer_key(subject);
-    let metadata_key = metadata_key(&customer_key);
-    CacheChange::Purge {
-        locks: layout.keyspace.lock_keys(subject),
-        mark: layout.keyspace.purge_mark(subject),
-        sent_at,
-        keys: vec![
-            timestamp_key(&customer_key),
-            timestamp_key(&metadata_key),
-            customer_key,
-            metadata_key,
-        ],
+fn credit_write(
+    customer_key: &str,
+    currency: &CurrencyId,
+    usage: &Usage,
+    timestamp: EpochMs,
+    format: CacheFormat,
+) -> CreditWrite {
+    CreditWrite {
+        key: keyspace::credit_usage_key(customer_key, currency),
+        balance_key: keyspace::balance_key(customer_key, currency),
+        current_usage: usage.current_usage.to_string(),
+        period_start: usage.period_start,
+        period_end: usage.period_end,
+        has_next_reset_date: format == CacheFormat::Compatible,
+        timestamp,
     }
+}
+
+fn purge_change(subject: &Subject, sent_at: EpochMs, keyspace: &Keyspace) -> CacheChange {
+    let customer_key = keyspace.customer_key(subject);
+    CacheChange::Purge(PurgeWrite {
+        locks: keyspace.reader_locks(subject),
+        tombstone: keyspace.tombstone(subject),
+        metadata_key: keyspace::metadata_key(&customer_key),
+        customer_key,
+        sent_at,
+        resets_tombstone: false,
+    })
 }

@@ -1,10 +1,11 @@
-//! Makes changes so as the workers do: the readers' locks are waited for, an invalidation is a walk by itself.
+//! Applies changes as the workers do: the readers' locks are waited for, an invalidation goes by itself.
 
 use std::time::{Duration, Instant};
 
 use crate::cache::{CacheChange, Invalidation};
+use crate::entitlement::EpochMs;
 use crate::shutdown::Stop;
-use crate::store::{CacheStore, Locks, Outcome, READERS_LOCK, StoreError};
+use crate::store::{CacheStore, LockPatience, Outcome, StoreError};
 
 /// How often a locked customer is tried again, as in the workers.
 const LOCKED_AGAIN: Duration = Duration::from_millis(20);
@@ -12,8 +13,8 @@ const LOCKED_AGAIN: Duration = Duration::from_millis(20);
 /// Applies changes, some at a time.
 pub(super) struct Applier<'a> {
     pub store: &'a dyn CacheStore,
-    /// When the last invalidation that went through here was sent: what was sent before it is late news.
-    invalidated_at: Option<i64>,
+    /// When the last invalidation that went through here was sent: it makes lists that were sent before it out of date.
+    invalidated_at: Option<EpochMs>,
 }
 
 impl<'a> Applier<'a> {
@@ -24,84 +25,56 @@ impl<'a> Applier<'a> {
         }
     }
 
-    /// An outcome for each change, in order, none of them [`Outcome::Locked`]. The error is one of Redis as a whole:
-    /// what was applied by then may be applied again without harm.
+    /// An outcome for each change, in order, none of them [`Outcome::Locked`]. The error is the server's: what was applied
+    /// by then may be applied again without harm.
     pub fn apply(&mut self, changes: &[CacheChange]) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
+        let is_atomic = |change: &CacheChange| !matches!(change, CacheChange::InvalidateEnvironment(_));
         let mut outcomes = Vec::with_capacity(changes.len());
-        let mut rest = changes;
-        while let Some(first) = rest.first() {
-            if let CacheChange::InvalidateEnvironment(invalidation) = first {
-                let sent_at = invalidation.sent_at.0;
-                self.invalidated_at = self.invalidated_at.max(Some(sent_at));
-                // The workers remember an invalidation that they did. Of this one they know by the mark alone.
+        for together in changes.chunk_by(|one, next| is_atomic(one) && is_atomic(next)) {
+            if let [CacheChange::InvalidateEnvironment(invalidation)] = together {
+                self.invalidated_at = self.invalidated_at.max(Some(invalidation.sent_at));
+                // The workers remember an invalidation that they did. Of this one they know by the tombstone alone.
                 let remembered = Invalidation {
-                    keeps_mark: true,
+                    keeps_tombstone: true,
                     ..invalidation.clone()
                 };
-                let unlinked = self.store.invalidate(&remembered, &|| true)?;
-                outcomes.push(Ok(Outcome::Applied {
-                    written: unlinked,
-                    stale: 0,
-                }));
-                rest = &rest[1..];
-                continue;
+                let written = self.store.invalidate(&remembered, &|| true)?;
+                outcomes.push(Ok(Outcome::Applied { written, stale: 0 }));
+            } else {
+                outcomes.extend(self.atomic(together)?);
             }
-            let end = rest
-                .iter()
-                .position(|change| matches!(change, CacheChange::InvalidateEnvironment(_)))
-                .unwrap_or(rest.len());
-            let (atomic, behind) = rest.split_at(end);
-            outcomes.extend(self.atomic(atomic)?);
-            rest = behind;
         }
         Ok(outcomes)
     }
 
     fn atomic(&self, changes: &[CacheChange]) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
         let started = Instant::now();
-        let mut outcomes: Vec<Result<Outcome, StoreError>> = changes
-            .iter()
-            .map(|change| {
-                let late = self.is_late_news(change);
-                Ok(if late {
-                    Outcome::PurgedLater
-                } else {
-                    Outcome::Locked
-                })
-            })
-            .collect();
-        loop {
-            let locks = if started.elapsed() >= READERS_LOCK {
-                Locks::Outlasted
+        let at_first = |change: &CacheChange| {
+            let is_outdated = self.invalidated_at.is_some_and(|at| change.is_outdated_by(at));
+            Ok(if is_outdated {
+                Outcome::PurgedLater
             } else {
-                Locks::Respect
-            };
-            let waiting: Vec<usize> = outcomes
+                Outcome::Locked
+            })
+        };
+        let mut outcomes: Vec<Result<Outcome, StoreError>> = changes.iter().map(at_first).collect();
+        loop {
+            let patience = LockPatience::after(started.elapsed());
+            let (indexes, locked): (Vec<usize>, Vec<_>) = changes
                 .iter()
                 .enumerate()
-                .filter(|(_, outcome)| **outcome == Ok(Outcome::Locked))
-                .map(|(index, _)| index)
-                .collect();
-            if waiting.is_empty() {
+                .filter(|(index, _)| outcomes.get(*index) == Some(&Ok(Outcome::Locked)))
+                .map(|(index, change)| (index, (change, patience)))
+                .unzip();
+            if locked.is_empty() {
                 return Ok(outcomes);
             }
-            let row: Vec<(&CacheChange, Locks)> =
-                waiting.iter().map(|index| (&changes[*index], locks)).collect();
-            for (index, outcome) in waiting.iter().zip(self.store.apply(&row, &|| true)?) {
-                outcomes[*index] = outcome;
+            for (index, outcome) in indexes.into_iter().zip(self.store.apply(&locked, &|| true)?) {
+                outcomes[index] = outcome;
             }
             if outcomes.contains(&Ok(Outcome::Locked)) {
                 Stop::never().wait(LOCKED_AGAIN);
             }
-        }
-    }
-
-    fn is_late_news(&self, change: &CacheChange) -> bool {
-        match change {
-            CacheChange::WriteEntitlements { sent_at, .. } => Some(sent_at.0) <= self.invalidated_at,
-            CacheChange::WriteUsage { .. }
-            | CacheChange::Purge { .. }
-            | CacheChange::InvalidateEnvironment(_) => false,
         }
     }
 }

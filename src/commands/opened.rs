@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{complain, complain_of_settings};
 use crate::aws::CredentialsProvider;
+use crate::cache::keyspace::Keyspace;
 use crate::config::{CacheAccess, CacheUpdatePolicy, EdgeAccess, Faults, Settings};
 use crate::http_client;
 use crate::log::{self as service_log, LogHandle};
@@ -52,6 +53,7 @@ impl Opened {
         }
         http_client::install_crypto_provider();
         let rules = StoreRules {
+            keyspace: Keyspace::new(access.environment_prefix.clone()),
             policy: access.policy,
             expiry: access.expiry,
         };

@@ -7,12 +7,11 @@ use clap::Args;
 use super::apply::Applier;
 use super::{FAILED, Opened, USAGE, complain, print};
 use crate::cache::keyspace::Keyspace;
-use crate::cache::{CacheChange, Layout, changes_for};
+use crate::cache::{CacheChange, Layout, changes};
 use crate::clock;
 use crate::config::Settings;
 use crate::entitlement::{CustomerId, EpochMs, ResourceId, Subject};
-use crate::message::Event;
-use crate::store::look::Content;
+use crate::message::{Event, Message};
 use crate::store::{Outcome, StoreError, server_name};
 
 /// What `purge` is asked.
@@ -109,30 +108,18 @@ fn may_go_on(yes: bool, is_terminal: bool, question: &str) -> Answer {
 }
 
 fn one(opened: &Opened, subject: &Subject) -> Result<String, StoreError> {
-    let (layout, now) = (layout(opened), purge_time(opened));
     let mut lines = String::new();
     let mut deleted = 0;
-    for mut change in changes_for(
-        &Event::Purged([subject.clone()].into_iter().collect()),
-        now,
-        &layout,
-    ) {
-        if let CacheChange::Purge { keys, .. } = &mut change {
-            let looks = opened.store.look(keys)?;
-            let there = keys
-                .iter()
-                .zip(&looks)
-                .filter(|(_, look)| look.content != Content::Absent);
-            for (key, _) in there {
-                lines.push_str(key);
+    for mut change in purges(opened, Event::Purged([subject.clone()].into_iter().collect())) {
+        if let CacheChange::Purge(purge) = &mut change {
+            // Whatever is in the way of new lists goes: an operator purges to start anew.
+            purge.resets_tombstone = true;
+        }
+        for would in opened.store.dry_run(&[&change])? {
+            for key in would?.written {
+                lines.push_str(&key);
                 lines.push('\n');
                 deleted += 1;
-            }
-            let newest = looks.iter().filter_map(|look| look.text()?.parse().ok()).max();
-            if newest > Some(now.0) {
-                // The script remembers how new the state was that it forgets, and lets nothing older follow. A state
-                // from the future is what one purges for: so it is forgotten first, and with it how new it was.
-                keys.rotate_left(2);
             }
         }
         if let Some(Err(error)) = Applier::new(&opened.store).apply(&[change])?.pop() {
@@ -140,28 +127,38 @@ fn one(opened: &Opened, subject: &Subject) -> Result<String, StoreError> {
         }
     }
     Ok(if deleted == 0 {
-        "nothing was cached; the purge is remembered all the same\n".to_owned()
+        "nothing was cached\n".to_owned()
     } else {
         format!("{lines}deleted {deleted} keys; usages stay, and the next reader asks Stigg\n")
     })
 }
 
 fn environment(opened: &Opened) -> Result<String, StoreError> {
-    let changes = changes_for(
-        &Event::EnvironmentInvalidated,
-        purge_time(opened),
-        &layout(opened),
-    );
     let mut deleted = 0;
-    for outcome in Applier::new(&opened.store).apply(&changes)? {
-        if let Outcome::Applied { written, .. } = outcome? {
-            deleted += written;
+    for mut change in purges(opened, Event::EnvironmentInvalidated) {
+        if let CacheChange::InvalidateEnvironment(invalidation) = &mut change {
+            invalidation.resets_tombstone = true;
+        }
+        for outcome in Applier::new(&opened.store).apply(&[change])? {
+            if let Outcome::Applied { written, .. } = outcome? {
+                deleted += written;
+            }
         }
     }
     let prefix = &opened.access.environment_prefix;
     Ok(format!(
         "deleted {deleted} keys of customers of '{prefix}'; the next readers ask Stigg\n"
     ))
+}
+
+/// The changes of a purge that is sent now.
+fn purges(opened: &Opened, event: Event) -> impl Iterator<Item = CacheChange> {
+    let message = Message {
+        event,
+        sent_at: purge_time(opened),
+        implausible_timestamps: 0,
+    };
+    changes(message, &layout(opened))
 }
 
 fn layout(opened: &Opened) -> Layout {
@@ -172,8 +169,8 @@ fn layout(opened: &Opened) -> Layout {
     }
 }
 
-/// When the purge was sent: messages that were sent before are late news. Of this machine's clock and that of Redis
-/// the earlier one counts, since a clock ahead would have messages taken for late that are not.
+/// When the purge was sent: messages that were sent before it are out of order. Of this machine's clock and that of Redis the
+/// earlier one counts, since a clock ahead would keep newer messages away.
 fn purge_time(opened: &Opened) -> EpochMs {
     let now = clock::now();
     opened.store.time().map_or(now, |of_redis| of_redis.min(now))

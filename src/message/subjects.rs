@@ -24,19 +24,17 @@ impl Subjects {
     }
 
     /// Each of them.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Subject> {
-        (0..self.len()).map(|index| {
-            let (customer, resource) = self.ids_of(index);
-            Subject {
-                customer: CustomerId(customer.to_owned()),
-                resource: (!resource.is_empty()).then(|| ResourceId(resource.to_owned())),
-            }
-        })
+    pub fn iter(&self) -> impl Iterator<Item = Subject> {
+        (0..self.len()).filter_map(|index| self.get(index))
     }
 
-    /// The subject of that index, which must be less than the length.
+    /// The subject of that index. `None` behind the last.
     pub fn get(&self, index: usize) -> Option<Subject> {
-        self.iter().nth(index)
+        let (customer, resource) = (index < self.len()).then(|| self.ids_of(index))?;
+        Some(Subject {
+            customer: CustomerId(customer.to_owned()),
+            resource: (!resource.is_empty()).then(|| ResourceId(resource.to_owned())),
+        })
     }
 
     pub(super) fn push(&mut self, customer: &str, resource: Option<&str>) {

@@ -94,7 +94,7 @@ impl RedisGate {
     /// A call failed with an error that reaches all of Redis.
     pub fn lost(&self, error: &StoreError, during: During) {
         let now = Instant::now();
-        let kind = format!("{FAULT}{}", error.kind);
+        let kind = format!("{FAULT}{}", error.cause.label());
         let mut state = self.state();
         state.away.get_or_insert_with(|| Away::since(now));
         state.failed = true;
@@ -182,7 +182,7 @@ impl RedisGate {
 
 fn refuses_writes(error: &StoreError) -> bool {
     matches!(
-        error.kind.as_str(),
+        error.cause.label(),
         "READONLY" | "OOM" | "MISCONF" | "NOPERM" | "NOREPLICAS"
     )
 }
@@ -191,7 +191,7 @@ fn refuses_writes(error: &StoreError) -> bool {
 mod tests {
     use super::*;
     use crate::ops::health::Patience;
-    use crate::store::Reach;
+    use crate::store::Cause;
 
     fn gate() -> RedisGate {
         let metrics = Arc::new(Metrics::new().unwrap());
@@ -200,10 +200,14 @@ mod tests {
     }
 
     fn fault(kind: &str) -> StoreError {
+        let cause = match kind {
+            "MISCONF" => Cause::CannotPersist,
+            "READONLY" => Cause::ReadOnly,
+            _ => Cause::Io,
+        };
         StoreError {
             message: format!("{kind} on purpose"),
-            kind: kind.to_owned(),
-            reach: Reach::Redis,
+            cause,
         }
     }
 

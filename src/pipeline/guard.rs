@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::gate::RedisGate;
 use crate::cache::keyspace::Keyspace;
 use crate::shutdown::Stop;
-use crate::store::{CacheStore, NOPERM, STOPPED, Survey};
+use crate::store::{CacheStore, Cause, PrefixScan};
 
 /// Between two steps, so that the look is no load beside the work.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -48,7 +48,10 @@ impl Guard {
 
     /// One look, and what there is to say of it. False if it has to be looked again.
     fn look(&self) -> bool {
-        match self.store.survey(&self.keyspace, &|| !self.stop.wait(PAUSE)) {
+        match self
+            .store
+            .scan_prefixes(&self.keyspace, &|| !self.stop.wait(PAUSE))
+        {
             Ok(survey) => {
                 let (has_own, others) = (survey.has_own, survey.others.len());
                 log::debug!(has_own, others; "looked whose customers are in Redis");
@@ -57,7 +60,7 @@ impl Guard {
                 }
                 true
             }
-            Err(error) if error.kind == NOPERM || error.kind == STOPPED => {
+            Err(error) if matches!(error.cause, Cause::NoPermission | Cause::Stopped) => {
                 log::debug!(err:% = error; "whether ENVIRONMENT_PREFIX is that of the SDKs is not looked at");
                 true
             }
@@ -71,16 +74,16 @@ impl Guard {
 }
 
 /// What a survey gives reason to say.
-fn warning(prefix: &str, survey: &Survey) -> Option<String> {
-    let Survey {
+fn warning(prefix: &str, survey: &PrefixScan) -> Option<String> {
+    let PrefixScan {
         has_own,
         others,
-        is_whole,
+        is_complete,
     } = survey;
     if *has_own || others.is_empty() {
         return None;
     }
-    let looked_at = if *is_whole {
+    let looked_at = if *is_complete {
         "Redis"
     } else {
         "the part of Redis that was looked at"
@@ -121,11 +124,11 @@ fn shown(prefix: &str) -> String {
 mod tests {
     use super::*;
 
-    fn survey(has_own: bool, others: &[&str]) -> Survey {
-        Survey {
+    fn survey(has_own: bool, others: &[&str]) -> PrefixScan {
+        PrefixScan {
             has_own,
             others: others.iter().map(|prefix| (*prefix).to_owned()).collect(),
-            is_whole: true,
+            is_complete: true,
         }
     }
 
@@ -156,8 +159,8 @@ mod tests {
 
     #[test]
     fn what_was_not_looked_at_is_not_told_to_be_empty() {
-        let part = Survey {
-            is_whole: false,
+        let part = PrefixScan {
+            is_complete: false,
             ..survey(false, &["staging"])
         };
         let warning = warning("p", &part).unwrap();

@@ -10,7 +10,7 @@ use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
 use crate::ops::status::StatusBoard;
 use crate::shutdown::Stop;
-use crate::store::{CacheStore, READONLY};
+use crate::store::{CacheStore, Cause};
 
 /// How often a Redis that is away is asked whether it is back.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -90,7 +90,7 @@ impl Sampler {
         }
         match self.store.info() {
             Ok(info) => self.metrics.observe_redis_info(&info),
-            Err(error) if error.kind == READONLY => return self.gate.lost(&error, During::Question),
+            Err(error) if error.cause == Cause::ReadOnly => return self.gate.lost(&error, During::Question),
             // An ACL may deny INFO: the cache works without its statistics.
             Err(error) => self.faults.fault(
                 "info",

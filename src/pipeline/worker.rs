@@ -19,14 +19,15 @@ use super::lease::Held;
 use super::poison::PoisonLog;
 use super::polls::Polls;
 use super::settle::{Outbox, Settlement, settle_permanent};
-use crate::cache::{CacheChange, Layout, changes_for};
+use crate::cache::{CacheChange, Layout, changes};
 use crate::config::PoisonPolicy;
+use crate::entitlement::EpochMs;
 use crate::log::FaultLog;
 use crate::message::{self, Event};
 use crate::ops::metrics::Metrics;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::Stop;
-use crate::store::{CacheStore, Locks, Outcome, READERS_LOCK};
+use crate::store::{CacheStore, LockPatience, Outcome};
 
 /// Deliveries in one round trip, or a few more, since a receive is taken whole: enough that the round trip is shared,
 /// few enough that none waits for long.
@@ -90,11 +91,8 @@ impl Job {
         self.held.lease.is_lost(now)
     }
 
-    fn locks(&self) -> Locks {
-        match self.locked_since {
-            Some(since) if since.elapsed() >= READERS_LOCK => Locks::Outlasted,
-            _ => Locks::Respect,
-        }
+    fn locks(&self) -> LockPatience {
+        LockPatience::after(self.locked_since.map_or(Duration::ZERO, |since| since.elapsed()))
     }
 }
 
@@ -189,10 +187,7 @@ impl Worker {
                 | Event::Purged(_)
                 | Event::EnvironmentInvalidated => None,
             };
-            Ok((
-                ignored,
-                changes_for(&message.event, message.sent_at, &self.layout),
-            ))
+            Ok((ignored, changes(message, &self.layout).collect::<Vec<_>>()))
         }));
         match decoded {
             Ok(Ok((ignored, changes))) => {
@@ -240,10 +235,7 @@ impl Worker {
 
     /// The environment was invalidated after the message was sent: what is cached by now was asked for later.
     fn is_late_news(&self, change: &CacheChange) -> bool {
-        let CacheChange::WriteEntitlements { sent_at, .. } = change else {
-            return false;
-        };
-        sent_at.0 <= self.invalidated_at.load(Ordering::SeqCst)
+        change.is_outdated_by(EpochMs(self.invalidated_at.load(Ordering::SeqCst)))
     }
 
     /// Drops those whose receipt handle no longer lives: they come again by themselves.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::credentials::{self, Purpose, Surroundings};
 use super::crew::Crew;
 use crate::aws::CredentialsProvider;
+use crate::cache::keyspace::Keyspace;
 use crate::config::{Config, RedisAddress, RedisConfig};
 use crate::store::{RedisStore, StoreRules, server_name};
 
@@ -21,6 +22,7 @@ pub(super) fn open(
 ) -> anyhow::Result<RedisStore> {
     log_the_way(&config.redis);
     let rules = StoreRules {
+        keyspace: Keyspace::new(config.environment_prefix.clone()),
         policy: config.cache_update_policy,
         expiry: config.expiry,
     };

@@ -1,54 +1,58 @@
 //! Connections to Redis for the r2d2 pool.
 //!
-//! redis's own r2d2 manager dials without a timeout: a server that accepts and never answers would hang the
-//! thread. This one dials, shakes hands and signs in against one deadline. A connection that has seen an I/O error, a
-//! timeout or an answer that says "not this server" is poisoned: after a timeout it still claims to be open, and
+//! redis's own r2d2 manager connects without a timeout: a server that accepts and never answers would hang the thread.
+//! This one connects, does the TLS handshake and authenticates against one deadline. A connection that has seen an I/O
+//! error, a timeout or an error that is not one change's is discarded: after a timeout it still claims to be open, and
 //! after a failover the pool would hand out the demoted server's connection again and again.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, ErrorKind, RedisError, RedisResult, Value, cmd};
+use redis::{Cmd, RedisError, RedisResult, Value, cmd};
 
-use super::errors::{is_full, replica_error, translate};
+use super::errors::{Cause, StoreError, translate, translate_answer};
 use super::iam_token::iam_token;
+use super::sentinel::{self, Server};
 use super::tls::{TlsSetup, server_name};
-use super::wire::Wire;
-use super::{Reach, StoreError, sentinel};
-use crate::aws::{CredentialsError, CredentialsProvider};
+use super::transport::Transport;
+use crate::aws::CredentialsProvider;
 use crate::clock;
-use crate::config::{RedisAddress, RedisConfig, RedisIam, RedisTls, SentinelConfig};
+use crate::config::{RedisAddress, RedisConfig, RedisIam, RedisTls};
 use crate::lookup::Lookups;
 
-/// Finding the primary, dialling, TLS and signing in, all of it.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
-
+/// Finding the primary, connecting, TLS and authentication, all of it.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection lives this long at most, so that a name that moved to another address is followed, however busy it is.
-pub(super) const CONNECTION_LIFE: Duration = Duration::from_mins(10);
+pub(super) const CONNECTION_LIFETIME: Duration = Duration::from_mins(10);
 
 /// A connection, and whether it may be used again.
 pub(super) struct PooledConnection {
-    pub(super) wire: Wire,
-    pub(super) poisoned: bool,
-    /// It has served a round trip: if it breaks now, the server or something on the way may just have closed it
-    /// while it was idle.
+    pub(super) transport: Transport,
+    /// Not to be used again.
+    pub(super) is_broken: bool,
+    /// It has served a round trip: if it breaks now, the server or something on the way may just have closed it while it
+    /// was idle.
     pub(super) has_served: bool,
-    /// When it was dialled, or last served one.
+    /// When it was connected, or last served one.
     pub(super) last_used: Instant,
-    dialled_at: Instant,
+    /// This server does not run scripts by their SHA-1: they are sent whole.
+    pub(super) sends_source: bool,
+    connected_at: Instant,
     /// The primary that Sentinel named, if it was asked.
-    primary: Option<(String, u16)>,
+    primary: Option<Server>,
 }
 
-/// What dials have in common.
+/// What connections have in common.
 #[derive(Debug, Default)]
 pub(super) struct DialPlan {
     tls: TlsSetup,
     lookups: Lookups,
+    has_warned_of_password: AtomicBool,
 }
 
-/// Makes connections; reads the secrets anew for each, so that rotated ones are taken up.
+/// Makes connections; reads the secrets again for each, so that rotated ones are used.
 #[derive(Clone)]
 pub(super) struct ConnectionManager {
     config: Arc<RedisConfig>,
@@ -56,60 +60,71 @@ pub(super) struct ConnectionManager {
     signer: Option<Arc<dyn CredentialsProvider>>,
     redis: Arc<DialPlan>,
     sentinels: Arc<DialPlan>,
-    /// The primary that Sentinel named last.
-    primary: Arc<Mutex<Option<(String, u16)>>>,
+    /// The primary that Sentinel named and that answered as one.
+    primary: Arc<Mutex<Option<Server>>>,
 }
 
 /// Why a server could not be reached.
+#[derive(Debug, thiserror::Error)]
 pub(super) enum OpenError {
-    Io(io::Error),
-    Tls(StoreError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Tls(#[from] StoreError),
 }
 
 /// Who one is, and which database one wants.
-pub(super) struct SignIn<'a> {
+pub(super) struct Login<'a> {
     pub(super) username: Option<&'a str>,
     pub(super) password: Option<&'a str>,
     pub(super) db: u16,
 }
 
-/// Dials, and shakes hands if there is to be TLS.
+/// Connects, and does the handshake if there is to be TLS.
 pub(super) fn open(
     host: &str,
     port: u16,
     tls: Option<&RedisTls>,
     plan: &DialPlan,
     deadline: Instant,
-) -> Result<Wire, OpenError> {
+) -> Result<Transport, OpenError> {
     let Some(tls) = tls else {
-        return Wire::tcp(host, port, &plan.lookups, deadline).map_err(OpenError::Io);
+        return Ok(Transport::tcp(host, port, &plan.lookups, deadline)?);
     };
-    let config = plan.tls.config(tls).map_err(OpenError::Tls)?;
-    let name = server_name(tls, host).map_err(OpenError::Tls)?;
-    let wire = Wire::tcp(host, port, &plan.lookups, deadline).map_err(OpenError::Io)?;
-    wire.encrypted(config, name).map_err(OpenError::Io)
+    let (config, name) = (plan.tls.config(tls)?, server_name(tls, host)?);
+    Ok(Transport::tcp(host, port, &plan.lookups, deadline)?.encrypted(config, name)?)
 }
 
-/// Signs in and selects the database.
-pub(super) fn sign_in(wire: &mut Wire, login: &SignIn<'_>) -> RedisResult<()> {
+/// Authenticates and selects the database. A password that the server does not ask for is no fault, as in ioredis:
+/// `setting` is named in one warning. A server that does ask says so at the next command.
+pub(super) fn authenticate(
+    transport: &mut Transport,
+    login: &Login<'_>,
+    setting: &str,
+    plan: &DialPlan,
+) -> RedisResult<()> {
     if let Some(password) = login.password {
         let mut auth = cmd("AUTH");
-        if let Some(username) = login.username {
-            auth.arg(username);
-        }
-        auth.arg(password);
-        wire.ask(&auth).map_err(|error| match error.code() {
-            // A server without a password says ERR to one.
-            Some("WRONGPASS" | "ERR") if !is_full(&error) => {
-                RedisError::from((ErrorKind::AuthenticationFailed, "the server refused to sign in"))
+        auth.arg(login.username).arg(password);
+        match transport.query(&auth) {
+            Err(error) if error.code() == Some("ERR") && !says_too_many_clients(&error) => {
+                if !plan.has_warned_of_password.swap(true, Ordering::SeqCst) {
+                    log::warn!(err:% = error; "{setting} is set, but the server does not ask for a password: going on without");
+                }
             }
-            Some(_) | None => error,
-        })?;
+            answer => answer.map(|_| ())?,
+        }
     }
     if login.db != 0 {
-        wire.ask(cmd("SELECT").arg(login.db))?;
+        transport.query(cmd("SELECT").arg(login.db))?;
     }
     Ok(())
+}
+
+fn says_too_many_clients(error: &RedisError) -> bool {
+    error
+        .detail()
+        .is_some_and(|detail| detail.contains("max number of clients"))
 }
 
 impl ConnectionManager {
@@ -123,30 +138,43 @@ impl ConnectionManager {
         }
     }
 
-    /// Asks the sentinels again. If they name another primary than last time, older connections are outdated.
-    pub(super) fn look_for_primary(&self) -> Result<(), StoreError> {
+    /// Asks the sentinels again. If most of them name another primary than the one in use, and that one answers as a
+    /// primary, older connections are outdated.
+    pub(super) fn follow_primary(&self) -> Result<(), StoreError> {
         let RedisAddress::Sentinel(config) = &self.config.address else {
             return Ok(());
         };
-        self.find_primary(config, Instant::now() + DIAL_TIMEOUT)
-            .map(|_| ())
+        let (tls, current) = (self.config.tls.as_ref(), self.primary());
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let elected = sentinel::elected(config, tls, &self.sentinels, deadline, current.as_ref())?;
+        match elected {
+            Some(elected) if current.is_some() && current.as_ref() != Some(&elected) => {
+                self.connect_to(&elected, Instant::now() + CONNECT_TIMEOUT)?;
+                self.set_primary(&elected);
+                Ok(())
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// It leads to a server that is no longer the primary.
     pub(super) fn is_outdated(&self, connection: &PooledConnection) -> bool {
-        connection.primary.is_some()
-            && *self.primary.lock().unwrap_or_else(PoisonError::into_inner) != connection.primary
+        connection.primary.is_some() && self.primary() != connection.primary
     }
 
-    fn find_primary(&self, config: &SentinelConfig, deadline: Instant) -> Result<(String, u16), StoreError> {
-        let found = sentinel::primary(config, self.config.tls.as_ref(), &self.sentinels, deadline)?;
+    fn primary(&self) -> Option<Server> {
+        self.primary
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set_primary(&self, server: &Server) {
         let mut primary = self.primary.lock().unwrap_or_else(PoisonError::into_inner);
-        if primary.as_ref() != Some(&found) {
-            let (host, port) = &found;
-            log::info!("Sentinel names {host}:{port} as the primary '{}'", config.master);
-            *primary = Some(found.clone());
+        if primary.as_ref() != Some(server) {
+            log::info!("Sentinel names {}:{} as the primary", server.0, server.1);
+            *primary = Some(server.clone());
         }
-        Ok(found)
     }
 
     /// The password as it is now, or a token made for this connection.
@@ -154,43 +182,40 @@ impl ConnectionManager {
         if let Some(iam) = &self.config.iam {
             return self.token(iam).map(Some);
         }
-        let Some(password) = &self.config.password else {
-            return Ok(None);
-        };
-        password.read().map(Some).map_err(|error| StoreError {
-            message: format!("cannot read the Redis password: {error}; check REDIS_PASSWORD_FILE"),
-            kind: "password file".to_owned(),
-            reach: Reach::Redis,
+        let password = self
+            .config
+            .password
+            .as_ref()
+            .map(crate::config::Secret::read)
+            .transpose();
+        password.map_err(|error| {
+            StoreError::new(
+                Cause::Credentials,
+                format!("cannot read the Redis password: {error}; check REDIS_PASSWORD_FILE"),
+            )
         })
     }
 
-    /// Signed anew each time: a token is taken for 15 minutes, a connection may be made at any time.
+    /// Signed for each connection: a token is valid for 15 minutes, a connection may be made at any time.
     fn token(&self, iam: &RedisIam) -> Result<String, StoreError> {
-        let cannot = |cause: &str| StoreError {
-            message: format!(
-                "cannot sign a token for ElastiCache '{}': {cause}",
-                iam.cache_name
-            ),
-            kind: "token".to_owned(),
-            reach: Reach::Redis,
+        let failed = |why: &str| {
+            let message = format!("cannot sign a token for ElastiCache '{}': {why}", iam.cache_name);
+            StoreError::new(Cause::Credentials, message)
         };
         let now = clock::now();
-        let credentials = match &self.signer {
-            Some(signer) => signer.current(now),
-            None => Err(CredentialsError {
-                message: "there are no AWS credentials to sign with; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-                    .to_owned(),
-                kind: "no_credentials".to_owned(),
-            }),
+        let Some(signer) = &self.signer else {
+            return Err(failed(
+                "there are no AWS credentials to sign with; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            ));
         };
-        let credentials = credentials.map_err(|error| cannot(&error.message))?;
+        let credentials = signer.current(now).map_err(|error| failed(&error.message))?;
         let user = self.config.username.as_deref().unwrap_or_default();
         iam_token(iam, user, &credentials, now)
-            .map_err(|error| cannot(&format!("{error}; check REDIS_IAM_CACHE_NAME and REDIS_USERNAME")))
+            .map_err(|error| failed(&format!("{error}; check REDIS_IAM_CACHE_NAME and REDIS_USERNAME")))
     }
 
-    /// The server refused to sign in: keys that AWS takes no more are fetched anew.
-    fn was_refused(&self) {
+    /// The server refused the token: keys that AWS takes no more are fetched again.
+    fn invalidate_credentials(&self) {
         if let (Some(_), Some(signer)) = (&self.config.iam, &self.signer) {
             let now = clock::now();
             if let Ok(credentials) = signer.current(now) {
@@ -199,26 +224,59 @@ impl ConnectionManager {
         }
     }
 
-    fn dial(&self, deadline: Instant) -> Result<(Wire, Option<(String, u16)>), StoreError> {
-        let cannot = |error: OpenError| match error {
+    /// A server that Sentinel named, if it is a primary.
+    fn connect_to(&self, server: &Server, deadline: Instant) -> Result<PooledConnection, StoreError> {
+        let tls = self.config.tls.as_ref();
+        let transport =
+            open(&server.0, server.1, tls, &self.redis, deadline).map_err(|error| self.cannot_open(error))?;
+        let mut connection = self.log_in(transport)?;
+        if let Some(Value::Array(role)) = self.ask_if_allowed(&mut connection.transport, &cmd("ROLE"))?
+            && role.first() == Some(&Value::BulkString(b"slave".to_vec()))
+        {
+            return Err(self.replica_error());
+        }
+        connection.primary = Some(server.clone());
+        Ok(connection)
+    }
+
+    fn log_in(&self, mut transport: Transport) -> Result<PooledConnection, StoreError> {
+        let password = self.password()?;
+        let login = Login {
+            username: self.config.username.as_deref(),
+            password: password.as_deref(),
+            db: self.config.db,
+        };
+        authenticate(&mut transport, &login, "REDIS_PASSWORD", &self.redis).map_err(|error| {
+            let error = self.cannot_connect(&error);
+            if error.cause == Cause::WrongPassword {
+                self.invalidate_credentials();
+            }
+            error
+        })?;
+        // One question now, so that a server that does not speak Redis, or does not speak at all, is told from one that was
+        // lost later.
+        self.ask_if_allowed(&mut transport, &cmd("PING"))?;
+        let now = Instant::now();
+        Ok(PooledConnection {
+            transport,
+            is_broken: false,
+            has_served: false,
+            last_used: now,
+            sends_source: false,
+            connected_at: now,
+            primary: None,
+        })
+    }
+
+    /// What a read-only replica would answer to a write.
+    pub(super) fn replica_error(&self) -> StoreError {
+        translate_answer("READONLY", "", "cannot write to", &self.config)
+    }
+
+    fn cannot_open(&self, error: OpenError) -> StoreError {
+        match error {
             OpenError::Io(error) => self.cannot_connect(&RedisError::from(error)),
             OpenError::Tls(error) => error,
-        };
-        let tls = self.config.tls.as_ref();
-        match &self.config.address {
-            RedisAddress::Unix(path) => {
-                let wire = Wire::unix(path, deadline).map_err(|error| cannot(OpenError::Io(error)))?;
-                Ok((wire, None))
-            }
-            RedisAddress::Tcp { host, port } => {
-                let wire = open(host, *port, tls, &self.redis, deadline).map_err(cannot)?;
-                Ok((wire, None))
-            }
-            RedisAddress::Sentinel(config) => {
-                let (host, port) = self.find_primary(config, deadline)?;
-                let wire = open(&host, port, tls, &self.redis, deadline).map_err(cannot)?;
-                Ok((wire, Some((host, port))))
-            }
         }
     }
 
@@ -226,11 +284,14 @@ impl ConnectionManager {
         translate(error, "cannot connect to", &self.config)
     }
 
-    /// One question about the server, which an ACL may forbid: that is no hindrance.
-    fn ask_if_allowed(&self, wire: &mut Wire, question: &Cmd) -> Result<Option<Value>, StoreError> {
-        match wire.ask(question).map_err(|error| self.cannot_connect(&error)) {
+    /// One question about the server. That an ACL forbids it, or that a service does not know it, is no hindrance.
+    fn ask_if_allowed(&self, transport: &mut Transport, question: &Cmd) -> Result<Option<Value>, StoreError> {
+        match transport
+            .query(question)
+            .map_err(|error| self.cannot_connect(&error))
+        {
             Ok(answer) => Ok(Some(answer)),
-            Err(error) if error.kind == "NOPERM" => Ok(None),
+            Err(error) if matches!(error.cause, Cause::NoPermission | Cause::Other(_)) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -251,38 +312,31 @@ impl r2d2::ManageConnection for ConnectionManager {
     type Error = StoreError;
 
     fn connect(&self) -> Result<PooledConnection, StoreError> {
-        let password = self.password()?;
-        let (mut wire, primary) = self.dial(Instant::now() + DIAL_TIMEOUT)?;
-        let login = SignIn {
-            username: self.config.username.as_deref(),
-            password: password.as_deref(),
-            db: self.config.db,
-        };
-        if let Err(error) = sign_in(&mut wire, &login) {
-            if error.kind() == ErrorKind::AuthenticationFailed {
-                self.was_refused();
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        let tls = self.config.tls.as_ref();
+        let config = match &self.config.address {
+            RedisAddress::Unix(path) => {
+                let transport = Transport::unix(path, deadline);
+                return self.log_in(transport.map_err(|error| self.cannot_open(error.into()))?);
             }
-            return Err(self.cannot_connect(&error));
-        }
-        // One question now, so that a server that does not speak Redis, or does not speak at all, is told from one
-        // that was lost later.
-        self.ask_if_allowed(&mut wire, &cmd("PING"))?;
-        // Sentinels need a moment to agree on a promotion; until then they name the old primary.
-        if primary.is_some()
-            && let Some(Value::Array(role)) = self.ask_if_allowed(&mut wire, &cmd("ROLE"))?
-            && role.first() == Some(&Value::BulkString(b"slave".to_vec()))
+            RedisAddress::Tcp { host, port } => {
+                let transport = open(host, *port, tls, &self.redis, deadline);
+                return self.log_in(transport.map_err(|error| self.cannot_open(error))?);
+            }
+            RedisAddress::Sentinel(config) => config,
+        };
+        // The primary in use first: one sentinel of several may name another.
+        if let Some(known) = self.primary()
+            && let Ok(connection) = self.connect_to(&known, deadline.min(Instant::now() + sentinel::EACH))
         {
-            return Err(replica_error(&self.config));
+            return Ok(connection);
         }
-        let now = Instant::now();
-        Ok(PooledConnection {
-            wire,
-            poisoned: false,
-            has_served: false,
-            last_used: now,
-            dialled_at: now,
-            primary,
-        })
+        let (server, connection) =
+            sentinel::find(config, tls, &self.sentinels, deadline, |server, until| {
+                self.connect_to(server, until)
+            })?;
+        self.set_primary(&server);
+        Ok(connection)
     }
 
     /// Not asked: a PING before each use would halve the throughput. Faults are found by use.
@@ -292,8 +346,8 @@ impl r2d2::ManageConnection for ConnectionManager {
 
     fn has_broken(&self, connection: &mut PooledConnection) -> bool {
         // The pool itself looks for old ones among those that are idle at that moment, every half a minute.
-        let is_old = connection.dialled_at.elapsed() >= CONNECTION_LIFE;
-        connection.poisoned || is_old || self.is_outdated(connection)
+        let is_old = connection.connected_at.elapsed() >= CONNECTION_LIFETIME;
+        connection.is_broken || is_old || self.is_outdated(connection)
     }
 }
 
@@ -306,16 +360,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_that_is_always_in_use_does_not_live_for_ever_either() {
+    fn a_connection_that_is_always_in_use_has_an_end_too() {
         let path = std::env::temp_dir().join(format!("pcs-connection-{}", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
         let now = Instant::now();
         let mut connection = PooledConnection {
-            wire: Wire::unix(&path, now).unwrap(),
-            poisoned: false,
+            transport: Transport::unix(&path, now).unwrap(),
+            is_broken: false,
             has_served: true,
             last_used: now,
-            dialled_at: now,
+            sends_source: false,
+            connected_at: now,
             primary: None,
         };
         let config = RedisConfig {
@@ -328,7 +383,9 @@ mod tests {
         };
         let manager = ConnectionManager::new(config, None);
         assert!(!manager.has_broken(&mut connection));
-        connection.dialled_at = now.checked_sub(CONNECTION_LIFE).expect("an up-time of minutes");
+        connection.connected_at = now
+            .checked_sub(CONNECTION_LIFETIME)
+            .expect("an up-time of minutes");
         assert!(manager.has_broken(&mut connection));
         drop(listener);
         std::fs::remove_file(&path).unwrap();

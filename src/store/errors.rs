@@ -1,253 +1,364 @@
-//! Redis's errors, in words that tell a stranger what to do.
+//! Redis's errors: what they mean, and what to do about them.
 
 use redis::{ErrorKind, RedisError};
 
-use super::{Reach, StoreError};
-use crate::config::RedisConfig;
+use crate::config::{RedisAddress, RedisConfig};
 
-/// What a read-only replica would say if it were written to.
-pub(super) fn replica_error(config: &RedisConfig) -> StoreError {
-    let words = "You can't write against a read only replica.";
-    translate(
-        &RedisError::from((ErrorKind::Server(redis::ServerErrorKind::ReadOnly), words)),
-        "cannot write to",
-        config,
-    )
+/// A fault of Redis, or of the way to it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct StoreError {
+    /// What, for what, why, and the remedy, in one line. No secret, no customer.
+    pub message: String,
+    /// What kind of fault it is.
+    pub cause: Cause,
+}
+
+/// What is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cause {
+    /// The connection failed.
+    Io,
+    /// There was no answer in time.
+    Timeout,
+    /// TLS is not set up as it should be.
+    Tls,
+    /// The answer is not Redis's, or not that of the script.
+    Protocol,
+    /// No sentinel knows a primary that answers.
+    Sentinel,
+    /// There is no password or token to authenticate with.
+    Credentials,
+    /// The keep-going callback said no: the service stops.
+    Stopped,
+    /// `WRONGPASS`.
+    WrongPassword,
+    /// `NOAUTH`.
+    AuthenticationRequired,
+    /// `NOPERM`.
+    NoPermission,
+    /// `READONLY`.
+    ReadOnly,
+    /// `LOADING`.
+    Loading,
+    /// `MASTERDOWN`.
+    PrimaryDown,
+    /// `max number of clients reached`.
+    TooManyClients,
+    /// `OOM`.
+    OutOfMemory,
+    /// `MISCONF`.
+    CannotPersist,
+    /// `NOREPLICAS`.
+    NoReplicas,
+    /// `BUSY`.
+    Busy,
+    /// `CLUSTERDOWN`.
+    ClusterDown,
+    /// `CROSSSLOT` or `MOVED`.
+    OtherSlot,
+    /// `NOSCRIPT`.
+    NoScript,
+    /// `WRONGTYPE`: something foreign stands at a key. The one fault that is known to belong to one change.
+    WrongType,
+    /// Anything else, by its code. Whether it is the server's or one change's shows when another change is tried.
+    Other(String),
+}
+
+/// The codes that Redis's errors begin with.
+const CODES: [(&str, Cause); 16] = [
+    ("WRONGPASS", Cause::WrongPassword),
+    ("NOAUTH", Cause::AuthenticationRequired),
+    ("NOPERM", Cause::NoPermission),
+    ("READONLY", Cause::ReadOnly),
+    ("LOADING", Cause::Loading),
+    ("MASTERDOWN", Cause::PrimaryDown),
+    ("maxclients", Cause::TooManyClients),
+    ("OOM", Cause::OutOfMemory),
+    ("MISCONF", Cause::CannotPersist),
+    ("NOREPLICAS", Cause::NoReplicas),
+    ("BUSY", Cause::Busy),
+    ("CLUSTERDOWN", Cause::ClusterDown),
+    ("CROSSSLOT", Cause::OtherSlot),
+    ("MOVED", Cause::OtherSlot),
+    ("NOSCRIPT", Cause::NoScript),
+    ("WRONGTYPE", Cause::WrongType),
+];
+
+/// Names of faults that no server's code tells.
+const OWN_LABELS: [(&str, Cause); 7] = [
+    ("io", Cause::Io),
+    ("timeout", Cause::Timeout),
+    ("tls", Cause::Tls),
+    ("protocol", Cause::Protocol),
+    ("sentinel", Cause::Sentinel),
+    ("credentials", Cause::Credentials),
+    ("stopped", Cause::Stopped),
+];
+
+impl Cause {
+    /// A short stable name, for logs: `WRONGPASS`, `timeout` …
+    pub fn label(&self) -> &str {
+        if let Self::Other(code) = self {
+            return code;
+        }
+        let all = CODES.iter().chain(&OWN_LABELS);
+        all.clone()
+            .find(|(_, cause)| cause == self)
+            .map_or("", |(label, _)| label)
+    }
+
+    /// It is not known whether it is the server's or one change's.
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(self, Self::Other(_))
+    }
+
+    /// What a server's error means: by its code, or by a code inside, where Redis wraps what a script met.
+    fn of(code: &str, detail: &str) -> Self {
+        if detail.contains("max number of clients") {
+            return Self::TooManyClients;
+        }
+        let acl = [
+            "user executing the script",
+            "ACL failure in script",
+            "no permissions to",
+        ];
+        if code == "ERR" && acl.iter().any(|words| detail.contains(words)) {
+            return Self::NoPermission;
+        }
+        let known = |code: &str| {
+            CODES
+                .iter()
+                .find(|(known, _)| *known == code)
+                .map(|(_, cause)| cause.clone())
+        };
+        let wrapped = || known(detail.split_once(" -")?.1.split(' ').next()?);
+        known(code)
+            .or_else(wrapped)
+            .unwrap_or_else(|| Self::Other(code.to_owned()))
+    }
+}
+
+impl StoreError {
+    /// An error of this cause.
+    pub(super) fn new(cause: Cause, message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            cause,
+        }
+    }
+
+    /// The service stops before the work is done.
+    pub(super) fn stopped(what: &str) -> Self {
+        Self::new(
+            Cause::Stopped,
+            format!("{what}: the service stops; it is done again when the message comes again"),
+        )
+    }
+
+    /// Trying the same change again cannot help until somebody removes what stands at its key. Any other refusal may
+    /// pass: a permission may be granted, a server replaced.
+    pub fn is_permanent(&self) -> bool {
+        self.cause == Cause::WrongType
+    }
+
+    /// The work was broken off since the service stops.
+    pub fn is_stopped(&self) -> bool {
+        self.cause == Cause::Stopped
+    }
 }
 
 /// Names the server in errors: `db-1:6379`, `unix:/run/redis.sock`.
 pub fn server_name(config: &RedisConfig) -> String {
     match &config.address {
-        crate::config::RedisAddress::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
-        crate::config::RedisAddress::Tcp { host, port } => format!("{host}:{port}"),
-        crate::config::RedisAddress::Unix(path) => format!("unix:{}", path.display()),
-        crate::config::RedisAddress::Sentinel(sentinel) => {
+        RedisAddress::Tcp { host, port } if host.contains(':') => format!("[{host}]:{port}"),
+        RedisAddress::Tcp { host, port } => format!("{host}:{port}"),
+        RedisAddress::Unix(path) => format!("unix:{}", path.display()),
+        RedisAddress::Sentinel(sentinel) => {
             format!("the primary '{}' that Sentinel names", sentinel.master)
         }
     }
 }
 
-/// The code a server error begins with (`READONLY`), or a short name of a fault on the way (`timeout`).
-fn kind_of(error: &RedisError) -> String {
-    if error.is_timeout() {
-        return "timeout".to_owned();
-    }
-    if error.is_io_error() {
-        return "io".to_owned();
-    }
-    // The library does not pass on the server's own words when signing in fails.
-    if error.kind() == ErrorKind::AuthenticationFailed {
-        return "WRONGPASS".to_owned();
-    }
-    let code = error.code().unwrap_or_default();
-    if code == "ERR" && is_full(error) {
-        return "maxclients".to_owned();
-    }
-    if code == "ERR"
-        && let Some(wrapped) = wrapped_code(error.detail().unwrap_or_default())
-    {
-        return wrapped.to_owned();
-    }
-    if code.is_empty() {
-        format!("{:?}", error.kind())
-    } else {
-        code.to_owned()
-    }
-}
-
-/// The server says so to whoever connects, whatever is asked, and closes.
-pub(super) fn is_full(error: &RedisError) -> bool {
-    error
-        .detail()
-        .is_some_and(|detail| detail.contains("max number of clients"))
-}
-
-/// Redis 6 wraps an error that a script met into one of the script: `ERR Error running script (…): @user_script:9:
-/// -READONLY You can't write …`. Redis 7 tells it as it is, but for a permission.
-fn wrapped_code(detail: &str) -> Option<&'static str> {
-    if [
-        "The user executing the script",
-        "ACL failure in script",
-        "no permissions to",
-    ]
-    .iter()
-    .any(|words| detail.contains(words))
-    {
-        return Some("NOPERM");
-    }
-    [
-        "READONLY",
-        "OOM",
-        "MISCONF",
-        "NOREPLICAS",
-        "MASTERDOWN",
-        "NOPERM",
-        "LOADING",
-    ]
-    .into_iter()
-    .find(|code| detail.contains(&format!("-{code} ")))
-}
-
-/// An error of a connection attempt or a call. `doing` says what was tried: "cannot write to".
+/// A fault of a connection attempt or of a call. `doing` says what was tried: "cannot write to".
 pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -> StoreError {
-    let server = server_name(config);
-    let kind = kind_of(error);
-    let user = config.username.as_deref().unwrap_or("default");
-    let detail = error.detail().unwrap_or_default();
-    let cause = if detail.is_empty() {
-        error.to_string()
+    let text = error.to_string();
+    let (cause, words) = if error.is_timeout() {
+        (Cause::Timeout, "no answer in time".to_owned())
+    } else if error.is_io_error() {
+        (Cause::Io, text)
+    } else if error.kind() == ErrorKind::Parse {
+        (
+            Cause::Protocol,
+            "what it answers is not Redis's protocol".to_owned(),
+        )
+    } else if let Some(code) = error.code() {
+        return translate_answer(code, error.detail().unwrap_or_default(), doing, config);
     } else {
-        detail.trim_end_matches('.').to_owned()
+        (Cause::Other(format!("{:?}", error.kind())), text)
     };
-    let (cause, remedy) = match kind.as_str() {
-        "timeout" => ("no answer in time".to_owned(), timeout_remedy(config).to_owned()),
-        "io" => (error.to_string(), io_remedy(error, config)),
-        "WRONGPASS" if config.iam.is_some() => (
-            format!("it refused to sign in '{user}' with the token that was signed for it (WRONGPASS)"),
-            "check that the AWS identity may elasticache:Connect to the cache and the user, that the user's name is its \
-             id, REDIS_IAM_CACHE_NAME, REDIS_IAM_REGION, REDIS_IAM_SERVERLESS, and this machine's clock"
-                .to_owned(),
-        ),
-        "WRONGPASS" => (
-            format!("it refused to sign in '{user}' with the password that it was given (WRONGPASS)"),
-            "check REDIS_USERNAME and REDIS_PASSWORD; for a server without a password leave both out"
-                .to_owned(),
-        ),
-        "NOAUTH" => (
-            format!("{kind} {cause}"),
-            "it asks for a password: set REDIS_PASSWORD".to_owned(),
-        ),
-        "NOPERM" => (
-            format!("user '{user}' lacks a permission: {cause}"),
-            "the ACL must allow the keys of ENVIRONMENT_PREFIX and the commands named in README".to_owned(),
-        ),
-        "READONLY" => (
-            "it is a read-only replica".to_owned(),
-            if matches!(config.address, crate::config::RedisAddress::Sentinel(_)) {
-                "a failover is under way: this heals when Sentinel names the new primary".to_owned()
-            } else {
-                "point REDIS_HOST at the primary; after a failover this heals when the name follows"
-                    .to_owned()
-            },
-        ),
-        "LOADING" => (
-            "it is loading its data".to_owned(),
-            "wait until it has finished".to_owned(),
-        ),
-        "MASTERDOWN" => (
-            "it is a replica that lost its primary".to_owned(),
-            "point REDIS_HOST at the primary".to_owned(),
-        ),
-        "maxclients" => (
-            "it has as many clients as it may have (maxclients)".to_owned(),
-            "raise its maxclients, or find out who holds so many connections (CLIENT LIST)".to_owned(),
-        ),
-        "OOM" => (
-            "its memory is full (maxmemory)".to_owned(),
-            "raise maxmemory or choose an evicting maxmemory-policy".to_owned(),
-        ),
-        "MISCONF" => (
-            "it cannot save to disk and refuses writes".to_owned(),
-            "see Redis's own log: its disk is full or not writable".to_owned(),
-        ),
-        "WRONGTYPE" => (
-            format!("{kind} {cause}"),
-            "something foreign stands at a key of this customer: LOG_LEVEL=debug, or SIGUSR1, has the log name the \
-             customer's key; TYPE tells what stands there, DEL removes it"
-                .to_owned(),
-        ),
-        "Parse" => ("what it answers is not Redis's protocol".to_owned(), not_redis_remedy(config)),
-        _ => (format!("{kind} {cause}"), other_remedy(error).to_owned()),
-    };
-    StoreError {
-        message: format!("{doing} Redis at {server}: {cause}; {remedy}"),
-        reach: reach(&kind, error),
-        kind,
-    }
+    describe(cause, &words, doing, config)
 }
 
-/// What says where Redis is.
-fn where_to(config: &RedisConfig) -> &'static str {
+/// A server's error, by its code and its words.
+pub(super) fn translate_answer(code: &str, detail: &str, doing: &str, config: &RedisConfig) -> StoreError {
+    // Redis quotes the arguments of a command that it does not know: a customer's keys.
+    let detail = detail
+        .split(", with args beginning with")
+        .next()
+        .unwrap_or_default();
+    let detail = detail.trim().trim_end_matches('.');
+    describe(
+        Cause::of(code, detail),
+        &format!("{code} {detail}"),
+        doing,
+        config,
+    )
+}
+
+/// The error line: the cause, in plain words where Redis's own say less, and the remedy.
+fn describe(cause: Cause, words: &str, doing: &str, config: &RedisConfig) -> StoreError {
+    let user = config.username.as_deref().unwrap_or("default");
+    let plain = PLAIN_WORDS.iter().find(|(known, _)| *known == cause);
+    let why = if cause == Cause::WrongPassword && config.iam.is_some() {
+        format!("it refused the token that was signed for user '{user}' (WRONGPASS)")
+    } else if cause == Cause::WrongPassword {
+        format!("it refused the password of user '{user}' (WRONGPASS)")
+    } else if cause == Cause::NoPermission {
+        format!("user '{user}' lacks a permission: {words}")
+    } else {
+        plain.map_or(words, |(_, plain)| plain).to_owned()
+    };
+    let remedy = remedy(&cause, words, config);
+    StoreError::new(
+        cause,
+        format!("{doing} Redis at {}: {why}; {remedy}", server_name(config)),
+    )
+}
+
+/// What says more than Redis's own words.
+const PLAIN_WORDS: [(Cause, &str); 6] = [
+    (Cause::ReadOnly, "it is a read-only replica"),
+    (Cause::Loading, "it is loading its data"),
+    (Cause::PrimaryDown, "it is a replica that lost its primary"),
+    (
+        Cause::TooManyClients,
+        "it has as many clients as it may have (maxclients)",
+    ),
+    (Cause::OutOfMemory, "its memory is full (maxmemory)"),
+    (Cause::CannotPersist, "it cannot save to disk and refuses writes"),
+];
+
+fn remedy(cause: &Cause, words: &str, config: &RedisConfig) -> String {
+    let is_sentinel = matches!(config.address, RedisAddress::Sentinel(_));
+    let remedy = match cause {
+        Cause::Timeout if config.tls.is_some() => {
+            "check that Redis speaks TLS at this port (if not, set REDIS_TLS=0), is not overloaded or stopped, and that nothing \
+             drops packets on the way"
+        }
+        Cause::Timeout => {
+            "check that Redis is not overloaded or stopped and that nothing drops packets on the way"
+        }
+        Cause::Io => return io_remedy(words, config),
+        Cause::Protocol => {
+            return format!(
+                "check {} and that a Redis listens there{}",
+                address_settings(config),
+                tls_hint(config)
+            );
+        }
+        Cause::WrongPassword if config.iam.is_some() => {
+            "check that the AWS identity may elasticache:Connect to the cache and the user, that the user's name is its id, \
+             REDIS_IAM_CACHE_NAME, REDIS_IAM_REGION, REDIS_IAM_SERVERLESS, and this machine's clock"
+        }
+        Cause::WrongPassword => "check REDIS_USERNAME and REDIS_PASSWORD",
+        Cause::AuthenticationRequired => "it asks for a password: set REDIS_PASSWORD",
+        Cause::NoPermission => {
+            "the ACL must allow the keys of ENVIRONMENT_PREFIX and the commands named in README"
+        }
+        Cause::ReadOnly if is_sentinel => {
+            "a failover is under way: this ends when Sentinel names the new primary"
+        }
+        Cause::ReadOnly => {
+            "point REDIS_HOST at the primary; after a failover this ends when the name follows"
+        }
+        Cause::Loading => "wait until it has finished",
+        Cause::PrimaryDown => "point REDIS_HOST at the primary",
+        Cause::TooManyClients => {
+            "raise its maxclients, or find out who holds so many connections (CLIENT LIST)"
+        }
+        Cause::OutOfMemory => "raise maxmemory or choose an evicting maxmemory-policy",
+        Cause::CannotPersist => "see Redis's own log: its disk is full or not writable",
+        Cause::OtherSlot => {
+            "it is a cluster, where all keys of an environment must be in one slot of this node: put a hash tag into the prefix, \
+             as in ENVIRONMENT_PREFIX='{production}', in every reader too, and set REDIS_DB=0"
+        }
+        Cause::WrongType => {
+            "something foreign stands at a key of this customer: LOG_LEVEL=debug, or SIGUSR1, has the log name the customer's \
+             key; TYPE shows what stands there, DEL removes it"
+        }
+        Cause::Other(_) if words.contains("DB index") || words.contains("SELECT") => {
+            "check REDIS_DB (or the number at the end of REDIS_URL): the server has no such database"
+        }
+        Cause::Tls
+        | Cause::Sentinel
+        | Cause::Credentials
+        | Cause::Stopped
+        | Cause::NoReplicas
+        | Cause::Busy
+        | Cause::ClusterDown
+        | Cause::NoScript
+        | Cause::Other(_) => "see Redis's own log",
+    };
+    remedy.to_owned()
+}
+
+fn address_settings(config: &RedisConfig) -> &'static str {
     match &config.address {
-        crate::config::RedisAddress::Tcp { .. } => "REDIS_HOST and REDIS_PORT (or REDIS_URL)",
-        crate::config::RedisAddress::Unix(_) => "the socket's path in REDIS_URL",
-        crate::config::RedisAddress::Sentinel(_) => "what Sentinel announces",
+        RedisAddress::Tcp { .. } => "REDIS_HOST and REDIS_PORT (or REDIS_URL)",
+        RedisAddress::Unix(_) => "the socket's path in REDIS_URL",
+        RedisAddress::Sentinel(_) => "what Sentinel announces",
     }
 }
 
-fn io_remedy(error: &RedisError, config: &RedisConfig) -> String {
-    let tls = config.tls.is_some();
-    let text = error.to_string().to_lowercase();
-    // The server's judgement of what was shown to it; what this side finds wrong with the server's is no alert received.
-    let judges = |alert: &&str| text.contains(&format!("received fatal alert: {alert}"));
-    let shows_one = config.tls.as_ref().is_some_and(|tls| tls.cert_file.is_some());
-    if shows_one && ["unknownca", "badcertificate", "certificate"].iter().any(judges) {
-        return "the server refuses the certificate that is shown to it: check that the one in REDIS_TLS_CERT_FILE has not \
-                expired and is signed by an authority that the server trusts"
-            .to_owned();
-    }
-    let words = ["certificate", "tls", "handshake", "fatal alert"];
-    if tls && words.iter().any(|word| text.contains(word)) {
-        return "check REDIS_TLS, REDIS_TLS_CA_FILE and REDIS_TLS_SERVER_NAME: the server's certificate must be valid \
-                for its name; if it asks for a client certificate, set REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE"
-            .to_owned();
-    }
-    let mut remedy = format!(
-        "check {} and that Redis is running and reachable from here",
-        where_to(config)
-    );
-    if !tls && error.is_connection_dropped() && !error.is_connection_refusal() {
-        remedy.push_str("; if it speaks TLS, set REDIS_TLS=1");
-    }
-    remedy
-}
-
-fn timeout_remedy(config: &RedisConfig) -> &'static str {
+fn tls_hint(config: &RedisConfig) -> &'static str {
     if config.tls.is_some() {
-        return "check that Redis speaks TLS at this port (if not, set REDIS_TLS=0), is not overloaded or stopped, and that nothing drops packets on the way";
-    }
-    "check that Redis is not overloaded or stopped and that nothing drops packets on the way"
-}
-
-fn not_redis_remedy(config: &RedisConfig) -> String {
-    let tls = if config.tls.is_some() {
         ""
     } else {
         "; if it speaks TLS, set REDIS_TLS=1"
-    };
-    format!("check {} and that a Redis listens there{tls}", where_to(config))
+    }
 }
 
-fn other_remedy(error: &RedisError) -> &'static str {
-    // "DB index is out of range", "SELECT is not allowed in cluster mode".
-    if error
-        .detail()
-        .is_some_and(|detail| detail.contains("DB index") || detail.contains("SELECT"))
-    {
-        return "check REDIS_DB (or the number at the end of REDIS_URL): the server has no such database";
-    }
-    if error.kind() == ErrorKind::InvalidClientConfig {
-        return "check the REDIS_* settings";
-    }
-    "see Redis's own log"
-}
-
-/// Whether trying another change on the same Redis makes sense.
-fn reach(kind: &str, error: &RedisError) -> Reach {
-    match kind {
-        "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH" | "WRONGPASS" | "NOPERM" | "OOM" | "MISCONF"
-        | "NOREPLICAS" | "BUSY" | "UNKILLABLE" | "CLUSTERDOWN" | "maxclients" | "timeout" | "io" => {
-            Reach::Redis
+fn io_remedy(words: &str, config: &RedisConfig) -> String {
+    let text = words.to_lowercase();
+    let has = |part: &&str| text.contains(*part);
+    if let Some(tls) = &config.tls {
+        // The server's judgement of the client's certificate; what this side finds wrong is no alert received.
+        let refusals = ["alert: unknownca", "alert: badcertificate", "alert: certificate"];
+        if tls.cert_file.is_some() && text.contains("received fatal") && refusals.iter().any(has) {
+            return "the server refuses the certificate that is shown to it: check that the one in REDIS_TLS_CERT_FILE has not \
+                    expired and is signed by an authority that the server trusts"
+                .to_owned();
         }
-        _ if error.is_unrecoverable_error() || error.is_connection_dropped() => Reach::Redis,
-        _ => Reach::Change,
+        if ["certificate", "tls", "handshake", "fatal alert"].iter().any(has) {
+            return "check REDIS_TLS, REDIS_TLS_CA_FILE and REDIS_TLS_SERVER_NAME: the server's certificate must be valid for its \
+                    name; if it asks for a client certificate, set REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE"
+                .to_owned();
+        }
     }
+    let is_closed = ["reset", "broken pipe", "end of file", "unexpected eof"]
+        .iter()
+        .any(has);
+    format!(
+        "check {} and that Redis is running and reachable from here{}",
+        address_settings(config),
+        if is_closed { tls_hint(config) } else { "" }
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::RedisAddress;
 
     fn config() -> RedisConfig {
         RedisConfig {
@@ -263,86 +374,103 @@ mod tests {
         }
     }
 
-    /// What a server's answer is translated to.
-    fn answered(code: &'static str, detail: &str) -> StoreError {
-        let error = redis::make_extension_error(code.to_owned(), Some(detail.to_owned()));
-        translate(&error, "cannot write to", &config())
+    fn answered(code: &str, detail: &str) -> StoreError {
+        translate_answer(code, detail, "cannot write to", &config())
     }
 
     #[test]
-    fn an_answer_that_is_no_redis_is_told_in_one_line_without_its_bytes() {
+    fn an_answer_that_is_not_redis_is_described_in_one_line_without_its_bytes() {
         let error = redis::parse_redis_value(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap_err();
-        let told = translate(&error, "cannot connect to", &config());
-        assert_eq!(told.reach, Reach::Redis);
+        let error = translate(&error, "cannot connect to", &config());
+        assert_eq!(error.cause, Cause::Protocol);
         assert_eq!(
-            told.message,
+            error.message,
             "cannot connect to Redis at db-1:6379: what it answers is not Redis's protocol; check REDIS_HOST and REDIS_PORT (or \
              REDIS_URL) and that a Redis listens there; if it speaks TLS, set REDIS_TLS=1"
         );
     }
 
     #[test]
-    fn a_refusal_that_a_script_met_reaches_all_of_redis_however_it_is_wrapped() {
-        for (code, detail, kind) in [
+    fn a_refusal_is_recognized_however_a_script_wraps_it() {
+        for (code, detail, cause) in [
             (
                 "ERR",
                 "Error running script (call to f_1): @user_script:40: -READONLY You can't write",
-                "READONLY",
+                Cause::ReadOnly,
             ),
             (
                 "ERR",
                 "Error running script (call to f_1): @user_script:1: -OOM command not allowed",
-                "OOM",
+                Cause::OutOfMemory,
             ),
             (
                 "ERR",
                 "The user executing the script can't run this command or subcommand",
-                "NOPERM",
+                Cause::NoPermission,
             ),
             (
                 "READONLY",
                 "You can't write against a read only replica.",
-                "READONLY",
+                Cause::ReadOnly,
             ),
-            ("MISCONF", "Redis is configured to save RDB snapshots", "MISCONF"),
-            ("ERR", "max number of clients reached", "maxclients"),
+            (
+                "MISCONF",
+                "Redis is configured to save RDB snapshots",
+                Cause::CannotPersist,
+            ),
+            ("ERR", "max number of clients reached", Cause::TooManyClients),
+            (
+                "CROSSSLOT",
+                "Keys in request don't hash to the same slot",
+                Cause::OtherSlot,
+            ),
+            (
+                "ERR",
+                "max requests limit exceeded",
+                Cause::Other("ERR".to_owned()),
+            ),
         ] {
-            let error = answered(code, detail);
-            assert_eq!(
-                (error.kind.as_str(), error.reach),
-                (kind, Reach::Redis),
-                "{detail}"
-            );
+            assert_eq!(answered(code, detail).cause, cause, "{detail}");
         }
     }
 
     #[test]
-    fn an_error_of_one_change_is_that_changes_own() {
-        let error = answered("ERR", "value is not an integer or out of range");
-        assert_eq!(error.reach, Reach::Change);
+    fn an_error_never_quotes_the_arguments_of_the_command() {
+        let error = answered(
+            "ERR",
+            "unknown command 'EVALSHA', with args beginning with: 'abc' '5' 'production-alice@example.com'",
+        );
         assert_eq!(
             error.message,
-            "cannot write to Redis at db-1:6379: ERR value is not an integer or out of range; see Redis's own log"
+            "cannot write to Redis at db-1:6379: ERR unknown command 'EVALSHA'; see Redis's own log"
         );
     }
 
     #[test]
-    fn a_database_that_is_not_there_is_told_as_such() {
+    fn a_database_that_does_not_exist_is_named_as_the_cause() {
         for detail in [
             "DB index is out of range",
             "SELECT is not allowed in cluster mode",
         ] {
-            let told = answered("ERR", detail).message;
-            assert!(told.contains("check REDIS_DB"), "{told}");
+            let message = answered("ERR", detail).message;
+            assert!(message.contains("check REDIS_DB"), "{message}");
         }
     }
 
     #[test]
-    fn a_line_names_server_cause_and_remedy() {
+    fn an_error_names_server_cause_and_remedy() {
         assert_eq!(
             answered("OOM", "command not allowed when used memory > 'maxmemory'.").message,
             "cannot write to Redis at db-1:6379: its memory is full (maxmemory); raise maxmemory or choose an evicting \
              maxmemory-policy"
         );
+    }
+
+    #[test]
+    fn only_a_foreign_type_at_a_key_is_permanent() {
+        assert!(answered("WRONGTYPE", "a list").is_permanent());
+        for code in ["NOPERM", "ERR", "OOM"] {
+            assert!(!answered(code, "words").is_permanent(), "{code}");
+        }
     }
 }

@@ -1,76 +1,77 @@
-//! The store on a real Redis.
+//! The store on a real Redis: a pool of connections, and the calls that change the cache.
 
-use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, RedisError, Value, cmd};
+use redis::{Cmd, Value, cmd};
 
-use super::connection::{CONNECTION_LIFE, ConnectionManager, PooledConnection};
-use super::errors::{replica_error, translate};
-use super::request::Calls;
-use super::scripts::{Scripts, clear_mark, outcome, set_mark, unlink_pairs};
-use super::{CacheStore, Locks, Outcome, Reach, STOPPED, StoreError, Survey};
+use super::connection::{CONNECTION_LIFETIME, ConnectionManager, PooledConnection};
+use super::errors::{Cause, StoreError, server_name, translate, translate_answer};
+use super::script::{self, CallOptions, Keys, SOURCE, Status, Step, StepResult, StoreRules};
+use super::{CacheStore, LockPatience, Outcome, PrefixScan};
 use crate::aws::CredentialsProvider;
-use crate::cache::keyspace::Keyspace;
-use crate::cache::{CacheChange, Invalidation, KeyWrite};
-use crate::config::{CacheUpdatePolicy, Expiry, RedisConfig};
+use crate::cache::credit::{KnownBalance, adjusted};
+use crate::cache::keyspace::{Keyspace, timestamp_key};
+use crate::cache::{CacheChange, Invalidation, RateCurrency};
+use crate::clock;
+use crate::config::RedisConfig;
 
-/// One deadline for a whole round trip, however many answers it has: a read timeout alone counts anew for each.
+/// One deadline for a whole round trip, however many replies it has.
 const ROUND_TRIP: Duration = Duration::from_secs(5);
-/// How long to wait for a connection: longer than one dial, so that the dial's own error is what is reported.
+/// How long to wait for a connection: longer than one attempt, so that the attempt's own error is what is reported.
 const CHECKOUT: Duration = Duration::from_secs(4);
 /// One slice of that wait.
 const CHECKOUT_SLICE: Duration = Duration::from_millis(50);
 /// Unused for this long, a connection may have been closed by the other side.
 const IDLE: Duration = Duration::from_millis(500);
-/// Calls in one round trip: a migration may list thousands of customers.
-const CALLS_AT_MOST: usize = 500;
-/// About as long as the call of a usage is, and as what goes with each value of a list beside it and its key.
-const CALL_BYTES: usize = 640;
-const WRITE_BYTES: usize = 80;
-/// Bytes in one round trip, but for a single call that is larger.
-const BYTES_AT_MOST: usize = 1024 * 1024;
-/// Keys a SCAN step looks at, and so about as many as one UNLINK takes: a millisecond of the server's time.
+/// Keys that a SCAN step looks at: a millisecond of the server's time.
 const SCAN_COUNT: u32 = 1_000;
+/// Scanned keys that one call deletes: three arguments each.
+const UNLINKED_AT_ONCE: usize = 1_000;
+/// How often a list is read again that changes while it is adjusted, before its message has to wait.
+const ADJUST_TRIES: usize = 10;
 
-/// What the scripts are told beside the changes.
-#[derive(Debug, Clone, Copy)]
-pub struct StoreRules {
-    /// Which customers are written.
-    pub policy: CacheUpdatePolicy,
-    /// How long written keys live.
-    pub expiry: Expiry,
-}
-
-/// A pool of connections to one Redis, and the scripts.
+/// A pool of connections to one Redis.
 pub struct RedisStore {
-    config: RedisConfig,
+    pub(super) config: RedisConfig,
     rules: StoreRules,
     manager: ConnectionManager,
     pool: r2d2::Pool<ConnectionManager>,
-    scripts: Scripts,
-    last_dial_error: LastDialError,
+    sha1: String,
+    last_connect_error: LastConnectError,
 }
 
-/// The pool tells its callers only that there is no connection; why is told here.
+/// The pool tells its callers only that there is no connection; this keeps why.
 #[derive(Debug, Clone, Default)]
-struct LastDialError(Arc<Mutex<Option<StoreError>>>);
+struct LastConnectError(Arc<Mutex<Option<StoreError>>>);
 
-impl LastDialError {
+impl LastConnectError {
     fn take(&self) -> Option<StoreError> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-impl r2d2::HandleError<StoreError> for LastDialError {
+impl r2d2::HandleError<StoreError> for LastConnectError {
     fn handle_error(&self, error: StoreError) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
 }
 
+/// What a change would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DryRun {
+    /// The outcome, without counts.
+    pub outcome: Outcome,
+    /// Keys that would be written (each with its timestamp) or deleted.
+    pub written: Vec<String>,
+    /// Keys that would stay, as something newer is stored.
+    pub stale: Vec<String>,
+}
+
+type StepResults = Vec<Result<(Status, Keys, Keys), StoreError>>;
+
 impl RedisStore {
-    /// A pool of at most `connections`, dialled when first needed: this never fails for a Redis that is away.
+    /// A pool of at most `connections`, connected when first needed: this never fails for a Redis that is unavailable.
     /// `signer` signs ElastiCache's tokens; without REDIS_IAM_AUTH none is needed.
     pub fn new(
         config: RedisConfig,
@@ -78,9 +79,9 @@ impl RedisStore {
         connections: u32,
         signer: Option<Arc<dyn CredentialsProvider>>,
     ) -> Self {
-        let last_dial_error = LastDialError::default();
-        // One thread dials: more would only dial a Redis that is away from several sides at once.
-        let dialler = scheduled_thread_pool::ScheduledThreadPool::builder()
+        let last_connect_error = LastConnectError::default();
+        // One thread connects: more would only try an unavailable Redis from several sides at once.
+        let connector = scheduled_thread_pool::ScheduledThreadPool::builder()
             .num_threads(1)
             .thread_name_pattern("redis-dial-{}")
             .build();
@@ -90,57 +91,52 @@ impl RedisStore {
             .min_idle(Some(0))
             .test_on_check_out(false)
             .connection_timeout(CHECKOUT)
-            .max_lifetime(Some(CONNECTION_LIFE))
+            .max_lifetime(Some(CONNECTION_LIFETIME))
             .idle_timeout(Some(Duration::from_mins(1)))
-            .error_handler(Box::new(last_dial_error.clone()))
-            .thread_pool(Arc::new(dialler))
+            .error_handler(Box::new(last_connect_error.clone()))
+            .thread_pool(Arc::new(connector))
             .build_unchecked(manager.clone());
         Self {
             config,
             rules,
             manager,
             pool,
-            scripts: Scripts::new(),
-            last_dial_error,
+            sha1: redis::Script::new(SOURCE).get_hash().to_owned(),
+            last_connect_error,
         }
     }
 
     fn connection(&self) -> Result<r2d2::PooledConnection<ConnectionManager>, StoreError> {
         let deadline = Instant::now() + CHECKOUT;
-        // An old error is no news of this attempt.
-        self.last_dial_error.take();
+        // An old error says nothing of this attempt.
+        self.last_connect_error.take();
         loop {
-            // The pool goes on dialling in the background and would let its callers wait for that. Waiting in
-            // slices, a caller learns of a failed dial soon after it has failed.
+            // The pool goes on connecting in the background and would let its callers wait for that. Waiting in slices, a
+            // caller learns of a failed attempt soon after it has failed.
             match self.pool.get_timeout(CHECKOUT_SLICE) {
-                // Dropping it ends it: the pool dials another one.
+                // Dropping it ends it: the pool makes another one.
                 Ok(connection) if self.manager.is_outdated(&connection) => {}
                 Ok(connection) => return Ok(connection),
                 Err(timeout) => {
-                    if let Some(error) = self.last_dial_error.take() {
+                    if let Some(error) = self.last_connect_error.take() {
                         return Err(error);
                     }
                     if Instant::now() >= deadline {
-                        return Err(self.no_connection(&timeout));
+                        let at = server_name(&self.config);
+                        return Err(StoreError::new(
+                            Cause::Timeout,
+                            format!(
+                                "cannot connect to Redis at {at}: {timeout}; check that Redis is running and reachable from here"
+                            ),
+                        ));
                     }
                 }
             }
         }
     }
 
-    fn no_connection(&self, timeout: &r2d2::Error) -> StoreError {
-        StoreError {
-            message: format!(
-                "cannot connect to Redis at {}: {timeout}; check that Redis is running and reachable from here",
-                super::errors::server_name(&self.config)
-            ),
-            kind: "timeout".to_owned(),
-            reach: Reach::Redis,
-        }
-    }
-
-    /// Acts on a connection; anew on another one if that had been dialled before and turns out to be closed, as
-    /// servers and load balancers do with idle ones: that is no news of Redis. A new connection that breaks is.
+    /// Acts on a connection; again on another one if that had been connected before and turns out to be closed, as servers
+    /// and load balancers do with idle ones: that says nothing of Redis. A new connection that breaks does.
     pub(super) fn on_a_connection<T>(
         &self,
         act: impl Fn(&mut PooledConnection) -> Result<T, StoreError>,
@@ -148,9 +144,9 @@ impl RedisStore {
         let mut others = self.pool.max_size();
         loop {
             let mut connection = self.connection()?;
-            let may_be_stale = connection.has_served || connection.last_used.elapsed() > IDLE;
+            let may_be_closed = connection.has_served || connection.last_used.elapsed() > IDLE;
             match act(&mut connection) {
-                Err(error) if may_be_stale && others > 0 && error.kind == "io" => {
+                Err(error) if may_be_closed && others > 0 && error.cause == Cause::Io => {
                     others -= 1;
                     log::debug!(err:% = error; "an idle connection to Redis was closed; taking another one");
                 }
@@ -159,254 +155,427 @@ impl RedisStore {
         }
     }
 
-    /// Sends the calls in one go and reads an answer each. Any error poisons the connection, as does a panic, since
-    /// answers of this round trip may still be under way on it.
+    /// Sends commands together and reads a reply each; a server's error is a value. Any error breaks the connection, as
+    /// does a panic, since replies of this round trip may still come.
     pub(super) fn round_trip(
         &self,
         connection: &mut PooledConnection,
-        calls: &Calls,
+        commands: &[Cmd],
     ) -> Result<Vec<Value>, StoreError> {
-        let was_poisoned = mem::replace(&mut connection.poisoned, true);
-        match exchange(connection, calls) {
-            Ok(answers) => {
-                connection.poisoned = was_poisoned;
-                connection.has_served = true;
-                connection.last_used = Instant::now();
-                Ok(answers)
-            }
-            Err(error) => Err(StoreError {
-                reach: Reach::Redis,
-                ..translate(&error, "lost the connection to", &self.config)
-            }),
+        let was_broken = std::mem::replace(&mut connection.is_broken, true);
+        let mut request = Vec::new();
+        for command in commands {
+            command.write_packed_command(&mut request);
         }
+        let transport = &mut connection.transport;
+        transport.set_deadline(Instant::now() + ROUND_TRIP);
+        let replies = transport
+            .send(&request)
+            .and_then(|()| {
+                commands
+                    .iter()
+                    .map(|_| transport.receive())
+                    .collect::<Result<_, _>>()
+            })
+            .map_err(|error| translate(&error, "lost the connection to", &self.config))?;
+        connection.is_broken = was_broken;
+        connection.has_served = true;
+        connection.last_used = Instant::now();
+        Ok(replies)
     }
 
-    /// What a server's error means for one change. One that reaches all of Redis poisons the connection.
-    pub(super) fn server_error(
+    /// One command. A server's error is an error; unless an ACL forbids the command, it breaks the connection.
+    pub(super) fn query(
         &self,
         connection: &mut PooledConnection,
-        error: redis::ServerError,
-        doing: &str,
-    ) -> StoreError {
-        let error = translate(&RedisError::from(error), doing, &self.config);
-        if error.reach == Reach::Redis {
-            connection.poisoned = true;
-        }
-        error
-    }
-
-    fn load_scripts(&self, connection: &mut PooledConnection) -> Result<(), StoreError> {
-        let mut loads = Calls::default();
-        for script in self.scripts.all() {
-            let mut load = cmd("SCRIPT");
-            load.arg("LOAD").arg(script.source);
-            loads.add(&load);
-        }
-        for answer in self.round_trip(connection, &loads)? {
-            if let Value::ServerError(error) = answer {
-                let error = self.server_error(connection, error, "cannot load the scripts into");
-                return Err(StoreError {
-                    reach: Reach::Redis,
-                    ..error
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn one(&self, connection: &mut PooledConnection, call: &Cmd, doing: &str) -> Result<Value, StoreError> {
-        let mut calls = Calls::default();
-        calls.add(call);
-        let answer = self.round_trip(connection, &calls)?.pop().unwrap_or(Value::Nil);
-        served(answer).map_err(|error| StoreError {
-            reach: Reach::Redis,
-            ..self.server_error(connection, error, doing)
-        })
-    }
-
-    /// One question about Redis itself. That an ACL forbids it says nothing of the connection.
-    pub(super) fn ask(
-        &self,
-        connection: &mut PooledConnection,
-        call: &Cmd,
+        command: &Cmd,
         doing: &str,
     ) -> Result<Value, StoreError> {
-        let answer = self.one(connection, call, doing);
-        if answer.as_ref().is_err_and(|error| error.kind == "NOPERM") {
-            connection.poisoned = false;
+        let reply = self.round_trip(connection, std::slice::from_ref(command))?.pop();
+        let reply = self.unless_refused(reply.unwrap_or(Value::Nil), doing);
+        if let Err(error) = &reply {
+            connection.is_broken |= !matches!(error.cause, Cause::NoPermission | Cause::NoScript);
         }
-        answer
+        reply
+    }
+
+    pub(super) fn unless_refused(&self, reply: Value, doing: &str) -> Result<Value, StoreError> {
+        if let Value::ServerError(error) = reply {
+            let detail = error.details().unwrap_or_default();
+            return Err(translate_answer(error.code(), detail, doing, &self.config));
+        }
+        Ok(reply)
     }
 
     pub(super) fn not_ours(&self, what: &str) -> StoreError {
-        StoreError {
-            message: format!(
-                "cannot use the answer of Redis at {}: {what}; check that it is a Redis and not a proxy that changes answers",
-                super::errors::server_name(&self.config)
+        let at = server_name(&self.config);
+        StoreError::new(
+            Cause::Protocol,
+            format!(
+                "cannot use the answer of Redis at {at}: {what}; check that it is a Redis and not a proxy that changes answers"
             ),
-            kind: "protocol".to_owned(),
-            reach: Reach::Change,
-        }
+        )
     }
-}
 
-/// About as many bytes as a change takes in a request: a buffer that grows is copied each time.
-fn room_for(change: &CacheChange) -> usize {
-    let CacheChange::WriteEntitlements { writes, .. } = change else {
-        return CALL_BYTES;
-    };
-    let room_of = |write: &KeyWrite| 2 * write.key.len() + write.value.len() + WRITE_BYTES;
-    CALL_BYTES + writes.iter().map(room_of).sum::<usize>()
-}
+    /// Does steps, in as many calls as they take.
+    fn run(
+        &self,
+        steps: &[Step<'_>],
+        is_dry_run: bool,
+        keep_going: &dyn Fn() -> bool,
+    ) -> Result<StepResults, StoreError> {
+        self.on_a_connection(|connection| {
+            let mut results = Vec::with_capacity(steps.len());
+            while results.len() < steps.len() {
+                let (done, rest) = (results.len(), &steps[results.len()..]);
+                if done > 0 && !keep_going() {
+                    return Err(StoreError::stopped(&format!(
+                        "stopped after {done} of {} changes",
+                        steps.len()
+                    )));
+                }
+                let (now, _) = rest.split_at(script::steps_in_call(rest));
+                results.extend(self.call(connection, now, is_dry_run)?);
+            }
+            Ok(results)
+        })
+    }
 
-/// More would make a round trip that a slow Redis cannot end in time, however often it is tried.
-fn is_full(calls: &Calls) -> bool {
-    calls.count() >= CALLS_AT_MOST || calls.request().len() >= BYTES_AT_MOST
-}
-
-fn exchange(connection: &mut PooledConnection, calls: &Calls) -> Result<Vec<Value>, RedisError> {
-    let wire = &mut connection.wire;
-    wire.until(Instant::now() + ROUND_TRIP);
-    wire.send(calls.request())?;
-    (0..calls.count()).map(|_| wire.receive()).collect()
-}
-
-impl RedisStore {
-    /// One round trip of writes; their outcomes are added to `outcomes`.
-    fn write(
+    /// One call. Finds out whose fault a failure is: an error that is not known to belong to one key is taken for the
+    /// server's, unless something else can be written at the same time.
+    fn call(
         &self,
         connection: &mut PooledConnection,
-        calls: &Calls,
-        outcomes: &mut Vec<Result<Outcome, StoreError>>,
-    ) -> Result<(), StoreError> {
-        let mut answers = self.round_trip(connection, calls)?;
-        if answers.iter().any(is_noscript) {
-            // Redis has restarted or was told SCRIPT FLUSH. What was applied may be applied again without harm.
-            self.load_scripts(connection)?;
-            answers = self.round_trip(connection, calls)?;
-        }
-        for answer in answers {
-            outcomes.push(match served(answer) {
-                Ok(answer) => {
-                    outcome(&answer).ok_or_else(|| self.not_ours("a script answered in an unknown form"))
-                }
-                Err(error) => {
-                    let error = self.server_error(connection, error, "cannot write to");
-                    if error.reach == Reach::Redis {
-                        return Err(error);
+        steps: &[Step<'_>],
+        is_dry_run: bool,
+    ) -> Result<StepResults, StoreError> {
+        let mut results = match self.call_once(connection, steps, is_dry_run) {
+            Err(error) if error.cause.is_unknown() && steps.len() > 1 => {
+                let mut results = Vec::with_capacity(steps.len());
+                for step in steps {
+                    match self.call_once(connection, std::slice::from_ref(step), is_dry_run) {
+                        Ok(result) => results.extend(result),
+                        Err(error) if error.cause.is_unknown() => results.push(Err(error)),
+                        Err(error) => return Err(error),
                     }
-                    Err(error)
+                }
+                results
+            }
+            Err(error) if error.cause.is_unknown() => vec![Err(error)],
+            results => results?,
+        };
+        let is_servers = |error: &StoreError| !error.cause.is_unknown() && !error.is_permanent();
+        let errors = || results.iter().filter_map(|result| result.as_ref().err());
+        if let Some(error) = errors().find(|error| is_servers(error)) {
+            connection.is_broken = true;
+            return Err(error.clone());
+        }
+        let Some(unknown) = errors().find(|error| error.cause.is_unknown()).cloned() else {
+            return Ok(results);
+        };
+        if results.iter().all(Result::is_err) {
+            connection.is_broken = true;
+            self.probe(connection).map_err(|_| unknown)?;
+            // Redis does write: one more try tells a fault that has passed from one of the change.
+            for (step, result) in steps.iter().zip(&mut results) {
+                let again = self.call_once(connection, std::slice::from_ref(step), is_dry_run);
+                *result = again
+                    .and_then(|mut again| again.pop().unwrap_or_else(|| Err(self.not_ours("no result"))));
+            }
+        }
+        Ok(results)
+    }
+
+    fn call_once(
+        &self,
+        connection: &mut PooledConnection,
+        steps: &[Step<'_>],
+        is_dry_run: bool,
+    ) -> Result<StepResults, StoreError> {
+        let options = CallOptions {
+            rules: &self.rules,
+            is_dry_run,
+            now: clock::now(),
+        };
+        let answer = self.eval(connection, steps, options)?;
+        let results = script::results(&answer).filter(|results| results.len() == steps.len());
+        let results = results.ok_or_else(|| self.not_ours("the script answered in an unknown form"))?;
+        let result = |result| match result {
+            StepResult::Done {
+                status,
+                written,
+                stale,
+            } => Ok((status, written, stale)),
+            StepResult::Failed(words) => {
+                let (code, detail) = words.split_once(' ').unwrap_or((&words, ""));
+                let is_code = code.len() > 2 && code.bytes().all(|byte| byte.is_ascii_uppercase());
+                let (code, detail) = if is_code {
+                    (code, detail)
+                } else {
+                    ("ERR", words.as_str())
+                };
+                Err(translate_answer(code, detail, WRITING, &self.config))
+            }
+        };
+        Ok(results.into_iter().map(result).collect())
+    }
+
+    /// Runs the script: by its SHA-1, loaded if the server does not have it; whole, where that is not possible.
+    fn eval(
+        &self,
+        connection: &mut PooledConnection,
+        steps: &[Step<'_>],
+        options: CallOptions<'_>,
+    ) -> Result<Value, StoreError> {
+        let by_sha1 = || script::call("EVALSHA", &self.sha1, steps, options);
+        if !connection.sends_source {
+            let mut tried = self.query(connection, &by_sha1(), WRITING);
+            if matches!(&tried, Err(error) if error.cause == Cause::NoScript) {
+                // Redis has restarted, or was told SCRIPT FLUSH.
+                let mut load = cmd("SCRIPT");
+                load.arg("LOAD").arg(SOURCE);
+                tried = self.query(connection, &load, "cannot load the script into");
+                if tried.is_ok() {
+                    tried = self.query(connection, &by_sha1(), WRITING);
+                }
+            }
+            let refused = match tried {
+                Err(error)
+                    if error.cause.is_unknown()
+                        || matches!(error.cause, Cause::NoScript | Cause::NoPermission) =>
+                {
+                    error
+                }
+                tried => return tried,
+            };
+            let answer = self.query(connection, &script::call("EVAL", SOURCE, steps, options), WRITING);
+            if answer.is_ok() {
+                connection.sends_source = true;
+                connection.is_broken = false;
+            }
+            return answer.map_err(|error| {
+                if error.cause == refused.cause {
+                    refused
+                } else {
+                    error
                 }
             });
         }
-        Ok(())
+        self.query(connection, &script::call("EVAL", SOURCE, steps, options), WRITING)
     }
 
-    fn walk(
+    fn probe(&self, connection: &mut PooledConnection) -> Result<(), StoreError> {
+        let key = self.rules.keyspace.probe_key("write");
+        self.call_once(connection, &[Step::Probe { key: &key }], false)?
+            .pop()
+            .unwrap_or_else(|| Err(self.not_ours("no result")))
+            .map(|_| ())
+    }
+
+    /// Changes the stored list as the known balances have it, see `cache::credit`. False if it changes all the time.
+    fn adjust_list(&self, customer_key: &str, currencies: &[RateCurrency]) -> Result<bool, StoreError> {
+        let timestamp = timestamp_key(customer_key);
+        let mut keys = vec![customer_key, &timestamp];
+        keys.extend(currencies.iter().map(|currency| currency.balance_key.as_str()));
+        let mut mget = cmd("MGET");
+        mget.arg(&keys);
+        for _ in 0..ADJUST_TRIES {
+            let reply =
+                self.on_a_connection(|connection| self.query(connection, &mget, "cannot read from"))?;
+            let values: Vec<Option<String>> =
+                redis::from_redis_value(reply).map_err(|_| self.not_ours("a list that is not text"))?;
+            let read: Vec<(&str, String)> = keys
+                .iter()
+                .copied()
+                .zip(values.into_iter().map(Option::unwrap_or_default))
+                .collect();
+            let [(_, list), (_, listed_at), records @ ..] = read.as_slice() else {
+                return Ok(true);
+            };
+            let listed_at: i64 = listed_at.parse().unwrap_or_default();
+            let balances: Vec<KnownBalance> = currencies
+                .iter()
+                .zip(records)
+                .filter_map(|(currency, (_, record))| KnownBalance::read(&currency.currency, record))
+                .filter(|balance| balance.updated_at.0 >= listed_at)
+                .collect();
+            let Some(list) = adjusted(list, &balances) else {
+                return Ok(true);
+            };
+            let step = Step::Replace {
+                read: &read,
+                list: &list,
+            };
+            for result in self.run(&[step], false, &|| true)? {
+                if result?.0 != Status::Conflict {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn outcome(
+        &self,
+        change: &CacheChange,
+        status: Status,
+        written: u64,
+        stale: u64,
+    ) -> Result<Outcome, StoreError> {
+        if status == Status::AdjustList {
+            let is_adjusted = match change {
+                CacheChange::WriteEntitlements(write) => {
+                    self.adjust_list(&write.list.key, &write.rate_currencies)?
+                }
+                CacheChange::WriteBalance(write) => {
+                    let currency = RateCurrency {
+                        currency: write.currency.clone(),
+                        balance_key: write.credit.balance_key.clone(),
+                    };
+                    self.adjust_list(&write.customer_key, &[currency])?
+                }
+                CacheChange::WriteUsage(_)
+                | CacheChange::Purge(_)
+                | CacheChange::InvalidateEnvironment(_) => true,
+            };
+            if !is_adjusted {
+                return Ok(Outcome::Locked);
+            }
+        }
+        Ok(script::outcome(status, written, stale))
+    }
+
+    /// What changes would do, each as if those before it were done. Nothing is changed.
+    pub fn dry_run(&self, changes: &[&CacheChange]) -> Result<Vec<Result<DryRun, StoreError>>, StoreError> {
+        let steps: Vec<Step<'_>> = changes
+            .iter()
+            .map(|change| Step::Change(change, LockPatience::NONE))
+            .collect();
+        let names = |keys| match keys {
+            Keys::Names(names) => names,
+            Keys::Count(_) => Vec::new(),
+        };
+        let dry_run = |(status, written, stale)| DryRun {
+            outcome: script::outcome(status, 0, 0),
+            written: names(written),
+            stale: names(stale),
+        };
+        let results = self.run(&steps, true, &|| true)?;
+        Ok(results.into_iter().map(|result| result.map(dry_run)).collect())
+    }
+
+    fn scan_and_unlink(
         &self,
         connection: &mut PooledConnection,
         invalidation: &Invalidation,
-        go_on: &dyn Fn() -> bool,
+        keep_going: &dyn Fn() -> bool,
     ) -> Result<u64, StoreError> {
-        const DOING: &str = "cannot invalidate the environment in";
         let Invalidation {
-            pattern,
-            mark,
-            keeps_mark,
-            sent_at,
+            keyspace, sent_at, ..
         } = invalidation;
-        self.one(connection, &set_mark(mark, *sent_at), DOING)?;
+        let step = |connection: &mut PooledConnection, step: Step<'_>| {
+            let mut results = self.call(connection, &[step], false)?;
+            let (_, written, _) = results.pop().unwrap_or_else(|| Err(self.not_ours("no result")))?;
+            Ok::<u64, StoreError>(written.count())
+        };
+        let tombstone = keyspace.environment_tombstone();
+        let set = Step::SetTombstone {
+            key: &tombstone,
+            sent_at: *sent_at,
+            resets: invalidation.resets_tombstone,
+        };
+        step(connection, set)?;
         let mut cursor = b"0".to_vec();
         let mut unlinked = 0;
         loop {
-            let mut scan = cmd("SCAN");
-            scan.arg(&cursor)
-                .arg("MATCH")
-                .arg(pattern)
-                .arg("COUNT")
-                .arg(SCAN_COUNT);
-            let answer = self.one(connection, &scan, DOING)?;
-            let (next, keys): (Vec<u8>, Vec<Vec<u8>>) = redis::from_redis_value(answer)
-                .map_err(|_| self.not_ours("SCAN answered in an unknown form"))?;
-            if !keys.is_empty() {
-                let answer = self.one(connection, &unlink_pairs(&keys, mark, *sent_at), DOING)?;
-                unlinked += redis::from_redis_value::<u64>(answer).unwrap_or_default();
+            let (next, keys) =
+                self.scan(connection, &cursor, &keyspace.customer_keys_pattern(), SCAN_COUNT)?;
+            // Each value once, with its timestamp, whichever of the two was found: in between, a reader may have written both
+            // again, and half of a pair would be a state that nothing ever replaces.
+            let mut values: Vec<&[u8]> = keys
+                .iter()
+                .map(|key| crate::cache::keyspace::value_key(key))
+                .collect();
+            values.sort_unstable();
+            values.dedup();
+            for scanned in values.chunks(UNLINKED_AT_ONCE) {
+                let unlink = Step::Unlink {
+                    scanned,
+                    keyspace,
+                    sent_at: *sent_at,
+                };
+                unlinked += step(connection, unlink)?;
             }
             if next == b"0" {
                 break;
             }
-            if !go_on() {
-                return Err(stopped(&format!(
-                    "gave up invalidating the environment after {unlinked} keys"
+            if !keep_going() {
+                return Err(StoreError::stopped(&format!(
+                    "stopped invalidating the environment after {unlinked} keys"
                 )));
             }
             cursor = next;
         }
-        if !keeps_mark {
-            self.one(connection, &clear_mark(mark, *sent_at), DOING)?;
+        if !invalidation.keeps_tombstone {
+            let clear = Step::ClearTombstone {
+                key: &tombstone,
+                sent_at: *sent_at,
+            };
+            step(connection, clear)?;
         }
         Ok(unlinked)
     }
 }
 
-/// What a walk or a long row of changes ends with when it is told not to go on.
-pub(super) fn stopped(what: &str) -> StoreError {
-    StoreError {
-        message: format!("{what}: the service stops; it is done anew when the message comes again"),
-        kind: STOPPED.to_owned(),
-        reach: Reach::Redis,
-    }
-}
+const WRITING: &str = "cannot write to";
 
 impl CacheStore for RedisStore {
     fn apply(
         &self,
-        changes: &[(&CacheChange, Locks)],
-        go_on: &dyn Fn() -> bool,
+        changes: &[(&CacheChange, LockPatience)],
+        keep_going: &dyn Fn() -> bool,
     ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
-        let StoreRules { policy, expiry } = self.rules;
-        self.on_a_connection(|connection| {
-            let mut outcomes = Vec::with_capacity(changes.len());
-            let room: usize = changes.iter().map(|(change, _)| room_for(change)).sum();
-            let mut calls = Calls::with_room(room.min(BYTES_AT_MOST));
-            for (change, locks) in changes {
-                self.scripts.add_call(&mut calls, change, *locks, policy, expiry);
-                if is_full(&calls) {
-                    if !go_on() {
-                        return Err(stopped(&format!(
-                            "gave up after {} of {} changes",
-                            outcomes.len(),
-                            changes.len()
-                        )));
-                    }
-                    self.write(connection, &calls, &mut outcomes)?;
-                    calls.clear();
+        let steps: Vec<Step<'_>> = changes
+            .iter()
+            .map(|(change, patience)| Step::Change(change, *patience))
+            .collect();
+        let results = self.run(&steps, false, keep_going)?;
+        let mut outcomes = Vec::with_capacity(results.len());
+        for (result, (change, _)) in results.into_iter().zip(changes) {
+            outcomes.push(match result {
+                Ok((status, written, stale)) => {
+                    Ok(self.outcome(change, status, written.count(), stale.count())?)
                 }
-            }
-            if calls.count() > 0 {
-                self.write(connection, &calls, &mut outcomes)?;
-            }
-            Ok(outcomes)
-        })
+                Err(error) => Err(error),
+            });
+        }
+        Ok(outcomes)
     }
 
-    fn invalidate(&self, invalidation: &Invalidation, go_on: &dyn Fn() -> bool) -> Result<u64, StoreError> {
-        self.on_a_connection(|connection| self.walk(connection, invalidation, go_on))
+    fn invalidate(
+        &self,
+        invalidation: &Invalidation,
+        keep_going: &dyn Fn() -> bool,
+    ) -> Result<u64, StoreError> {
+        self.on_a_connection(|connection| self.scan_and_unlink(connection, invalidation, keep_going))
     }
 
-    fn survey(&self, own: &Keyspace, go_on: &dyn Fn() -> bool) -> Result<Survey, StoreError> {
-        super::survey::survey(self, own, go_on)
+    fn probe_write(&self) -> Result<(), StoreError> {
+        self.on_a_connection(|connection| self.probe(connection))
+    }
+
+    fn scan_prefixes(&self, own: &Keyspace, keep_going: &dyn Fn() -> bool) -> Result<PrefixScan, StoreError> {
+        self.scan_for_prefixes(own, keep_going)
     }
 
     fn follow_primary(&self) -> Result<(), StoreError> {
-        self.manager.look_for_primary()
+        self.manager.follow_primary()
     }
 
     fn ping(&self) -> Result<(), StoreError> {
-        let asked = self.on_a_connection(|connection| self.ask(connection, &cmd("PING"), "cannot use"));
-        match asked {
+        match self.on_a_connection(|connection| self.query(connection, &cmd("PING"), "cannot use")) {
             // An ACL that forbids PING forbids no write.
-            Err(error) if error.kind != "NOPERM" => Err(error),
+            Err(error) if error.cause != Cause::NoPermission => Err(error),
             Ok(_) | Err(_) => Ok(()),
         }
     }
@@ -415,31 +584,21 @@ impl CacheStore for RedisStore {
         self.on_a_connection(|connection| {
             let mut text = String::new();
             for section in ["stats", "memory", "replication"] {
-                let mut info = cmd("INFO");
-                info.arg(section);
-                let answer = self.ask(connection, &info, "cannot read the statistics of")?;
-                let section = redis::from_redis_value::<String>(answer);
-                text.push_str(&section.map_err(|_| self.not_ours("INFO is no text"))?);
+                let reply = self.query(
+                    connection,
+                    cmd("INFO").arg(section),
+                    "cannot read the statistics of",
+                )?;
+                let section = redis::from_redis_value::<String>(reply);
+                text.push_str(&section.map_err(|_| self.not_ours("INFO is not text"))?);
             }
-            // Told before a write meets it.
+            // Known before a write meets it.
             if text.contains("role:slave") && text.contains("slave_read_only:1") {
                 // Another connection may lead to the primary: the name may have moved there.
-                connection.poisoned = true;
-                return Err(replica_error(&self.config));
+                connection.is_broken = true;
+                return Err(self.manager.replica_error());
             }
             Ok(text)
         })
     }
-}
-
-/// An answer, or the server's error.
-pub(super) fn served(answer: Value) -> Result<Value, redis::ServerError> {
-    if let Value::ServerError(error) = answer {
-        return Err(error);
-    }
-    Ok(answer)
-}
-
-fn is_noscript(answer: &Value) -> bool {
-    matches!(answer, Value::ServerError(error) if error.code() == "NOSCRIPT")
 }

@@ -1,57 +1,106 @@
-//! Which Redis is the primary, as the sentinels have it. Each is asked in turn, none for long; the first that knows
-//! is believed, and whoever dials its answer checks the role.
+//! Which Redis is the primary, by the word of the sentinels. What one of them says is not believed before the server it
+//! names has answered as a primary: after a failover, or cut off from the others, a sentinel may name the old one.
 
 use std::time::{Duration, Instant};
 
-use redis::{ErrorKind, RedisError, Value, cmd};
+use redis::{Value, cmd};
 
-use super::connection::{DialPlan, SignIn, open, sign_in};
-use super::{Reach, StoreError};
+use super::connection::{DialPlan, Login, authenticate, open};
+use super::errors::{Cause, StoreError};
 use crate::config::{RedisTls, SentinelConfig};
 
-/// One sentinel's share of the time.
-const EACH: Duration = Duration::from_secs(1);
+/// One server's share of the time.
+pub(super) const EACH: Duration = Duration::from_secs(1);
 
-/// Where the primary is now: host and port.
-pub(super) fn primary(
+/// A server, by host and port.
+pub(super) type Server = (String, u16);
+
+/// Asks the sentinels one by one and hands over each primary that one names, once, until `try_primary` takes it. The
+/// error says what each sentinel said, and why no primary was taken.
+pub(super) fn find<T>(
     config: &SentinelConfig,
     tls: Option<&RedisTls>,
     plan: &DialPlan,
     deadline: Instant,
-) -> Result<(String, u16), StoreError> {
-    let password = match &config.password {
-        None => None,
-        Some(secret) => Some(secret.read().map_err(|error| StoreError {
-            message: format!(
-                "cannot read the password of Sentinel: {error}; check REDIS_SENTINEL_PASSWORD_FILE"
-            ),
-            kind: "password file".to_owned(),
-            reach: Reach::Redis,
-        })?),
-    };
+    mut try_primary: impl FnMut(&Server, Instant) -> Result<T, StoreError>,
+) -> Result<(Server, T), StoreError> {
+    let mut tried: Vec<Server> = Vec::new();
     let mut said = Vec::new();
-    for (host, port) in &config.sentinels {
-        let until = deadline.min(Instant::now() + EACH);
-        let asked = ask(config, tls, plan, (host, *port), password.as_deref(), until);
-        match asked {
-            Ok(Some(primary)) => return Ok(primary),
-            Ok(None) => said.push(format!("{host}:{port} does not know it")),
-            Err(why) => said.push(format!("{host}:{port}: {why}")),
+    let mut refused = None;
+    for (sentinel, answer) in answers(config, tls, plan, deadline)? {
+        match answer {
+            Ok(Some(primary)) if tried.contains(&primary) => {}
+            Ok(Some(primary)) => match try_primary(&primary, deadline.min(Instant::now() + EACH)) {
+                Ok(taken) => return Ok((primary, taken)),
+                Err(error) => {
+                    said.push(format!("{sentinel} names {}:{}", primary.0, primary.1));
+                    refused = Some(error);
+                    tried.push(primary);
+                }
+            },
+            Ok(None) => said.push(format!("{sentinel} does not know it")),
+            Err(why) => said.push(format!("{sentinel}: {why}")),
         }
     }
-    Err(StoreError {
-        message: format!(
-            "cannot find the primary '{}' through Sentinel: {}; check REDIS_SENTINELS, REDIS_SENTINEL_MASTER and, if \
-             they ask for it, REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD",
-            config.master,
-            said.join("; ")
-        ),
-        kind: "sentinel".to_owned(),
-        reach: Reach::Redis,
-    })
+    // A server that was reached says more than the sentinels.
+    Err(refused.unwrap_or_else(|| {
+        StoreError::new(
+            Cause::Sentinel,
+            format!(
+                "cannot find the primary '{}' through Sentinel: {}; check REDIS_SENTINELS, REDIS_SENTINEL_MASTER and, if they ask \
+                 for it, REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD",
+                config.master,
+                said.join("; ")
+            ),
+        )
+    }))
 }
 
-/// What one sentinel says; in words why it says nothing.
+/// The server that most sentinels name as the primary; of as many, `current`. `None` if none of them names one.
+pub(super) fn elected(
+    config: &SentinelConfig,
+    tls: Option<&RedisTls>,
+    plan: &DialPlan,
+    deadline: Instant,
+    current: Option<&Server>,
+) -> Result<Option<Server>, StoreError> {
+    let answers = answers(config, tls, plan, deadline)?;
+    let named: Vec<Server> = answers.filter_map(|(_, answer)| answer.ok()?).collect();
+    let votes = |server: &Server| named.iter().filter(|other| *other == server).count();
+    let elected = named
+        .iter()
+        .max_by_key(|server| (votes(server), Some(*server) == current));
+    Ok(elected.cloned())
+}
+
+/// What a sentinel says: a server, that it does not know one, or in words why it says nothing.
+type SentinelAnswer = Result<Option<Server>, String>;
+
+/// Each sentinel and what it says, asked when the iterator comes to it.
+fn answers<'a>(
+    config: &'a SentinelConfig,
+    tls: Option<&'a RedisTls>,
+    plan: &'a DialPlan,
+    deadline: Instant,
+) -> Result<impl Iterator<Item = (String, SentinelAnswer)> + 'a, StoreError> {
+    let password = config
+        .password
+        .as_ref()
+        .map(crate::config::Secret::read)
+        .transpose();
+    let password = password.map_err(|error| {
+        StoreError::new(
+            Cause::Credentials,
+            format!("cannot read the password of Sentinel: {error}; check REDIS_SENTINEL_PASSWORD_FILE"),
+        )
+    })?;
+    Ok(config.sentinels.iter().map(move |(host, port)| {
+        let until = deadline.min(Instant::now() + EACH);
+        let answer = ask(config, tls, plan, (host, *port), password.as_deref(), until);
+        (format!("{host}:{port}"), answer)
+    }))
+}
+
 fn ask(
     config: &SentinelConfig,
     tls: Option<&RedisTls>,
@@ -59,9 +108,9 @@ fn ask(
     (host, port): (&str, u16),
     password: Option<&str>,
     deadline: Instant,
-) -> Result<Option<(String, u16)>, String> {
-    let words = |error: RedisError| match error.detail() {
-        _ if error.kind() == ErrorKind::Parse => "its answer is not one of a sentinel".to_owned(),
+) -> SentinelAnswer {
+    let words = |error: redis::RedisError| match error.detail() {
+        _ if error.kind() == redis::ErrorKind::Parse => "its answer is not one of a sentinel".to_owned(),
         Some(detail) if error.is_io_error() => detail.to_owned(),
         Some(detail) => format!("{} {detail}", error.code().unwrap_or_default()),
         None => error.to_string(),
@@ -71,29 +120,25 @@ fn ask(
         server_name: None,
         ..tls.cloned().unwrap_or_default()
     });
-    let mut sentinel = open(host, port, tls.as_ref(), plan, deadline).map_err(|error| match error {
-        super::connection::OpenError::Tls(error) => error.message,
-        super::connection::OpenError::Io(error) => error.to_string(),
-    })?;
-    let login = SignIn {
+    let mut sentinel = open(host, port, tls.as_ref(), plan, deadline).map_err(|error| error.to_string())?;
+    let login = Login {
         username: config.username.as_deref(),
         password,
         db: 0,
     };
-    sign_in(&mut sentinel, &login).map_err(words)?;
+    authenticate(&mut sentinel, &login, "REDIS_SENTINEL_PASSWORD", plan).map_err(words)?;
     let mut question = cmd("SENTINEL");
     question.arg("GET-MASTER-ADDR-BY-NAME").arg(&config.master);
-    let answer = sentinel.ask(&question).map_err(words)?;
+    let answer = sentinel.query(&question).map_err(words)?;
     if answer == Value::Nil {
         return Ok(None);
     }
-    parse_primary(answer)
-        .map(Some)
-        .ok_or_else(|| "its answer is not a host and a port".to_owned())
+    let primary = parse_primary(answer).ok_or_else(|| "its answer is not a host and a port".to_owned());
+    primary.map(Some)
 }
 
 /// `[host, port]`, both as text.
-pub fn parse_primary(answer: Value) -> Option<(String, u16)> {
+pub fn parse_primary(answer: Value) -> Option<Server> {
     let (host, port): (String, String) = redis::from_redis_value(answer).ok()?;
     let port = port.parse().ok().filter(|port| *port != 0)?;
     (!host.is_empty()).then_some((host, port))

@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::{Reach, StoreError};
+use super::errors::{Cause, StoreError};
 use crate::config::RedisTls;
 use crate::http_client::install_crypto_provider;
 
@@ -36,9 +36,19 @@ impl TlsSetup {
         {
             return Ok(Arc::clone(config));
         }
-        let config = Arc::new(build(tls)?);
-        *made = Some((states, Arc::clone(&config)));
-        Ok(config)
+        match (build(tls), &*made) {
+            (Ok(config), _) => {
+                let config = Arc::new(config);
+                *made = Some((states, Arc::clone(&config)));
+                Ok(config)
+            }
+            // Files that are being replaced, or were replaced by mistake: what worked so far may still work.
+            (Err(error), Some((_, config))) => {
+                log::warn!(err:% = error; "cannot use the changed TLS files of Redis: going on with those before");
+                Ok(Arc::clone(config))
+            }
+            (Err(error), None) => Err(error),
+        }
     }
 }
 
@@ -121,11 +131,7 @@ fn certificates(file: &Path, setting: &str) -> Result<Vec<CertificateDer<'static
 }
 
 fn fault(message: String) -> StoreError {
-    StoreError {
-        message,
-        kind: "tls".to_owned(),
-        reach: Reach::Redis,
-    }
+    StoreError::new(Cause::Tls, message)
 }
 
 /// `REDIS_TLS_INSECURE`: any certificate will do. The handshake's signatures are checked all the same.

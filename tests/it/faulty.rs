@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use persistent_cache_service::cache::keyspace::Keyspace;
 use persistent_cache_service::cache::{CacheChange, Invalidation};
 use persistent_cache_service::config::{Config, Environment, Settings as ServiceSettings};
 use persistent_cache_service::log as service_log;
 use persistent_cache_service::ops::health::Patience;
 use persistent_cache_service::service::{Parts, run_with};
 use persistent_cache_service::sqs::{BatchOutcome, Delivery, Queue, QueueError, ReceiptHandle};
-use persistent_cache_service::store::{CacheStore, Locks, Outcome, RedisStore, StoreError, StoreRules};
+use persistent_cache_service::store::{
+    CacheStore, LockPatience, Outcome, RedisStore, StoreError, StoreRules,
+};
 
 use crate::support::service::{Service, Settings};
 
@@ -102,6 +105,7 @@ fn parts(defect: Defect, begins_with: PathBuf, config: &Config) -> Parts {
         Defect::None => {}
         Defect::WritePanics => {
             let rules = StoreRules {
+                keyspace: Keyspace::new(config.environment_prefix.clone()),
                 policy: config.cache_update_policy,
                 expiry: config.expiry,
             };
@@ -127,7 +131,7 @@ struct PanickyStore {
 impl CacheStore for PanickyStore {
     fn apply(
         &self,
-        changes: &[(&CacheChange, Locks)],
+        changes: &[(&CacheChange, LockPatience)],
         go_on: &dyn Fn() -> bool,
     ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
         let of_the_unlucky = changes
@@ -149,6 +153,10 @@ impl CacheStore for PanickyStore {
 
     fn follow_primary(&self) -> Result<(), StoreError> {
         self.redis.follow_primary()
+    }
+
+    fn probe_write(&self) -> Result<(), StoreError> {
+        self.redis.probe_write()
     }
 
     fn ping(&self) -> Result<(), StoreError> {

@@ -21,10 +21,10 @@ mod readers;
 
 mod delivery;
 mod disorder;
-mod late_news;
 mod lock;
 mod model;
 mod moving_over;
+mod out_of_order;
 mod policy;
 mod purge;
 

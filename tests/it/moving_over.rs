@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use persistent_cache_service::cache::keyspace::{Keyspace, timestamp_key};
-use persistent_cache_service::cache::{CacheChange, KeyWrite, Layout, changes_for};
+use persistent_cache_service::cache::{CacheChange, EntitlementsWrite, KeyWrite, Layout, changes};
+use persistent_cache_service::clock;
 use persistent_cache_service::config::CacheUpdatePolicy;
-use persistent_cache_service::entitlement::EpochMs;
 use persistent_cache_service::entitlement::stored::CacheFormat;
 use persistent_cache_service::message;
 
@@ -95,13 +95,15 @@ fn handle(redis: &mut redis::Connection, body: &str) {
         format: CacheFormat::V3,
         policy: CacheUpdatePolicy::UpdateIfExists,
     };
-    let sent_at = EpochMs(i64::MAX);
-    let decoded = message::decode(body, sent_at).expect("a message");
-    for change in changes_for(&decoded.event, sent_at, &layout) {
-        let CacheChange::WriteEntitlements { locks, writes, .. } = change else {
+    let message = message::decode(body, clock::now()).expect("a message");
+    for change in changes(message, &layout) {
+        let CacheChange::WriteEntitlements(write) = change else {
             panic!("only lists are sent here");
         };
-        let lock = &locks[0];
+        let EntitlementsWrite {
+            locks, list, usages, ..
+        } = *write;
+        let lock = &locks.write[0];
         wait_until(PATIENCE, "the lock of the customer", || {
             let taken: Option<String> = redis::cmd("SET")
                 .arg(&[lock, "stand-in", "NX", "PX", "5000"])
@@ -113,7 +115,7 @@ fn handle(redis: &mut redis::Connection, body: &str) {
             key,
             value,
             timestamp,
-        } in writes
+        } in std::iter::once(list).chain(usages)
         {
             let stored: Option<i64> = redis::cmd("GET")
                 .arg(timestamp_key(&key))

@@ -17,7 +17,7 @@ fn stage_with(options: RedisOptions) -> Stage {
 }
 
 fn message(customer: &str) -> String {
-    let state = State::new(Owner::customer(customer), hours_ago(1), &[boolean("feature-sso")]);
+    let state = State::new(Owner::customer(customer), hours_ago(0), &[boolean("feature-sso")]);
     entitlements_updated(&state, Shape::GraphqlV2).raw()
 }
 

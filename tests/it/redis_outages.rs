@@ -88,7 +88,7 @@ fn a_primary_that_becomes_a_replica_is_named_and_heals_when_it_is_one_again() {
     let nobody = free_port().to_string();
     is_named_and_heals(
         &stage,
-        &["read-only replica", "after a failover this heals"],
+        &["read-only replica", "after a failover this ends"],
         || command(&stage.redis, &["REPLICAOF", "127.0.0.1", &nobody]),
         || command(&stage.redis, &["REPLICAOF", "NO", "ONE"]),
     );

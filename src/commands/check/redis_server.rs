@@ -1,12 +1,12 @@
 //! Redis: does it answer, is it the primary, may it be written to, whose customers are in it.
 
 use super::{Area, Finding};
-use crate::cache::keyspace::{Keyspace, timestamp_key};
-use crate::cache::{CacheChange, KeyWrite};
+use crate::cache::keyspace::Keyspace;
+use crate::cache::{CacheChange, KeyWrite, UsageWrite};
 use crate::config::Config;
 use crate::entitlement::{CustomerId, EpochMs, Subject};
-use crate::store::probe::ServerFacts;
-use crate::store::{CacheStore, Locks, NOPERM, RedisStore, StoreError, server_name};
+use crate::store::admin::ServerFacts;
+use crate::store::{CacheStore, Cause, LockPatience, RedisStore, StoreError, server_name};
 
 /// Tested with 7.0; the scripts and UNLINK need 4.0, ACLs 6.0.
 const OLDEST_MAJOR: u32 = 6;
@@ -40,7 +40,7 @@ pub(super) fn check(config: &Config, store: &RedisStore, findings: &mut Vec<Find
         steps.get() < STEPS_MAX
     };
     let prefix = &config.environment_prefix;
-    match store.survey(&keyspace, &go_on) {
+    match store.scan_prefixes(&keyspace, &go_on) {
         Ok(survey) if survey.has_own => {
             findings.push(Area::Redis.ok(format!("customers of environment '{prefix}' are cached")));
         }
@@ -60,7 +60,7 @@ pub(super) fn check(config: &Config, store: &RedisStore, findings: &mut Vec<Find
         Ok(_) => {
             findings.push(Area::Redis.ok(format!("no customer of environment '{prefix}' is cached yet")));
         }
-        Err(error) if error.kind == NOPERM => findings.push(Area::Redis.warning(format!(
+        Err(error) if error.cause == Cause::NoPermission => findings.push(Area::Redis.warning(format!(
             "{}: an invalidation of the environment needs SCAN",
             error.message
         ))),
@@ -76,16 +76,16 @@ fn run_a_script(store: &RedisStore, keyspace: &Keyspace, token: &str, probe: &st
         customer: CustomerId(format!("check-{token}")),
         resource: None,
     };
-    let change = CacheChange::WriteUsage {
-        locks: keyspace.lock_keys(&nobody),
-        customer_timestamp_key: timestamp_key(probe),
+    let change = CacheChange::WriteUsage(UsageWrite {
+        locks: keyspace.reader_locks(&nobody),
+        customer_key: probe.to_owned(),
         write: KeyWrite {
             key: probe.to_owned(),
             value: String::new(),
             timestamp: EpochMs(1),
         },
-    };
-    let outcomes = store.apply(&[(&change, Locks::Respect)], &|| true)?;
+    });
+    let outcomes = store.apply(&[(&change, LockPatience::RESPECT)], &|| true)?;
     outcomes.into_iter().try_for_each(|outcome| outcome.map(|_| ()))
 }
 
@@ -110,7 +110,7 @@ fn of_server(at: &str, facts: &ServerFacts) -> Vec<Finding> {
             "Redis {version} is old: this service is tested with 7.0; upgrade it"
         )));
     }
-    if !facts.told {
+    if !facts.is_known {
         findings
             .push(Area::Redis.ok(
                 "INFO is not allowed: version, role and memory are not known, and no statistics are had",
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn a_replica_a_bound_without_eviction_and_an_old_server_are_told() {
         let facts = |version: &str, role: &str, policy: &str| ServerFacts {
-            told: true,
+            is_known: true,
             version: Some(version.to_owned()),
             role: Some(role.to_owned()),
             maxmemory: Some(1),

@@ -14,7 +14,7 @@ use crate::cache::readers::entries;
 use crate::clock;
 use crate::config::Settings;
 use crate::entitlement::{CustomerId, ResourceId, Subject};
-use crate::store::look::Look;
+use crate::store::admin::KeySnapshot;
 use crate::store::{RedisStore, StoreError};
 
 /// Nothing is cached of whom was asked for.
@@ -77,8 +77,13 @@ pub(super) fn run(settings: &Settings, args: &InspectArgs) -> u8 {
 fn look(store: &RedisStore, keyspace: &Keyspace, subject: &Subject) -> Result<Looks, StoreError> {
     let key = keyspace.customer_key(subject);
     let metadata = metadata_key(&key);
-    let locks = keyspace.lock_keys(subject);
-    let marks = keyspace.purge_marks(subject);
+    let locks = keyspace.reader_locks(subject);
+    let locks: Vec<String> = locks.write.into_iter().chain([locks.refetch]).collect();
+    let tombstones = keyspace.tombstones(subject);
+    let tombstones = [tombstones.environment, tombstones.own]
+        .into_iter()
+        .chain(tombstones.customer);
+    let tombstones: Vec<String> = tombstones.collect();
     let customers = subject.resource.is_some().then(|| {
         let customer = Subject {
             customer: subject.customer.clone(),
@@ -95,13 +100,13 @@ fn look(store: &RedisStore, keyspace: &Keyspace, subject: &Subject) -> Result<Lo
     ];
     keys.extend(customers.clone());
     keys.extend(locks.clone());
-    keys.extend(marks.clone());
-    let mut found = store.look(&keys)?.into_iter();
+    keys.extend(tombstones.clone());
+    let mut found = store.snapshot(&keys)?.into_iter();
     let list = pair(&mut found);
     let metadata = pair(&mut found);
     let customer_list = customers.and_then(|_| found.next());
     let locks = locks.into_iter().zip(found.by_ref()).collect();
-    let marks = marks.into_iter().zip(found).collect();
+    let tombstones = tombstones.into_iter().zip(found).collect();
 
     let usage_keys: Vec<String> = entries(list[0].text())
         .into_iter()
@@ -113,7 +118,7 @@ fn look(store: &RedisStore, keyspace: &Keyspace, subject: &Subject) -> Result<Lo
         .iter()
         .flat_map(|key| [key.clone(), timestamp_key(key)])
         .collect();
-    let mut found = store.look(&both)?.into_iter();
+    let mut found = store.snapshot(&both)?.into_iter();
     let usages = usage_keys
         .into_iter()
         .map(|key| (key, pair(&mut found)))
@@ -124,11 +129,11 @@ fn look(store: &RedisStore, keyspace: &Keyspace, subject: &Subject) -> Result<Lo
         metadata,
         usages,
         locks,
-        marks,
+        tombstones,
     })
 }
 
-/// A value and its timestamp. There is a look for each key that was asked for.
-fn pair(looks: &mut impl Iterator<Item = Look>) -> [Look; 2] {
-    [(); 2].map(|()| looks.next().unwrap_or(Look::ABSENT))
+/// A value and its timestamp. There is a snapshot of each key that was asked for.
+fn pair(snapshots: &mut impl Iterator<Item = KeySnapshot>) -> [KeySnapshot; 2] {
+    [(); 2].map(|()| snapshots.next().unwrap_or(KeySnapshot::ABSENT))
 }

@@ -8,7 +8,7 @@ use crate::cache::readers::{
 };
 use crate::commands::human;
 use crate::entitlement::EpochMs;
-use crate::store::look::{Content, Life, Look};
+use crate::store::admin::{Content, KeyExpiry, KeySnapshot};
 
 /// Everything that is cached for a customer or a resource.
 #[derive(Debug, Serialize)]
@@ -50,7 +50,7 @@ pub(super) struct Stamp {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<&'static str>,
     #[serde(skip)]
-    pub life: Life,
+    pub life: KeyExpiry,
 }
 
 #[derive(Debug, Serialize)]
@@ -117,13 +117,13 @@ pub(super) struct Purge {
 
 /// Keys of one subject, looked at.
 pub(super) struct Looks {
-    pub list: [Look; 2],
-    pub customer_list: Option<Look>,
-    pub metadata: [Look; 2],
+    pub list: [KeySnapshot; 2],
+    pub customer_list: Option<KeySnapshot>,
+    pub metadata: [KeySnapshot; 2],
     /// Of each entry that has one, in order: the key, its value and its timestamp.
-    pub usages: Vec<(String, [Look; 2])>,
-    pub locks: Vec<(String, Look)>,
-    pub marks: Vec<(String, Look)>,
+    pub usages: Vec<(String, [KeySnapshot; 2])>,
+    pub locks: Vec<(String, KeySnapshot)>,
+    pub tombstones: Vec<(String, KeySnapshot)>,
 }
 
 impl Report {
@@ -133,7 +133,7 @@ impl Report {
         let stored = StoredList {
             value: value.text(),
             timestamp: timestamp.text(),
-            of_customer: looks.customer_list.as_ref().map(Look::text),
+            of_customer: looks.customer_list.as_ref().map(KeySnapshot::text),
             usages: looks
                 .usages
                 .iter()
@@ -174,7 +174,7 @@ impl Report {
                 .map(|(key, _)| key.clone())
                 .collect(),
             purges: looks
-                .marks
+                .tombstones
                 .iter()
                 .filter_map(|(key, look)| Purge::read(key, look))
                 .collect(),
@@ -185,7 +185,7 @@ impl Report {
     }
 }
 
-fn stored_usage([value, timestamp]: &[Look; 2]) -> StoredUsage<'_> {
+fn stored_usage([value, timestamp]: &[KeySnapshot; 2]) -> StoredUsage<'_> {
     StoredUsage {
         value: value.text(),
         timestamp: timestamp.text(),
@@ -193,7 +193,7 @@ fn stored_usage([value, timestamp]: &[Look; 2]) -> StoredUsage<'_> {
 }
 
 impl Stamp {
-    fn new([value, timestamp]: &[Look; 2], now: EpochMs) -> Self {
+    fn new([value, timestamp]: &[KeySnapshot; 2], now: EpochMs) -> Self {
         let at = timestamp.text().and_then(timestamp_ms);
         let problem = match (&value.content, &timestamp.content) {
             (Content::Foreign, _) | (_, Content::Foreign) => Some("something foreign stands at the key"),
@@ -208,18 +208,18 @@ impl Stamp {
             timestamp: at,
             date: at.map(|at| human::date(EpochMs(at))),
             age_secs: at.map(|at| now.0.saturating_sub(at) / 1_000),
-            expires_in_secs: match value.life {
-                Life::Left(left) => Some(left.as_secs()),
-                Life::Absent | Life::ForEver | Life::Untold => None,
+            expires_in_secs: match value.expiry {
+                KeyExpiry::In(left) => Some(left.as_secs()),
+                KeyExpiry::Absent | KeyExpiry::Never | KeyExpiry::Unknown => None,
             },
             problem,
-            life: value.life,
+            life: value.expiry,
         }
     }
 }
 
 impl Metadata {
-    fn new(looks: &[Look; 2], now: EpochMs) -> Self {
+    fn new(looks: &[KeySnapshot; 2], now: EpochMs) -> Self {
         let metadata: Option<Value> = looks[0].text().and_then(|text| serde_json::from_str(text).ok());
         Self {
             cached: looks[0].content != Content::Absent,
@@ -265,7 +265,7 @@ impl Row {
 }
 
 impl UsageRow {
-    fn new(key: &str, looks: &[Look; 2], entry: &Entry, now: EpochMs) -> Self {
+    fn new(key: &str, looks: &[KeySnapshot; 2], entry: &Entry, now: EpochMs) -> Self {
         let stored: Option<Map<String, Value>> =
             looks[0].text().and_then(|text| serde_json::from_str(text).ok());
         let usage = stored.as_ref().unwrap_or(&entry.usage);
@@ -285,7 +285,7 @@ impl UsageRow {
 
 impl Purge {
     /// A mark is `<when the purge was sent>`, or `<when>:<timestamp of the newest list forgotten>`.
-    fn read(key: &str, look: &Look) -> Option<Self> {
+    fn read(key: &str, look: &KeySnapshot) -> Option<Self> {
         let (sent_at, forgot) = look.text().map(|mark| {
             mark.split_once(':')
                 .map_or((mark, None), |(at, list)| (at, Some(list)))

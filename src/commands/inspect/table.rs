@@ -7,7 +7,7 @@ use super::report::{Report, Row, Stamp};
 use crate::commands::human;
 use crate::commands::terminal::{Paint, columns};
 use crate::entitlement::EpochMs;
-use crate::store::look::Life;
+use crate::store::admin::KeyExpiry;
 
 pub(super) fn table(report: &Report, now: EpochMs, is_coloured: bool) -> String {
     let paint = Paint(is_coloured);
@@ -159,7 +159,7 @@ fn stamp(stamp: &Stamp, now: EpochMs) -> String {
         (None, problem) => problem.unwrap_or("no timestamp").to_owned(),
     };
     match (life(stamp.life), stamp.life) {
-        (Some(life), Life::Left(_)) => format!("{at}, expires in {life}"),
+        (Some(life), KeyExpiry::In(_)) => format!("{at}, expires in {life}"),
         (Some(life), _) => format!("{at}, {life}"),
         (None, _) => at,
     }
@@ -170,11 +170,11 @@ fn ago(at: EpochMs, now: EpochMs) -> String {
     if at > now { age } else { format!("{age} ago") }
 }
 
-fn life(life: Life) -> Option<String> {
+fn life(life: KeyExpiry) -> Option<String> {
     match life {
-        Life::Absent => None,
-        Life::ForEver => Some("never expires".to_owned()),
-        Life::Left(left) => Some(human::span(left.max(Duration::from_secs(1)))),
-        Life::Untold => Some("expiry unknown (no PTTL for this user)".to_owned()),
+        KeyExpiry::Absent => None,
+        KeyExpiry::Never => Some("never expires".to_owned()),
+        KeyExpiry::In(left) => Some(human::span(left.max(Duration::from_secs(1)))),
+        KeyExpiry::Unknown => Some("expiry unknown (no PTTL for this user)".to_owned()),
     }
 }

@@ -3,7 +3,6 @@
 
 mod line;
 
-use std::collections::HashMap;
 use std::fmt::Write;
 use std::io::BufRead;
 
@@ -13,17 +12,15 @@ use indicatif::ProgressBar;
 use self::line::{Line, read};
 use super::apply::Applier;
 use super::{DONE, FAILED, Opened, complain, human, lines, print, terminal};
-use crate::cache::foresight::{Foresight, foresee, keys_to_know};
 use crate::cache::keyspace::Keyspace;
-use crate::cache::{CacheChange, Layout, changes_for};
+use crate::cache::{CacheChange, Layout, changes};
 use crate::clock;
 use crate::config::Settings;
 use crate::message::{self, Event};
-use crate::store::look::Look;
-use crate::store::{Outcome, StoreError};
+use crate::store::{DryRun, Outcome, StoreError};
 
-/// Lines whose changes go out together: enough to share round trips, few enough that a bar moves.
-const LINES_TOGETHER: usize = 64;
+/// Changes that go out together: enough to share round trips, few enough that a bar moves. A migration may have 90,000.
+const CHANGES_TOGETHER: usize = 250;
 
 /// What `replay` is asked.
 #[derive(Debug, Args)]
@@ -100,9 +97,12 @@ struct Replay<'a> {
     is_dry: bool,
 }
 
+/// Changes that wait to go out, each with the number of its line.
+type Waiting = Vec<(u64, CacheChange)>;
+
 impl Replay<'_> {
     fn all(&mut self, input: impl BufRead) -> Result<(), String> {
-        let mut waiting: Vec<(u64, Vec<CacheChange>)> = Vec::new();
+        let mut waiting = Waiting::new();
         for (number, line) in (1..).zip(input.split(b'\n')) {
             let line = match line {
                 Ok(line) => line,
@@ -113,84 +113,68 @@ impl Replay<'_> {
                     ));
                 }
             };
-            if let Some(changes) = self.line(number, &line) {
-                waiting.push((number, changes));
-            }
-            if waiting.len() >= LINES_TOGETHER {
-                self.flush(&mut waiting)?;
-            }
+            self.line(number, &line, &mut waiting)?;
             self.bar.inc(1);
         }
         self.flush(&mut waiting)
     }
 
-    /// The changes of a line. None if it changes nothing, or cannot be read.
-    fn line(&mut self, number: u64, line: &[u8]) -> Option<Vec<CacheChange>> {
+    /// Adds the changes of a line to those that wait.
+    fn line(&mut self, number: u64, line: &[u8], waiting: &mut Waiting) -> Result<(), String> {
         if line.trim_ascii().is_empty() {
-            return None;
+            return Ok(());
         }
         self.tally.lines += 1;
         let decoded = read(line, clock::now()).and_then(|Line { body, sent_at }| {
-            message::decode(&body, sent_at)
-                .map(|message| (message.event, message.sent_at))
-                .map_err(|fault| fault.to_string())
+            message::decode(&body, sent_at).map_err(|fault| fault.to_string())
         });
         match decoded {
-            Ok((Event::Ignored { label }, _)) => {
-                self.tally.idle += 1;
-                if self.is_dry {
-                    self.tell(&format!("line {number}: changes nothing (type {label})"));
+            Ok(message) => {
+                if let Event::Ignored { label } = message.event {
+                    self.tally.idle += 1;
+                    if self.is_dry {
+                        self.tell(&format!("line {number}: changes nothing (type {label})"));
+                    }
                 }
-                None
+                for change in changes(message, &self.layout) {
+                    waiting.push((number, change));
+                    if waiting.len() >= CHANGES_TOGETHER {
+                        self.flush(waiting)?;
+                    }
+                }
             }
-            Ok((event, sent_at)) => Some(changes_for(&event, sent_at, &self.layout)),
-            Err(fault) => {
-                self.bad(number, &fault);
-                None
-            }
+            Err(fault) => self.bad(number, &fault),
         }
+        Ok(())
     }
 
-    fn flush(&mut self, waiting: &mut Vec<(u64, Vec<CacheChange>)>) -> Result<(), String> {
+    fn flush(&mut self, waiting: &mut Waiting) -> Result<(), String> {
         let Some((first, _)) = waiting.first() else {
             return Ok(());
         };
         let first = *first;
         let failed =
             |error: StoreError| format!("from line {first} on nothing is known to be applied: {error}");
+        let (numbers, changes): (Vec<u64>, Vec<CacheChange>) = waiting.drain(..).unzip();
         if self.is_dry {
-            for (number, changes) in waiting.drain(..) {
-                for change in &changes {
-                    let foreseen = self.foresee(change).map_err(|error| error.to_string())?;
-                    self.tell(&format!("line {number}: {foreseen}"));
+            let borrowed: Vec<&CacheChange> = changes.iter().collect();
+            let runs = self.opened.store.dry_run(&borrowed).map_err(failed)?;
+            for ((number, change), run) in numbers.into_iter().zip(&changes).zip(runs) {
+                match run {
+                    Ok(run) => self.tell(&format!("line {number}: {}", would_do(change, &run))),
+                    Err(error) => self.bad(number, &error.to_string()),
                 }
             }
             return Ok(());
         }
-        let all: Vec<CacheChange> = waiting.iter().flat_map(|(_, changes)| changes.clone()).collect();
-        let mut outcomes = self.applier.apply(&all).map_err(failed)?.into_iter();
-        for (number, changes) in waiting.drain(..) {
-            for change in &changes {
-                match outcomes.next().unwrap_or(Ok(Outcome::Locked)) {
-                    Ok(outcome) => self.tally.count(change, outcome),
-                    Err(error) => self.bad(number, &error.to_string()),
-                }
+        let outcomes = self.applier.apply(&changes).map_err(failed)?;
+        for ((number, change), outcome) in numbers.into_iter().zip(&changes).zip(outcomes) {
+            match outcome {
+                Ok(outcome) => self.tally.count(change, outcome),
+                Err(error) => self.bad(number, &error.to_string()),
             }
         }
         Ok(())
-    }
-
-    fn foresee(&self, change: &CacheChange) -> Result<Foresight, StoreError> {
-        let keys = keys_to_know(change);
-        let looks = self.opened.store.look(&keys)?;
-        let known: HashMap<&str, &str> = keys
-            .iter()
-            .zip(&looks)
-            .filter_map(|(key, look): (&String, &Look)| Some((key.as_str(), look.text()?)))
-            .collect();
-        Ok(foresee(change, self.layout.policy, &|key| {
-            known.get(key).copied()
-        }))
     }
 
     fn bad(&mut self, number: u64, fault: &str) {
@@ -204,17 +188,53 @@ impl Replay<'_> {
     }
 }
 
+/// What a change would do, in a line.
+fn would_do(change: &CacheChange, run: &DryRun) -> String {
+    let what = match change {
+        CacheChange::InvalidateEnvironment(invalidation) => {
+            let pattern = invalidation.keyspace.customer_keys_pattern();
+            return format!("would delete every key of a customer in the environment: {pattern}");
+        }
+        CacheChange::Purge(_) => "would delete",
+        CacheChange::WriteEntitlements(_) | CacheChange::WriteUsage(_) | CacheChange::WriteBalance(_) => {
+            "would write"
+        }
+    };
+    let nothing = |why: &str| format!("{what} nothing: {why}");
+    match run.outcome {
+        Outcome::SkippedByPolicy => {
+            nothing("the customer is not cached (CACHE_UPDATE_POLICY=UPDATE_IF_EXISTS)")
+        }
+        Outcome::NoCustomer => nothing("the customer is not cached"),
+        Outcome::PurgedLater => nothing("the customer was purged after it was sent"),
+        Outcome::Locked => nothing("an SDK holds its lock"),
+        Outcome::Applied { .. } if run.written.is_empty() && run.stale.is_empty() => {
+            nothing("the customer is not cached")
+        }
+        Outcome::Applied { .. } => {
+            let mut text = what.to_owned();
+            if !run.written.is_empty() {
+                let _ = write!(text, " {}", run.written.join(" ")); // a string takes everything
+            }
+            if !run.stale.is_empty() {
+                let _ = write!(text, "; newer is stored at {}", run.stale.join(" "));
+            }
+            text
+        }
+    }
+}
+
 impl Tally {
     fn count(&mut self, change: &CacheChange, outcome: Outcome) {
         match (outcome, change) {
-            (Outcome::Applied { .. }, CacheChange::Purge { .. }) => self.purges += 1,
+            (Outcome::Applied { .. }, CacheChange::Purge(_)) => self.purges += 1,
             (Outcome::Applied { written, .. }, CacheChange::InvalidateEnvironment(_)) => {
                 self.invalidations += 1;
                 self.unlinked += written;
             }
             (
                 Outcome::Applied { written, stale },
-                CacheChange::WriteEntitlements { .. } | CacheChange::WriteUsage { .. },
+                CacheChange::WriteEntitlements(_) | CacheChange::WriteUsage(_) | CacheChange::WriteBalance(_),
             ) => {
                 self.written += written;
                 self.stale += stale;
@@ -245,7 +265,7 @@ impl Tally {
             ),
             (
                 self.purged_later,
-                "changes without effect, as late news of what was purged since",
+                "changes without effect, as their customer was purged since",
             ),
             (self.idle, "messages that change nothing"),
             (self.bad, "bad lines or refused changes"),

@@ -7,14 +7,14 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::cache::{CacheChange, Layout, changes_for};
+use crate::cache::{CacheChange, Layout, changes};
 use crate::clock;
 use crate::edge::{EdgeClient, EdgeError};
 use crate::entitlement::{EpochMs, Subject};
 use crate::message::{self, Event};
 use crate::pipeline::backoff::Backoff;
 use crate::shutdown::Stop;
-use crate::store::{CacheStore, Locks, Outcome, READERS_LOCK, Reach, RedisStore, StoreError};
+use crate::store::{CacheStore, LockPatience, Outcome, RedisStore, StoreError, WRITE_LOCK_MAX};
 
 /// What the Edge API may take for an answer: with it there has to be time to write, before the lock runs out.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -102,10 +102,7 @@ enum Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        Self::WillNot(match error.reach {
-            Reach::Redis => NotFilled::Any(error.message),
-            Reach::Change => NotFilled::This(error.message),
-        })
+        Self::WillNot(NotFilled::Any(error.message))
     }
 }
 
@@ -158,14 +155,14 @@ impl Filler<'_> {
         let lock = self.layout.keyspace.refetch_lock(subject);
         let token = format!("warm-{:x}", fastrand::u128(..));
         let taken_at = self.take(&lock, &token)?;
-        let filled = self.ask_and_write(subject, &lock, taken_at);
+        let filled = self.ask_and_write(subject, taken_at);
         // What cannot be given back runs out by itself.
         if let Err(error) = self.store.release_lock(&lock, &token) {
             log::debug!(err:% = error; "a refetch lock was not given back");
         }
         if matches!(filled, Ok(Filled::Written | Filled::NewerIsStored)) {
             self.store
-                .tell_refetched(&self.layout.keyspace.refetch_channel(subject));
+                .publish_refetched(&self.layout.keyspace.refetch_channel(subject));
         }
         filled
     }
@@ -175,10 +172,10 @@ impl Filler<'_> {
         let started = Instant::now();
         loop {
             let taken_at = Instant::now();
-            if self.store.take_lock(lock, token, READERS_LOCK)? {
+            if self.store.take_lock(lock, token, WRITE_LOCK_MAX)? {
                 return Ok(taken_at);
             }
-            if started.elapsed() > READERS_LOCK {
+            if started.elapsed() > WRITE_LOCK_MAX {
                 return Err(Failure::MayPass {
                     why: "an SDK holds the lock of a refetch all the time".to_owned(),
                     after: None,
@@ -188,8 +185,8 @@ impl Filler<'_> {
         }
     }
 
-    fn ask_and_write(&self, subject: &Subject, lock: &str, taken_at: Instant) -> Result<Filled, Failure> {
-        // A purge that is sent from now on makes late news of the answer.
+    fn ask_and_write(&self, subject: &Subject, taken_at: Instant) -> Result<Filled, Failure> {
+        // A purge that is sent from now on makes the answer out of date.
         let asked_at = clock::now();
         let body = self.edge.entitlements_state(subject)?;
         let message = message::decode_answer(&body, asked_at, UNTOLD).map_err(|fault| {
@@ -200,8 +197,11 @@ impl Filler<'_> {
         if !matches!(message.event, Event::EntitlementsUpdated(_)) {
             return Ok(Filled::NothingKnown);
         }
-        for change in changes_for(&message.event, asked_at, &self.layout) {
-            match self.write(&without_lock(change, lock), taken_at)? {
+        for mut change in changes(message, &self.layout) {
+            if let CacheChange::WriteEntitlements(write) = &mut change {
+                (write.sent_at, write.is_answer) = (asked_at, true);
+            }
+            match self.write(&change, taken_at)? {
                 Outcome::Applied { written: 0, .. } => return Ok(Filled::NewerIsStored),
                 Outcome::PurgedLater => return Ok(Filled::PurgedMeanwhile),
                 Outcome::Applied { .. }
@@ -222,21 +222,18 @@ impl Filler<'_> {
                     after: None,
                 });
             }
-            let outcome = self.store.apply(&[(change, Locks::Respect)], &|| true)?.pop();
+            let outcome = self
+                .store
+                .apply(&[(change, LockPatience::RESPECT)], &|| true)?
+                .pop();
             match outcome {
                 Some(Ok(Outcome::Locked)) | None => {
                     Stop::never().wait(LOCKED_AGAIN);
                 }
-                Some(outcome) => return Ok(outcome?),
+                Some(outcome) => {
+                    return outcome.map_err(|error| Failure::WillNot(NotFilled::This(error.message)));
+                }
             }
         }
     }
-}
-
-/// Our own lock is nothing to wait for.
-fn without_lock(mut change: CacheChange, own: &str) -> CacheChange {
-    if let CacheChange::WriteEntitlements { locks, .. } = &mut change {
-        locks.retain(|lock| lock != own);
-    }
-    change
 }

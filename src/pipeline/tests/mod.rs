@@ -30,7 +30,7 @@ use crate::ops::metrics::Metrics;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::{Stop, StopTrigger, stop_pair};
 use crate::sqs::{Delivery, ReceiptHandle};
-use crate::store::{CacheStore, Locks, Outcome, Reach, StoreError};
+use crate::store::{CacheStore, Cause, LockPatience, Outcome, StoreError};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -67,31 +67,30 @@ struct FakeStore {
     applied: Mutex<Vec<String>>,
 }
 
-fn store_error(kind: &str, reach: Reach) -> StoreError {
+fn store_error(cause: Cause) -> StoreError {
     StoreError {
-        message: format!("{kind} on purpose"),
-        kind: kind.to_owned(),
-        reach,
+        message: format!("{} on purpose", cause.label()),
+        cause,
     }
 }
 
 impl CacheStore for FakeStore {
     fn apply(
         &self,
-        changes: &[(&CacheChange, Locks)],
+        changes: &[(&CacheChange, LockPatience)],
         _: &dyn Fn() -> bool,
     ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
         let mut away_for = self.away_for.lock().unwrap();
         if *away_for > 0 {
             *away_for -= 1;
-            return Err(store_error("io", Reach::Redis));
+            return Err(store_error(Cause::Io));
         }
         drop(away_for);
         let key = |change: &CacheChange| {
-            let CacheChange::WriteUsage { write, .. } = change else {
+            let CacheChange::WriteUsage(usage) = change else {
                 panic!("unexpected {change:?}")
             };
-            write.key.clone()
+            usage.write.key.clone()
         };
         let is_of = |key: &str, customer: &str| key.contains(&format!("c_{customer}:"));
         if let Some(customer) = &self.panics_for {
@@ -108,7 +107,7 @@ impl CacheStore for FakeStore {
                 .as_deref()
                 .is_some_and(|customer| is_of(&key, customer))
             {
-                outcomes.push(Err(store_error("WRONGTYPE", Reach::Change)));
+                outcomes.push(Err(store_error(Cause::WrongType)));
                 continue;
             }
             let mut locked = self.locked.lock().unwrap();
@@ -128,6 +127,10 @@ impl CacheStore for FakeStore {
 
     fn invalidate(&self, _: &Invalidation, _: &dyn Fn() -> bool) -> Result<u64, StoreError> {
         Ok(0)
+    }
+
+    fn probe_write(&self) -> Result<(), StoreError> {
+        Ok(())
     }
 
     fn ping(&self) -> Result<(), StoreError> {

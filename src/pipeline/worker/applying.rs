@@ -11,7 +11,7 @@ use crate::entitlement::EpochMs;
 use crate::pipeline::gate::{During, Evidence};
 use crate::pipeline::poller::seconds_now;
 use crate::sqs::Delivery;
-use crate::store::{NOPERM, Outcome, Reach, STOPPED, StoreError};
+use crate::store::{Cause, Outcome, StoreError};
 
 /// How often a Redis that refuses to write is tried again.
 const REFUSED_AGAIN: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ impl Worker {
                     self.gate.found(Evidence::Wrote);
                     return self.conclude(jobs, outcomes);
                 }
-                Ok(Err(error)) if error.kind == STOPPED => {
+                Ok(Err(error)) if error.is_stopped() => {
                     log::warn!("{error}");
                     self.give_back(jobs);
                     return Vec::new();
@@ -126,10 +126,7 @@ impl Worker {
                     stale: 0,
                 }))
             }
-            Err(error) if error.kind == NOPERM => Ok(Err(StoreError {
-                reach: Reach::Change,
-                ..error
-            })),
+            Err(error) if error.cause == Cause::NoPermission => Ok(Err(error)),
             Err(error) => Err(error),
         }
     }
@@ -177,7 +174,7 @@ impl Worker {
 
 /// For whoever asks why a customer is not in the cache.
 fn told(delivery: &Delivery, change: &CacheChange, outcome: &str) {
-    let (what, key) = change.what_and_where();
+    let (what, key) = change.describe();
     log::debug!(message_id = delivery.message_id.as_str(), change = what, key, outcome; "made a change");
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Job, Worker};
 use crate::pipeline::lease::Held;
 use crate::pipeline::settle::{Settled, Settlement, given_back, settle_permanent, settle_temporary};
-use crate::store::{Outcome, Reach, StoreError};
+use crate::store::{Outcome, StoreError};
 
 impl Worker {
     /// Counts an outcome. True if something was written.
@@ -45,7 +45,6 @@ impl Worker {
 
     /// Redis refused a change of this delivery, and only that.
     pub(super) fn failed(&self, held: Held, error: &StoreError) {
-        debug_assert_eq!(error.reach, Reach::Change);
         let delivery = &held.delivery;
         let settlement = if error.is_permanent() {
             settle_permanent(self.poison_policy, delivery.receive_count, fastrand::f64())
@@ -60,14 +59,14 @@ impl Worker {
             "it is tried again later"
         };
         self.faults.fault(
-            &format!("write {}", error.kind),
+            &format!("write {}", error.cause.label()),
             log::Level::Error,
             &format!("cannot apply message {}: {fate}", delivery.message_id),
             &error.message,
             Instant::now(),
         );
         self.reporter
-            .report_error(&format!("Redis refused a change: {}", error.kind));
+            .report_error(&format!("Redis refused a change: {}", error.cause.label()));
         self.settle(held, settlement);
     }
 

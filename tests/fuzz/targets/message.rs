@@ -1,4 +1,4 @@
-//! `message::decode` and `cache::changes_for`: from a message's body to what is written.
+//! `message::decode` and `cache::changes`: from a message's body to what is written.
 
 use std::collections::HashSet;
 use std::fmt::Debug;
@@ -6,8 +6,8 @@ use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
 use fastrand::Rng;
-use persistent_cache_service::cache::keyspace::Keyspace;
-use persistent_cache_service::cache::{CacheChange, KeyWrite, Layout, changes_for};
+use persistent_cache_service::cache::keyspace::{Keyspace, ReaderLocks};
+use persistent_cache_service::cache::{CacheChange, CreditWrite, KeyWrite, Layout, changes};
 use persistent_cache_service::config::CacheUpdatePolicy;
 use persistent_cache_service::entitlement::stored::CacheFormat;
 use persistent_cache_service::entitlement::{Entitlement, EpochMs};
@@ -174,10 +174,10 @@ fn check(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
     let layout = &layouts[input.len() % 3];
     let (decoded, changes) = probe.measure(|| {
         let decoded = decode(&body, SENT_AT);
-        let changes = decoded
-            .as_ref()
-            .map(|message| changes_for(&message.event, message.sent_at, layout))
-            .unwrap_or_default();
+        let changes: Vec<CacheChange> = match &decoded {
+            Ok(message) => changes(message.clone(), layout).collect(),
+            Err(_) => Vec::new(),
+        };
         (decoded, changes)
     });
     same("decoded twice", &decode(&body, SENT_AT), &decoded)?;
@@ -240,36 +240,37 @@ fn writes_only_below_the_prefix(change: &CacheChange, message_sent_at: EpochMs) 
             format!("a key is a customer's: {key:?}")
         })
     };
-    let all_locks = |locks: &[String]| {
-        let is_lock = |lock: &String| {
-            lock.starts_with("fuzz-") || lock.starts_with("fuzz:refetchEntityEntitlementsAfterCacheMiss-")
-        };
-        hold(locks.iter().all(is_lock), || {
-            format!("locks are the readers': {locks:?}")
+    let all_locks = |locks: &ReaderLocks| {
+        let is_right = locks.write.iter().all(|lock| lock.starts_with("fuzz-"))
+            && locks
+                .refetch
+                .starts_with("fuzz:refetchEntityEntitlementsAfterCacheMiss-");
+        hold(is_right, || format!("locks are the readers': {locks:?}"))
+    };
+    let is_tombstone = |key: &String| {
+        hold(key == "fuzz:purged" || key.starts_with("fuzz:purged:c_"), || {
+            format!("a tombstone is one: {key:?}")
         })
     };
-    let is_mark = |mark: &String| {
-        hold(
-            mark == "fuzz:purged" || mark.starts_with("fuzz:purged:c_"),
-            || format!("a mark is a mark: {mark:?}"),
-        )
+    let credit = |credit: &CreditWrite| {
+        below(&credit.key)?;
+        below(&credit.balance_key)?;
+        is_plausible(credit.timestamp)
     };
     match change {
-        CacheChange::WriteEntitlements {
-            locks,
-            purge_marks,
-            writes,
-            sent_at,
-            list,
-        } => {
-            same("the time of sending", sent_at, &message_sent_at)?;
-            hold((1..=writes.len()).contains(list), || {
-                format!("the list is a part of the writes: {list}")
+        CacheChange::WriteEntitlements(write) => {
+            hold(write.sent_at <= message_sent_at, || {
+                "a list is not newer than its message".to_owned()
             })?;
-            all_locks(locks)?;
-            purge_marks.iter().try_for_each(is_mark)?;
-            let customer_key = &writes.first().ok_or("something is written")?.key;
+            all_locks(&write.locks)?;
+            let tombstones = [&write.tombstones.environment, &write.tombstones.own];
+            let tombstones = tombstones.into_iter().chain(&write.tombstones.customer);
+            tombstones.into_iter().try_for_each(is_tombstone)?;
+            let customer_key = &write.list.key;
             let mut seen = HashSet::new();
+            let writes = std::iter::once(&write.list)
+                .chain(&write.metadata)
+                .chain(&write.usages);
             for write in writes {
                 below(&write.key)?;
                 hold(write.key.starts_with(customer_key.as_str()), || {
@@ -280,30 +281,37 @@ fn writes_only_below_the_prefix(change: &CacheChange, message_sent_at: EpochMs) 
                 })?;
                 is_stored_well(write)?;
             }
-            Ok(())
+            write.credits.iter().try_for_each(credit)
         }
-        CacheChange::WriteUsage {
-            locks,
-            customer_timestamp_key,
-            write,
-        } => {
-            all_locks(locks)?;
-            below(customer_timestamp_key)?;
-            below(&write.key)?;
-            is_stored_well(write)
+        CacheChange::WriteUsage(usage) => {
+            all_locks(&usage.locks)?;
+            below(&usage.customer_key)?;
+            below(&usage.write.key)?;
+            is_stored_well(&usage.write)
         }
-        CacheChange::Purge {
-            locks, keys, mark, ..
-        } => {
-            all_locks(locks)?;
-            is_mark(mark)?;
-            keys.iter().try_for_each(below)
+        CacheChange::WriteBalance(balance) => {
+            all_locks(&balance.locks)?;
+            below(&balance.customer_key)?;
+            credit(&balance.credit)
         }
-        CacheChange::InvalidateEnvironment(invalidation) => {
-            is_mark(&invalidation.mark)?;
-            same("the pattern", &invalidation.pattern, &"fuzz:c_*".to_owned())
+        CacheChange::Purge(purge) => {
+            all_locks(&purge.locks)?;
+            is_tombstone(&purge.tombstone)?;
+            below(&purge.customer_key)?;
+            below(&purge.metadata_key)
         }
+        CacheChange::InvalidateEnvironment(invalidation) => same(
+            "the pattern",
+            &invalidation.keyspace.customer_keys_pattern(),
+            &"fuzz:c_*".to_owned(),
+        ),
     }
+}
+
+fn is_plausible(timestamp: EpochMs) -> Result<(), String> {
+    hold(timestamp.0 == 0 || STATES.contains(&timestamp), || {
+        format!("a state is neither from before 2015 nor from later than the message: {timestamp:?}")
+    })
 }
 
 fn is_stored_well(write: &KeyWrite) -> Result<(), String> {
@@ -312,9 +320,7 @@ fn is_stored_well(write: &KeyWrite) -> Result<(), String> {
         value,
         timestamp,
     } = write;
-    hold(timestamp.0 == 0 || STATES.contains(timestamp), || {
-        format!("a state is neither from before 2015 nor from later than the message: {timestamp:?}")
-    })?;
+    is_plausible(*timestamp)?;
     let parsed = serde_json::from_str::<Value>(value);
     hold(parsed.is_ok_and(|value| value.is_object()), || {
         format!("{key:?} holds a JSON object")
@@ -330,10 +336,10 @@ fn fits(event: &Event, changes: &[CacheChange], layout: &Layout) -> Result<(), S
                 CacheFormat::V3 => update.entitlements.iter().filter(features).count(),
                 CacheFormat::Compatible | CacheFormat::V4 => update.entitlements.len(),
             };
-            let Some(CacheChange::WriteEntitlements { writes, .. }) = changes.first() else {
+            let Some(CacheChange::WriteEntitlements(write)) = changes.first() else {
                 return Err("an entitlement list is written".to_owned());
             };
-            let stored: Value = serde_json::from_str(&writes[0].value).map_err(|error| error.to_string())?;
+            let stored: Value = serde_json::from_str(&write.list.value).map_err(|error| error.to_string())?;
             same(
                 "the number of entries",
                 &stored.as_object().map(serde_json::Map::len),
@@ -343,7 +349,8 @@ fn fits(event: &Event, changes: &[CacheChange], layout: &Layout) -> Result<(), S
                 update.access_denied_reason.is_some() || !update.entitlements.is_empty(),
                 || "an empty list has a reason".to_owned(),
             )?;
-            1
+            // What does not fit into the call of the list follows it.
+            1 + changes.len().saturating_sub(1)
         }
         Event::Purged(subjects) => {
             hold(!subjects.is_empty(), || "a purge is somebody's".to_owned())?;

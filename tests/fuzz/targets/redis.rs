@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use fastrand::Rng;
 use persistent_cache_service::ops::metrics::Metrics;
-use persistent_cache_service::store::{Outcome, numbers, outcome, parse_primary};
+use persistent_cache_service::store::{StepResult, parse_primary, results};
 use redis::{Parser, Value, from_redis_value};
 
 use super::{Memory, Target, hold};
@@ -83,24 +83,19 @@ fn answer(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
             format!("answers do not hang on how they come: {whole:?}, {dripped:?}")
         })?;
     }
-    // The scripts' answers are read by the service itself: as the library reads them, or not at all.
-    if let Some((answer, length)) = numbers(input) {
-        let first = redis::parse_redis_value(input.get(..length).unwrap_or_default());
-        hold(first.as_ref() == Ok(&answer), || {
-            format!("one answer in {length} bytes, and the same: {answer:?}, {first:?}")
-        })?;
-    }
     let mut understood = false;
     for answer in whole {
-        if let Some(outcome) = outcome(&answer) {
+        if let Some(steps) = results(&answer) {
             understood = true;
-            let is_ours = matches!(&answer, Value::Array(fields) if fields.len() == 3);
-            hold(is_ours, || format!("{outcome:?} comes of three numbers"))?;
-            if let Outcome::Applied { written, stale } = outcome {
-                let possible = u64::try_from(i64::MAX).unwrap_or(u64::MAX);
-                hold(written <= possible && stale <= possible, || {
-                    "counts are counts".to_owned()
-                })?;
+            let is_ours = matches!(&answer, Value::Array(fields) if fields.len() == 3 * steps.len());
+            hold(is_ours, || format!("{steps:?} come of three values each"))?;
+            for step in &steps {
+                if let StepResult::Done { written, stale, .. } = step {
+                    let possible = u64::try_from(i64::MAX).unwrap_or(u64::MAX);
+                    hold(written.count() <= possible && stale.count() <= possible, || {
+                        "counts are counts".to_owned()
+                    })?;
+                }
             }
         }
         if let Value::ServerError(error) = &answer {

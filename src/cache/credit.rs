@@ -1,0 +1,191 @@
+//! What a credit balance means for the entries of a list that are paid in its currency.
+//!
+//! Source: `updateEntitlementsBasedOnCreditBalanceUpdate` of `@stigg/node-server-sdk` 3.95.0, which does this to its
+//! cache in memory. SDK 4.x works it out from the credit usage, so format v4 needs none of this.
+
+use serde_json::{Map, Value};
+
+use crate::entitlement::{CurrencyId, EpochMs};
+use crate::message::CreditBalance;
+
+/// What the SDKs answer for a feature whose credits are used up.
+const INSUFFICIENT_CREDITS: &str = "InsufficientCredits";
+const REASON: &str = "accessDeniedReason";
+const VALID_UNTIL: &str = "validUntil";
+
+/// A balance and when it was true.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownBalance {
+    /// Of what.
+    pub currency: CurrencyId,
+    /// What is left.
+    pub balance: CreditBalance,
+    /// When that was true.
+    pub updated_at: EpochMs,
+}
+
+impl KnownBalance {
+    /// Reads what `apply.lua` keeps at a balance key: `value_at,period_at,balance_at,exhausted,valid_until`. `None` if
+    /// it says nothing of a balance.
+    pub fn read(currency: &CurrencyId, record: &str) -> Option<Self> {
+        let mut fields = record.split(',').skip(2);
+        let updated_at = EpochMs(fields.next()?.parse().ok()?);
+        let is_exhausted = fields.next()? == "1";
+        let valid_until = fields.next()?.parse().ok().map(EpochMs);
+        Some(Self {
+            currency: currency.clone(),
+            balance: CreditBalance {
+                is_exhausted,
+                valid_until,
+            },
+            updated_at,
+        })
+    }
+}
+
+/// The list as these balances have it. `None` if that is what it says already, or if it cannot be read.
+pub fn adjusted(list: &str, balances: &[KnownBalance]) -> Option<String> {
+    let mut entries: Map<String, Value> = serde_json::from_str(list).ok()?;
+    let mut is_changed = false;
+    for entry in entries.values_mut() {
+        let entitlement = entry
+            .get_mut("calculatedEntitlement")
+            .and_then(Value::as_object_mut);
+        if let Some(entitlement) = entitlement
+            && let Some(known) = balance_of(entitlement, balances)
+        {
+            let adjusted = adjusted_entitlement(entitlement, &known.balance);
+            is_changed |= adjusted != *entitlement;
+            *entitlement = adjusted;
+        }
+    }
+    is_changed.then(|| serde_json::to_string(&entries).ok())?
+}
+
+fn balance_of<'a>(
+    entitlement: &Map<String, Value>,
+    balances: &'a [KnownBalance],
+) -> Option<&'a KnownBalance> {
+    let currency = entitlement.get("creditRate")?.get("currencyId")?.as_str()?;
+    balances.iter().find(|known| known.currency.as_str() == currency)
+}
+
+/// The fields in the order in which lists are written, so that the same state is the same text.
+fn adjusted_entitlement(entitlement: &Map<String, Value>, balance: &CreditBalance) -> Map<String, Value> {
+    let has_soft_limit = entitlement.get("hasSoftLimit") == Some(&Value::Bool(true));
+    let before = entitlement.get(REASON).filter(|reason| !reason.is_null());
+    let reason = if balance.is_exhausted && !has_soft_limit {
+        before.cloned().or_else(|| Some(INSUFFICIENT_CREDITS.into()))
+    } else if balance.is_exhausted {
+        before.cloned()
+    } else {
+        before.filter(|reason| *reason != INSUFFICIENT_CREDITS).cloned()
+    };
+    let mut added = [
+        ("hasSoftLimit", REASON, reason),
+        (
+            "enumValues",
+            VALID_UNTIL,
+            balance.valid_until.map(|at| at.0.into()),
+        ),
+    ];
+    let mut fields = Map::new();
+    for (name, value) in entitlement
+        .iter()
+        .filter(|(name, _)| *name != REASON && *name != VALID_UNTIL)
+    {
+        fields.insert(name.clone(), value.clone());
+        for (behind, name, value) in &mut added {
+            if *behind == fields.keys().next_back().map_or("", String::as_str)
+                && let Some(value) = value.take()
+            {
+                fields.insert((*name).to_owned(), value);
+            }
+        }
+    }
+    for (_, name, value) in added {
+        if let Some(value) = value {
+            fields.insert(name.to_owned(), value);
+        }
+    }
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn known(currency: &str, is_exhausted: bool, valid_until: Option<i64>) -> KnownBalance {
+        KnownBalance {
+            currency: CurrencyId(currency.to_owned()),
+            balance: CreditBalance {
+                is_exhausted,
+                valid_until: valid_until.map(EpochMs),
+            },
+            updated_at: EpochMs(1),
+        }
+    }
+
+    /// A list of one entry that is paid in `ai`, with these fields besides.
+    fn list(fields: &Value) -> String {
+        let mut entitlement = json!({"usageLimit": 10, "hasSoftLimit": false, "enumValues": []});
+        for (name, value) in fields.as_object().expect("an object") {
+            entitlement[name] = value.clone();
+        }
+        entitlement["creditRate"] = json!({"amount": 2, "currencyId": "ai"});
+        json!({"f": {"calculatedEntitlement": entitlement, "featureUsage": {"currentUsage": 1.5}}})
+            .to_string()
+    }
+
+    fn reason(list: &str) -> Value {
+        let list: Value = serde_json::from_str(list).expect("a list");
+        list["f"]["calculatedEntitlement"][REASON].clone()
+    }
+
+    #[test]
+    fn an_exhausted_balance_denies_and_a_new_one_grants() {
+        let before = list(&json!({}));
+        let denied = adjusted(&before, &[known("ai", true, None)]).expect("a change");
+        assert_eq!(reason(&denied), "InsufficientCredits");
+        assert_eq!(adjusted(&denied, &[known("ai", true, None)]), None);
+        assert_eq!(adjusted(&denied, &[known("ai", false, None)]), Some(before));
+    }
+
+    #[test]
+    fn another_reason_stays_a_soft_limit_grants_and_another_currency_changes_nothing() {
+        let denied = list(&json!({"accessDeniedReason": "CustomerIsArchived"}));
+        for is_exhausted in [true, false] {
+            assert_eq!(adjusted(&denied, &[known("ai", is_exhausted, None)]), None);
+        }
+        let soft = list(&json!({"hasSoftLimit": true}));
+        assert_eq!(adjusted(&soft, &[known("ai", true, None)]), None);
+        assert_eq!(adjusted(&list(&json!({})), &[known("other", true, None)]), None);
+        assert_eq!(adjusted("not a list", &[known("ai", true, None)]), None);
+    }
+
+    #[test]
+    fn valid_until_is_that_of_the_balance_and_the_order_of_fields_is_always_the_same() {
+        let with = adjusted(&list(&json!({})), &[known("ai", true, Some(7))]).expect("a change");
+        assert!(
+            with.contains(
+                r#""hasSoftLimit":false,"accessDeniedReason":"InsufficientCredits","enumValues":[],"validUntil":7,"creditRate""#
+            ),
+            "{with}"
+        );
+        let without = adjusted(&with, &[known("ai", false, None)]).expect("a change");
+        assert_eq!(without, list(&json!({})));
+    }
+
+    #[test]
+    fn a_record_without_a_balance_is_none() {
+        let currency = CurrencyId("ai".to_owned());
+        assert_eq!(KnownBalance::read(&currency, "5,5,,,"), None);
+        assert_eq!(KnownBalance::read(&currency, ""), None);
+        assert_eq!(
+            KnownBalance::read(&currency, "5,,1,0,7"),
+            Some(known("ai", false, Some(7)))
+        );
+    }
+}

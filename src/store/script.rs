@@ -1,0 +1,440 @@
+//! The calls of `apply.lua`, which makes every change, and its answers.
+
+use redis::{Cmd, RedisWrite as _, Value, cmd};
+
+use super::{LockPatience, Outcome};
+use crate::cache::keyspace::{Keyspace, ReaderLocks, TIMESTAMP, value_key};
+use crate::cache::{CacheChange, CreditWrite, KeyWrite};
+use crate::config::{CacheUpdatePolicy, Expiry};
+use crate::entitlement::EpochMs;
+
+/// The script.
+pub(super) const SOURCE: &str = include_str!("apply.lua");
+
+/// How long a purge is remembered: SQS hides a received message for 12 h at most, so one that was received before the
+/// purge was sent comes again within that time.
+const TOMBSTONE_SECS: u32 = 12 * 60 * 60;
+/// How long a key lives that shows that writes work.
+const PROBE_SECS: u32 = 10;
+/// Arguments of one call, keys included; ElastiCache Serverless takes 3,999.
+const ARGUMENTS_MAX: usize = 3_900;
+/// Bytes of one call, but for a single change that is larger.
+const BYTES_MAX: usize = 1024 * 1024;
+
+/// What the script is told beside the changes.
+#[derive(Debug, Clone)]
+pub struct StoreRules {
+    /// Spells the keys.
+    pub keyspace: Keyspace,
+    /// Which customers are written.
+    pub policy: CacheUpdatePolicy,
+    /// How long written keys live.
+    pub expiry: Expiry,
+}
+
+/// What the script does: the changes of messages, and steps of the store's own.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Step<'a> {
+    /// A change. An invalidation is not atomic, and nothing here.
+    Change(&'a CacheChange, LockPatience),
+    /// Replaces a list that is still as it was read: of each key, its name and what it held.
+    Replace {
+        read: &'a [(&'a str, String)],
+        list: &'a str,
+    },
+    /// Deletes scanned keys, each with its timestamp.
+    Unlink {
+        scanned: &'a [&'a [u8]],
+        keyspace: &'a Keyspace,
+        sent_at: EpochMs,
+    },
+    /// Records an invalidation.
+    SetTombstone {
+        key: &'a str,
+        sent_at: EpochMs,
+        resets: bool,
+    },
+    /// Forgets it, unless a later one is recorded.
+    ClearTombstone { key: &'a str, sent_at: EpochMs },
+    /// Writes a key that lives for a few seconds.
+    Probe { key: &'a str },
+}
+
+/// What the script answers for one step. `FAILED` is not among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// What was to be written is written or stale.
+    Applied,
+    /// See [`Outcome::Locked`].
+    Locked,
+    /// See [`Outcome::SkippedByPolicy`].
+    NotCached,
+    /// See [`Outcome::PurgedLater`].
+    PurgedLater,
+    /// See [`Outcome::NoCustomer`].
+    NoCustomer,
+    /// Applied; a balance says something else of the list than the list does.
+    AdjustList,
+    /// What was to be replaced is no longer as it was read.
+    Conflict,
+}
+
+/// The answer for one step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepResult {
+    /// It was decided.
+    Done {
+        /// How.
+        status: Status,
+        /// Keys written.
+        written: Keys,
+        /// Keys left as they are, since something newer is stored.
+        stale: Keys,
+    },
+    /// Redis refused it, in its own words.
+    Failed(String),
+}
+
+/// Keys that a step wrote or left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keys {
+    /// So many.
+    Count(u64),
+    /// In a dry run: these.
+    Names(Vec<String>),
+}
+
+impl Keys {
+    /// How many.
+    pub fn count(&self) -> u64 {
+        match self {
+            Self::Count(count) => *count,
+            Self::Names(names) => names.len() as u64,
+        }
+    }
+
+    fn read(value: &Value) -> Option<Self> {
+        if let Value::Array(names) = value {
+            return names.iter().map(text).collect::<Option<_>>().map(Self::Names);
+        }
+        let Value::Int(count) = value else { return None };
+        Some(Self::Count(u64::try_from(*count).ok()?))
+    }
+}
+
+/// The script's answer: three values a step. `None` if it is not one of this script's.
+pub fn results(answer: &Value) -> Option<Vec<StepResult>> {
+    let Value::Array(values) = answer else { return None };
+    let (steps, []) = values.as_chunks::<3>() else {
+        return None;
+    };
+    steps.iter().map(step_result).collect()
+}
+
+fn step_result([status, written, stale]: &[Value; 3]) -> Option<StepResult> {
+    let Value::Int(status) = status else { return None };
+    let status = match status {
+        0 => Status::Applied,
+        1 => Status::Locked,
+        2 => Status::NotCached,
+        3 => Status::PurgedLater,
+        4 => Status::NoCustomer,
+        5 => Status::AdjustList,
+        6 => Status::Conflict,
+        9 => return text(written).map(StepResult::Failed),
+        _ => return None,
+    };
+    Some(StepResult::Done {
+        status,
+        written: Keys::read(written)?,
+        stale: Keys::read(stale)?,
+    })
+}
+
+fn text(value: &Value) -> Option<String> {
+    let Value::BulkString(bytes) = value else {
+        return None;
+    };
+    Some(String::from_utf8_lossy(bytes).into_owned())
+}
+
+/// The outcome of a change. `None` for a status that no change has.
+pub(super) fn outcome(status: Status, written: u64, stale: u64) -> Outcome {
+    match status {
+        Status::Applied | Status::AdjustList => Outcome::Applied { written, stale },
+        Status::Locked | Status::Conflict => Outcome::Locked,
+        Status::NotCached => Outcome::SkippedByPolicy,
+        Status::PurgedLater => Outcome::PurgedLater,
+        Status::NoCustomer => Outcome::NoCustomer,
+    }
+}
+
+/// What is common to all steps of a call.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CallOptions<'a> {
+    pub rules: &'a StoreRules,
+    pub is_dry_run: bool,
+    pub now: EpochMs,
+}
+
+/// How many of these steps go into one call, at least one.
+pub(super) fn steps_in_call(steps: &[Step<'_>]) -> usize {
+    let (mut arguments, mut bytes) = (0, 0);
+    for (index, step) in steps.iter().enumerate() {
+        emit(step, &mut |_, parts| {
+            arguments += 1;
+            bytes += parts.iter().map(|part| part.len()).sum::<usize>();
+        });
+        if index > 0 && (arguments > ARGUMENTS_MAX || bytes > BYTES_MAX) {
+            return index;
+        }
+    }
+    steps.len()
+}
+
+/// The call that does these steps: `EVALSHA` and the SHA-1, or `EVAL` and the source.
+pub(super) fn call(command: &str, script: &str, steps: &[Step<'_>], options: CallOptions<'_>) -> Cmd {
+    let (mut deciding, mut others) = (0_usize, 0_usize);
+    for step in steps {
+        emit(step, &mut |part, _| match part {
+            Part::Deciding => deciding += 1,
+            Part::Other => others += 1,
+            Part::Argument => {}
+        });
+    }
+    let mut call = cmd(command);
+    call.arg(script).arg(deciding + others);
+    add(&mut call, steps, Part::Deciding);
+    add(&mut call, steps, Part::Other);
+    call.arg(deciding);
+    match options.rules.expiry {
+        Expiry::Never => call.arg(""),
+        Expiry::Seconds(seconds) => call.arg(seconds),
+    };
+    let is_update = options.rules.policy == CacheUpdatePolicy::UpdateIfExists;
+    call.arg(u8::from(is_update)).arg(u8::from(options.is_dry_run));
+    call.arg(TOMBSTONE_SECS).arg(options.now.0);
+    add(&mut call, steps, Part::Argument);
+    call
+}
+
+fn add(call: &mut Cmd, steps: &[Step<'_>], wanted: Part) {
+    for step in steps {
+        emit(step, &mut |part, parts| {
+            if part == wanted {
+                match parts {
+                    [whole] => call.write_arg(whole),
+                    parts => call.write_arg(&parts.concat()),
+                }
+            }
+        });
+    }
+}
+
+/// Where something stands in a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Deciding,
+    Other,
+    Argument,
+}
+
+/// Emits a step's keys and arguments, each in the order in which `apply.lua` has them; one may be put together of parts.
+fn emit(step: &Step<'_>, sink: &mut dyn FnMut(Part, &[&[u8]])) {
+    let mut step_sink = Emitter(sink);
+    let emit = &mut step_sink;
+    match step {
+        Step::Change(change, patience) => emit_change(change, *patience, emit),
+        Step::Replace { read, list } => {
+            emit.text("replace").number(read.len()).text(list);
+            for (key, value) in *read {
+                emit.deciding(key).text(value);
+            }
+        }
+        Step::Unlink {
+            scanned,
+            keyspace,
+            sent_at,
+        } => {
+            let (mut lists, mut others) = (0_usize, 0_usize);
+            for pass in [true, false] {
+                for key in *scanned {
+                    let value = value_key(key);
+                    let tombstone = keyspace.tombstone_of(value);
+                    if tombstone.is_some() != pass {
+                        continue;
+                    }
+                    let timestamp = [value, TIMESTAMP.as_bytes()];
+                    emit.0(Part::Other, &[value]);
+                    if let Some(tombstone) = tombstone {
+                        lists += 1;
+                        emit.0(Part::Deciding, &timestamp);
+                        emit.0(Part::Deciding, &[&tombstone]);
+                    } else {
+                        others += 1;
+                        emit.0(Part::Other, &timestamp);
+                    }
+                }
+            }
+            emit.text("unlink").number(sent_at.0).number(lists).number(others);
+        }
+        Step::SetTombstone { key, sent_at, resets } => {
+            emit.deciding(key).text("tombstone").number(sent_at.0);
+            emit.number(TOMBSTONE_SECS).flag(*resets);
+        }
+        Step::Probe { key } => {
+            emit.deciding(key)
+                .text("tombstone")
+                .number(0)
+                .number(PROBE_SECS)
+                .flag(true);
+        }
+        Step::ClearTombstone { key, sent_at } => {
+            emit.deciding(key).text("clear").number(sent_at.0);
+        }
+    }
+}
+
+fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<'_, '_>) {
+    match change {
+        CacheChange::WriteUsage(usage) => {
+            let KeyWrite {
+                key,
+                value,
+                timestamp,
+            } = &usage.write;
+            emit.text("usage").locks(&usage.locks, patience, false);
+            emit.deciding_timestamp(&usage.customer_key)
+                .deciding_timestamp(key);
+            emit.other(&usage.locks.refetch).other(key);
+            emit.number(timestamp.0).text(value);
+        }
+        CacheChange::WriteBalance(write) => {
+            emit.text("balance").locks(&write.locks, patience, false);
+            if write.adjusts_list && write.balance.is_some() {
+                // As JSON.stringify and serde_json write it; an id of quotes or backslashes is never found.
+                emit.0(
+                    Part::Argument,
+                    &[b"\"currencyId\":\"", write.currency.as_str().as_bytes(), b"\""],
+                );
+            } else {
+                emit.text("");
+            }
+            emit.deciding_timestamp(&write.customer_key).credit(&write.credit);
+            emit.other(&write.locks.refetch).other(&write.customer_key);
+            match &write.balance {
+                None => emit.text("").text(""),
+                Some(balance) => emit
+                    .flag(balance.is_exhausted)
+                    .optional(balance.valid_until.map(|at| at.0)),
+            };
+        }
+        CacheChange::WriteEntitlements(write) => {
+            let tombstones = &write.tombstones;
+            emit.text("entitlements").locks(&write.locks, patience, false);
+            emit.number(2 + usize::from(tombstones.customer.is_some()));
+            emit.number(write.usages.len()).number(write.credits.len());
+            emit.number(write.rate_currencies.len());
+            emit.number(write.sent_at.0)
+                .flag(write.is_answer)
+                .number(write.list.timestamp.0);
+            emit.text(&write.list.value);
+            emit.text(write.metadata.as_ref().map_or("", |metadata| &metadata.value));
+            emit.deciding(&tombstones.environment).deciding(&tombstones.own);
+            if let Some(customer) = &tombstones.customer {
+                emit.deciding(customer);
+            }
+            emit.other(&write.locks.refetch);
+            for KeyWrite { key, .. } in std::iter::once(&write.list).chain(&write.metadata) {
+                emit.deciding_timestamp(key).other(key);
+            }
+            for KeyWrite {
+                key,
+                value,
+                timestamp,
+            } in &write.usages
+            {
+                emit.deciding_timestamp(key).other(key);
+                emit.number(timestamp.0).text(value);
+            }
+            for credit in &write.credits {
+                emit.credit(credit);
+            }
+            for rate in &write.rate_currencies {
+                emit.deciding(&rate.balance_key);
+            }
+        }
+        CacheChange::Purge(purge) => {
+            emit.text("purge").locks(&purge.locks, patience, true);
+            emit.deciding(&purge.tombstone);
+            emit.deciding_timestamp(&purge.customer_key);
+            emit.deciding_timestamp(&purge.metadata_key);
+            emit.other(&purge.customer_key).other(&purge.metadata_key);
+            emit.number(purge.sent_at.0).flag(purge.resets_tombstone);
+        }
+        CacheChange::InvalidateEnvironment(_) => {}
+    }
+}
+
+struct Emitter<'s, 'f>(&'s mut (dyn FnMut(Part, &[&[u8]]) + 'f));
+
+impl Emitter<'_, '_> {
+    fn deciding(&mut self, key: &str) -> &mut Self {
+        (self.0)(Part::Deciding, &[key.as_bytes()]);
+        self
+    }
+
+    fn deciding_timestamp(&mut self, key: &str) -> &mut Self {
+        (self.0)(Part::Deciding, &[key.as_bytes(), TIMESTAMP.as_bytes()]);
+        self
+    }
+
+    fn other(&mut self, key: &str) -> &mut Self {
+        (self.0)(Part::Other, &[key.as_bytes()]);
+        self
+    }
+
+    fn text(&mut self, text: &str) -> &mut Self {
+        (self.0)(Part::Argument, &[text.as_bytes()]);
+        self
+    }
+
+    fn number(&mut self, number: impl itoa::Integer) -> &mut Self {
+        self.text(itoa::Buffer::new().format(number))
+    }
+
+    fn flag(&mut self, flag: bool) -> &mut Self {
+        self.text(if flag { "1" } else { "0" })
+    }
+
+    fn optional(&mut self, number: Option<i64>) -> &mut Self {
+        match number {
+            None => self.text(""),
+            Some(number) => self.number(number),
+        }
+    }
+
+    /// The locks that are still respected, and their number.
+    fn locks(&mut self, locks: &ReaderLocks, patience: LockPatience, is_purge: bool) -> &mut Self {
+        let write: &[String] = if patience.respects_write_lock {
+            &locks.write
+        } else {
+            &[]
+        };
+        let refetch = (is_purge && patience.respects_refetch_lock).then_some(&locks.refetch);
+        for lock in write.iter().chain(refetch) {
+            self.deciding(lock);
+        }
+        self.number(write.len() + usize::from(refetch.is_some()))
+    }
+
+    fn credit(&mut self, credit: &CreditWrite) -> &mut Self {
+        self.deciding_timestamp(&credit.key)
+            .deciding(&credit.key)
+            .deciding(&credit.balance_key);
+        self.number(credit.timestamp.0).text(&credit.current_usage);
+        self.optional(credit.period_start.map(|at| at.0));
+        self.optional(credit.period_end.map(|at| at.0));
+        self.flag(credit.has_next_reset_date)
+    }
+}
