@@ -93,9 +93,14 @@ fn truncated(float: f64) -> Option<i64> {
 /// `2026-11-20`, `2026-11-20T08:00Z`, `2026-11-20 08:00:00.000+02:00` …; a date alone is midnight UTC. A time without a
 /// zone is read as UTC, which is what it is to an SDK on a host set to UTC.
 fn iso(text: &str) -> Option<EpochMs> {
-    // ISO 8601 also has weeks, days of the year, and dates without hyphens. JavaScript reads none of them.
-    let is_calendar_date = text.len() >= 10 && text.as_bytes()[4] == b'-' && text.as_bytes()[7] == b'-';
-    if !is_calendar_date {
+    // These formats also have weeks, days of the year, dates without hyphens, fractions of a minute or an hour, and any
+    // separator. JavaScript reads none of them.
+    let byte = |at: usize| text.as_bytes().get(at);
+    let is_calendar_date = byte(4) == Some(&b'-') && byte(7) == Some(&b'-');
+    let has_separator = byte(10).is_none_or(|separator| b"Tt ".contains(separator));
+    let has_minutes = byte(13).is_none_or(|colon| *colon == b':');
+    let has_seconds = text.find(['.', ',']).is_none_or(|fraction| fraction == 19);
+    if !(is_calendar_date && has_separator && has_minutes && has_seconds) {
         return None;
     }
     let at = OffsetDateTime::parse(text, &Rfc3339)
@@ -184,6 +189,12 @@ mod tests {
             json!("2026-11-20T08:00:00+2"),
             json!("2026-11-20T"),
             json!("20261120"),
+            json!("2026-W47-5"),
+            json!("2026-324"),
+            json!("2026-11-20T08Z"),
+            json!("2026-11-20V08:00:00Z"),
+            json!("2026-11-20T08:00.5Z"),
+            json!("2026-11-20T08.5Z"),
             json!("99999999999999999999999999"),
             json!("２０２６-11-20"),
             json!(0),
