@@ -28,31 +28,27 @@ const FAR_PAST: EpochMs = EpochMs(0);
 #[derive(Debug)]
 pub(super) struct StateTimes {
     latest: EpochMs,
-    impossible: Cell<u32>,
+    pub(super) impossible: Cell<u32>,
+    /// The time of a state that has none of its own.
+    pub(super) fallback: EpochMs,
 }
 
 impl StateTimes {
     /// For a message that was sent then.
-    pub(super) fn until(sent_at: EpochMs) -> Self {
+    pub(super) fn new(sent_at: EpochMs, fallback: EpochMs) -> Self {
         Self {
             latest: EpochMs(sent_at.0.saturating_add(AHEAD_MS_MAX)),
             impossible: Cell::new(0),
+            fallback,
         }
     }
 
-    /// True unless the time is more than an hour after the message was sent, or before 2015. The far-past mark is
-    /// possible.
+    /// True unless the time is more than an hour after the message was sent, or before 2015.
     pub(super) fn is_possible(&self, at: EpochMs) -> bool {
         let is_possible = at == FAR_PAST || (FIRST_STATE..=self.latest).contains(&at);
-        if !is_possible {
-            self.impossible.set(self.impossible.get().saturating_add(1));
-        }
+        self.impossible
+            .set(self.impossible.get() + u32::from(!is_possible));
         is_possible
-    }
-
-    /// How many impossible times were asked about.
-    pub(super) fn impossible(&self) -> u32 {
-        self.impossible.get()
     }
 }
 
@@ -65,7 +61,11 @@ impl<'de> FromJson<'de> for Timestamp {
     const WANTED: &'static str = "a date";
 
     fn from_number(number: Number) -> Option<Self> {
-        let ms = number.as_i64().or_else(|| number.as_f64().and_then(truncated))?;
+        // A fraction of a millisecond is cut off, as `new Date(1.9)` does. What does not fit is no date.
+        #[expect(clippy::cast_possible_truncation, reason = "saturates beyond every date")]
+        let ms = number
+            .as_i64()
+            .or_else(|| number.as_f64().map(|float| float as i64))?;
         from_ms(ms)
     }
 
@@ -79,15 +79,6 @@ impl<'de> FromJson<'de> for Timestamp {
 
 fn from_ms(ms: i64) -> Option<Timestamp> {
     (ms != 0 && (-MS_MAX..=MS_MAX).contains(&ms)).then_some(Timestamp(EpochMs(ms)))
-}
-
-/// A fraction of a millisecond is cut off, as `new Date(1.9)` does.
-fn truncated(float: f64) -> Option<i64> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the fraction is meant to go; the range is checked"
-    )]
-    (float.abs() <= 9e15).then_some(float as i64)
 }
 
 /// `2026-11-20`, `2026-11-20T08:00Z`, `2026-11-20 08:00:00.000+02:00` …; a date alone is midnight UTC. A time without a
@@ -130,15 +121,15 @@ mod tests {
 
     #[test]
     fn a_state_is_neither_from_before_2015_nor_from_an_hour_ahead() {
-        let times = StateTimes::until(EpochMs(1_795_161_600_000));
+        let times = StateTimes::new(EpochMs(1_795_161_600_000), FAR_PAST);
         for possible in [0, 1_420_070_400_000, 1_795_161_600_000, 1_795_165_200_000] {
             assert!(times.is_possible(EpochMs(possible)), "{possible}");
         }
-        assert_eq!(times.impossible(), 0);
+        assert_eq!(times.impossible.get(), 0);
         for impossible in [-1, 1, 1_420_070_399_999, 1_795_161_600, 1_795_165_200_001, MS_MAX] {
             assert!(!times.is_possible(EpochMs(impossible)), "{impossible}");
         }
-        assert_eq!(times.impossible(), 6);
+        assert_eq!(times.impossible.get(), 6);
     }
 
     #[test]
