@@ -4,6 +4,7 @@
 pub mod stored;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -142,8 +143,8 @@ impl Feature {
 /// What one unit of a feature costs in a credit currency.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CreditRate {
-    /// Credits a unit; passed through as given.
-    pub amount: RawJson,
+    /// Credits a unit.
+    pub amount: Number,
     /// The currency.
     pub currency_id: String,
 }
@@ -153,12 +154,29 @@ pub struct CreditRate {
 pub struct RawJson(Box<RawValue>);
 
 impl RawJson {
-    /// The JSON of a value.
-    ///
-    /// # Errors
-    /// The value is none that JSON can hold.
-    pub fn new(value: &impl Serialize) -> Result<Self, serde_json::Error> {
-        to_raw_value(value).map(Self)
+    /// A text.
+    pub fn text(text: &str) -> Self {
+        Self(to_raw_value(text).unwrap_or_default())
+    }
+
+    /// An object of these fields.
+    pub fn object<K: Serialize>(fields: impl IntoIterator<Item = (K, Self)>) -> Self {
+        let mut json = Vec::with_capacity(128);
+        let written = serde_json::Serializer::new(&mut json).collect_map(fields);
+        let json = written.ok().and_then(|()| String::from_utf8(json).ok());
+        Self(
+            json.and_then(|json| RawValue::from_string(json).ok())
+                .unwrap_or_default(),
+        )
+    }
+
+    /// The field of that name, if this is an object that has it.
+    pub fn field(&self, name: &str) -> Option<Self> {
+        if !self.get().contains(name) {
+            return None;
+        }
+        let mut fields: HashMap<Cow<'_, str>, Box<RawValue>> = serde_json::from_str(self.get()).ok()?;
+        fields.remove(name).map(Self)
     }
 
     /// The JSON text.
@@ -183,7 +201,8 @@ impl Serialize for RawJson {
 /// holds only what can be read again.
 impl<'de> Deserialize<'de> for RawJson {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::new(&Transcoder::new(deserializer)).map_err(D::Error::custom)
+        let json = to_raw_value(&Transcoder::new(deserializer));
+        json.map(Self).map_err(D::Error::custom)
     }
 }
 

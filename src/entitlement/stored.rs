@@ -289,7 +289,7 @@ impl<'a> FeatureParticularsJson<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct CreditRateJson<'a> {
-    amount: &'a RawJson,
+    amount: &'a Number,
     currency_id: &'a str,
 }
 

@@ -24,67 +24,46 @@ use crate::entitlement::{
     CurrencyId, CustomerId, Entitlement, EpochMs, FeatureId, MeasuredUsage, ResourceId, Subject, Usage,
 };
 
-/// What a message means. `message_time` is the time of a state that has none of its own.
+/// What a message means.
 pub(super) fn event(
     event_type: EventType,
     scope: &Scope<'_>,
     times: &StateTimes,
-    message_time: EpochMs,
 ) -> Result<Event, MalformedBody> {
-    let usage_level = scope.find_usage().map(|level| Scope {
-        key: "usage",
-        level,
-        outer: Some(scope),
-    });
-    let usage_scope = usage_level.as_ref().unwrap_or(scope);
-    match event_type.change {
-        Change::Entitlements => entitlements_updated(scope, times, message_time),
-        Change::Usage => usage_updated(event_type, usage_scope, times, message_time),
-        Change::CreditBalance => credit_balance_updated(scope, times, message_time),
+    let ignored = Event::Ignored {
+        label: event_type.name,
+    };
+    Ok(match event_type.change {
+        Change::Entitlements => return entitlements_updated(scope, times),
+        Change::Usage => usage_updated(scope, times)?.map_or(ignored, Event::UsageUpdated),
+        Change::CreditBalance => Event::UsageUpdated(credit_balance_updated(scope, times)?),
         Change::Purge => match listed(scope)? {
-            subjects if subjects.is_empty() => Err(scope.missing("customerId")),
-            subjects => Ok(Event::Purged(subjects)),
+            subjects if subjects.is_empty() => return Err(scope.missing("customerId")),
+            subjects => Event::Purged(subjects),
         },
-        Change::CustomerDeleted => customer_deleted(scope),
+        Change::CustomerDeleted => Event::Purged([deleted_customer(scope)?].into_iter().collect()),
         // A migration of the customers it lists; of every one, if it lists none.
-        Change::Migration => Ok(match listed(scope)? {
+        Change::Migration => match listed(scope)? {
             subjects if subjects.is_empty() => Event::EnvironmentInvalidated,
             subjects => Event::Purged(subjects),
-        }),
-        Change::PackagePublished => {
-            let migration_type = scope.find(|level| level.fields.migration_type.text())?;
-            Ok(match migration_type {
-                Some("NEW_CUSTOMERS") => Event::Ignored {
-                    label: event_type.name,
-                },
-                Some(_) | None => Event::EnvironmentInvalidated,
-            })
-        }
-        Change::Nothing => Ok(Event::Ignored {
-            label: event_type.name,
-        }),
-    }
+        },
+        Change::PackagePublished => match scope.find(|fields| fields.migration_type.text())? {
+            Some("NEW_CUSTOMERS") => ignored,
+            Some(_) | None => Event::EnvironmentInvalidated,
+        },
+        Change::Nothing => ignored,
+    })
 }
 
 /// An event without a list is malformed: taken for an empty one, it would deny everything. An empty list (also one of
 /// kinds that nobody here knows) without a reason for it purges the customer: the next reader asks.
-fn entitlements_updated(
-    scope: &Scope<'_>,
-    times: &StateTimes,
-    message_time: EpochMs,
-) -> Result<Event, MalformedBody> {
+fn entitlements_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<Event, MalformedBody> {
     let subject = scope.subject()?;
-    let access_denied_reason = scope.find(|level| level.fields.access_denied_reason.text())?;
+    let access_denied_reason = scope.find(|fields| fields.access_denied_reason.text())?;
     // Where both lists are present, the second version is the fuller: it has the credits too.
-    let mut list = scope.find(|level| {
-        let list = level.fields.entitlements_v2.get()?;
-        list.map(|list| list.take("entitlementsV2")).transpose()
-    })?;
+    let mut list = scope.find(|fields| fields.entitlements_v2.take_list("entitlementsV2"))?;
     if list.is_none() {
-        list = scope.find(|level| {
-            let list = level.fields.entitlements.get()?;
-            list.map(|list| list.take("entitlements")).transpose()
-        })?;
+        list = scope.find(|fields| fields.entitlements.take_list("entitlements"))?;
     }
     let Entitlements {
         mut entries,
@@ -99,13 +78,12 @@ fn entitlements_updated(
             Entitlement::Feature(feature) => &mut feature.usage_updated_at,
             Entitlement::Credit(credit) => &mut credit.usage_updated_at,
         };
-        *measured_at = measured_at
-            .filter(|at| times.is_possible(*at))
-            .or_else(|| entry.has_usage.then_some(message_time));
+        let fallback = entry.has_usage.then_some(times.fallback);
+        *measured_at = measured_at.filter(|at| times.is_possible(*at)).or(fallback);
     }
     Ok(Event::EntitlementsUpdated(EntitlementsUpdated {
         subject,
-        updated_at: updated_at.unwrap_or(message_time),
+        updated_at: updated_at.unwrap_or(times.fallback),
         access_denied_reason: access_denied_reason.map(str::to_owned),
         entitlements: entitlement::without_duplicates(entries),
     }))
@@ -114,17 +92,11 @@ fn entitlements_updated(
 /// `measurement.reported`, GraphQL `UsageUpdated` (`usage` beside `entitlement`), `UsageMeasurementUpdated` (flat) and
 /// `UsageUpdatedV2` (`entitlementReference` beside `usage`). A usage of neither a feature nor a credit currency is of no
 /// interest to the readers.
-fn usage_updated(
-    event_type: EventType,
-    scope: &Scope<'_>,
-    times: &StateTimes,
-    message_time: EpochMs,
-) -> Result<Event, MalformedBody> {
+fn usage_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<Option<UsageUpdated>, MalformedBody> {
     let subject = scope.subject()?;
     // Version 1 has the time and the feature in the entitlement beside the usage.
-    let entitlement = scope.find(|level| level.fields.entitlement.get())?;
-    let reference = scope.find(|level| level.fields.entitlement_reference.get())?;
-    let of = if let Some(reference) = reference {
+    let entitlement = scope.find(|fields| fields.entitlement.get())?;
+    let of = if let Some(reference) = scope.find(|fields| fields.entitlement_reference.get())? {
         let within = |fault: MalformedBody| fault.within("entitlementReference").within(&scope.path());
         let kind = reference.kind.text().map_err(within)?;
         let id = reference.id.text().map_err(within)?;
@@ -134,14 +106,10 @@ fn usage_updated(
         match kind {
             None | Some("FEATURE") => UsageOf::Feature(FeatureId(id)),
             Some("CREDIT") => UsageOf::Credit(CurrencyId(id)),
-            Some(_) => {
-                return Ok(Event::Ignored {
-                    label: event_type.name,
-                });
-            }
+            Some(_) => return Ok(None),
         }
     } else {
-        let mut id = scope.find(|level| feature_id(&level.fields.feature_id, &level.fields.feature))?;
+        let mut id = scope.find(|fields| feature_id(&fields.feature_id, &fields.feature))?;
         if let (None, Some(entitlement)) = (id, entitlement) {
             id = feature_id(&entitlement.feature_id, &entitlement.feature)
                 .map_err(|fault| fault.within("entitlement").within(&scope.path()))?;
@@ -151,80 +119,87 @@ fn usage_updated(
         ))
     };
     // A usage event without a usage is a fault: null is "not known", and a zero would grant what is used up.
-    let current_usage = scope.find(|level| level.fields.current_usage.get())?;
+    let current_usage = scope.find(|fields| fields.current_usage.get())?;
     let current_usage = current_usage
         .ok_or_else(|| scope.missing("currentUsage"))?
         .clone();
-    let measured_at = scope.find_date(|level| &level.fields.usage_updated_at, Some(times));
-    let beside = || {
-        let at = entitlement?.usage_updated_at.if_valid()?.0;
-        times.is_possible(at).then_some(at)
+    let beside = entitlement.and_then(|entitlement| date(&entitlement.usage_updated_at));
+    let balance = if let UsageOf::Credit(_) = &of {
+        credit_balance(scope)
+    } else {
+        None
     };
-    let balance = match &of {
-        UsageOf::Credit(_) => credit_balance(scope),
-        UsageOf::Feature(_) => None,
-    };
-    Ok(Event::UsageUpdated(UsageUpdated {
+    Ok(Some(UsageUpdated {
         subject,
         of,
-        measured: MeasuredUsage {
-            usage: usage(scope, current_usage),
-            updated_at: measured_at.or_else(beside).unwrap_or(message_time),
-        },
+        measured: measured(scope, times, current_usage, beside),
         balance,
     }))
 }
 
 /// The balance of a credit currency. For the readers it is a usage: what has been consumed of it.
-fn credit_balance_updated(
-    scope: &Scope<'_>,
-    times: &StateTimes,
-    message_time: EpochMs,
-) -> Result<Event, MalformedBody> {
+fn credit_balance_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<UsageUpdated, MalformedBody> {
     let subject = scope.subject()?;
-    let currency = scope.find(|level| {
+    let currency = scope.find(|fields| {
         Ok(currency_id(
-            &level.fields.currency_id,
-            level.fields.currency.if_valid(),
+            &fields.currency_id,
+            fields.currency.if_valid().map(AsRef::as_ref),
         ))
     })?;
     let currency = currency.ok_or_else(|| scope.missing("currencyId"))?;
-    let mut consumed = scope.find(|level| level.fields.total_consumed.get())?.cloned();
+    let mut consumed = scope.find(|fields| fields.total_consumed.get())?.cloned();
     if consumed.is_none() {
-        consumed = scope.find(|level| level.fields.current_usage.get())?.cloned();
+        consumed = scope.find(|fields| fields.current_usage.get())?.cloned();
     }
     if consumed.is_none() {
-        let granted = scope.find(|level| level.fields.total_granted.get())?;
-        let balance = scope.find(|level| level.fields.current_balance.get())?;
+        let granted = scope.find(|fields| fields.total_granted.get())?;
+        let balance = scope.find(|fields| fields.current_balance.get())?;
         consumed = granted
             .zip(balance)
             .and_then(|(granted, balance)| difference(granted, balance));
     }
     let consumed = consumed.ok_or_else(|| scope.missing("totalConsumed"))?;
-    let measured_at = scope.find_date(|level| &level.fields.usage_updated_at, Some(times));
-    Ok(Event::UsageUpdated(UsageUpdated {
+    Ok(UsageUpdated {
         subject,
         of: UsageOf::Credit(CurrencyId(currency.to_owned())),
-        measured: MeasuredUsage {
-            usage: usage(scope, consumed),
-            updated_at: measured_at.unwrap_or(message_time),
-        },
+        measured: measured(scope, times, consumed, None),
         balance: credit_balance(scope),
-    }))
+    })
+}
+
+/// A usage with its period, and when it was true: at its own time, or at that of what is beside it.
+fn measured(
+    scope: &Scope<'_>,
+    times: &StateTimes,
+    current_usage: Number,
+    beside: Option<EpochMs>,
+) -> MeasuredUsage {
+    let own = scope.find_date(|fields| &fields.usage_updated_at, Some(times));
+    let period_end = scope.find_date(|fields| &fields.usage_period_end, None);
+    MeasuredUsage {
+        usage: Usage {
+            current_usage,
+            period_start: scope.find_date(|fields| &fields.usage_period_start, None),
+            period_end: period_end.or_else(|| scope.find_date(|fields| &fields.next_reset_date, None)),
+        },
+        updated_at: own
+            .or_else(|| beside.filter(|at| times.is_possible(*at)))
+            .unwrap_or(times.fallback),
+    }
 }
 
 /// What is left of the currency: `currentBalance`, else what is not consumed of `totalGranted`.
 fn credit_balance(scope: &Scope<'_>) -> Option<CreditBalance> {
     let left = scope
-        .find_valid(|level| &level.fields.current_balance)
+        .find_valid(|fields| &fields.current_balance)
         .cloned()
         .or_else(|| {
-            let granted = scope.find_valid(|level| &level.fields.total_granted)?;
-            difference(granted, scope.find_valid(|level| &level.fields.total_consumed)?)
+            let granted = scope.find_valid(|fields| &fields.total_granted)?;
+            difference(granted, scope.find_valid(|fields| &fields.total_consumed)?)
         })?;
     Some(CreditBalance {
         is_exhausted: left.as_f64()? <= 0.0,
-        valid_until: scope.find_date(|level| &level.fields.valid_until, None),
+        valid_until: scope.find_date(|fields| &fields.valid_until, None),
     })
 }
 
@@ -239,45 +214,28 @@ fn difference(minuend: &Number, subtrahend: &Number) -> Option<Number> {
     }
 }
 
-/// A usage with the period it is counted in.
-fn usage(scope: &Scope<'_>, current_usage: Number) -> Usage {
-    Usage {
-        current_usage,
-        period_start: scope.find_date(|level| &level.fields.usage_period_start, None),
-        period_end: scope
-            .find_date(|level| &level.fields.usage_period_end, None)
-            .or_else(|| scope.find_date(|level| &level.fields.next_reset_date, None)),
-    }
-}
-
 /// The webhook is the customer itself, so its id may be the payload's own `id`.
-fn customer_deleted(scope: &Scope<'_>) -> Result<Event, MalformedBody> {
-    let mut subject = scope.subject_if_any()?;
-    // An EventBridge envelope has an `id` of its own.
-    let is_envelope = !matches!(scope.level.fields.detail_type, Field::Absent);
-    if subject.is_none() && !is_envelope {
-        let own_id = own_id(&scope.level.fields.ref_id, &scope.level.fields.id);
-        let own_id = own_id.map_err(|fault| fault.within(&scope.path()))?;
-        subject = own_id.map(|id| Subject {
-            customer: CustomerId(id.to_owned()),
-            resource: None,
-        });
+fn deleted_customer(scope: &Scope<'_>) -> Result<Subject, MalformedBody> {
+    if let Some(subject) = scope.subject_if_any()? {
+        return Ok(subject);
     }
-    let subject = subject.ok_or_else(|| scope.missing("customerId"))?;
-    Ok(Event::Purged([subject].into_iter().collect()))
+    let fields = &scope.level.fields;
+    let id = own_id(&fields.ref_id, &fields.id).map_err(|fault| fault.within(&scope.path()))?;
+    // An EventBridge envelope has an `id` of its own.
+    let id = id
+        .filter(|_| fields.detail_type.is_absent())
+        .ok_or_else(|| scope.missing("customerId"))?;
+    Ok(Subject {
+        customer: CustomerId(id.to_owned()),
+        resource: None,
+    })
 }
 
 /// The customers of `customerIds` and `customers`, and the message's own, each once.
 fn listed(scope: &Scope<'_>) -> Result<Subjects, MalformedBody> {
-    let ids = scope.find(|level| {
-        let list = level.fields.customer_ids.get()?;
-        list.map(|list| list.take("customerIds")).transpose()
-    })?;
-    let mut subjects = ids.unwrap_or_default();
-    let customers = scope.find(|level| {
-        let list = level.fields.customers.get()?;
-        list.map(|list| list.take("customers")).transpose()
-    })?;
+    let ids = scope.find(|fields| fields.customer_ids.take_list("customerIds"))?;
+    let mut subjects: Subjects = ids.unwrap_or_default();
+    let customers = scope.find(|fields| fields.customers.take_list("customers"))?;
     subjects.append(&customers.unwrap_or_default());
     if let Some(own) = scope.subject_if_any()? {
         subjects.push(
@@ -306,7 +264,7 @@ pub(super) fn listed_customer<'s>(
 /// `customerId`, else `customer.refId`, else `customer.id`; a resource alike.
 pub(super) fn flat_or_nested<'s>(
     flat: &'s Field<Cow<'_, str>>,
-    nested: &'s Field<Reference<'_>>,
+    nested: &'s Field<Box<Reference<'_>>>,
     key: &str,
 ) -> Result<Option<&'s str>, MalformedBody> {
     if let Some(id) = flat.text()? {
@@ -332,26 +290,20 @@ fn own_id<'s>(
 /// `feature.refId`, else `featureId`, else `feature.id`.
 fn feature_id<'s>(
     flat: &'s Field<Cow<'_, str>>,
-    feature: &'s Field<Reference<'_>>,
+    feature: &'s Field<Box<Reference<'_>>>,
 ) -> Result<Option<&'s str>, MalformedBody> {
     let feature = feature.get()?;
-    let within = |fault: MalformedBody| fault.within("feature");
-    if let Some(id) = feature
-        .map(|feature| feature.ref_id.text())
-        .transpose()
-        .map_err(within)?
-        .flatten()
-    {
+    let of = |id: Option<&'s Field<Cow<'_, str>>>| {
+        id.map_or(Ok(None), Field::text)
+            .map_err(|fault| fault.within("feature"))
+    };
+    if let Some(id) = of(feature.map(|feature| &feature.ref_id))? {
         return Ok(Some(id));
     }
-    if let Some(id) = flat.text()? {
-        return Ok(Some(id));
+    match flat.text()? {
+        Some(id) => Ok(Some(id)),
+        None => of(feature.map(|feature| &feature.id)),
     }
-    Ok(feature
-        .map(|feature| feature.id.text())
-        .transpose()
-        .map_err(within)?
-        .flatten())
 }
 
 /// `currencyId`, else `currency.currencyId`, else `currency.refId`, else `currency.id`.

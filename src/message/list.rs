@@ -16,13 +16,18 @@ use crate::entitlement::{Entitlement, EpochMs};
 #[derive(Debug)]
 pub(super) struct List<T>(RefCell<Result<T, MalformedBody>>);
 
-impl<T: Default> List<T> {
-    /// Takes the entries, once. `key` is the name of the list, for the location of a fault.
-    pub(super) fn take(&self, key: &str) -> Result<T, MalformedBody> {
-        let entries = self.0.replace(Ok(T::default()));
-        entries.map_err(|fault| fault.within(key))
+impl<'de, T: Default> Field<List<T>>
+where
+    List<T>: FromJson<'de>,
+{
+    /// Takes the entries, once. `key` is the name of the field, for the location of a fault.
+    pub(super) fn take_list(&self, key: &str) -> Result<Option<T>, MalformedBody> {
+        let entries = self.get()?.map(|list| list.0.replace(Ok(T::default())));
+        entries.transpose().map_err(|fault| fault.within(key))
     }
+}
 
+impl<T: Default> List<T> {
     /// Converts a list: null entries say nothing, and after a fault the rest is skipped.
     fn read<'de, E: FromJson<'de>, A: SeqAccess<'de>>(
         mut list: A,
@@ -31,11 +36,9 @@ impl<T: Default> List<T> {
         let mut entries = T::default();
         let mut index = 0_usize;
         while let Some(entry) = list.next_element::<Field<E>>()? {
-            let added = match entry.take() {
-                Ok(Some(entry)) => add(&mut entries, entry),
-                Ok(None) => Ok(()),
-                Err(fault) => Err(fault),
-            };
+            let added = entry
+                .take()
+                .and_then(|entry| entry.map_or(Ok(()), |entry| add(&mut entries, entry)));
             if let Err(fault) = added {
                 while list.next_element::<IgnoredAny>()?.is_some() {}
                 return Ok(Self(RefCell::new(Err(fault.within(&format!("[{index}]"))))));
@@ -69,7 +72,7 @@ impl<'de> FromJson<'de> for EntitlementList {
     const WANTED: &'static str = "a list";
 
     fn from_list<A: SeqAccess<'de>>(list: A) -> Result<Option<Self>, A::Error> {
-        let read = Self::read(list, |list: &mut Entitlements, entry: Entry<'de>| {
+        let read = Self::read(list, |list: &mut Entitlements, entry: Box<Entry<'de>>| {
             if let Some(at) = entry.entitlement_updated_at.if_valid()
                 && list.updated_at.last() != Some(&at.0)
             {
@@ -117,6 +120,6 @@ impl<'de> FromJson<'de> for Listed<'de> {
     }
 
     fn from_object<A: MapAccess<'de>>(object: A, levels: usize) -> Result<Option<Self>, A::Error> {
-        Ok(ListedCustomer::from_object(object, levels)?.map(|customer| Self::Customer(Box::new(customer))))
+        Ok(Box::from_object(object, levels)?.map(Self::Customer))
     }
 }

@@ -119,21 +119,19 @@ pub fn decode(body: &str, sent_at: EpochMs) -> Result<Message, MalformedBody> {
 
 /// The same for a state that was asked for: `untold` is the time of a state that has no other.
 pub fn decode_answer(body: &str, asked_at: EpochMs, untold: EpochMs) -> Result<Message, MalformedBody> {
-    let times = StateTimes::until(asked_at);
     envelope::open(body, &mut |event_type, scope| {
-        let own_time = scope.find_date(|level| &level.fields.timestamp, Some(&times));
+        let mut times = StateTimes::new(asked_at, untold);
+        let own_time = scope.find_date(|fields| &fields.timestamp, Some(&times));
         // Stigg's webhook reference requires `entitlementsUpdatedAt` where it lets `timestamp` be absent.
-        let message_time = own_time
-            .or_else(|| scope.find_date(|level| &level.fields.entitlements_updated_at, Some(&times)))
-            .unwrap_or(untold);
-        let event = convert::event(event_type, scope, &times, message_time)?;
-        let sent_at = own_time
-            .filter(|at| at.0 != 0)
-            .map_or(asked_at, |at| at.min(asked_at));
+        let told =
+            own_time.or_else(|| scope.find_date(|fields| &fields.entitlements_updated_at, Some(&times)));
+        times.fallback = told.unwrap_or(untold);
         Ok(Message {
-            event,
-            sent_at,
-            implausible_timestamps: times.impossible(),
+            event: convert::event(event_type, scope, &times)?,
+            sent_at: own_time
+                .filter(|at| at.0 != 0)
+                .map_or(asked_at, |at| at.min(asked_at)),
+            implausible_timestamps: times.impossible.get(),
         })
     })
 }

@@ -64,14 +64,12 @@ impl Subjects {
         if !is_duplicate.contains(&true) {
             return self;
         }
-        let mut unique = Self::default();
-        for (index, is_duplicate) in is_duplicate.into_iter().enumerate() {
-            if !is_duplicate {
-                let (customer, resource) = self.ids_of(index);
-                unique.push(customer, Some(resource));
-            }
-        }
-        unique
+        let kept = (0..self.len()).filter(|index| !is_duplicate[*index]);
+        kept.fold(Self::default(), |mut unique, index| {
+            let (customer, resource) = self.ids_of(index);
+            unique.push(customer, Some(resource));
+            unique
+        })
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "a message has at most 1 MiB")]

@@ -28,31 +28,27 @@ const FAR_PAST: EpochMs = EpochMs(0);
 #[derive(Debug)]
 pub(super) struct StateTimes {
     latest: EpochMs,
-    impossible: Cell<u32>,
+    pub(super) impossible: Cell<u32>,
+    /// The time of a state that has none of its own.
+    pub(super) fallback: EpochMs,
 }
 
 impl StateTimes {
     /// For a message that was sent then.
-    pub(super) fn until(sent_at: EpochMs) -> Self {
+    pub(super) fn new(sent_at: EpochMs, fallback: EpochMs) -> Self {
         Self {
             latest: EpochMs(sent_at.0.saturating_add(AHEAD_MS_MAX)),
             impossible: Cell::new(0),
+            fallback,
         }
     }
 
-    /// True unless the time is more than an hour after the message was sent, or before 2015. The far-past mark is
-    /// possible.
+    /// True unless the time is more than an hour after the message was sent, or before 2015.
     pub(super) fn is_possible(&self, at: EpochMs) -> bool {
         let is_possible = at == FAR_PAST || (FIRST_STATE..=self.latest).contains(&at);
-        if !is_possible {
-            self.impossible.set(self.impossible.get().saturating_add(1));
-        }
+        self.impossible
+            .set(self.impossible.get() + u32::from(!is_possible));
         is_possible
-    }
-
-    /// How many impossible times were asked about.
-    pub(super) fn impossible(&self) -> u32 {
-        self.impossible.get()
     }
 }
 
@@ -65,7 +61,11 @@ impl<'de> FromJson<'de> for Timestamp {
     const WANTED: &'static str = "a date";
 
     fn from_number(number: Number) -> Option<Self> {
-        let ms = number.as_i64().or_else(|| number.as_f64().and_then(truncated))?;
+        // A fraction of a millisecond is cut off, as `new Date(1.9)` does. What does not fit is no date.
+        #[expect(clippy::cast_possible_truncation, reason = "saturates beyond every date")]
+        let ms = number
+            .as_i64()
+            .or_else(|| number.as_f64().map(|float| float as i64))?;
         from_ms(ms)
     }
 
@@ -81,21 +81,17 @@ fn from_ms(ms: i64) -> Option<Timestamp> {
     (ms != 0 && (-MS_MAX..=MS_MAX).contains(&ms)).then_some(Timestamp(EpochMs(ms)))
 }
 
-/// A fraction of a millisecond is cut off, as `new Date(1.9)` does.
-fn truncated(float: f64) -> Option<i64> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the fraction is meant to go; the range is checked"
-    )]
-    (float.abs() <= 9e15).then_some(float as i64)
-}
-
 /// `2026-11-20`, `2026-11-20T08:00Z`, `2026-11-20 08:00:00.000+02:00` …; a date alone is midnight UTC. A time without a
 /// zone is read as UTC, which is what it is to an SDK on a host set to UTC.
 fn iso(text: &str) -> Option<EpochMs> {
-    // ISO 8601 also has weeks, days of the year, and dates without hyphens. JavaScript reads none of them.
-    let is_calendar_date = text.len() >= 10 && text.as_bytes()[4] == b'-' && text.as_bytes()[7] == b'-';
-    if !is_calendar_date {
+    // These formats also have weeks, days of the year, dates without hyphens, fractions of a minute or an hour, and any
+    // separator. JavaScript reads none of them.
+    let byte = |at: usize| text.as_bytes().get(at);
+    let is_calendar_date = byte(4) == Some(&b'-') && byte(7) == Some(&b'-');
+    let has_separator = byte(10).is_none_or(|separator| b"Tt ".contains(separator));
+    let has_minutes = byte(13).is_none_or(|colon| *colon == b':');
+    let has_seconds = text.find(['.', ',']).is_none_or(|fraction| fraction == 19);
+    if !(is_calendar_date && has_separator && has_minutes && has_seconds) {
         return None;
     }
     let at = OffsetDateTime::parse(text, &Rfc3339)
@@ -108,8 +104,7 @@ fn iso(text: &str) -> Option<EpochMs> {
             Ok::<_, ParseError>(Date::parse(text, &Iso8601::PARSING)?.midnight().assume_utc())
         })
         .ok()?;
-    let ms = at.unix_timestamp_nanos().div_euclid(1_000_000);
-    i64::try_from(ms).ok().map(EpochMs)
+    Some(EpochMs(at.unix_timestamp() * 1_000 + i64::from(at.millisecond())))
 }
 
 #[cfg(test)]
@@ -126,15 +121,15 @@ mod tests {
 
     #[test]
     fn a_state_is_neither_from_before_2015_nor_from_an_hour_ahead() {
-        let times = StateTimes::until(EpochMs(1_795_161_600_000));
+        let times = StateTimes::new(EpochMs(1_795_161_600_000), FAR_PAST);
         for possible in [0, 1_420_070_400_000, 1_795_161_600_000, 1_795_165_200_000] {
             assert!(times.is_possible(EpochMs(possible)), "{possible}");
         }
-        assert_eq!(times.impossible(), 0);
+        assert_eq!(times.impossible.get(), 0);
         for impossible in [-1, 1, 1_420_070_399_999, 1_795_161_600, 1_795_165_200_001, MS_MAX] {
             assert!(!times.is_possible(EpochMs(impossible)), "{impossible}");
         }
-        assert_eq!(times.impossible(), 6);
+        assert_eq!(times.impossible.get(), 6);
     }
 
     #[test]
@@ -185,6 +180,12 @@ mod tests {
             json!("2026-11-20T08:00:00+2"),
             json!("2026-11-20T"),
             json!("20261120"),
+            json!("2026-W47-5"),
+            json!("2026-324"),
+            json!("2026-11-20T08Z"),
+            json!("2026-11-20V08:00:00Z"),
+            json!("2026-11-20T08:00.5Z"),
+            json!("2026-11-20T08.5Z"),
             json!("99999999999999999999999999"),
             json!("２０２６-11-20"),
             json!(0),

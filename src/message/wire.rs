@@ -3,10 +3,10 @@
 
 use std::borrow::Cow;
 
-use serde::de::{IgnoredAny, MapAccess, Visitor as _};
+use serde::de::{IgnoredAny, MapAccess};
 use serde_json::Number;
 
-use super::field::{Field, FieldSeed, FromJson, Key, RawList, RawObject, object};
+use super::field::{Field, FieldSeed, FromJson, RawList, RawObject, next_key, object};
 use super::list::{EntitlementList, SubjectList};
 use super::timestamp::Timestamp;
 use crate::entitlement::RawJson;
@@ -28,9 +28,9 @@ object! {
         message: Text<'a> = "Message",
         // Whose.
         customer_id: Text<'a> = "customerId",
-        customer: Reference<'a> = "customer",
+        customer: Box<Reference<'a>> = "customer",
         resource_id: Text<'a> = "resourceId",
-        resource: Reference<'a> = "resource",
+        resource: Box<Reference<'a>> = "resource",
         // When.
         timestamp: Timestamp = "timestamp",
         entitlements_updated_at: Timestamp = "entitlementsUpdatedAt",
@@ -40,9 +40,9 @@ object! {
         entitlements_v2: EntitlementList = "entitlementsV2",
         access_denied_reason: Text<'a> = "accessDeniedReason",
         // A usage.
-        entitlement: UsageEntitlement<'a> = "entitlement",
-        entitlement_reference: EntitlementReference<'a> = "entitlementReference",
-        feature: Reference<'a> = "feature",
+        entitlement: Box<UsageEntitlement<'a>> = "entitlement",
+        entitlement_reference: Box<EntitlementReference<'a>> = "entitlementReference",
+        feature: Box<Reference<'a>> = "feature",
         feature_id: Text<'a> = "featureId",
         current_usage: Number = "currentUsage",
         usage_period_start: Timestamp = "usagePeriodStart",
@@ -50,7 +50,7 @@ object! {
         next_reset_date: Timestamp = "nextResetDate",
         // The balance of a credit currency.
         currency_id: Text<'a> = "currencyId",
-        currency: Reference<'a> = "currency",
+        currency: Box<Reference<'a>> = "currency",
         total_consumed: Number = "totalConsumed",
         total_granted: Number = "totalGranted",
         current_balance: Number = "currentBalance",
@@ -76,7 +76,7 @@ object! {
 object! {
     /// What GraphQL's `UsageUpdated` has beside its usage.
     UsageEntitlement {
-        feature: Reference<'a> = "feature",
+        feature: Box<Reference<'a>> = "feature",
         feature_id: Text<'a> = "featureId",
         usage_updated_at: Timestamp = "usageUpdatedAt",
     }
@@ -94,11 +94,11 @@ object! {
     /// A customer in a list of customers.
     ListedCustomer {
         customer_id: Text<'a> = "customerId",
-        customer: Reference<'a> = "customer",
+        customer: Box<Reference<'a>> = "customer",
         ref_id: Text<'a> = "refId",
         id: Text<'a> = "id",
         resource_id: Text<'a> = "resourceId",
-        resource: Reference<'a> = "resource",
+        resource: Box<Reference<'a>> = "resource",
     }
 }
 
@@ -107,18 +107,18 @@ object! {
     Entry {
         typename: Text<'a> = "__typename",
         kind: Text<'a> = "type",
-        feature: EntryFeature<'a> = "feature",
+        feature: Box<EntryFeature<'a>> = "feature",
         currency_id: Text<'a> = "currencyId",
-        currency: Currency<'a> = "currency",
+        currency: Box<Currency<'a>> = "currency",
         resource_id: Text<'a> = "resourceId",
-        resource: Reference<'a> = "resource",
+        resource: Box<Reference<'a>> = "resource",
         usage_limit: Number = "usageLimit",
         has_unlimited_usage: bool = "hasUnlimitedUsage",
         has_soft_limit: bool = "hasSoftLimit",
         access_denied_reason: Text<'a> = "accessDeniedReason",
         enum_values: RawList = "enumValues",
         valid_until: Timestamp = "validUntil",
-        credit_rate: EntryCreditRate<'a> = "creditRate",
+        credit_rate: Box<EntryCreditRate<'a>> = "creditRate",
         reset_period: Text<'a> = "resetPeriod",
         reset_period_configuration: RawObject = "resetPeriodConfiguration",
         entitlement_updated_at: Timestamp = "entitlementUpdatedAt",
@@ -151,9 +151,9 @@ object! {
 object! {
     /// What a unit of a feature costs.
     EntryCreditRate {
-        amount: RawJson = "amount",
+        amount: Number = "amount",
         currency_id: Text<'a> = "currencyId",
-        currency: Reference<'a> = "currency",
+        currency: Box<Reference<'a>> = "currency",
     }
 }
 
@@ -164,29 +164,25 @@ pub(super) struct Currency<'a> {
     pub(super) others: Vec<(Cow<'a, str>, RawJson)>,
 }
 
-impl<'a> FromJson<'a> for Currency<'a> {
+impl<'a> FromJson<'a> for Box<Currency<'a>> {
     const WANTED: &'static str = "an object";
 
     fn from_object<A: MapAccess<'a>>(mut object: A, _levels: usize) -> Result<Option<Self>, A::Error> {
-        let mut currency = Self::default();
-        while let Some(Key(key)) = object.next_key()? {
+        let mut currency: Self = Box::default();
+        while let Some(key) = next_key(&mut object)? {
+            if key == "currencyId" {
+                currency.reference.read(&key, &mut object)?;
+                continue;
+            }
+            let value: RawJson = object.next_value()?;
+            let text = || serde_json::from_str(value.get()).map_or(Field::Null, Field::Value);
             match &*key {
-                "currencyId" => {
-                    currency.reference.read(&key, &mut object)?;
-                }
-                "__typename" => {
-                    object.next_value::<IgnoredAny>()?;
-                }
-                _ => {
-                    let value: RawJson = object.next_value()?;
-                    let text = || serde_json::from_str(value.get()).map_or(Field::Null, Field::Value);
-                    match &*key {
-                        "refId" => currency.reference.ref_id = text(),
-                        "id" => currency.reference.id = text(),
-                        _ => {}
-                    }
-                    currency.others.push((key, value));
-                }
+                "refId" => currency.reference.ref_id = text(),
+                "id" => currency.reference.id = text(),
+                _ => {}
+            }
+            if key != "__typename" {
+                currency.others.push((key, value));
             }
         }
         Ok(Some(currency))
@@ -202,102 +198,49 @@ pub(super) const LEVELS_MAX: usize = 8;
 const WRAPPERS: [&str; 3] = ["detail", "payload", "data"];
 
 /// The GraphQL subscription fields. They hold the payload and name the event: `{"data": {"<field>": {…payload…}}}`.
+#[rustfmt::skip]
 pub(super) const GRAPHQL_FIELDS: [&str; 7] = [
-    "entitlementsUpdatedV2",
-    "entitlementsUpdated",
-    "usageUpdatedV2",
-    "usageUpdated",
-    "usageMeasurementUpdated",
-    "creditBalanceUpdated",
-    "packagePublished",
+    "entitlementsUpdatedV2", "entitlementsUpdated", "usageUpdatedV2", "usageUpdated", "usageMeasurementUpdated",
+    "creditBalanceUpdated", "packagePublished",
 ];
 
 /// An envelope or the payload.
 #[derive(Debug, Default)]
 pub(super) struct Level<'a> {
     pub(super) fields: LevelFields<'a>,
-    /// What is wrapped in it.
-    pub(super) inner: Option<Inner<'a>>,
+    /// What is wrapped in it: how soon its field is looked for, the field, the level.
+    pub(super) inner: Option<(usize, &'static str, Box<Level<'a>>)>,
     /// Its `usage`, an object of its own beside what the usage is of.
     pub(super) usage: Option<Box<Level<'a>>>,
 }
 
-/// What is wrapped in a level.
-#[derive(Debug)]
-pub(super) struct Inner<'a> {
-    /// How soon its field is looked for.
-    rank: usize,
-    pub(super) key: &'static str,
-    /// None if it is deeper than [`LEVELS_MAX`]: it was not read.
-    pub(super) level: Option<Box<Level<'a>>>,
-}
-
+/// Reads a level, and so many inside of it; the one inside those without looking further, so that it can be refused.
 impl<'a> FromJson<'a> for Box<Level<'a>> {
     const WANTED: &'static str = "an object";
 
     fn from_object<A: MapAccess<'a>>(mut object: A, levels: usize) -> Result<Option<Self>, A::Error> {
         let mut read: Self = Box::default();
-        while let Some(Key(key)) = object.next_key()? {
+        while let Some(key) = next_key(&mut object)? {
             if read.fields.read(&key, &mut object)? {
                 continue;
             }
             let mut wrappers = WRAPPERS.into_iter().chain(GRAPHQL_FIELDS).enumerate();
-            let wrapper = wrappers.find(|(_, wrapper)| *wrapper == key);
-            match (levels, wrapper) {
-                (1.., Some(wrapper)) => read.read_inner(wrapper, &mut object, levels - 1)?,
-                (1.., None) if key == "usage" => {
-                    read.usage = object.next_value_seed(FieldSeed::new(0))?.into_value();
+            let wrapper = wrappers.find(|(_, wrapper)| levels > 0 && *wrapper == key);
+            let best = read.inner.as_ref().map_or(usize::MAX, |(rank, ..)| *rank);
+            match wrapper {
+                Some((rank, key)) if rank <= best => {
+                    let level = object
+                        .next_value_seed(FieldSeed::levels(levels - 1))?
+                        .into_value();
+                    let read_before = read.inner.take().filter(|_| rank < best);
+                    read.inner = level.map(|level| (rank, key, level)).or(read_before);
                 }
-                _ => {
-                    object.next_value::<IgnoredAny>()?;
+                None if key == "usage" && levels > 0 => {
+                    read.usage = object.next_value_seed(FieldSeed::levels(0))?.into_value();
                 }
+                Some(_) | None => drop(object.next_value::<IgnoredAny>()?),
             }
         }
         Ok(Some(read))
-    }
-}
-
-impl<'a> Level<'a> {
-    /// Reads what is wrapped in this level, if it may hold so many more. If several fields could be wrappers, the one that is looked for first is.
-    fn read_inner<A: MapAccess<'a>>(
-        &mut self,
-        (rank, key): (usize, &'static str),
-        object: &mut A,
-        levels: usize,
-    ) -> Result<(), A::Error> {
-        let rank_so_far = self.inner.as_ref().map(|inner| inner.rank);
-        if rank_so_far.is_some_and(|rank_so_far| rank_so_far < rank) {
-            object.next_value::<IgnoredAny>()?;
-            return Ok(());
-        }
-        let level = match levels {
-            0 => object
-                .next_value::<Field<Unread>>()?
-                .into_value()
-                .map(|Unread| None),
-            _ => object
-                .next_value_seed(FieldSeed::new(levels))?
-                .into_value()
-                .map(Some),
-        };
-        match level {
-            Some(level) => self.inner = Some(Inner { rank, key, level }),
-            // The last of a repeated field counts.
-            None if rank_so_far == Some(rank) => self.inner = None,
-            None => {}
-        }
-        Ok(())
-    }
-}
-
-/// An object that is not read.
-struct Unread;
-
-impl<'de> FromJson<'de> for Unread {
-    const WANTED: &'static str = "an object";
-
-    fn from_object<A: MapAccess<'de>>(object: A, _levels: usize) -> Result<Option<Self>, A::Error> {
-        IgnoredAny.visit_map(object)?;
-        Ok(Some(Self))
     }
 }

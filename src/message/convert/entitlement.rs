@@ -1,11 +1,9 @@
 //! One entry of an entitlement list, from either form to the readers' spellings.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
+use std::collections::{HashMap, HashSet};
 use std::mem;
-
-use serde::{Deserialize, Serialize, Serializer};
-use serde_json::value::RawValue;
 
 use super::super::MalformedBody;
 use super::super::field::{Field, RawObject};
@@ -18,7 +16,7 @@ use crate::entitlement::{
 };
 
 /// Converts an entry; `None` for one of a kind that is neither a feature nor a credit currency.
-pub(crate) fn entitlement(entry: Entry<'_>) -> Result<Option<ListedEntitlement>, MalformedBody> {
+pub(crate) fn entitlement(entry: Box<Entry<'_>>) -> Result<Option<ListedEntitlement>, MalformedBody> {
     let entitlement = if is_credit(&entry) {
         credit(entry)
     } else {
@@ -36,7 +34,7 @@ fn is_credit(entry: &Entry<'_>) -> bool {
         || (!entry.feature.is_present() && (entry.currency.is_present() || entry.currency_id.is_present()))
 }
 
-fn feature(mut entry: Entry<'_>) -> Result<ListedEntitlement, MalformedBody> {
+fn feature(mut entry: Box<Entry<'_>>) -> Result<ListedEntitlement, MalformedBody> {
     let feature = mem::take(&mut entry.feature).take()?.unwrap_or_default();
     let feature = feature_particulars(&feature).map_err(|fault| fault.within("feature"))?;
     let resource_id = flat_or_nested(&entry.resource_id, &entry.resource, "resource")?;
@@ -54,7 +52,7 @@ fn feature(mut entry: Entry<'_>) -> Result<ListedEntitlement, MalformedBody> {
             access_denied_reason: entry.access_denied_reason.text()?.map(str::to_owned),
             enum_values: entry.enum_values.take()?.map(|values| values.0),
             valid_until: date(&entry.valid_until),
-            credit_rate: entry.credit_rate.take()?.and_then(credit_rate),
+            credit_rate: entry.credit_rate.get()?.and_then(|rate| credit_rate(rate)),
             reset_period_configuration: reset_configuration(
                 entry.reset_period_configuration.given()?,
                 &reset_period,
@@ -67,22 +65,21 @@ fn feature(mut entry: Entry<'_>) -> Result<ListedEntitlement, MalformedBody> {
     })
 }
 
-fn credit(entry: Entry<'_>) -> Result<ListedEntitlement, MalformedBody> {
+fn credit(entry: Box<Entry<'_>>) -> Result<ListedEntitlement, MalformedBody> {
     let usage = usage(&entry)?;
     let reference = entry.currency.if_valid().map(|currency| &currency.reference);
     let id = currency_id(&entry.currency_id, reference);
     let id = id
         .ok_or_else(|| MalformedBody::at("currency.currencyId", "missing"))?
         .to_owned();
-    let currency = CurrencyJson {
-        id: &id,
-        others: entry.currency.take()?.unwrap_or_default().others,
-    };
-    let currency = RawJson::new(&currency).map_err(|_| MalformedBody::at("currency", "cannot be read"))?;
+    let others = entry.currency.take()?.unwrap_or_default().others;
+    let currency = [("currencyId".into(), RawJson::text(&id))]
+        .into_iter()
+        .chain(others);
     Ok(ListedEntitlement {
         has_usage: entry.current_usage.if_valid().is_some(),
         entitlement: Entitlement::Credit(Box::new(CreditEntitlement {
-            currency,
+            currency: RawJson::object(currency),
             currency_id: CurrencyId(id),
             usage_limit: entry.usage_limit.given()?,
             has_soft_limit: entry.has_soft_limit.take()?.unwrap_or_default(),
@@ -101,20 +98,6 @@ fn usage(entry: &Entry<'_>) -> Result<Usage, MalformedBody> {
         period_start: date(&entry.usage_period_start),
         period_end: date(&entry.usage_period_end).or_else(|| date(&entry.next_reset_date)),
     })
-}
-
-/// A currency with its id under the name that readers look for.
-struct CurrencyJson<'a> {
-    id: &'a str,
-    others: Vec<(Cow<'a, str>, RawJson)>,
-}
-
-impl Serialize for CurrencyJson<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let id = RawJson::new(&self.id).map_err(serde::ser::Error::custom)?;
-        let others = self.others.iter().map(|(name, value)| (&**name, value));
-        serializer.collect_map([("currencyId", &id)].into_iter().chain(others))
-    }
 }
 
 fn feature_particulars(feature: &EntryFeature<'_>) -> Result<Feature, MalformedBody> {
@@ -157,88 +140,61 @@ fn reset_period(given: Field<Cow<'_, str>>) -> Result<Given<Cow<'static, str>>, 
 }
 
 /// A rate without an amount or a currency is none.
-fn credit_rate(rate: EntryCreditRate<'_>) -> Option<CreditRate> {
-    let currency_id = currency_id(&rate.currency_id, rate.currency.if_valid())?.to_owned();
-    let amount = rate.amount.into_value()?;
+fn credit_rate(rate: &EntryCreditRate<'_>) -> Option<CreditRate> {
+    let currency_id = currency_id(&rate.currency_id, rate.currency.if_valid().map(AsRef::as_ref))?.to_owned();
+    let amount = rate.amount.if_valid()?.clone();
     Some(CreditRate { amount, currency_id })
 }
 
-/// A webhook's `{"accordingTo": X}`, as GraphQL has it.
-#[derive(Serialize)]
-#[serde(tag = "__typename")]
-enum ResetConfiguration<'a> {
-    #[serde(rename = "MonthlyResetPeriodConfig")]
-    Month {
-        #[serde(rename = "monthlyAccordingTo")]
-        according_to: &'a RawValue,
-    },
-    #[serde(rename = "WeeklyResetPeriodConfig")]
-    Week {
-        #[serde(rename = "weeklyAccordingTo")]
-        according_to: &'a RawValue,
-    },
-    #[serde(rename = "YearlyResetPeriodConfig")]
-    Year {
-        #[serde(rename = "yearlyAccordingTo")]
-        according_to: &'a RawValue,
-    },
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct WebhookResetConfiguration<'a> {
-    #[serde(borrow)]
-    according_to: &'a RawValue,
-}
-
-/// GraphQL's own form is passed on as it is, and so is that of a period without a configuration in GraphQL (a day, an
-/// hour).
+/// A webhook's `{"accordingTo": X}` becomes the GraphQL object of its period. GraphQL's own form is passed on as it is, and
+/// so is that of a period without a configuration in GraphQL (a day, an hour).
 fn reset_configuration(given: Given<RawObject>, period: &Given<Cow<'static, str>>) -> Given<RawJson> {
     let given = match given {
         Given::Absent => return Given::Absent,
         Given::Null => return Given::Null,
         Given::Value(RawObject(given)) => given,
     };
-    let graphql =
-        serde_json::from_str(given.get())
-            .ok()
-            .and_then(|WebhookResetConfiguration { according_to }| {
-                let Given::Value(period) = period else { return None };
-                let configuration = match &**period {
-                    "MONTH" => ResetConfiguration::Month { according_to },
-                    "WEEK" => ResetConfiguration::Week { according_to },
-                    "YEAR" => ResetConfiguration::Year { according_to },
-                    _ => return None,
-                };
-                RawJson::new(&configuration).ok()
-            });
-    Given::Value(graphql.unwrap_or(given))
+    let period = if let Given::Value(period) = period {
+        &**period
+    } else {
+        ""
+    };
+    let (typename, key) = match period {
+        "MONTH" => ("MonthlyResetPeriodConfig", "monthlyAccordingTo"),
+        "WEEK" => ("WeeklyResetPeriodConfig", "weeklyAccordingTo"),
+        "YEAR" => ("YearlyResetPeriodConfig", "yearlyAccordingTo"),
+        _ => return Given::Value(given),
+    };
+    Given::Value(match given.field("accordingTo") {
+        Some(according_to) => RawJson::object([("__typename", RawJson::text(typename)), (key, according_to)]),
+        None => given,
+    })
 }
 
 /// Keeps one entry of each feature and currency: the last, in the place of the first, as a JavaScript `Map` does.
 pub(super) fn without_duplicates(entries: Vec<ListedEntitlement>) -> Vec<Entitlement> {
-    let mut entitlements: Vec<_> = entries.into_iter().map(|entry| entry.entitlement).collect();
-    let mut first_of = HashMap::with_capacity(entitlements.len());
-    let mut repeats = Vec::new();
-    for (index, entitlement) in entitlements.iter().enumerate() {
-        let key = match entitlement {
+    fn key(entitlement: &Entitlement) -> (bool, &str) {
+        match entitlement {
             Entitlement::Feature(feature) => (true, feature.feature.id.as_str()),
             Entitlement::Credit(credit) => (false, credit.currency_id.as_str()),
-        };
-        let first = *first_of.entry(key).or_insert(index);
-        if first != index {
-            repeats.push((first, index));
         }
     }
-    for (first, repeat) in &repeats {
-        entitlements.swap(*first, *repeat);
+    let all: Vec<_> = entries.into_iter().map(|entry| entry.entitlement).collect();
+    let mut seen = HashSet::with_capacity(all.len());
+    if all.iter().all(|entitlement| seen.insert(key(entitlement))) {
+        return all;
     }
-    let mut outdated = repeats.iter().map(|(_, repeat)| *repeat).peekable();
-    let mut index = 0;
-    entitlements.retain(|_| {
-        let is_outdated = outdated.next_if_eq(&index).is_some();
-        index += 1;
-        !is_outdated
-    });
-    entitlements
+    let mut places = HashMap::new();
+    let mut kept = Vec::new();
+    for entitlement in all {
+        let (is_feature, id) = key(&entitlement);
+        match places.entry((is_feature, id.to_owned())) {
+            Slot::Occupied(place) => kept[*place.get()] = entitlement,
+            Slot::Vacant(place) => {
+                place.insert(kept.len());
+                kept.push(entitlement);
+            }
+        }
+    }
+    kept
 }

@@ -323,7 +323,7 @@ fn a_feature_that_is_paid_in_credits_is_a_feature() {
         "creditRate": {"__typename": "CreditRate", "amount": 2.0, "currencyId": "gold"}}),
     );
     let rate = decoded.credit_rate.unwrap();
-    assert_eq!((rate.amount.get(), rate.currency_id.as_str()), ("2", "gold"));
+    assert_eq!((rate.amount, rate.currency_id.as_str()), (2.into(), "gold"));
     for no_rate in [json!(null), json!({"amount": 2}), json!({"currencyId": "gold"})] {
         assert_eq!(
             feature(&json!({"feature": {"refId": "f"}, "creditRate": no_rate})).credit_rate,
