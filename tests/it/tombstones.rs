@@ -192,6 +192,31 @@ fn a_resources_entry_that_its_customers_purge_left_in_place_is_updated_as_ever()
 }
 
 #[test]
+fn a_list_of_a_resource_that_is_being_refetched_is_written_though_its_customer_was_purged() {
+    let scene = Scene::new("UPDATE_IF_EXISTS");
+    scene.cache(CUSTOMER, Some(5));
+    scene.purge(CUSTOMER, 20);
+    // The reader was told an older list, and has not written it yet.
+    let lock = RESOURCE.refetch_lock_key(PREFIX);
+    scene
+        .stage
+        .redis
+        .command::<()>(&["SET", &lock, "a-reader", "PX", "30000"]);
+    let state = State::new(RESOURCE, scene.at(15), &[number("feature-seats", 1)]);
+    let body = entitlements_updated(&state, Shape::GraphqlV2).raw();
+    scene.stage.queue.send_at(body, scene.at(16));
+    scene
+        .service
+        .wait_until("the resource's list", || scene.limit(RESOURCE) == Some(1));
+    scene.stage.redis.command::<()>(&["DEL", &lock]);
+    scene
+        .service
+        .wait_until("an empty queue", || scene.stage.queue.is_empty());
+    assert_eq!(scene.limit(RESOURCE), Some(1));
+    scene.end();
+}
+
+#[test]
 fn a_list_of_the_same_millisecond_as_the_purge_does_not_come_back() {
     let scene = Scene::new("UPSERT");
     scene.list(CUSTOMER, 10, 1);
