@@ -38,7 +38,7 @@ impl ServerClock {
                 .correction_ms
                 .compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok();
-        if is_first && (new - old).abs() >= CORRECTED_MS_MIN {
+        if is_first && new.abs_diff(old) >= CORRECTED_MS_MIN.unsigned_abs() {
             if new == 0 {
                 log::info!("this machine's clock agrees with SQS's again");
             } else {
@@ -50,7 +50,7 @@ impl ServerClock {
                 );
             }
         }
-        server.0.saturating_sub(signed_at.0).abs() >= SKEW_MS_MIN
+        server.0.abs_diff(signed_at.0) >= SKEW_MS_MIN.unsigned_abs()
     }
 }
 
