@@ -204,7 +204,8 @@ function changes.entitlements()
 
     -- A purge was sent after this message, or at the same time: the message is out of order. So is one whose list is older
     -- than a list that its own tombstone knows to be deleted. A purge of its customer leaves a resource's list in place, so
-    -- that one is compared as ever; one with the far-past mark may be older or newer than that purge: the next reader asks.
+    -- that one is compared as ever, as is one that is being refetched; one with the far-past mark may be older or newer than that
+    -- purge: the next reader asks.
     local own_purged, own_deleted = read_tombstone(environment + 1)
     local stored_at = time_at(list_at) or 0
     -- A redrive gives a message a new time of sending: where nothing is stored to compare with, the list's own time counts too.
@@ -212,7 +213,7 @@ function changes.entitlements()
     for index = environment, list_at - 1 do
         local purged = read_tombstone(index)
         local is_customers = index == environment + 2
-        if purged and tonumber(purged) >= sent_at and not (is_customers and stored_at > 0) then
+        if purged and tonumber(purged) >= sent_at and not (is_customers and (stored_at > 0 or exists(lock))) then
             if is_customers and read(list_at) then
                 for i = 0, lists - 1 do
                     delete(KEYS[key + i])
