@@ -1,22 +1,14 @@
-//! What JSON of a peer may cost, and JSON that is written. Pure.
+//! What JSON of a peer may cost. Pure.
 //!
 //! A parsed value has a size of its own: a list with one number in it takes four bytes as text and some five hundred
 //! as a value. Text of such a shape would take more than a hundred times its length in memory, where a message of
 //! Stigg's takes ten. So whoever parses a peer's text says how many values it may hold, and they are counted first.
 //! (How deep they may nest is bounded by serde_json: 127 levels.)
 
-pub mod marks;
-pub mod writer;
-
 /// For a text that must be taken whatever it is of: true up to a value for each eight bytes, and some thousands
 /// besides. Documented messages have one for more than twenty.
 pub fn is_plausible(text: &[u8]) -> bool {
-    holds_at_most(text, values_plausible(text.len()))
-}
-
-/// The same as a number, for those who count while they read.
-pub fn values_plausible(text_len: usize) -> usize {
-    4_096 + text_len / 8
+    holds_at_most(text, 4_096 + text.len() / 8)
 }
 
 /// True if the text, as JSON, holds at most about so many values (lists and objects count twice). Text that is no

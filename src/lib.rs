@@ -7,15 +7,14 @@
 //!
 //! # Threads
 //! ```text
-//! SIGTERM/SIGINT -> main drops the triggers, one after the other -> each Stop that watches one wakes
-//! poller-0..P --Delivery--> bounded --> worker-0..W --Settled--> bounded --> acknowledger-0..P
-//! heartbeat (visibility of what is in hand)   sampler (Redis health, statistics; whether the pollers come round)
-//! guard (once: whose customers are in Redis)   credentials (renewal)   reports (Sentry)   ops-http   signals
-//! watchdog (tells systemd that the loops live)
-//! log-level
+//! poller-0..P --Vec<InFlightDelivery>--> bounded --> worker-0..W --Vec<Recorded>--> bounded --> deleter-0..P
+//! visibility (of what is in flight)   sampler (Redis health, statistics; whether the pollers make progress)
+//! prefix-check (once: whose customers are in Redis)   credentials (renewal)   reports (Sentry)   ops-http   signals
+//! watchdog (tells systemd that the loops are alive)
+//! SIGTERM/SIGINT: drain -> release -> exit (`shutdown`, `service::shut_down`)
 //! ```
 //! The loops are no scoped threads: a poller in a long poll cannot be woken, and must not hold up the end of the
-//! process. Each is named and counted (`service::crew`); a panic of a loop ends the process with status 70.
+//! process. Each is named and counted (`service::threads`); a panic of a loop ends the process with status 70.
 //!
 //! # Invariants
 //! - A message is deleted only after Redis confirmed its effect, or that it has none (`pipeline::worker`).
@@ -43,7 +42,7 @@ pub mod aws;
 
 pub mod edge;
 
-pub mod pipeline;
+mod pipeline;
 
 pub mod ops;
 

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use persistent_cache_service::config::{Settings, of_process};
-use persistent_cache_service::{build_info, commands, log as service_log, service};
+use persistent_cache_service::service::{self, Overrides};
+use persistent_cache_service::{build_info, commands, log as service_log};
 use tikv_jemallocator::Jemalloc;
 
 /// README (Allocators) has it beside others; what it is told stands in `.cargo/config.toml`.
@@ -50,7 +51,11 @@ fn run_service(settings: &Settings) -> ExitCode {
     for notice in &config.notices {
         log::warn!("{notice}");
     }
-    match service::run(&config, log.clone()) {
+    let overrides = Overrides {
+        log: Some(log.clone()),
+        ..Overrides::default()
+    };
+    match service::run(&config, overrides) {
         Ok(ended) => ExitCode::from(ended.exit_status()),
         Err(error) => {
             log::error!(err:% = format!("{error:#}"); "the service ended with a fault");

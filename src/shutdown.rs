@@ -1,4 +1,4 @@
-//! How every wait is woken at once: dropping the one [`StopTrigger`] closes a channel that each [`Stop`] watches.
+//! The stop signal, and the three phases of a shutdown.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,35 +6,35 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never};
 
-/// Held by main alone; dropping it stops everything that watches the [`Stop`].
+/// Dropping it stops everything that watches the [`Stop`].
 #[derive(Debug)]
 pub struct StopTrigger {
-    was_pulled: Arc<AtomicBool>,
+    is_stopped: Arc<AtomicBool>,
     _closes: Sender<()>,
 }
 
-/// Watches for the stop. Cheap to clone.
+/// Watches for a stop. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Stop {
-    /// Told before the channel closes: looked at so often that the channel's own lock would be felt.
-    was_pulled: Arc<AtomicBool>,
+    /// Checked so often that the channel's own lock would cost.
+    is_stopped: Arc<AtomicBool>,
     closed: Receiver<()>,
 }
 
 /// A trigger and what watches it.
 pub fn stop_pair() -> (StopTrigger, Stop) {
     let (sender, closed) = bounded(0);
-    let was_pulled = Arc::new(AtomicBool::new(false));
+    let is_stopped = Arc::new(AtomicBool::new(false));
     let trigger = StopTrigger {
-        was_pulled: Arc::clone(&was_pulled),
+        is_stopped: Arc::clone(&is_stopped),
         _closes: sender,
     };
-    (trigger, Stop { was_pulled, closed })
+    (trigger, Stop { is_stopped, closed })
 }
 
 impl Drop for StopTrigger {
     fn drop(&mut self) {
-        self.was_pulled.store(true, Ordering::SeqCst);
+        self.is_stopped.store(true, Ordering::SeqCst);
     }
 }
 
@@ -42,14 +42,14 @@ impl Stop {
     /// A stop that never comes, for tests and one-off commands.
     pub fn never() -> Self {
         Self {
-            was_pulled: Arc::default(),
+            is_stopped: Arc::default(),
             closed: never(),
         }
     }
 
     /// True once the trigger has been dropped.
     pub fn is_stopped(&self) -> bool {
-        self.was_pulled.load(Ordering::SeqCst)
+        self.is_stopped.load(Ordering::SeqCst)
     }
 
     /// Waits for the stop, at most this long. True if it came.
@@ -64,4 +64,34 @@ impl Stop {
     pub fn channel(&self) -> &Receiver<()> {
         &self.closed
     }
+}
+
+/// The phases of a shutdown. Each begins with its stop and lasts until the next one's.
+#[derive(Debug, Clone)]
+pub(crate) struct ShutdownPhases {
+    /// Nothing more is received from the queue. What is in flight is finished.
+    pub drain: Stop,
+    /// What is still in flight is released to the queue. Everything gets one last try.
+    pub release: Stop,
+    /// All threads end.
+    pub exit: Stop,
+}
+
+/// Begins the phases, when one field after the other is dropped.
+#[derive(Debug)]
+pub(crate) struct ShutdownTriggers {
+    pub drain: StopTrigger,
+    pub release: StopTrigger,
+    pub exit: StopTrigger,
+}
+
+pub(crate) fn shutdown_phases() -> (ShutdownTriggers, ShutdownPhases) {
+    let ((drain, on_drain), (release, on_release), (exit, on_exit)) = (stop_pair(), stop_pair(), stop_pair());
+    let triggers = ShutdownTriggers { drain, release, exit };
+    let phases = ShutdownPhases {
+        drain: on_drain,
+        release: on_release,
+        exit: on_exit,
+    };
+    (triggers, phases)
 }

@@ -28,11 +28,11 @@ def environment(row, redis, queue, certificate):
 def start(contender, programs, row, redis, queue, certificate, log, extra=None):
     """The contender as a block: it ends with it."""
     env = environment(row, redis, queue, certificate) | (extra or {})
-    if contender == rows.SERVICE:
+    if contender in (rows.SERVICE, rows.REVISION):
         env |= {"SERVER_API_KEY": "server-key", "DISABLE_SENTRY": "1", "PORT": str(free_port())}
+        program = programs.service if contender == rows.SERVICE else programs.revision
         # It may be a command that runs the service.
-        service = programs.service if isinstance(programs.service, list) else [programs.service]
-        return process(service, log, env)
+        return process(program if isinstance(program, list) else [program], log, env)
     if contender == rows.NODE:
         return process(["node", programs.node_worker], log, env | {"NODE_ENV": "production"})
     client = "raw" if contender == rows.RAW else "service"
@@ -42,4 +42,4 @@ def start(contender, programs, row, redis, queue, certificate, log, extra=None):
 
 def is_worker(contender):
     """True if it writes to Redis."""
-    return contender in (rows.SERVICE, rows.NODE)
+    return contender in (rows.SERVICE, rows.REVISION, rows.NODE)

@@ -66,7 +66,7 @@ def emulator(programs, log):
 
 def one(programs, row, contender, server, log):
     """Drains a queue that is full at the start."""
-    messages = MESSAGES[row.mix, contender]
+    messages = MESSAGES[row.mix, rows.SERVICE if contender == rows.REVISION else contender]
     with emulator(programs, log) as queue:
         filled = run(
             [programs.bench, "fill", f"--endpoint={queue.endpoint}", f"--messages={messages}", *row.mix_flags()]

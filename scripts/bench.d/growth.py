@@ -149,7 +149,7 @@ def tables(result):
 
 
 SPLIT = """What bounds it is Redis, which writes on one thread: what one primary takes is what one environment can
-have, since Redis Cluster is not supported. Beyond that, environments are split: each ENVIRONMENT_PREFIX with a queue,
+have, since all its keys are in one slot of a cluster. Beyond that, environments are split: each ENVIRONMENT_PREFIX with a queue,
 instances and a Redis of its own. Several databases of one Redis share its thread, so REDIS_DB separates environments and
 adds nothing."""
 

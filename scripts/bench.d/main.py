@@ -32,6 +32,8 @@ class Programs:
     bench: Path
     node_worker: Path
     fauxqs: Path
+    # The service of another revision.
+    revision: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def program(text):
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, epilog=QUICK)
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, epilog=QUICK, allow_abbrev=False)
     parser.add_argument("--main", action="store_true", help="only the rows that the bars are about")
     parser.add_argument("--rows", type=lambda text: text.split(","), help="only these rows (names, with commas between)")
     parser.add_argument("--contenders", type=contenders_named, help=f"only these, with commas between: {', '.join(rows.WARM_UP_SECS)}")
@@ -73,14 +75,19 @@ def arguments():
     parser.add_argument("--minute-rounds", type=at_least_one, help="rounds of the one-minute row; with --main 1, else as --rounds")
     parser.add_argument("--seconds", type=at_least_one, default=SECONDS, help="measured in each run, after the warm-up")
     parser.add_argument("--binary", type=program, help="measure this program as the service")
+    parser.add_argument("--against", metavar="REVISION", help="the binary of this revision is one more contender in every row")
     parser.add_argument("--growth", action="store_true", help="how cost and memory grow, instead")
     parser.add_argument("--readme", action="store_true", help="write the last whole run into README.md and end")
     parser.add_argument("--validate", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--programs", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--revision-program", type=program, help=argparse.SUPPRESS)
     parser.add_argument("--shipped", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--tools", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, required=True, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.against and options.growth:
+        parser.error("--growth measures the service alone: leave --against out")
+    return options
 
 
 def text_of(*command):
@@ -188,6 +195,8 @@ def main():
     # The names of growth are parts of its tables' names.
     if options.rows and not options.growth:
         chosen = rows.named(options.rows)
+    if options.against:
+        chosen = [rows.with_revision(row) for row in chosen]
     if options.validate:
         return 0
     if options.readme:
@@ -197,11 +206,13 @@ def main():
         options.programs / "examples" / "bench",
         options.tools / "bench-node" / "worker.mjs",
         options.tools / "bench-node" / "node_modules" / "fauxqs" / "dist" / "cli.js",
+        options.revision_program,
     )
     shutil.rmtree(options.out / "log", ignore_errors=True)
     result = {
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()) + " UTC",
         "revision": revision(),
+        "against": options.against,
         "machine": machine(),
         "load_before": os.getloadavg()[0],
         "rounds": options.rounds,

@@ -14,14 +14,16 @@ TEXT = """{heading}
 ```sh
 scripts/bench          # everything in the tables below; about an hour
 scripts/bench --main   # only the loads that the bars are about
+scripts/bench --against REVISION   # the binary of that revision as one more contender, and the ratios between them
 scripts/bench --growth # how cost and memory grow with keys, features, bodies and instances
 scripts/bench --quick  # instructions of four fixed loads, beside those of HEAD~1 (or --quick REVISION)
 ```
 
-Each builds first, which takes ten minutes or more on a new clone with two cores; `--quick` counts for two or three. They
-take Node 20 or newer, Python 3, OpenSSL, a Redis server and, where `perf` cannot count instructions, valgrind: what is
-missing is installed as root, else named. `scripts/bench --help` has the rest, `--rows usage,list-50 --rounds 1` (a look)
-among it. A run that is not whole changes nothing here; `scripts/bench --readme` puts the last whole one into this section.
+Each builds first, which takes ten minutes or more on a new clone with two cores, and `--against` as long again for a
+revision that it has not built before; `--quick` counts for two or three. They take Node 20 or newer, Python 3, OpenSSL, a
+Redis server and, where `perf` cannot count instructions, valgrind: what is missing is installed as root, else named.
+`scripts/bench --help` has the rest, `--rows usage,list-50 --rounds 1` (a look) among it. A run that is not whole changes
+nothing here; `scripts/bench --readme` puts the last whole one into this section.
 
 {begin}
 ![Messages per CPU-second](scripts/bench.d/chart.svg)

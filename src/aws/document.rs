@@ -109,15 +109,15 @@ mod tests {
 
     #[test]
     fn a_refusal_is_quoted_in_one_short_line_without_the_secret() {
-        let quoted = |body: &str| refusal(body.as_bytes(), Some("t0ken"));
+        let quoted = |body: &str| refusal(body.as_bytes(), Some("t0ken-of-a-pod"));
         assert_eq!(
-            quoted(r#"{"code":"NoIdInRequest","message":"no id\nin t0ken"}"#).as_deref(),
+            quoted(r#"{"code":"NoIdInRequest","message":"no id\nin t0ken-of-a-pod"}"#).as_deref(),
             Some("NoIdInRequest: no id in [redacted]")
         );
         assert_eq!(quoted(r#"{"Code":"Denied"}"#).as_deref(), Some("Denied"));
         assert_eq!(quoted(r#"{"message":"no"}"#).as_deref(), Some("no"));
         assert_eq!(quoted(r#"{"code":7}"#), None);
-        assert_eq!(quoted("<html>t0ken</html>"), None);
+        assert_eq!(quoted("<html>t0ken-of-a-pod</html>"), None);
         let long = quoted(&format!(r#"{{"message":"{}"}}"#, "ä".repeat(1000))).unwrap();
         assert_eq!(long.chars().count(), QUOTED_CHARS_MAX);
     }

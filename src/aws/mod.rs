@@ -10,6 +10,7 @@ pub mod fixed;
 pub mod imds;
 mod process;
 pub mod profile;
+pub mod provider;
 mod redaction;
 pub mod renewing;
 pub mod signing;
@@ -27,6 +28,7 @@ pub use self::edge::EdgeCredentials;
 pub use self::fixed::StaticCredentials;
 pub use self::imds::InstanceMetadataCredentials;
 pub use self::profile::{NamedSources, ProfileCredentials};
+pub use self::provider::{Provider, own_provider, provider};
 pub(crate) use self::redaction::quotable;
 pub use self::renewing::{Fetch, Renewal, RenewingCredentials};
 pub use self::web_identity::WebIdentityCredentials;
@@ -108,17 +110,19 @@ mod tests {
     fn secrets_show_neither_in_debug_nor_in_redacted_text() {
         let credentials = Credentials {
             access_key_id: "AKIA1".to_owned(),
-            secret_access_key: "hunter2".to_owned(),
-            session_token: Some("tok3n".to_owned()),
+            secret_access_key: "hunter2-hunter2".to_owned(),
+            session_token: Some("tok3n-of-the-session".to_owned()),
             expires_at: Some(EpochMs(5)),
         };
         let shown = format!("{credentials:?}");
         assert!(
-            shown.contains("AKIA1") && !shown.contains("hunter2") && !shown.contains("tok3n"),
+            shown.contains("AKIA1")
+                && !shown.contains("hunter2-hunter2")
+                && !shown.contains("tok3n-of-the-session"),
             "{shown}"
         );
         assert_eq!(
-            credentials.redact("should have been 'x-amz-security-token:tok3n'"),
+            credentials.redact("should have been 'x-amz-security-token:tok3n-of-the-session'"),
             "should have been 'x-amz-security-token:[redacted]'"
         );
     }

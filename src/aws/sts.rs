@@ -14,8 +14,8 @@ use url::Url;
 
 use self::answer::Refusal;
 use super::redaction::redact;
+use super::signing::Signer;
 use super::{Credentials, CredentialsError};
-use crate::aws::signing::signature_headers;
 use crate::clock;
 use crate::config::profiles::Role;
 use crate::config::{Proxy, StsEndpoint};
@@ -171,13 +171,13 @@ impl StsClient {
                 self.fault(role, "not_a_uri", cause)
             })?;
         if let By::Keys(credentials) = by {
-            let signature = signature_headers(SERVICE, &request, &self.region, credentials, clock::now())
+            Signer::new(SERVICE, &*self.region)
+                .sign(&mut request, credentials, clock::now())
                 .map_err(|error| {
                     let key_id = &credentials.access_key_id;
                     let cause = format!("{error}; check the secret of key id {key_id}");
                     self.fault(role, "not_signable", &cause)
                 })?;
-            request.headers_mut().extend(signature);
         }
         Ok(request)
     }

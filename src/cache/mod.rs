@@ -13,7 +13,7 @@ use crate::config::CacheUpdatePolicy;
 use crate::entitlement::stored::{CacheFormat, entitlements_json, metadata_json, usage_json};
 use crate::entitlement::{CurrencyId, Entitlement, EpochMs, Subject, Usage};
 use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, Subjects, UsageOf, UsageUpdated};
-use keyspace::{Keyspace, ReaderLocks, Tombstones};
+use keyspace::{Keyspace, ReaderLocks, Tombstones, credit_usage_key};
 
 /// Usages that go with a list in one atomic step: a script call has 3,900 arguments at most, a usage takes four.
 const USAGES_WITH_LIST: usize = 900;
@@ -32,9 +32,9 @@ pub struct KeyWrite {
 /// The usage of a credit currency. If it has no period, the stored one is kept (see `apply.lua`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreditWrite {
-    /// `K:credit_<currencyId>`.
+    /// Where it is written.
     pub key: String,
-    /// `K:credit_<currencyId>#balance`.
+    /// Where its balance is kept.
     pub balance_key: String,
     /// Credits consumed, a JSON number.
     pub current_usage: String,
@@ -55,7 +55,7 @@ pub struct EntitlementsWrite {
     pub locks: ReaderLocks,
     /// If a purge was sent later than this, nothing is written.
     pub tombstones: Tombstones,
-    /// The age of the message, or of the list if that is older; of an answer of Stigg's, when it was asked.
+    /// The age of the message; of an answer of Stigg's, when it was asked.
     pub sent_at: EpochMs,
     /// It is an answer of Stigg's, not a message: a purge before it does not make it out of date, whatever its timestamp.
     pub is_answer: bool,
@@ -306,12 +306,7 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
     let list = CacheChange::WriteEntitlements(Box::new(EntitlementsWrite {
         locks: locks.clone(),
         tombstones: keyspace.tombstones(&update.subject),
-        // A message without a time of its own that is redriven is as old as its list.
-        sent_at: if timestamp.0 > 0 {
-            sent_at.min(timestamp)
-        } else {
-            sent_at
-        },
+        sent_at,
         is_answer: false,
         list: KeyWrite {
             key: customer_key.clone(),
@@ -366,7 +361,7 @@ fn credit_write(
     format: CacheFormat,
 ) -> CreditWrite {
     CreditWrite {
-        key: keyspace::credit_usage_key(customer_key, currency),
+        key: credit_usage_key(customer_key, currency),
         balance_key: keyspace::balance_key(customer_key, currency),
         current_usage: usage.current_usage.to_string(),
         period_start: usage.period_start,

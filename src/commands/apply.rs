@@ -58,8 +58,9 @@ impl<'a> Applier<'a> {
             })
         };
         let mut outcomes: Vec<Result<Outcome, StoreError>> = changes.iter().map(at_first).collect();
+        let mut waited = Duration::ZERO;
         loop {
-            let patience = LockPatience::after(started.elapsed());
+            let patience = LockPatience::after(waited);
             let (indexes, locked): (Vec<usize>, Vec<_>) = changes
                 .iter()
                 .enumerate()
@@ -75,6 +76,7 @@ impl<'a> Applier<'a> {
             if outcomes.contains(&Ok(Outcome::Locked)) {
                 Stop::never().wait(LOCKED_AGAIN);
             }
+            waited = started.elapsed();
         }
     }
 }

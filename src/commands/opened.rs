@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use super::{complain, complain_of_settings};
-use crate::aws::CredentialsProvider;
+use crate::aws::{CredentialsProvider, own_provider};
 use crate::cache::keyspace::Keyspace;
 use crate::config::{CacheAccess, CacheUpdatePolicy, EdgeAccess, Faults, Settings};
 use crate::http_client;
 use crate::log::{self as service_log, LogHandle};
-use crate::service::credentials::own_provider;
 use crate::shutdown::Stop;
 use crate::store::{RedisStore, StoreRules};
 

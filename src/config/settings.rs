@@ -103,7 +103,7 @@ pub struct QueueSettings {
     /// URL of the SQS queue. Required.
     #[arg(long, value_name = "URL")]
     pub queue_url: Option<String>,
-    /// Where SQS is called, instead of the host in `QUEUE_URL`.
+    /// Where SQS is called, path included, instead of the host in `QUEUE_URL`.
     #[arg(long, value_name = "URL")]
     pub aws_endpoint_url_sqs: Option<String>,
     /// The same for all AWS services; `AWS_ENDPOINT_URL_SQS` goes before it.

@@ -59,6 +59,8 @@ pub struct Metrics {
     pub messages_ignored: IntCounterVec,
     /// `persistent_cache_messages_malformed_total`
     pub messages_malformed: IntCounter,
+    /// `persistent_cache_implausible_timestamps_total`
+    pub implausible_timestamps: IntCounter,
     /// `persistent_cache_messages_failed_total{reason}`: one of [`FAILURE_REASONS`]
     pub messages_failed: IntCounterVec,
     /// `persistent_cache_writes_skipped_total{reason}`: one of [`SKIP_REASONS`]
@@ -109,6 +111,7 @@ impl Metrics {
             // The type names belong to the event room; `other` is the one label that always exists.
             messages_ignored: counters(&registry, &series::MESSAGES_IGNORED, &["other"])?,
             messages_malformed: counter(&registry, &series::MESSAGES_MALFORMED)?,
+            implausible_timestamps: counter(&registry, &series::IMPLAUSIBLE_TIMESTAMPS)?,
             messages_failed: counters(&registry, &series::MESSAGES_FAILED, &FAILURE_REASONS)?,
             writes_skipped: counters(&registry, &series::WRITES_SKIPPED, &SKIP_REASONS)?,
             message_age: histogram(&registry, &series::MESSAGE_AGE, &AGE_BUCKETS_SECONDS)?,

@@ -105,6 +105,10 @@ series! {
         "bodies that could not be read"
         read "with `POISON_POLICY=redrive` each receipt of such a message counts"
         do "above 0: the warning has the message id and the place of the fault; look at the dead-letter queue";
+    IMPLAUSIBLE_TIMESTAMPS = Counter "persistent_cache_implausible_timestamps_total" []
+        "timestamps in messages that cannot be true: more than an hour ahead, or before 2015"
+        read "such a timestamp is ignored and the next source is used; 0 is normal"
+        do "above 0: the warning has the message id; the sender's clock or its unit (seconds instead of milliseconds) is wrong";
     MESSAGES_FAILED = Counter "persistent_cache_messages_failed_total" ["reason"]
         "tries that ended without effect and will come again"
         read "`redis`: tried again in place, counted for each try of a message (the log's `failed_tries` counts probes, too); `malformed`: left to the dead-letter rule; `expired`: the receipt handle \

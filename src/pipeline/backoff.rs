@@ -31,11 +31,6 @@ impl Backoff {
         wait.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
     }
 
-    /// True if the last try failed.
-    pub fn is_failing(&self) -> bool {
-        self.failures > 0
-    }
-
     /// A try succeeded.
     pub fn reset(&mut self) {
         self.failures = 0;

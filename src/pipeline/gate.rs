@@ -1,7 +1,11 @@
-//! Whether Redis is there. Workers and the sampler report, pollers and workers wait.
+//! The Redis gate: closed while Redis cannot be used.
 //!
-//! While Redis is away nothing is received: messages that were received and cannot be written would be given
-//! back or held only to come again, a loop that burns receive counts. What is in hand is kept.
+//! While it is closed nothing is received: messages that cannot be written would only use up their receive counts.
+//! What is in flight is kept.
+//!
+//! After a failed write only a successful write proves that Redis is back; a PING proves nothing. While a worker is
+//! about to retry its write, that retry decides; if nobody holds anything to write, the sampler writes a probe. A
+//! failed read is ended by a successful one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,177 +18,196 @@ use crate::ops::metrics::Metrics;
 use crate::shutdown::{Stop, StopTrigger, stop_pair};
 use crate::store::StoreError;
 
-/// What the log calls all faults of Redis.
+/// The prefix of the kinds of all Redis faults in the log.
 const FAULT: &str = "redis ";
-/// How long a refused write stands against answers: longer than a worker waits between two tries.
-const REFUSAL_STANDS: Duration = Duration::from_secs(5);
+/// A fault that returns so soon after a recovery never ended: part of the work succeeds and part does not. Otherwise
+/// each success in between would be logged as a recovery.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
 
-/// Whether Redis is there, as far as is known.
 #[derive(Debug)]
 pub struct RedisGate {
-    state: Mutex<State>,
+    state: Mutex<GateState>,
     health: Arc<HealthBoard>,
     metrics: Arc<Metrics>,
     faults: Arc<FaultLog>,
 }
 
 #[derive(Debug)]
-struct State {
-    /// `None` while Redis is there.
-    away: Option<Away>,
-    /// When Redis last answered a write by refusing it (a replica, full, ACL …).
-    refused_at: Option<Instant>,
-    /// A call has failed since it was there: else its coming is no return.
-    failed: bool,
+struct GateState {
+    closed: Option<Closed>,
+    /// The beginning of an outage whose end has not been logged.
+    outage_since: Option<Instant>,
+    recovered_at: Option<Instant>,
+    last_error: String,
+    /// The outage began with the error of the one before, and soon after it.
+    is_return: bool,
+    /// Workers that are about to retry a write.
+    retrying: usize,
 }
 
-/// Redis is away. Dropped when it is there again, which wakes whoever waits for that.
 #[derive(Debug)]
-struct Away {
-    since: Instant,
-    _over: StopTrigger,
-    wait: Stop,
+struct Closed {
+    needs_write: bool,
+    /// Dropped with the rest when Redis is back, which wakes whoever waits for that.
+    _opens: StopTrigger,
+    opened: Stop,
 }
 
-impl Away {
-    fn since(now: Instant) -> Self {
-        let (over, wait) = stop_pair();
+impl Closed {
+    fn new(needs_write: bool) -> Self {
+        let (opens, opened) = stop_pair();
         Self {
-            since: now,
-            _over: over,
-            wait,
+            needs_write,
+            _opens: opens,
+            opened,
         }
     }
 }
 
-/// What was done when Redis failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum During {
-    /// A write of a worker, who will try it again.
-    Write,
-    /// A question of the sampler.
-    Question,
-}
+/// Until it is dropped, only a write of a worker opens the gate.
+#[derive(Debug)]
+pub struct WriteRetry(Arc<RedisGate>);
 
-/// What showed that Redis is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Evidence {
-    /// It answered.
-    Answered,
-    /// It took a write.
-    Wrote,
+impl Drop for WriteRetry {
+    fn drop(&mut self) {
+        self.0.state().retrying -= 1;
+    }
 }
 
 impl RedisGate {
-    /// Redis is taken to be away until something shows that it is there.
-    pub fn new(health: Arc<HealthBoard>, metrics: Arc<Metrics>, faults: Arc<FaultLog>) -> Self {
-        let state = State {
-            away: Some(Away::since(Instant::now())),
-            refused_at: None,
-            failed: false,
-        };
-        Self {
-            state: Mutex::new(state),
+    /// Closed, until a first call succeeds.
+    pub fn new(health: Arc<HealthBoard>, metrics: Arc<Metrics>, faults: Arc<FaultLog>) -> Arc<Self> {
+        let state = Mutex::new(GateState {
+            closed: Some(Closed::new(false)),
+            outage_since: None,
+            recovered_at: None,
+            last_error: String::new(),
+            is_return: false,
+            retrying: 0,
+        });
+        Arc::new(Self {
+            state,
             health,
             metrics,
             faults,
+        })
+    }
+
+    /// A write failed, and not because of what was written.
+    pub fn write_failed(&self, error: &StoreError) {
+        self.close(error, true);
+    }
+
+    /// A PING or INFO failed.
+    pub fn read_failed(&self, error: &StoreError) {
+        self.close(error, false);
+    }
+
+    pub fn write_succeeded(&self) {
+        self.open(|_| true);
+    }
+
+    pub fn read_succeeded(&self) {
+        self.open(|closed| !closed.needs_write);
+    }
+
+    /// The caller will retry its failed write.
+    pub fn retry_write(self: &Arc<Self>) -> WriteRetry {
+        self.state().retrying += 1;
+        WriteRetry(Arc::clone(self))
+    }
+
+    /// Only a write can open the gate, and no worker has one to make.
+    pub fn needs_probe(&self) -> bool {
+        let state = self.state();
+        state.retrying == 0 && state.closed.as_ref().is_some_and(|closed| closed.needs_write)
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.state().closed.is_none()
+    }
+
+    /// Waits until the gate is open, the stop comes or the time is over. True if it is open.
+    pub fn wait_open(&self, stop: &Stop, at_most: Duration) -> bool {
+        let Some(opened) = self.state().closed.as_ref().map(|closed| closed.opened.clone()) else {
+            return true;
+        };
+        select! {
+            recv(opened.channel()) -> _ => {}
+            recv(stop.channel()) -> _ => {}
+            default(at_most) => {}
+        }
+        self.is_open()
+    }
+
+    /// Logs a recovery that was not logged at once. To be called every now and then.
+    pub fn tick(&self, now: Instant) {
+        let mut state = self.state();
+        let is_stable = |at: Instant| now.saturating_duration_since(at) >= STABLE_AFTER;
+        if state.closed.is_none() && state.recovered_at.is_some_and(is_stable) {
+            let outage_since = state.outage_since.take();
+            drop(state);
+            self.log_recovery(outage_since, now);
         }
     }
 
-    /// A call failed with an error that reaches all of Redis.
-    pub fn lost(&self, error: &StoreError, during: During) {
+    fn close(&self, error: &StoreError, needs_write: bool) {
         let now = Instant::now();
+        let mut state = self.state();
+        if state.closed.is_none() {
+            let is_recent = |at: Instant| now.saturating_duration_since(at) < STABLE_AFTER;
+            state.is_return = state.last_error == error.message && state.recovered_at.is_some_and(is_recent);
+        }
+        state.closed.get_or_insert_with(|| Closed::new(false)).needs_write |= needs_write;
+        state.outage_since.get_or_insert(now);
+        state.last_error.clone_from(&error.message);
+        self.publish(false);
+        drop(state);
         let kind = format!("{FAULT}{}", error.cause.label());
-        let mut state = self.state();
-        state.away.get_or_insert_with(|| Away::since(now));
-        state.failed = true;
-        match during {
-            During::Write if refuses_writes(error) => state.refused_at = Some(now),
-            During::Write => state.refused_at = None,
-            // A question that is refused says nothing of writes, and the next one that is answered ends it.
-            During::Question => {}
-        }
-        self.tell(false);
-        drop(state);
-        self.faults.fault(
-            &kind,
-            log::Level::Error,
-            "Redis cannot be used: receiving from the queue is paused, nothing is lost",
-            &error.message,
-            now,
-        );
+        let message = "Redis cannot be used: receiving from the queue is paused, nothing is lost";
+        self.faults
+            .fault(&kind, log::Level::Error, message, &error.message, now);
     }
 
-    /// A call succeeded.
-    pub fn found(&self, evidence: Evidence) {
+    fn open(&self, is_enough: impl FnOnce(&Closed) -> bool) {
+        let now = Instant::now();
         let mut state = self.state();
-        let Some(away_since) = state.away.as_ref().map(|away| away.since) else {
-            return;
-        };
-        // As long as a worker tries to write and is refused, an answer proves nothing. If none has tried for a
-        // while, nobody holds a message to try with: then a poller must fetch one.
-        let is_refusing = state.refused_at.is_some_and(|at| at.elapsed() < REFUSAL_STANDS);
-        if is_refusing && evidence == Evidence::Answered {
+        if !state.closed.as_ref().is_some_and(is_enough) {
             return;
         }
-        let failed = state.failed;
-        *state = State {
-            away: None,
-            refused_at: None,
-            failed: false,
+        state.closed = None;
+        self.publish(true);
+        let Some(since) = state.outage_since else {
+            drop(state);
+            return log::info!("connected to Redis");
         };
-        self.tell(true);
-        drop(state);
-        let outage = self.faults.recovered(FAULT, Duration::ZERO, Instant::now());
-        if failed {
-            let away_secs = away_since.elapsed().as_secs_f64();
-            log::info!(away_secs, failed_tries = outage.map_or(0, |outage| outage.faults); "Redis is back after {away_secs:.1} s");
-        } else {
-            log::info!("connected to Redis");
+        state.recovered_at = Some(now);
+        if !state.is_return {
+            state.outage_since = None;
+            drop(state);
+            self.log_recovery(Some(since), now);
         }
     }
 
-    /// Told while the state is locked: two threads must not tell in another order than they changed it.
-    fn tell(&self, connected: bool) {
-        self.health.set_redis_connected(connected);
-        self.metrics.redis_up.set(i64::from(connected));
+    fn log_recovery(&self, outage_since: Option<Instant>, now: Instant) {
+        let Some(since) = outage_since else { return };
+        let failed_tries = self
+            .faults
+            .recovered(FAULT, Duration::ZERO, now)
+            .map_or(0, |outage| outage.faults);
+        let away_secs = now.saturating_duration_since(since).as_secs_f64();
+        log::info!(away_secs, failed_tries; "Redis is back after {away_secs:.1} s");
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    /// Called with the state locked: two threads must not publish in another order than they changed it.
+    fn publish(&self, is_open: bool) {
+        self.health.set_redis_connected(is_open);
+        self.metrics.redis_up.set(i64::from(is_open));
+    }
+
+    fn state(&self) -> MutexGuard<'_, GateState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Redis is there, as far as is known.
-    pub fn is_open(&self) -> bool {
-        self.state().away.is_none()
-    }
-
-    /// Redis answers but refuses to write.
-    pub fn is_refusing_writes(&self) -> bool {
-        self.state().refused_at.is_some()
-    }
-
-    /// Waits until Redis is there, the stop comes or the time is over. True if Redis is there.
-    pub fn wait_open(&self, stop: &Stop, at_most: Duration) -> bool {
-        let deadline = Instant::now() + at_most;
-        loop {
-            let Some(opens) = self.state().away.as_ref().map(|away| away.wait.clone()) else {
-                return true;
-            };
-            select! {
-                recv(opens.channel()) -> _ => {}
-                recv(stop.channel()) -> _ => return self.is_open(),
-                default(deadline.saturating_duration_since(Instant::now())) => return self.is_open(),
-            }
-        }
-    }
-}
-
-fn refuses_writes(error: &StoreError) -> bool {
-    matches!(
-        error.cause.label(),
-        "READONLY" | "OOM" | "MISCONF" | "NOPERM" | "NOREPLICAS"
-    )
 }
 
 #[cfg(test)]
@@ -193,46 +216,74 @@ mod tests {
     use crate::ops::health::Patience;
     use crate::store::Cause;
 
-    fn gate() -> RedisGate {
+    fn gate() -> Arc<RedisGate> {
         let metrics = Arc::new(Metrics::new().unwrap());
         let health = HealthBoard::new(1, Patience::default(), Instant::now());
         RedisGate::new(Arc::new(health), metrics, Arc::new(FaultLog::new()))
     }
 
-    fn fault(kind: &str) -> StoreError {
-        let cause = match kind {
-            "MISCONF" => Cause::CannotPersist,
-            "READONLY" => Cause::ReadOnly,
-            _ => Cause::Io,
-        };
+    fn error(kind: &str) -> StoreError {
         StoreError {
             message: format!("{kind} on purpose"),
-            cause,
+            cause: Cause::Other(kind.to_owned()),
         }
     }
 
     #[test]
-    fn a_question_that_was_refused_is_made_good_by_one_that_is_answered() {
+    fn a_failed_read_is_ended_by_a_successful_one() {
         let gate = gate();
-        gate.lost(&fault("MISCONF"), During::Question);
-        assert!(!gate.is_open() && !gate.is_refusing_writes());
-        gate.found(Evidence::Answered);
+        gate.read_failed(&error("MISCONF"));
+        assert!(!gate.is_open() && !gate.needs_probe());
+        gate.read_succeeded();
         assert!(gate.is_open());
     }
 
     #[test]
-    fn a_write_that_was_refused_is_made_good_by_a_write() {
+    fn a_failed_write_is_ended_by_a_successful_write_alone_whatever_the_error_was() {
+        for kind in ["READONLY", "timeout", "io", "ERR"] {
+            let gate = gate();
+            gate.read_succeeded();
+            gate.write_failed(&error(kind));
+            gate.read_failed(&error("timeout"));
+            gate.read_succeeded();
+            assert!(!gate.is_open() && gate.needs_probe(), "{kind}");
+            gate.write_succeeded();
+            assert!(gate.is_open() && !gate.needs_probe(), "{kind}");
+        }
+    }
+
+    #[test]
+    fn no_probe_is_needed_while_a_worker_is_about_to_retry() {
         let gate = gate();
-        gate.lost(&fault("READONLY"), During::Write);
-        gate.found(Evidence::Answered);
-        assert!(!gate.is_open(), "a replica answers questions");
-        gate.found(Evidence::Wrote);
-        assert!(gate.is_open());
+        let retries = [gate.retry_write(), gate.retry_write()];
+        gate.write_failed(&error("io"));
+        assert!(!gate.needs_probe());
+        drop(retries);
+        assert!(gate.needs_probe());
+    }
+
+    #[test]
+    fn a_fault_that_returns_at_once_is_one_outage() {
+        let gate = gate();
+        let is_announced = || gate.state().outage_since.is_none();
+        gate.read_succeeded();
+        gate.write_failed(&error("io"));
+        gate.write_succeeded();
+        assert!(is_announced(), "the first recovery is logged at once");
+        for _ in 0..3 {
+            gate.write_failed(&error("io"));
+            gate.write_succeeded();
+            assert!(gate.is_open() && !is_announced());
+        }
+        gate.tick(Instant::now());
+        assert!(!is_announced());
+        gate.tick(Instant::now() + STABLE_AFTER);
+        assert!(is_announced(), "it has lasted");
     }
 
     /// A wait that only looks now and then would end half of its pause too late, each time.
     #[test]
-    fn who_waits_is_woken_when_redis_is_there() {
+    fn who_waits_is_woken_when_redis_is_back() {
         const TIMES: usize = 100;
         let gate = gate();
         let waits = std::sync::Barrier::new(2);
@@ -246,10 +297,9 @@ mod tests {
                 }
             });
             for _ in 0..TIMES {
-                gate.lost(&fault("io"), During::Write);
+                gate.write_failed(&error("io"));
                 waits.wait();
-                Stop::never().wait(Duration::from_millis(1));
-                gate.found(Evidence::Wrote);
+                gate.write_succeeded();
                 waits.wait();
             }
         });
@@ -263,7 +313,7 @@ mod tests {
         let (trigger, stop) = stop_pair();
         drop(trigger);
         assert!(!gate.wait_open(&stop, Duration::from_mins(1)));
-        gate.found(Evidence::Answered);
+        gate.read_succeeded();
         assert!(gate.wait_open(&stop, Duration::ZERO));
     }
 
@@ -274,10 +324,10 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..500 {
-                        gate.lost(&fault("io"), During::Write);
-                        gate.found(Evidence::Wrote);
+                        gate.write_failed(&error("io"));
+                        gate.write_succeeded();
                         let state = gate.state();
-                        let is_open = state.away.is_none();
+                        let is_open = state.closed.is_none();
                         assert_eq!(gate.health.is_redis_connected(), is_open);
                         assert_eq!(gate.metrics.redis_up.get(), i64::from(is_open));
                     }

@@ -1,105 +1,114 @@
-//! Looks at Redis from time to time: finds out that it is away while nothing is written, that it is back, and
-//! what its statistics say. Watches the pollers, too: one that has gone silent cannot tell so itself.
+//! The sampler checks Redis when nothing else does, reads its statistics, and drives what needs a regular tick. It also
+//! watches the pollers: one that is stuck cannot report it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::gate::{During, Evidence, RedisGate};
-use crate::log::FaultLog;
-use crate::ops::health::HealthBoard;
-use crate::ops::metrics::Metrics;
+use super::context::Context;
 use crate::ops::status::StatusBoard;
-use crate::shutdown::Stop;
-use crate::store::{CacheStore, Cause};
+use crate::store::Cause;
 
-/// How often a Redis that is away is asked whether it is back.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// How often a Redis that cannot be used is checked.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
 /// How often Sentinel, if there is one, is asked whether the primary has changed.
 const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 /// How often the statistics are read.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 
-/// The sampler.
 pub struct Sampler {
-    /// Redis.
-    pub store: Arc<dyn CacheStore>,
-    /// Told what was found.
-    pub gate: Arc<RedisGate>,
-    /// Asked whether the pollers come round.
-    pub health: Arc<HealthBoard>,
-    /// Set to what was found.
-    pub metrics: Arc<Metrics>,
-    /// Told of the time, so that it can write its counts.
-    pub faults: Arc<FaultLog>,
-    /// Told of the time, so that it can take its samples; none if there is no status page.
-    pub status: Option<Arc<StatusBoard>>,
-    /// Ends the loop.
-    pub stop: Stop,
+    context: Arc<Context>,
+    /// None if there is no status page.
+    status: Option<Arc<StatusBoard>>,
+    sampled_at: Option<Instant>,
+    followed_at: Option<Instant>,
+    was_live: bool,
 }
 
 impl Sampler {
-    /// Samples until the stop.
-    pub fn run(&self) {
-        let mut sampled_at: Option<Instant> = None;
-        let mut followed_at: Option<Instant> = None;
-        let mut was_live = true;
+    pub fn new(context: Arc<Context>, status: Option<Arc<StatusBoard>>) -> Self {
+        Self {
+            context,
+            status,
+            sampled_at: None,
+            followed_at: None,
+            was_live: true,
+        }
+    }
+
+    /// Works until the exit phase.
+    pub fn run(mut self) {
         loop {
-            self.faults.tick(Instant::now());
-            if let Some(status) = &self.status {
-                status.tick(Instant::now());
-            }
-            let is_live = self.health.is_live(Instant::now());
-            if was_live && !is_live {
-                log::error!(
-                    "no poller has come round for longer than any call may take: the loops are dead, a defect; /livez \
-                     says 503 so that the service is restarted"
-                );
-            }
-            was_live = is_live;
-            if followed_at.is_none_or(|at| at.elapsed() >= FOLLOW_EVERY) {
-                self.follow_primary();
-                followed_at = Some(Instant::now());
-            }
-            let is_due = sampled_at.is_none_or(|at| at.elapsed() >= SAMPLE_EVERY);
-            if !self.gate.is_open() || is_due {
-                self.look();
-                sampled_at = Some(Instant::now());
-            }
-            if self.stop.wait(ASK_AGAIN) {
+            self.step(Instant::now());
+            if self.context.shutdown.exit.wait(CHECK_EVERY) {
                 return;
             }
         }
     }
 
+    /// Does what is due.
+    pub fn step(&mut self, now: Instant) {
+        let context = &self.context;
+        context.faults.tick(now);
+        context.gate.tick(now);
+        if let Some(status) = &self.status {
+            status.tick(now);
+        }
+        let is_live = context.health.is_live(now);
+        if self.was_live && !is_live {
+            log::error!(
+                "no poller has come round for longer than any call may take: the loops are dead, a defect; /livez \
+                 says 503 so that the service is restarted"
+            );
+        }
+        self.was_live = is_live;
+        let is_due =
+            |last: Option<Instant>, every| last.is_none_or(|at| now.saturating_duration_since(at) >= every);
+        if is_due(self.followed_at, FOLLOW_EVERY) {
+            self.follow_primary();
+            self.followed_at = Some(now);
+        }
+        if !self.context.gate.is_open() || is_due(self.sampled_at, SAMPLE_EVERY) {
+            self.check_redis();
+            self.sampled_at = Some(now);
+        }
+    }
+
     /// What is written to the old primary after a promotion is lost: the sooner it is noticed, the better.
     fn follow_primary(&self) {
-        if let Err(error) = self.store.follow_primary() {
-            self.faults.fault(
+        if let Err(error) = self.context.store.follow_primary() {
+            self.warn(
                 "sentinel",
-                log::Level::Warn,
                 "cannot ask whether Redis's primary has changed: the one known so far is used",
                 &error.message,
-                Instant::now(),
             );
         }
     }
 
-    fn look(&self) {
-        if let Err(error) = self.store.ping() {
-            return self.gate.lost(&error, During::Question);
+    fn check_redis(&self) {
+        let Context { store, gate, .. } = &*self.context;
+        if let Err(error) = store.ping() {
+            return gate.read_failed(&error);
         }
-        match self.store.info() {
-            Ok(info) => self.metrics.observe_redis_info(&info),
-            Err(error) if error.cause == Cause::ReadOnly => return self.gate.lost(&error, During::Question),
+        match store.info() {
+            Ok(info) => self.context.metrics.observe_redis_info(&info),
+            Err(error) if error.cause == Cause::ReadOnly => return gate.read_failed(&error),
             // An ACL may deny INFO: the cache works without its statistics.
-            Err(error) => self.faults.fault(
+            Err(error) => self.warn(
                 "info",
-                log::Level::Warn,
                 "cannot read the statistics of Redis: hit ratio and memory metrics stay as they are",
                 &error.message,
-                Instant::now(),
             ),
         }
-        self.gate.found(Evidence::Answered);
+        gate.read_succeeded();
+        if gate.needs_probe() {
+            match store.probe_write() {
+                Ok(()) => gate.write_succeeded(),
+                Err(error) => gate.write_failed(&error),
+            }
+        }
+    }
+
+    fn warn(&self, kind: &str, message: &str, error: &str) {
+        self.context.fault(kind, log::Level::Warn, message, error);
     }
 }

@@ -1,261 +1,453 @@
-//! Turns deliveries into changes and makes them so, many in one round trip.
+//! A worker turns deliveries into changes and applies those of many deliveries in one call.
 //!
-//! A worker takes what is waiting, never waits to fill a batch. A delivery whose customer is locked by an SDK
-//! is parked and tried again while others go on. A panic while one message is decoded costs that message one
-//! try, not the worker.
+//! It takes what is waiting and never waits to fill a batch. A delivery whose customer is locked by an SDK is parked
+//! while others go on. A message of many changes is applied in bounded chunks. A panic costs its message one try.
 
-mod applying;
-mod ending;
-
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
+use log::Level;
 
-use super::gate::RedisGate;
-use super::lease::Held;
-use super::poison::PoisonLog;
-use super::polls::Polls;
-use super::settle::{Outbox, Settlement, settle_permanent};
-use crate::cache::{CacheChange, Layout, changes};
-use crate::config::PoisonPolicy;
+use super::backoff::Backoff;
+use super::context::{Context, add, seconds_now};
+use super::ending::Ending;
+use super::gate::WriteRetry;
+use super::in_flight::InFlightDelivery;
+use crate::cache::{CacheChange, Changes, Invalidation, changes};
+use crate::clock;
 use crate::entitlement::EpochMs;
-use crate::log::FaultLog;
 use crate::message::{self, Event};
-use crate::ops::metrics::Metrics;
-use crate::sentry_reports::Reporter;
-use crate::shutdown::Stop;
-use crate::store::{CacheStore, LockPatience, Outcome};
+use crate::sqs::Delivery;
+use crate::store::{Cause, LockPatience, Outcome, StoreError};
 
-/// Deliveries in one round trip, or a few more, since a receive is taken whole: enough that the round trip is shared,
-/// few enough that none waits for long.
-const TAKE_AT_MOST: usize = 64;
-/// Bytes of bodies after which no further delivery is taken: the bodies, their changes and the request are in memory
-/// together. Of large ones a few are worth a round trip.
-const BYTES_AT_MOST: usize = 256 * 1024;
-/// How often a locked customer is tried again: an SDK holds its lock for a few milliseconds as a rule.
-const LOCKED_AGAIN: Duration = Duration::from_millis(20);
-/// Deliveries parked behind locks, and bytes of their bodies (a delivery takes some three times its body). From either
-/// on nothing new is taken, so that memory stays bounded: what is parked may exceed it by what was taken last.
-const PARKED_AT_MOST: usize = 256;
-const PARKED_BYTES_AT_MOST: usize = 4 * 1024 * 1024;
+/// The limits of a round: messages, bytes of bodies, changes. Enough that messages share the cost of a call, few enough
+/// that none waits for long. The last message may exceed the bytes.
+const ROUND_MESSAGES_MAX: usize = 64;
+const ROUND_BYTES_MAX: usize = 256 * 1024;
+const ROUND_CHANGES_MAX: usize = 500;
+/// How often a locked customer is tried again: an SDK usually holds its lock for a few milliseconds, but the one of a
+/// refetch, which purges wait for, for up to a minute.
+const LOCKED_RETRY_MIN: Duration = Duration::from_millis(20);
+const LOCKED_RETRY_MAX: Duration = Duration::from_millis(100);
+/// With so many messages behind locks, or bytes of them, nothing new is taken.
+const PARKED_MESSAGES_MAX: usize = 256;
+const PARKED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long to wait for deliveries at a time.
+const IDLE: Duration = Duration::from_secs(1);
 
-/// What all workers share.
-#[derive(Clone)]
 pub struct Worker {
-    /// What pollers received, a receive at a time.
-    pub deliveries: Receiver<Vec<Held>>,
-    /// Where deliveries go when they have ended.
-    pub settled: Outbox,
-    /// Redis.
-    pub store: Arc<dyn CacheStore>,
-    /// Where and how changes are written.
-    pub layout: Layout,
-    /// What becomes of unreadable bodies.
-    pub poison_policy: PoisonPolicy,
-    /// Which unreadable bodies have been logged.
-    pub poison_log: Arc<PoisonLog>,
-    /// When the last invalidation of the environment that this process has begun was sent (epoch milliseconds).
-    pub invalidated_at: Arc<AtomicI64>,
-    /// What the pollers are at: decides how soon others may have what is given back.
-    pub polls: Arc<Polls>,
-    /// Told of each write's end.
-    pub gate: Arc<RedisGate>,
-    /// Counted in.
-    pub metrics: Arc<Metrics>,
-    /// Where failures are logged.
-    pub faults: Arc<FaultLog>,
-    /// Told of what should not happen.
-    pub reporter: Reporter,
-    /// No poller hands over any more: what is in the channel is the rest.
-    pub last_delivery: Stop,
-    /// The stop's budget is over: what is not done is given back.
-    pub out_of_time: Stop,
+    context: Arc<Context>,
+    deliveries: Receiver<Vec<InFlightDelivery>>,
+    /// Not decoded yet.
+    taken: VecDeque<InFlightDelivery>,
+    /// What the next round applies.
+    jobs: Vec<Job>,
+    /// Behind readers' locks, until `retry_parked_at`.
+    parked: Vec<Job>,
+    retry_parked_at: Instant,
+    /// Not recorded yet.
+    ended: Vec<(InFlightDelivery, Ending)>,
+    /// The last call failed; it is made again after this wait.
+    retry: Option<(WriteRetry, Duration)>,
+    backoff: Backoff,
 }
 
-/// A delivery on its way into Redis.
+/// A delivery whose changes are being applied.
 struct Job {
-    held: Held,
-    changes: Vec<CacheChange>,
+    /// Without its body.
+    message: InFlightDelivery,
+    body_bytes: usize,
+    /// Not begun.
+    changes: Changes,
+    /// For the next call.
+    begun: Vec<Attempt>,
+    has_written: bool,
+    /// Of the first change that Redis refused. The others are applied all the same.
+    refusal: Option<StoreError>,
+}
+
+struct Attempt {
+    change: CacheChange,
     locked_since: Option<Instant>,
 }
 
 impl Job {
-    fn is_walk(&self) -> bool {
-        self.changes.iter().any(is_walk)
+    fn new(message: InFlightDelivery, body_bytes: usize, changes: Changes) -> Self {
+        Self {
+            message,
+            body_bytes,
+            changes,
+            begun: Vec::new(),
+            has_written: false,
+            refusal: None,
+        }
     }
 
-    fn is_lost(&self, now: Instant) -> bool {
-        self.held.lease.is_lost(now)
+    fn is_done(&self) -> bool {
+        self.begun.is_empty() && self.changes.len() == 0
     }
 
-    fn locks(&self) -> LockPatience {
-        LockPatience::after(self.locked_since.map_or(Duration::ZERO, |since| since.elapsed()))
+    /// An invalidation is a scan of many keys, no atomic step. It is its message's only change.
+    fn invalidation(&self) -> Option<&Invalidation> {
+        let CacheChange::InvalidateEnvironment(invalidation) = &self.begun.first()?.change else {
+            return None;
+        };
+        Some(invalidation)
     }
 }
 
 impl Worker {
-    /// Works until no delivery comes any more.
-    pub fn run(&self) {
-        let mut parked: Vec<Job> = Vec::new();
-        let mut try_parked_at = Instant::now();
-        loop {
-            if self.out_of_time.is_stopped() {
-                self.give_back(parked);
-                self.deliveries
-                    .try_iter()
-                    .flatten()
-                    .for_each(|held| self.give_back_one(held));
-                return;
-            }
-            let Some(taken) = self.take(&parked, try_parked_at) else {
-                return;
-            };
-            let now = Instant::now();
-            let begun = taken.into_iter().filter_map(|held| self.begin(held, now));
-            let mut jobs: Vec<Job> = begun.collect();
-            self.forget_lost(&mut parked);
-            if !parked.is_empty() && Instant::now() >= try_parked_at {
-                jobs.append(&mut parked);
-                try_parked_at = Instant::now() + LOCKED_AGAIN;
-            }
-            // A walk takes long and may fail alone: it goes after the others, by itself.
-            let (walks, others): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(Job::is_walk);
-            if !others.is_empty() {
-                parked.extend(self.apply(others));
-            }
-            for walk in walks {
-                parked.extend(self.apply(vec![walk]));
-            }
-            self.settled.hand_over();
+    pub fn new(context: Arc<Context>, deliveries: Receiver<Vec<InFlightDelivery>>) -> Self {
+        Self {
+            context,
+            deliveries,
+            taken: VecDeque::new(),
+            jobs: Vec::new(),
+            parked: Vec::new(),
+            retry_parked_at: Instant::now(),
+            ended: Vec::new(),
+            retry: None,
+            backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(1)),
         }
     }
 
-    /// What is waiting, after waiting for the first if nothing is parked. `None` when nothing will come.
-    fn take(&self, parked: &[Job], try_parked_at: Instant) -> Option<Vec<Held>> {
-        let is_full = parked.len() >= PARKED_AT_MOST
-            || bytes_of(parked.iter().map(|job| &job.held)) >= PARKED_BYTES_AT_MOST;
-        let wait = if parked.is_empty() {
-            Duration::from_secs(1)
-        } else {
-            try_parked_at.saturating_duration_since(Instant::now())
-        };
-        let mut taken = Vec::new();
-        if is_full {
-            self.out_of_time.wait(wait);
-            return Some(taken);
-        }
-        let next = select! {
-            recv(self.deliveries) -> held => held.ok(),
-            recv(self.last_delivery.channel()) -> _ => self.deliveries.try_recv().ok(),
-            default(wait) => return Some(taken),
-        };
-        match next {
-            Some(held) => taken.extend(held),
-            // Nothing will come any more.
-            None if parked.is_empty() => return None,
-            None => {
-                self.out_of_time.wait(wait);
-            }
-        }
-        let mut bytes = bytes_of(&taken);
-        while taken.len() < TAKE_AT_MOST && bytes < BYTES_AT_MOST {
-            let Ok(held) = self.deliveries.try_recv() else {
-                break;
-            };
-            bytes += bytes_of(&held);
-            taken.extend(held);
-        }
-        Some(taken)
+    /// Works until the release phase, which takes over whatever this worker holds.
+    pub fn run(mut self) {
+        while self.step() {}
     }
 
-    /// Decodes a delivery. `None` if it has ended already: it changes nothing, or cannot be read.
-    fn begin(&self, held: Held, now: Instant) -> Option<Job> {
-        if held.lease.is_lost(now) {
-            self.lost(&held);
-            return None;
+    /// One round: takes what is waiting and applies it. False when there will be nothing more to do.
+    pub fn step(&mut self) -> bool {
+        let retry = self.retry.take(); // held until this try has ended
+        match &retry {
+            Some((_, wait)) => _ = self.context.shutdown.release.wait(*wait),
+            None if self.take() => self.begin_taken(),
+            None => return false,
         }
-        let delivery = &held.delivery;
+        if self.context.shutdown.release.is_stopped() {
+            return false;
+        }
+        // An invalidation takes long and may fail alone: it goes by itself, after the others.
+        let jobs = std::mem::take(&mut self.jobs);
+        let (invalidations, others): (Vec<Job>, Vec<Job>) =
+            jobs.into_iter().partition(|job| job.invalidation().is_some());
+        self.apply(others);
+        for invalidation in invalidations {
+            self.apply(vec![invalidation]);
+        }
+        true
+    }
+
+    /// Takes what is waiting, after waiting for it if there is nothing else to do. False if nothing will come.
+    fn take(&mut self) -> bool {
+        if !self.jobs.is_empty() {
+            return true; // others may take what is waiting
+        }
+        let parked_bytes: usize = self.parked.iter().map(|job| job.body_bytes).sum();
+        let is_full = self.parked.len() >= PARKED_MESSAGES_MAX || parked_bytes >= PARKED_BYTES_MAX;
+        let release = &self.context.shutdown.release;
+        if self.taken.is_empty() {
+            let next = self.retry_parked_at.saturating_duration_since(Instant::now());
+            let wait = if self.parked.is_empty() { IDLE } else { next };
+            if is_full {
+                release.wait(wait);
+                return true;
+            }
+            select! {
+                recv(self.deliveries) -> deliveries => match deliveries {
+                    Ok(deliveries) => self.taken.extend(deliveries),
+                    Err(_) if self.parked.is_empty() => return false,
+                    Err(_) => _ = release.wait(wait),
+                },
+                recv(release.channel()) -> _ => return false,
+                default(wait) => {}
+            }
+        }
+        let mut bytes = body_bytes(&self.taken);
+        while self.taken.len() < ROUND_MESSAGES_MAX
+            && bytes < ROUND_BYTES_MAX
+            && let Ok(deliveries) = self.deliveries.try_recv()
+        {
+            bytes += body_bytes(&deliveries);
+            self.taken.extend(deliveries);
+        }
+        true
+    }
+
+    /// Begins the changes of the next round: of what is under way, then of what was taken.
+    fn begin_taken(&mut self) {
+        if Instant::now() >= self.retry_parked_at {
+            self.jobs.append(&mut self.parked);
+        }
+        let mut room = ROUND_CHANGES_MAX;
+        let mut jobs = std::mem::take(&mut self.jobs);
+        for job in &mut jobs {
+            self.begin_changes(job, &mut room);
+        }
+        let mut bytes = 0;
+        while room > 0
+            && jobs.len() < ROUND_MESSAGES_MAX
+            && bytes < ROUND_BYTES_MAX
+            && let Some(message) = self.taken.pop_front()
+        {
+            bytes += message.delivery.body.len();
+            if let Some(mut job) = self.decode(message) {
+                self.begin_changes(&mut job, &mut room);
+                jobs.push(job);
+            }
+        }
+        let (done, rest): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(Job::is_done);
+        self.jobs = rest;
+        for job in done {
+            self.end(job);
+        }
+        self.record_ended();
+    }
+
+    /// `None` if it has ended: it cannot be read.
+    fn decode(&mut self, mut message: InFlightDelivery) -> Option<Job> {
+        let body = std::mem::take(&mut message.delivery.body);
+        let (context, delivery) = (&self.context, &message.delivery);
         let decoded = catch_unwind(AssertUnwindSafe(|| {
-            let message = message::decode(&delivery.body, delivery.sent_at)?;
-            let ignored = match &message.event {
-                Event::Ignored { label } => Some(*label),
-                Event::EntitlementsUpdated(_)
-                | Event::UsageUpdated(_)
-                | Event::Purged(_)
-                | Event::EnvironmentInvalidated => None,
-            };
-            Ok((ignored, changes(message, &self.layout).collect::<Vec<_>>()))
+            let decoded = message::decode(&body, delivery.sent_at)?;
+            if let Event::Ignored { label } = &decoded.event {
+                add(&context.metrics.messages_ignored, label, 1);
+            }
+            if decoded.implausible_timestamps > 0 {
+                warn_of_timestamps(context, delivery, decoded.implausible_timestamps);
+            }
+            Ok(changes(decoded, &context.settings.layout))
         }));
-        match decoded {
-            Ok(Ok((ignored, changes))) => {
-                if let Some(label) = ignored {
-                    self.metrics.messages_ignored.with_label_values(&[label]).inc();
-                }
-                if changes.is_empty() {
-                    self.complete(held);
-                    return None;
-                }
-                if changes.iter().any(|change| self.is_late_news(change)) {
-                    self.count(Outcome::PurgedLater);
-                    self.complete(held);
-                    return None;
-                }
-                Some(Job {
-                    held,
-                    changes,
-                    locked_since: None,
-                })
+        let ending = match decoded {
+            Ok(Ok(changes)) => return Some(Job::new(message, body.len(), changes)),
+            Ok(Err(error)) => context.malformed(delivery, body.len(), &error),
+            Err(_) => context.panicked(delivery),
+        };
+        self.ended.push((message, ending));
+        None
+    }
+
+    /// Begins as many of the job's changes as there is room for.
+    fn begin_changes(&self, job: &mut Job, room: &mut usize) {
+        *room = room.saturating_sub(job.begun.len());
+        let invalidated_at = EpochMs(self.context.invalidated_at.load(Ordering::SeqCst));
+        while *room > 0
+            && let Some(change) = job.changes.next()
+        {
+            if change.is_outdated_by(invalidated_at) {
+                self.count(Outcome::PurgedLater);
+                continue;
             }
-            Ok(Err(malformed)) => {
-                self.metrics.messages_malformed.inc();
-                // The fault names a place, never what stood there.
-                self.reporter
-                    .report_error(&format!("cannot read a message: {malformed}"));
-                let settlement =
-                    settle_permanent(self.poison_policy, delivery.receive_count, fastrand::f64());
-                self.poison_log.malformed(delivery, &malformed, settlement);
-                if settlement != Settlement::Delete {
-                    self.metrics
-                        .messages_failed
-                        .with_label_values(&["malformed"])
-                        .inc();
-                }
-                self.settle(held, settlement);
-                None
+            *room -= 1;
+            job.begun.push(Attempt {
+                change,
+                locked_since: None,
+            });
+        }
+    }
+
+    /// One call for all jobs.
+    fn apply(&mut self, jobs: Vec<Job>) {
+        let jobs = self.without_lost(jobs);
+        if jobs.is_empty() {
+            return;
+        }
+        let started = Instant::now();
+        match catch_unwind(AssertUnwindSafe(|| self.call_store(&jobs))) {
+            Ok(Ok(outcomes)) => {
+                self.backoff.reset();
+                let took_secs = started.elapsed().as_secs_f64();
+                self.context.metrics.write_duration.observe(took_secs);
+                self.conclude(jobs, outcomes);
             }
+            Ok(Err(error)) if error.is_stopped() => log::warn!("{error}"),
+            Ok(Err(error)) => self.redis_failed(jobs, &error),
+            // Whose change it was is not known: each is tried alone.
+            Err(_) if jobs.len() > 1 => jobs.into_iter().for_each(|job| self.apply(vec![job])),
             Err(_) => {
-                self.panicked(held);
-                None
+                for job in jobs {
+                    self.panicked(job.message);
+                }
+                self.record_ended();
             }
         }
     }
 
-    /// The environment was invalidated after the message was sent: what is cached by now was asked for later.
-    fn is_late_news(&self, change: &CacheChange) -> bool {
-        change.is_outdated_by(EpochMs(self.invalidated_at.load(Ordering::SeqCst)))
+    /// Applies what was begun of each job; an outcome per change, in order.
+    fn call_store(&self, jobs: &[Job]) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
+        let keep_going = || !self.context.shutdown.release.is_stopped();
+        if let Some(invalidation) = jobs.first().and_then(Job::invalidation) {
+            return Ok(vec![self.invalidate(invalidation, &keep_going)?]);
+        }
+        let now = Instant::now();
+        let row = jobs.iter().flat_map(|job| &job.begun).map(|attempt| {
+            let waited = attempt
+                .locked_since
+                .map(|since| now.saturating_duration_since(since));
+            (&attempt.change, LockPatience::after(waited.unwrap_or_default()))
+        });
+        self.context.store.apply(&row.collect::<Vec<_>>(), &keep_going)
     }
 
-    /// Drops those whose receipt handle no longer lives: they come again by themselves.
-    fn forget_lost(&self, jobs: &mut Vec<Job>) {
-        let now = Instant::now();
-        jobs.retain(|job| {
-            let is_lost = job.is_lost(now);
-            if is_lost {
-                self.lost(&job.held);
+    fn invalidate(
+        &self,
+        invalidation: &Invalidation,
+        keep_going: &dyn Fn() -> bool,
+    ) -> Result<Result<Outcome, StoreError>, StoreError> {
+        self.context
+            .invalidated_at
+            .fetch_max(invalidation.sent_at.0, Ordering::SeqCst);
+        match self.context.store.invalidate(invalidation, keep_going) {
+            Ok(unlinked) => {
+                log::info!(unlinked; "invalidated the environment: unlinked {unlinked} keys");
+                Ok(Ok(Outcome::Applied {
+                    written: unlinked,
+                    stale: 0,
+                }))
             }
-            !is_lost
-        });
+            // Only an invalidation needs SCAN and UNLINK: an ACL that forbids these fails its message alone.
+            Err(error) if error.cause == Cause::NoPermission => Ok(Err(error)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The jobs are kept and tried again, for as long as their messages are hidden from others.
+    fn redis_failed(&mut self, jobs: Vec<Job>, error: &StoreError) {
+        let Context { metrics, gate, .. } = &*self.context;
+        metrics.write_errors.inc();
+        add(&metrics.messages_failed, "redis", jobs.len() as u64);
+        let retry = gate.retry_write(); // before the gate closes: nothing but this retry is to open it
+        gate.write_failed(error);
+        self.retry = Some((retry, self.backoff.next_wait(fastrand::f64())));
+        self.jobs.extend(jobs);
+    }
+
+    /// Notes what became of each change. Jobs that are done end, the others are parked or go on.
+    fn conclude(&mut self, jobs: Vec<Job>, outcomes: Vec<Result<Outcome, StoreError>>) {
+        let mut outcomes = outcomes.into_iter();
+        let mut has_written = false;
+        for mut job in jobs {
+            let mut locked = Vec::new();
+            for (mut attempt, outcome) in job.begun.drain(..).zip(&mut outcomes) {
+                log_outcome(&job.message, &attempt.change, &outcome);
+                match outcome {
+                    Ok(Outcome::Locked) => {
+                        attempt.locked_since.get_or_insert_with(Instant::now);
+                        locked.push(attempt);
+                    }
+                    Ok(outcome) if self.count(outcome) => (job.has_written, has_written) = (true, true),
+                    Ok(_) => {}
+                    Err(error) => _ = job.refusal.get_or_insert(error),
+                }
+            }
+            job.begun = locked;
+            if job.is_done() {
+                self.end(job);
+            } else if job.begun.is_empty() {
+                self.jobs.push(job);
+            } else {
+                self.park(job);
+            }
+        }
+        if has_written {
+            self.context.gate.write_succeeded();
+            self.context.metrics.last_write.set(seconds_now());
+        }
+        self.record_ended();
+    }
+
+    fn park(&mut self, job: Job) {
+        let now = Instant::now();
+        let locked_since = job.begun.iter().filter_map(|attempt| attempt.locked_since).max();
+        let waited = locked_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let retry_at = now + (waited / 10).clamp(LOCKED_RETRY_MIN, LOCKED_RETRY_MAX);
+        if self.parked.is_empty() || retry_at < self.retry_parked_at {
+            self.retry_parked_at = retry_at;
+        }
+        self.parked.push(job);
+    }
+
+    /// Drops those that are, or will be, received again by somebody.
+    fn without_lost(&self, jobs: Vec<Job>) -> Vec<Job> {
+        let in_flight = &self.context.in_flight;
+        let (held, lost) = in_flight.split_lost(jobs, |job| &job.message.ticket, Instant::now());
+        for job in lost {
+            self.context.expired(&job.message.delivery);
+        }
+        held
+    }
+
+    /// All changes of the job were made, skipped or refused.
+    fn end(&mut self, job: Job) {
+        let (context, delivery) = (&self.context, &job.message.delivery);
+        if job.has_written {
+            let age_secs = age_secs(delivery.sent_at, clock::now());
+            context.metrics.message_age.observe(age_secs);
+        }
+        let ending = match &job.refusal {
+            Some(error) => context.refused(delivery, error),
+            None => context.completed(delivery),
+        };
+        self.ended.push((job.message, ending));
+    }
+
+    fn panicked(&mut self, message: InFlightDelivery) {
+        let ending = self.context.panicked(&message.delivery);
+        self.ended.push((message, ending));
+    }
+
+    fn record_ended(&mut self) {
+        if !self.ended.is_empty() {
+            self.context.record(std::mem::take(&mut self.ended));
+        }
+    }
+
+    /// Counts an outcome. True if something was written.
+    fn count(&self, outcome: Outcome) -> bool {
+        let (written, stale, reason) = match outcome {
+            Outcome::Applied { written, stale } => (written, stale, "stale"),
+            Outcome::PurgedLater => (0, 1, "stale"),
+            Outcome::SkippedByPolicy => (0, 1, "policy"),
+            Outcome::NoCustomer => (0, 1, "no_customer"),
+            Outcome::Locked => (0, 0, ""),
+        };
+        if stale > 0 {
+            add(&self.context.metrics.writes_skipped, reason, stale);
+        }
+        written > 0
     }
 }
 
-fn bytes_of<'a>(deliveries: impl IntoIterator<Item = &'a Held>) -> usize {
+fn body_bytes<'a>(deliveries: impl IntoIterator<Item = &'a InFlightDelivery>) -> usize {
     deliveries.into_iter().map(|held| held.delivery.body.len()).sum()
 }
 
-/// An invalidation is a walk over many keys, no atomic step.
-fn is_walk(change: &CacheChange) -> bool {
-    matches!(change, CacheChange::InvalidateEnvironment(_))
+fn warn_of_timestamps(context: &Context, delivery: &Delivery, implausible: u32) {
+    context
+        .metrics
+        .implausible_timestamps
+        .inc_by(u64::from(implausible));
+    let message = format!(
+        "message {} carries impossible timestamps: they are ignored",
+        delivery.message_id
+    );
+    let error = format!("{implausible} of them are more than an hour ahead of SentTimestamp, or before 2015");
+    context.fault("implausible timestamp", Level::Warn, &message, &error);
+}
+
+fn log_outcome(message: &InFlightDelivery, change: &CacheChange, outcome: &Result<Outcome, StoreError>) {
+    let (kind, key) = change.describe();
+    let outcome = outcome
+        .as_ref()
+        .map_or("refused by Redis", |outcome| outcome.label());
+    log::debug!(message_id = message.delivery.message_id.as_str(), change = kind, key, outcome; "made a change");
+}
+
+#[allow(clippy::cast_precision_loss)] // an age in ms fits
+fn age_secs(sent_at: EpochMs, now: EpochMs) -> f64 {
+    now.0.saturating_sub(sent_at.0).max(0) as f64 / 1_000.0
 }

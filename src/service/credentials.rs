@@ -3,16 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Reports;
-use super::crew::{Crew, Died};
-use crate::aws::sts::StsAccess;
-use crate::aws::{
-    ContainerCredentials, CredentialsProvider, EdgeCredentials, Fetch, InstanceMetadataCredentials,
-    NamedSources, ProfileCredentials, Renewal, RenewingCredentials, StaticCredentials,
-    WebIdentityCredentials,
-};
+use super::threads::Background;
+use crate::aws::{CredentialsProvider, EdgeCredentials, Renewal, RenewingCredentials, provider};
 use crate::clock;
-use crate::config::{CredentialSource, ProfileSource, Proxy, StaticKeys};
+use crate::config::{Config, CredentialSource};
+use crate::edge::EdgeClient;
 use crate::entitlement::EpochMs;
 use crate::log::FaultLog;
 use crate::ops::metrics::Metrics;
@@ -23,118 +18,34 @@ use crate::shutdown::Stop;
 pub(super) struct Purpose {
     /// The name of the thread that renews them, and of their faults.
     pub thread: &'static str,
-    /// Whose calls they sign, in log lines.
-    pub what: &'static str,
-    /// Their expiry is the one that the metrics tell.
-    pub tells_expiry: bool,
+    /// Whose calls they sign.
+    pub signs: &'static str,
+    /// Their expiry is published as a metric.
+    pub publishes_expiry: bool,
 }
 
-/// What the sources need beside their own settings.
-pub(super) struct Surroundings<'a> {
-    /// The way to https endpoints.
-    pub proxy: Option<Proxy>,
-    /// What `CredentialSource::EdgeApi` asks.
-    pub edge: EdgeCredentials,
-    /// Where failures and the expiry are told.
-    pub reports: &'a Reports,
-    /// Ends the thread, and a program that prints credentials.
-    pub stop: Stop,
-    /// Told if the thread panics.
-    pub died: &'a Died,
-}
-
-/// The provider of this source, and the thread that renews its credentials, unless they are static. The source is
-/// named in the log.
+/// The provider of this source. Unless its credentials are static, a thread renews them.
 pub(super) fn start(
     source: &CredentialSource,
     purpose: &'static Purpose,
-    surroundings: Surroundings<'_>,
-) -> anyhow::Result<(Arc<dyn CredentialsProvider>, Option<Crew>)> {
-    let Surroundings {
-        proxy,
-        edge,
-        reports,
-        stop,
-        died,
-    } = surroundings;
-    let (provider, renewing) = provider(source, proxy, edge, stop.clone());
-    tell(purpose, provider.as_ref());
-    let Some(renewing) = renewing else {
-        return Ok((provider, None));
-    };
-    let renew = {
-        let credentials = Arc::clone(&renewing);
-        let (metrics, faults) = (Arc::clone(&reports.metrics), Arc::clone(&reports.faults));
-        move || renew(&credentials, purpose, &metrics, &faults, &stop)
-    };
-    let crew = Crew::start(purpose.thread, died, vec![renew])?;
-    Ok((provider, Some(crew)))
+    config: &Config,
+    edge: &Arc<EdgeClient>,
+    background: &mut Background,
+) -> anyhow::Result<Arc<dyn CredentialsProvider>> {
+    let edge = EdgeCredentials::new(Arc::clone(edge), config.queue_url.clone());
+    let (provider, renewing) = provider(source, config.proxy.clone(), edge, background.exit.clone());
+    log::info!(credentials = provider.describe().as_str(); "calls to {} are signed", purpose.signs);
+    if let Some(credentials) = renewing {
+        let (metrics, faults) = (Arc::clone(&background.metrics), Arc::clone(&background.faults));
+        let exit = background.exit.clone();
+        background.spawn(purpose.thread, move || {
+            renew(&credentials, purpose, &metrics, &faults, &exit);
+        })?;
+    }
+    Ok(provider)
 }
 
-/// A provider, and that part of it which is to be renewed ahead of expiry: none for keys as the operator gave them.
-/// Without a renewal a caller waits for the fetch.
-pub(crate) type Provider = (Arc<dyn CredentialsProvider>, Option<Arc<RenewingCredentials>>);
-
-/// The provider of a source. `stop` ends a program that prints credentials.
-pub(crate) fn provider(
-    source: &CredentialSource,
-    proxy: Option<Proxy>,
-    edge: EdgeCredentials,
-    stop: Stop,
-) -> Provider {
-    own_provider(source, proxy, stop).unwrap_or_else(|| renewing(source, Box::new(edge)))
-}
-
-/// The provider of AWS credentials of the operator's own. None for those of the Edge API.
-pub(crate) fn own_provider(source: &CredentialSource, proxy: Option<Proxy>, stop: Stop) -> Option<Provider> {
-    let fetch: Box<dyn Fetch> = match source {
-        CredentialSource::Static(keys) => return Some((Arc::new(static_credentials(keys)), None)),
-        CredentialSource::WebIdentity(source) => Box::new(WebIdentityCredentials::new(source.clone(), proxy)),
-        CredentialSource::Container(source) => Box::new(ContainerCredentials::new(source.clone())),
-        CredentialSource::Profile(source) => Box::new(profile(source, proxy, stop)),
-        CredentialSource::InstanceMetadata(source) => {
-            Box::new(InstanceMetadataCredentials::new(source.clone()))
-        }
-        CredentialSource::EdgeApi => return None,
-    };
-    Some(renewing(source, fetch))
-}
-
-fn renewing(source: &CredentialSource, fetch: Box<dyn Fetch>) -> Provider {
-    let renewing = Arc::new(RenewingCredentials::new(fetch).decided_by(source.variables()));
-    (
-        Arc::clone(&renewing) as Arc<dyn CredentialsProvider>,
-        Some(renewing),
-    )
-}
-
-fn static_credentials(keys: &StaticKeys) -> StaticCredentials {
-    StaticCredentials::new(
-        keys.access_key_id.clone(),
-        keys.secret_access_key.clone(),
-        keys.session_token.clone(),
-    )
-}
-
-fn profile(source: &ProfileSource, proxy: Option<Proxy>, stop: Stop) -> ProfileCredentials {
-    let container = source.container.clone();
-    let named = NamedSources {
-        environment: source.environment.as_ref().map(static_credentials),
-        container: container.map(|source| Box::new(ContainerCredentials::new(source)) as Box<dyn Fetch>),
-        instance_metadata: Box::new(InstanceMetadataCredentials::new(source.instance_metadata.clone())),
-    };
-    let sts = StsAccess {
-        endpoint: source.sts.clone(),
-        proxy,
-    };
-    ProfileCredentials::new(source.name.clone(), source.files.clone(), sts, named, stop)
-}
-
-fn tell(purpose: &Purpose, provider: &dyn CredentialsProvider) {
-    log::info!(credentials = provider.describe().as_str(); "calls to {} are signed", purpose.what);
-}
-
-/// Renews ahead of expiry until the stop.
+/// Renews ahead of expiry until the exit phase.
 fn renew(
     credentials: &RenewingCredentials,
     purpose: &'static Purpose,
@@ -142,8 +53,8 @@ fn renew(
     faults: &FaultLog,
     stop: &Stop,
 ) {
-    let (kind, what) = (purpose.thread, purpose.what);
-    let mut told = None;
+    let (kind, what) = (purpose.thread, purpose.signs);
+    let mut logged = None;
     loop {
         match credentials.renew_if_due(clock::now()) {
             Renewal::NotDue => {}
@@ -166,11 +77,11 @@ fn renew(
         }
         // Whoever fetched them: a caller whose call was refused may have been quicker than this loop.
         let held = Some((credentials.describe(), credentials.expiry()));
-        if credentials.holds_any(clock::now()) && held != told {
+        if credentials.holds_any(clock::now()) && held != logged {
             log::info!(credentials = credentials.describe().as_str(); "renewed the credentials of {what}");
-            told = held;
+            logged = held;
         }
-        if let Some(expiry) = credentials.expiry().filter(|_| purpose.tells_expiry) {
+        if let Some(expiry) = credentials.expiry().filter(|_| purpose.publishes_expiry) {
             metrics
                 .credentials_expiry
                 .with_label_values::<&str>(&[])

@@ -1,22 +1,22 @@
-//! The composition root: builds every real part, starts every thread, and stops them in order.
+//! The composition root: builds every real part, starts every thread, and shuts them down.
 
-pub(crate) mod credentials;
-mod crew;
-mod queue;
+mod credentials;
+mod log_level;
+mod peers;
+mod pipeline;
 mod reports;
+mod shut_down;
 mod signals;
-mod stop;
-mod store;
 mod systemd;
-mod verbosity;
+mod threads;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
+use signal_hook::consts::{SIGTERM, SIGUSR1};
 
-use crate::aws::EdgeCredentials;
 use crate::cache::Layout;
 use crate::cache::keyspace::Keyspace;
 use crate::config::Config;
@@ -27,24 +27,17 @@ use crate::ops::health::{HealthBoard, Patience};
 use crate::ops::metrics::Metrics;
 use crate::ops::server::OpsServer;
 use crate::ops::status::{Fixed, StatusBoard};
-use crate::pipeline::acknowledger::{Acknowledger, Baton};
+use crate::pipeline::context::{Context, PipelineSettings};
+use crate::pipeline::ending::MalformedIds;
 use crate::pipeline::gate::RedisGate;
-use crate::pipeline::guard::Guard;
-use crate::pipeline::heartbeat::Heartbeat;
-use crate::pipeline::lease::Leases;
-use crate::pipeline::poison::PoisonLog;
-use crate::pipeline::poller::{LONGEST_BACKOFF, Poller, Polling};
-use crate::pipeline::polls::Polls;
-use crate::pipeline::sampler::Sampler;
-use crate::pipeline::settle::Outbox;
-use crate::pipeline::worker::Worker;
+use crate::pipeline::in_flight::InFlight;
+use crate::pipeline::poller;
 use crate::sentry_reports::Reporter;
-use crate::shutdown::stop_pair;
+use crate::shutdown::shutdown_phases;
 use crate::sqs::Queue;
 use crate::store::{CacheStore, server_name};
-use credentials::Surroundings;
-use crew::Crew;
-use stop::{Crews, InHand, Stops, Triggers, stop};
+use log_level::LogLevel;
+use threads::{Background, Threads};
 
 /// How the service ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,361 +58,168 @@ impl Ended {
     }
 }
 
-/// What stands in for the real parts: a program that embeds the service, or a test that breaks it on purpose, brings
-/// its own.
+/// What replaces the real parts: in a program that embeds the service, or a test that breaks it on purpose.
 #[derive(Default, Clone)]
-pub struct Parts {
+pub struct Overrides {
     /// Instead of the SQS client.
     pub queue: Option<Arc<dyn Queue>>,
     /// Instead of Redis.
     pub store: Option<Arc<dyn CacheStore>>,
     /// Instead of what follows from the configuration.
     pub patience: Option<Patience>,
-    /// The log whose level a signal may raise; without one, the signal is left to the program.
+    /// The log whose level SIGUSR1 may raise; without one, the signal is left to the program.
     pub log: Option<LogHandle>,
 }
 
-/// What every loop reports to.
-struct Reports {
-    health: Arc<HealthBoard>,
-    metrics: Arc<Metrics>,
-    faults: Arc<FaultLog>,
-    gate: Arc<RedisGate>,
-    reporter: Reporter,
-    /// None if there is no status page.
-    status: Option<Arc<StatusBoard>>,
-}
-
 /// Runs the service until a signal asks it to stop. Fails only if it cannot start: no port, no thread.
-pub fn run(config: &Config, log: LogHandle) -> anyhow::Result<Ended> {
-    let parts = Parts {
-        log: Some(log),
-        ..Parts::default()
-    };
-    run_with(config, parts)
-}
-
-/// The same, on other parts than the real ones.
-pub fn run_with(config: &Config, parts: Parts) -> anyhow::Result<Ended> {
+pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
     let (died, deaths) = bounded(16);
-    let signals = signals::stop_signals(&died)?;
-    if let Some(log) = &parts.log {
-        verbosity::listen(log.clone(), &died)?;
-    }
+    let signals = signals::listen(overrides.log.is_some(), &died)?;
+    let log_level = overrides
+        .log
+        .map(|log| LogLevel::new(log.level(), move |level| log.set_level(level)));
     http_client::install_crypto_provider();
 
+    let (triggers, shutdown) = shutdown_phases();
     let metrics = Arc::new(Metrics::new()?);
-    let patience = parts.patience.unwrap_or_else(|| patience(config));
-    let health = Arc::new(HealthBoard::new(config.consumers, patience, Instant::now()));
     let faults = Arc::new(FaultLog::new());
-    let gate = Arc::new(RedisGate::new(
+    let patience = overrides.patience.unwrap_or_else(|| patience(config));
+    let health = Arc::new(HealthBoard::new(config.consumers, patience, Instant::now()));
+    let board = || {
+        StatusBoard::new(
+            fixed(config),
+            health.clone(),
+            metrics.clone(),
+            faults.clone(),
+            Instant::now(),
+        )
+    };
+    let status = config.status_page.then(|| Arc::new(board()));
+    let mut background = Background {
+        metrics: Arc::clone(&metrics),
+        faults: Arc::clone(&faults),
+        exit: shutdown.exit.clone(),
+        died,
+        threads: Vec::new(),
+    };
+    let server = OpsServer::bind(
+        config.port,
         Arc::clone(&health),
         Arc::clone(&metrics),
-        Arc::clone(&faults),
-    ));
-    let status = status_board(config, &health, &metrics, &faults);
-    let reports = Reports {
-        health,
-        metrics,
-        faults,
-        gate,
-        reporter: Reporter::default(),
-        status,
-    };
-
-    let ops = Arc::new(OpsServer::bind(
-        config.port,
-        Arc::clone(&reports.health),
-        Arc::clone(&reports.metrics),
-        reports.status.clone(),
-    )?);
-    let serve = {
-        let ops = Arc::clone(&ops);
-        move || ops.run()
-    };
-    let ops_crew = Crew::start("ops-http", &died, vec![serve])?;
-    log::info!(port = ops.local_port(); "serving /livez, /readyz and /metrics");
-
-    let (triggers, crews, in_hand) = start_loops(config, parts, &reports, &died)?;
-    let (watchdog_end, watchdog_stop) = stop_pair();
-    let watchdog = systemd::start_watchdog(&reports.health, &reports.faults, watchdog_stop, &died)?;
-    systemd::tell_ready(&reports.faults);
-
-    let ended = wait_for_the_end(&signals, &deaths);
-    if ended == Ended::LoopDied {
-        reports.reporter.report_error("a loop of this service died");
-    }
-    let began = Instant::now();
-    systemd::tell_stopping(config.shutdown_timeout, &reports.faults);
-    stop(
-        config.shutdown_timeout,
-        began,
-        &reports,
-        triggers,
-        &crews,
-        &in_hand,
-    );
-    drop(watchdog_end);
-    if let Some(watchdog) = watchdog {
-        watchdog.wait(began + config.shutdown_timeout);
-    }
-    ops.unblock();
-    ops_crew.wait(began + config.shutdown_timeout);
-    reports.faults.flush(Instant::now());
-    log::info!(stop_secs = began.elapsed().as_secs_f64(); "stopped");
-    Ok(ended)
-}
-
-fn wait_for_the_end(signals: &Receiver<&'static str>, deaths: &Receiver<String>) -> Ended {
-    select! {
-        recv(signals) -> signal => {
-            log::info!(signal = signal.unwrap_or("signal"); "stopping: no new messages are received");
-            Ended::Stopped
-        }
-        recv(deaths) -> thread => {
-            let thread = thread.unwrap_or_default();
-            log::error!(thread_name = thread.as_str(); "a loop of this service died: a defect; ending so that it is restarted");
-            Ended::LoopDied
-        }
-    }
-}
-
-/// A call to the queue may take its wait, its slack, and a fetch of credentials before it; after a failed one comes a
-/// wait.
-fn patience(config: &Config) -> Patience {
-    let longest_call = config.wait_time + queue::RECEIVE_SLACK + queue::LONGEST_FETCH;
-    Patience {
-        silent_after: longest_call + LONGEST_BACKOFF + Duration::from_secs(5),
-        failing_grace: Duration::from_secs(15),
-    }
-}
-
-/// What the status page is made of, if there is one.
-fn status_board(
-    config: &Config,
-    health: &Arc<HealthBoard>,
-    metrics: &Arc<Metrics>,
-    faults: &Arc<FaultLog>,
-) -> Option<Arc<StatusBoard>> {
-    let fixed = Fixed {
-        queue_url: config.queue_url.clone(),
-        region: config.region.clone(),
-        credential_source: config.credentials.name(),
-        redis_at: server_name(&config.redis),
-        settings: config.shown.clone(),
-    };
-    let (health, metrics, faults) = (Arc::clone(health), Arc::clone(metrics), Arc::clone(faults));
-    let board = || Arc::new(StatusBoard::new(fixed, health, metrics, faults, Instant::now()));
-    config.status_page.then(board)
-}
-
-fn start_loops(
-    config: &Config,
-    parts: Parts,
-    reports: &Reports,
-    died: &crew::Died,
-) -> anyhow::Result<(Triggers, Crews, InHand)> {
-    let (polling, polling_stop) = stop_pair();
-    let (hand_over, last_hand_over) = stop_pair();
-    let (deliveries_end, last_delivery) = stop_pair();
-    let (time, out_of_time) = stop_pair();
-    let (background_end, background_stop) = stop_pair();
+        status.clone(),
+    )?;
+    let server = Arc::new(server);
+    let endpoints = Arc::clone(&server);
+    let http = Threads::start("ops-http", &background.died, vec![move || endpoints.run()])?;
+    log::info!(port = server.local_port(); "serving /livez, /readyz and /metrics");
 
     let edge = Arc::new(EdgeClient::new(
         config.edge_api_url.clone(),
         config.server_api_key.clone(),
         config.proxy.clone(),
     ));
-    let mut background = vec![reports::start(
-        config,
-        Arc::clone(&edge),
-        reports.reporter.clone(),
-        Arc::clone(&reports.faults),
-        background_stop.clone(),
-        died,
-    )?];
-
-    let store = if let Some(store) = parts.store {
-        store
-    } else {
-        let surroundings = Surroundings {
-            proxy: config.proxy.clone(),
-            edge: EdgeCredentials::new(Arc::clone(&edge), config.queue_url.clone()),
-            reports,
-            stop: background_stop.clone(),
-            died,
-        };
-        let (signer, renewal) = store::signer(config, surroundings)?;
-        background.extend(renewal);
-        Arc::new(store::open(config, signer)?)
+    let reporter = Reporter::default();
+    reports::start(config, Arc::clone(&edge), reporter.clone(), &mut background)?;
+    let store = match overrides.store {
+        Some(store) => store,
+        None => peers::store(config, &edge, &mut background)?,
     };
-    let sampler = Sampler {
-        store: Arc::clone(&store),
-        gate: Arc::clone(&reports.gate),
-        health: Arc::clone(&reports.health),
-        metrics: Arc::clone(&reports.metrics),
-        faults: Arc::clone(&reports.faults),
-        status: reports.status.clone(),
-        stop: background_stop.clone(),
+    let queue = match overrides.queue {
+        Some(queue) => queue,
+        None => peers::queue(config, &edge, pipeline::queue_callers(config), &mut background)?,
     };
-    background.push(Crew::start("sampler", died, vec![move || sampler.run()])?);
-    let guard = Guard {
-        store: Arc::clone(&store),
-        gate: Arc::clone(&reports.gate),
-        keyspace: Keyspace::new(config.environment_prefix.clone()),
-        prefix: config.environment_prefix.clone(),
-        stop: background_stop.clone(),
-    };
-    background.push(Crew::start("guard", died, vec![move || guard.run()])?);
-
-    // As many acknowledgers as pollers: a delete takes as long as a receive, so fewer would slow the polling.
-    let acknowledger_count = config.consumers;
-    let queue = if let Some(queue) = parts.queue {
-        queue
-    } else {
-        // The heartbeat calls, too.
-        let callers = config.consumers + acknowledger_count + 1;
-        let (queue, renewal) = queue::start(config, edge, callers, reports, background_stop.clone(), died)?;
-        background.extend(renewal);
-        queue
-    };
-    let leases = Leases::new(config.consumers, Arc::clone(&reports.metrics));
-    let heartbeat = Heartbeat {
-        queue: Arc::clone(&queue),
-        leases: Arc::clone(&leases),
-        metrics: Arc::clone(&reports.metrics),
-        faults: Arc::clone(&reports.faults),
-        stop: background_stop,
-    };
-    background.push(Crew::start("heartbeat", died, vec![move || heartbeat.run()])?);
-
-    let triggers = Triggers {
-        polling,
-        hand_over,
-        deliveries: deliveries_end,
-        time,
-        background: background_end,
-    };
-    let in_hand = InHand {
+    // What workers record may be one message or many: two for each deleter.
+    let (recorded_sender, recorded) = bounded(pipeline::deleters(config) * 2);
+    let context = Arc::new(Context {
+        settings: settings(config),
         queue,
-        leases,
-        polls: Polls::new(config.consumers),
-        died: died.clone(),
-    };
-    let stops = Stops {
-        polling: polling_stop,
-        last_hand_over,
-        last_delivery,
-        out_of_time,
-    };
-    let [pollers, workers, acknowledgers] =
-        start_pipeline(config, reports, store, &in_hand, acknowledger_count, stops, died)?;
-    let crews = Crews {
-        pollers,
-        workers,
-        acknowledgers,
-        background,
-    };
-    Ok((triggers, crews, in_hand))
+        store,
+        in_flight: InFlight::new(config.consumers, Arc::clone(&metrics)),
+        gate: RedisGate::new(Arc::clone(&health), Arc::clone(&metrics), Arc::clone(&faults)),
+        health,
+        metrics,
+        faults,
+        reporter,
+        malformed_ids: MalformedIds::default(),
+        invalidated_at: AtomicI64::new(i64::MIN),
+        recorded: recorded_sender,
+        shutdown,
+    });
+    let pipeline = pipeline::start(config, &context, recorded, status, &mut background)?;
+    systemd::start_watchdog(&context.health, &mut background)?;
+    systemd::notify_ready(&context.faults);
+
+    let ended = wait_for_the_end(&signals, &deaths, log_level);
+    if ended == Ended::LoopDied {
+        context.reporter.report_error("a loop of this service died");
+    }
+    let (began, budget) = (Instant::now(), config.shutdown_timeout);
+    systemd::notify_stopping(budget, &context.faults);
+    shut_down::shut_down(budget, began, &context, triggers, &pipeline, &background);
+    server.unblock();
+    http.wait(began + budget);
+    context.faults.flush(Instant::now());
+    log::info!(stop_secs = began.elapsed().as_secs_f64(); "stopped");
+    Ok(ended)
 }
 
-/// Messages between pollers and workers, at least.
-const WAITING_MESSAGES: usize = 20;
+fn wait_for_the_end(
+    signals: &Receiver<i32>,
+    deaths: &Receiver<String>,
+    log_level: Option<LogLevel>,
+) -> Ended {
+    let mut log_level = log_level.unwrap_or_else(|| LogLevel::new(log::LevelFilter::Trace, |_| {}));
+    loop {
+        select! {
+            recv(signals) -> signal => match signal.unwrap_or(SIGTERM) {
+                SIGUSR1 => log_level.signalled(Instant::now()),
+                signal => {
+                    let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
+                    log::info!(signal = name; "stopping: no new messages are received");
+                    return Ended::Stopped;
+                }
+            },
+            recv(deaths) -> thread => {
+                let thread = thread.unwrap_or_default();
+                log::error!(thread_name = thread.as_str(); "a loop of this service died: a defect; ending so that it is restarted");
+                return Ended::LoopDied;
+            }
+            default(log_level.raised_for(Instant::now())) => log_level.time_passed(Instant::now()),
+        }
+    }
+}
 
-/// Starts what messages pass through. Returns the pollers, the workers and the acknowledgers.
-fn start_pipeline(
-    config: &Config,
-    reports: &Reports,
-    store: Arc<dyn CacheStore>,
-    in_hand: &InHand,
-    acknowledger_count: usize,
-    stops: Stops,
-    died: &crew::Died,
-) -> anyhow::Result<[Crew; 3]> {
-    // What waits is memory, and a poller that waits holds a receive as well: one for each worker, or as many small ones
-    // as make a round trip to Redis worth its while. The rest stays in the queue.
-    let waiting = (WAITING_MESSAGES / usize::from(config.batch_size)).clamp(1, config.consumers);
-    let (delivery_sender, deliveries) = bounded(waiting.max(config.workers));
-    // What workers hand over may be one message or ten: two for each acknowledger.
-    let (settled_sender, settled) = bounded(acknowledger_count * 2);
+/// What the status page shows and never changes.
+fn fixed(config: &Config) -> Fixed {
+    Fixed {
+        queue_url: config.queue_url.clone(),
+        region: config.region.clone(),
+        credential_source: config.credentials.name(),
+        redis_at: server_name(&config.redis),
+        settings: config.shown.clone(),
+    }
+}
 
-    let acknowledger = Acknowledger {
-        queue: Arc::clone(&in_hand.queue),
-        settled,
-        baton: Baton::default(),
-        metrics: Arc::clone(&reports.metrics),
-        faults: Arc::clone(&reports.faults),
-        out_of_time: stops.out_of_time.clone(),
-    };
-    let worker = Worker {
-        deliveries,
-        settled: Outbox::new(settled_sender),
-        store,
+fn settings(config: &Config) -> PipelineSettings {
+    PipelineSettings {
+        batch_size: config.batch_size,
+        wait_time: config.wait_time,
+        poison_policy: config.poison_policy,
         layout: Layout {
             keyspace: Keyspace::new(config.environment_prefix.clone()),
             format: config.cache_format,
             policy: config.cache_update_policy,
         },
-        poison_policy: config.poison_policy,
-        poison_log: Arc::new(PoisonLog::default()),
-        invalidated_at: Arc::new(AtomicI64::new(i64::MIN)),
-        polls: Arc::clone(&in_hand.polls),
-        gate: Arc::clone(&reports.gate),
-        metrics: Arc::clone(&reports.metrics),
-        faults: Arc::clone(&reports.faults),
-        reporter: reports.reporter.clone(),
-        last_delivery: stops.last_delivery,
-        out_of_time: stops.out_of_time,
-    };
-    let poller = Poller {
-        index: 0,
-        queue: Arc::clone(&in_hand.queue),
-        deliveries: delivery_sender,
-        leases: Arc::clone(&in_hand.leases),
-        polling: Polling {
-            batch_size: config.batch_size,
-            wait_time: config.wait_time,
-        },
-        gate: Arc::clone(&reports.gate),
-        health: Arc::clone(&reports.health),
-        metrics: Arc::clone(&reports.metrics),
-        faults: Arc::clone(&reports.faults),
-        polls: Arc::clone(&in_hand.polls),
-        stop: stops.polling,
-        last_hand_over: stops.last_hand_over,
-    };
-    // Those at the end of the line first. The last senders are in the threads: when the workers end, the
-    // acknowledgers do.
-    let acknowledgers = Crew::start(
-        "acknowledger",
-        died,
-        clones(acknowledger_count, |_| {
-            let acknowledger = acknowledger.clone();
-            move || acknowledger.run()
-        }),
-    )?;
-    let workers = Crew::start(
-        "worker",
-        died,
-        clones(config.workers, |_| {
-            let worker = worker.clone();
-            move || worker.run()
-        }),
-    )?;
-    let pollers = Crew::start(
-        "poller",
-        died,
-        clones(config.consumers, |index| {
-            let poller = Poller {
-                index,
-                ..poller.clone()
-            };
-            move || poller.run()
-        }),
-    )?;
-    Ok([pollers, workers, acknowledgers])
+        environment_prefix: config.environment_prefix.clone(),
+    }
 }
 
-fn clones<L>(count: usize, make: impl FnMut(usize) -> L) -> Vec<L> {
-    (0..count).map(make).collect()
+/// A call to the queue may take its wait, its slack, and a fetch of credentials before it; after a failed one comes
+/// a wait.
+fn patience(config: &Config) -> Patience {
+    let call_max = config.wait_time + peers::RECEIVE_SLACK + peers::CREDENTIALS_FETCH_MAX;
+    Patience {
+        silent_after: call_max + poller::BACKOFF_MAX + Duration::from_secs(5),
+        failing_grace: Duration::from_secs(15),
+    }
 }

@@ -1,10 +1,9 @@
-//! Starts the error reports, in the background: an unreachable Edge API or Sentry neither stops nor slows the
-//! main job.
+//! Starts the error reports in the background: an unreachable Edge API or Sentry neither stops nor slows the main job.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::crew::{Crew, Died};
+use super::threads::Background;
 use crate::config::{Config, Secret, SentryConfig};
 use crate::edge::EdgeClient;
 use crate::log::FaultLog;
@@ -12,74 +11,64 @@ use crate::pipeline::backoff::Backoff;
 use crate::sentry_reports::{self, Guard, Reporter};
 use crate::shutdown::Stop;
 
-/// How often the DSN's file is looked at. It is small, and a new DSN may wait that long.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How often the DSN's file is read again.
+const READ_EVERY: Duration = Duration::from_secs(10);
 
-/// Lets `reporter` report as soon as a DSN is known, until the stop.
+/// Lets `reporter` report as soon as a DSN is known, until the exit phase.
 pub(super) fn start(
     config: &Config,
     edge: Arc<EdgeClient>,
     reporter: Reporter,
-    faults: Arc<FaultLog>,
-    stop: Stop,
-    died: &Died,
-) -> anyhow::Result<Crew> {
+    background: &mut Background,
+) -> anyhow::Result<()> {
     let (sentry, proxy) = (config.sentry.clone(), config.proxy.clone());
     let environment = config.environment_prefix.clone();
-    let run = move || {
-        let mut file = None;
-        let dsn = match &sentry {
+    let (faults, exit) = (Arc::clone(&background.faults), background.exit.clone());
+    background.spawn("reports", move || {
+        let (dsn, file) = match &sentry {
             SentryConfig::Disabled => return,
-            SentryConfig::Dsn(dsn) => {
-                file = dsn.is_file().then_some(dsn);
-                wait_for_dsn(dsn, &faults, &stop)
-            }
-            SentryConfig::RemoteConfiguration => ask(&edge, &faults, &stop),
+            SentryConfig::Dsn(dsn) => (read_dsn(dsn, &faults, &exit), dsn.is_file().then_some(dsn)),
+            SentryConfig::RemoteConfiguration => (ask_for_dsn(&edge, &faults, &exit), None),
         };
         let Some(dsn) = dsn else { return };
         let version = env!("CARGO_PKG_VERSION");
-        match sentry_reports::start(&reporter, &dsn, version, &environment, proxy.clone()) {
-            // The guard delivers the last reports when it is dropped.
-            Ok(guard) => {
-                log::info!("errors of this service are reported to Sentry");
-                match file {
-                    Some(file) => follow(file, dsn, &guard, &faults, &stop),
-                    None => while !stop.wait(Duration::from_hours(1)) {},
-                }
-            }
-            Err(error) => log::warn!(err:% = error; "errors are not reported to Sentry"),
+        // The guard delivers the last reports when it is dropped.
+        let guard = match sentry_reports::start(&reporter, &dsn, version, &environment, proxy) {
+            Ok(guard) => guard,
+            Err(error) => return log::warn!(err:% = error; "errors are not reported to Sentry"),
+        };
+        log::info!("errors of this service are reported to Sentry");
+        match file {
+            Some(file) => follow_file(file, dsn, &guard, &faults, &exit),
+            None => while !exit.wait(Duration::from_hours(1)) {},
         }
-    };
-    Crew::start("reports", died, vec![run])
+    })
 }
 
-/// The DSN of the settings. Its file was there when they were judged; if it has gone since, it is waited for.
-fn wait_for_dsn(dsn: &Secret, faults: &FaultLog, stop: &Stop) -> Option<String> {
+/// The DSN of the settings. Its file was there when they were validated; if it is gone, it is waited for.
+fn read_dsn(dsn: &Secret, faults: &FaultLog, exit: &Stop) -> Option<String> {
     loop {
         match dsn.read() {
             Ok(dsn) => return Some(dsn),
-            Err(error) => unreadable(faults, &error.to_string()),
+            Err(error) => file_failed(faults, &error.to_string()),
         }
-        if stop.wait(LOOK_AGAIN) {
+        if exit.wait(READ_EVERY) {
             return None;
         }
     }
 }
 
-/// Takes up what the DSN's file holds whenever that has changed, until the stop. What is no DSN is told once, and
-/// the one before goes on.
-fn follow(file: &Secret, mut seen: String, guard: &Guard, faults: &FaultLog, stop: &Stop) {
-    while !stop.wait(LOOK_AGAIN) {
+/// Uses what the DSN's file holds whenever that changes. If it is no DSN, the one before stays in use.
+fn follow_file(file: &Secret, mut known: String, guard: &Guard, faults: &FaultLog, exit: &Stop) {
+    while !exit.wait(READ_EVERY) {
         let dsn = match file.read() {
+            Ok(dsn) if dsn == known => continue,
             Ok(dsn) => dsn,
             Err(error) => {
-                unreadable(faults, &error.to_string());
+                file_failed(faults, &error.to_string());
                 continue;
             }
         };
-        if dsn == seen {
-            continue;
-        }
         match guard.turn_to(&dsn) {
             Ok(()) => {
                 log::info!("the file of SENTRY_DSN_FILE has changed: errors are reported to the new DSN");
@@ -89,22 +78,23 @@ fn follow(file: &Secret, mut seen: String, guard: &Guard, faults: &FaultLog, sto
                 "the file of SENTRY_DSN_FILE has changed, but cannot be used: errors are reported to the DSN before"
             ),
         }
-        seen = dsn;
+        known = dsn;
     }
 }
 
-fn unreadable(faults: &FaultLog, error: &str) {
+fn file_failed(faults: &FaultLog, error: &str) {
+    let message = "cannot read the file of SENTRY_DSN_FILE: check the path and its permissions; trying again";
     faults.fault(
         "SENTRY_DSN_FILE",
         log::Level::Warn,
-        "cannot read the file of SENTRY_DSN_FILE: check the path and its permissions; looking again",
+        message,
         error,
         Instant::now(),
     );
 }
 
-/// The DSN of the remote configuration, asked for until there is an answer. `None`: there is none, or the stop came.
-fn ask(edge: &EdgeClient, faults: &FaultLog, stop: &Stop) -> Option<String> {
+/// The DSN of the remote configuration. `None` if it has none, or in the exit phase.
+fn ask_for_dsn(edge: &EdgeClient, faults: &FaultLog, exit: &Stop) -> Option<String> {
     let mut backoff = Backoff::new(Duration::from_secs(5), Duration::from_mins(10));
     loop {
         match edge.sentry_dsn() {
@@ -117,7 +107,7 @@ fn ask(edge: &EdgeClient, faults: &FaultLog, stop: &Stop) -> Option<String> {
                 Instant::now(),
             ),
         }
-        if stop.wait(backoff.next_wait(fastrand::f64())) {
+        if exit.wait(backoff.next_wait(fastrand::f64())) {
             return None;
         }
     }

@@ -1,42 +1,44 @@
-//! The queue over HTTP: one signed POST a call, one deadline a call, no retry. The loops decide when to try again.
+//! The queue over HTTP: one signed POST a call, one deadline a call. The loops decide when to retry.
 
-mod peek;
-
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use http::Request;
+use http::header::CONTENT_TYPE;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use url::Url;
 
-pub use self::peek::QueueFacts;
-use super::faults::{self, FailedCall};
-use super::sign::Signer;
-use super::wire::{self, WireError, WireRequest};
+use super::errors::{self, FailedCall};
+use super::long_polls::LongPolls;
+use super::protocol;
+use super::server_clock::ServerClock;
 use super::{BatchOutcome, Delivery, Operation, Queue, QueueError, ReceiptHandle};
-use crate::aws::signing::SignError;
+use crate::aws::signing::Signer;
 use crate::aws::{Credentials, CredentialsProvider};
 use crate::clock;
 use crate::config::Proxy;
 use crate::entitlement::EpochMs;
-use crate::http_client::{Answer, HttpClient, HttpOptions};
+use crate::http_client::{HttpClient, HttpOptions};
 
-/// Deletes and visibility changes are small and quick; ten seconds of silence are a fault.
+/// Deletes and visibility changes are small and quick.
 const BATCH_DEADLINE: Duration = Duration::from_secs(10);
-/// Ten messages of 1 MiB each, every character of them escaped in JSON text, and their attributes.
+/// Ten messages of 1 MiB each, every character escaped in JSON, and their attributes.
 const ANSWER_BYTES_MAX: u64 = 32 * 1024 * 1024;
-/// What a receive asks for where the queue itself hides nothing: SQS's default. Else what is in hand would come again at
-/// once, and again, for as long as it is.
-const HIDDEN: Duration = Duration::from_secs(30);
+/// What a receive asks for if the queue's own visibility timeout is 0: SQS's default. Otherwise every message in flight
+/// would be delivered again at once.
+const VISIBILITY_IF_NONE: Duration = Duration::from_secs(30);
 /// SQS's own bounds.
 const MESSAGES_MAX: u8 = 10;
 const WAIT_MAX: Duration = Duration::from_secs(20);
+const VISIBILITY_MAX: Duration = Duration::from_hours(12);
 
 /// Which queue, and how to reach it.
 #[derive(Debug, Clone)]
 pub struct SqsSettings {
-    /// Scheme, host and port of the calls; its path is ignored, SQS listens at the root.
+    /// Where calls go: scheme, host, port and path.
     pub endpoint: Url,
     /// The queue, as it goes into the bodies.
     pub queue_url: String,
@@ -46,203 +48,228 @@ pub struct SqsSettings {
     pub pool_size: usize,
     /// What a receive may take beyond its long poll.
     pub receive_slack: Duration,
-    /// The way there.
+    /// The proxy on the way.
     pub proxy: Option<Proxy>,
 }
 
 /// The real [`Queue`].
 pub struct SqsClient {
+    settings: SqsSettings,
+    options: HttpOptions,
     /// For calls that are answered at once.
     http: HttpClient,
-    /// For long polls, whose deadline is another: see [`HttpClient::send`]. With the wait that it is for.
-    long_polls: OnceLock<(Duration, HttpClient)>,
-    options: HttpOptions,
-    endpoint: Url,
-    signer: Result<Signer, SignError>,
-    address: String,
-    queue_url: String,
-    region: String,
-    receive_slack: Duration,
+    /// For long polls of this wait: their deadline is the client's own, which costs less, see [`HttpClient::send`].
+    long_poll_http: OnceLock<(Duration, HttpClient)>,
     credentials: Arc<dyn CredentialsProvider>,
-    /// The queue's own visibility timeout is 0: each receive has to ask for another.
-    hides_nothing: AtomicBool,
+    signer: Signer,
+    server_clock: ServerClock,
+    long_polls: LongPolls,
+    /// The queue's own visibility timeout is 0.
+    lacks_visibility_timeout: AtomicBool,
 }
 
 impl SqsClient {
     /// Calls nobody yet.
-    pub fn new(settings: SqsSettings, credentials: Arc<dyn CredentialsProvider>) -> Self {
-        let SqsSettings {
-            mut endpoint,
-            queue_url,
-            region,
-            pool_size,
-            receive_slack,
-            proxy,
-        } = settings;
-        endpoint.set_path("/");
-        endpoint.set_query(None);
-        endpoint.set_fragment(None);
+    pub fn new(mut settings: SqsSettings, credentials: Arc<dyn CredentialsProvider>) -> Self {
+        let endpoint = &mut settings.endpoint;
+        // As AWS's SDKs do: the path of the call, `/`, is appended to the endpoint's.
+        if !endpoint.path().ends_with('/') {
+            endpoint.set_path(&format!("{}/", endpoint.path()));
+        }
         let options = HttpOptions {
-            pool_size,
+            pool_size: settings.pool_size,
             answer_bytes_max: ANSWER_BYTES_MAX,
             deadline: BATCH_DEADLINE,
-            proxy,
+            proxy: settings.proxy.clone(),
         };
         Self {
-            http: HttpClient::new(&endpoint, options.clone()),
-            long_polls: OnceLock::new(),
+            http: HttpClient::new(&settings.endpoint, options.clone()),
+            long_poll_http: OnceLock::new(),
             options,
-            address: endpoint.origin().ascii_serialization(),
-            signer: Signer::new(&endpoint, region.clone()),
-            endpoint,
-            queue_url,
-            region,
-            receive_slack,
             credentials,
-            hides_nothing: AtomicBool::new(false),
+            signer: Signer::new("sqs", settings.region.as_str()),
+            server_clock: ServerClock::default(),
+            long_polls: LongPolls::default(),
+            lacks_visibility_timeout: AtomicBool::new(false),
+            settings,
         }
     }
 
-    /// The client for receives that wait so long, and the deadline it has to be told. There is one long wait in a
-    /// process, so its deadline is the client's own.
-    fn client_for(&self, wait: Duration) -> (&HttpClient, Option<Duration>) {
-        let deadline = wait + self.receive_slack;
+    /// An attribute of the queue, or `All`, by name. IAM may deny this call.
+    pub fn attributes(&self, name: &str) -> Result<HashMap<String, String>, QueueError> {
+        let body = protocol::get_attributes(&self.settings.queue_url, name);
+        self.call(Operation::GetAttributes, &body, None, protocol::parse_attributes)
+    }
+
+    /// Receives one message that stays visible to everyone, without waiting. Gives its receive count, if there was one;
+    /// this receive adds to it.
+    pub fn peek(&self) -> Result<Option<u32>, QueueError> {
+        let deliveries = self.receive_for(1, Duration::ZERO, Some(Duration::ZERO))?;
+        Ok(deliveries.first().map(|delivery| delivery.receive_count))
+    }
+
+    fn receive_for(
+        &self,
+        max_messages: u8,
+        wait: Duration,
+        visibility: Option<Duration>,
+    ) -> Result<Vec<Delivery>, QueueError> {
+        let body = protocol::receive(&self.settings.queue_url, max_messages, wait, visibility);
+        self.call(Operation::Receive, &body, Some(wait), |answer| {
+            protocol::parse_receive(answer, Instant::now(), clock::now())
+        })
+    }
+
+    fn batch<'a>(
+        &self,
+        operation: Operation,
+        entries: impl ExactSizeIterator<Item = (&'a ReceiptHandle, Option<Duration>)>,
+    ) -> Result<BatchOutcome, QueueError> {
+        let count = entries.len();
+        // SQS refuses an empty batch.
+        if count == 0 {
+            return Ok(BatchOutcome::new());
+        }
+        let body = protocol::batch(&self.settings.queue_url, entries);
+        self.call(operation, &body, None, |answer| {
+            protocol::parse_batch(answer, count)
+        })
+    }
+
+    /// The client for a receive of this wait, or for any other call, and the deadline if it is not the client's own. A
+    /// process has one long wait.
+    fn http_for(&self, wait: Option<Duration>) -> (&HttpClient, Option<Duration>) {
+        let Some(wait) = wait else {
+            return (&self.http, None);
+        };
+        let deadline = wait + self.settings.receive_slack;
         if wait.is_zero() {
             return (&self.http, Some(deadline));
         }
-        let (usual_wait, http) = self.long_polls.get_or_init(|| {
-            let options = HttpOptions {
-                deadline,
-                ..self.options.clone()
-            };
-            (wait, HttpClient::new(&self.endpoint, options))
+        let (usual_wait, http) = self.long_poll_http.get_or_init(|| {
+            let mut options = self.options.clone();
+            options.deadline = deadline;
+            (wait, HttpClient::new(&self.settings.endpoint, options))
         });
         (http, (*usual_wait != wait).then_some(deadline))
     }
 
-    /// One call. `deadline` is for calls that last longer than others of this client.
+    /// One call. If it was refused because of this machine's clock, it is sent once more, with a deadline of its own.
     fn call<T>(
         &self,
         operation: Operation,
-        request: WireRequest,
-        (http, deadline): (&HttpClient, Option<Duration>),
-        parse: impl FnOnce(&[u8]) -> Result<T, WireError>,
+        body: &[u8],
+        wait: Option<Duration>,
+        parse: impl FnOnce(&[u8]) -> Result<T, String>,
     ) -> Result<T, QueueError> {
-        let now = clock::now();
-        let credentials = self.credentials.current(now).map_err(|error| QueueError {
-            message: format!("cannot sign calls to queue {}: {error}", self.queue_url),
-            kind: error.kind,
-            refused: false,
-        })?;
-        let to_send = self
-            .signer
-            .as_ref()
-            .map_err(SignError::clone)
-            .and_then(|signer| signer.signed_request(request, &credentials, now))
-            .map_err(|error| {
-                let source = self.credentials.describe();
-                QueueError {
-                    message: format!(
-                        "{error}; check the values of {source}, and AWS_ENDPOINT_URL_SQS if it is set"
-                    ),
-                    kind: "not_signable".to_owned(),
-                    refused: false,
-                }
+        let (http, deadline) = self.http_for(wait);
+        let mut may_resend = true;
+        loop {
+            let now = clock::now();
+            let credentials = self.credentials.current(now).map_err(|error| QueueError {
+                message: format!("cannot sign calls to queue {}: {error}", self.settings.queue_url),
+                kind: error.kind,
+                refused: false,
             })?;
-        let source = self.credentials.describe();
-        let failed = FailedCall {
-            operation,
-            queue_url: &self.queue_url,
-            region: &self.region,
-            endpoint: &self.address,
-            access_key_id: &credentials.access_key_id,
-            credentials: &source,
-            decided_by: self.credentials.decided_by(),
-        };
-        let answer = http
-            .send(to_send, deadline)
-            .map_err(|error| faults::unanswered(failed, &error))?;
-        if answer.status == 200 {
-            parse(&answer.body).map_err(|error| faults::unreadable(failed, &error))
-        } else {
-            Err(self.refused(failed, &answer, &credentials))
+            let failed = FailedCall {
+                operation,
+                settings: &self.settings,
+                credentials: &credentials,
+                provider: &*self.credentials,
+            };
+            let signed_at = self.server_clock.corrected(now);
+            let request = self
+                .signed(operation, body, &credentials, signed_at)
+                .map_err(|cause| {
+                    let source = self.credentials.describe();
+                    failed.failed("not_signable", &format!("{cause}; check the values of {source}"))
+                })?;
+            let answer = http
+                .send(request, deadline)
+                .map_err(|error| errors::unanswered(failed, &error))?;
+
+            let now = clock::now();
+            let header = |name: &str| answer.headers.get(name)?.to_str().ok();
+            let date = header("date").and_then(parse_http_date);
+            let was_off = date.is_some_and(|date| self.server_clock.observe(date, now, signed_at));
+            if answer.status == 200 {
+                return parse(&answer.body).map_err(|error| {
+                    failed.failed("unreadable_answer", &format!("{error}; {}", failed.is_this_sqs()))
+                });
+            }
+            let error_header = header("x-amzn-query-error").or_else(|| header("x-amzn-errortype"));
+            let refusal = protocol::parse_error(answer.status, error_header, &answer.body);
+            let fault = refusal.fault();
+            if was_off && may_resend && fault.concerns_the_time() {
+                may_resend = false;
+                continue;
+            }
+            if fault.concerns_the_key(answer.status) {
+                self.credentials.invalidate(&credentials.access_key_id, now);
+            }
+            return Err(errors::refused(failed, &refusal, date.map(|date| now.0 - date.0)));
         }
     }
 
-    fn refused(&self, failed: FailedCall<'_>, answer: &Answer, credentials: &Credentials) -> QueueError {
-        let now = clock::now();
-        let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
-        // Secrets go before anything is shortened: half of one would not be found any more.
-        let body = credentials.redact(&String::from_utf8_lossy(&answer.body));
-        let error_header = header("x-amzn-query-error").or_else(|| header("x-amzn-errortype"));
-        let refusal = wire::parse_error(answer.status, error_header, body.as_bytes());
-        if answer.status == 403 || refusal.code.starts_with("ExpiredToken") {
-            self.credentials.invalidate(&credentials.access_key_id, now);
-        }
-        let ahead_ms = header("date")
-            .and_then(parse_http_date)
-            .map(|there| now.0 - there.0);
-        faults::refused(failed, answer.status, &refusal, ahead_ms)
-    }
-
-    fn batch(
+    fn signed(
         &self,
         operation: Operation,
-        request: WireRequest,
-        entries: usize,
-    ) -> Result<BatchOutcome, QueueError> {
-        if entries == 0 {
-            // SQS refuses an empty batch.
-            return Ok(BatchOutcome::new());
-        }
-        self.call(operation, request, (&self.http, None), |body| {
-            wire::parse_batch(body, entries)
-        })
+        body: &[u8],
+        credentials: &Credentials,
+        at: EpochMs,
+    ) -> Result<Request<Vec<u8>>, String> {
+        let mut request = Request::post(self.settings.endpoint.as_str())
+            .header(CONTENT_TYPE, protocol::CONTENT_TYPE)
+            .header("x-amz-target", ["AmazonSQS.", operation.names().1].concat())
+            .body(body.to_vec())
+            .map_err(|error| format!("cannot build the request: {error}"))?;
+        let signed = self.signer.sign(&mut request, credentials, at);
+        signed.map_err(|error| error.to_string()).map(|()| request)
     }
 }
 
 impl Queue for SqsClient {
     fn receive(&self, max_messages: u8, wait: Duration) -> Result<Vec<Delivery>, QueueError> {
         let wait = wait.min(WAIT_MAX);
-        let hidden = self.hides_nothing.load(Ordering::Relaxed).then_some(HIDDEN);
-        let request =
-            wire::receive_request(&self.queue_url, max_messages.clamp(1, MESSAGES_MAX), wait, hidden);
-        let client = self.client_for(wait);
-        let messages = self.call(Operation::Receive, request, client, wire::parse_receive)?;
-        let received_at = Instant::now();
-        let delivery = |message: wire::ReceivedMessage| Delivery {
-            message_id: message.message_id,
-            receipt_handle: message.receipt_handle,
-            body: message.body,
-            sent_at: message.sent_at.unwrap_or_else(clock::now),
-            receive_count: message.receive_count,
-            received_at,
-        };
-        Ok(messages.into_iter().map(delivery).collect())
+        let lacks_timeout = self.lacks_visibility_timeout.load(Ordering::Relaxed);
+        let visibility = lacks_timeout.then_some(VISIBILITY_IF_NONE);
+        let max_messages = max_messages.clamp(1, MESSAGES_MAX);
+        let asked_at = Instant::now();
+        let end = self.receive_for(max_messages, wait, visibility);
+        self.long_polls.ended(wait, asked_at, Instant::now(), end)
     }
 
     fn delete_batch(&self, receipt_handles: &[ReceiptHandle]) -> Result<BatchOutcome, QueueError> {
-        let request = wire::delete_request(&self.queue_url, receipt_handles);
-        self.batch(Operation::Delete, request, receipt_handles.len())
+        self.batch(
+            Operation::Delete,
+            receipt_handles.iter().map(|handle| (handle, None)),
+        )
     }
 
     fn change_visibility_batch(
         &self,
         entries: &[(ReceiptHandle, Duration)],
     ) -> Result<BatchOutcome, QueueError> {
-        let request = wire::change_visibility_request(&self.queue_url, entries);
-        self.batch(Operation::ChangeVisibility, request, entries.len())
+        let entries = entries
+            .iter()
+            .map(|(handle, visibility)| (handle, Some(*visibility)));
+        self.batch(Operation::ChangeVisibility, entries)
     }
 
     fn visibility_timeout(&self) -> Result<Duration, QueueError> {
-        let request = wire::visibility_timeout_request(&self.queue_url);
-        let timeout = self.call(
-            Operation::GetAttributes,
-            request,
-            (&self.http, None),
-            wire::parse_visibility_timeout,
-        )?;
-        self.hides_nothing.store(timeout.is_zero(), Ordering::Relaxed);
+        let body = protocol::get_attributes(&self.settings.queue_url, "VisibilityTimeout");
+        let timeout = self.call(Operation::GetAttributes, &body, None, |answer| {
+            let attributes = protocol::parse_attributes(answer)?;
+            let secs = attributes
+                .get("VisibilityTimeout")
+                .and_then(|secs| secs.parse().ok());
+            let timeout = secs
+                .map(Duration::from_secs)
+                .filter(|timeout| *timeout <= VISIBILITY_MAX);
+            timeout.ok_or_else(|| "the answer has no VisibilityTimeout of 0 to 43200 s".to_owned())
+        })?;
+        self.lacks_visibility_timeout
+            .store(timeout.is_zero(), Ordering::Relaxed);
         Ok(timeout)
     }
 }

@@ -1,33 +1,34 @@
-//! Where changes come from: an SQS queue, spoken to with signed HTTP calls.
+//! Where changes come from: an SQS queue, spoken to by signed HTTP calls.
 
 pub mod client;
-pub mod faults;
+pub mod errors;
+mod long_polls;
+pub mod protocol;
 pub mod region;
-pub mod sign;
-pub mod wire;
+mod server_clock;
 
 use std::time::{Duration, Instant};
 
 use crate::entitlement::EpochMs;
 
-/// The handle that settles one receipt of a message. Changes with each receipt.
+/// What deletes a received message, or changes its visibility. Each receive gives another one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ReceiptHandle(pub String);
 
-/// One receipt of one message.
+/// One message, as one receive brought it.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// The message's id: the same for each receipt.
+    /// The message's id: the same in every receive.
     pub message_id: String,
-    /// Settles this receipt.
+    /// Deletes it, or changes its visibility.
     pub receipt_handle: ReceiptHandle,
     /// The body, as text.
     pub body: String,
-    /// `SentTimestamp`; the time of receipt if the queue told none.
+    /// `SentTimestamp`; the time of the receive if the queue gave none.
     pub sent_at: EpochMs,
     /// `ApproximateReceiveCount`, at least 1.
     pub receive_count: u32,
-    /// When the call that brought it returned.
+    /// When the receive returned.
     pub received_at: Instant,
 }
 
@@ -47,11 +48,16 @@ pub enum Operation {
 impl Operation {
     /// The metric label.
     pub fn label(self) -> &'static str {
+        self.names().0
+    }
+
+    /// The metric label, and SQS's name.
+    fn names(self) -> (&'static str, &'static str) {
         match self {
-            Self::Receive => "receive",
-            Self::Delete => "delete",
-            Self::ChangeVisibility => "change_visibility",
-            Self::GetAttributes => "get_attributes",
+            Self::Receive => ("receive", "ReceiveMessage"),
+            Self::Delete => ("delete", "DeleteMessageBatch"),
+            Self::ChangeVisibility => ("change_visibility", "ChangeMessageVisibilityBatch"),
+            Self::GetAttributes => ("get_attributes", "GetQueueAttributes"),
         }
     }
 }
@@ -60,15 +66,15 @@ impl Operation {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct QueueError {
-    /// What, for what, why, and the remedy: one line that tells a stranger what to do. No secret.
+    /// What failed, for which queue, why, and the remedy, in one line. No secret.
     pub message: String,
-    /// A short stable name of the fault (`InvalidClientTokenId`, `timeout` …): equal faults fold into one log line.
+    /// A short stable name of the fault (`InvalidClientTokenId`, `timeout` …): equal ones are summarized in one log line.
     pub kind: String,
-    /// The queue answered that it will not do this for this caller: asking again does not help.
+    /// The queue does not allow this call for this caller: retrying does not help.
     pub refused: bool,
 }
 
-/// What became of one entry of a batch call, in the order given: `None` is success.
+/// The outcome of each entry of a batch call, in the order given: `None` is success.
 pub type BatchOutcome = Vec<Option<EntryFailure>>;
 
 /// One entry of a batch that failed.
@@ -76,13 +82,13 @@ pub type BatchOutcome = Vec<Option<EntryFailure>>;
 pub struct EntryFailure {
     /// SQS's code, e.g. `ReceiptHandleIsInvalid`.
     pub code: String,
-    /// SQS's words.
+    /// SQS's message.
     pub message: String,
-    /// The caller is at fault, says SQS: see [`EntryFailure::is_final`].
+    /// SQS says that the caller is at fault: see [`EntryFailure::is_final`].
     pub sender_fault: bool,
 }
 
-/// The queue, as the loops need it. Every call ends within its own deadline, whatever the peer does.
+/// The queue, as the loops need it. Every call has a deadline, whatever the peer does.
 pub trait Queue: Send + Sync {
     /// Up to `max_messages` (1 to 10) messages, waiting up to `wait` (0 to 20 s, whole seconds) for the first.
     fn receive(&self, max_messages: u8, wait: Duration) -> Result<Vec<Delivery>, QueueError>;
@@ -93,7 +99,7 @@ pub trait Queue: Send + Sync {
         &self,
         entries: &[(ReceiptHandle, Duration)],
     ) -> Result<BatchOutcome, QueueError>;
-    /// The queue's own visibility timeout, in whole seconds; where it is 0, receives ask for 30 s from now on. IAM may
-    /// deny the question.
+    /// The queue's own visibility timeout, in whole seconds; if it is 0, receives ask for 30 s from now on. IAM may
+    /// deny this call.
     fn visibility_timeout(&self) -> Result<Duration, QueueError>;
 }

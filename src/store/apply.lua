@@ -137,6 +137,15 @@ local function put_credit(first, arg, has_balance)
     return is_newest
 end
 
+-- A list or a balance that comes while an SDK refetches is written at once ('again'), and once more when that has ended
+-- ('wait' until then): an SDK that is told of no entitlements replaces whatever is stored. '' where it does not matter.
+local function while_refetching(refetch, lock, write)
+    local is_held = refetch ~= '' and exists(lock)
+    if is_held and refetch == 'wait' then return LOCKED end
+    local status = write()
+    return is_held and LOCKED or status
+end
+
 local changes = {}
 
 -- A usage of a metered feature.
@@ -158,46 +167,53 @@ end
 
 -- A credit balance.
 -- Deciding keys: write locks, K#timestamp, then those of put_credit. Other keys: refetch lock, K.
--- Arguments: number of locks, text that a list has which the balance concerns ('' if none is adjusted), then those of put_credit.
+-- Arguments: number of locks, refetch, text that a list has which the balance concerns ('' if none is adjusted), then those
+-- of put_credit.
 function changes.balance()
-    local locks, concerned = tonumber(ARGV[a + 1]), ARGV[a + 2]
-    local first, customer, credit, arg, refetch, key = d, d + locks, d + locks + 1, a + 3, KEYS[k], KEYS[k + 1]
-    d, k, a = d + locks + 4, k + 2, a + 10
+    local locks, refetch, concerned = tonumber(ARGV[a + 1]), ARGV[a + 2], ARGV[a + 3]
+    local first, customer, credit, arg, lock, key = d, d + locks, d + locks + 1, a + 4, KEYS[k], KEYS[k + 1]
+    d, k, a = d + locks + 4, k + 2, a + 11
     if is_locked(first, locks) then return LOCKED end
-    if not read(customer) and not exists(refetch) then return NO_CUSTOMER end
-    if not put_credit(credit, arg, true) or concerned == '' then return APPLIED end
-    local list_at = time_at(customer)
-    local is_concerned = list_at and list_at <= tonumber(ARGV[arg])
-        and string.find(call('GET', key) or '', concerned, 1, true)
-    return is_concerned and ADJUST_LIST or APPLIED
+    if not read(customer) and not exists(lock) then return NO_CUSTOMER end
+    return while_refetching(refetch, lock, function()
+        if not put_credit(credit, arg, true) or concerned == '' then return APPLIED end
+        local list_at = time_at(customer)
+        local is_concerned = list_at and list_at <= tonumber(ARGV[arg])
+            and string.find(call('GET', key) or '', concerned, 1, true)
+        return is_concerned and ADJUST_LIST or APPLIED
+    end)
 end
 
 -- A whole list, with metadata and usages.
 -- Deciding keys: write locks, tombstones (environment, own, for a resource its customer's), K#timestamp, metadata's timestamp if
 -- there are metadata, usages' timestamps, those of put_credit for each credit, balance records of credit rates.
--- Other keys: refetch lock, K, metadata, usages. Arguments: numbers of locks, tombstones, usages, credits and credit rates; when
+-- Other keys: refetch lock, K, metadata, usages. Arguments: number of locks, refetch, numbers of tombstones, usages, credits and credit rates; when
 -- the message was sent, or Stigg was asked; '1' if Stigg was asked; timestamp; list; metadata ('' for none);
 -- (timestamp, value) of each usage; those of put_credit.
 function changes.entitlements()
-    local locks, tombstones, usages = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
-    local credits, rates, sent_at = tonumber(ARGV[a + 4]), tonumber(ARGV[a + 5]), tonumber(ARGV[a + 6])
-    local is_answer, timestamp, list, metadata, arg = ARGV[a + 7] == '1', ARGV[a + 8], ARGV[a + 9], ARGV[a + 10], a + 11
+    local locks, refetch, tombstones = tonumber(ARGV[a + 1]), ARGV[a + 2], tonumber(ARGV[a + 3])
+    local usages, credits, rates = tonumber(ARGV[a + 4]), tonumber(ARGV[a + 5]), tonumber(ARGV[a + 6])
+    local sent_at, is_answer, timestamp = tonumber(ARGV[a + 7]), ARGV[a + 8] == '1', ARGV[a + 9]
+    local list, metadata, arg = ARGV[a + 10], ARGV[a + 11], a + 12
     local at, lists = tonumber(timestamp), metadata ~= '' and 2 or 1
     local first, environment, list_at = d, d + locks, d + locks + tombstones
-    local usage_at, refetch, key = list_at + lists, KEYS[k], k + 1
+    local usage_at, lock, key = list_at + lists, KEYS[k], k + 1
     local credit, rate = usage_at + usages, usage_at + usages + 3 * credits
     d, k, a = rate + rates, key + lists + usages, arg + 2 * usages + 5 * credits
     if is_locked(first, locks) then return LOCKED end
 
     -- A purge was sent after this message, or at the same time: the message is out of order. So is one whose list is older
     -- than a list that its own tombstone knows to be deleted. A purge of its customer leaves a resource's list in place, so
-    -- that one is compared as ever; one with the far-past mark may be older or newer than that purge: the next reader asks.
+    -- that one is compared as ever, as is one that is being refetched; one with the far-past mark may be older or newer than that
+    -- purge: the next reader asks.
     local own_purged, own_deleted = read_tombstone(environment + 1)
     local stored_at = time_at(list_at) or 0
+    -- A redrive gives a message a new time of sending: where nothing is stored to compare with, the list's own time counts too.
+    if stored_at == 0 and at > 0 and not is_answer then sent_at = math.min(sent_at, at) end
     for index = environment, list_at - 1 do
         local purged = read_tombstone(index)
         local is_customers = index == environment + 2
-        if purged and tonumber(purged) >= sent_at and not (is_customers and stored_at > 0) then
+        if purged and tonumber(purged) >= sent_at and not (is_customers and (stored_at > 0 or exists(lock))) then
             if is_customers and read(list_at) then
                 for i = 0, lists - 1 do
                     delete(KEYS[key + i])
@@ -214,37 +230,39 @@ function changes.entitlements()
         for index = list_at, credit - 1 do is_cached = is_cached or time_at(index) end
         for index = credit, rate - 1, 3 do is_cached = is_cached or time_at(index) end
         -- SDK 3.x reads a customer key that lost its timestamp (evicted, say): it must not be left as it is.
-        if not (is_cached or exists(KEYS[key]) or exists(refetch)) then
+        if not (is_cached or exists(KEYS[key]) or exists(lock)) then
             -- A purge leaves usages, so an older list of other features might find one of its own stored.
             if own_purged and at > own_deleted then set_tombstone(KEYS[environment + 1], own_purged, at) end
             return NOT_CACHED
         end
     end
 
-    -- A reader may have written a newer list and, as SDK 3.x, no metadata; or the far-past mark beside newer metadata.
-    local is_stale = is_newer(list_at, at) or lists == 2 and is_newer(list_at + 1, at)
-    if is_stale then
-        for i = 0, lists - 1 do count(KEYS[key + i], false) end
-    else
-        put(KEYS[key], list, KEYS[list_at], timestamp)
-        if lists == 2 then put(KEYS[key + 1], metadata, KEYS[list_at + 1], timestamp) end
-    end
-    for i = 0, usages - 1 do
-        local usage_key, usage_timestamp = KEYS[key + lists + i], ARGV[arg + 2 * i]
-        if is_newer(usage_at + i, tonumber(usage_timestamp)) then
-            count(usage_key, false)
+    return while_refetching(refetch, lock, function()
+        -- A reader may have written a newer list and, as SDK 3.x, no metadata; or the far-past mark beside newer metadata.
+        local is_stale = is_newer(list_at, at) or lists == 2 and is_newer(list_at + 1, at)
+        if is_stale then
+            for i = 0, lists - 1 do count(KEYS[key + i], false) end
         else
-            put(usage_key, ARGV[arg + 2 * i + 1], KEYS[usage_at + i], usage_timestamp)
+            put(KEYS[key], list, KEYS[list_at], timestamp)
+            if lists == 2 then put(KEYS[key + 1], metadata, KEYS[list_at + 1], timestamp) end
         end
-    end
-    for i = 0, credits - 1 do put_credit(credit + 3 * i, arg + 2 * usages + 5 * i, false) end
-    if not is_stale then
-        for index = rate, rate + rates - 1 do
-            local balance_at = tonumber(string.match(read(index) or '', '^%d*,%d*,(%d+)') or nil)
-            if balance_at and balance_at > at then return ADJUST_LIST end
+        for i = 0, usages - 1 do
+            local usage_key, usage_timestamp = KEYS[key + lists + i], ARGV[arg + 2 * i]
+            if is_newer(usage_at + i, tonumber(usage_timestamp)) then
+                count(usage_key, false)
+            else
+                put(usage_key, ARGV[arg + 2 * i + 1], KEYS[usage_at + i], usage_timestamp)
+            end
         end
-    end
-    return APPLIED
+        for i = 0, credits - 1 do put_credit(credit + 3 * i, arg + 2 * usages + 5 * i, false) end
+        if not is_stale then
+            for index = rate, rate + rates - 1 do
+                local balance_at = tonumber(string.match(read(index) or '', '^%d*,%d*,(%d+)'))
+                if balance_at and balance_at > at then return ADJUST_LIST end
+            end
+        end
+        return APPLIED
+    end)
 end
 
 -- Replaces a list by one that was made from it, if all that it was made from is unchanged. Its expiry stays.

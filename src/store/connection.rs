@@ -109,7 +109,10 @@ pub(super) fn authenticate(
         match transport.query(&auth) {
             Err(error) if error.code() == Some("ERR") && !says_too_many_clients(&error) => {
                 if !plan.has_warned_of_password.swap(true, Ordering::SeqCst) {
-                    log::warn!(err:% = error; "{setting} is set, but the server does not ask for a password: going on without");
+                    // Without its own words, which may hold the password.
+                    log::warn!(
+                        "{setting} is set, but the server does not ask for a password: going on without"
+                    );
                 }
             }
             answer => answer.map(|_| ())?,

@@ -202,18 +202,17 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
 
 /// A server's error, by its code and its words.
 pub(super) fn translate_answer(code: &str, detail: &str, doing: &str, config: &RedisConfig) -> StoreError {
-    // Redis quotes the arguments of a command that it does not know: a customer's keys.
-    let detail = detail
+    let detail = without_arguments(detail).trim().trim_end_matches('.');
+    let words = format!("{code} {detail}");
+    describe(Cause::of(code, detail), &words, doing, config)
+}
+
+/// Redis quotes the arguments of a command that it does not know: a customer's keys, or a password.
+pub(super) fn without_arguments(detail: &str) -> &str {
+    detail
         .split(", with args beginning with")
         .next()
-        .unwrap_or_default();
-    let detail = detail.trim().trim_end_matches('.');
-    describe(
-        Cause::of(code, detail),
-        &format!("{code} {detail}"),
-        doing,
-        config,
-    )
+        .unwrap_or_default()
 }
 
 /// The error line: the cause, in plain words where Redis's own say less, and the remedy.

@@ -69,8 +69,11 @@ const REFETCH_LOCK_MAX: Duration = Duration::from_mins(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LockPatience {
     pub(crate) respects_write_lock: bool,
-    /// Purges alone wait for it: a write is newer than what the SDK is about to write, or loses by its timestamp.
+    /// A purge waits for it. A list or a balance is written at once, and again when the refetch has ended: an SDK that is
+    /// told of no entitlements replaces whatever is stored.
     pub(crate) respects_refetch_lock: bool,
+    /// It was tried before.
+    pub(crate) has_waited: bool,
 }
 
 impl LockPatience {
@@ -78,11 +81,17 @@ impl LockPatience {
     pub const RESPECT: Self = Self {
         respects_write_lock: true,
         respects_refetch_lock: true,
+        has_waited: false,
+    };
+    /// The same for who holds the refetch lock.
+    pub const OWN_REFETCH: Self = Self {
+        respects_refetch_lock: false,
+        ..Self::RESPECT
     };
     /// Locks are ignored.
     pub const NONE: Self = Self {
         respects_write_lock: false,
-        respects_refetch_lock: false,
+        ..Self::OWN_REFETCH
     };
 
     /// What is left after a change has waited this long.
@@ -90,6 +99,7 @@ impl LockPatience {
         Self {
             respects_write_lock: waited < WRITE_LOCK_MAX,
             respects_refetch_lock: waited < REFETCH_LOCK_MAX,
+            has_waited: !waited.is_zero(),
         }
     }
 }

@@ -7,7 +7,7 @@ use redis::{Cmd, Value, cmd};
 
 use super::connection::{CONNECTION_LIFETIME, ConnectionManager, PooledConnection};
 use super::errors::{Cause, StoreError, server_name, translate, translate_answer};
-use super::script::{self, CallOptions, Keys, SOURCE, Status, Step, StepResult, StoreRules};
+use super::script::{self, CallOptions, SOURCE, Status, Step, StepResult, StoreRules};
 use super::{CacheStore, LockPatience, Outcome, PrefixScan};
 use crate::aws::CredentialsProvider;
 use crate::cache::credit::{KnownBalance, adjusted};
@@ -68,7 +68,7 @@ pub struct DryRun {
     pub stale: Vec<String>,
 }
 
-type StepResults = Vec<Result<(Status, Keys, Keys), StoreError>>;
+type StepResults = Vec<Result<StepResult, StoreError>>;
 
 impl RedisStore {
     /// A pool of at most `connections`, connected when first needed: this never fails for a Redis that is unavailable.
@@ -249,43 +249,36 @@ impl RedisStore {
         steps: &[Step<'_>],
         is_dry_run: bool,
     ) -> Result<StepResults, StoreError> {
+        let one_by_one = |connection: &mut PooledConnection| -> StepResults {
+            let one = |step| {
+                self.call_once(connection, std::slice::from_ref(step), is_dry_run)?
+                    .remove(0)
+            };
+            steps.iter().map(one).collect()
+        };
         let mut results = match self.call_once(connection, steps, is_dry_run) {
-            Err(error) if error.cause.is_unknown() && steps.len() > 1 => {
-                let mut results = Vec::with_capacity(steps.len());
-                for step in steps {
-                    match self.call_once(connection, std::slice::from_ref(step), is_dry_run) {
-                        Ok(result) => results.extend(result),
-                        Err(error) if error.cause.is_unknown() => results.push(Err(error)),
-                        Err(error) => return Err(error),
-                    }
-                }
-                results
-            }
-            Err(error) if error.cause.is_unknown() => vec![Err(error)],
+            Err(error) if error.cause.is_unknown() => one_by_one(connection),
             results => results?,
         };
-        let is_servers = |error: &StoreError| !error.cause.is_unknown() && !error.is_permanent();
-        let errors = || results.iter().filter_map(|result| result.as_ref().err());
-        if let Some(error) = errors().find(|error| is_servers(error)) {
+        let is_unknown =
+            |result: &Result<_, StoreError>| result.as_ref().is_err_and(|error| error.cause.is_unknown());
+        if results.iter().all(is_unknown)
+            && let Some(Err(error)) = results.first().cloned()
+        {
+            // If something else can be written, one more try tells a fault that has passed from the changes' own.
+            self.probe(connection).map_err(|_| error)?;
+            results = one_by_one(connection);
+        }
+        let is_servers = |error: &&StoreError| !error.cause.is_unknown() && !error.is_permanent();
+        let mut errors = results.iter().filter_map(|result| result.as_ref().err());
+        if let Some(error) = errors.find(is_servers) {
             connection.is_broken = true;
             return Err(error.clone());
-        }
-        let Some(unknown) = errors().find(|error| error.cause.is_unknown()).cloned() else {
-            return Ok(results);
-        };
-        if results.iter().all(Result::is_err) {
-            connection.is_broken = true;
-            self.probe(connection).map_err(|_| unknown)?;
-            // Redis does write: one more try tells a fault that has passed from one of the change.
-            for (step, result) in steps.iter().zip(&mut results) {
-                let again = self.call_once(connection, std::slice::from_ref(step), is_dry_run);
-                *result = again
-                    .and_then(|mut again| again.pop().unwrap_or_else(|| Err(self.not_ours("no result"))));
-            }
         }
         Ok(results)
     }
 
+    /// A result for each step.
     fn call_once(
         &self,
         connection: &mut PooledConnection,
@@ -300,24 +293,16 @@ impl RedisStore {
         let answer = self.eval(connection, steps, options)?;
         let results = script::results(&answer).filter(|results| results.len() == steps.len());
         let results = results.ok_or_else(|| self.not_ours("the script answered in an unknown form"))?;
-        let result = |result| match result {
-            StepResult::Done {
-                status,
-                written,
-                stale,
-            } => Ok((status, written, stale)),
-            StepResult::Failed(words) => {
-                let (code, detail) = words.split_once(' ').unwrap_or((&words, ""));
-                let is_code = code.len() > 2 && code.bytes().all(|byte| byte.is_ascii_uppercase());
-                let (code, detail) = if is_code {
-                    (code, detail)
-                } else {
-                    ("ERR", words.as_str())
-                };
-                Err(translate_answer(code, detail, WRITING, &self.config))
-            }
+        let refused = |words: String| {
+            let (code, detail) = words.split_once(' ').unwrap_or_default();
+            let is_code = code.len() > 2 && code.bytes().all(|byte| byte.is_ascii_uppercase());
+            let (code, detail) = if is_code { (code, detail) } else { ("ERR", &*words) };
+            translate_answer(code, detail, WRITING, &self.config)
         };
-        Ok(results.into_iter().map(result).collect())
+        Ok(results
+            .into_iter()
+            .map(|result| result.map_err(refused))
+            .collect())
     }
 
     /// Runs the script: by its SHA-1, loaded if the server does not have it; whole, where that is not possible.
@@ -327,49 +312,42 @@ impl RedisStore {
         steps: &[Step<'_>],
         options: CallOptions<'_>,
     ) -> Result<Value, StoreError> {
-        let by_sha1 = || script::call("EVALSHA", &self.sha1, steps, options);
+        let mut refused = None;
         if !connection.sends_source {
-            let mut tried = self.query(connection, &by_sha1(), WRITING);
+            let by_sha1 = script::call("EVALSHA", &self.sha1, steps, options);
+            let mut tried = self.query(connection, &by_sha1, WRITING);
             if matches!(&tried, Err(error) if error.cause == Cause::NoScript) {
                 // Redis has restarted, or was told SCRIPT FLUSH.
                 let mut load = cmd("SCRIPT");
                 load.arg("LOAD").arg(SOURCE);
                 tried = self.query(connection, &load, "cannot load the script into");
                 if tried.is_ok() {
-                    tried = self.query(connection, &by_sha1(), WRITING);
+                    tried = self.query(connection, &by_sha1, WRITING);
                 }
             }
-            let refused = match tried {
-                Err(error)
-                    if error.cause.is_unknown()
-                        || matches!(error.cause, Cause::NoScript | Cause::NoPermission) =>
-                {
-                    error
+            match tried {
+                Err(error) if error.cause.is_unknown() || REFUSES_SHA1.contains(&error.cause) => {
+                    refused = Some(error);
                 }
                 tried => return tried,
-            };
-            let answer = self.query(connection, &script::call("EVAL", SOURCE, steps, options), WRITING);
-            if answer.is_ok() {
-                connection.sends_source = true;
-                connection.is_broken = false;
             }
-            return answer.map_err(|error| {
-                if error.cause == refused.cause {
-                    refused
-                } else {
-                    error
-                }
-            });
         }
-        self.query(connection, &script::call("EVAL", SOURCE, steps, options), WRITING)
+        let answer = self.query(connection, &script::call("EVAL", SOURCE, steps, options), WRITING);
+        if answer.is_ok() && refused.is_some() {
+            (connection.sends_source, connection.is_broken) = (true, false);
+        }
+        // Of two refusals for the same cause the first one names the command that is wanted.
+        answer.map_err(|error| {
+            refused
+                .filter(|first| first.cause == error.cause)
+                .unwrap_or(error)
+        })
     }
 
     fn probe(&self, connection: &mut PooledConnection) -> Result<(), StoreError> {
         let key = self.rules.keyspace.probe_key("write");
-        self.call_once(connection, &[Step::Probe { key: &key }], false)?
-            .pop()
-            .unwrap_or_else(|| Err(self.not_ours("no result")))
-            .map(|_| ())
+        let mut results = self.call_once(connection, &[Step::Probe { key: &key }], false)?;
+        results.remove(0).map(|_| ())
     }
 
     /// Changes the stored list as the known balances have it, see `cache::credit`. False if it changes all the time.
@@ -406,59 +384,49 @@ impl RedisStore {
                 read: &read,
                 list: &list,
             };
-            for result in self.run(&[step], false, &|| true)? {
-                if result?.0 != Status::Conflict {
-                    return Ok(true);
-                }
+            if self.run(&[step], false, &|| true)?.remove(0)?.status != Status::Conflict {
+                return Ok(true);
             }
         }
         Ok(false)
     }
 
-    fn outcome(
-        &self,
-        change: &CacheChange,
-        status: Status,
-        written: u64,
-        stale: u64,
-    ) -> Result<Outcome, StoreError> {
-        if status == Status::AdjustList {
-            let is_adjusted = match change {
-                CacheChange::WriteEntitlements(write) => {
-                    self.adjust_list(&write.list.key, &write.rate_currencies)?
-                }
-                CacheChange::WriteBalance(write) => {
-                    let currency = RateCurrency {
-                        currency: write.currency.clone(),
-                        balance_key: write.credit.balance_key.clone(),
-                    };
-                    self.adjust_list(&write.customer_key, &[currency])?
-                }
-                CacheChange::WriteUsage(_)
-                | CacheChange::Purge(_)
-                | CacheChange::InvalidateEnvironment(_) => true,
-            };
-            if !is_adjusted {
-                return Ok(Outcome::Locked);
+    /// The outcome of a change, once the list is adjusted that a balance concerns.
+    fn outcome(&self, change: &CacheChange, result: &StepResult) -> Result<Outcome, StoreError> {
+        let is_adjusted = match change {
+            _ if result.status != Status::AdjustList => true,
+            CacheChange::WriteEntitlements(write) => {
+                self.adjust_list(&write.list.key, &write.rate_currencies)?
             }
-        }
-        Ok(script::outcome(status, written, stale))
+            CacheChange::WriteBalance(write) => {
+                let currency = RateCurrency {
+                    currency: write.currency.clone(),
+                    balance_key: write.credit.balance_key.clone(),
+                };
+                self.adjust_list(&write.customer_key, &[currency])?
+            }
+            CacheChange::WriteUsage(_) | CacheChange::Purge(_) | CacheChange::InvalidateEnvironment(_) => {
+                true
+            }
+        };
+        Ok(if is_adjusted {
+            result.outcome()
+        } else {
+            Outcome::Locked
+        })
     }
 
     /// What changes would do, each as if those before it were done. Nothing is changed.
     pub fn dry_run(&self, changes: &[&CacheChange]) -> Result<Vec<Result<DryRun, StoreError>>, StoreError> {
+        let patience = LockPatience::NONE;
         let steps: Vec<Step<'_>> = changes
             .iter()
-            .map(|change| Step::Change(change, LockPatience::NONE))
+            .map(|change| Step::Change(change, patience))
             .collect();
-        let names = |keys| match keys {
-            Keys::Names(names) => names,
-            Keys::Count(_) => Vec::new(),
-        };
-        let dry_run = |(status, written, stale)| DryRun {
-            outcome: script::outcome(status, 0, 0),
-            written: names(written),
-            stale: names(stale),
+        let dry_run = |result: StepResult| DryRun {
+            outcome: result.outcome(),
+            written: result.written.names(),
+            stale: result.stale.names(),
         };
         let results = self.run(&steps, true, &|| true)?;
         Ok(results.into_iter().map(|result| result.map(dry_run)).collect())
@@ -474,9 +442,8 @@ impl RedisStore {
             keyspace, sent_at, ..
         } = invalidation;
         let step = |connection: &mut PooledConnection, step: Step<'_>| {
-            let mut results = self.call(connection, &[step], false)?;
-            let (_, written, _) = results.pop().unwrap_or_else(|| Err(self.not_ours("no result")))?;
-            Ok::<u64, StoreError>(written.count())
+            let result = self.call(connection, &[step], false)?.remove(0)?;
+            Ok::<u64, StoreError>(result.written.count())
         };
         let tombstone = keyspace.environment_tombstone();
         let set = Step::SetTombstone {
@@ -528,6 +495,8 @@ impl RedisStore {
 }
 
 const WRITING: &str = "cannot write to";
+/// Causes that may be EVALSHA's and not EVAL's, beside unknown ones.
+const REFUSES_SHA1: [Cause; 2] = [Cause::NoScript, Cause::NoPermission];
 
 impl CacheStore for RedisStore {
     fn apply(
@@ -540,16 +509,11 @@ impl CacheStore for RedisStore {
             .map(|(change, patience)| Step::Change(change, *patience))
             .collect();
         let results = self.run(&steps, false, keep_going)?;
-        let mut outcomes = Vec::with_capacity(results.len());
-        for (result, (change, _)) in results.into_iter().zip(changes) {
-            outcomes.push(match result {
-                Ok((status, written, stale)) => {
-                    Ok(self.outcome(change, status, written.count(), stale.count())?)
-                }
-                Err(error) => Err(error),
-            });
-        }
-        Ok(outcomes)
+        let outcome = |(result, (change, _)): (Result<StepResult, _>, &(&CacheChange, _))| match result {
+            Ok(result) => self.outcome(change, &result).map(Ok),
+            Err(error) => Ok(Err(error)),
+        };
+        results.into_iter().zip(changes).map(outcome).collect()
     }
 
     fn invalidate(

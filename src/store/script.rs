@@ -16,8 +16,9 @@ pub(super) const SOURCE: &str = include_str!("apply.lua");
 const TOMBSTONE_SECS: u32 = 12 * 60 * 60;
 /// How long a key lives that shows that writes work.
 const PROBE_SECS: u32 = 10;
-/// Arguments of one call, keys included; ElastiCache Serverless takes 3,999.
-const ARGUMENTS_MAX: usize = 3_900;
+/// Arguments of one call, keys included: 3,900 less those that are common to all its changes. ElastiCache Serverless takes
+/// 3,999.
+const ARGUMENTS_MAX: usize = 3_900 - 9;
 /// Bytes of one call, but for a single change that is larger.
 const BYTES_MAX: usize = 1024 * 1024;
 
@@ -60,7 +61,7 @@ pub(super) enum Step<'a> {
     Probe { key: &'a str },
 }
 
-/// What the script answers for one step. `FAILED` is not among them.
+/// How the script decided a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// What was to be written is written or stale.
@@ -79,20 +80,26 @@ pub enum Status {
     Conflict,
 }
 
-/// The answer for one step.
+/// By the numbers that the script has for them.
+const STATUSES: [Status; 7] = [
+    Status::Applied,
+    Status::Locked,
+    Status::NotCached,
+    Status::PurgedLater,
+    Status::NoCustomer,
+    Status::AdjustList,
+    Status::Conflict,
+];
+
+/// What the script did with one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StepResult {
-    /// It was decided.
-    Done {
-        /// How.
-        status: Status,
-        /// Keys written.
-        written: Keys,
-        /// Keys left as they are, since something newer is stored.
-        stale: Keys,
-    },
-    /// Redis refused it, in its own words.
-    Failed(String),
+pub struct StepResult {
+    /// How it was decided.
+    pub status: Status,
+    /// Keys written.
+    pub written: Keys,
+    /// Keys left as they are, since something newer is stored.
+    pub stale: Keys,
 }
 
 /// Keys that a step wrote or left.
@@ -113,6 +120,14 @@ impl Keys {
         }
     }
 
+    /// Their names; none if they were only counted.
+    pub(super) fn names(self) -> Vec<String> {
+        match self {
+            Self::Count(_) => Vec::new(),
+            Self::Names(names) => names,
+        }
+    }
+
     fn read(value: &Value) -> Option<Self> {
         if let Value::Array(names) = value {
             return names.iter().map(text).collect::<Option<_>>().map(Self::Names);
@@ -122,33 +137,28 @@ impl Keys {
     }
 }
 
-/// The script's answer: three values a step. `None` if it is not one of this script's.
-pub fn results(answer: &Value) -> Option<Vec<StepResult>> {
+/// The script's answer: three values a step. An inner error is Redis's, in its own words. `None` if it is not an answer of
+/// this script's.
+pub fn results(answer: &Value) -> Option<Vec<Result<StepResult, String>>> {
     let Value::Array(values) = answer else { return None };
     let (steps, []) = values.as_chunks::<3>() else {
         return None;
     };
-    steps.iter().map(step_result).collect()
+    steps.iter().map(result).collect()
 }
 
-fn step_result([status, written, stale]: &[Value; 3]) -> Option<StepResult> {
-    let Value::Int(status) = status else { return None };
-    let status = match status {
-        0 => Status::Applied,
-        1 => Status::Locked,
-        2 => Status::NotCached,
-        3 => Status::PurgedLater,
-        4 => Status::NoCustomer,
-        5 => Status::AdjustList,
-        6 => Status::Conflict,
-        9 => return text(written).map(StepResult::Failed),
-        _ => return None,
-    };
-    Some(StepResult::Done {
-        status,
+fn result([status, written, stale]: &[Value; 3]) -> Option<Result<StepResult, String>> {
+    const FAILED: usize = 9;
+    let Value::Int(number) = status else { return None };
+    let number = usize::try_from(*number).ok()?;
+    if number == FAILED {
+        return text(written).map(Err);
+    }
+    Some(Ok(StepResult {
+        status: *STATUSES.get(number)?,
         written: Keys::read(written)?,
         stale: Keys::read(stale)?,
-    })
+    }))
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -158,14 +168,19 @@ fn text(value: &Value) -> Option<String> {
     Some(String::from_utf8_lossy(bytes).into_owned())
 }
 
-/// The outcome of a change. `None` for a status that no change has.
-pub(super) fn outcome(status: Status, written: u64, stale: u64) -> Outcome {
-    match status {
-        Status::Applied | Status::AdjustList => Outcome::Applied { written, stale },
-        Status::Locked | Status::Conflict => Outcome::Locked,
-        Status::NotCached => Outcome::SkippedByPolicy,
-        Status::PurgedLater => Outcome::PurgedLater,
-        Status::NoCustomer => Outcome::NoCustomer,
+impl StepResult {
+    /// The outcome, if the step is a change.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self.status {
+            Status::Applied | Status::AdjustList => Outcome::Applied {
+                written: self.written.count(),
+                stale: self.stale.count(),
+            },
+            Status::Locked | Status::Conflict => Outcome::Locked,
+            Status::NotCached => Outcome::SkippedByPolicy,
+            Status::PurgedLater => Outcome::PurgedLater,
+            Status::NoCustomer => Outcome::NoCustomer,
+        }
     }
 }
 
@@ -310,7 +325,9 @@ fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<
             emit.number(timestamp.0).text(value);
         }
         CacheChange::WriteBalance(write) => {
-            emit.text("balance").locks(&write.locks, patience, false);
+            emit.text("balance")
+                .locks(&write.locks, patience, false)
+                .refetch(patience);
             if write.adjusts_list && write.balance.is_some() {
                 // As JSON.stringify and serde_json write it; an id of quotes or backslashes is never found.
                 emit.0(
@@ -331,7 +348,9 @@ fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<
         }
         CacheChange::WriteEntitlements(write) => {
             let tombstones = &write.tombstones;
-            emit.text("entitlements").locks(&write.locks, patience, false);
+            emit.text("entitlements")
+                .locks(&write.locks, patience, false)
+                .refetch(patience);
             emit.number(2 + usize::from(tombstones.customer.is_some()));
             emit.number(write.usages.len()).number(write.credits.len());
             emit.number(write.rate_currencies.len());
@@ -426,6 +445,15 @@ impl Emitter<'_, '_> {
             self.deciding(lock);
         }
         self.number(write.len() + usize::from(refetch.is_some()))
+    }
+
+    /// What a held refetch lock means to a list or a balance.
+    fn refetch(&mut self, patience: LockPatience) -> &mut Self {
+        self.text(match (patience.respects_refetch_lock, patience.has_waited) {
+            (false, _) => "",
+            (true, false) => "again",
+            (true, true) => "wait",
+        })
     }
 
     fn credit(&mut self, credit: &CreditWrite) -> &mut Self {

@@ -56,7 +56,7 @@ trait Bare: Send {
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let shared = Arc::new(SqsClient::new(
         SqsSettings {
-            endpoint: options.queue_url.clone(),
+            endpoint: options.queue_url.join("/")?,
             queue_url: options.queue_url.to_string(),
             region: "us-east-2".to_owned(),
             pool_size: 2 * options.pollers,

@@ -7,3 +7,4 @@
 
 pub mod proxy;
 pub mod queue;
+pub mod refusing_redis;

@@ -15,7 +15,7 @@ use crate::judge::{Fault, InputId, Measured, judge, keep_panics, last_panic};
 use crate::targets::{TARGETS, Target};
 use crate::{Plan, failures};
 
-/// As in `service::crew`: an input that nests deep must be refused within it.
+/// As in `service::threads`: an input that nests deep must be refused within it.
 const STACK_BYTES: usize = 512 * 1024;
 /// Inputs that a thread takes at once.
 const BLOCK: u64 = 64;

@@ -108,6 +108,75 @@ fn what_was_sent_before_a_purge_brings_nothing_back_and_what_is_sent_after_it_do
     assert!(remembered < future, "{mark}");
 }
 
+/// Fills, and fails to: whoever is sent anything new stays away.
+fn is_blocked(redis: &TestRedis, owner: Owner) -> bool {
+    fill(redis, PREFIX, &[owner], 0);
+    !is_cached(redis, owner)
+}
+
+#[test]
+fn tombstones_that_block_a_customer_are_cleared() {
+    const YEAR_3000_MS: &str = "32503680000000";
+    let an_hour_ago = hours_ago(1).to_string();
+    // As a purge of a list with an impossible time left it in older versions, and as a wrong clock may have.
+    for value in [
+        format!("{an_hour_ago}:{YEAR_3000_MS}"),
+        format!("{YEAR_3000_MS}:{an_hour_ago}"),
+        YEAR_3000_MS.to_owned(),
+        format!("{}", hours_ago(-10)),
+    ] {
+        for owner in [ONE, SITE] {
+            let redis = TestRedis::start();
+            let tombstone = format!("{PREFIX}:purged{}", &owner.key(PREFIX)[PREFIX.len()..]);
+            redis.command::<()>(&["SET", &tombstone, &value, "EX", "43200"]);
+            assert!(is_blocked(&redis, owner), "{value}");
+            let mut arguments = vec!["purge", owner.customer, "--yes"];
+            if let Some(resource) = owner.resource {
+                arguments.extend(["--resource", resource]);
+            }
+            let ended = run(&settings(&redis), &arguments);
+            assert_eq!(ended.status, 0, "{ended:?}");
+            assert!(!is_blocked(&redis, owner), "{value}: {:?}", redis.contents());
+            // The purge itself is remembered.
+            assert_eq!(run(&settings(&redis), &arguments).status, 0);
+            fill(&redis, PREFIX, &[owner], 2);
+            assert!(!is_cached(&redis, owner), "{value}");
+        }
+    }
+}
+
+#[test]
+fn a_customers_tombstone_that_blocks_its_resources_is_cleared_with_it() {
+    let redis = TestRedis::start();
+    let tombstone = format!("{PREFIX}:purged:c_one");
+    redis.command::<()>(&["SET", &tombstone, "32503680000000", "EX", "43200"]);
+    assert!(is_blocked(&redis, SITE));
+    assert_eq!(run(&settings(&redis), &["purge", "one", "--yes"]).status, 0);
+    assert!(!is_blocked(&redis, SITE), "{:?}", redis.contents());
+}
+
+#[test]
+fn a_tombstone_of_the_environment_that_blocks_everybody_is_cleared_with_the_environment() {
+    let redis = TestRedis::start();
+    let tombstone = format!("{PREFIX}:purged");
+    redis.command::<()>(&["SET", &tombstone, "32503680000000", "EX", "43200"]);
+    assert!(is_blocked(&redis, ONE));
+    let ended = run(&settings(&redis), &["purge", "--environment", "--yes"]);
+    assert_eq!(ended.status, 0, "{ended:?}");
+    assert!(!is_blocked(&redis, ONE), "{:?}", redis.contents());
+}
+
+#[test]
+fn a_list_from_the_year_3000_is_forgotten_and_blocks_nothing_after_that() {
+    let redis = TestRedis::start();
+    let key = ONE.key(PREFIX);
+    let stamp = format!("{key}#timestamp");
+    redis.command::<()>(&["MSET", &key, "{}", &stamp, "32503680000000"]);
+    assert_eq!(run(&settings(&redis), &["purge", "one", "--yes"]).status, 0);
+    assert!(!is_cached(&redis, ONE));
+    assert!(!is_blocked(&redis, ONE), "{:?}", redis.contents());
+}
+
 #[test]
 fn an_environment_is_forgotten_and_no_other() {
     let redis = TestRedis::start();

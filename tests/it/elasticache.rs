@@ -70,7 +70,7 @@ fn each_connection_signs_in_with_a_token_of_its_own_time() {
     assert_eq!(cache.refusals(), [""; 0]);
 
     let log = service.log_lines().join("\n");
-    assert!(log.contains("an IAM token"), "the way is told: {log}");
+    assert!(log.contains(r#""auth":"IAM token""#), "{log}");
     for token in cache.tokens() {
         assert!(
             !log.contains(&token) && !log.contains(signature_of(&token)),

@@ -12,7 +12,7 @@ use persistent_cache_service::cache::{CacheChange, Invalidation};
 use persistent_cache_service::config::{Config, Environment, Settings as ServiceSettings};
 use persistent_cache_service::log as service_log;
 use persistent_cache_service::ops::health::Patience;
-use persistent_cache_service::service::{Parts, run_with};
+use persistent_cache_service::service::{self, Overrides};
 use persistent_cache_service::sqs::{BatchOutcome, Delivery, Queue, QueueError, ReceiptHandle};
 use persistent_cache_service::store::{
     CacheStore, LockPatience, Outcome, RedisStore, StoreError, StoreRules,
@@ -88,18 +88,18 @@ fn the_service_with_a_defect() {
     let _log = service_log::start(&config.log).expect("a log");
     service_log::install_panic_hook();
     let begins_with = environment.get(OsStr::new(BEGINS_WITH)).map(PathBuf::from);
-    let parts = parts(defect, begins_with.unwrap_or_default(), &config);
-    let ended = run_with(&config, parts).expect("a service that can start");
+    let overrides = overrides(defect, begins_with.unwrap_or_default(), &config);
+    let ended = service::run(&config, overrides).expect("a service that can start");
     std::process::exit(i32::from(ended.exit_status()));
 }
 
-fn parts(defect: Defect, begins_with: PathBuf, config: &Config) -> Parts {
-    let mut parts = Parts {
+fn overrides(defect: Defect, begins_with: PathBuf, config: &Config) -> Overrides {
+    let mut overrides = Overrides {
         patience: Some(Patience {
             silent_after: SILENT_AFTER,
             ..Patience::default()
         }),
-        ..Parts::default()
+        ..Overrides::default()
     };
     match defect {
         Defect::None => {}
@@ -109,16 +109,16 @@ fn parts(defect: Defect, begins_with: PathBuf, config: &Config) -> Parts {
                 policy: config.cache_update_policy,
                 expiry: config.expiry,
             };
-            parts.store = Some(Arc::new(PanickyStore {
+            overrides.store = Some(Arc::new(PanickyStore {
                 redis: RedisStore::new(config.redis.clone(), rules, 4, None),
                 met: Mutex::default(),
             }));
         }
         Defect::ReceivePanics | Defect::ReceiveHangs => {
-            parts.queue = Some(Arc::new(BrokenQueue { defect, begins_with }));
+            overrides.queue = Some(Arc::new(BrokenQueue { defect, begins_with }));
         }
     }
-    parts
+    overrides
 }
 
 /// Redis, but for a defect that the first write of one customer meets.

@@ -1,4 +1,4 @@
-//! The environment guard: a prefix that is not that of the SDKs is told, and nothing else is done about it.
+//! The prefix check: a prefix that is not that of the SDKs is told, and nothing else is done about it.
 
 use crate::support::messages::{Shape, entitlements_updated};
 use crate::support::redis::TestRedis;
@@ -7,7 +7,7 @@ use crate::support::service::{Service, Settings};
 use crate::support::stage::{PREFIX, Stage};
 use crate::support::state::{State, boolean, hours_ago};
 
-/// What every warning of the guard says.
+/// What every warning of the check says.
 const WARNING: &str = "check that ENVIRONMENT_PREFIX is the environmentPrefix";
 
 fn state(customer: &str) -> State {
@@ -26,11 +26,11 @@ fn warnings(service: &Service) -> usize {
     lines.iter().filter(|line| line.contains(WARNING)).count()
 }
 
-/// Waits until the guard has looked.
-fn wait_for_the_look(service: &Service) {
-    service.wait_until("the guard has looked", || {
+/// Waits until the prefix has been checked.
+fn wait_for_the_check(service: &Service) {
+    service.wait_until("the prefix to be checked", || {
         let lines = service.log_lines();
-        lines.iter().any(|line| line.contains("looked whose customers"))
+        lines.iter().any(|line| line.contains("checked whose customers"))
     });
 }
 
@@ -84,7 +84,7 @@ fn own_customers_among_many_others_are_no_reason_to_warn() {
     filling.exec(&mut connection).expect("redis answers");
     set(&stage.redis, &Owner::customer("customer-1").key(PREFIX));
     let service = Service::start(&settings(&stage));
-    wait_for_the_look(&service);
+    wait_for_the_check(&service);
     assert_eq!(warnings(&service), 0, "{:#?}", service.log_lines());
     service.stop();
 }
@@ -95,7 +95,7 @@ fn an_empty_redis_and_what_others_purged_are_no_reason_to_warn() {
     set(&stage.redis, "staging:purged:c_customer-1");
     set(&stage.redis, "sessions:1");
     let service = Service::start(&settings(&stage));
-    wait_for_the_look(&service);
+    wait_for_the_check(&service);
     assert_eq!(warnings(&service), 0, "{:#?}", service.log_lines());
     service.stop();
 }
@@ -109,7 +109,7 @@ fn the_look_waits_for_a_redis_that_is_away_at_start() {
     stage.redis.run();
     set(&stage.redis, "staging:c_customer-1");
     service.wait_until_ready();
-    wait_for_the_look(&service);
+    wait_for_the_check(&service);
     service.stop();
 }
 
@@ -132,9 +132,9 @@ fn a_user_who_may_not_scan_is_no_fault() {
             .set("REDIS_USERNAME", "stigg")
             .set("REDIS_PASSWORD", "of-the-user"),
     );
-    service.wait_until("the guard has given up", || {
+    service.wait_until("the check has given up", || {
         let lines = service.log_lines();
-        lines.iter().any(|line| line.contains("is not looked at"))
+        lines.iter().any(|line| line.contains("is not checked"))
     });
     let complaints: Vec<String> = service
         .log()

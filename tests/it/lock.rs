@@ -1,9 +1,12 @@
-//! The readers' lock. An SDK that holds it has read the timestamps and is about to write what it refetched: a
-//! newer state written in between would be overwritten by an older one, so the service waits.
+//! The readers' write lock. An SDK that holds it has read the timestamps and is about to write what it refetched: a
+//! newer state written in between would be overwritten by an older one, so the service waits. (The lock that it holds
+//! while it asks Stigg is another: see `refetch`.)
+
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::messages::{Shape, entitlements_updated};
+use crate::support::messages::{Shape, entitlements_updated, usage_updated};
 use crate::support::redis::{Monitor, TestRedis};
 use crate::support::sdk::{Owner, Sdk};
 use crate::support::service::Service;
@@ -195,6 +198,34 @@ fn a_lock_whose_holder_died_delays_a_write_until_it_expires_and_no_longer() {
         .wait_until("the newer state", || scene.limit(CUSTOMER) == json!(2));
     let held: bool = scene.stage.redis.command(&["EXISTS", &lock]);
     assert!(!held, "the write came after the lock");
+    scene.settle();
+}
+
+#[test]
+fn a_lock_that_is_never_released_delays_each_write_by_5_seconds_and_no_longer() {
+    let scene = Scene::new();
+    let lock = CUSTOMER.lock_key(PREFIX);
+    scene.stage.redis.command::<()>(&["SET", &lock, "a-reader"]);
+    let cached = state(CUSTOMER, 9, 1);
+    let usage = usage_updated(&cached, "feature-calls", 7, hours_ago(4), Shape::GraphqlV2);
+    let sent = Instant::now();
+    scene.stage.queue.send_all(&[
+        entitlements_updated(&state(CUSTOMER, 5, 2), Shape::GraphqlV2).raw(),
+        usage.raw(),
+    ]);
+    scene
+        .service
+        .wait_until("the newer state", || scene.limit(CUSTOMER) == json!(2));
+    let waited = sent.elapsed();
+    let expected = Duration::from_millis(4_900)..Duration::from_secs(10);
+    assert!(expected.contains(&waited), "it waited for {waited:?}");
+    let key = format!("{}:f_feature-calls", CUSTOMER.key(PREFIX));
+    scene.service.wait_until("the newer usage", || {
+        let usage = scene.stage.redis.json(&key).expect("a usage");
+        usage["currentUsage"] == json!(7)
+    });
+    let waited = sent.elapsed();
+    assert!(expected.contains(&waited), "the usage waited for {waited:?}");
     scene.settle();
 }
 

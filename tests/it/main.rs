@@ -14,19 +14,26 @@ mod support;
 mod fake_queue;
 mod fault_proxy;
 mod harness;
+mod refusing_redis;
 
 mod formats;
 mod golden;
 mod readers;
 
+mod credits;
 mod delivery;
 mod disorder;
 mod lock;
+mod lone_surrogates;
 mod model;
 mod moving_over;
-mod out_of_order;
+mod own_failures;
 mod policy;
 mod purge;
+mod redriven;
+mod refetch;
+mod timestamps;
+mod tombstones;
 
 mod credentials_container;
 mod credentials_imds;
@@ -38,14 +45,19 @@ mod faults_at_start;
 mod guard;
 mod network_faults;
 mod proxy;
+mod queue_calls;
 mod redis_access;
 mod redis_outages;
+mod refusals;
 mod rotation;
 mod secrets;
 mod sentinel;
+mod sentinel_answers;
+mod servers;
 mod shutdown;
 mod stops;
 mod systemd;
+mod unneeded_passwords;
 
 mod faulty;
 mod panics;

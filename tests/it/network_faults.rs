@@ -1,7 +1,7 @@
 //! The network fails between the service and its peers, by a proxy in between: no poller goes silent, no message is
 //! lost, and what heals is used again within seconds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::fakes::proxy::{FaultProxy, Mode};
 use crate::fakes::queue::{Faults, QueueOptions};
@@ -76,6 +76,35 @@ fn of_every_kind_towards_the_queue_end_by_a_deadline_and_heal() {
     service.stop();
     // A call that was cut off in its middle is what the queue complains of.
     stage.queue.complaints();
+}
+
+#[test]
+fn long_polls_that_are_cut_at_the_same_age_suggest_a_lower_wait() {
+    const CUT_AFTER: Duration = Duration::from_millis(3_300);
+    let stage = FakeStage::new(QueueOptions::default());
+    let proxy = FaultProxy::start(stage.queue_address());
+    let endpoint = format!("http://127.0.0.1:{}", proxy.port());
+    let settings = stage
+        .settings()
+        .set("AWS_ENDPOINT_URL_SQS", endpoint)
+        .set("CONSUMERS", "1")
+        .set("WAIT_TIME_SECS", "20");
+    let service = Service::start(&settings);
+    let mut connections = 1;
+    for round in 0..3 {
+        // After a cut there is one connection for a short poll, then one for the next long poll.
+        wait_until(SECONDS, format!("a long poll in round {round}"), || {
+            proxy.accepted() > connections && stage.queue.open_polls() > 0
+        });
+        let since = Instant::now();
+        wait_until(SECONDS, format!("the age of round {round}"), || {
+            since.elapsed() >= CUT_AFTER
+        });
+        connections = proxy.accepted() + 1;
+        proxy.cut();
+    }
+    service.wait_for_complaint(&["cut after about 3 s", "set WAIT_TIME_SECS=2"]);
+    service.stop();
 }
 
 #[test]

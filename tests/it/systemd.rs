@@ -72,7 +72,7 @@ fn a_redis_that_is_away_neither_delays_the_start_nor_starves_the_watchdog() {
         let heard = systemd.heard();
         heard
             .iter()
-            .any(|message| message.contains("STATUS=not ready: ") && message.contains("Redis away"))
+            .any(|message| message.contains("STATUS=not ready: ") && message.contains("Redis unavailable"))
     });
     stage.redis.run();
     service.wait_until_ready();
@@ -86,7 +86,7 @@ fn dead_loops_are_not_fed_for() {
     let service = faulty::spawn(Defect::ReceiveHangs, &settings.set("SHUTDOWN_TIMEOUT_SECS", "2"));
     service.wait_until("READY=1", || systemd.count("READY=1") == 1);
     service.wait_until("the loops to be dead", || {
-        systemd.count("STATUS=dead: no poller comes round, waiting for the restart") >= 1
+        systemd.count("STATUS=dead: no poller makes progress, waiting for the restart") >= 1
     });
     let fed = systemd.count("WATCHDOG=1");
     assert!(fed >= 1, "a start is no silence");
@@ -95,7 +95,7 @@ fn dead_loops_are_not_fed_for() {
         assert_eq!(systemd.count("WATCHDOG=1"), fed);
         since.elapsed() > Duration::from_secs(2)
     });
-    // What the unit makes of it: SIGTERM, and what is in hand is given back.
+    // What the unit makes of it: SIGTERM, and what is in flight is released.
     service.signal(Signal::Terminate);
     assert_eq!(service.wait_for_exit(PATIENCE).code(), Some(0));
     assert_eq!(systemd.count("STOPPING=1"), 1);

@@ -9,14 +9,17 @@ const ownerKey = (customerId, resourceId) => JSON.stringify([customerId, resourc
 export async function startApiStub() {
   const calls = [];
   const entitlementsByOwner = new Map();
+  let held = null;
 
-  const server = http.createServer((request, response) => {
+  const server = http.createServer(async (request, response) => {
     request.resume();
     const match = request.method === 'GET' ? ENTITLEMENTS.exec(request.url) : null;
     const entitlements = match
       ? entitlementsByOwner.get(ownerKey(decodeURIComponent(match[1]), match[2] && decodeURIComponent(match[2])))
       : undefined;
     calls.push(`${request.method} ${request.url} -> ${entitlements ? 200 : 403}`);
+    // What is true is settled when the question comes, however long the answer takes.
+    if (held) await held.released;
     // 403 and not 5xx: the SDK retries a 5xx, and a test would wait for its back-off.
     const [status, body] = entitlements
       ? [200, { data: { entitlements } }]
@@ -40,6 +43,16 @@ export async function startApiStub() {
     /** From now on answers with these GraphQL entitlements for this customer (and resource). */
     serve(customerId, resourceId, entitlements) {
       entitlementsByOwner.set(ownerKey(customerId, resourceId), entitlements);
+    },
+    /** From now on keeps every answer back until `release`. */
+    hold() {
+      held = {};
+      held.released = new Promise((resolve) => { held.release = resolve; });
+    },
+    /** Sends the answers that were kept back. */
+    release() {
+      held?.release();
+      held = null;
     },
     /** From now on refuses every call, and forgets the calls so far. */
     refuse() {

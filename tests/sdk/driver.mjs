@@ -2,6 +2,7 @@
 // stdout, matched by `id`. Ends when stdin ends.
 //
 // usage: node driver.mjs DIRECTORY-OF-NODE_MODULES
+import { createRequire } from 'node:module';
 import readline from 'node:readline';
 import { askForEntitlement, openStiggClient } from './stigg-client.mjs';
 
@@ -16,10 +17,26 @@ const the = (request) => {
 };
 
 const operations = {
-  async open({ redis }) {
+  async open({ redis, timeout }) {
     const client = nextClient++;
-    clients.set(client, await openStiggClient({ modules, redis }));
+    clients.set(client, await openStiggClient({ modules, redis, timeout }));
     return client;
+  },
+  async hold(request) {
+    the(request).api.hold();
+  },
+  async release(request) {
+    the(request).api.release();
+  },
+  /** What the SDK's cache in memory makes of a list when a credit balance comes. */
+  async underBalance({ entries, balance }) {
+    const { InMemoryCacheService } = createRequire(`${modules}/`)(
+      `${modules}/node_modules/@stigg/node-server-sdk/dist/services/cache/inMemoryCacheService.js`,
+    );
+    const cache = new InMemoryCacheService(10_000_000, { trackHit() {}, trackMiss() {} });
+    cache.setCustomer('customer', new Map(Object.entries(entries)));
+    cache.updateEntitlementsBasedOnCreditBalanceUpdate({ customerId: 'customer', ...balance });
+    return Object.fromEntries(cache.getCustomerEntitlements('customer').entitlements);
   },
   async serve(request) {
     the(request).api.serve(request.customerId, request.resourceId, request.entitlements);

@@ -23,9 +23,9 @@ class ErrorLog {
  * Opens an SDK client.
  *
  * `modules` is the directory that holds node_modules; `redis` are the SDK's redis options (ioredis options,
- * environmentPrefix, ttl). Nothing is called at start: remote configuration and realtime updates are off.
+ * environmentPrefix, ttl); `timeout` is how long it waits for one answer of the API. Nothing is called at start: remote configuration and realtime updates are off.
  */
-export async function openStiggClient({ modules, redis }) {
+export async function openStiggClient({ modules, redis, timeout = 5000 }) {
   const { Stigg, LogLevel } = createRequire(`${modules}/`)('@stigg/node-server-sdk');
   const api = await startApiStub();
   const logger = new ErrorLog();
@@ -37,8 +37,8 @@ export async function openStiggClient({ modules, redis }) {
     wsUrl: api.url.replace('http:', 'ws:'),
     enableRemoteConfig: false,
     realtimeUpdatesEnabled: false,
-    timeout: 5000,
-    entitlementsTimeout: 5000,
+    timeout,
+    entitlementsTimeout: timeout,
     logConfiguration: { logger, logLevel: LogLevel.ERROR },
     redis: { commandTimeout: 5000, ...redis },
   });

@@ -83,22 +83,13 @@ pub fn caller(body: &str) -> Result<String, &'static str> {
 
 /// The code and the words of an answer with another status than 200. Secrets were cut before.
 pub fn refusal(status: u16, body: &str) -> Refusal {
-    let named = parse(body).and_then(|document| {
-        let error = document
-            .root_element()
-            .descendants()
-            .find(|node| node.tag_name().name() == "Error")?;
-        let text = |name| {
-            child(error, name)
-                .and_then(|node| node.text())
-                .unwrap_or_default()
-        };
-        let code: String = text("Code")
+    let named = error_in(body).and_then(|(code, words)| {
+        let code: String = code
             .chars()
             .filter(|letter| letter.is_ascii_alphanumeric() || "._-".contains(*letter))
             .take(CODE_CHARS_MAX)
             .collect();
-        let words: String = quotable(text("Message"))
+        let words: String = quotable(&words)
             .split_whitespace()
             .collect::<Vec<_>>()
             .join(" ")
@@ -112,6 +103,22 @@ pub fn refusal(status: u16, body: &str) -> Refusal {
         code: format!("Http{status}"),
         words: String::new(),
     })
+}
+
+/// Code and message of an `Error` element, as AWS's query protocol has it; either may be empty.
+pub(crate) fn error_in(body: &str) -> Option<(String, String)> {
+    let document = parse(body)?;
+    let error = document
+        .root_element()
+        .descendants()
+        .find(|node| node.tag_name().name() == "Error")?;
+    let text = |name| {
+        child(error, name)
+            .and_then(|node| node.text())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    Some((text("Code"), text("Message")))
 }
 
 fn parse(text: &str) -> Option<Document<'_>> {

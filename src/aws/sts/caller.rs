@@ -5,7 +5,7 @@ use http::{Method, Request};
 
 use super::answer::{self, Refusal};
 use super::{API_VERSION, Credentials, FORM, SERVICE, StsClient};
-use crate::aws::signing::signature_headers;
+use crate::aws::signing::Signer;
 use crate::clock;
 
 impl StsClient {
@@ -20,9 +20,9 @@ impl StsClient {
             .header("accept", "text/xml")
             .body(format!("Action=GetCallerIdentity&Version={API_VERSION}").into_bytes())
             .map_err(|_| "the endpoint of STS is not a URI; check AWS_ENDPOINT_URL_STS".to_owned())?;
-        let signature = signature_headers(SERVICE, &request, &self.region, with, clock::now())
+        Signer::new(SERVICE, &*self.region)
+            .sign(&mut request, with, clock::now())
             .map_err(|error| error.to_string())?;
-        request.headers_mut().extend(signature);
         let answer = self
             .http
             .send(request, None)

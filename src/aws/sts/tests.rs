@@ -17,8 +17,8 @@ fn role() -> Role {
 fn keys() -> Credentials {
     Credentials {
         access_key_id: "AKIA1".to_owned(),
-        secret_access_key: "hunter2".to_owned(),
-        session_token: Some("tok3n".to_owned()),
+        secret_access_key: "hunter2-hunter2".to_owned(),
+        session_token: Some("session-tok3n".to_owned()),
         expires_at: None,
     }
 }
@@ -60,7 +60,7 @@ fn refusal(status: u16, code: &str, words: &str) -> Reply {
 fn a_token_is_exchanged_without_a_signature() {
     let stub = Stub::start([answer("AssumeRoleWithWebIdentity")]);
     let credentials = sts(&stub.url)
-        .assume_role_with_web_identity(&role(), "pod 1", "to.ken")
+        .assume_role_with_web_identity(&role(), "pod 1", "token.of.a.pod")
         .unwrap();
     assert_eq!(credentials.access_key_id, "ASIA1");
     assert_eq!(credentials.expires_at, Some(EpochMs(1_893_456_000_000)));
@@ -73,7 +73,7 @@ fn a_token_is_exchanged_without_a_signature() {
         ("Version", "2011-06-15"),
         ("RoleArn", ROLE_ARN),
         ("RoleSessionName", "pod 1"),
-        ("WebIdentityToken", "to.ken"),
+        ("WebIdentityToken", "token.of.a.pod"),
     ];
     assert_eq!(
         form(&asked),
@@ -97,7 +97,7 @@ fn a_role_is_assumed_with_a_signature_for_sts_in_its_region() {
             && authorization.contains("/eu-central-1/sts/aws4_request"),
         "{authorization}"
     );
-    assert_eq!(asked.header("x-amz-security-token"), "tok3n");
+    assert_eq!(asked.header("x-amz-security-token"), "session-tok3n");
     let expected = [
         ("Action", "AssumeRole"),
         ("Version", "2011-06-15"),
@@ -149,9 +149,9 @@ fn each_refusal_of_a_token_has_its_remedy_and_never_the_token() {
         (503, "ServiceUnavailable", "a fault of its own"),
         (400, "SomethingNew", "the STS API reference"),
     ] {
-        let stub = Stub::start([refusal(status, code, "Token to.ken is no good")]);
+        let stub = Stub::start([refusal(status, code, "Token token.of.a.pod is no good")]);
         let error = sts(&stub.url)
-            .assume_role_with_web_identity(&role(), "me", "to.ken")
+            .assume_role_with_web_identity(&role(), "me", "token.of.a.pod")
             .unwrap_err();
         assert_eq!(error.kind, format!("sts_{code}"));
         let start = format!(
@@ -179,7 +179,7 @@ fn each_refusal_of_a_signature_names_the_key_and_never_its_secret() {
             "check the secret of key id AKIA1 and this machine's clock",
         ),
     ] {
-        let stub = Stub::start([refusal(status, code, "hunter2 and tok3n")]);
+        let stub = Stub::start([refusal(status, code, "hunter2-hunter2 and session-tok3n")]);
         let error = sts(&stub.url).assume_role(&role(), "me", &keys()).unwrap_err();
         assert!(error.message.contains(remedy), "{error}");
         assert!(error.message.contains("([redacted] and [redacted])"), "{error}");

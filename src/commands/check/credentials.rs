@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use super::{Area, Finding};
+use crate::aws::provider;
 use crate::aws::sts::{StsAccess, StsClient};
 use crate::aws::{CredentialsProvider, EdgeCredentials};
 use crate::clock;
 use crate::commands::human;
 use crate::config::{Config, StsEndpoint};
 use crate::edge::EdgeClient;
-use crate::service::credentials::provider;
 use crate::shutdown::Stop;
 
 /// None if there are no credentials: then nothing can be asked with them.

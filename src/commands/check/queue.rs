@@ -6,17 +6,51 @@
 //! rule that bears few receives would then give the message up sooner. So the attributes are read first, and where
 //! messages wait under such a rule, or under one that cannot be read, nothing is received unless that is asked for.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use serde_json::Value;
 
 use super::{Area, Finding};
 use crate::aws::CredentialsProvider;
 use crate::config::{Config, CredentialSource};
-use crate::sqs::client::{QueueFacts, SqsClient, SqsSettings};
+use crate::sqs::client::{SqsClient, SqsSettings};
 use crate::sqs::{Queue, QueueError, ReceiptHandle};
 
 /// A rule that bears fewer receives than this counts them closely.
 const RECEIVES_FEW: u64 = 5;
+
+/// What a queue reports about itself. IAM may hide any of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct QueueFacts {
+    /// About how many messages wait.
+    visible: Option<u64>,
+    /// About how many were received and not deleted.
+    in_flight: Option<u64>,
+    visibility_secs: Option<u64>,
+    /// After so many receives a message goes to the dead-letter queue; none without a redrive policy.
+    max_receives: Option<u64>,
+}
+
+impl QueueFacts {
+    fn of(attributes: &HashMap<String, String>) -> Self {
+        let number = |name: &str| attributes.get(name)?.parse().ok();
+        let redrive_policy = attributes.get("RedrivePolicy");
+        let redrive_policy: Option<Value> =
+            redrive_policy.and_then(|policy| serde_json::from_str(policy).ok());
+        Self {
+            visible: number("ApproximateNumberOfMessages"),
+            in_flight: number("ApproximateNumberOfMessagesNotVisible"),
+            visibility_secs: number("VisibilityTimeout"),
+            // A number, or the same as text: SQS accepts both and gives back what it got.
+            max_receives: redrive_policy.and_then(|policy| {
+                let times = policy.get("maxReceiveCount")?;
+                times.as_u64().or_else(|| times.as_str()?.parse().ok())
+            }),
+        }
+    }
+}
 
 pub(super) fn check(
     config: &Config,
@@ -33,7 +67,9 @@ pub(super) fn check(
         proxy: config.proxy.clone(),
     };
     let queue = SqsClient::new(settings, credentials);
-    let facts = queue.facts();
+    let facts = queue
+        .attributes("All")
+        .map(|attributes| QueueFacts::of(&attributes));
     findings.push(match &facts {
         Ok(facts) => Area::Queue.ok(shown(facts)),
         // Stigg's credentials may be for receiving and deleting alone.
@@ -102,6 +138,27 @@ fn shown(facts: &QueueFacts) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn attributes_are_read_and_none_is_needed() {
+        let attributes = [
+            ("ApproximateNumberOfMessages", "3"),
+            ("VisibilityTimeout", "30"),
+            (
+                "RedrivePolicy",
+                r#"{"deadLetterTargetArn":"arn","maxReceiveCount":"4"}"#,
+            ),
+        ];
+        let attributes = attributes.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let expected = QueueFacts {
+            visible: Some(3),
+            in_flight: None,
+            visibility_secs: Some(30),
+            max_receives: Some(4),
+        };
+        assert_eq!(QueueFacts::of(&HashMap::from(attributes)), expected);
+        assert_eq!(QueueFacts::of(&HashMap::new()), QueueFacts::default());
+    }
 
     #[test]
     fn nothing_is_received_where_a_close_count_would_suffer() {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::entitlement::EpochMs;
 use crate::message;
-use crate::sqs::wire::sent_at;
+use crate::sqs::protocol::sent_at;
 
 /// A message.
 #[derive(Debug, PartialEq, Eq)]

@@ -224,7 +224,7 @@ impl Filler<'_> {
             }
             let outcome = self
                 .store
-                .apply(&[(change, LockPatience::RESPECT)], &|| true)?
+                .apply(&[(change, LockPatience::OWN_REFETCH)], &|| true)?
                 .pop();
             match outcome {
                 Some(Ok(Outcome::Locked)) | None => {

@@ -11,7 +11,7 @@ const QUEUE_URL: &str = "https://sqs.eu-central-1.amazonaws.com/123456789012/eve
 
 fn settings(endpoint: &Url) -> SqsSettings {
     SqsSettings {
-        endpoint: endpoint.join("/some/path?x=y").unwrap(),
+        endpoint: endpoint.clone(),
         queue_url: QUEUE_URL.to_owned(),
         region: "eu-central-1".to_owned(),
         pool_size: 2,
@@ -21,7 +21,7 @@ fn settings(endpoint: &Url) -> SqsSettings {
 }
 
 fn client(stub: &Stub) -> SqsClient {
-    let secret = Secret::inline("wJalrXUtnFEMI");
+    let secret = Secret::inline("wJalrXUtnFEMI-of-the-test");
     SqsClient::new(
         settings(&stub.url),
         Arc::new(StaticCredentials::new("AKIA1".to_owned(), secret, None)),
@@ -129,21 +129,83 @@ fn batches_report_entry_by_entry_and_an_empty_one_calls_nobody() {
 }
 
 #[test]
-fn a_refusal_is_explained_and_the_clock_compared_with_the_servers() {
-    let stub = Stub::start([Reply::Answer(
-        403,
-        "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n",
-        r#"{"__type":"com.amazon.coral.service#InvalidSignatureException","message":"Signature expired: x"}"#
-            .to_owned(),
-    )]);
+fn calls_go_to_the_endpoints_path_and_name_the_queue_as_it_is_given() {
+    for (path, line) in [
+        ("/", "POST /"),
+        ("/sqs", "POST /sqs/"),
+        ("/a/b%20c/", "POST /a/b%20c/"),
+    ] {
+        let stub = Stub::start([Stub::ok("{}")]);
+        let settings = settings(&stub.url.join(path).unwrap());
+        SqsClient::new(settings, Arc::new(Temporary::default()))
+            .receive(1, Duration::ZERO)
+            .unwrap();
+        let asked = stub.asked();
+        assert_eq!(asked.line, line);
+        let body: Value = serde_json::from_str(&asked.body).unwrap();
+        assert_eq!(body["QueueUrl"], QUEUE_URL);
+    }
+}
+
+const EXPIRED: &str =
+    r#"{"__type":"com.amazon.coral.service#InvalidSignatureException","message":"Signature expired: x"}"#;
+
+#[test]
+fn a_clock_that_is_off_is_corrected_by_the_servers_and_the_call_is_sent_again() {
+    let date = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    let stub = Stub::start([
+        Reply::Answer(403, date, EXPIRED.to_owned()),
+        Reply::Answer(200, date, "{}".to_owned()),
+        Reply::Answer(200, "", "{}".to_owned()),
+    ]);
+    let client = client(&stub);
+    client.receive(1, Duration::ZERO).unwrap();
+    client.receive(1, Duration::ZERO).unwrap();
+    assert!(!stub.asked().header("x-amz-date").starts_with("1994"));
+    for _ in 0..2 {
+        let signed_at = stub.asked().header("x-amz-date").to_owned();
+        assert!(signed_at.starts_with("19941106T08"), "{signed_at}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_off_is_explained_where_the_correction_does_not_help() {
+    let date = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+    let stub = Stub::start([
+        Reply::Answer(403, date, EXPIRED.to_owned()),
+        Reply::Answer(403, date, EXPIRED.to_owned()),
+    ]);
     let error = client(&stub).delete_batch(&[handle("a")]).unwrap_err();
     assert_eq!(error.kind, "InvalidSignatureException");
     assert!(error.message.starts_with(&format!(
         "cannot delete messages from queue {QUEUE_URL} in region eu-central-1"
     )));
-    assert!(error.message.contains("check AWS_SECRET_ACCESS_KEY"), "{error}");
     assert!(error.message.contains("minutes ahead of the server's"), "{error}");
     assert!(!error.message.contains("wJalrXUtnFEMI"));
+}
+
+#[test]
+fn a_refusal_that_the_clock_does_not_explain_is_not_sent_again() {
+    let stub = Stub::start([Reply::Answer(
+        403,
+        "",
+        EXPIRED.replace("Signature expired: x", "no"),
+    )]);
+    let error = client(&stub).delete_batch(&[handle("a")]).unwrap_err();
+    assert!(error.message.contains("check AWS_SECRET_ACCESS_KEY"), "{error}");
+    stub.asked();
+    assert!(stub.was_left_alone());
+}
+
+#[test]
+fn half_a_surrogate_pair_in_one_body_of_a_batch_costs_no_message() {
+    let answer = r#"{"Messages":[
+        {"MessageId":"m1","ReceiptHandle":"r1","Body":"{\"name\":\"\ud83d\"}"},
+        {"MessageId":"m2","ReceiptHandle":"r2","Body":"{\"name\":\"\ud83d\ude00\"}"}]}"#;
+    let stub = Stub::start([Stub::ok(answer)]);
+    let deliveries = client(&stub).receive(10, Duration::ZERO).unwrap();
+    let bodies: Vec<&str> = deliveries.iter().map(|delivery| delivery.body.as_str()).collect();
+    assert_eq!(bodies, ["{\"name\":\"\u{fffd}\"}", "{\"name\":\"😀\"}"]);
 }
 
 #[test]
@@ -154,10 +216,11 @@ fn a_refused_temporary_key_is_reported_to_its_source_and_its_token_is_not_repeat
         Reply::Answer(400, "", body),
         Reply::Answer(403, "", "<html>blocked: FwoGtoken</html>".to_owned()),
         Reply::Answer(400, "", r#"{"__type":"x#QueueDoesNotExist"}"#.to_owned()),
+        Reply::Answer(403, "", r#"{"__type":"com.amazonaws.sqs#OverLimit"}"#.to_owned()),
     ]);
     let provider = Arc::new(Temporary::default());
     let client = SqsClient::new(settings(&stub.url), Arc::<Temporary>::clone(&provider));
-    for _ in 0..3 {
+    for _ in 0..4 {
         let error = client.receive(1, Duration::ZERO).unwrap_err();
         assert!(
             !error.message.contains("FwoGtoken") && !error.message.contains("verysecret"),
@@ -168,7 +231,7 @@ fn a_refused_temporary_key_is_reported_to_its_source_and_its_token_is_not_repeat
     assert_eq!(
         *provider.refused.lock().unwrap(),
         ["ASIA2", "ASIA2"],
-        "an absent queue is not the key's fault"
+        "neither an absent queue nor too many messages in flight are the key's fault"
     );
 }
 

@@ -44,6 +44,12 @@ pub struct QueueOptions {
     pub secret_access_key: String,
     /// `GetQueueAttributes` is forbidden, as a sparing IAM policy has it.
     pub deny_attributes: bool,
+    /// Its clock is so far ahead of this machine's, in milliseconds: it checks and dates by that.
+    pub clock_ahead_ms: i64,
+    /// Calls must go to this path.
+    pub endpoint_path: &'static str,
+    /// Above so many messages in flight a receive is `OverLimit`.
+    pub in_flight_max: usize,
 }
 
 impl Default for QueueOptions {
@@ -57,6 +63,9 @@ impl Default for QueueOptions {
             access_key_id: "AKIAFAKEQUEUEEXAMPLE".into(),
             secret_access_key: "secret-of-the-fake-queue/EXAMPLE+KEY".into(),
             deny_attributes: false,
+            clock_ahead_ms: 0,
+            endpoint_path: "/",
+            in_flight_max: 120_000,
         }
     }
 }

@@ -49,7 +49,7 @@ impl Refusal {
     /// By SQS's own rules.
     pub fn of_sqs(code: &'static str, words: impl Into<String>) -> Self {
         Self {
-            status: 400,
+            status: if code == "OverLimit" { 403 } else { 400 },
             namespace: SQS,
             code,
             words: words.into(),

@@ -80,7 +80,11 @@ pub fn start(options: QueueOptions) -> (Arc<Server>, Threads) {
         path: format!("/000000000000/{name}"),
         started: Instant::now(),
         advanced: AtomicU64::new(0),
-        shelf: Mutex::new(Shelf::new(options.fifo, options.max_receive_count)),
+        shelf: Mutex::new(Shelf::new(
+            options.fifo,
+            options.max_receive_count,
+            options.in_flight_max,
+        )),
         arrived: Condvar::new(),
         pauses: Mutex::default(),
         ending: Condvar::new(),
@@ -182,6 +186,11 @@ impl Server {
         self.ended.load(Ordering::SeqCst)
     }
 
+    /// Its own, which may be off.
+    fn wall_clock_ms(&self) -> i64 {
+        clock::now().0 + self.options.clock_ahead_ms
+    }
+
     /// Milliseconds since the start.
     fn now(&self) -> u64 {
         let passed = u64::try_from(self.started.elapsed().as_millis()).expect("a short run");
@@ -270,7 +279,7 @@ impl Server {
     /// Serves a connection to its end; gives it back if the end is only to be let go of.
     fn serve(&self, mut connection: Connection, connection_number: u64) -> Option<Connection> {
         while !self.has_ended() {
-            let now_ms = clock::now().0;
+            let now_ms = self.wall_clock_ms();
             let next = match connection.next_request() {
                 Ok(None) => break,
                 Ok(Some(request)) => self.answer_to(&request, now_ms),
@@ -284,7 +293,7 @@ impl Server {
             let number = self.requests.fetch_add(1, Ordering::Relaxed);
             match next {
                 Next::Answer(answer) => {
-                    if connection.answer(&answer, number, clock::now().0).is_err() {
+                    if connection.answer(&answer, number, self.wall_clock_ms()).is_err() {
                         break;
                     }
                 }
@@ -309,7 +318,9 @@ impl Server {
         }
         let target = request.header("x-amz-target").unwrap_or_default();
         let operation = match Operation::from_target(target) {
-            Some(operation) if request.method == "POST" && request.path == "/" => operation,
+            Some(operation) if request.method == "POST" && request.path == self.options.endpoint_path => {
+                operation
+            }
             _ => {
                 let words = format!("{} {} with the target '{target}'", request.method, request.path);
                 return self.refuse(&Refusal::common(400, "UnknownOperationException", words));

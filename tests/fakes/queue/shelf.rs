@@ -12,9 +12,6 @@ use groups::Groups;
 /// Nobody may hide a message for longer, counted from its receive.
 pub const VISIBILITY_SECS_MAX: u64 = 12 * 60 * 60;
 
-/// SQS refuses to hand out more while so many are in flight.
-const IN_FLIGHT_MAX: usize = 120_000;
-
 /// How far back disorder reaches.
 const DISORDER_DEPTH: usize = 1_000;
 
@@ -112,6 +109,7 @@ pub struct OverLimit;
 #[derive(Debug)]
 pub struct Shelf {
     max_receive_count: Option<u32>,
+    in_flight_max: usize,
     messages: HashMap<u64, Message>,
     order: Order,
     /// (until, message)
@@ -123,9 +121,10 @@ pub struct Shelf {
 }
 
 impl Shelf {
-    pub fn new(fifo: bool, max_receive_count: Option<u32>) -> Self {
+    pub fn new(fifo: bool, max_receive_count: Option<u32>, in_flight_max: usize) -> Self {
         Self {
             max_receive_count,
+            in_flight_max,
             messages: HashMap::new(),
             order: if fifo {
                 Order::Fifo(Groups::default())
@@ -202,7 +201,7 @@ impl Shelf {
     /// Hands out what is visible; moves what was received too often to the dead letters.
     pub fn receive(&mut self, ask: Ask) -> Result<Vec<Handed>, OverLimit> {
         self.wake(ask.now);
-        if self.in_flight.len() >= IN_FLIGHT_MAX {
+        if self.in_flight.len() >= self.in_flight_max {
             return Err(OverLimit);
         }
         let mut handed = Vec::new();

@@ -228,7 +228,8 @@ fn string_to_sign(
             "The provided 'x-amz-content-sha256' header does not match what was computed.",
         );
     }
-    let mut canonical = format!("{}\n{}\n\n", request.method, request.path);
+    // A path is encoded once more.
+    let mut canonical = format!("{}\n{}\n\n", request.method, request.path.replace('%', "%25"));
     for name in &signed {
         let value = request.header(name).unwrap_or_default();
         let value: Vec<&str> = value.split_ascii_whitespace().collect();

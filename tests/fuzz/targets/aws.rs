@@ -41,8 +41,8 @@ pub const DOCUMENT: Target = Target {
 static DOCUMENTS: LazyLock<Samples> = LazyLock::new(|| {
     let answers = [
         json!({"Code": "Success", "LastUpdated": "2026-11-20T08:00:00Z", "Type": "AWS-HMAC", "AccessKeyId": "ASIA1",
-            "SecretAccessKey": "s3cret", "Token": "t0ken", "Expiration": "2030-01-01T00:00:00Z"}),
-        json!({"AccessKeyId": "ASIA1", "SecretAccessKey": "s3cret", "Token": "t0ken", "AccountId": "1",
+            "SecretAccessKey": "s3cret", "Token": "t0ken-of-a-pod", "Expiration": "2030-01-01T00:00:00Z"}),
+        json!({"AccessKeyId": "ASIA1", "SecretAccessKey": "s3cret", "Token": "t0ken-of-a-pod", "AccountId": "1",
             "Expiration": "2030-01-01T00:00:00Z", "RoleArn": "arn:aws:iam::123456789012:role/r"}),
         json!({"code": "NoIdInRequest", "message": "CredentialEndpoint: no id in the request"}),
         json!({"Code": "AssumeRoleUnauthorizedAccess", "Message": "EC2 cannot assume the role r."}),
@@ -58,9 +58,10 @@ static DOCUMENTS: LazyLock<Samples> = LazyLock::new(|| {
 /// A fault tells no secret. The mutator may put one in the place of what is told.
 fn tells_nothing(fault: &str) -> Result<(), String> {
     is_a_line(fault, 300)?;
-    hold(!fault.contains("s3cret") && !fault.contains("t0ken"), || {
-        format!("a fault tells nothing of the answer: {fault}")
-    })
+    hold(
+        !fault.contains("s3cret") && !fault.contains("t0ken-of-a-pod"),
+        || format!("a fault tells nothing of the answer: {fault}"),
+    )
 }
 
 fn are_whole(credentials: &Credentials) -> Result<(), String> {
@@ -96,11 +97,11 @@ fn sts(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
 fn metadata(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
     let read = probe.measure(|| document::read(input).and_then(|document| document::credentials(&document)));
     refuses_depth(input, read.is_ok())?;
-    let refusal = probe.measure(|| document::refusal(input, Some("t0ken")));
+    let refusal = probe.measure(|| document::refusal(input, Some("t0ken-of-a-pod")));
     refuses_depth(input, refusal.is_some())?;
     if let Some(refusal) = &refusal {
         is_a_line(refusal, 60 + 2 + 200)?;
-        hold(!refusal.contains("t0ken"), || {
+        hold(!refusal.contains("t0ken-of-a-pod"), || {
             format!("the token is cut out of a refusal: {refusal}")
         })?;
     }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use fastrand::Rng;
 use persistent_cache_service::ops::metrics::Metrics;
-use persistent_cache_service::store::{StepResult, parse_primary, results};
+use persistent_cache_service::store::{parse_primary, results};
 use redis::{Parser, Value, from_redis_value};
 
 use super::{Memory, Target, hold};
@@ -90,11 +90,12 @@ fn answer(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
             let is_ours = matches!(&answer, Value::Array(fields) if fields.len() == 3 * steps.len());
             hold(is_ours, || format!("{steps:?} come of three values each"))?;
             for step in &steps {
-                if let StepResult::Done { written, stale, .. } = step {
+                if let Ok(step) = step {
                     let possible = u64::try_from(i64::MAX).unwrap_or(u64::MAX);
-                    hold(written.count() <= possible && stale.count() <= possible, || {
-                        "counts are counts".to_owned()
-                    })?;
+                    hold(
+                        step.written.count() <= possible && step.stale.count() <= possible,
+                        || "counts are counts".to_owned(),
+                    )?;
                 }
             }
         }

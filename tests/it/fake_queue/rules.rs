@@ -7,6 +7,7 @@ use persistent_cache_service::aws::StaticCredentials;
 use persistent_cache_service::config::Secret;
 use persistent_cache_service::sqs::Queue;
 use persistent_cache_service::sqs::client::{SqsClient, SqsSettings};
+use url::Url;
 
 use super::caller::{Caller, text};
 use crate::fakes::queue::{Counts, FakeQueue, QueueOptions};
@@ -276,7 +277,7 @@ fn the_services_own_client_understands_the_queue_and_breaks_none_of_its_rules() 
     let (queue, _) = stage(&options);
     let client = SqsClient::new(
         SqsSettings {
-            endpoint: queue.url().parse().unwrap(),
+            endpoint: queue.url().parse::<Url>().unwrap().join("/").unwrap(),
             queue_url: queue.url(),
             region: options.region,
             pool_size: 1,

@@ -1,7 +1,8 @@
 //! Redis, as the model reads it: keys taken apart into whose they are and what they hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use persistent_cache_service::clock;
 use serde_json::Value;
 
 use super::truth::Subject;
@@ -10,6 +11,8 @@ use crate::support::stage::PREFIX;
 
 /// The two are read one after the other; the service's expiries and the readers' are far apart.
 const EXPIRY_TOLERANCE_SECS: i64 = 60;
+/// A tombstone's life.
+const TOMBSTONE_SECS_MAX: i64 = 12 * 60 * 60;
 
 /// A value and the timestamp beside it.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +28,8 @@ pub type Cached = BTreeMap<String, Stamped>;
 #[derive(Debug, Default)]
 pub struct Cache {
     pub of: BTreeMap<Subject, Cached>,
+    /// Who has a tombstone of a purge.
+    pub tombstones: BTreeSet<Subject>,
     /// What is wrong with the form of it.
     pub faults: Vec<String>,
 }
@@ -34,8 +39,16 @@ pub fn look(redis: &TestRedis, subjects: &[Subject]) -> Cache {
     let mut cache = Cache::default();
     let snapshot = redis.snapshot();
     for (key, entry) in &snapshot {
-        // The service's own marks.
-        if *key == format!("{PREFIX}:purged") || key.starts_with(&format!("{PREFIX}:purged:")) {
+        if key.starts_with(&format!("{PREFIX}:check:")) {
+            continue;
+        }
+        if let Some(whose) = key.strip_prefix(&format!("{PREFIX}:purged")) {
+            if let Err(fault) = tombstone(entry) {
+                cache.faults.push(format!("{key} {fault}: {}", entry.value));
+            }
+            let key = format!("{PREFIX}{whose}");
+            let of = subjects.iter().find(|subject| subject.owner().key(PREFIX) == key);
+            cache.tombstones.extend(of.cloned());
             continue;
         }
         let value_key = key.strip_suffix("#timestamp").unwrap_or(key);
@@ -48,6 +61,10 @@ pub fn look(redis: &TestRedis, subjects: &[Subject]) -> Cache {
                 .push(format!("{key} is nobody's key: {}", entry.value));
             continue;
         };
+        // The last credit balance: the service's own, beside the currency's usage.
+        if part.starts_with("credit_") && part.ends_with("#balance") {
+            continue;
+        }
         if value_key != key {
             if !snapshot.contains_key(value_key) {
                 cache.faults.push(format!("{key} stands without its value"));
@@ -80,6 +97,20 @@ fn stamped(value: &Entry, timestamp: Option<&Entry>) -> Result<Stamped, &'static
             .parse()
             .map_err(|_| "has a timestamp that is none")?,
     })
+}
+
+/// `<when the purge was sent>`, or `<when>:<timestamp of the newest list forgotten>`. The latter is not in the future: no
+/// list that comes would be new enough.
+fn tombstone(entry: &Entry) -> Result<(), &'static str> {
+    let (purged, forgotten) = entry.value.split_once(':').unwrap_or((&entry.value, "0"));
+    let number = |text: &str| text.parse::<i64>().map_err(|_| "is no tombstone");
+    if number(purged)?.max(number(forgotten)?) > clock::now().0 {
+        return Err("is of the future");
+    }
+    if entry.ttl > TOMBSTONE_SECS_MAX {
+        return Err("stays too long");
+    }
+    Ok(())
 }
 
 /// Whose key it is, and its part after the customer key. The longest customer key that fits: ids may hold colons.

@@ -1,4 +1,4 @@
-//! What Redis must hold, given what is true and what was sent: see the words at the top of `model`.
+//! What Redis must hold, given what is true and what was sent: see the top of `model`.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 use super::cache::{Cache, Cached, Stamped};
 use super::origin::Origin;
 use super::run::Variant;
-use super::truth::{Listing, Measured, Story, Subject, Truth};
+use super::truth::{
+    Balance, CURRENCIES, Listing, Lists, Measured, Story, Subject, Truth, credit_part, rate_of,
+};
 
 /// Lines of what differs, subject by subject.
 pub fn differences(
@@ -29,6 +31,9 @@ pub fn differences(
         look.list(&mut lines);
         look.metadata(&mut lines);
         look.usages(&mut lines);
+        if now.tombstones.contains(subject) && !before.tombstones.contains(subject) {
+            look.new_tombstone(&mut lines);
+        }
         if !lines.is_empty() {
             differences.insert(subject.clone(), lines);
         }
@@ -49,9 +54,17 @@ impl Look<'_> {
         self.before.contains_key("") && !self.story.since.purged
     }
 
+    /// A reader has fetched it since the last look, and it has been in the cache ever since: the refetch lock stood for
+    /// it until the reader had written.
+    fn is_refetched(&self) -> bool {
+        self.story.since.fetched.is_some() && !self.story.since.purged
+    }
+
     fn must_be_there(&self) -> bool {
+        let since = &self.story.since;
         self.stayed()
-            || (self.variant.policy == "UPSERT" && self.story.since.listed && !self.story.since.purged)
+            || self.is_refetched()
+            || (self.variant.policy == "UPSERT" && since.lists == Lists::New && !since.purged)
     }
 
     fn list(&self, lines: &mut Vec<String>) {
@@ -70,6 +83,8 @@ impl Look<'_> {
                     differ("the customer key is of another time");
                 } else if let Err(fault) = self.entries(&found.value, listing) {
                     differ(&fault);
+                } else {
+                    self.balances(found, listing, lines);
                 }
             }
             Truth::Denied { at, .. } => {
@@ -101,7 +116,17 @@ impl Look<'_> {
             if calculated.get("type").is_some() && entry.get("featureUsage").is_none() {
                 return Err(format!("the entry {name} has not both forms"));
             }
+            if !calculated["enumValues"].is_array() {
+                return Err(format!("the entry {name} lost its empty enumValues"));
+            }
             let id = calculated["feature"]["id"].as_str().unwrap_or_default();
+            let rate = rate_of(id);
+            if calculated["creditRate"]["currencyId"].as_str() != rate.map(|rate| rate.currency) {
+                return Err(format!("the entry {name} has another credit rate"));
+            }
+            if rate.is_none() && !calculated["accessDeniedReason"].is_null() {
+                return Err(format!("the entry {name} is denied, and costs no credits"));
+            }
             limits.insert(id.to_owned(), calculated["usageLimit"].as_i64());
         }
         if limits == listing.limits {
@@ -111,10 +136,95 @@ impl Look<'_> {
         }
     }
 
+    /// Entries that cost credits show the effect of one balance for each currency: of the one that the list was made
+    /// with, or of a newer one; and not of one that is older than what was told.
+    fn balances(&self, found: &Stamped, listing: &Listing, lines: &mut Vec<String>) {
+        for currency in CURRENCIES {
+            let Some(newest) = self.newest_shown(&found.value, listing, currency) else {
+                lines.push(format!(
+                    "entries show the effect of no balance of {currency} that the list may have: {found:?}; \
+                     made with {:?}, all: {:?}",
+                    listing.balances.get(currency),
+                    self.story.every_balance.get(currency)
+                ));
+                continue;
+            };
+            let least = self.least_balance(found, listing, currency);
+            if let Some((least, why)) = least
+                && newest < least.at
+            {
+                lines.push(format!(
+                    "entries show a balance of {currency} of {newest}, older than {why}: {least:?}; {found:?}"
+                ));
+            }
+        }
+    }
+
+    /// When the newest balance was true whose effect the entries of a list may be showing. `None`: there is no such
+    /// balance.
+    fn newest_shown(&self, value: &Value, listing: &Listing, currency: &str) -> Option<i64> {
+        let shows = |balance: Option<&Balance>| {
+            value.as_object().is_some_and(|entries| {
+                entries.values().all(|entry| {
+                    let calculated = &entry["calculatedEntitlement"];
+                    let id = calculated["feature"]["id"].as_str().unwrap_or_default();
+                    rate_of(id)
+                        .filter(|rate| rate.currency == currency)
+                        .is_none_or(|rate| {
+                            let (reason, valid_until) = rate.entry_under(balance);
+                            calculated["accessDeniedReason"].as_str() == reason
+                                && calculated["validUntil"].as_i64() == valid_until
+                        })
+                })
+            })
+        };
+        let made_with = listing.balances.get(currency);
+        let every = self.story.every_balance.get(currency);
+        let newer = every
+            .into_iter()
+            .flatten()
+            .map(|(_, balance)| balance)
+            .filter(|balance| balance.at > listing.at && shows(Some(balance)));
+        let as_made = shows(made_with).then(|| made_with.map_or(0, |balance| balance.at));
+        newer.map(|balance| balance.at).max().or(as_made)
+    }
+
+    /// The balance whose effect must at least be shown.
+    fn least_balance(
+        &self,
+        found: &Stamped,
+        listing: &Listing,
+        currency: &'static str,
+    ) -> Option<(Balance, &'static str)> {
+        let since = &self.story.since;
+        let mut least = Vec::new();
+        if self.stayed() {
+            let told = since.balances.get(currency);
+            least.extend(told.map(|balance| (*balance, "what was told")));
+            if let Some(before) = self.before.get("").filter(|before| before.at == found.at) {
+                let shown = self.newest_shown(&before.value, listing, currency);
+                let balance = shown.and_then(|at| self.story.every_balance.get(currency)?.get(&at));
+                least.extend(balance.map(|balance| (*balance, "at the last look")));
+            }
+        }
+        if self.is_refetched() {
+            let told = since.balances_after_fetch.get(currency);
+            least.extend(told.map(|balance| (*balance, "what was told after a reader had fetched")));
+        }
+        // A list that is newer than a balance stands as it came.
+        least
+            .into_iter()
+            .filter(|(balance, _)| balance.at > listing.at)
+            .max_by_key(|(balance, _)| balance.at)
+    }
+
     fn metadata(&self, lines: &mut Vec<String>) {
         let Some(found) = self.now.get("metadata") else {
             return;
         };
+        if self.is_metadata_of_an_older_list(found) {
+            return;
+        }
         let expected = match &self.story.truth {
             Truth::Listed(listing) if self.story.is_told => (Value::Null, listing.at),
             Truth::Denied { reason, at } => (json!(reason), *at),
@@ -132,10 +242,28 @@ impl Look<'_> {
         }
     }
 
+    /// See "What is kept out" at the top of `model`.
+    fn is_metadata_of_an_older_list(&self, found: &Stamped) -> bool {
+        let is_older = self.now.get("").is_some_and(|list| found.at < list.at);
+        let since = &self.story.since;
+        let is_known = self.before.get("metadata") == Some(found) && !since.purged;
+        self.variant.policy == "UPDATE_IF_EXISTS"
+            && self.variant.format != "v3"
+            && is_older
+            && (since.fetched.is_some() || is_known)
+    }
+
     fn usages(&self, lines: &mut Vec<String>) {
         for (part, stamped) in self.now {
-            if !part.is_empty() && part != "metadata" && self.measured(part, stamped).is_none() {
-                lines.push(format!("{part} was never that: {stamped:?}"));
+            if part.is_empty() || part == "metadata" {
+                continue;
+            }
+            match self.measured(part, stamped) {
+                None => lines.push(format!("{part} was never that: {stamped:?}")),
+                Some(measured) if part.starts_with("credit_") => {
+                    self.period(part, stamped, measured, lines);
+                }
+                Some(_) => {}
             }
         }
         for (part, (least, why)) in self.bounds() {
@@ -158,6 +286,31 @@ impl Look<'_> {
         (stamped.value["currentUsage"].as_i64() == Some(measured.value)).then_some(measured)
     }
 
+    /// A credit's period is that of its message; where the message told none, it is one that was told before, and one
+    /// that was stored at the last look is not lost.
+    fn period(&self, part: &str, stamped: &Stamped, measured: Measured, lines: &mut Vec<String>) {
+        let of = |value: &Value| -> [Option<i64>; 2] {
+            ["usagePeriodStart", "usagePeriodEnd"].map(|name| value[name].as_i64())
+        };
+        let found = of(&stamped.value);
+        let before = self.before.get(part).map(|before| of(&before.value));
+        let had_one = before.is_some_and(|before| before != [None; 2]) && !self.story.since.invalidated;
+        let is_right = match measured.period {
+            Some(told) => found == told.map(Some),
+            None if found == [None; 2] => !had_one,
+            None => self.story.stamped[part]
+                .range(..stamped.at)
+                .any(|(_, earlier)| earlier.period.is_some_and(|told| found == told.map(Some))),
+        };
+        let reset = stamped.value["nextResetDate"].as_i64();
+        let is_reset_right = reset == found[1].filter(|_| self.variant.format == "compatible");
+        if !is_right || !is_reset_right {
+            lines.push(format!(
+                "{part} has another period than was told: {stamped:?}, told {measured:?}, before {before:?}"
+            ));
+        }
+    }
+
     /// What each usage must at least be, and why.
     fn bounds(&self) -> BTreeMap<String, (Measured, &'static str)> {
         let mut bounds: BTreeMap<String, (Measured, &'static str)> = BTreeMap::new();
@@ -175,12 +328,24 @@ impl Look<'_> {
                 }
             }
         }
+        let mut told = Vec::new();
         if self.stayed() {
-            for (part, measured) in &since.told {
-                // A credit that came with a list is not for readers of SDK 3.x.
+            told.push((&since.told, &since.balances, "what was told"));
+        }
+        if self.is_refetched() {
+            let why = "what was told after a reader had fetched";
+            told.push((&since.told_after_fetch, &since.balances_after_fetch, why));
+        }
+        for (usages, balances, why) in told {
+            for (part, measured) in usages {
+                // In the form of SDK 3.x a list carries no credits.
                 if !(part.starts_with("credit_") && self.variant.format == "v3") {
-                    at_least(part, *measured, "what was told");
+                    at_least(part, *measured, why);
                 }
+            }
+            for (currency, balance) in balances {
+                let part = credit_part(currency);
+                at_least(&part, self.story.stamped[&part][&balance.at], why);
             }
         }
         if let (Truth::Listed(listing), Some(_), false) =
@@ -194,5 +359,13 @@ impl Look<'_> {
             }
         }
         bounds
+    }
+
+    /// A purge of somebody of whom nothing was stored leaves nothing behind with UPDATE_IF_EXISTS.
+    fn new_tombstone(&self, lines: &mut Vec<String>) {
+        let had_nothing = self.before.is_empty() && self.story.since.fetched.is_none();
+        if self.variant.policy == "UPDATE_IF_EXISTS" && had_nothing {
+            lines.push("a tombstone of somebody of whom nothing was stored".to_owned());
+        }
     }
 }

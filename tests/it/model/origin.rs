@@ -1,29 +1,42 @@
-//! Where changes come from: it makes things true, and the messages that tell of them.
+//! Where changes come from: it makes things true, and sends the messages that tell of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use serde_json::json;
 
+use super::bodies::{self, WrongTime};
 use super::truth::{
-    CURRENCY, Listing, Measured, SWITCH, Since, Story, Subject, Truth, VERSION_FEATURE, state_of,
+    Balance, CURRENCIES, CURRENCY, Listing, Lists, Measured, RATED, SWITCH, Since, Story, Subject, Truth,
+    VERSION_FEATURE, credit_part,
 };
 use crate::support::messages::{
-    Envelope, Shape, credit_balance, customer_deleted, entitlements_updated, event, package_published, purge,
-    subscriptions_migrated, usage_updated,
+    Envelope, Message, Shape, customer_deleted, entitlements_updated, event, package_published, purge,
+    subscriptions_migrated,
 };
-use crate::support::state::{State, metered};
+use crate::support::state::State;
 
 /// Features that are metered; each subject may have any of them.
 const METERED: [&str; 3] = ["feature-calls", "feature-events", "feature-storage"];
-/// A message that is to be sent.
+const DAY_MS: i64 = 86_400_000;
+
+/// What a message does, as far as the model has to know.
+#[derive(Clone, Default)]
+struct Effect {
+    lists: bool,
+    /// It purges the subject, and with a customer its resources.
+    purges: bool,
+    tells: BTreeMap<String, Measured>,
+    balance: Option<(&'static str, Balance)>,
+}
+
+/// A message that is to be sent, or was.
 #[derive(Clone)]
 struct Waiting {
     subject: Subject,
     body: String,
     what: String,
-    lists: bool,
-    tells: BTreeMap<String, Measured>,
+    effect: Effect,
 }
 
 /// A message for the queue.
@@ -36,6 +49,8 @@ pub struct Sent {
 pub struct Origin {
     pub stories: BTreeMap<Subject, Story>,
     waiting: Vec<Waiting>,
+    /// What was sent and tells its own time: it may come back from a dead-letter queue.
+    redrivable: Vec<Waiting>,
     /// What is on its way to the queue.
     pub outgoing: Vec<Sent>,
     clock: i64,
@@ -57,20 +72,13 @@ impl Origin {
                     customer: (*customer).to_owned(),
                     resource: resource.map(str::to_owned),
                 };
-                let story = Story {
-                    truth: Truth::Unknown,
-                    is_told: true,
-                    usages: BTreeMap::new(),
-                    stamped: BTreeMap::new(),
-                    since: Since::default(),
-                    log: Vec::new(),
-                };
-                stories.insert(subject, story);
+                stories.insert(subject, Story::new());
             }
         }
         Self {
             stories,
             waiting: Vec::new(),
+            redrivable: Vec::new(),
             outgoing: Vec::new(),
             clock: from,
             version: 0,
@@ -111,26 +119,43 @@ impl Origin {
         if rng.bool() {
             limits.insert(SWITCH.to_owned(), None);
         }
+        for feature in RATED {
+            if !METERED.contains(&feature) && rng.bool() {
+                limits.insert(feature.to_owned(), Some(rng.i64(1..1_000)));
+            }
+        }
         for feature in METERED {
             if rng.u8(..) < 150 {
                 limits.insert(feature.to_owned(), Some(rng.i64(1..1_000)));
                 let part = format!("f_{feature}");
                 if !self.stories[subject].usages.contains_key(&part) {
-                    self.measure(subject, &part, rng);
+                    self.measure(subject, &part, None, rng);
                 }
             }
         }
         let at = self.tick();
-        let usages = self.stories[subject].usages.clone();
-        let listing = Listing { at, limits, usages };
-        self.story(subject).truth = Truth::Listed(listing.clone());
+        let story = self.story(subject);
+        let listing = Listing {
+            at,
+            limits,
+            usages: story.usages.clone(),
+            balances: story.balances.clone(),
+        };
+        story.truth = Truth::Listed(listing.clone());
         listing
     }
 
-    fn measure(&mut self, subject: &Subject, part: &str, rng: &mut Rng) -> Measured {
+    fn measure(
+        &mut self,
+        subject: &Subject,
+        part: &str,
+        period: Option<[i64; 2]>,
+        rng: &mut Rng,
+    ) -> Measured {
         let measured = Measured {
             at: self.tick(),
             value: rng.i64(0..100_000),
+            period,
         };
         let story = self.story(subject);
         story.usages.insert(part.to_owned(), measured);
@@ -142,84 +167,87 @@ impl Origin {
         let listing = self.new_list(subject, rng);
         self.story(subject).is_told = true;
         let shape = rng.choice(Shape::ALL).expect("a shape");
+        // A usage without its period would leave open whether the stored one stays.
+        let credit = listing.usages.get(&credit_part(CURRENCY));
         let with_credit = matches!(shape, Shape::GraphqlV2 | Shape::EventLog)
-            && listing.usages.contains_key(&format!("credit_{CURRENCY}"))
+            && credit.is_some_and(|credit| credit.period.is_some())
             && rng.bool();
-        let state = state_of(subject, &listing, with_credit);
+        let wrong = WrongTime::some(rng);
+        let told = bodies::list(subject, &listing, (shape, with_credit), wrong, rng);
         let mut tells = BTreeMap::new();
         for (part, measured) in &listing.usages {
             let is_carried = match part.strip_prefix("f_") {
                 Some(feature) => listing.limits.contains_key(feature),
-                None => with_credit,
+                None => with_credit && *part == credit_part(CURRENCY),
             };
             if is_carried {
-                // A webhook has one time for all.
-                let stamp = if shape == Shape::Webhook {
-                    listing.at
-                } else {
+                let stamp = if told.own_usage_time {
                     measured.at
+                } else {
+                    listing.at
                 };
                 self.stamp(subject, part, stamp, *measured);
                 tells.insert(part.clone(), *measured);
             }
         }
-        let envelope = rng.choice(Envelope::ALL).expect("an envelope");
-        let what = format!(
-            "list {} of {} by {shape:?} in {envelope:?}",
-            listing.limits[VERSION_FEATURE].unwrap_or_default(),
-            listing.at
-        );
-        let waiting = Waiting {
-            subject: subject.clone(),
-            body: entitlements_updated(&state, shape).wrapped(envelope),
-            what,
+        let version = listing.limits[VERSION_FEATURE].unwrap_or_default();
+        let what = format!("list {version} of {} {}", listing.at, told.what);
+        let effect = Effect {
             lists: true,
             tells,
+            ..Effect::default()
         };
-        self.wait_to_tell(waiting, rng);
+        self.tell_of(subject, (told.body, what), effect, wrong, rng);
     }
 
     /// A usage is measured, and a message tells of it.
     pub fn change_usage(&mut self, subject: &Subject, rng: &mut Rng) {
         let feature = rng.choice(METERED).expect("a feature");
         let part = format!("f_{feature}");
-        let measured = self.measure(subject, &part, rng);
+        let measured = self.measure(subject, &part, None, rng);
         self.stamp(subject, &part, measured.at, measured);
-        let shape = rng.choice(Shape::ALL).expect("a shape");
-        let state = State::new(
-            subject.owner(),
-            measured.at,
-            &[metered(feature, 10, measured.value)],
-        );
-        let message = usage_updated(&state, feature, measured.value, measured.at, shape);
-        let envelope = rng.choice(Envelope::ALL).expect("an envelope");
-        let what = format!("{part} {} of {} by {shape:?}", measured.value, measured.at);
-        let waiting = Waiting {
-            subject: subject.clone(),
-            body: message.wrapped(envelope),
-            what,
-            lists: false,
+        let wrong = WrongTime::some(rng);
+        let (body, how) = bodies::usage(subject, feature, measured, wrong, rng);
+        let what = format!("{part} {} of {} {how}", measured.value, measured.at);
+        let effect = Effect {
             tells: BTreeMap::from([(part, measured)]),
+            ..Effect::default()
         };
-        self.wait_to_tell(waiting, rng);
+        self.tell_of(subject, (body, what), effect, wrong, rng);
     }
 
-    /// Credits are consumed, and a message tells of it.
+    /// Credits are consumed or granted, and a message tells of it.
     pub fn change_credit(&mut self, subject: &Subject, rng: &mut Rng) {
-        let part = format!("credit_{CURRENCY}");
-        let measured = self.measure(subject, &part, rng);
-        self.stamp(subject, &part, measured.at, measured);
-        let message = credit_balance(subject.owner(), CURRENCY, measured.value, measured.at);
-        let envelope = rng.choice(Envelope::ALL).expect("an envelope");
-        let what = format!("{part} {} of {}", measured.value, measured.at);
-        let waiting = Waiting {
-            subject: subject.clone(),
-            body: message.wrapped(envelope),
-            what,
-            lists: false,
-            tells: BTreeMap::from([(part, measured)]),
+        let currency = rng.choice(CURRENCIES).expect("a currency");
+        let part = credit_part(currency);
+        let period = rng.bool().then(|| {
+            let start = self.clock - rng.i64(1..10) * DAY_MS;
+            [start, start + 30 * DAY_MS]
+        });
+        let measured = self.measure(subject, &part, period, rng);
+        let balance = Balance {
+            at: measured.at,
+            left: rng.choice([-5, 0, 0, 10, 500]).expect("a balance"),
+            // Nearly every balance has an end of its own, which tells whose effect an entry shows.
+            valid_until: (rng.u8(..4) > 0).then_some(measured.at + 90 * DAY_MS),
         };
-        self.wait_to_tell(waiting, rng);
+        self.stamp(subject, &part, measured.at, measured);
+        let story = self.story(subject);
+        story.balances.insert(currency, balance);
+        let every = story.every_balance.entry(currency).or_default();
+        every.insert(balance.at, balance);
+        let wrong = WrongTime::some(rng);
+        let (body, how) = bodies::balance(subject, currency, (measured, balance), wrong, rng);
+        let what = format!(
+            "{part} {} left {} period {period:?} of {} {how}",
+            measured.value, balance.left, measured.at
+        );
+        let effect = Effect {
+            tells: BTreeMap::from([(part, measured)]),
+            balance: Some((currency, balance)),
+            ..Effect::default()
+        };
+        self.tell_of(subject, (body, what), effect, wrong, rng);
     }
 
     /// A customer loses everything, and the reason is told.
@@ -236,14 +264,17 @@ impl Origin {
         let message = entitlements_updated(&state, Shape::EventLog);
         let envelope = rng.choice(Envelope::ALL).expect("an envelope");
         let what = format!("denied {reason} of {at}");
-        let waiting = Waiting {
-            subject: subject.clone(),
-            body: message.wrapped(envelope),
-            what,
+        let effect = Effect {
             lists: true,
-            tells: BTreeMap::new(),
+            ..Effect::default()
         };
-        self.wait_to_tell(waiting, rng);
+        self.tell_of(
+            subject,
+            (message.wrapped(envelope), what),
+            effect,
+            WrongTime::None,
+            rng,
+        );
     }
 
     fn stamp(&mut self, subject: &Subject, part: &str, stamp: i64, measured: Measured) {
@@ -254,8 +285,26 @@ impl Origin {
             .insert(stamp, measured);
     }
 
-    /// Some are told twice.
-    fn wait_to_tell(&mut self, waiting: Waiting, rng: &mut Rng) {
+    /// Sends a message sooner or later, some twice. One whose time is that of the queue is sent at once, and once.
+    fn tell_of(
+        &mut self,
+        subject: &Subject,
+        (body, what): (String, String),
+        effect: Effect,
+        wrong: WrongTime,
+        rng: &mut Rng,
+    ) {
+        let waiting = Waiting {
+            subject: subject.clone(),
+            body,
+            what,
+            effect,
+        };
+        if wrong == WrongTime::All {
+            let sent_at = self.clock;
+            self.tell_at(waiting, sent_at);
+            return;
+        }
         if rng.u8(..) < 25 {
             self.waiting.push(waiting.clone());
         }
@@ -286,15 +335,50 @@ impl Origin {
     }
 
     fn tell(&mut self, waiting: Waiting) {
-        let sent_at = self.send(waiting.body);
+        let sent_at = self.tick();
+        self.redrivable.push(waiting.clone());
+        self.tell_at(waiting, sent_at);
+    }
+
+    fn tell_at(&mut self, waiting: Waiting, sent_at: i64) {
+        self.outgoing.push(Sent {
+            body: waiting.body,
+            sent_at,
+        });
         let story = self.story(&waiting.subject);
         story.log.push(format!("{sent_at} sent {}", waiting.what));
-        story.since.listed |= waiting.lists;
-        for (part, measured) in waiting.tells {
-            let told = story.since.told.entry(part).or_insert(measured);
-            if told.at < measured.at {
-                *told = measured;
-            }
+        if waiting.effect.lists {
+            story.since.lists = Lists::New;
+        }
+        note_measurements(&mut story.since, &waiting.effect);
+    }
+
+    /// Something that was sent comes back from a dead-letter queue: the same body, sent now.
+    ///
+    /// No list comes back to a subject that has none now: a reader's far-past mark would give way to it.
+    pub fn redrive(&mut self, rng: &mut Rng) {
+        let Some(waiting) = rng.choice(&self.redrivable).cloned() else {
+            return;
+        };
+        let is_listed = matches!(self.stories[&waiting.subject].truth, Truth::Listed(_));
+        if waiting.effect.lists && !is_listed {
+            return;
+        }
+        let sent_at = self.tick();
+        self.outgoing.push(Sent {
+            body: waiting.body,
+            sent_at,
+        });
+        if waiting.effect.purges {
+            self.note_purge(&waiting.subject, &format!("{sent_at} redrove {}", waiting.what));
+            return;
+        }
+        let story = self.story(&waiting.subject);
+        story.log.push(format!("{sent_at} redrove {}", waiting.what));
+        if waiting.effect.lists {
+            story.since.lists = story.since.lists.max(Lists::Redriven);
+        } else {
+            note_measurements(&mut story.since, &waiting.effect);
         }
     }
 
@@ -306,11 +390,11 @@ impl Origin {
 
     /// True if something older is under way (or still to be sent) that a reader's far-past mark would give way to.
     pub fn has_lists_under_way(&self, subject: &Subject) -> bool {
-        self.stories[subject].since.listed
+        self.stories[subject].since.lists > Lists::None
             || self
                 .waiting
                 .iter()
-                .any(|waiting| waiting.lists && waiting.subject == *subject)
+                .any(|waiting| waiting.effect.lists && waiting.subject == *subject)
     }
 
     /// A subject is forgotten, by one of the messages that say so. Sometimes it changed without another word.
@@ -320,7 +404,11 @@ impl Origin {
         let sort = rng.u8(..6);
         let envelope = rng.choice(Envelope::ALL).expect("an envelope");
         let owner = subject.owner();
-        let (message, what) = match (sort, &subject.resource) {
+        if sort > 0 {
+            self.silently_change(subject, rng);
+        }
+        let at = self.clock;
+        let (mut message, what) = match (sort, &subject.resource) {
             (0, _) => {
                 self.story(subject).truth = Truth::Nothing;
                 self.story(subject).is_told = true;
@@ -331,28 +419,33 @@ impl Origin {
                     "an empty list without a reason",
                 )
             }
-            (1, None) => {
-                self.silently_change(subject, rng);
-                (customer_deleted(&customer, self.clock), "customer.deleted")
-            }
-            (2, None) => {
-                self.silently_change(subject, rng);
-                (
-                    subscriptions_migrated(&[&customer], self.clock),
-                    "a migration of it",
-                )
-            }
-            _ => {
-                self.silently_change(subject, rng);
-                (purge(owner, self.clock), "a purge")
-            }
+            (1, None) => (customer_deleted(&customer, at), "customer.deleted"),
+            (2, None) => (subscriptions_migrated(&[&customer], at), "a migration of it"),
+            _ => (purge(owner, at), "a purge"),
         };
-        let sent_at = self.send(message.wrapped(envelope));
-        let whole_customer = subject.resource.is_none();
+        let told_time = message.body.get("timestamp").cloned();
+        bodies::purge_time(at, &mut message.body, rng);
+        let waiting = Waiting {
+            subject: subject.clone(),
+            body: message.wrapped(envelope),
+            what: what.to_owned(),
+            effect: Effect {
+                purges: true,
+                ..Effect::default()
+            },
+        };
+        let sent_at = self.send(waiting.body.clone());
+        self.note_purge(subject, &format!("{sent_at} sent {what}"));
+        if told_time.is_some() && told_time == message.body.get("timestamp").cloned() {
+            self.redrivable.push(waiting);
+        }
+    }
+
+    fn note_purge(&mut self, subject: &Subject, line: &str) {
         for (other, story) in &mut self.stories {
-            if other == subject || (whole_customer && other.customer == customer) {
+            if other == subject || (subject.resource.is_none() && other.customer == subject.customer) {
                 story.since.purged = true;
-                story.log.push(format!("{sent_at} sent {what} for {subject:?}"));
+                story.log.push(format!("{line} for {subject:?}"));
             }
         }
     }
@@ -394,18 +487,12 @@ impl Origin {
     /// Something that changes nothing.
     pub fn chat(&mut self, subject: &Subject, rng: &mut Rng) {
         let owner = subject.owner();
+        let about =
+            |name: &str, at: i64| -> Message { event(name, at, &json!({"customerId": owner.customer})) };
         let message = match rng.u8(..3) {
             0 => package_published("NEW_CUSTOMERS"),
-            1 => event(
-                "CUSTOMER_UPDATED",
-                self.clock,
-                &json!({"customerId": owner.customer, "name": "x"}),
-            ),
-            _ => event(
-                "SOMETHING_NEW",
-                self.clock,
-                &json!({"customerId": owner.customer}),
-            ),
+            1 => about("CUSTOMER_UPDATED", self.clock),
+            _ => about("SOMETHING_NEW", self.clock),
         };
         let envelope = rng.choice(Envelope::ALL).expect("an envelope");
         self.send(message.wrapped(envelope));
@@ -427,9 +514,12 @@ impl Origin {
 
     /// What a reader that asks now is told: times of usages included.
     pub fn answer(&mut self, subject: &Subject) -> (Truth, BTreeMap<String, Measured>) {
+        let clock = self.clock;
         let story = self.story(subject);
-        let (truth, usages) = (story.truth.clone(), story.usages.clone());
-        if let Truth::Listed(listing) = &truth {
+        story.since.fetched.get_or_insert(clock);
+        let (mut truth, usages) = (story.truth.clone(), story.usages.clone());
+        if let Truth::Listed(listing) = &mut truth {
+            listing.balances = story.balances.clone();
             for (part, measured) in &usages {
                 let feature = part.strip_prefix("f_").unwrap_or_default();
                 if listing.limits.contains_key(feature) {
@@ -438,5 +528,33 @@ impl Origin {
             }
         }
         (truth, usages)
+    }
+}
+
+fn note_measurements(since: &mut Since, effect: &Effect) {
+    let is_after_fetch = |at: i64| since.fetched.is_some_and(|fetched| fetched < at);
+    for (part, measured) in &effect.tells {
+        let mut maps = vec![&mut since.told];
+        if is_after_fetch(measured.at) {
+            maps.push(&mut since.told_after_fetch);
+        }
+        for map in maps {
+            let newest = map.entry(part.clone()).or_insert(*measured);
+            if newest.at < measured.at {
+                *newest = *measured;
+            }
+        }
+    }
+    if let Some((currency, balance)) = effect.balance {
+        let mut maps = vec![&mut since.balances];
+        if is_after_fetch(balance.at) {
+            maps.push(&mut since.balances_after_fetch);
+        }
+        for map in maps {
+            let newest = map.entry(currency).or_insert(balance);
+            if newest.at < balance.at {
+                *newest = balance;
+            }
+        }
     }
 }

@@ -1,25 +1,33 @@
-//! A reader that refetches after a miss, step by step as SDK 3.95.0 does it: it takes the lock of the refetch, asks
-//! the origin, takes the customer's lock, reads the timestamps, and writes what is not older. Between its steps
-//! anything may happen.
+//! A reader that refetches after a miss, step by step as SDK 3.95.0 does it: it takes the refetch lock, asks the origin,
+//! takes the write lock, reads the timestamps, writes what is not older, and releases both. Between its steps anything
+//! may happen. It extends its locks for as long as that takes, as redlock does.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use redis::Commands;
 use serde_json::{Map, Value, json};
 
 use super::origin::Origin;
-use super::truth::{Listing, Measured, Subject, Truth};
+use super::truth::{Listing, Measured, Subject, Truth, rate_of};
 use crate::support::redis::TestRedis;
 use crate::support::stage::PREFIX;
 
 /// What the SDKs take their locks for.
 const LOCK_MS: u32 = 5_000;
+/// A lock of this age is extended. (redlock waits until half a second is left; here nobody wakes at that time.)
+const EXTENDED_AFTER: Duration = Duration::from_secs(1);
 /// The SDK's own time to live.
 const EXPIRY_SECS: u64 = 604_800;
 
 /// A reader at work on one subject.
 pub struct Reader {
     pub subject: Subject,
+    token: String,
+    /// Stigg answers slowly: until then it has no answer.
+    pub answered_at: Option<Instant>,
+    refetch_lock: Lock,
+    write_lock: Option<Lock>,
     /// What it was told: (key, value, timestamp).
     items: Vec<(String, String, i64)>,
     /// The stored timestamps, once it has read them.
@@ -27,49 +35,94 @@ pub struct Reader {
     pub told: String,
 }
 
-fn refetch_lock(subject: &Subject) -> String {
-    let owner = subject.owner();
-    let customer = format!(
-        "{PREFIX}:refetchEntityEntitlementsAfterCacheMiss-{}",
-        owner.customer
-    );
-    owner
-        .resource
-        .map_or(customer.clone(), |resource| format!("{customer}:{resource}"))
+struct Lock {
+    key: String,
+    extended: Instant,
 }
 
-fn take(connection: &mut redis::Connection, lock: &str) -> bool {
-    let mut set = redis::cmd("SET");
-    set.arg(lock).arg("a-reader").arg("NX").arg("PX").arg(LOCK_MS);
-    let taken: Option<String> = set.query(connection).expect("redis answers");
-    taken.is_some()
+impl Lock {
+    fn take(connection: &mut redis::Connection, key: String, token: &str) -> Option<Self> {
+        let mut set = redis::cmd("SET");
+        set.arg(&key).arg(token).arg("NX").arg("PX").arg(LOCK_MS);
+        let taken: Option<String> = set.query(connection).expect("redis answers");
+        taken.map(|_| Self {
+            key,
+            extended: Instant::now(),
+        })
+    }
+
+    fn extend(&mut self, connection: &mut redis::Connection) {
+        let extended: bool = connection
+            .pexpire(&self.key, LOCK_MS.into())
+            .expect("redis answers");
+        assert!(
+            extended,
+            "{} expired before its reader came to extend it: this machine is too slow for the test",
+            self.key
+        );
+        self.extended = Instant::now();
+    }
+
+    /// Deletes it if it is still its holder's.
+    fn release(&self, connection: &mut redis::Connection, token: &str) {
+        let held: Option<String> = connection.get(&self.key).expect("redis answers");
+        if held.as_deref() == Some(token) {
+            connection.del::<_, ()>(&self.key).expect("redis answers");
+        }
+    }
 }
 
 impl Reader {
-    /// Looks for the subject and, if that is a miss, begins to refetch it.
-    pub fn begin(redis: &TestRedis, subject: &Subject, origin: &mut Origin) -> Option<Self> {
+    /// Looks for the subject and, if that is a miss, begins to refetch it. Stigg's answer is what is true now, and takes
+    /// this long.
+    pub fn begin(
+        redis: &TestRedis,
+        subject: &Subject,
+        origin: &mut Origin,
+        takes: Option<Duration>,
+    ) -> Option<Self> {
         let mut connection = redis.connection();
-        if !is_miss(&mut connection, subject) || !take(&mut connection, &refetch_lock(subject)) {
+        if !is_miss(&mut connection, subject) {
             return None;
         }
+        let token = format!("reader-{}", fastrand::u64(..));
+        let refetch_lock = Lock::take(&mut connection, subject.owner().refetch_lock_key(PREFIX), &token)?;
         let (truth, usages) = origin.answer(subject);
         let told = match &truth {
             Truth::Listed(listing) => format!("the list of {}", listing.at),
             Truth::Unknown | Truth::Nothing | Truth::Denied { .. } => "no entitlements".to_owned(),
         };
-        origin.note(subject, &format!("a reader fetched {told}"));
+        let pace = takes.map_or(String::new(), |takes| format!(", which takes {takes:?}"));
+        origin.note(subject, &format!("a reader fetched {told}{pace}"));
         Some(Self {
             items: items(subject, &truth, &usages),
             subject: subject.clone(),
+            token,
+            answered_at: takes.map(|takes| Instant::now() + takes),
+            refetch_lock,
+            write_lock: None,
             stored: None,
             told,
         })
     }
 
-    /// Takes the next step; true when it has written and let go of its locks.
+    /// Stigg has not answered yet.
+    pub fn is_waiting(&self) -> bool {
+        self.answered_at.is_some_and(|at| Instant::now() < at)
+    }
+
+    /// Extends its locks if it is time.
+    pub fn extend_locks(&mut self, redis: &TestRedis) {
+        for lock in std::iter::once(&mut self.refetch_lock).chain(&mut self.write_lock) {
+            if lock.extended.elapsed() > EXTENDED_AFTER {
+                lock.extend(&mut redis.connection());
+            }
+        }
+    }
+
+    /// Takes the next step; true when it has written and released its locks.
     pub fn step(&mut self, redis: &TestRedis, origin: &mut Origin) -> bool {
         let mut connection = redis.connection();
-        let lock = self.subject.owner().lock_key(PREFIX);
         if let Some(stored) = &self.stored {
             let mut write = redis::pipe();
             write.atomic();
@@ -80,13 +133,15 @@ impl Reader {
                 }
             }
             write.exec(&mut connection).expect("redis answers");
-            for lock in [lock, refetch_lock(&self.subject)] {
-                connection.del::<_, ()>(lock).expect("redis answers");
+            for lock in self.write_lock.iter().chain([&self.refetch_lock]) {
+                lock.release(&mut connection, &self.token);
             }
             origin.note(&self.subject, &format!("a reader wrote {}", self.told));
             return true;
         }
-        assert!(take(&mut connection, &lock), "nobody else takes {lock}");
+        let key = self.subject.owner().lock_key(PREFIX);
+        let lock = Lock::take(&mut connection, key, &self.token);
+        self.write_lock = Some(lock.expect("nobody else takes this write lock"));
         let timestamps: Vec<String> = self
             .items
             .iter()
@@ -158,14 +213,26 @@ fn entitlements(listing: &Listing, usages: &BTreeMap<String, Measured>) -> Value
         if measured.is_some() {
             particulars["meterType"] = json!("Incremental");
         }
+        let mut calculated = json!({
+            "feature": particulars,
+            "usageLimit": limit,
+            "hasUnlimitedUsage": false,
+            "hasSoftLimit": false,
+            "enumValues": [],
+        });
+        if let Some(rate) = rate_of(feature) {
+            let (reason, valid_until) = rate.entry_under(listing.balances.get(rate.currency));
+            calculated["hasSoftLimit"] = json!(rate.has_soft_limit);
+            calculated["creditRate"] = json!({"amount": 2, "currencyId": rate.currency});
+            if let Some(reason) = reason {
+                calculated["accessDeniedReason"] = json!(reason);
+            }
+            if let Some(valid_until) = valid_until {
+                calculated["validUntil"] = json!(valid_until);
+            }
+        }
         let entry = json!({
-            "calculatedEntitlement": {
-                "feature": particulars,
-                "usageLimit": limit,
-                "hasUnlimitedUsage": false,
-                "hasSoftLimit": false,
-                "enumValues": [],
-            },
+            "calculatedEntitlement": calculated,
             "featureUsage": {"currentUsage": measured.map_or(0, |measured| measured.value)},
         });
         entries.insert(feature.clone(), entry);

@@ -1,5 +1,7 @@
 //! One run of one seed.
 
+use std::time::{Duration, Instant};
+
 use fastrand::Rng;
 use persistent_cache_service::clock;
 
@@ -9,6 +11,7 @@ use super::origin::Origin;
 use super::reader::Reader;
 use super::rig::Rig;
 use super::truth::{Subject, Truth};
+use crate::support::wait::{PATIENCE, wait_until};
 
 /// How the service is set up.
 #[derive(Debug, Clone, Copy)]
@@ -21,8 +24,21 @@ pub struct Variant {
 const PHASES: u64 = 4;
 /// Steps between two looks.
 const STEPS: u64 = 120;
+/// One seed in so many has refetches that take seconds, in one of its phases.
+pub const SLOW_EVERY: u64 = 6;
+/// Readers in such a phase whose refetch takes that long.
+const SLOW_READERS: usize = 4;
+/// Changes while one of them is waited for.
+const STEPS_A_SLOW_READER: u32 = 15;
+/// The origin's clock begins so long ago: what it says is plausible, and in the past, for as long as a run may take.
+const BEGINS_MS_AGO: i64 = 30 * 60_000;
 /// Lines of a subject's story that a failure tells.
-const LAST_LINES: usize = 25;
+const LAST_LINES: usize = 40;
+
+/// Some of its readers refetch for seconds.
+pub fn is_slow(seed: u64) -> bool {
+    seed.is_multiple_of(SLOW_EVERY)
+}
 
 /// Runs a seed; panics with it and what differs.
 pub fn run(seed: u64, variant: Variant) {
@@ -30,8 +46,9 @@ pub fn run(seed: u64, variant: Variant) {
         seed,
         variant,
         rig: Rig::new(seed, variant),
-        origin: Origin::new(clock::now().0 - 3_600_000),
+        origin: Origin::new(clock::now().0 - BEGINS_MS_AGO),
         readers: Vec::new(),
+        slow_readers: 0,
         before: Cache::default(),
     };
     for phase in 0..PHASES {
@@ -47,6 +64,8 @@ struct Run {
     rig: Rig,
     origin: Origin,
     readers: Vec<Reader>,
+    /// How many more readers of this phase are slow.
+    slow_readers: usize,
     /// Redis at the last look.
     before: Cache,
 }
@@ -55,6 +74,9 @@ impl Run {
     fn phase(&mut self, phase: u64) {
         let mut chance = Rng::with_seed(self.seed ^ (phase << 48));
         let babbles = chance.u8(..3) == 0;
+        if is_slow(self.seed) && self.seed / SLOW_EVERY % (PHASES - 1) == phase {
+            self.slow_readers = SLOW_READERS;
+        }
         if self.variant.policy == "UPDATE_IF_EXISTS" && phase > 0 && chance.u8(..3) == 0 {
             // At the beginning of a phase, when nothing is under way: see what is kept out.
             self.origin.invalidate(&mut chance);
@@ -64,17 +86,20 @@ impl Run {
             let mut rng = Rng::with_seed(self.seed.rotate_left(17) ^ (phase << 32) ^ (step * 0x9E37_79B9));
             rng.u64(..);
             self.step(&mut rng, babbles);
-            for sent in std::mem::take(&mut self.origin.outgoing) {
-                self.rig.queue.send_at(sent.body, sent.sent_at);
-            }
+            self.send();
         }
         self.finish_readers();
+        self.slow_readers = 0;
         let mut rng = Rng::with_seed(self.seed ^ phase);
         self.origin.tell_all(|_| true, &mut rng);
+        self.send();
+        self.rig.settle();
+    }
+
+    fn send(&mut self) {
         for sent in std::mem::take(&mut self.origin.outgoing) {
             self.rig.queue.send_at(sent.body, sent.sent_at);
         }
-        self.rig.settle();
     }
 
     fn subject(&self, rng: &mut Rng) -> Subject {
@@ -82,21 +107,19 @@ impl Run {
     }
 
     fn step(&mut self, rng: &mut Rng, babbles: bool) {
+        for reader in &mut self.readers {
+            reader.extend_locks(&self.rig.redis);
+        }
         let subject = self.subject(rng);
         match rng.u8(..100) {
-            0..18 => self.origin.change_list(&subject, rng),
-            18..32 => self.origin.change_usage(&subject, rng),
-            32..37 => self.origin.change_credit(&subject, rng),
-            37..40 => self.origin.deny(&subject, rng),
-            40..45 => self.origin.purge(&subject, rng),
-            45..60 => self.origin.tell_some(rng),
+            0..60 => self.change(&subject, rng),
             60..63 => self.origin.chat(&subject, rng),
             63..65 if babbles => self.origin.babble(&subject, rng),
             65 if self.variant.policy == "UPSERT" => {
                 self.finish_readers();
                 self.origin.invalidate(rng);
             }
-            66..72 => self.begin_reader(&subject),
+            66..72 => self.begin_reader(&subject, rng),
             72..84 => self.step_reader(rng),
             84 => self.rig.kill_or_restart(),
             85..88 => self.rig.change_faults(rng),
@@ -106,14 +129,37 @@ impl Run {
         }
     }
 
-    fn begin_reader(&mut self, subject: &Subject) {
-        let denied = matches!(self.origin.story(subject).truth, Truth::Denied { .. });
+    /// Something happens at the origin.
+    fn change(&mut self, subject: &Subject, rng: &mut Rng) {
+        match rng.u8(..60) {
+            0..17 => self.origin.change_list(subject, rng),
+            17..29 => self.origin.change_usage(subject, rng),
+            29..38 => self.origin.change_credit(subject, rng),
+            38..41 => self.origin.deny(subject, rng),
+            41..46 => self.origin.purge(subject, rng),
+            46..50 => self.origin.redrive(rng),
+            _ => self.origin.tell_some(rng),
+        }
+    }
+
+    fn begin_reader(&mut self, subject: &Subject, rng: &mut Rng) {
+        let may_be_emptied = match self.origin.story(subject).truth {
+            Truth::Denied { .. } => true,
+            Truth::Nothing => self.variant.policy == "UPDATE_IF_EXISTS",
+            Truth::Unknown | Truth::Listed(_) => false,
+        };
         if self.readers.iter().any(|reader| reader.subject == *subject)
-            || (denied && self.origin.has_lists_under_way(subject))
+            || (may_be_emptied && self.origin.has_lists_under_way(subject))
         {
             return;
         }
-        let reader = Reader::begin(&self.rig.redis, subject, &mut self.origin);
+        // Most take a few seconds, one or the other nearly 20.
+        let takes = Duration::from_secs_f64(1.0 + 19.0 * rng.f64().powi(2));
+        let takes = (self.slow_readers > 0).then_some(takes);
+        let reader = Reader::begin(&self.rig.redis, subject, &mut self.origin, takes);
+        if reader.is_some() {
+            self.slow_readers = self.slow_readers.saturating_sub(1);
+        }
         self.readers.extend(reader);
     }
 
@@ -122,14 +168,43 @@ impl Run {
             return;
         }
         let index = rng.usize(..self.readers.len());
-        if self.readers[index].step(&self.rig.redis, &mut self.origin) {
+        if !self.readers[index].is_waiting() && self.readers[index].step(&self.rig.redis, &mut self.origin) {
             self.readers.swap_remove(index);
         }
     }
 
+    /// Lets every reader write. While one waits for its answer, the origin goes on.
     fn finish_readers(&mut self) {
-        for mut reader in std::mem::take(&mut self.readers) {
+        self.readers.sort_by_key(|reader| reader.answered_at);
+        let mut rng = Rng::with_seed(self.seed);
+        while !self.readers.is_empty() {
+            if let Some(answered_at) = self.readers[0].answered_at {
+                self.wait_for_an_answer(answered_at, &mut rng);
+            }
+            let mut reader = self.readers.remove(0);
             while !reader.step(&self.rig.redis, &mut self.origin) {}
+        }
+    }
+
+    fn wait_for_an_answer(&mut self, answered_at: Instant, rng: &mut Rng) {
+        let pause = answered_at.saturating_duration_since(Instant::now()) / STEPS_A_SLOW_READER;
+        for _ in 0..STEPS_A_SLOW_READER {
+            // What happens to somebody who is being refetched is what matters here.
+            let subject = if rng.bool() {
+                self.readers[rng.usize(..self.readers.len())].subject.clone()
+            } else {
+                self.subject(rng)
+            };
+            self.change(&subject, rng);
+            self.origin.tell_some(rng);
+            self.send();
+            let until = Instant::now() + pause;
+            wait_until(PATIENCE, "the time of the next change", || {
+                for reader in &mut self.readers {
+                    reader.extend_locks(&self.rig.redis);
+                }
+                Instant::now() >= until
+            });
         }
     }
 

@@ -161,6 +161,11 @@ impl Process {
         )
     }
 
+    /// Its process id: setpriv becomes the program.
+    pub fn id(&self) -> u32 {
+        self.child.lock().unwrap().id()
+    }
+
     /// Its exit status, once it has ended.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.child

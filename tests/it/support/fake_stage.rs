@@ -1,7 +1,7 @@
 //! A stage with our own queue, which fails on purpose, instead of moto; and a proxy before whichever side is asked for.
 
 use super::redis::TestRedis;
-use super::service::{SERVER_API_KEY, Settings};
+use super::service::{SERVER_API_KEY, Service, Settings};
 use super::tools::free_port;
 use crate::fakes::queue::{FakeQueue, QueueOptions};
 
@@ -15,8 +15,13 @@ pub struct FakeStage {
 impl FakeStage {
     /// An empty Redis and an empty queue.
     pub fn new(options: QueueOptions) -> Self {
+        Self::with_redis(TestRedis::start(), options)
+    }
+
+    /// This Redis and an empty queue.
+    pub fn with_redis(redis: TestRedis, options: QueueOptions) -> Self {
         Self {
-            redis: TestRedis::start(),
+            redis,
             queue: FakeQueue::start(options.clone()),
             options,
         }
@@ -32,6 +37,20 @@ impl FakeStage {
     /// Where Redis listens.
     pub fn redis_address(&self) -> std::net::SocketAddr {
         ([127, 0, 0, 1], self.redis.port).into()
+    }
+
+    /// Sends messages and waits until each is applied and deleted.
+    pub fn deliver(&self, service: &Service, bodies: &[String]) {
+        for body in bodies {
+            self.queue.send(body);
+        }
+        service.wait_until("an empty queue", || self.queue.is_empty());
+    }
+
+    /// Sends a message whose `SentTimestamp` is this, in epoch milliseconds, and waits until it is applied and deleted.
+    pub fn deliver_at(&self, service: &Service, body: &str, sent_at_ms: i64) {
+        self.queue.send_at(body, sent_at_ms);
+        service.wait_until("an empty queue", || self.queue.is_empty());
     }
 
     /// Settings that work: everything is written, receives wait for a second.

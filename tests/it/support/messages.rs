@@ -1,5 +1,6 @@
 //! Messages as Stigg publishes them, each shape in each envelope, built from the same state.
 
+use persistent_cache_service::clock;
 use serde_json::{Value, json};
 
 use super::sdk::Owner;
@@ -59,7 +60,7 @@ impl Message {
                 "MessageId": "22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324",
                 "TopicArn": "arn:aws:sns:us-east-2:000000000000:events",
                 "Message": body,
-                "Timestamp": "2026-01-01T00:00:00.000Z",
+                "Timestamp": iso(clock::now().0),
                 "SignatureVersion": "1",
                 "Signature": "x",
             }),
@@ -69,7 +70,7 @@ impl Message {
                 "detail-type": self.type_name,
                 "source": "stigg",
                 "account": "000000000000",
-                "time": "2026-01-01T00:00:00Z",
+                "time": iso(clock::now().0),
                 "region": "us-east-2",
                 "resources": [],
                 "detail": self.body,
@@ -278,22 +279,65 @@ pub fn usage_updated(state: &State, feature_id: &str, usage: i64, at_ms: i64, sh
     }
 }
 
-/// A credit balance, with its time.
+/// What is left of a credit currency, as a message tells it.
+#[derive(Debug, Clone, Copy)]
+pub struct CreditBalance<'a> {
+    pub currency: &'a str,
+    pub left: i64,
+    pub consumed: i64,
+    /// Epoch milliseconds.
+    pub valid_until: Option<i64>,
+    /// Start and end of the usage period, in epoch milliseconds. `None` leaves both out.
+    pub period: Option<[i64; 2]>,
+}
+
+impl CreditBalance<'_> {
+    /// `CREDIT_BALANCE_UPDATED`, which has its time.
+    pub fn event_log(&self, owner: Owner, at_ms: i64) -> Message {
+        let mut payload = self.fields(owner);
+        payload["validUntil"] = json!(self.valid_until.map(iso));
+        event("CREDIT_BALANCE_UPDATED", at_ms, &payload)
+    }
+
+    /// `CreditBalanceUpdated`, which has no time but the queue's.
+    pub fn graphql(&self, owner: Owner) -> Message {
+        let mut balance = self.fields(owner);
+        balance["__typename"] = json!("CreditBalanceUpdated");
+        balance["validUntil"] = json!(self.valid_until);
+        Message::new(
+            "CreditBalanceUpdated",
+            json!({"data": {"creditBalanceUpdated": balance}}),
+        )
+    }
+
+    fn fields(&self, owner: Owner) -> Value {
+        let mut fields = json!({
+            "customerId": owner.customer,
+            "resourceId": owner.resource,
+            "currencyId": self.currency,
+            "currency": {"currencyId": self.currency},
+            "currentBalance": self.left,
+            "totalGranted": self.left + self.consumed,
+            "totalConsumed": self.consumed,
+        });
+        if let Some([start, end]) = self.period {
+            fields["usagePeriodStart"] = json!(iso(start));
+            fields["usagePeriodEnd"] = json!(iso(end));
+        }
+        fields
+    }
+}
+
+/// A credit balance with its time: so much is gone of 1000 credits.
 pub fn credit_balance(owner: Owner, currency_id: &str, consumed: i64, at_ms: i64) -> Message {
-    let payload = json!({
-        "customerId": owner.customer,
-        "resourceId": owner.resource,
-        "currencyId": currency_id,
-        "currency": {"currencyId": currency_id},
-        "currentBalance": 1000 - consumed,
-        "totalGranted": 1000,
-        "totalConsumed": consumed,
-        "validUntil": null,
-    });
-    Message::new(
-        "CREDIT_BALANCE_UPDATED",
-        json!({"type": "CREDIT_BALANCE_UPDATED", "timestamp": iso(at_ms), "traceId": "5d0e", "payload": payload}),
-    )
+    CreditBalance {
+        currency: currency_id,
+        left: 1000 - consumed,
+        consumed,
+        valid_until: None,
+        period: None,
+    }
+    .event_log(owner, at_ms)
 }
 
 /// A customer (or a resource) is to be forgotten.

@@ -1,6 +1,7 @@
 //! The harness: real neighbours for the service (redis-server, moto, the published SDK), and the service itself
 //! as its users run it.
 
+pub mod at_once;
 pub mod child;
 pub mod tools;
 pub mod wait;

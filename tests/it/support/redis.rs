@@ -30,6 +30,8 @@ pub struct RedisOptions {
     pub address: Option<(&'static str, u16)>,
     /// Further arguments of redis-server.
     pub arguments: Vec<&'static str>,
+    /// Another server than the system's redis-server.
+    pub program: Option<PathBuf>,
 }
 
 /// A redis-server, or the place where one would be.
@@ -39,6 +41,7 @@ pub struct TestRedis {
     /// The TLS port, if asked for.
     pub tls_port: Option<u16>,
     directory: PathBuf,
+    program: PathBuf,
     arguments: Vec<String>,
     login: Option<(Option<String>, String)>,
     process: Mutex<Option<Process>>,
@@ -112,6 +115,7 @@ impl TestRedis {
             port,
             tls_port,
             directory,
+            program: options.program.unwrap_or_else(|| system_program("redis-server")),
             arguments,
             login,
             process: Mutex::new(None),
@@ -129,7 +133,7 @@ impl TestRedis {
     /// Starts the server: it may take its time to load what was saved.
     pub fn begin(&self) {
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
-        let process = Process::start("redis", &system_program("redis-server"), &arguments, &[]);
+        let process = Process::start("redis", &self.program, &arguments, &[]);
         *self.process.lock().unwrap() = Some(process);
     }
 

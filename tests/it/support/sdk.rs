@@ -9,6 +9,7 @@ use std::process::ChildStdin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -98,9 +99,15 @@ pub struct Owner<'a> {
 impl Sdk {
     /// A client that reads and writes this Redis under this prefix.
     pub fn open(redis: &TestRedis, prefix: &str) -> Self {
+        Self::open_with(redis, prefix, Duration::from_secs(5))
+    }
+
+    /// The same, which waits this long for one answer of the API.
+    pub fn open_with(redis: &TestRedis, prefix: &str, timeout: Duration) -> Self {
         let options = json!({"host": "127.0.0.1", "port": redis.port, "environmentPrefix": prefix});
+        let timeout = u64::try_from(timeout.as_millis()).expect("a short time");
         Self(
-            call(json!({"op": "open", "redis": options}))
+            call(json!({"op": "open", "redis": options, "timeout": timeout}))
                 .as_u64()
                 .expect("a client"),
         )
@@ -120,6 +127,17 @@ impl Sdk {
             "entitlements": state.entitlements,
         });
         self.ask("serve", request);
+    }
+
+    /// The API stub keeps its answers back from now on, until [`Self::release`]. They are of the state that was served
+    /// when the question came.
+    pub fn hold(&self) {
+        self.ask("hold", json!({}));
+    }
+
+    /// The API stub sends what it kept back.
+    pub fn release(&self) {
+        self.ask("release", json!({}));
     }
 
     /// The API stub refuses every call from now on; the calls so far are forgotten.
@@ -179,6 +197,15 @@ impl Sdk {
         }
         self.refuse();
     }
+}
+
+/// What the SDK's own cache in memory makes of a list of entries when a credit balance comes.
+pub fn under_balance(entries: &Value, currency: &str, left: i64, valid_until: Option<i64>) -> Value {
+    let mut balance = json!({"currencyId": currency, "currentBalance": left});
+    if let Some(valid_until) = valid_until {
+        balance["validUntil"] = json!(valid_until);
+    }
+    call(json!({"op": "underBalance", "entries": entries, "balance": balance}))
 }
 
 impl Drop for Sdk {

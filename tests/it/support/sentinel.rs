@@ -22,11 +22,21 @@ pub struct TestSentinel {
     directory: PathBuf,
     _process: Process,
     speaks_tls: bool,
+    asks_for_password: bool,
 }
 
 impl TestSentinel {
     /// Watches this server, over TLS if it has a port for it; then the sentinel itself speaks TLS, too.
     pub fn of(redis: &TestRedis) -> Self {
+        Self::start(redis, true)
+    }
+
+    /// The same, but it lets everybody in without a password.
+    pub fn open_to_all(redis: &TestRedis) -> Self {
+        Self::start(redis, false)
+    }
+
+    fn start(redis: &TestRedis, asks_for_password: bool) -> Self {
         let (port, directory) = (free_port(), private_directory());
         let watched = redis.tls_port.unwrap_or(redis.port);
         let (certificate, key) = redis.certificate_files();
@@ -42,8 +52,13 @@ impl TestSentinel {
         } else {
             format!("port {port}\n")
         };
+        let users = if asks_for_password {
+            format!("user default off\nuser {USER} on >{PASSWORD} ~* &* +@all\n")
+        } else {
+            String::new()
+        };
         let configuration = format!(
-            "{listen}bind 127.0.0.1\nuser default off\nuser {USER} on >{PASSWORD} ~* &* +@all\n\
+            "{listen}bind 127.0.0.1\n{users}\
              sentinel monitor {MASTER} 127.0.0.1 {watched} 1\n\
              sentinel down-after-milliseconds {MASTER} 1000\n\
              sentinel failover-timeout {MASTER} 5000\n"
@@ -57,6 +72,7 @@ impl TestSentinel {
             directory,
             _process: process,
             speaks_tls,
+            asks_for_password,
         };
         wait_until(PATIENCE, "a sentinel that listens", || {
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
@@ -70,7 +86,12 @@ impl TestSentinel {
             !self.speaks_tls,
             "a test that talks to the sentinel uses a plain one"
         );
-        let info: ConnectionInfo = format!("redis://{USER}:{PASSWORD}@127.0.0.1:{}/", self.port)
+        let login = if self.asks_for_password {
+            format!("{USER}:{PASSWORD}@")
+        } else {
+            String::new()
+        };
+        let info: ConnectionInfo = format!("redis://{login}127.0.0.1:{}/", self.port)
             .into_connection_info()
             .expect("an address");
         let mut connection = redis::Client::open(info)

@@ -249,6 +249,17 @@ impl Service {
         self.process.signal(signal);
     }
 
+    /// Resident memory at its peak, in KiB.
+    pub fn peak_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))
+            .expect("a running service");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let number = line
+            .and_then(|rest| rest.split_whitespace().next())
+            .expect("a peak");
+        number.parse().expect("a number")
+    }
+
     /// Its exit status, once it has ended.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.process.exit_status()

@@ -122,7 +122,19 @@ impl<'a> Owner<'a> {
         }
     }
 
-    /// The readers' lock.
+    /// The readers' lock of a refetch, held from before Stigg is asked until the answer is written (SDK 3.x and later).
+    pub fn refetch_lock_key(&self, prefix: &str) -> String {
+        let customer = format!(
+            "{prefix}:refetchEntityEntitlementsAfterCacheMiss-{}",
+            self.customer
+        );
+        match self.resource {
+            None => customer,
+            Some(resource) => format!("{customer}:{resource}"),
+        }
+    }
+
+    /// The readers' lock of a write.
     pub fn lock_key(&self, prefix: &str) -> String {
         match self.resource {
             None => format!("{prefix}-{}", self.customer),

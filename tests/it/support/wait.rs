@@ -11,8 +11,19 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Looks at `condition` every few milliseconds until it gives a value. Panics after `deadline` with what was
 /// waited for and, if `otherwise` can tell, why it did not come.
-#[allow(clippy::disallowed_methods)] // the one place that pauses
 pub fn wait_for<T>(
+    deadline: Duration,
+    what: impl Display,
+    condition: impl FnMut() -> Option<T>,
+    otherwise: impl FnOnce() -> String,
+) -> T {
+    wait_for_every(POLL_INTERVAL, deadline, what, condition, otherwise)
+}
+
+/// The same with another interval, for a condition that costs something or is waited for by many threads at once.
+#[allow(clippy::disallowed_methods)] // the one place that pauses
+pub fn wait_for_every<T>(
+    interval: Duration,
     deadline: Duration,
     what: impl Display,
     mut condition: impl FnMut() -> Option<T>,
@@ -28,7 +39,7 @@ pub fn wait_for<T>(
             "waited {deadline:?} in vain for: {what}\n{}",
             otherwise()
         );
-        std::thread::sleep(POLL_INTERVAL);
+        std::thread::sleep(interval);
     }
 }
 

@@ -1,0 +1,102 @@
+//! What all loops share.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{SendTimeoutError, Sender};
+use log::Level;
+use prometheus::IntCounterVec;
+
+use super::ending::{Ending, MalformedIds};
+use super::gate::RedisGate;
+use super::in_flight::{InFlight, InFlightDelivery, Recorded};
+use crate::cache::Layout;
+use crate::clock;
+use crate::config::PoisonPolicy;
+use crate::log::FaultLog;
+use crate::ops::health::HealthBoard;
+use crate::ops::metrics::Metrics;
+use crate::sentry_reports::Reporter;
+use crate::shutdown::ShutdownPhases;
+use crate::sqs::{Operation, Queue};
+use crate::store::CacheStore;
+
+/// How soon a thread that waits for room in a channel notices a phase of the shutdown.
+pub const PHASE_NOTICED: Duration = Duration::from_millis(100);
+
+pub struct Context {
+    pub settings: PipelineSettings,
+    pub queue: Arc<dyn Queue>,
+    pub store: Arc<dyn CacheStore>,
+    pub in_flight: Arc<InFlight>,
+    pub gate: Arc<RedisGate>,
+    pub health: Arc<HealthBoard>,
+    pub metrics: Arc<Metrics>,
+    pub faults: Arc<FaultLog>,
+    pub reporter: Reporter,
+    pub malformed_ids: MalformedIds,
+    /// When the newest invalidation of the environment that this process began was sent (epoch milliseconds).
+    pub invalidated_at: AtomicI64,
+    /// To the deleters. Bounded: when they fall behind, the workers wait.
+    pub recorded: Sender<Vec<Recorded>>,
+    pub shutdown: ShutdownPhases,
+}
+
+#[derive(Debug, Clone)]
+pub struct PipelineSettings {
+    /// Messages per receive, 1 to 10.
+    pub batch_size: u8,
+    /// A long poll's wait.
+    pub wait_time: Duration,
+    pub poison_policy: PoisonPolicy,
+    pub layout: Layout,
+    pub environment_prefix: String,
+}
+
+impl Context {
+    /// Records how deliveries end and sends them to the deleters. Waits for room until the exit phase: there is none
+    /// only while the queue fails.
+    pub fn record(&self, ended: Vec<(InFlightDelivery, Ending)>) {
+        let mut recorded = self.in_flight.record(ended);
+        while !recorded.is_empty() && !self.shutdown.exit.is_stopped() {
+            match self.recorded.send_timeout(recorded, PHASE_NOTICED) {
+                Err(SendTimeoutError::Timeout(back)) => recorded = back,
+                Ok(()) | Err(SendTimeoutError::Disconnected(_)) => return,
+            }
+        }
+    }
+
+    #[track_caller]
+    pub fn fault(&self, kind: &str, level: Level, message: &str, error: &str) {
+        self.faults.fault(kind, level, message, error, Instant::now());
+    }
+
+    /// Counts and logs a failed call to the queue.
+    #[track_caller]
+    pub fn queue_failed(&self, operation: Operation, kind: &str, level: Level, message: &str, error: &str) {
+        add(&self.metrics.queue_errors, operation.label(), 1);
+        self.fault(kind, level, message, error);
+    }
+
+    /// Logs that what these kinds of fault hindered works again: once, by whoever notices first.
+    pub fn queue_succeeded(&self, kinds: &str, what: &str) {
+        // A queue that fails now and then must not log each recovery.
+        const QUIET: Duration = Duration::from_secs(5);
+        if let Some(outage) = self.faults.recovered(kinds, QUIET, Instant::now()) {
+            let lasted_secs = outage.lasted.as_secs_f64();
+            log::info!(lasted_secs, failed_tries = outage.faults; "{what} again after {lasted_secs:.1} s");
+        }
+    }
+}
+
+/// Adds to the counter with this label.
+pub fn add(counters: &IntCounterVec, label: &str, by: u64) {
+    counters.with_label_values(&[label]).inc_by(by);
+}
+
+/// Now, as Prometheus wants timestamps: seconds since the epoch.
+#[allow(clippy::cast_precision_loss)] // milliseconds since 1970 have 41 bits
+pub fn seconds_now() -> f64 {
+    clock::now().0 as f64 / 1_000.0
+}

@@ -1,0 +1,138 @@
+//! The prefix check: once, when Redis can first be used, whether `ENVIRONMENT_PREFIX` can be right.
+//!
+//! If no customer of this environment is in Redis and customers of others are, the SDKs probably write under another
+//! prefix, and nothing that this service writes would ever be read. It is the most common mistake, and nothing else
+//! shows it. A new environment looks the same, so there is a warning and no more.
+
+use std::time::Duration;
+
+use super::context::Context;
+use crate::store::{Cause, PrefixScan};
+
+/// Between two steps of the scan, so that it is no load beside the work.
+const PAUSE: Duration = Duration::from_millis(2);
+/// After a check that failed.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// So many other prefixes are named, and so much of each is shown.
+const NAMED_MAX: usize = 5;
+const SHOWN_MAX: usize = 60;
+
+/// Waits for Redis, checks once, and warns if there is reason to.
+pub fn check_prefix(context: &Context) {
+    let exit = &context.shutdown.exit;
+    while !exit.is_stopped() {
+        if !context.gate.wait_open(exit, RETRY_AFTER) {
+            continue;
+        }
+        match context
+            .store
+            .scan_prefixes(&context.settings.layout.keyspace, &|| !exit.wait(PAUSE))
+        {
+            Ok(scan) => {
+                log::debug!(has_own = scan.has_own, others = scan.others.len(); "checked whose customers are in Redis");
+                if let Some(warning) = warning(&context.settings.environment_prefix, &scan) {
+                    log::warn!("{warning}");
+                }
+                return;
+            }
+            Err(error) if error.is_stopped() || error.cause == Cause::NoPermission => {
+                return log::debug!(err:% = error; "ENVIRONMENT_PREFIX is not checked");
+            }
+            Err(error) => {
+                log::debug!(err:% = error; "cannot check ENVIRONMENT_PREFIX yet");
+                exit.wait(RETRY_AFTER);
+            }
+        }
+    }
+}
+
+fn warning(prefix: &str, scan: &PrefixScan) -> Option<String> {
+    if scan.has_own || scan.others.is_empty() {
+        return None;
+    }
+    let scanned = if scan.is_complete {
+        "Redis"
+    } else {
+        "the part of Redis that was scanned"
+    };
+    let mut others = scan.others.iter();
+    let mut named: Vec<String> = others
+        .by_ref()
+        .take(NAMED_MAX)
+        .map(|prefix| shown(prefix))
+        .collect();
+    if let more @ 1.. = others.len() {
+        named.push(format!("{more} more"));
+    }
+    let last = named.pop().unwrap_or_default();
+    let named = if named.is_empty() {
+        last
+    } else {
+        format!("{} and {last}", named.join(", "))
+    };
+    Some(format!(
+        "no customer of ENVIRONMENT_PREFIX {} is in {scanned}, but there are customers of {named}; check that \
+         ENVIRONMENT_PREFIX is the environmentPrefix that the SDKs are given (and REDIS_DB their database), else they \
+         never read what is written here. A new environment looks the same: then all is well once an SDK has cached a \
+         customer",
+        shown(prefix)
+    ))
+}
+
+/// A prefix in quotes, in one line, and short: it may be anything.
+fn shown(prefix: &str) -> String {
+    let short: String = prefix.chars().take(SHOWN_MAX).collect();
+    let rest = if short.len() < prefix.len() { "…" } else { "" };
+    format!("'{}{rest}'", short.escape_debug())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scan(has_own: bool, others: &[&str]) -> PrefixScan {
+        PrefixScan {
+            has_own,
+            others: others.iter().map(|prefix| (*prefix).to_owned()).collect(),
+            is_complete: true,
+        }
+    }
+
+    #[test]
+    fn customers_of_others_alone_are_worth_a_warning_that_names_a_few() {
+        let others = ["a", "b", "c", "d", "line\nbreak", "f", "g"];
+        let warning = warning("production", &scan(false, &others)).unwrap();
+        assert!(
+            warning.starts_with(
+                "no customer of ENVIRONMENT_PREFIX 'production' is in Redis, but there are customers of 'a', 'b', 'c', \
+                 'd', 'f' and 2 more; check that ENVIRONMENT_PREFIX is the environmentPrefix"
+            ),
+            "{warning}"
+        );
+        let long = "x".repeat(1_000);
+        let warning = super::warning("p", &scan(false, &[&long, "line\nbreak"])).unwrap();
+        assert!(
+            warning.contains(r"'line\nbreak'") && warning.len() < 600,
+            "{warning}"
+        );
+    }
+
+    #[test]
+    fn an_empty_redis_and_one_with_own_customers_are_no_reason_to_speak() {
+        assert_eq!(warning("p", &scan(false, &[])), None);
+        assert_eq!(warning("p", &scan(true, &["staging"])), None);
+    }
+
+    #[test]
+    fn what_was_not_looked_at_is_not_told_to_be_empty() {
+        let part = PrefixScan {
+            is_complete: false,
+            ..scan(false, &["staging"])
+        };
+        let warning = warning("p", &part).unwrap();
+        assert!(
+            warning.contains("is in the part of Redis that was scanned"),
+            "{warning}"
+        );
+    }
+}

@@ -1,0 +1,138 @@
+//! Keeps what is in flight hidden from others: extends each message's visibility at half of its time.
+//!
+//! Otherwise a message that waits for a lock or for Redis would be received again meanwhile, its receive count would
+//! grow, and the dead-letter rule could take it for nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::backoff::Backoff;
+use super::context::Context;
+use super::deleter::BATCH_MAX;
+use super::in_flight::{ASSUMED_TIMEOUT, Extended};
+use crate::sqs::{EntryFailure, Operation, ReceiptHandle};
+
+pub struct Visibility {
+    context: Arc<Context>,
+    /// When to ask for the queue's visibility timeout; none once that is settled.
+    ask_at: Option<Instant>,
+    asking: Backoff,
+}
+
+impl Visibility {
+    pub fn new(context: Arc<Context>, now: Instant) -> Self {
+        Self {
+            context,
+            ask_at: Some(now),
+            asking: Backoff::new(Duration::from_secs(1), Duration::from_mins(1)),
+        }
+    }
+
+    /// Works until the exit phase.
+    pub fn run(mut self) {
+        loop {
+            self.step(Instant::now());
+            let pause = self.context.in_flight.timeout() / 8;
+            let pause = pause.clamp(Duration::from_millis(100), Duration::from_secs(1));
+            if self.context.shutdown.exit.wait(pause) {
+                return;
+            }
+        }
+    }
+
+    /// Does what is due.
+    pub fn step(&mut self, now: Instant) {
+        if self.ask_at.is_some_and(|at| at <= now) {
+            self.ask_at = (!self.learn_timeout()).then(|| now + self.asking.next_wait(fastrand::f64()));
+        }
+        self.extend_due(now);
+    }
+
+    /// Asks for the queue's own visibility timeout. True when the question is settled.
+    fn learn_timeout(&self) -> bool {
+        let assumed_secs = ASSUMED_TIMEOUT.as_secs();
+        match self.context.queue.visibility_timeout() {
+            Ok(timeout) if timeout.is_zero() => {
+                log::warn!(
+                    "the queue's visibility timeout is 0 s, so that other consumers receive each message while it is still \
+                     worked on: this service asks for {assumed_secs} s with each receive; set 30 s on the queue"
+                );
+                true
+            }
+            Ok(timeout) => {
+                self.context.in_flight.set_timeout(timeout);
+                log::debug!("the queue's visibility timeout is {} s", timeout.as_secs());
+                true
+            }
+            Err(error) if error.refused => {
+                log::warn!(
+                    err:% = error;
+                    "the queue does not tell its visibility timeout (sqs:GetQueueAttributes is not allowed): \
+                     {assumed_secs} s are assumed; if the queue's is shorter, allow the question"
+                );
+                true
+            }
+            Err(error) => {
+                self.failed(
+                    Operation::GetAttributes,
+                    &format!("cannot ask for the queue's visibility timeout: {assumed_secs} s are assumed until it answers"),
+                    &error.kind,
+                    &error.message,
+                );
+                false
+            }
+        }
+    }
+
+    /// Extends what is due. If a call fails, the rest waits for the next step.
+    fn extend_due(&self, now: Instant) {
+        let in_flight = &self.context.in_flight;
+        loop {
+            let called_at = Instant::now().max(now);
+            let extensions = in_flight.begin_extensions(BATCH_MAX, called_at);
+            if extensions.is_empty() {
+                return;
+            }
+            let entries: Vec<(ReceiptHandle, Duration)> = extensions
+                .iter()
+                .map(|extension| (extension.receipt_handle.clone(), extension.hidden_for))
+                .collect();
+            let result = self.context.queue.change_visibility_batch(&entries);
+            for (index, extension) in extensions.iter().enumerate() {
+                let ended = match result.as_ref().map(|failures| failures.get(index)) {
+                    Ok(Some(None)) => Extended::Until(called_at + extension.hidden_for),
+                    Ok(Some(Some(failure))) => self.not_extended(failure),
+                    Ok(None) | Err(_) => Extended::Failed,
+                };
+                in_flight.end_extension(extension, ended);
+            }
+            if let Err(error) = result {
+                return self.failed(
+                    Operation::ChangeVisibility,
+                    "cannot extend the visibility of messages in flight: trying again; when their time is over they \
+                     come again, and then change nothing",
+                    &error.kind,
+                    &error.message,
+                );
+            }
+        }
+    }
+
+    fn not_extended(&self, failure: &EntryFailure) -> Extended {
+        let error = format!("{} {}", failure.code, failure.message);
+        if failure.is_final() {
+            // It was completed meanwhile, or its time was over.
+            log::debug!(err = error.as_str(); "the queue does not know a receipt handle any more");
+            return Extended::Forgotten;
+        }
+        let message = "cannot extend the visibility of a message in flight: trying again";
+        self.failed(Operation::ChangeVisibility, message, &failure.code, &error);
+        Extended::Failed
+    }
+
+    fn failed(&self, operation: Operation, message: &str, kind: &str, error: &str) {
+        let kind = format!("visibility {} {kind}", operation.label());
+        self.context
+            .queue_failed(operation, &kind, log::Level::Warn, message, error);
+    }
+}

@@ -1,0 +1,78 @@
+//! Starts the threads that messages pass through.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, bounded};
+
+use super::threads::{Background, Threads};
+use crate::config::Config;
+use crate::ops::status::StatusBoard;
+use crate::pipeline::context::Context;
+use crate::pipeline::deleter::{Deleter, RecordedQueue};
+use crate::pipeline::in_flight::Recorded;
+use crate::pipeline::poller::Poller;
+use crate::pipeline::prefix_check::check_prefix;
+use crate::pipeline::sampler::Sampler;
+use crate::pipeline::visibility::Visibility;
+use crate::pipeline::worker::Worker;
+
+/// Messages that wait between pollers and workers, at least.
+const WAITING_MESSAGES: usize = 20;
+
+/// The threads that messages pass through.
+pub(super) struct PipelineThreads {
+    pub(super) pollers: Threads,
+    pub(super) workers: Threads,
+    pub(super) deleters: Threads,
+}
+
+/// As many deleters as pollers: a delete takes as long as a receive, so fewer would slow the polling.
+pub(super) fn deleters(config: &Config) -> usize {
+    config.consumers
+}
+
+/// Threads that call the queue at the same time: these, and the one that extends visibility.
+pub(super) fn queue_callers(config: &Config) -> usize {
+    config.consumers + deleters(config) + 1
+}
+
+/// Starts the loops: the last in line first, so that nothing waits for long.
+pub(super) fn start(
+    config: &Config,
+    context: &Arc<Context>,
+    recorded: Receiver<Vec<Recorded>>,
+    status: Option<Arc<StatusBoard>>,
+    background: &mut Background,
+) -> anyhow::Result<PipelineThreads> {
+    let sampler = Sampler::new(Arc::clone(context), status);
+    background.spawn("sampler", move || sampler.run())?;
+    let visibility = Visibility::new(Arc::clone(context), Instant::now());
+    background.spawn("visibility", move || visibility.run())?;
+    let checked = Arc::clone(context);
+    background.spawn("prefix-check", move || check_prefix(&checked))?;
+
+    // What waits is memory, and a poller that waits holds a receive as well: one for each worker, or as many small
+    // ones as make a call to Redis worth its while. The rest stays in the queue.
+    let waiting = (WAITING_MESSAGES / usize::from(config.batch_size)).clamp(1, config.consumers);
+    let (deliveries, received) = bounded(waiting.max(config.workers));
+    let recorded = RecordedQueue::new(recorded);
+    let deleter = |_| {
+        let deleter = Deleter::new(Arc::clone(context), Arc::clone(&recorded));
+        move || deleter.run()
+    };
+    let worker = |_| {
+        let worker = Worker::new(Arc::clone(context), received.clone());
+        move || worker.run()
+    };
+    let poller = |index| {
+        let poller = Poller::new(Arc::clone(context), index, deliveries.clone());
+        move || poller.run()
+    };
+    let died = &background.died;
+    Ok(PipelineThreads {
+        deleters: Threads::start("deleter", died, (0..deleters(config)).map(deleter).collect())?,
+        workers: Threads::start("worker", died, (0..config.workers).map(worker).collect())?,
+        pollers: Threads::start("poller", died, (0..config.consumers).map(poller).collect())?,
+    })
+}

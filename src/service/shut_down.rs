@@ -1,0 +1,68 @@
+//! The shutdown, in three phases within one time budget.
+//!
+//! 1. Drain: pollers receive nothing more; what their last calls bring is applied like everything before it.
+//! 2. Release, at 75 % of the budget at the latest: everything not applied is released to the queue.
+//! 3. Exit: the threads end, or are left behind when the budget is over.
+
+use std::time::{Duration, Instant};
+
+use super::pipeline::PipelineThreads;
+use super::threads::Background;
+use crate::pipeline::context::Context;
+use crate::shutdown::ShutdownTriggers;
+
+/// The share of the budget that draining may take.
+const DRAIN: f64 = 0.75;
+
+/// Ends all loops. Nothing that was received is lost or stays hidden: it is applied and deleted, or released.
+pub(super) fn shut_down(
+    budget: Duration,
+    began: Instant,
+    context: &Context,
+    triggers: ShutdownTriggers,
+    pipeline: &PipelineThreads,
+    background: &Background,
+) {
+    let in_flight = &context.in_flight;
+    let deadline = began + budget;
+    context.health.begin_stop();
+    drop(triggers.drain);
+    // Polls that wait in vain for messages cannot be woken. For a moment they are waited for all the same: a message
+    // may be on its way to one of them.
+    let quiet_at = began + (budget / 10).min(Duration::from_secs(1));
+    if !in_flight.wait_until_drained(quiet_at, began + budget.mul_f64(DRAIN)) {
+        log::warn!("out of time: what is not yet applied is released to the queue");
+    }
+    let mut released = in_flight.take_over(Instant::now()); // before its holders end
+    drop(triggers.release);
+    loop {
+        if !released.is_empty() {
+            let _ = context.recorded.send_deadline(released, deadline);
+        }
+        let next_look = deadline.min(Instant::now() + Duration::from_millis(100));
+        if in_flight.wait_until_drained(began, next_look) {
+            break;
+        }
+        if Instant::now() >= deadline {
+            log::warn!(
+                "some messages could not be completed in time: they come again when their visibility timeout ends"
+            );
+            break;
+        }
+        // A poll may have brought something meanwhile.
+        released = in_flight.take_over(Instant::now());
+    }
+    drop(triggers.exit);
+    pipeline.deleters.wait(deadline);
+    pipeline
+        .workers
+        .wait(deadline.min(Instant::now() + Duration::from_millis(200)));
+    // A program that prints credentials is killed by the thread that started it, which may be a poller: without this
+    // moment it would outlive the service.
+    pipeline
+        .pollers
+        .wait(deadline.min(Instant::now() + Duration::from_millis(200)));
+    for threads in &background.threads {
+        threads.wait(deadline);
+    }
+}
