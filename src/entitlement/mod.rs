@@ -4,7 +4,6 @@
 pub mod stored;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -160,28 +159,21 @@ impl RawJson {
     }
 
     /// An object of these fields.
-    pub fn object<K: Serialize>(fields: impl IntoIterator<Item = (K, Self)>) -> Self {
-        let mut json = Vec::with_capacity(128);
-        let written = serde_json::Serializer::new(&mut json).collect_map(fields);
-        let json = written.ok().and_then(|()| String::from_utf8(json).ok());
-        Self(
-            json.and_then(|json| RawValue::from_string(json).ok())
-                .unwrap_or_default(),
-        )
-    }
-
-    /// The field of that name, if this is an object that has it.
-    pub fn field(&self, name: &str) -> Option<Self> {
-        if !self.get().contains(name) {
-            return None;
-        }
-        let mut fields: HashMap<Cow<'_, str>, Box<RawValue>> = serde_json::from_str(self.get()).ok()?;
-        fields.remove(name).map(Self)
+    pub fn object<K: Serialize>(fields: &[(K, Self)]) -> Self {
+        Self(to_raw_value(&Object(fields)).unwrap_or_default())
     }
 
     /// The JSON text.
     pub fn get(&self) -> &str {
         self.0.get()
+    }
+}
+
+struct Object<'a, K>(&'a [(K, RawJson)]);
+
+impl<K: Serialize> Serialize for Object<'_, K> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
 }
 

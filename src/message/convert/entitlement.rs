@@ -5,6 +5,8 @@ use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, HashSet};
 use std::mem;
 
+use serde::Deserialize;
+
 use super::super::MalformedBody;
 use super::super::field::{Field, RawObject};
 use super::super::list::ListedEntitlement;
@@ -72,14 +74,12 @@ fn credit(entry: Box<Entry<'_>>) -> Result<ListedEntitlement, MalformedBody> {
     let id = id
         .ok_or_else(|| MalformedBody::at("currency.currencyId", "missing"))?
         .to_owned();
-    let others = entry.currency.take()?.unwrap_or_default().others;
-    let currency = [("currencyId".into(), RawJson::text(&id))]
-        .into_iter()
-        .chain(others);
+    let mut currency = vec![("currencyId".into(), RawJson::text(&id))];
+    currency.extend(entry.currency.take()?.unwrap_or_default().others);
     Ok(ListedEntitlement {
         has_usage: entry.current_usage.if_valid().is_some(),
         entitlement: Entitlement::Credit(Box::new(CreditEntitlement {
-            currency: RawJson::object(currency),
+            currency: RawJson::object(&currency),
             currency_id: CurrencyId(id),
             usage_limit: entry.usage_limit.given()?,
             has_soft_limit: entry.has_soft_limit.take()?.unwrap_or_default(),
@@ -146,6 +146,12 @@ fn credit_rate(rate: &EntryCreditRate<'_>) -> Option<CreditRate> {
     Some(CreditRate { amount, currency_id })
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WebhookResetConfiguration {
+    according_to: RawJson,
+}
+
 /// A webhook's `{"accordingTo": X}` becomes the GraphQL object of its period. GraphQL's own form is passed on as it is, and
 /// so is that of a period without a configuration in GraphQL (a day, an hour).
 fn reset_configuration(given: Given<RawObject>, period: &Given<Cow<'static, str>>) -> Given<RawJson> {
@@ -154,10 +160,9 @@ fn reset_configuration(given: Given<RawObject>, period: &Given<Cow<'static, str>
         Given::Null => return Given::Null,
         Given::Value(RawObject(given)) => given,
     };
-    let period = if let Given::Value(period) = period {
-        &**period
-    } else {
-        ""
+    let period = match period {
+        Given::Value(period) if given.get().contains("\"accordingTo\"") => &**period,
+        Given::Value(_) | Given::Null | Given::Absent => "",
     };
     let (typename, key) = match period {
         "MONTH" => ("MonthlyResetPeriodConfig", "monthlyAccordingTo"),
@@ -165,9 +170,11 @@ fn reset_configuration(given: Given<RawObject>, period: &Given<Cow<'static, str>
         "YEAR" => ("YearlyResetPeriodConfig", "yearlyAccordingTo"),
         _ => return Given::Value(given),
     };
-    Given::Value(match given.field("accordingTo") {
-        Some(according_to) => RawJson::object([("__typename", RawJson::text(typename)), (key, according_to)]),
-        None => given,
+    Given::Value(match serde_json::from_str(given.get()) {
+        Ok(WebhookResetConfiguration { according_to }) => {
+            RawJson::object(&[("__typename", RawJson::text(typename)), (key, according_to)])
+        }
+        Err(_) => given,
     })
 }
 
