@@ -83,7 +83,8 @@ pub fn metadata_json(access_denied_reason: Option<&str>) -> String {
 /// Nothing that is written here can fail to be JSON (every key is text, every number finite). Should it ever, the
 /// empty text is what every reader takes for a cache miss.
 ///
-/// By serde_json: of the libraries measured on a list of 50 features, it and simd-json take 43 µs, sonic-rs 50.
+/// By serde_json: on a list of 50 features it takes 25 µs, sonic-rs 21, simd-json 29. With what is passed on as text, which
+/// the others cannot write, it takes 22.
 fn to_json(value: &impl Serialize, capacity: usize) -> String {
     let mut json = Vec::with_capacity(capacity);
     let written = serde_json::to_writer(&mut json, value);
