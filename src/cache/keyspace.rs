@@ -31,17 +31,6 @@ pub struct ReaderLocks {
     pub refetch: String,
 }
 
-/// The tombstones that can make an entitlement list out of date.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tombstones {
-    /// `P:purged`: the last invalidation of the environment.
-    pub environment: String,
-    /// `P:purged:c_C[:r_R]`: the last purge of this customer or resource.
-    pub own: String,
-    /// For a resource: the last purge of its customer.
-    pub customer: Option<String>,
-}
-
 impl Keyspace {
     /// The keys below this ENVIRONMENT_PREFIX.
     pub fn new(prefix: impl Into<String>) -> Self {
@@ -82,24 +71,24 @@ impl Keyspace {
         [&self.prefix, ":check:", token].concat()
     }
 
-    /// See [`Tombstones::own`].
+    /// `P:purged:c_C[:r_R]`: the last purge of this customer or resource.
     pub fn tombstone(&self, subject: &Subject) -> String {
         self.spell(":purged:c_", subject, ":r_")
     }
 
-    /// See [`Tombstones::environment`].
+    /// `P:purged`: the last invalidation of the environment.
     pub fn environment_tombstone(&self) -> String {
         [&self.prefix, ":purged"].concat()
     }
 
-    /// Every tombstone that concerns this subject.
-    pub fn tombstones(&self, subject: &Subject) -> Tombstones {
-        let customer = || [&self.prefix, ":purged:c_", subject.customer.as_str()].concat();
-        Tombstones {
-            environment: self.environment_tombstone(),
-            own: self.tombstone(subject),
-            customer: subject.resource.as_ref().map(|_| customer()),
+    /// The tombstones that can make a list of this subject out of date: the environment's, its own, and for a resource
+    /// its customer's.
+    pub fn tombstones(&self, subject: &Subject) -> Vec<String> {
+        let mut tombstones = vec![self.environment_tombstone(), self.tombstone(subject)];
+        if subject.resource.is_some() {
+            tombstones.push([&self.prefix, ":purged:c_", subject.customer.as_str()].concat());
         }
+        tombstones
     }
 
     /// True for a key of a customer of this environment.
@@ -110,15 +99,18 @@ impl Keyspace {
 
     /// The SCAN pattern of every customer's keys in the environment, glob characters of the prefix escaped.
     pub fn customer_keys_pattern(&self) -> String {
-        let mut pattern = String::with_capacity(self.prefix.len() + 4);
-        for character in self.prefix.chars() {
-            if matches!(character, '*' | '?' | '[' | ']' | '\\') {
-                pattern.push('\\');
-            }
-            pattern.push(character);
-        }
-        pattern.push_str(":c_*");
-        pattern
+        let is_special = |character| matches!(character, '*' | '?' | '[' | ']' | '\\');
+        let escaped = |character| {
+            is_special(character)
+                .then_some('\\')
+                .into_iter()
+                .chain([character])
+        };
+        self.prefix
+            .chars()
+            .flat_map(escaped)
+            .chain(":c_*".chars())
+            .collect()
     }
 
     /// The tombstone of the subject whose customer key this is; `None` for any other key. Ids may look like the parts
@@ -264,9 +256,7 @@ mod tests {
     #[test]
     fn a_resource_has_its_own_tombstone_and_those_of_customer_and_environment() {
         let tombstones = Keyspace::new("p").tombstones(&subject("c", Some("r")));
-        assert_eq!(tombstones.environment, "p:purged");
-        assert_eq!(tombstones.own, "p:purged:c_c:r_r");
-        assert_eq!(tombstones.customer.as_deref(), Some("p:purged:c_c"));
+        assert_eq!(tombstones, ["p:purged", "p:purged:c_c:r_r", "p:purged:c_c"]);
     }
 
     #[test]

@@ -80,10 +80,6 @@ fn look(store: &RedisStore, keyspace: &Keyspace, subject: &Subject) -> Result<Lo
     let locks = keyspace.reader_locks(subject);
     let locks: Vec<String> = locks.write.into_iter().chain([locks.refetch]).collect();
     let tombstones = keyspace.tombstones(subject);
-    let tombstones = [tombstones.environment, tombstones.own]
-        .into_iter()
-        .chain(tombstones.customer);
-    let tombstones: Vec<String> = tombstones.collect();
     let customers = subject.resource.is_some().then(|| {
         let customer = Subject {
             customer: subject.customer.clone(),
