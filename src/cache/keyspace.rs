@@ -4,7 +4,6 @@
 //! allows `<prefix>:*` allows them; tombstones stay outside `<prefix>:c_*`, so that no scan takes them for a customer.
 
 use crate::entitlement::{CurrencyId, FeatureId, Subject};
-use crate::message::UsageOf;
 
 /// Names the refetch after a cache miss in the keys of SDK 3.x and 4.x.
 const REFETCH: &str = "refetchEntityEntitlementsAfterCacheMiss";
@@ -146,20 +145,12 @@ pub fn metadata_key(customer_key: &str) -> String {
     [customer_key, ":metadata"].concat()
 }
 
-/// `K:f_<featureId>` or `K:credit_<currencyId>`: a usage.
-pub fn usage_key(customer_key: &str, of: &UsageOf) -> String {
-    match of {
-        UsageOf::Feature(feature) => feature_usage_key(customer_key, feature),
-        UsageOf::Credit(currency) => credit_usage_key(customer_key, currency),
-    }
-}
-
-/// `K:f_<featureId>`.
+/// `K:f_<featureId>`: the usage of a feature.
 pub fn feature_usage_key(customer_key: &str, feature: &FeatureId) -> String {
     [customer_key, ":f_", feature.as_str()].concat()
 }
 
-/// `K:credit_<currencyId>`.
+/// `K:credit_<currencyId>`: the usage of a credit currency.
 pub fn credit_usage_key(customer_key: &str, currency: &CurrencyId) -> String {
     [customer_key, ":credit_", currency.as_str()].concat()
 }
@@ -202,11 +193,11 @@ mod tests {
         );
         assert_eq!(metadata_key(&customer), "production:c_cus:1:metadata");
         assert_eq!(
-            usage_key(&customer, &UsageOf::Feature(FeatureId("api".to_owned()))),
+            feature_usage_key(&customer, &FeatureId("api".to_owned())),
             "production:c_cus:1:f_api"
         );
         assert_eq!(
-            usage_key(&customer, &UsageOf::Credit(CurrencyId("ai".to_owned()))),
+            credit_usage_key(&customer, &CurrencyId("ai".to_owned())),
             "production:c_cus:1:credit_ai"
         );
         assert_eq!(timestamp_key(&customer), "production:c_cus:1#timestamp");

@@ -36,12 +36,8 @@ pub struct CreditWrite {
     pub key: String,
     /// Where its balance is kept.
     pub balance_key: String,
-    /// Credits consumed, a JSON number.
-    pub current_usage: String,
-    /// The period, if the message has one.
-    pub period_start: Option<EpochMs>,
-    /// See `period_start`.
-    pub period_end: Option<EpochMs>,
+    /// Credits consumed.
+    pub usage: Usage,
     /// Whether `nextResetDate` stands beside the end of the period.
     pub has_next_reset_date: bool,
     /// When this was true at the origin.
@@ -187,7 +183,7 @@ pub fn changes(message: Message, layout: &Layout) -> Changes {
         }
         Event::Purged(subjects) => {
             let purges =
-                (0..subjects.len()).map(move |index| purge(&subjects.get(index), sent_at, &keyspace));
+                (0..subjects.len()).map(move |index| purge_change(&subjects.get(index), sent_at, &keyspace));
             return Box::new(purges);
         }
         Event::UsageUpdated(update) => Some(usage_change(update, layout)),
@@ -304,15 +300,13 @@ fn credit_write(
     CreditWrite {
         key: credit_usage_key(customer_key, currency),
         balance_key: balance_key(customer_key, currency),
-        current_usage: usage.current_usage.to_string(),
-        period_start: usage.period_start,
-        period_end: usage.period_end,
+        usage: usage.clone(),
         has_next_reset_date: format == CacheFormat::Compatible,
         timestamp,
     }
 }
 
-fn purge(subject: &Subject, sent_at: EpochMs, keyspace: &Keyspace) -> CacheChange {
+fn purge_change(subject: &Subject, sent_at: EpochMs, keyspace: &Keyspace) -> CacheChange {
     let customer_key = keyspace.customer_key(subject);
     CacheChange::Purge(PurgeWrite {
         locks: keyspace.reader_locks(subject),

@@ -458,9 +458,11 @@ impl Emitter<'_, '_> {
         self.deciding_timestamp(&credit.key)
             .deciding(&credit.key)
             .deciding(&credit.balance_key);
-        self.number(credit.timestamp.0).text(&credit.current_usage);
-        self.optional(credit.period_start.map(|at| at.0));
-        self.optional(credit.period_end.map(|at| at.0));
+        let usage = &credit.usage;
+        self.number(credit.timestamp.0)
+            .text(&usage.current_usage.to_string());
+        self.optional(usage.period_start.map(|at| at.0));
+        self.optional(usage.period_end.map(|at| at.0));
         self.flag(credit.has_next_reset_date)
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Number, Value};
 
 use crate::cache::readers::{
-    Entry, GENERATIONS, Kind, StoredList, StoredUsage, entries, form, timestamp_ms, verdict,
+    Entry, Kind, Stored, StoredList, Verdict, entries, form, timestamp_ms, verdicts,
 };
 use crate::commands::human;
 use crate::entitlement::EpochMs;
@@ -27,7 +27,7 @@ pub(super) struct Report {
     pub customer_list: Option<Stamp>,
     pub metadata: Metadata,
     pub entitlements: Vec<Row>,
-    pub readers: Vec<Reader>,
+    pub readers: [Verdict; 3],
     /// Locks that SDKs hold at this moment: their keys.
     pub locks: Vec<String>,
     /// Purges that are remembered: a message that was sent before is late news.
@@ -98,13 +98,6 @@ pub(super) struct UsageRow {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Reader {
-    pub sdk: &'static str,
-    pub outcome: &'static str,
-    pub reasons: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Purge {
     pub key: String,
@@ -128,45 +121,33 @@ pub(super) struct Looks {
 
 impl Report {
     pub fn new(customer: String, resource: Option<String>, key: String, looks: &Looks, now: EpochMs) -> Self {
-        let [value, timestamp] = &looks.list;
+        let value = &looks.list[0];
         let entries = entries(value.text());
         let stored = StoredList {
-            value: value.text(),
-            timestamp: timestamp.text(),
+            list: stored(&looks.list),
             of_customer: looks.customer_list.as_ref().map(KeySnapshot::text),
-            usages: looks
-                .usages
-                .iter()
-                .map(|(_, usage)| stored_usage(usage))
-                .collect(),
+            usages: looks.usages.iter().map(|(_, usage)| stored(usage)).collect(),
         };
-        let readers = GENERATIONS.map(|generation| {
-            let verdict = verdict(generation, &stored);
-            Reader {
-                sdk: generation.label(),
-                outcome: if verdict.is_hit { "hit" } else { "miss" },
-                reasons: verdict.reasons,
-            }
-        });
         let mut usages = looks.usages.iter();
         let rows = entries.iter().flatten().map(|entry| {
-            let usage = entry.usage_of().and_then(|_| usages.next());
+            let usage = entry.usage_key(&key).and_then(|_| usages.next());
             Row::new(
                 entry,
                 usage.map(|(key, looks)| UsageRow::new(key, looks, entry, now)),
             )
         });
+        let rows: Vec<Row> = rows.collect();
         Self {
             cached: value.content != Content::Absent,
-            format: entries.as_ref().map_or("none", |entries| form(entries).label()),
+            format: entries.as_ref().map_or("none", |entries| form(entries)),
             list: Stamp::new(&looks.list, now),
             customer_list: looks.customer_list.as_ref().map(|look| {
                 let here = look.clone();
                 Stamp::new(&[here.clone(), here], now)
             }),
             metadata: Metadata::new(&looks.metadata, now),
-            entitlements: rows.collect(),
-            readers: readers.into(),
+            entitlements: rows,
+            readers: verdicts(&stored, &entries),
             locks: looks
                 .locks
                 .iter()
@@ -185,8 +166,8 @@ impl Report {
     }
 }
 
-fn stored_usage([value, timestamp]: &[KeySnapshot; 2]) -> StoredUsage<'_> {
-    StoredUsage {
+fn stored([value, timestamp]: &[KeySnapshot; 2]) -> Stored<'_> {
+    Stored {
         value: value.text(),
         timestamp: timestamp.text(),
     }
