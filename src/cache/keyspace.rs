@@ -33,9 +33,8 @@ pub struct ReaderLocks {
 impl Keyspace {
     /// The keys below this ENVIRONMENT_PREFIX.
     pub fn new(prefix: impl Into<String>) -> Self {
-        Self {
-            prefix: prefix.into(),
-        }
+        let prefix = prefix.into();
+        Self { prefix }
     }
 
     /// `P:c_C` or `P:c_C:r_R`: holds the entitlements.
@@ -49,10 +48,8 @@ impl Keyspace {
         if subject.resource.is_some() {
             write.push([&self.prefix, "-", subject.customer.as_str()].concat());
         }
-        ReaderLocks {
-            write,
-            refetch: self.refetch_lock(subject),
-        }
+        let refetch = self.refetch_lock(subject);
+        ReaderLocks { write, refetch }
     }
 
     /// See [`ReaderLocks::refetch`].
@@ -98,18 +95,12 @@ impl Keyspace {
 
     /// The SCAN pattern of every customer's keys in the environment, glob characters of the prefix escaped.
     pub fn customer_keys_pattern(&self) -> String {
-        let is_special = |character| matches!(character, '*' | '?' | '[' | ']' | '\\');
-        let escaped = |character| {
-            is_special(character)
-                .then_some('\\')
-                .into_iter()
-                .chain([character])
-        };
-        self.prefix
-            .chars()
-            .flat_map(escaped)
-            .chain(":c_*".chars())
-            .collect()
+        let mut pattern = String::new();
+        for character in self.prefix.chars() {
+            pattern.extend(matches!(character, '*' | '?' | '[' | ']' | '\\').then_some('\\'));
+            pattern.push(character);
+        }
+        pattern + ":c_*"
     }
 
     /// The tombstone of the subject whose customer key this is; `None` for any other key. Ids may look like the parts

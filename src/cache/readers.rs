@@ -48,10 +48,8 @@ pub struct Entry {
     pub entitlement: Map<String, Value>,
     /// `usageData`, else `featureUsage`.
     pub usage: Map<String, Value>,
-    /// It has what 2.x and 3.x look for.
-    has_feature_usage: bool,
-    /// It has what 4.x looks for.
-    has_type: bool,
+    /// Which readers it was written for, as `CACHE_FORMAT` has it. `None` for a credit, which only 4.x knows.
+    form: Option<&'static str>,
 }
 
 /// What an entry is about.
@@ -111,13 +109,18 @@ impl Entry {
             Kind::Metered | Kind::Feature | Kind::Malformed => text("/feature/id"),
         };
         let feature_usage = object("featureUsage");
+        let form = match (feature_usage, text("/type")) {
+            _ if matches!(kind, Kind::Credit | Kind::Malformed) => None,
+            (Some(_), Some(_)) => Some("compatible"),
+            (None, Some(_)) => Some("v4"),
+            (_, None) => Some("v3"),
+        };
         Self {
             id: id.unwrap_or(key).to_owned(),
             kind,
             entitlement: entitlement.map(map).unwrap_or_default(),
             usage: object("usageData").or(feature_usage).map(map).unwrap_or_default(),
-            has_feature_usage: feature_usage.is_some(),
-            has_type: text("/type").is_some(),
+            form,
         }
     }
 }
@@ -137,17 +140,9 @@ pub fn entries(value: Option<&str>) -> Result<Vec<Entry>, &'static str> {
 
 /// Which readers a list was written for, as `CACHE_FORMAT` has it; `mixed` if the entries differ, `empty` if there are none.
 pub fn form(entries: &[Entry]) -> &'static str {
-    let mut forms = entries
-        .iter()
-        .filter(|entry| matches!(entry.kind, Kind::Metered | Kind::Feature))
-        .map(|entry| match (entry.has_feature_usage, entry.has_type) {
-            (true, true) => "compatible",
-            (false, true) => "v4",
-            (_, false) => "v3",
-        });
+    let mut forms = entries.iter().filter_map(|entry| entry.form);
     match forms.next() {
         None if entries.is_empty() => "empty",
-        // Only 4.x knows credits.
         None => "v4",
         Some(first) if forms.all(|form| form == first) => first,
         Some(_) => "mixed",
@@ -174,21 +169,19 @@ pub fn verdicts(stored: &StoredList<'_>, entries: &Result<Vec<Entry>, &'static s
     ];
     generations.map(|(generation, sdk)| {
         let misses = misses(generation, stored, entries);
-        // Only 4.x knows credits in any form.
-        let is_for_4_only =
-            |entry: &Entry| entry.has_type && !entry.has_feature_usage && entry.kind != Kind::Credit;
-        let has_note = generation != Generation::V4 && entries.iter().flatten().any(is_for_4_only);
-        let note = has_note
-            .then(|| "some entries are of the 4.x form, without the featureUsage that it reads".to_owned());
-        let is_hit = misses.is_empty();
+        let is_v4 = |entry: &Entry| entry.form == Some("v4");
+        let (outcome, reasons) = if !misses.is_empty() {
+            ("miss", misses)
+        } else if generation != Generation::V4 && entries.iter().flatten().any(is_v4) {
+            let note = "some entries are of the 4.x form, without the featureUsage that it reads";
+            ("hit", vec![note.to_owned()])
+        } else {
+            ("hit", Vec::new())
+        };
         Verdict {
             sdk,
-            outcome: if is_hit { "hit" } else { "miss" },
-            reasons: if is_hit {
-                note.into_iter().collect()
-            } else {
-                misses
-            },
+            outcome,
+            reasons,
         }
     })
 }

@@ -55,7 +55,6 @@ pub struct SqsSettings {
 /// The real [`Queue`].
 pub struct SqsClient {
     settings: SqsSettings,
-    options: HttpOptions,
     /// For calls that are answered at once.
     http: HttpClient,
     /// For long polls of this wait: their deadline is the client's own, which costs less, see [`HttpClient::send`].
@@ -76,16 +75,9 @@ impl SqsClient {
         if !endpoint.path().ends_with('/') {
             endpoint.set_path(&format!("{}/", endpoint.path()));
         }
-        let options = HttpOptions {
-            pool_size: settings.pool_size,
-            answer_bytes_max: ANSWER_BYTES_MAX,
-            deadline: BATCH_DEADLINE,
-            proxy: settings.proxy.clone(),
-        };
         Self {
-            http: HttpClient::new(&settings.endpoint, options.clone()),
+            http: http_client(&settings, BATCH_DEADLINE),
             long_poll_http: OnceLock::new(),
-            options,
             credentials,
             signer: Signer::new("sqs", settings.region.as_str()),
             server_clock: ServerClock::default(),
@@ -145,13 +137,8 @@ impl SqsClient {
         if wait.is_zero() {
             return (&self.http, Some(deadline));
         }
-        let (usual_wait, http) = self.long_poll_http.get_or_init(|| {
-            let options = HttpOptions {
-                deadline,
-                ..self.options.clone()
-            };
-            (wait, HttpClient::new(&self.settings.endpoint, options))
-        });
+        let build = || (wait, http_client(&self.settings, deadline));
+        let (usual_wait, http) = self.long_poll_http.get_or_init(build);
         (http, (*usual_wait != wait).then_some(deadline))
     }
 
@@ -263,6 +250,16 @@ impl Queue for SqsClient {
         self.lacks_visibility_timeout.store(secs == 0, Ordering::Relaxed);
         Ok(Duration::from_secs(secs))
     }
+}
+
+fn http_client(settings: &SqsSettings, deadline: Duration) -> HttpClient {
+    let options = HttpOptions {
+        pool_size: settings.pool_size,
+        answer_bytes_max: ANSWER_BYTES_MAX,
+        deadline,
+        proxy: settings.proxy.clone(),
+    };
+    HttpClient::new(&settings.endpoint, options)
 }
 
 /// `Mon, 02 Nov 2026 12:00:00 GMT`.

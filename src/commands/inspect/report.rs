@@ -121,7 +121,7 @@ pub(super) struct Looks {
 
 impl Report {
     pub fn new(customer: String, resource: Option<String>, key: String, looks: &Looks, now: EpochMs) -> Self {
-        let value = &looks.list[0];
+        let [value, timestamp] = &looks.list;
         let entries = entries(value.text());
         let stored = StoredList {
             list: stored(&looks.list),
@@ -140,11 +140,11 @@ impl Report {
         Self {
             cached: value.content != Content::Absent,
             format: entries.as_ref().map_or("none", |entries| form(entries)),
-            list: Stamp::new(&looks.list, now),
-            customer_list: looks.customer_list.as_ref().map(|look| {
-                let here = look.clone();
-                Stamp::new(&[here.clone(), here], now)
-            }),
+            list: Stamp::new(value, timestamp, now),
+            customer_list: looks
+                .customer_list
+                .as_ref()
+                .map(|look| Stamp::new(look, look, now)),
             metadata: Metadata::new(&looks.metadata, now),
             entitlements: rows,
             readers: verdicts(&stored, &entries),
@@ -174,7 +174,7 @@ fn stored([value, timestamp]: &[KeySnapshot; 2]) -> Stored<'_> {
 }
 
 impl Stamp {
-    fn new([value, timestamp]: &[KeySnapshot; 2], now: EpochMs) -> Self {
+    fn new(value: &KeySnapshot, timestamp: &KeySnapshot, now: EpochMs) -> Self {
         let at = timestamp.text().and_then(timestamp_ms);
         let problem = match (&value.content, &timestamp.content) {
             (Content::Foreign, _) | (_, Content::Foreign) => Some("something foreign stands at the key"),
@@ -200,14 +200,13 @@ impl Stamp {
 }
 
 impl Metadata {
-    fn new(looks: &[KeySnapshot; 2], now: EpochMs) -> Self {
-        let metadata: Option<Value> = looks[0].text().and_then(|text| serde_json::from_str(text).ok());
+    fn new([value, timestamp]: &[KeySnapshot; 2], now: EpochMs) -> Self {
+        let metadata: Option<Value> = value.text().and_then(|text| serde_json::from_str(text).ok());
+        let reason = metadata.and_then(|metadata| metadata.get("accessDeniedReason").cloned());
         Self {
-            cached: looks[0].content != Content::Absent,
-            access_denied_reason: metadata
-                .and_then(|metadata| metadata.get("accessDeniedReason").cloned())
-                .filter(|reason| !reason.is_null()),
-            stamp: Stamp::new(looks, now),
+            cached: value.content != Content::Absent,
+            access_denied_reason: reason.filter(|reason| !reason.is_null()),
+            stamp: Stamp::new(value, timestamp, now),
         }
     }
 }
@@ -216,6 +215,7 @@ impl Row {
     fn new(entry: &Entry, usage: Option<UsageRow>) -> Self {
         let field = |name: &str| entry.entitlement.get(name).filter(|value| !value.is_null());
         let text = |value: &Value| value.as_str().map(str::to_owned);
+        let is_true = |name: &str| field(name).and_then(Value::as_bool).unwrap_or(false);
         let kind = match entry.kind {
             Kind::Metered => "metered",
             Kind::Credit => "credit",
@@ -230,11 +230,9 @@ impl Row {
         Self {
             id: entry.id.clone(),
             kind,
-            unlimited: field("hasUnlimitedUsage")
-                .and_then(Value::as_bool)
-                .unwrap_or(false),
-            limit: field("usageLimit").and_then(|limit| limit.as_number().cloned()),
-            soft_limit: field("hasSoftLimit").and_then(Value::as_bool).unwrap_or(false),
+            unlimited: is_true("hasUnlimitedUsage"),
+            limit: field("usageLimit").and_then(Value::as_number).cloned(),
+            soft_limit: is_true("hasSoftLimit"),
             access_denied_reason: field("accessDeniedReason").and_then(text),
             valid_until: field("validUntil").and_then(Value::as_i64),
             reset_period: field("resetPeriod")
@@ -246,20 +244,18 @@ impl Row {
 }
 
 impl UsageRow {
-    fn new(key: &str, looks: &[KeySnapshot; 2], entry: &Entry, now: EpochMs) -> Self {
+    fn new(key: &str, [value, timestamp]: &[KeySnapshot; 2], entry: &Entry, now: EpochMs) -> Self {
         let stored: Option<Map<String, Value>> =
-            looks[0].text().and_then(|text| serde_json::from_str(text).ok());
+            value.text().and_then(|text| serde_json::from_str(text).ok());
         let usage = stored.as_ref().unwrap_or(&entry.usage);
         let number = |name: &str| usage.get(name).and_then(Value::as_i64);
         Self {
             key: key.to_owned(),
             cached: stored.is_some(),
-            current_usage: usage
-                .get("currentUsage")
-                .and_then(|value| value.as_number().cloned()),
+            current_usage: usage.get("currentUsage").and_then(Value::as_number).cloned(),
             usage_period_start: number("usagePeriodStart"),
             usage_period_end: number("usagePeriodEnd").or_else(|| number("nextResetDate")),
-            stamp: Stamp::new(looks, now),
+            stamp: Stamp::new(value, timestamp, now),
         }
     }
 }
@@ -267,16 +263,13 @@ impl UsageRow {
 impl Purge {
     /// A mark is `<when the purge was sent>`, or `<when>:<timestamp of the newest list forgotten>`.
     fn read(key: &str, look: &KeySnapshot) -> Option<Self> {
-        let (sent_at, forgot) = look.text().map(|mark| {
-            mark.split_once(':')
-                .map_or((mark, None), |(at, list)| (at, Some(list)))
-        })?;
-        let sent_at = sent_at.parse().ok()?;
+        let mut parts = look.text()?.splitn(2, ':');
+        let sent_at = parts.next()?.parse().ok()?;
         Some(Self {
             key: key.to_owned(),
             sent_at,
             date: human::date(EpochMs(sent_at)),
-            forgot_list_of: forgot.and_then(|list| list.parse().ok()),
+            forgot_list_of: parts.next().and_then(|list| list.parse().ok()),
         })
     }
 }
