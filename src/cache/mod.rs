@@ -176,19 +176,19 @@ pub type Changes = Box<dyn ExactSizeIterator<Item = CacheChange> + Send>;
 /// What a message changes. Empty if nothing.
 pub fn changes(message: Message, layout: &Layout) -> Changes {
     let sent_at = message.sent_at;
-    let keyspace = layout.keyspace.clone();
     let change = match message.event {
         Event::EntitlementsUpdated(update) => {
             return Box::new(entitlements_changes(&update, sent_at, layout).into_iter());
         }
         Event::Purged(subjects) => {
+            let keyspace = layout.keyspace.clone();
             let purges =
                 (0..subjects.len()).map(move |index| purge_change(&subjects.get(index), sent_at, &keyspace));
             return Box::new(purges);
         }
         Event::UsageUpdated(update) => Some(usage_change(update, layout)),
         Event::EnvironmentInvalidated => Some(CacheChange::InvalidateEnvironment(Invalidation {
-            keyspace,
+            keyspace: layout.keyspace.clone(),
             keeps_tombstone: layout.policy == CacheUpdatePolicy::Upsert,
             resets_tombstone: false,
             sent_at,
