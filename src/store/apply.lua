@@ -316,22 +316,27 @@ end
 
 -- Deletes scanned values with their timestamps. A list that is newer than the invalidation came before it out of order: its
 -- tombstone records how new it was.
--- Deciding keys: (timestamp, tombstone) of each list. Other keys: each list, then (value, timestamp) of every other value.
--- Arguments: when the invalidation was sent, number of lists, number of other values.
+-- Deciding keys: (timestamp, tombstone) of each value. Other keys: the values. Arguments: when the invalidation was sent, number
+-- of values; for each '1' if it is a list and so has a tombstone.
 function changes.unlink()
-    local sent_at, lists, others = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), tonumber(ARGV[a + 3])
-    local first, key = d, k
-    d, k, a = d + 2 * lists, k + lists + 2 * others, a + 4
-    for i = 0, lists - 1 do
-        local at = time_at(first + 2 * i)
+    local sent_at, values, first, key, arg = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), d, k, a + 3
+    d, k, a = d + 2 * values, k + values, arg + values
+    for i = 0, values - 1 do
+        local index = first + 2 * i
+        local at = ARGV[arg + i] == '1' and time_at(index)
         if at and at > sent_at then
-            local purged, deleted = read_tombstone(first + 2 * i + 1)
+            local purged, deleted = read_tombstone(index + 1)
             at = math.min(at, math.max(now, sent_at))
-            if at > deleted then set_tombstone(KEYS[first + 2 * i + 1], purged or '0', at) end
+            if at > deleted then set_tombstone(KEYS[index + 1], purged or '0', at) end
         end
-        written = written + call('UNLINK', KEYS[key + i], KEYS[first + 2 * i])
+        written = written + call('UNLINK', KEYS[key + i], KEYS[index])
     end
-    for i = key + lists, key + lists + 2 * others - 1, 2 do written = written + call('UNLINK', KEYS[i], KEYS[i + 1]) end
+    return APPLIED
+end
+
+-- An invalidation, which is not atomic: done step by step, outside.
+function changes.nothing()
+    a = a + 1
     return APPLIED
 end
 

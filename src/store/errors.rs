@@ -1,5 +1,7 @@
 //! Redis's errors: what they mean, and what to do about them.
 
+use std::borrow::Cow;
+
 use redis::{ErrorKind, RedisError};
 
 use crate::config::{RedisAddress, RedisConfig};
@@ -14,98 +16,89 @@ pub struct StoreError {
     pub cause: Cause,
 }
 
-/// What is wrong.
+/// What is wrong. See `CAUSES` for the codes.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // each has a line in CAUSES
 pub enum Cause {
-    /// The connection failed.
     Io,
-    /// There was no answer in time.
     Timeout,
-    /// TLS is not set up as it should be.
     Tls,
-    /// The answer is not Redis's, or not that of the script.
     Protocol,
-    /// No sentinel knows a primary that answers.
     Sentinel,
-    /// There is no password or token to authenticate with.
     Credentials,
     /// The keep-going callback said no: the service stops.
     Stopped,
-    /// `WRONGPASS`.
     WrongPassword,
-    /// `NOAUTH`.
     AuthenticationRequired,
-    /// `NOPERM`.
     NoPermission,
-    /// `READONLY`.
     ReadOnly,
-    /// `LOADING`.
     Loading,
-    /// `MASTERDOWN`.
     PrimaryDown,
-    /// `max number of clients reached`.
     TooManyClients,
-    /// `OOM`.
     OutOfMemory,
-    /// `MISCONF`.
     CannotPersist,
-    /// `NOREPLICAS`.
     NoReplicas,
-    /// `BUSY`.
     Busy,
-    /// `CLUSTERDOWN`.
     ClusterDown,
-    /// `CROSSSLOT` or `MOVED`.
     OtherSlot,
-    /// `NOSCRIPT`.
     NoScript,
-    /// `WRONGTYPE`: something foreign stands at a key. The one fault that is known to belong to one change.
+    /// The one fault that is known to belong to one change.
     WrongType,
-    /// Anything else, by its code. Whether it is the server's or one change's shows when another change is tried.
+    /// Anything else, by its code. Whether it is the server's or one change's shows when something else is written.
     Other(String),
 }
 
-/// The codes that Redis's errors begin with.
-const CODES: [(&str, Cause); 16] = [
-    ("WRONGPASS", Cause::WrongPassword),
-    ("NOAUTH", Cause::AuthenticationRequired),
-    ("NOPERM", Cause::NoPermission),
-    ("READONLY", Cause::ReadOnly),
-    ("LOADING", Cause::Loading),
-    ("MASTERDOWN", Cause::PrimaryDown),
-    ("maxclients", Cause::TooManyClients),
-    ("OOM", Cause::OutOfMemory),
-    ("MISCONF", Cause::CannotPersist),
-    ("NOREPLICAS", Cause::NoReplicas),
-    ("BUSY", Cause::Busy),
-    ("CLUSTERDOWN", Cause::ClusterDown),
-    ("CROSSSLOT", Cause::OtherSlot),
-    ("MOVED", Cause::OtherSlot),
-    ("NOSCRIPT", Cause::NoScript),
-    ("WRONGTYPE", Cause::WrongType),
+const SEE_LOG: &str = "see Redis's own log";
+
+/// Each cause with the code that Redis's errors begin with, or a name of ours; words that say more than Redis's own; and the
+/// remedy, where it is always the same.
+#[rustfmt::skip]
+const CAUSES: [(Cause, &str, &str, &str); 23] = [
+    (Cause::Io, "io", "", ""),
+    (Cause::Timeout, "timeout", "", "check that Redis is not overloaded or stopped and that nothing drops packets on the way"),
+    (Cause::Tls, "tls", "", SEE_LOG),
+    (Cause::Protocol, "protocol", "", ""),
+    (Cause::Sentinel, "sentinel", "", SEE_LOG),
+    (Cause::Credentials, "credentials", "", SEE_LOG),
+    (Cause::Stopped, "stopped", "", SEE_LOG),
+    (Cause::WrongPassword, "WRONGPASS", "", "check REDIS_USERNAME and REDIS_PASSWORD"),
+    (Cause::AuthenticationRequired, "NOAUTH", "", "it asks for a password: set REDIS_PASSWORD"),
+    (Cause::NoPermission, "NOPERM", "", "the ACL must allow the keys of ENVIRONMENT_PREFIX and the commands named in README"),
+    (Cause::ReadOnly, "READONLY", "it is a read-only replica",
+        "point REDIS_HOST at the primary; after a failover this ends when the name follows"),
+    (Cause::Loading, "LOADING", "it is loading its data", "wait until it has finished"),
+    (Cause::PrimaryDown, "MASTERDOWN", "it is a replica that lost its primary", "point REDIS_HOST at the primary"),
+    (Cause::TooManyClients, "maxclients", "it has as many clients as it may have (maxclients)",
+        "raise its maxclients, or find out who holds so many connections (CLIENT LIST)"),
+    (Cause::OutOfMemory, "OOM", "its memory is full (maxmemory)", "raise maxmemory or choose an evicting maxmemory-policy"),
+    (Cause::CannotPersist, "MISCONF", "it cannot save to disk and refuses writes",
+        "see Redis's own log: its disk is full or not writable"),
+    (Cause::NoReplicas, "NOREPLICAS", "", SEE_LOG),
+    (Cause::Busy, "BUSY", "", SEE_LOG),
+    (Cause::ClusterDown, "CLUSTERDOWN", "", SEE_LOG),
+    (Cause::OtherSlot, "CROSSSLOT", "", HASH_TAG),
+    (Cause::OtherSlot, "MOVED", "", HASH_TAG),
+    (Cause::NoScript, "NOSCRIPT", "", SEE_LOG),
+    (Cause::WrongType, "WRONGTYPE", "", FOREIGN_KEY),
 ];
 
-/// Names of faults that no server's code tells.
-const OWN_LABELS: [(&str, Cause); 7] = [
-    ("io", Cause::Io),
-    ("timeout", Cause::Timeout),
-    ("tls", Cause::Tls),
-    ("protocol", Cause::Protocol),
-    ("sentinel", Cause::Sentinel),
-    ("credentials", Cause::Credentials),
-    ("stopped", Cause::Stopped),
-];
+const HASH_TAG: &str = "it is a cluster, where all keys of an environment must be in one slot of this node: put a hash tag into the \
+                        prefix, as in ENVIRONMENT_PREFIX='{production}', in every reader too, and set REDIS_DB=0";
+const FOREIGN_KEY: &str = "something foreign stands at a key of this customer: LOG_LEVEL=debug, or SIGUSR1, has the log name the \
+                           customer's key; TYPE shows what stands there, DEL removes it";
 
 impl Cause {
     /// A short stable name, for logs: `WRONGPASS`, `timeout` …
     pub fn label(&self) -> &str {
         if let Self::Other(code) = self {
-            return code;
+            code
+        } else {
+            self.row().map_or("", |(_, label, ..)| label)
         }
-        let all = CODES.iter().chain(&OWN_LABELS);
-        all.clone()
-            .find(|(_, cause)| cause == self)
-            .map_or("", |(label, _)| label)
+    }
+
+    fn row(&self) -> Option<&'static (Self, &'static str, &'static str, &'static str)> {
+        CAUSES.iter().find(|(cause, ..)| cause == self)
     }
 
     /// It is not known whether it is the server's or one change's.
@@ -115,27 +108,22 @@ impl Cause {
 
     /// What a server's error means: by its code, or by a code inside, where Redis wraps what a script met.
     fn of(code: &str, detail: &str) -> Self {
-        if detail.contains("max number of clients") {
-            return Self::TooManyClients;
-        }
+        let known = |code: &str| Some(CAUSES.iter().find(|(_, known, ..)| *known == code)?.0.clone());
+        let wrapped = || known(detail.split_once(" -")?.1.split(' ').next()?);
         let acl = [
             "user executing the script",
             "ACL failure in script",
             "no permissions to",
         ];
-        if code == "ERR" && acl.iter().any(|words| detail.contains(words)) {
-            return Self::NoPermission;
+        if detail.contains("max number of clients") {
+            Self::TooManyClients
+        } else if code == "ERR" && acl.iter().any(|words| detail.contains(words)) {
+            Self::NoPermission
+        } else {
+            known(code)
+                .or_else(wrapped)
+                .unwrap_or_else(|| Self::Other(code.to_owned()))
         }
-        let known = |code: &str| {
-            CODES
-                .iter()
-                .find(|(known, _)| *known == code)
-                .map(|(_, cause)| cause.clone())
-        };
-        let wrapped = || known(detail.split_once(" -")?.1.split(' ').next()?);
-        known(code)
-            .or_else(wrapped)
-            .unwrap_or_else(|| Self::Other(code.to_owned()))
     }
 }
 
@@ -218,98 +206,35 @@ pub(super) fn without_arguments(detail: &str) -> &str {
 /// The error line: the cause, in plain words where Redis's own say less, and the remedy.
 fn describe(cause: Cause, words: &str, doing: &str, config: &RedisConfig) -> StoreError {
     let user = config.username.as_deref().unwrap_or("default");
-    let plain = PLAIN_WORDS.iter().find(|(known, _)| *known == cause);
-    let why = if cause == Cause::WrongPassword && config.iam.is_some() {
-        format!("it refused the token that was signed for user '{user}' (WRONGPASS)")
-    } else if cause == Cause::WrongPassword {
-        format!("it refused the password of user '{user}' (WRONGPASS)")
-    } else if cause == Cause::NoPermission {
-        format!("user '{user}' lacks a permission: {words}")
-    } else {
-        plain.map_or(words, |(_, plain)| plain).to_owned()
-    };
-    let remedy = remedy(&cause, words, config);
-    StoreError::new(
-        cause,
-        format!("{doing} Redis at {}: {why}; {remedy}", server_name(config)),
-    )
-}
-
-/// What says more than Redis's own words.
-const PLAIN_WORDS: [(Cause, &str); 6] = [
-    (Cause::ReadOnly, "it is a read-only replica"),
-    (Cause::Loading, "it is loading its data"),
-    (Cause::PrimaryDown, "it is a replica that lost its primary"),
-    (
-        Cause::TooManyClients,
-        "it has as many clients as it may have (maxclients)",
-    ),
-    (Cause::OutOfMemory, "its memory is full (maxmemory)"),
-    (Cause::CannotPersist, "it cannot save to disk and refuses writes"),
-];
-
-fn remedy(cause: &Cause, words: &str, config: &RedisConfig) -> String {
+    let (_, _, plain, remedy) = cause.row().unwrap_or(&(Cause::Io, "", "", SEE_LOG));
+    let mut why = if plain.is_empty() { words } else { plain }.to_owned();
+    let mut remedy = Cow::Borrowed(*remedy);
     let is_sentinel = matches!(config.address, RedisAddress::Sentinel(_));
-    let remedy = match cause {
-        Cause::Timeout if config.tls.is_some() => {
-            "check that Redis speaks TLS at this port (if not, set REDIS_TLS=0), is not overloaded or stopped, and that nothing \
-             drops packets on the way"
-        }
-        Cause::Timeout => {
-            "check that Redis is not overloaded or stopped and that nothing drops packets on the way"
-        }
-        Cause::Io => return io_remedy(words, config),
-        Cause::Protocol => {
-            return format!(
-                "check {} and that a Redis listens there{}",
-                address_settings(config),
-                tls_hint(config)
-            );
-        }
-        Cause::WrongPassword if config.iam.is_some() => {
-            "check that the AWS identity may elasticache:Connect to the cache and the user, that the user's name is its id, \
-             REDIS_IAM_CACHE_NAME, REDIS_IAM_REGION, REDIS_IAM_SERVERLESS, and this machine's clock"
-        }
-        Cause::WrongPassword => "check REDIS_USERNAME and REDIS_PASSWORD",
-        Cause::AuthenticationRequired => "it asks for a password: set REDIS_PASSWORD",
-        Cause::NoPermission => {
-            "the ACL must allow the keys of ENVIRONMENT_PREFIX and the commands named in README"
-        }
-        Cause::ReadOnly if is_sentinel => {
-            "a failover is under way: this ends when Sentinel names the new primary"
-        }
-        Cause::ReadOnly => {
-            "point REDIS_HOST at the primary; after a failover this ends when the name follows"
-        }
-        Cause::Loading => "wait until it has finished",
-        Cause::PrimaryDown => "point REDIS_HOST at the primary",
-        Cause::TooManyClients => {
-            "raise its maxclients, or find out who holds so many connections (CLIENT LIST)"
-        }
-        Cause::OutOfMemory => "raise maxmemory or choose an evicting maxmemory-policy",
-        Cause::CannotPersist => "see Redis's own log: its disk is full or not writable",
-        Cause::OtherSlot => {
-            "it is a cluster, where all keys of an environment must be in one slot of this node: put a hash tag into the prefix, \
-             as in ENVIRONMENT_PREFIX='{production}', in every reader too, and set REDIS_DB=0"
-        }
-        Cause::WrongType => {
-            "something foreign stands at a key of this customer: LOG_LEVEL=debug, or SIGUSR1, has the log name the customer's \
-             key; TYPE shows what stands there, DEL removes it"
-        }
-        Cause::Other(_) if words.contains("DB index") || words.contains("SELECT") => {
-            "check REDIS_DB (or the number at the end of REDIS_URL): the server has no such database"
-        }
-        Cause::Tls
-        | Cause::Sentinel
-        | Cause::Credentials
-        | Cause::Stopped
-        | Cause::NoReplicas
-        | Cause::Busy
-        | Cause::ClusterDown
-        | Cause::NoScript
-        | Cause::Other(_) => "see Redis's own log",
-    };
-    remedy.to_owned()
+    if cause == Cause::Io {
+        remedy = io_remedy(words, config).into();
+    } else if cause == Cause::Protocol {
+        let (settings, hint) = (address_settings(config), tls_hint(config));
+        remedy = format!("check {settings} and that a Redis listens there{hint}").into();
+    } else if cause == Cause::Timeout && config.tls.is_some() {
+        remedy =
+            format!("check that Redis speaks TLS at this port (if not, set REDIS_TLS=0); {remedy}").into();
+    } else if cause == Cause::WrongPassword && config.iam.is_some() {
+        why = format!("it refused the token that was signed for user '{user}' (WRONGPASS)");
+        remedy = "check that the AWS identity may elasticache:Connect to the cache and the user, that the user's name is its id, \
+                  REDIS_IAM_CACHE_NAME, REDIS_IAM_REGION, REDIS_IAM_SERVERLESS, and this machine's clock"
+            .into();
+    } else if cause == Cause::WrongPassword {
+        why = format!("it refused the password of user '{user}' (WRONGPASS)");
+    } else if cause == Cause::NoPermission {
+        why = format!("user '{user}' lacks a permission: {words}");
+    } else if cause == Cause::ReadOnly && is_sentinel {
+        remedy = "a failover is under way: this ends when Sentinel names the new primary".into();
+    } else if cause.is_unknown() && (words.contains("DB index") || words.contains("SELECT")) {
+        remedy =
+            "check REDIS_DB (or the number at the end of REDIS_URL): the server has no such database".into();
+    }
+    let at = server_name(config);
+    StoreError::new(cause, format!("{doing} Redis at {at}: {why}; {remedy}"))
 }
 
 fn address_settings(config: &RedisConfig) -> &'static str {

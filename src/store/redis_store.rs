@@ -28,7 +28,7 @@ const IDLE: Duration = Duration::from_millis(500);
 /// Keys that a SCAN step looks at: a millisecond of the server's time.
 const SCAN_COUNT: u32 = 1_000;
 /// Scanned keys that one call deletes: three arguments each.
-const UNLINKED_AT_ONCE: usize = 1_000;
+const UNLINKED_AT_ONCE: usize = 900;
 /// How often a list is read again that changes while it is adjusted, before its message has to wait.
 const ADJUST_TRIES: usize = 10;
 
@@ -347,7 +347,7 @@ impl RedisStore {
 
     fn probe(&self, connection: &mut PooledConnection) -> Result<(), StoreError> {
         let key = self.rules.keyspace.probe_key("write");
-        let mut results = self.call_once(connection, &[Step::Probe { key: &key }], false)?;
+        let mut results = self.call_once(connection, &[Step::Probe(&key)], false)?;
         results.remove(0).map(|_| ())
     }
 
@@ -447,12 +447,8 @@ impl RedisStore {
             Ok::<u64, StoreError>(result.written.count())
         };
         let tombstone = keyspace.environment_tombstone();
-        let set = Step::SetTombstone {
-            key: &tombstone,
-            sent_at: *sent_at,
-            resets: invalidation.resets_tombstone,
-        };
-        step(connection, set)?;
+        let resets = invalidation.resets_tombstone;
+        step(connection, Step::SetTombstone(&tombstone, *sent_at, resets))?;
         let mut cursor = b"0".to_vec();
         let mut unlinked = 0;
         loop {
@@ -485,11 +481,7 @@ impl RedisStore {
             cursor = next;
         }
         if !invalidation.keeps_tombstone {
-            let clear = Step::ClearTombstone {
-                key: &tombstone,
-                sent_at: *sent_at,
-            };
-            step(connection, clear)?;
+            step(connection, Step::ClearTombstone(&tombstone, *sent_at))?;
         }
         Ok(unlinked)
     }

@@ -3,7 +3,7 @@
 use redis::{Cmd, RedisWrite as _, Value, cmd};
 
 use super::{LockPatience, Outcome};
-use crate::cache::keyspace::{Keyspace, ReaderLocks, TIMESTAMP, balance_key, value_key};
+use crate::cache::keyspace::{Keyspace, ReaderLocks, TIMESTAMP, balance_key};
 use crate::cache::{CacheChange, CreditWrite, KeyWrite};
 use crate::config::{CacheUpdatePolicy, Expiry};
 use crate::entitlement::EpochMs;
@@ -36,30 +36,29 @@ pub struct StoreRules {
 /// What the script does: the changes of messages, and steps of the store's own.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Step<'a> {
-    /// A change. An invalidation is not atomic, and nothing here.
+    /// A change. An invalidation does nothing here, since it is not atomic.
     Change(&'a CacheChange, LockPatience),
     /// Replaces a list that is still as it was read: of each key, its name and what it held.
     Replace {
         read: &'a [(&'a str, String)],
         list: &'a str,
     },
-    /// Deletes scanned keys, each with its timestamp.
+    /// Deletes scanned values, each with its timestamp.
     Unlink {
         scanned: &'a [&'a [u8]],
         keyspace: &'a Keyspace,
         sent_at: EpochMs,
     },
     /// Records an invalidation.
-    SetTombstone {
-        key: &'a str,
-        sent_at: EpochMs,
-        resets: bool,
-    },
+    SetTombstone(&'a str, EpochMs, Resets),
     /// Forgets it, unless a later one is recorded.
-    ClearTombstone { key: &'a str, sent_at: EpochMs },
+    ClearTombstone(&'a str, EpochMs),
     /// Writes a key that lives for a few seconds.
-    Probe { key: &'a str },
+    Probe(&'a str),
 }
+
+/// Whether what a tombstone recorded before is forgotten.
+pub(super) type Resets = bool;
 
 /// How the script decided a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -271,40 +270,28 @@ fn emit(step: &Step<'_>, sink: &mut dyn FnMut(Part, &[&[u8]])) {
             keyspace,
             sent_at,
         } => {
-            let (mut lists, mut others) = (0_usize, 0_usize);
-            for pass in [true, false] {
-                for key in *scanned {
-                    let value = value_key(key);
-                    let tombstone = keyspace.tombstone_of(value);
-                    if tombstone.is_some() != pass {
-                        continue;
-                    }
-                    let timestamp = [value, TIMESTAMP.as_bytes()];
-                    emit.0(Part::Other, &[value]);
-                    if let Some(tombstone) = tombstone {
-                        lists += 1;
-                        emit.0(Part::Deciding, &timestamp);
-                        emit.0(Part::Deciding, &[&tombstone]);
-                    } else {
-                        others += 1;
-                        emit.0(Part::Other, &timestamp);
-                    }
-                }
+            emit.text("unlink").number(sent_at.0).number(scanned.len());
+            for value in *scanned {
+                // Of any other value the timestamp stands in the place of a tombstone, which is then not set.
+                let (timestamp, tombstone) = ([value, TIMESTAMP.as_bytes()], keyspace.tombstone_of(value));
+                emit.0(Part::Deciding, &timestamp);
+                emit.0(
+                    Part::Deciding,
+                    &[&tombstone.clone().unwrap_or_else(|| timestamp.concat())],
+                );
+                emit.0(Part::Other, &[value]);
+                emit.flag(tombstone.is_some());
             }
-            emit.text("unlink").number(sent_at.0).number(lists).number(others);
         }
-        Step::SetTombstone { key, sent_at, resets } => {
+        Step::SetTombstone(key, sent_at, resets) => {
             emit.deciding(key).text("tombstone").number(sent_at.0);
             emit.number(TOMBSTONE_SECS).flag(*resets);
         }
-        Step::Probe { key } => {
-            emit.deciding(key)
-                .text("tombstone")
-                .number(0)
-                .number(PROBE_SECS)
-                .flag(true);
+        Step::Probe(key) => {
+            emit.deciding(key).text("tombstone").number(0);
+            emit.number(PROBE_SECS).flag(true);
         }
-        Step::ClearTombstone { key, sent_at } => {
+        Step::ClearTombstone(key, sent_at) => {
             emit.deciding(key).text("clear").number(sent_at.0);
         }
     }
@@ -313,16 +300,10 @@ fn emit(step: &Step<'_>, sink: &mut dyn FnMut(Part, &[&[u8]])) {
 fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<'_, '_>) {
     match change {
         CacheChange::WriteUsage(usage) => {
-            let KeyWrite {
-                key,
-                value,
-                timestamp,
-            } = &usage.write;
             emit.text("usage").locks(&usage.locks, patience, false);
             emit.deciding_timestamp(&usage.customer_key)
-                .deciding_timestamp(key);
-            emit.other(&usage.locks.refetch).other(key);
-            emit.number(timestamp.0).text(value);
+                .other(&usage.locks.refetch);
+            emit.write(&usage.write);
         }
         CacheChange::WriteBalance(write) => {
             emit.text("balance")
@@ -365,14 +346,8 @@ fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<
             for KeyWrite { key, .. } in std::iter::once(&write.list).chain(&write.metadata) {
                 emit.deciding_timestamp(key).other(key);
             }
-            for KeyWrite {
-                key,
-                value,
-                timestamp,
-            } in &write.usages
-            {
-                emit.deciding_timestamp(key).other(key);
-                emit.number(timestamp.0).text(value);
+            for usage in &write.usages {
+                emit.write(usage);
             }
             for credit in &write.credits {
                 emit.credit(credit);
@@ -389,7 +364,9 @@ fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<
             emit.other(&purge.customer_key).other(&purge.metadata_key);
             emit.number(purge.sent_at.0).flag(purge.resets_tombstone);
         }
-        CacheChange::InvalidateEnvironment(_) => {}
+        CacheChange::InvalidateEnvironment(_) => {
+            emit.text("nothing");
+        }
     }
 }
 
@@ -433,16 +410,13 @@ impl Emitter<'_, '_> {
 
     /// The locks that are still respected, and their number.
     fn locks(&mut self, locks: &ReaderLocks, patience: LockPatience, is_purge: bool) -> &mut Self {
-        let write: &[String] = if patience.respects_write_lock {
-            &locks.write
-        } else {
-            &[]
-        };
+        let write = locks.write.iter().filter(|_| patience.respects_write_lock);
         let refetch = (is_purge && patience.respects_refetch_lock).then_some(&locks.refetch);
-        for lock in write.iter().chain(refetch) {
+        let respected: Vec<&String> = write.chain(refetch).collect();
+        for lock in &respected {
             self.deciding(lock);
         }
-        self.number(write.len() + usize::from(refetch.is_some()))
+        self.number(respected.len())
     }
 
     /// What a held refetch lock means to a list or a balance.
@@ -452,6 +426,11 @@ impl Emitter<'_, '_> {
             (true, false) => "again",
             (true, true) => "wait",
         })
+    }
+
+    fn write(&mut self, write: &KeyWrite) -> &mut Self {
+        self.deciding_timestamp(&write.key).other(&write.key);
+        self.number(write.timestamp.0).text(&write.value)
     }
 
     fn credit(&mut self, credit: &CreditWrite) -> &mut Self {

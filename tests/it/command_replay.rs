@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::command::{Ended, run, run_with_input};
 use crate::support::messages::{
-    Envelope, Shape, customer_deleted, entitlements_updated, purge, subscriptions_migrated, usage_updated,
+    Envelope, Shape, customer_deleted, entitlements_updated, package_published, purge,
+    subscriptions_migrated, usage_updated,
 };
 use crate::support::redis::TestRedis;
 use crate::support::sdk::Owner;
@@ -195,6 +196,26 @@ fn a_dry_run_changes_nothing_and_foretells_what_the_replay_then_does() {
             policy == "UPSERT"
         );
     }
+}
+
+#[test]
+fn a_dry_run_of_an_invalidation_names_the_keys_and_deletes_none() {
+    let redis = TestRedis::start();
+    assert_eq!(
+        replay(&redis, "UPSERT", &[of_entitlements("customer-1", 2)]).status,
+        0
+    );
+    let before = redis.contents();
+    let lines = [
+        of_entitlements("customer-1", 1),
+        package_published("ALL_CUSTOMERS").raw(),
+    ];
+    let arguments = ["replay", "-", "--dry-run"];
+    let ended = run_with_input(&settings(&redis, "UPSERT"), &arguments, &lines.join("\n"));
+    assert_eq!(ended.status, 0, "{ended:?}");
+    let pattern = format!("line 2: would delete every key of a customer in the environment: {PREFIX}:c_*");
+    assert!(ended.stdout.contains(&pattern), "{ended:?}");
+    assert_eq!(redis.contents(), before);
 }
 
 #[test]
