@@ -30,14 +30,14 @@ impl KnownBalance {
     pub fn read(currency: &CurrencyId, record: &str) -> Option<Self> {
         let mut fields = record.split(',').skip(2);
         let updated_at = EpochMs(fields.next()?.parse().ok()?);
-        let is_exhausted = fields.next()? == "1";
-        let valid_until = fields.next()?.parse().ok().map(EpochMs);
+        let balance = CreditBalance {
+            is_exhausted: fields.next()? == "1",
+            valid_until: fields.next()?.parse().ok().map(EpochMs),
+        };
+        let currency = currency.clone();
         Some(Self {
-            currency: currency.clone(),
-            balance: CreditBalance {
-                is_exhausted,
-                valid_until,
-            },
+            currency,
+            balance,
             updated_at,
         })
     }
@@ -48,67 +48,42 @@ pub fn adjusted(list: &str, balances: &[KnownBalance]) -> Option<String> {
     let mut entries: Map<String, Value> = serde_json::from_str(list).ok()?;
     let mut is_changed = false;
     for entry in entries.values_mut() {
-        let entitlement = entry
-            .get_mut("calculatedEntitlement")
-            .and_then(Value::as_object_mut);
-        if let Some(entitlement) = entitlement
-            && let Some(known) = balance_of(entitlement, balances)
-        {
-            let adjusted = adjusted_entitlement(entitlement, &known.balance);
-            is_changed |= adjusted != *entitlement;
-            *entitlement = adjusted;
-        }
+        is_changed |= adjust_entry(entry, balances).unwrap_or(false);
     }
     is_changed.then(|| serde_json::to_string(&entries).ok())?
 }
 
-fn balance_of<'a>(
-    entitlement: &Map<String, Value>,
-    balances: &'a [KnownBalance],
-) -> Option<&'a KnownBalance> {
+/// True if that changed it; `None` if none of the balances concerns it.
+fn adjust_entry(entry: &mut Value, balances: &[KnownBalance]) -> Option<bool> {
+    let entitlement = entry.get_mut("calculatedEntitlement")?.as_object_mut()?;
     let currency = entitlement.get("creditRate")?.get("currencyId")?.as_str()?;
-    balances.iter().find(|known| known.currency.as_str() == currency)
+    let known = balances
+        .iter()
+        .find(|known| known.currency.as_str() == currency)?;
+    let balance = known.balance;
+
+    let before = entitlement.clone();
+    let has_soft_limit = before.get("hasSoftLimit") == Some(&Value::Bool(true));
+    let reason = before.get(REASON).filter(|reason| !reason.is_null()).cloned();
+    let reason = match (balance.is_exhausted, has_soft_limit) {
+        (true, false) => reason.or_else(|| Some(INSUFFICIENT_CREDITS.into())),
+        (true, true) => reason,
+        (false, _) => reason.filter(|reason| *reason != INSUFFICIENT_CREDITS),
+    };
+    put(entitlement, "hasSoftLimit", REASON, reason);
+    let valid_until = balance.valid_until.map(|at| at.0.into());
+    put(entitlement, "enumValues", VALID_UNTIL, valid_until);
+    Some(*entitlement != before)
 }
 
-/// The fields in the order in which lists are written, so that the same state is the same text.
-fn adjusted_entitlement(entitlement: &Map<String, Value>, balance: &CreditBalance) -> Map<String, Value> {
-    let has_soft_limit = entitlement.get("hasSoftLimit") == Some(&Value::Bool(true));
-    let before = entitlement.get(REASON).filter(|reason| !reason.is_null());
-    let reason = if balance.is_exhausted && !has_soft_limit {
-        before.cloned().or_else(|| Some(INSUFFICIENT_CREDITS.into()))
-    } else if balance.is_exhausted {
-        before.cloned()
-    } else {
-        before.filter(|reason| *reason != INSUFFICIENT_CREDITS).cloned()
-    };
-    let mut added = [
-        ("hasSoftLimit", REASON, reason),
-        (
-            "enumValues",
-            VALID_UNTIL,
-            balance.valid_until.map(|at| at.0.into()),
-        ),
-    ];
-    let mut fields = Map::new();
-    for (name, value) in entitlement
-        .iter()
-        .filter(|(name, _)| *name != REASON && *name != VALID_UNTIL)
-    {
-        fields.insert(name.clone(), value.clone());
-        for (behind, name, value) in &mut added {
-            if *behind == fields.keys().next_back().map_or("", String::as_str)
-                && let Some(value) = value.take()
-            {
-                fields.insert((*name).to_owned(), value);
-            }
-        }
+/// Sets or removes a field. It stands where lists are written with it, so that the same state is the same text.
+fn put(fields: &mut Map<String, Value>, behind: &str, name: &str, value: Option<Value>) {
+    fields.shift_remove(name);
+    if let Some(value) = value {
+        let index = fields.keys().position(|key| key == behind);
+        let index = index.map_or(fields.len(), |index| index + 1);
+        fields.shift_insert(index, name.to_owned(), value);
     }
-    for (_, name, value) in added {
-        if let Some(value) = value {
-            fields.insert(name.to_owned(), value);
-        }
-    }
-    fields
 }
 
 #[cfg(test)]

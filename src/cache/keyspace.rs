@@ -4,7 +4,6 @@
 //! allows `<prefix>:*` allows them; tombstones stay outside `<prefix>:c_*`, so that no scan takes them for a customer.
 
 use crate::entitlement::{CurrencyId, FeatureId, Subject};
-use crate::message::UsageOf;
 
 /// Names the refetch after a cache miss in the keys of SDK 3.x and 4.x.
 const REFETCH: &str = "refetchEntityEntitlementsAfterCacheMiss";
@@ -31,23 +30,11 @@ pub struct ReaderLocks {
     pub refetch: String,
 }
 
-/// The tombstones that can make an entitlement list out of date.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tombstones {
-    /// `P:purged`: the last invalidation of the environment.
-    pub environment: String,
-    /// `P:purged:c_C[:r_R]`: the last purge of this customer or resource.
-    pub own: String,
-    /// For a resource: the last purge of its customer.
-    pub customer: Option<String>,
-}
-
 impl Keyspace {
     /// The keys below this ENVIRONMENT_PREFIX.
     pub fn new(prefix: impl Into<String>) -> Self {
-        Self {
-            prefix: prefix.into(),
-        }
+        let prefix = prefix.into();
+        Self { prefix }
     }
 
     /// `P:c_C` or `P:c_C:r_R`: holds the entitlements.
@@ -61,10 +48,8 @@ impl Keyspace {
         if subject.resource.is_some() {
             write.push([&self.prefix, "-", subject.customer.as_str()].concat());
         }
-        ReaderLocks {
-            write,
-            refetch: self.refetch_lock(subject),
-        }
+        let refetch = self.refetch_lock(subject);
+        ReaderLocks { write, refetch }
     }
 
     /// See [`ReaderLocks::refetch`].
@@ -82,24 +67,24 @@ impl Keyspace {
         [&self.prefix, ":check:", token].concat()
     }
 
-    /// See [`Tombstones::own`].
+    /// `P:purged:c_C[:r_R]`: the last purge of this customer or resource.
     pub fn tombstone(&self, subject: &Subject) -> String {
         self.spell(":purged:c_", subject, ":r_")
     }
 
-    /// See [`Tombstones::environment`].
+    /// `P:purged`: the last invalidation of the environment.
     pub fn environment_tombstone(&self) -> String {
         [&self.prefix, ":purged"].concat()
     }
 
-    /// Every tombstone that concerns this subject.
-    pub fn tombstones(&self, subject: &Subject) -> Tombstones {
-        let customer = || [&self.prefix, ":purged:c_", subject.customer.as_str()].concat();
-        Tombstones {
-            environment: self.environment_tombstone(),
-            own: self.tombstone(subject),
-            customer: subject.resource.as_ref().map(|_| customer()),
+    /// The tombstones that can make a list of this subject out of date: the environment's, its own, and for a resource
+    /// its customer's.
+    pub fn tombstones(&self, subject: &Subject) -> Vec<String> {
+        let mut tombstones = vec![self.environment_tombstone(), self.tombstone(subject)];
+        if subject.resource.is_some() {
+            tombstones.push([&self.prefix, ":purged:c_", subject.customer.as_str()].concat());
         }
+        tombstones
     }
 
     /// True for a key of a customer of this environment.
@@ -110,15 +95,12 @@ impl Keyspace {
 
     /// The SCAN pattern of every customer's keys in the environment, glob characters of the prefix escaped.
     pub fn customer_keys_pattern(&self) -> String {
-        let mut pattern = String::with_capacity(self.prefix.len() + 4);
+        let mut pattern = String::new();
         for character in self.prefix.chars() {
-            if matches!(character, '*' | '?' | '[' | ']' | '\\') {
-                pattern.push('\\');
-            }
+            pattern.extend(matches!(character, '*' | '?' | '[' | ']' | '\\').then_some('\\'));
             pattern.push(character);
         }
-        pattern.push_str(":c_*");
-        pattern
+        pattern + ":c_*"
     }
 
     /// The tombstone of the subject whose customer key this is; `None` for any other key. Ids may look like the parts
@@ -154,20 +136,12 @@ pub fn metadata_key(customer_key: &str) -> String {
     [customer_key, ":metadata"].concat()
 }
 
-/// `K:f_<featureId>` or `K:credit_<currencyId>`: a usage.
-pub fn usage_key(customer_key: &str, of: &UsageOf) -> String {
-    match of {
-        UsageOf::Feature(feature) => feature_usage_key(customer_key, feature),
-        UsageOf::Credit(currency) => credit_usage_key(customer_key, currency),
-    }
-}
-
-/// `K:f_<featureId>`.
+/// `K:f_<featureId>`: the usage of a feature.
 pub fn feature_usage_key(customer_key: &str, feature: &FeatureId) -> String {
     [customer_key, ":f_", feature.as_str()].concat()
 }
 
-/// `K:credit_<currencyId>`.
+/// `K:credit_<currencyId>`: the usage of a credit currency.
 pub fn credit_usage_key(customer_key: &str, currency: &CurrencyId) -> String {
     [customer_key, ":credit_", currency.as_str()].concat()
 }
@@ -210,11 +184,11 @@ mod tests {
         );
         assert_eq!(metadata_key(&customer), "production:c_cus:1:metadata");
         assert_eq!(
-            usage_key(&customer, &UsageOf::Feature(FeatureId("api".to_owned()))),
+            feature_usage_key(&customer, &FeatureId("api".to_owned())),
             "production:c_cus:1:f_api"
         );
         assert_eq!(
-            usage_key(&customer, &UsageOf::Credit(CurrencyId("ai".to_owned()))),
+            credit_usage_key(&customer, &CurrencyId("ai".to_owned())),
             "production:c_cus:1:credit_ai"
         );
         assert_eq!(timestamp_key(&customer), "production:c_cus:1#timestamp");
@@ -264,9 +238,7 @@ mod tests {
     #[test]
     fn a_resource_has_its_own_tombstone_and_those_of_customer_and_environment() {
         let tombstones = Keyspace::new("p").tombstones(&subject("c", Some("r")));
-        assert_eq!(tombstones.environment, "p:purged");
-        assert_eq!(tombstones.own, "p:purged:c_c:r_r");
-        assert_eq!(tombstones.customer.as_deref(), Some("p:purged:c_c"));
+        assert_eq!(tombstones, ["p:purged", "p:purged:c_c:r_r", "p:purged:c_c"]);
     }
 
     #[test]

@@ -12,13 +12,13 @@ use std::collections::BTreeSet;
 use crate::config::CacheUpdatePolicy;
 use crate::entitlement::stored::{CacheFormat, entitlements_json, metadata_json, usage_json};
 use crate::entitlement::{CurrencyId, Entitlement, EpochMs, Subject, Usage};
-use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, Subjects, UsageOf, UsageUpdated};
-use keyspace::{Keyspace, ReaderLocks, Tombstones, credit_usage_key};
+use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, UsageOf, UsageUpdated};
+use keyspace::{Keyspace, ReaderLocks, balance_key, credit_usage_key, feature_usage_key, metadata_key};
 
 /// Usages that go with a list in one atomic step: a script call has 3,900 arguments at most, a usage takes four.
 const USAGES_WITH_LIST: usize = 900;
 
-/// A value that is written, with its timestamp, unless something newer is stored.
+/// A value that is written with its timestamp, unless something newer is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyWrite {
     /// The value's key.
@@ -36,12 +36,8 @@ pub struct CreditWrite {
     pub key: String,
     /// Where its balance is kept.
     pub balance_key: String,
-    /// Credits consumed, a JSON number.
-    pub current_usage: String,
-    /// The period, if the message has one.
-    pub period_start: Option<EpochMs>,
-    /// See `period_start`.
-    pub period_end: Option<EpochMs>,
+    /// Credits consumed.
+    pub usage: Usage,
     /// Whether `nextResetDate` stands beside the end of the period.
     pub has_next_reset_date: bool,
     /// When this was true at the origin.
@@ -53,8 +49,8 @@ pub struct CreditWrite {
 pub struct EntitlementsWrite {
     /// The SDKs' locks.
     pub locks: ReaderLocks,
-    /// If a purge was sent later than this, nothing is written.
-    pub tombstones: Tombstones,
+    /// See [`Keyspace::tombstones`]: if one of these purges was sent later than this, nothing is written.
+    pub tombstones: Vec<String>,
     /// The age of the message; of an answer of Stigg's, when it was asked.
     pub sent_at: EpochMs,
     /// It is an answer of Stigg's, not a message: a purge before it does not make it out of date, whatever its timestamp.
@@ -67,17 +63,8 @@ pub struct EntitlementsWrite {
     pub usages: Vec<KeyWrite>,
     /// Usages of credit currencies.
     pub credits: Vec<CreditWrite>,
-    /// The currencies of the entries' credit rates, whose balance may deny access. Empty in format v4.
-    pub rate_currencies: Vec<RateCurrency>,
-}
-
-/// A currency that entries of a list are paid in.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct RateCurrency {
-    /// Its id.
-    pub currency: CurrencyId,
-    /// Where its balance is kept.
-    pub balance_key: String,
+    /// The currencies that entries are paid in, whose balance may deny access. Empty in format v4.
+    pub rate_currencies: Vec<CurrencyId>,
 }
 
 /// One usage of a metered feature.
@@ -184,79 +171,37 @@ pub struct Layout {
 }
 
 /// The changes of one message, made one by one: a migration may list 90,000 customers.
-#[derive(Debug)]
-pub struct Changes(Rest);
-
-#[derive(Debug)]
-enum Rest {
-    Ready(std::vec::IntoIter<CacheChange>),
-    Purges {
-        subjects: Subjects,
-        next: usize,
-        sent_at: EpochMs,
-        keyspace: Keyspace,
-    },
-}
-
-impl Iterator for Changes {
-    type Item = CacheChange;
-
-    fn next(&mut self) -> Option<CacheChange> {
-        match &mut self.0 {
-            Rest::Ready(changes) => changes.next(),
-            Rest::Purges {
-                subjects,
-                next,
-                sent_at,
-                keyspace,
-            } => {
-                let subject = subjects.get(*next)?;
-                *next += 1;
-                Some(purge_change(&subject, *sent_at, keyspace))
-            }
-        }
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        let left = match &self.0 {
-            Rest::Ready(changes) => changes.len(),
-            Rest::Purges { subjects, next, .. } => subjects.len() - next,
-        };
-        (left, Some(left))
-    }
-}
-
-impl ExactSizeIterator for Changes {}
+pub type Changes = Box<dyn ExactSizeIterator<Item = CacheChange> + Send>;
 
 /// What a message changes. Empty if nothing.
 pub fn changes(message: Message, layout: &Layout) -> Changes {
     let sent_at = message.sent_at;
-    let ready = match message.event {
-        Event::Purged(subjects) => {
-            return Changes(Rest::Purges {
-                subjects,
-                next: 0,
-                sent_at,
-                keyspace: layout.keyspace.clone(),
-            });
+    let change = match message.event {
+        Event::EntitlementsUpdated(update) => {
+            return Box::new(entitlements_changes(&update, sent_at, layout).into_iter());
         }
-        Event::EntitlementsUpdated(update) => entitlements_changes(&update, sent_at, layout),
-        Event::UsageUpdated(update) => vec![usage_change(update, layout)],
-        Event::EnvironmentInvalidated => vec![CacheChange::InvalidateEnvironment(Invalidation {
+        Event::Purged(subjects) => {
+            let keyspace = layout.keyspace.clone();
+            let purges =
+                (0..subjects.len()).map(move |index| purge_change(&subjects.get(index), sent_at, &keyspace));
+            return Box::new(purges);
+        }
+        Event::UsageUpdated(update) => Some(usage_change(update, layout)),
+        Event::EnvironmentInvalidated => Some(CacheChange::InvalidateEnvironment(Invalidation {
             keyspace: layout.keyspace.clone(),
             keeps_tombstone: layout.policy == CacheUpdatePolicy::Upsert,
             resets_tombstone: false,
             sent_at,
-        })],
-        Event::Ignored { .. } => Vec::new(),
+        })),
+        Event::Ignored { .. } => None,
     };
-    Changes(Rest::Ready(ready.into_iter()))
+    Box::new(change.into_iter())
 }
 
 fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: &Layout) -> Vec<CacheChange> {
     let Layout { keyspace, format, .. } = layout;
-    let customer_key = keyspace.customer_key(&update.subject);
     let timestamp = update.updated_at;
+    let customer_key = keyspace.customer_key(&update.subject);
     let locks = keyspace.reader_locks(&update.subject);
     let mut usages = Vec::with_capacity(update.entitlements.len());
     let mut credits = Vec::new();
@@ -264,45 +209,33 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
     for entitlement in &update.entitlements {
         match entitlement {
             Entitlement::Feature(entitlement) => {
-                if let Some(timestamp) = entitlement
-                    .usage_updated_at
-                    .filter(|_| entitlement.feature.is_metered())
+                if let Some(timestamp) = entitlement.usage_updated_at
+                    && entitlement.feature.is_metered()
                 {
                     usages.push(KeyWrite {
-                        key: keyspace::feature_usage_key(&customer_key, &entitlement.feature.id),
+                        key: feature_usage_key(&customer_key, &entitlement.feature.id),
                         value: usage_json(&entitlement.usage, *format),
                         timestamp,
                     });
                 }
-                if let Some(rate) = entitlement
-                    .credit_rate
-                    .as_ref()
-                    .filter(|_| *format != CacheFormat::V4)
+                if let Some(rate) = &entitlement.credit_rate
+                    && *format != CacheFormat::V4
                 {
-                    let currency = CurrencyId(rate.currency_id.clone());
-                    let balance_key = keyspace::balance_key(&customer_key, &currency);
-                    rate_currencies.insert(RateCurrency {
-                        currency,
-                        balance_key,
-                    });
+                    rate_currencies.insert(CurrencyId(rate.currency_id.clone()));
                 }
             }
-            // SDK 3.x knows no credits: its form has neither the entry nor the usage.
-            Entitlement::Credit(entitlement) if *format != CacheFormat::V3 => {
-                if let Some(timestamp) = entitlement.usage_updated_at {
+            Entitlement::Credit(entitlement) => {
+                // SDK 3.x knows no credits: its form has neither the entry nor the usage.
+                if let Some(timestamp) = entitlement.usage_updated_at
+                    && *format != CacheFormat::V3
+                {
                     let (currency, usage) = (&entitlement.currency_id, &entitlement.usage);
                     credits.push(credit_write(&customer_key, currency, usage, timestamp, *format));
                 }
             }
-            Entitlement::Credit(_) => {}
         }
     }
     let rest = usages.split_off(usages.len().min(USAGES_WITH_LIST));
-    let metadata = (*format != CacheFormat::V3).then(|| KeyWrite {
-        key: keyspace::metadata_key(&customer_key),
-        value: metadata_json(update.access_denied_reason.as_deref()),
-        timestamp,
-    });
     let list = CacheChange::WriteEntitlements(Box::new(EntitlementsWrite {
         locks: locks.clone(),
         tombstones: keyspace.tombstones(&update.subject),
@@ -313,7 +246,11 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
             value: entitlements_json(&update.entitlements, *format),
             timestamp,
         },
-        metadata,
+        metadata: (*format != CacheFormat::V3).then(|| KeyWrite {
+            key: metadata_key(&customer_key),
+            value: metadata_json(update.access_denied_reason.as_deref()),
+            timestamp,
+        }),
         usages,
         credits,
         rate_currencies: rate_currencies.into_iter().collect(),
@@ -335,7 +272,7 @@ fn usage_change(update: UsageUpdated, layout: &Layout) -> CacheChange {
     match update.of {
         UsageOf::Feature(feature) => CacheChange::WriteUsage(UsageWrite {
             write: KeyWrite {
-                key: keyspace::feature_usage_key(&customer_key, &feature),
+                key: feature_usage_key(&customer_key, &feature),
                 value: usage_json(usage, layout.format),
                 timestamp,
             },
@@ -362,10 +299,8 @@ fn credit_write(
 ) -> CreditWrite {
     CreditWrite {
         key: credit_usage_key(customer_key, currency),
-        balance_key: keyspace::balance_key(customer_key, currency),
-        current_usage: usage.current_usage.to_string(),
-        period_start: usage.period_start,
-        period_end: usage.period_end,
+        balance_key: balance_key(customer_key, currency),
+        usage: usage.clone(),
         has_next_reset_date: format == CacheFormat::Compatible,
         timestamp,
     }
@@ -376,7 +311,7 @@ fn purge_change(subject: &Subject, sent_at: EpochMs, keyspace: &Keyspace) -> Cac
     CacheChange::Purge(PurgeWrite {
         locks: keyspace.reader_locks(subject),
         tombstone: keyspace.tombstone(subject),
-        metadata_key: keyspace::metadata_key(&customer_key),
+        metadata_key: metadata_key(&customer_key),
         customer_key,
         sent_at,
         resets_tombstone: false,

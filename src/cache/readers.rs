@@ -4,56 +4,37 @@
 //! customer's, and wants a usage key for each metered feature. `cache-redis-store` 1.29.0 (SDK 4.x) wants a timestamp
 //! beside each value as well. Which credits 4.x wants a usage for is not published: all, it is assumed here.
 
+use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::keyspace::{credit_usage_key, feature_usage_key};
 use crate::entitlement::{CurrencyId, FeatureId};
-use crate::message::UsageOf;
 
-/// A generation of the SDK.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Generation {
-    /// 2.x.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Generation {
     V2,
-    /// 3.x.
     V3,
-    /// 4.x.
     V4,
 }
 
-/// Every generation.
-pub const GENERATIONS: [Generation; 3] = [Generation::V2, Generation::V3, Generation::V4];
-
-impl Generation {
-    /// As people write it.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::V2 => "2.x",
-            Self::V3 => "3.x",
-            Self::V4 => "4.x",
-        }
-    }
+/// A value and the timestamp beside it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stored<'a> {
+    /// The value.
+    pub value: Option<&'a str>,
+    /// Its timestamp.
+    pub timestamp: Option<&'a str>,
 }
 
 /// The keys of one customer or resource, as far as readers look at them.
 #[derive(Debug, Default)]
 pub struct StoredList<'a> {
-    /// The customer key's value.
-    pub value: Option<&'a str>,
-    /// Its timestamp.
-    pub timestamp: Option<&'a str>,
+    /// The customer key.
+    pub list: Stored<'a>,
     /// For a resource: the timestamp of its customer's own list, if there is one.
     pub of_customer: Option<Option<&'a str>>,
-    /// What the entries' usage keys hold, in the order of [`Entry::usage_of`] of those that have one.
-    pub usages: Vec<StoredUsage<'a>>,
-}
-
-/// A usage key.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct StoredUsage<'a> {
-    /// Its value.
-    pub value: Option<&'a str>,
-    /// Its timestamp.
-    pub timestamp: Option<&'a str>,
+    /// The usage keys of the entries that have one, in their order.
+    pub usages: Vec<Stored<'a>>,
 }
 
 /// One entry of the list.
@@ -67,10 +48,8 @@ pub struct Entry {
     pub entitlement: Map<String, Value>,
     /// `usageData`, else `featureUsage`.
     pub usage: Map<String, Value>,
-    /// It has what 2.x and 3.x look for.
-    pub has_feature_usage: bool,
-    /// It has what 4.x looks for.
-    pub has_type: bool,
+    /// Which readers it was written for, as `CACHE_FORMAT` has it. `None` for a credit, which only 4.x knows.
+    form: Option<&'static str>,
 }
 
 /// What an entry is about.
@@ -86,192 +65,171 @@ pub enum Kind {
     Malformed,
 }
 
-/// What a reader finds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a generation of readers finds.
+#[derive(Debug, Serialize)]
 pub struct Verdict {
-    /// Whose.
-    pub generation: Generation,
-    /// It answers from the cache; else it asks Stigg.
-    pub is_hit: bool,
+    /// The generation, such as `2.x`.
+    pub sdk: &'static str,
+    /// `hit`: it answers from the cache. `miss`: it asks Stigg.
+    pub outcome: &'static str,
     /// Why it misses, or what is worth knowing of the hit.
     pub reasons: Vec<String>,
 }
 
-/// Which readers a list was written for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// No list is stored, or none that can be read.
-    None,
-    /// A list without entries looks the same in each form.
-    Empty,
-    /// As SDK 3.x writes it (2.x, too).
-    V3,
-    /// As SDK 4.x writes it.
-    V4,
-    /// Each entry carries both.
-    Compatible,
-    /// Some entries are of the one form, some of another.
-    Mixed,
-}
-
-impl Form {
-    /// As `CACHE_FORMAT` has it, where it has it.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Empty => "empty",
-            Self::V3 => "v3",
-            Self::V4 => "v4",
-            Self::Compatible => "compatible",
-            Self::Mixed => "mixed",
-        }
-    }
-}
-
 impl Entry {
     /// The usage key that readers look for, if they look for one.
-    pub fn usage_of(&self) -> Option<UsageOf> {
+    pub fn usage_key(&self, customer_key: &str) -> Option<String> {
+        let id = self.id.clone();
         match self.kind {
-            Kind::Metered => Some(UsageOf::Feature(FeatureId(self.id.clone()))),
-            Kind::Credit => Some(UsageOf::Credit(CurrencyId(self.id.clone()))),
+            Kind::Metered => Some(feature_usage_key(customer_key, &FeatureId(id))),
+            Kind::Credit => Some(credit_usage_key(customer_key, &CurrencyId(id))),
             Kind::Feature | Kind::Malformed => None,
         }
     }
 
     fn read(key: &str, value: &Value) -> Self {
-        let object = |name: &str| value.get(name).and_then(Value::as_object).cloned();
+        let object = |name: &str| value.get(name).filter(|value| value.is_object());
+        let map = |value: &Value| value.as_object().cloned().unwrap_or_default();
         let entitlement = object("calculatedEntitlement");
-        let text = |path: &str| value.pointer(path).and_then(Value::as_str);
-        let meter = text("/calculatedEntitlement/feature/meterType");
-        let (kind, id) = match &entitlement {
-            None => (Kind::Malformed, None),
-            Some(_) if text("/calculatedEntitlement/type") == Some("CREDIT") => {
-                (Kind::Credit, text("/calculatedEntitlement/currency/currencyId"))
-            }
-            Some(_) => {
-                let is_metered = text("/calculatedEntitlement/feature/featureType") == Some("NUMBER")
-                    && matches!(meter, Some("Incremental" | "Fluctuating"));
-                let kind = if is_metered { Kind::Metered } else { Kind::Feature };
-                (kind, text("/calculatedEntitlement/feature/id"))
-            }
+        let text = |path: &str| {
+            entitlement
+                .and_then(|it| it.pointer(path))
+                .and_then(Value::as_str)
+        };
+        let is_metered = text("/feature/featureType") == Some("NUMBER")
+            && matches!(text("/feature/meterType"), Some("Incremental" | "Fluctuating"));
+        let kind = match text("/type") {
+            _ if entitlement.is_none() => Kind::Malformed,
+            Some("CREDIT") => Kind::Credit,
+            _ if is_metered => Kind::Metered,
+            _ => Kind::Feature,
+        };
+        let id = match kind {
+            Kind::Credit => text("/currency/currencyId"),
+            Kind::Metered | Kind::Feature | Kind::Malformed => text("/feature/id"),
         };
         let feature_usage = object("featureUsage");
+        let form = match (feature_usage, text("/type")) {
+            _ if matches!(kind, Kind::Credit | Kind::Malformed) => None,
+            (Some(_), Some(_)) => Some("compatible"),
+            (None, Some(_)) => Some("v4"),
+            (_, None) => Some("v3"),
+        };
         Self {
             id: id.unwrap_or(key).to_owned(),
             kind,
-            has_feature_usage: feature_usage.is_some(),
-            has_type: text("/calculatedEntitlement/type").is_some(),
-            entitlement: entitlement.unwrap_or_default(),
-            usage: object("usageData").or(feature_usage).unwrap_or_default(),
+            entitlement: entitlement.map(map).unwrap_or_default(),
+            usage: object("usageData").or(feature_usage).map(map).unwrap_or_default(),
+            form,
         }
     }
 }
 
 /// The entries of a list; what is wrong with it if it cannot be read.
 pub fn entries(value: Option<&str>) -> Result<Vec<Entry>, &'static str> {
-    match value {
+    match value.map(serde_json::from_str) {
         None => Err("nothing is cached"),
-        Some("") => Err("the value is empty"),
-        Some(value) => match serde_json::from_str(value) {
-            Ok(Value::Object(list)) => Ok(list.iter().map(|(key, value)| Entry::read(key, value)).collect()),
-            Ok(_) => Err("the value is no JSON object"),
-            Err(_) => Err("the value is not JSON"),
-        },
+        Some(Ok(Value::Object(list))) => {
+            Ok(list.iter().map(|(key, value)| Entry::read(key, value)).collect())
+        }
+        Some(Ok(_)) => Err("the value is no JSON object"),
+        Some(Err(_)) if value == Some("") => Err("the value is empty"),
+        Some(Err(_)) => Err("the value is not JSON"),
     }
 }
 
-/// Which readers a list was written for.
-pub fn form(entries: &[Entry]) -> Form {
-    let mut forms = entries
-        .iter()
-        .filter(|entry| matches!(entry.kind, Kind::Metered | Kind::Feature))
-        .map(|entry| match (entry.has_feature_usage, entry.has_type) {
-            (true, true) => Form::Compatible,
-            (false, true) => Form::V4,
-            (_, false) => Form::V3,
-        });
-    let Some(first) = forms.next() else {
-        // Only 4.x knows credits.
-        return if entries.is_empty() { Form::Empty } else { Form::V4 };
-    };
-    if forms.all(|form| form == first) {
-        first
-    } else {
-        Form::Mixed
+/// Which readers a list was written for, as `CACHE_FORMAT` has it; `mixed` if the entries differ, `empty` if there are none.
+pub fn form(entries: &[Entry]) -> &'static str {
+    let mut forms = entries.iter().filter_map(|entry| entry.form);
+    match forms.next() {
+        None if entries.is_empty() => "empty",
+        None => "v4",
+        Some(first) if forms.all(|form| form == first) => first,
+        Some(_) => "mixed",
     }
 }
 
 /// A stored timestamp as JavaScript reads it: the number that the text begins with, if it is a date.
 pub fn timestamp_ms(text: &str) -> Option<i64> {
-    const LAST_DATE_MS: i64 = 8_640_000_000_000_000;
+    const LAST_DATE_MS: u64 = 8_640_000_000_000_000;
     let text = text.trim_start();
-    let (sign, digits) = match text.strip_prefix('-') {
-        Some(rest) => (-1, rest),
-        None => (1, text.strip_prefix('+').unwrap_or(text)),
-    };
-    let end = digits
-        .find(|letter: char| !letter.is_ascii_digit())
-        .unwrap_or(digits.len());
-    let number: i64 = digits.get(..end)?.parse().ok()?;
-    (number <= LAST_DATE_MS).then_some(sign * number)
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let behind = digits.trim_start_matches(|letter: char| letter.is_ascii_digit());
+    let number: i64 = text.strip_suffix(behind)?.parse().ok()?;
+    (number.unsigned_abs() <= LAST_DATE_MS).then_some(number)
 }
 
-/// What a reader of this generation finds when it asks for the whole list. (3.x and 4.x miss a single feature only
-/// if that one's usage is missing.)
-pub fn verdict(generation: Generation, list: &StoredList<'_>) -> Verdict {
+/// What each generation of readers finds when it asks for the whole list. (3.x and 4.x miss a single feature only if
+/// that one's usage is missing.)
+pub fn verdicts(stored: &StoredList<'_>, entries: &Result<Vec<Entry>, &'static str>) -> [Verdict; 3] {
+    let generations = [
+        (Generation::V2, "2.x"),
+        (Generation::V3, "3.x"),
+        (Generation::V4, "4.x"),
+    ];
+    generations.map(|(generation, sdk)| {
+        let misses = misses(generation, stored, entries);
+        let is_v4 = |entry: &Entry| entry.form == Some("v4");
+        let (outcome, reasons) = if !misses.is_empty() {
+            ("miss", misses)
+        } else if generation != Generation::V4 && entries.iter().flatten().any(is_v4) {
+            let note = "some entries are of the 4.x form, without the featureUsage that it reads";
+            ("hit", vec![note.to_owned()])
+        } else {
+            ("hit", Vec::new())
+        };
+        Verdict {
+            sdk,
+            outcome,
+            reasons,
+        }
+    })
+}
+
+fn misses(
+    generation: Generation,
+    stored: &StoredList<'_>,
+    entries: &Result<Vec<Entry>, &'static str>,
+) -> Vec<String> {
     let mut misses = Vec::new();
-    let mut notes = Vec::new();
-    match entries(list.value) {
-        Err(why) => misses.push(why.to_owned()),
+    match entries {
+        Err(why) => misses.push((*why).to_owned()),
         Ok(entries) => {
-            let malformed = entries.iter().filter(|entry| entry.kind == Kind::Malformed);
-            if malformed.count() > 0 {
+            if entries.iter().any(|entry| entry.kind == Kind::Malformed) {
                 misses
                     .push("an entry has no calculatedEntitlement, over which the reader stumbles".to_owned());
             }
-            if generation != Generation::V2 {
-                misses.extend(missing_usages(generation, &entries, &list.usages));
-            }
-            // Only 4.x knows credits in any form.
-            let is_for_4_only =
-                |entry: &Entry| entry.has_type && !entry.has_feature_usage && entry.kind != Kind::Credit;
-            if generation != Generation::V4 && entries.iter().any(is_for_4_only) {
-                notes.push(
-                    "some entries are of the 4.x form, without the featureUsage that it reads".to_owned(),
-                );
-            }
+            misses.extend(missing_usages(generation, entries, &stored.usages));
         }
     }
-    let timestamp = list.timestamp.and_then(timestamp_ms);
-    if generation == Generation::V4 && list.value.is_some() && timestamp.is_none() {
+    let own = stored.list.timestamp.and_then(timestamp_ms);
+    let lacks_timestamp = stored.list.value.is_some() && own.is_none();
+    if generation == Generation::V4 && lacks_timestamp {
         misses.push("the list has no timestamp".to_owned());
     }
-    if let Some(of_customer) = list.of_customer
+    if let Some(of_customer) = stored.of_customer
         && generation != Generation::V2
     {
-        match (timestamp, of_customer.and_then(timestamp_ms)) {
+        match (own, of_customer.and_then(timestamp_ms)) {
             (_, None) => misses.push(
                 "the customer's own list has no timestamp, so the resource's does not count".to_owned(),
             ),
-            (None, Some(_)) if generation == Generation::V3 && list.value.is_some() => {
+            (None, _) if generation == Generation::V3 && lacks_timestamp => {
                 misses.push("the list has no timestamp to compare with the customer's".to_owned());
             }
             (Some(own), Some(of_customer)) if own < of_customer => misses.push(format!(
                 "the resource's list ({own}) is older than the customer's own ({of_customer})"
             )),
-            (None | Some(_), Some(_)) => {}
+            (_, Some(_)) => {}
         }
     }
-    Verdict {
-        generation,
-        is_hit: misses.is_empty(),
-        reasons: if misses.is_empty() { notes } else { misses },
-    }
+    misses
 }
 
-fn missing_usages(generation: Generation, entries: &[Entry], usages: &[StoredUsage<'_>]) -> Option<String> {
-    let with_usage = entries.iter().filter(|entry| entry.usage_of().is_some());
-    let missing: Vec<&str> = with_usage
+fn missing_usages(generation: Generation, entries: &[Entry], usages: &[Stored<'_>]) -> Option<String> {
+    let missing: Vec<&str> = entries
+        .iter()
+        .filter(|entry| matches!(entry.kind, Kind::Metered | Kind::Credit))
         .zip(usages)
         .filter(|(entry, usage)| match generation {
             Generation::V2 => false,
@@ -281,11 +239,12 @@ fn missing_usages(generation: Generation, entries: &[Entry], usages: &[StoredUsa
         })
         .map(|(entry, _)| entry.id.as_str())
         .collect();
-    let what = match generation {
-        Generation::V4 => "no usage with a timestamp is stored for",
-        Generation::V2 | Generation::V3 => "no usage is stored for",
+    let timed = if generation == Generation::V4 {
+        " with a timestamp"
+    } else {
+        ""
     };
-    (!missing.is_empty()).then(|| format!("{what} {}", missing.join(", ")))
+    (!missing.is_empty()).then(|| format!("no usage{timed} is stored for {}", missing.join(", ")))
 }
 
 #[cfg(test)]
@@ -297,15 +256,19 @@ mod tests {
         "ai":{"calculatedEntitlement":{"type":"CREDIT","currency":{"currencyId":"ai"}}}}"#;
 
     fn list<'a>(value: &'a str, timestamp: Option<&'a str>) -> StoredList<'a> {
+        let value = Some(value);
         StoredList {
-            value: Some(value),
-            timestamp,
+            list: Stored { value, timestamp },
             ..StoredList::default()
         }
     }
 
+    fn of_all(list: &StoredList<'_>) -> [Verdict; 3] {
+        verdicts(list, &entries(list.list.value))
+    }
+
     fn hits(list: &StoredList<'_>) -> [bool; 3] {
-        GENERATIONS.map(|generation| verdict(generation, list).is_hit)
+        of_all(list).map(|verdict| verdict.outcome == "hit")
     }
 
     #[test]
@@ -326,24 +289,25 @@ mod tests {
     #[test]
     fn a_metered_feature_without_usage_is_a_miss_from_3_on() {
         let with = |value, timestamp| StoredList {
-            usages: vec![StoredUsage { value, timestamp }],
+            usages: vec![Stored { value, timestamp }],
             ..list(METERED, Some("5"))
         };
         assert_eq!(hits(&with(Some("{}"), Some("5"))), [true; 3]);
         assert_eq!(hits(&with(Some("{}"), None)), [true, true, false]);
         assert_eq!(hits(&with(None, None)), [true, false, false]);
-        let verdict = verdict(Generation::V3, &with(None, None));
-        assert_eq!(verdict.reasons, ["no usage is stored for api"]);
+        let [_, v3, _] = of_all(&with(None, None));
+        assert_eq!(v3.reasons, ["no usage is stored for api"]);
     }
 
     #[test]
     fn a_credit_without_usage_is_a_miss_for_4_and_its_form_is_told_to_the_others() {
         let list = StoredList {
-            usages: vec![StoredUsage::default()],
+            usages: vec![Stored::default()],
             ..list(V4_ONLY, Some("5"))
         };
         assert_eq!(hits(&list), [true, true, false]);
-        assert!(verdict(Generation::V3, &list).reasons[0].contains("4.x form"));
+        let [_, v3, _] = of_all(&list);
+        assert!(v3.reasons[0].contains("4.x form"));
     }
 
     #[test]
@@ -375,16 +339,16 @@ mod tests {
     #[test]
     fn forms_are_told_apart() {
         let of = |value| form(&entries(Some(value)).unwrap());
-        assert_eq!(of(METERED), Form::Compatible);
-        assert_eq!(of(V4_ONLY), Form::V4);
-        assert_eq!(of("{}"), Form::Empty);
+        assert_eq!(of(METERED), "compatible");
+        assert_eq!(of(V4_ONLY), "v4");
+        assert_eq!(of("{}"), "empty");
         let v3 = METERED.replace(r#""type":"FEATURE","#, "");
-        assert_eq!(of(&v3), Form::V3);
+        assert_eq!(of(&v3), "v3");
         let mixed = format!(
             "{},{}",
             METERED.trim_end_matches('}').to_owned() + "}}",
             &v3.replacen("{\"api", "\"other", 1)
         );
-        assert_eq!(of(&mixed), Form::Mixed);
+        assert_eq!(of(&mixed), "mixed");
     }
 }

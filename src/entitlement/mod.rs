@@ -86,7 +86,7 @@ impl<T: Serialize> Serialize for Given<T> {
 }
 
 /// How much has been used, and the period it is counted in.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Usage {
     /// Units used; may be fractional.
     pub current_usage: Number,

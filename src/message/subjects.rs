@@ -25,16 +25,16 @@ impl Subjects {
 
     /// Each of them.
     pub fn iter(&self) -> impl Iterator<Item = Subject> {
-        (0..self.len()).filter_map(|index| self.get(index))
+        (0..self.len()).map(|index| self.get(index))
     }
 
-    /// The subject of that index. `None` behind the last.
-    pub fn get(&self, index: usize) -> Option<Subject> {
-        let (customer, resource) = (index < self.len()).then(|| self.ids_of(index))?;
-        Some(Subject {
+    /// The subject of that index; panics behind the last.
+    pub fn get(&self, index: usize) -> Subject {
+        let (customer, resource) = self.ids_of(index);
+        Subject {
             customer: CustomerId(customer.to_owned()),
             resource: (!resource.is_empty()).then(|| ResourceId(resource.to_owned())),
-        })
+        }
     }
 
     pub(super) fn push(&mut self, customer: &str, resource: Option<&str>) {

@@ -33,7 +33,7 @@ const VISIBILITY_IF_NONE: Duration = Duration::from_secs(30);
 /// SQS's own bounds.
 const MESSAGES_MAX: u8 = 10;
 const WAIT_MAX: Duration = Duration::from_secs(20);
-const VISIBILITY_MAX: Duration = Duration::from_hours(12);
+const VISIBILITY_SECS_MAX: u64 = 12 * 60 * 60;
 
 /// Which queue, and how to reach it.
 #[derive(Debug, Clone)]
@@ -55,7 +55,6 @@ pub struct SqsSettings {
 /// The real [`Queue`].
 pub struct SqsClient {
     settings: SqsSettings,
-    options: HttpOptions,
     /// For calls that are answered at once.
     http: HttpClient,
     /// For long polls of this wait: their deadline is the client's own, which costs less, see [`HttpClient::send`].
@@ -76,16 +75,9 @@ impl SqsClient {
         if !endpoint.path().ends_with('/') {
             endpoint.set_path(&format!("{}/", endpoint.path()));
         }
-        let options = HttpOptions {
-            pool_size: settings.pool_size,
-            answer_bytes_max: ANSWER_BYTES_MAX,
-            deadline: BATCH_DEADLINE,
-            proxy: settings.proxy.clone(),
-        };
         Self {
-            http: HttpClient::new(&settings.endpoint, options.clone()),
+            http: http_client(&settings, BATCH_DEADLINE),
             long_poll_http: OnceLock::new(),
-            options,
             credentials,
             signer: Signer::new("sqs", settings.region.as_str()),
             server_clock: ServerClock::default(),
@@ -131,9 +123,8 @@ impl SqsClient {
             return Ok(BatchOutcome::new());
         }
         let body = protocol::batch(&self.settings.queue_url, entries);
-        self.call(operation, &body, None, |answer| {
-            protocol::parse_batch(answer, count)
-        })
+        let parse = |answer: &[u8]| protocol::parse_batch(answer, count);
+        self.call(operation, &body, None, parse)
     }
 
     /// The client for a receive of this wait, or for any other call, and the deadline if it is not the client's own. A
@@ -146,11 +137,8 @@ impl SqsClient {
         if wait.is_zero() {
             return (&self.http, Some(deadline));
         }
-        let (usual_wait, http) = self.long_poll_http.get_or_init(|| {
-            let mut options = self.options.clone();
-            options.deadline = deadline;
-            (wait, HttpClient::new(&self.settings.endpoint, options))
-        });
+        let build = || (wait, http_client(&self.settings, deadline));
+        let (usual_wait, http) = self.long_poll_http.get_or_init(build);
         (http, (*usual_wait != wait).then_some(deadline))
     }
 
@@ -163,7 +151,7 @@ impl SqsClient {
         parse: impl FnOnce(&[u8]) -> Result<T, String>,
     ) -> Result<T, QueueError> {
         let (http, deadline) = self.http_for(wait);
-        let mut may_resend = true;
+        let mut is_first = true;
         loop {
             let now = clock::now();
             let credentials = self.credentials.current(now).map_err(|error| QueueError {
@@ -178,15 +166,13 @@ impl SqsClient {
                 provider: &*self.credentials,
             };
             let signed_at = self.server_clock.corrected(now);
-            let request = self
-                .signed(operation, body, &credentials, signed_at)
-                .map_err(|cause| {
-                    let source = self.credentials.describe();
-                    failed.failed("not_signable", &format!("{cause}; check the values of {source}"))
-                })?;
-            let answer = http
-                .send(request, deadline)
-                .map_err(|error| errors::unanswered(failed, &error))?;
+            let request = self.signed(operation, body, &credentials, signed_at);
+            let request = request.map_err(|cause| {
+                let source = self.credentials.describe();
+                failed.failed("not_signable", &format!("{cause}; check the values of {source}"))
+            })?;
+            let answer = http.send(request, deadline);
+            let answer = answer.map_err(|error| errors::unanswered(failed, &error))?;
 
             let now = clock::now();
             let header = |name: &str| answer.headers.get(name)?.to_str().ok();
@@ -200,8 +186,8 @@ impl SqsClient {
             let error_header = header("x-amzn-query-error").or_else(|| header("x-amzn-errortype"));
             let refusal = protocol::parse_error(answer.status, error_header, &answer.body);
             let fault = refusal.fault();
-            if was_off && may_resend && fault.concerns_the_time() {
-                may_resend = false;
+            if was_off && is_first && fault.concerns_the_time() {
+                is_first = false;
                 continue;
             }
             if fault.concerns_the_key(answer.status) {
@@ -233,45 +219,47 @@ impl Queue for SqsClient {
         let wait = wait.min(WAIT_MAX);
         let lacks_timeout = self.lacks_visibility_timeout.load(Ordering::Relaxed);
         let visibility = lacks_timeout.then_some(VISIBILITY_IF_NONE);
-        let max_messages = max_messages.clamp(1, MESSAGES_MAX);
         let asked_at = Instant::now();
-        let end = self.receive_for(max_messages, wait, visibility);
+        let end = self.receive_for(max_messages.clamp(1, MESSAGES_MAX), wait, visibility);
         self.long_polls.ended(wait, asked_at, Instant::now(), end)
     }
 
     fn delete_batch(&self, receipt_handles: &[ReceiptHandle]) -> Result<BatchOutcome, QueueError> {
-        self.batch(
-            Operation::Delete,
-            receipt_handles.iter().map(|handle| (handle, None)),
-        )
+        let entries = receipt_handles.iter().map(|handle| (handle, None));
+        self.batch(Operation::Delete, entries)
     }
 
     fn change_visibility_batch(
         &self,
         entries: &[(ReceiptHandle, Duration)],
     ) -> Result<BatchOutcome, QueueError> {
-        let entries = entries
-            .iter()
-            .map(|(handle, visibility)| (handle, Some(*visibility)));
+        let entries = entries.iter().map(|(handle, time)| (handle, Some(*time)));
         self.batch(Operation::ChangeVisibility, entries)
     }
 
     fn visibility_timeout(&self) -> Result<Duration, QueueError> {
         let body = protocol::get_attributes(&self.settings.queue_url, "VisibilityTimeout");
-        let timeout = self.call(Operation::GetAttributes, &body, None, |answer| {
+        let secs = self.call(Operation::GetAttributes, &body, None, |answer| {
             let attributes = protocol::parse_attributes(answer)?;
             let secs = attributes
                 .get("VisibilityTimeout")
                 .and_then(|secs| secs.parse().ok());
-            let timeout = secs
-                .map(Duration::from_secs)
-                .filter(|timeout| *timeout <= VISIBILITY_MAX);
-            timeout.ok_or_else(|| "the answer has no VisibilityTimeout of 0 to 43200 s".to_owned())
+            secs.filter(|secs| *secs <= VISIBILITY_SECS_MAX)
+                .ok_or_else(|| "the answer has no VisibilityTimeout of 0 to 43200 s".to_owned())
         })?;
-        self.lacks_visibility_timeout
-            .store(timeout.is_zero(), Ordering::Relaxed);
-        Ok(timeout)
+        self.lacks_visibility_timeout.store(secs == 0, Ordering::Relaxed);
+        Ok(Duration::from_secs(secs))
     }
+}
+
+fn http_client(settings: &SqsSettings, deadline: Duration) -> HttpClient {
+    let options = HttpOptions {
+        pool_size: settings.pool_size,
+        answer_bytes_max: ANSWER_BYTES_MAX,
+        deadline,
+        proxy: settings.proxy.clone(),
+    };
+    HttpClient::new(&settings.endpoint, options)
 }
 
 /// `Mon, 02 Nov 2026 12:00:00 GMT`.

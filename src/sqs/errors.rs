@@ -102,9 +102,11 @@ pub(super) fn refused(call: FailedCall<'_>, refusal: &Refusal, ahead_ms: Option<
             "this machine's clock is right".to_owned()
         });
     }
-    let queue_region = region::of_queue_url(&call.settings.queue_url);
-    if let Some(other) = queue_region.filter(|other| *other != call.settings.region && status < 500) {
-        let region = &call.settings.region;
+    let region = &call.settings.region;
+    if let Some(other) = region::of_queue_url(&call.settings.queue_url)
+        && other != *region
+        && status < 500
+    {
         parts.push(format!(
             "QUEUE_URL is in region {other} but AWS_REGION is {region}: make them agree"
         ));
@@ -132,19 +134,6 @@ pub(super) fn unanswered(call: FailedCall<'_>, error: &HttpError) -> QueueError 
     };
     let cause = format!("no answer from {}: {error}; {remedy}", call.endpoint());
     call.failed(error.kind.label(), &cause)
-}
-
-/// A long poll failed so, and several before it were cut at this age, too.
-pub(super) fn long_polls_cut(error: &QueueError, age_secs: u64) -> QueueError {
-    let lower = age_secs.saturating_sub(1).max(1);
-    QueueError {
-        message: format!(
-            "{error}; several long polls in a row were cut after about {age_secs} s: raise the idle timeout of the \
-             proxy or load balancer on the way, or set WAIT_TIME_SECS={lower}"
-        ),
-        kind: "long_polls_cut".to_owned(),
-        refused: false,
-    }
 }
 
 impl EntryFailure {
@@ -186,11 +175,10 @@ impl FailedCall<'_> {
 }
 
 fn remedy(call: FailedCall<'_>, fault: Fault) -> String {
-    let (key_id, region, endpoint) = (
-        &call.credentials.access_key_id,
-        &call.settings.region,
-        call.endpoint(),
-    );
+    let SqsSettings {
+        region, queue_url, ..
+    } = call.settings;
+    let (key_id, endpoint) = (&call.credentials.access_key_id, call.endpoint());
     match (fault, call.provider.decided_by()) {
         (Fault::UnknownKey, None) => format!(
             "AWS does not know access key ID {key_id} in region {region} (deleted, inactive, of another account?): \
@@ -222,8 +210,7 @@ fn remedy(call: FailedCall<'_>, fault: Fault) -> String {
             format!("there is no such queue for access key ID {key_id}: check QUEUE_URL and AWS_REGION")
         }
         (Fault::TooManyInFlight, _) => {
-            let is_fifo = call.settings.queue_url.rsplit('.').next() == Some("fifo");
-            let max = if is_fifo { "20,000" } else { "120,000" };
+            let max = if queue_url.rsplit('.').next() == Some("fifo") { "20,000" } else { "120,000" };
             format!(
                 "{max} messages are in flight (received, not deleted), and SQS delivers no more until some are deleted or \
                  become visible again: check whether deletes fail, or another consumer receives without deleting"
@@ -236,8 +223,8 @@ fn remedy(call: FailedCall<'_>, fault: Fault) -> String {
             "the queue is encrypted: check that its KMS key exists and is enabled".to_owned()
         }
         (Fault::Throttled, _) => {
-            "too many calls: retrying later; if this persists, lower CONSUMERS or raise \
-                                  BATCH_SIZE (or the KMS quota, if the queue is encrypted)"
+            "too many calls: retrying later; if this persists, lower CONSUMERS or raise BATCH_SIZE (or the KMS quota, if \
+             the queue is encrypted)"
                 .to_owned()
         }
         (Fault::ServerSide, _) => format!("the fault is on the side of {endpoint}: retrying later"),

@@ -5,7 +5,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::QueueError;
-use super::errors::long_polls_cut;
 use crate::http_client::HttpErrorKind;
 
 /// So many in a row make a pattern.
@@ -39,18 +38,14 @@ impl LongPolls {
         let age = now.saturating_duration_since(asked_at);
         let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
         let error = match end {
-            Ok(answer) => {
-                // Messages that came sooner prove nothing.
-                if cuts.back().is_some_and(|cut| age > cut.age + SPREAD) {
-                    cuts.clear();
-                }
-                return Ok(answer);
+            Err(error) if is_cut(&error) && (AGE_MIN..wait).contains(&age) => error,
+            // Messages that came sooner prove nothing.
+            Ok(_) if cuts.back().is_some_and(|cut| age > cut.age + SPREAD) => {
+                cuts.clear();
+                return end;
             }
-            Err(error) => error,
+            Ok(_) | Err(_) => return end,
         };
-        if !is_cut(&error) || !(AGE_MIN..wait).contains(&age) {
-            return Err(error);
-        }
         cuts.retain(|cut| cut.age.abs_diff(age) <= SPREAD);
         // One restart of a proxy cuts the polls of all pollers, which often began together.
         if cuts.back().is_none_or(|last| asked_at >= last.at) {
@@ -62,8 +57,16 @@ impl LongPolls {
         if cuts.len() > PATTERN {
             cuts.pop_front();
         }
-        let soonest = cuts.iter().map(|cut| cut.age).min().unwrap_or(age);
-        Err(long_polls_cut(&error, soonest.as_secs()))
+        let secs = cuts.iter().map(|cut| cut.age).min().unwrap_or(age).as_secs();
+        let lower = secs.saturating_sub(1);
+        Err(QueueError {
+            message: format!(
+                "{error}; several long polls in a row were cut after about {secs} s: raise the idle timeout of the proxy \
+                 or load balancer on the way, or set WAIT_TIME_SECS={lower}"
+            ),
+            kind: "long_polls_cut".to_owned(),
+            refused: false,
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! SQS's JSON protocol: typed requests and answers. Pure: no connection, no clock, no signature.
+//! SQS's JSON protocol: requests and typed answers. Pure: no connection, no clock, no signature.
 //!
 //! Unknown fields are ignored. A message without its receipt handle could never be deleted, so it is an error.
 //!
@@ -9,8 +9,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
@@ -23,7 +23,7 @@ use crate::message::replace_lone_surrogates;
 /// The content type of every call.
 pub const CONTENT_TYPE: &str = "application/x-amz-json-1.0";
 
-/// The longest answer to anything but a receive. SQS's have a tenth of that, and typed lists take more memory than text.
+/// The longest answer to anything but a receive. SQS's have a tenth of that; typed lists take more memory than text.
 const SHORT_ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// How much of a refusal is read: of a proxy's page, the beginning tells what it is.
 const REFUSAL_BYTES_MAX: usize = 16 * 1024;
@@ -49,46 +49,18 @@ impl Refusal {
     }
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Receive<'a> {
-    queue_url: &'a str,
-    max_number_of_messages: u8,
-    wait_time_seconds: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    visibility_timeout: Option<u64>,
-    message_system_attribute_names: [&'a str; 1],
-    /// The older name of the same: some emulators know only this one.
-    attribute_names: [&'a str; 1],
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Batch<'a> {
-    queue_url: &'a str,
-    entries: Vec<Entry<'a>>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Entry<'a> {
-    id: String,
-    receipt_handle: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    visibility_timeout: Option<u64>,
-}
-
 /// Receives up to `max_messages`, waiting up to `wait` (whole seconds) for the first. They stay invisible for as long as
 /// the queue says, or for `visibility` (whole seconds).
 pub fn receive(queue_url: &str, max_messages: u8, wait: Duration, visibility: Option<Duration>) -> Vec<u8> {
-    json(&Receive {
-        queue_url,
-        max_number_of_messages: max_messages,
-        wait_time_seconds: wait.as_secs(),
-        visibility_timeout: visibility.map(|visibility| visibility.as_secs()),
-        message_system_attribute_names: ["All"],
-        attribute_names: ["All"],
-    })
+    let request = json!({
+        "QueueUrl": queue_url,
+        "MaxNumberOfMessages": max_messages,
+        "WaitTimeSeconds": wait.as_secs(),
+        "MessageSystemAttributeNames": ["All"],
+        // The older name of the same: some emulators know only this one.
+        "AttributeNames": ["All"],
+    });
+    with_visibility(request, visibility).to_string().into_bytes()
 }
 
 /// Deletes up to 10 messages, or makes them visible again after the given times (whole seconds). The entries' ids are
@@ -97,23 +69,26 @@ pub fn batch<'a>(
     queue_url: &str,
     entries: impl Iterator<Item = (&'a ReceiptHandle, Option<Duration>)>,
 ) -> Vec<u8> {
-    let entry = |(index, (handle, visibility)): (usize, (&'a ReceiptHandle, Option<Duration>))| Entry {
-        id: index.to_string(),
-        receipt_handle: &handle.0,
-        visibility_timeout: visibility.map(|visibility| visibility.as_secs()),
-    };
-    let entries = entries.enumerate().map(entry).collect();
-    json(&Batch { queue_url, entries })
+    let mut request = json!({"QueueUrl": queue_url});
+    let entries = entries.enumerate().map(|(index, (handle, visibility))| {
+        let entry = json!({"Id": index.to_string(), "ReceiptHandle": handle.0});
+        with_visibility(entry, visibility)
+    });
+    request["Entries"] = entries.collect();
+    request.to_string().into_bytes()
+}
+
+fn with_visibility(mut request: Value, visibility: Option<Duration>) -> Value {
+    if let Some(visibility) = visibility {
+        request["VisibilityTimeout"] = visibility.as_secs().into();
+    }
+    request
 }
 
 /// Asks for this attribute of the queue, or for `All`.
 pub fn get_attributes(queue_url: &str, name: &str) -> Vec<u8> {
-    json(&json!({"QueueUrl": queue_url, "AttributeNames": [name]}))
-}
-
-fn json(request: &impl Serialize) -> Vec<u8> {
-    // Text and numbers can always be written.
-    serde_json::to_vec(request).unwrap_or_default()
+    let request = json!({"QueueUrl": queue_url, "AttributeNames": [name]});
+    request.to_string().into_bytes()
 }
 
 #[derive(Deserialize)]
@@ -169,19 +144,13 @@ pub fn parse_receive(answer: &[u8], received_at: Instant, now: EpochMs) -> Resul
     // SQS writes numbers as text, some emulators as numbers.
     let number = |value: Option<Box<RawValue>>| value?.get().trim_matches('"').parse::<i64>().ok();
     let delivery = |message: Received| {
-        let Received {
-            message_id,
-            receipt_handle,
-            body,
-            attributes,
-        } = message;
-        let receive_count = number(attributes.approximate_receive_count).map_or(1, |count| count.max(1));
+        let count = number(message.attributes.approximate_receive_count).unwrap_or(1);
         Delivery {
-            message_id,
-            receipt_handle: ReceiptHandle(receipt_handle),
-            body,
-            sent_at: sent_at(number(attributes.sent_timestamp)).unwrap_or(now),
-            receive_count: u32::try_from(receive_count).unwrap_or(u32::MAX),
+            message_id: message.message_id,
+            receipt_handle: ReceiptHandle(message.receipt_handle),
+            body: message.body,
+            sent_at: sent_at(number(message.attributes.sent_timestamp)).unwrap_or(now),
+            receive_count: u32::try_from(count.max(1)).unwrap_or(u32::MAX),
             received_at,
         }
     };
@@ -244,11 +213,8 @@ pub fn parse_error(status: u16, error_header: Option<&str>, body: &[u8]) -> Refu
         (None, without_tags(&body))
     };
     let codes = [code.as_deref(), error_header];
-    let code = codes
-        .into_iter()
-        .flatten()
-        .map(bare_code)
-        .find(|code| !code.is_empty());
+    let mut codes = codes.into_iter().flatten().map(bare_code);
+    let code = codes.find(|code| !code.is_empty());
     Refusal {
         status,
         code: code.unwrap_or_else(|| format!("Http{status}")),
@@ -298,10 +264,8 @@ fn read<T: DeserializeOwned>(answer: &[u8], bytes_max: usize) -> Result<T, Strin
 /// What is wrong, without anything of the answer: serde quotes values of a wrong type.
 fn describe(error: &serde_json::Error) -> String {
     let (cause, line, column) = (error.to_string(), error.line(), error.column());
-    let field = cause
-        .strip_prefix("missing field `")
-        .and_then(|rest| rest.split_once('`'));
-    let what = match field {
+    let field = cause.strip_prefix("missing field `");
+    let what = match field.and_then(|rest| rest.split_once('`')) {
         Some((field, _)) => format!("has no {field}"),
         None if error.is_data() => "is JSON, but not SQS's".to_owned(),
         None => "is not JSON".to_owned(),

@@ -21,16 +21,12 @@ pub fn of_queue_url(queue_url: &str) -> Option<String> {
 /// True for names like us-east-1, us-gov-west-1, ap-southeast-2: words, then a number. Anything else in that place
 /// is some other host that has `sqs` in its name.
 pub fn is_region(name: &str) -> bool {
-    let parts: Vec<&str> = name.split('-').collect();
-    let [words @ .., number] = parts.as_slice() else {
-        return false;
-    };
-    words.len() >= 2
-        && words
-            .iter()
-            .all(|word| !word.is_empty() && word.chars().all(|letter| letter.is_ascii_lowercase()))
-        && !number.is_empty()
-        && number.chars().all(|digit| digit.is_ascii_digit())
+    let is_of = |text: &str, kind: fn(&u8) -> bool| !text.is_empty() && text.as_bytes().iter().all(kind);
+    name.rsplit_once('-').is_some_and(|(words, number)| {
+        words.contains('-')
+            && words.split('-').all(|word| is_of(word, u8::is_ascii_lowercase))
+            && is_of(number, u8::is_ascii_digit)
+    })
 }
 
 #[cfg(test)]

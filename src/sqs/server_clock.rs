@@ -27,28 +27,19 @@ impl ServerClock {
         let behind_ms = server.0.saturating_sub(now.0);
         let old = self.correction_ms.load(Ordering::Relaxed);
         let off_from = if old == 0 { SKEW_MS_MIN } else { CORRECTED_MS_MIN };
-        let new = if behind_ms.saturating_abs() < off_from {
-            0
-        } else {
-            behind_ms
-        };
+        let is_off = behind_ms.saturating_abs() >= off_from;
+        let new = if is_off { behind_ms } else { 0 };
         // Of several threads that see it at once, one reports it.
-        let is_first = old != new
-            && self
-                .correction_ms
-                .compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok();
-        if is_first && new.abs_diff(old) >= CORRECTED_MS_MIN.unsigned_abs() {
-            if new == 0 {
-                log::info!("this machine's clock agrees with SQS's again");
-            } else {
-                log::warn!(
-                    offset_secs = -new / 1_000;
-                    "this machine's clock is {} SQS's: calls to the queue are signed with the corrected time; set the clock \
-                     by NTP",
-                    off_by(-new)
-                );
-            }
+        let old = self.correction_ms.swap(new, Ordering::Relaxed);
+        let is_news = new.abs_diff(old) >= CORRECTED_MS_MIN.unsigned_abs();
+        if is_news && is_off {
+            log::warn!(
+                offset_secs = -new / 1_000;
+                "this machine's clock is {} SQS's: calls to the queue are signed with the corrected time; set the clock by NTP",
+                off_by(-new)
+            );
+        } else if is_news {
+            log::info!("this machine's clock agrees with SQS's again");
         }
         server.0.abs_diff(signed_at.0) >= SKEW_MS_MIN.unsigned_abs()
     }

@@ -11,10 +11,11 @@ use super::script::{self, CallOptions, SOURCE, Status, Step, StepResult, StoreRu
 use super::{CacheStore, LockPatience, Outcome, PrefixScan};
 use crate::aws::CredentialsProvider;
 use crate::cache::credit::{KnownBalance, adjusted};
-use crate::cache::keyspace::{Keyspace, timestamp_key};
-use crate::cache::{CacheChange, Invalidation, RateCurrency};
+use crate::cache::keyspace::{Keyspace, balance_key, timestamp_key};
+use crate::cache::{CacheChange, Invalidation};
 use crate::clock;
 use crate::config::RedisConfig;
+use crate::entitlement::CurrencyId;
 
 /// One deadline for a whole round trip, however many replies it has.
 const ROUND_TRIP: Duration = Duration::from_secs(5);
@@ -351,10 +352,14 @@ impl RedisStore {
     }
 
     /// Changes the stored list as the known balances have it, see `cache::credit`. False if it changes all the time.
-    fn adjust_list(&self, customer_key: &str, currencies: &[RateCurrency]) -> Result<bool, StoreError> {
+    fn adjust_list(&self, customer_key: &str, currencies: &[CurrencyId]) -> Result<bool, StoreError> {
         let timestamp = timestamp_key(customer_key);
+        let balances = currencies
+            .iter()
+            .map(|currency| balance_key(customer_key, currency));
+        let balances: Vec<String> = balances.collect();
         let mut keys = vec![customer_key, &timestamp];
-        keys.extend(currencies.iter().map(|currency| currency.balance_key.as_str()));
+        keys.extend(balances.iter().map(String::as_str));
         let mut mget = cmd("MGET");
         mget.arg(&keys);
         for _ in 0..ADJUST_TRIES {
@@ -374,7 +379,7 @@ impl RedisStore {
             let balances: Vec<KnownBalance> = currencies
                 .iter()
                 .zip(records)
-                .filter_map(|(currency, (_, record))| KnownBalance::read(&currency.currency, record))
+                .filter_map(|(currency, (_, record))| KnownBalance::read(currency, record))
                 .filter(|balance| balance.updated_at.0 >= listed_at)
                 .collect();
             let Some(list) = adjusted(list, &balances) else {
@@ -399,11 +404,7 @@ impl RedisStore {
                 self.adjust_list(&write.list.key, &write.rate_currencies)?
             }
             CacheChange::WriteBalance(write) => {
-                let currency = RateCurrency {
-                    currency: write.currency.clone(),
-                    balance_key: write.credit.balance_key.clone(),
-                };
-                self.adjust_list(&write.customer_key, &[currency])?
+                self.adjust_list(&write.customer_key, std::slice::from_ref(&write.currency))?
             }
             CacheChange::WriteUsage(_) | CacheChange::Purge(_) | CacheChange::InvalidateEnvironment(_) => {
                 true

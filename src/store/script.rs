@@ -3,7 +3,7 @@
 use redis::{Cmd, RedisWrite as _, Value, cmd};
 
 use super::{LockPatience, Outcome};
-use crate::cache::keyspace::{Keyspace, ReaderLocks, TIMESTAMP};
+use crate::cache::keyspace::{Keyspace, ReaderLocks, TIMESTAMP, balance_key};
 use crate::cache::{CacheChange, CreditWrite, KeyWrite};
 use crate::config::{CacheUpdatePolicy, Expiry};
 use crate::entitlement::EpochMs;
@@ -328,11 +328,10 @@ fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<
             };
         }
         CacheChange::WriteEntitlements(write) => {
-            let tombstones = &write.tombstones;
             emit.text("entitlements")
                 .locks(&write.locks, patience, false)
                 .refetch(patience);
-            emit.number(2 + usize::from(tombstones.customer.is_some()));
+            emit.number(write.tombstones.len());
             emit.number(write.usages.len()).number(write.credits.len());
             emit.number(write.rate_currencies.len());
             emit.number(write.sent_at.0)
@@ -340,9 +339,8 @@ fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<
                 .number(write.list.timestamp.0);
             emit.text(&write.list.value);
             emit.text(write.metadata.as_ref().map_or("", |metadata| &metadata.value));
-            emit.deciding(&tombstones.environment).deciding(&tombstones.own);
-            if let Some(customer) = &tombstones.customer {
-                emit.deciding(customer);
+            for tombstone in &write.tombstones {
+                emit.deciding(tombstone);
             }
             emit.other(&write.locks.refetch);
             for KeyWrite { key, .. } in std::iter::once(&write.list).chain(&write.metadata) {
@@ -354,8 +352,8 @@ fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<
             for credit in &write.credits {
                 emit.credit(credit);
             }
-            for rate in &write.rate_currencies {
-                emit.deciding(&rate.balance_key);
+            for currency in &write.rate_currencies {
+                emit.deciding(&balance_key(&write.list.key, currency));
             }
         }
         CacheChange::Purge(purge) => {
@@ -439,9 +437,11 @@ impl Emitter<'_, '_> {
         self.deciding_timestamp(&credit.key)
             .deciding(&credit.key)
             .deciding(&credit.balance_key);
-        self.number(credit.timestamp.0).text(&credit.current_usage);
-        self.optional(credit.period_start.map(|at| at.0));
-        self.optional(credit.period_end.map(|at| at.0));
+        let usage = &credit.usage;
+        self.number(credit.timestamp.0)
+            .text(&usage.current_usage.to_string());
+        self.optional(usage.period_start.map(|at| at.0));
+        self.optional(usage.period_end.map(|at| at.0));
         self.flag(credit.has_next_reset_date)
     }
 }

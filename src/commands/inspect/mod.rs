@@ -9,7 +9,7 @@ use clap::Args;
 
 use self::report::{Looks, Report};
 use super::{DONE, FAILED, Opened, complain, print};
-use crate::cache::keyspace::{Keyspace, metadata_key, timestamp_key, usage_key};
+use crate::cache::keyspace::{Keyspace, metadata_key, timestamp_key};
 use crate::cache::readers::entries;
 use crate::clock;
 use crate::config::Settings;
@@ -80,10 +80,6 @@ fn look(store: &RedisStore, keyspace: &Keyspace, subject: &Subject) -> Result<Lo
     let locks = keyspace.reader_locks(subject);
     let locks: Vec<String> = locks.write.into_iter().chain([locks.refetch]).collect();
     let tombstones = keyspace.tombstones(subject);
-    let tombstones = [tombstones.environment, tombstones.own]
-        .into_iter()
-        .chain(tombstones.customer);
-    let tombstones: Vec<String> = tombstones.collect();
     let customers = subject.resource.is_some().then(|| {
         let customer = Subject {
             customer: subject.customer.clone(),
@@ -111,8 +107,7 @@ fn look(store: &RedisStore, keyspace: &Keyspace, subject: &Subject) -> Result<Lo
     let usage_keys: Vec<String> = entries(list[0].text())
         .into_iter()
         .flatten()
-        .filter_map(|entry| entry.usage_of())
-        .map(|of| usage_key(&key, &of))
+        .filter_map(|entry| entry.usage_key(&key))
         .collect();
     let both: Vec<String> = usage_keys
         .iter()

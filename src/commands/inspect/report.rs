@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde_json::{Map, Number, Value};
 
 use crate::cache::readers::{
-    Entry, GENERATIONS, Kind, StoredList, StoredUsage, entries, form, timestamp_ms, verdict,
+    Entry, Kind, Stored, StoredList, Verdict, entries, form, timestamp_ms, verdicts,
 };
 use crate::commands::human;
 use crate::entitlement::EpochMs;
@@ -27,7 +27,7 @@ pub(super) struct Report {
     pub customer_list: Option<Stamp>,
     pub metadata: Metadata,
     pub entitlements: Vec<Row>,
-    pub readers: Vec<Reader>,
+    pub readers: [Verdict; 3],
     /// Locks that SDKs hold at this moment: their keys.
     pub locks: Vec<String>,
     /// Purges that are remembered: a message that was sent before is late news.
@@ -98,13 +98,6 @@ pub(super) struct UsageRow {
 }
 
 #[derive(Debug, Serialize)]
-pub(super) struct Reader {
-    pub sdk: &'static str,
-    pub outcome: &'static str,
-    pub reasons: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Purge {
     pub key: String,
@@ -131,42 +124,30 @@ impl Report {
         let [value, timestamp] = &looks.list;
         let entries = entries(value.text());
         let stored = StoredList {
-            value: value.text(),
-            timestamp: timestamp.text(),
+            list: stored(&looks.list),
             of_customer: looks.customer_list.as_ref().map(KeySnapshot::text),
-            usages: looks
-                .usages
-                .iter()
-                .map(|(_, usage)| stored_usage(usage))
-                .collect(),
+            usages: looks.usages.iter().map(|(_, usage)| stored(usage)).collect(),
         };
-        let readers = GENERATIONS.map(|generation| {
-            let verdict = verdict(generation, &stored);
-            Reader {
-                sdk: generation.label(),
-                outcome: if verdict.is_hit { "hit" } else { "miss" },
-                reasons: verdict.reasons,
-            }
-        });
         let mut usages = looks.usages.iter();
         let rows = entries.iter().flatten().map(|entry| {
-            let usage = entry.usage_of().and_then(|_| usages.next());
+            let usage = entry.usage_key(&key).and_then(|_| usages.next());
             Row::new(
                 entry,
                 usage.map(|(key, looks)| UsageRow::new(key, looks, entry, now)),
             )
         });
+        let rows: Vec<Row> = rows.collect();
         Self {
             cached: value.content != Content::Absent,
-            format: entries.as_ref().map_or("none", |entries| form(entries).label()),
-            list: Stamp::new(&looks.list, now),
-            customer_list: looks.customer_list.as_ref().map(|look| {
-                let here = look.clone();
-                Stamp::new(&[here.clone(), here], now)
-            }),
+            format: entries.as_ref().map_or("none", |entries| form(entries)),
+            list: Stamp::new(value, timestamp, now),
+            customer_list: looks
+                .customer_list
+                .as_ref()
+                .map(|look| Stamp::new(look, look, now)),
             metadata: Metadata::new(&looks.metadata, now),
-            entitlements: rows.collect(),
-            readers: readers.into(),
+            entitlements: rows,
+            readers: verdicts(&stored, &entries),
             locks: looks
                 .locks
                 .iter()
@@ -185,15 +166,15 @@ impl Report {
     }
 }
 
-fn stored_usage([value, timestamp]: &[KeySnapshot; 2]) -> StoredUsage<'_> {
-    StoredUsage {
+fn stored([value, timestamp]: &[KeySnapshot; 2]) -> Stored<'_> {
+    Stored {
         value: value.text(),
         timestamp: timestamp.text(),
     }
 }
 
 impl Stamp {
-    fn new([value, timestamp]: &[KeySnapshot; 2], now: EpochMs) -> Self {
+    fn new(value: &KeySnapshot, timestamp: &KeySnapshot, now: EpochMs) -> Self {
         let at = timestamp.text().and_then(timestamp_ms);
         let problem = match (&value.content, &timestamp.content) {
             (Content::Foreign, _) | (_, Content::Foreign) => Some("something foreign stands at the key"),
@@ -219,14 +200,13 @@ impl Stamp {
 }
 
 impl Metadata {
-    fn new(looks: &[KeySnapshot; 2], now: EpochMs) -> Self {
-        let metadata: Option<Value> = looks[0].text().and_then(|text| serde_json::from_str(text).ok());
+    fn new([value, timestamp]: &[KeySnapshot; 2], now: EpochMs) -> Self {
+        let metadata: Option<Value> = value.text().and_then(|text| serde_json::from_str(text).ok());
+        let reason = metadata.and_then(|metadata| metadata.get("accessDeniedReason").cloned());
         Self {
-            cached: looks[0].content != Content::Absent,
-            access_denied_reason: metadata
-                .and_then(|metadata| metadata.get("accessDeniedReason").cloned())
-                .filter(|reason| !reason.is_null()),
-            stamp: Stamp::new(looks, now),
+            cached: value.content != Content::Absent,
+            access_denied_reason: reason.filter(|reason| !reason.is_null()),
+            stamp: Stamp::new(value, timestamp, now),
         }
     }
 }
@@ -235,6 +215,7 @@ impl Row {
     fn new(entry: &Entry, usage: Option<UsageRow>) -> Self {
         let field = |name: &str| entry.entitlement.get(name).filter(|value| !value.is_null());
         let text = |value: &Value| value.as_str().map(str::to_owned);
+        let is_true = |name: &str| field(name).and_then(Value::as_bool).unwrap_or(false);
         let kind = match entry.kind {
             Kind::Metered => "metered",
             Kind::Credit => "credit",
@@ -249,11 +230,9 @@ impl Row {
         Self {
             id: entry.id.clone(),
             kind,
-            unlimited: field("hasUnlimitedUsage")
-                .and_then(Value::as_bool)
-                .unwrap_or(false),
-            limit: field("usageLimit").and_then(|limit| limit.as_number().cloned()),
-            soft_limit: field("hasSoftLimit").and_then(Value::as_bool).unwrap_or(false),
+            unlimited: is_true("hasUnlimitedUsage"),
+            limit: field("usageLimit").and_then(Value::as_number).cloned(),
+            soft_limit: is_true("hasSoftLimit"),
             access_denied_reason: field("accessDeniedReason").and_then(text),
             valid_until: field("validUntil").and_then(Value::as_i64),
             reset_period: field("resetPeriod")
@@ -265,20 +244,18 @@ impl Row {
 }
 
 impl UsageRow {
-    fn new(key: &str, looks: &[KeySnapshot; 2], entry: &Entry, now: EpochMs) -> Self {
+    fn new(key: &str, [value, timestamp]: &[KeySnapshot; 2], entry: &Entry, now: EpochMs) -> Self {
         let stored: Option<Map<String, Value>> =
-            looks[0].text().and_then(|text| serde_json::from_str(text).ok());
+            value.text().and_then(|text| serde_json::from_str(text).ok());
         let usage = stored.as_ref().unwrap_or(&entry.usage);
         let number = |name: &str| usage.get(name).and_then(Value::as_i64);
         Self {
             key: key.to_owned(),
             cached: stored.is_some(),
-            current_usage: usage
-                .get("currentUsage")
-                .and_then(|value| value.as_number().cloned()),
+            current_usage: usage.get("currentUsage").and_then(Value::as_number).cloned(),
             usage_period_start: number("usagePeriodStart"),
             usage_period_end: number("usagePeriodEnd").or_else(|| number("nextResetDate")),
-            stamp: Stamp::new(looks, now),
+            stamp: Stamp::new(value, timestamp, now),
         }
     }
 }
@@ -286,16 +263,13 @@ impl UsageRow {
 impl Purge {
     /// A mark is `<when the purge was sent>`, or `<when>:<timestamp of the newest list forgotten>`.
     fn read(key: &str, look: &KeySnapshot) -> Option<Self> {
-        let (sent_at, forgot) = look.text().map(|mark| {
-            mark.split_once(':')
-                .map_or((mark, None), |(at, list)| (at, Some(list)))
-        })?;
-        let sent_at = sent_at.parse().ok()?;
+        let mut parts = look.text()?.splitn(2, ':');
+        let sent_at = parts.next()?.parse().ok()?;
         Some(Self {
             key: key.to_owned(),
             sent_at,
             date: human::date(EpochMs(sent_at)),
-            forgot_list_of: forgot.and_then(|list| list.parse().ok()),
+            forgot_list_of: parts.next().and_then(|list| list.parse().ok()),
         })
     }
 }

@@ -263,9 +263,7 @@ fn writes_only_below_the_prefix(change: &CacheChange, message_sent_at: EpochMs) 
                 "a list is not newer than its message".to_owned()
             })?;
             all_locks(&write.locks)?;
-            let tombstones = [&write.tombstones.environment, &write.tombstones.own];
-            let tombstones = tombstones.into_iter().chain(&write.tombstones.customer);
-            tombstones.into_iter().try_for_each(is_tombstone)?;
+            write.tombstones.iter().try_for_each(is_tombstone)?;
             let customer_key = &write.list.key;
             let mut seen = HashSet::new();
             let writes = std::iter::once(&write.list)
