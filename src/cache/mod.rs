@@ -1,4 +1,4 @@
-//! What a message changes in the cache. Pure: decides, and leaves the doing to `store`.
+//! Decides what a message changes in the cache. Pure: `store` applies it.
 //!
 //! A change can be applied twice, or late, without harm: whether a key is written is decided key by key by the
 //! timestamp stored beside it, in one atomic step on the server (`store/apply.lua`).
@@ -15,7 +15,7 @@ use crate::entitlement::{CurrencyId, Entitlement, EpochMs, Subject, Usage};
 use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, UsageOf, UsageUpdated};
 use keyspace::{Keyspace, ReaderLocks, balance_key, credit_usage_key, feature_usage_key, metadata_key};
 
-/// Usages that go with a list in one atomic step: a script call has 3,900 arguments at most, a usage takes four.
+/// Usages written in one atomic step with their list: a script call has 3,900 arguments at most, and a usage takes four.
 const USAGES_WITH_LIST: usize = 900;
 
 /// A value that is written with its timestamp, unless something newer is stored.
@@ -72,7 +72,7 @@ pub struct EntitlementsWrite {
 pub struct UsageWrite {
     /// The SDKs' locks.
     pub locks: ReaderLocks,
-    /// `K`, which must be cached.
+    /// `K`: if it is not cached, nothing is written.
     pub customer_key: String,
     /// The usage.
     pub write: KeyWrite,
@@ -83,7 +83,7 @@ pub struct UsageWrite {
 pub struct BalanceWrite {
     /// The SDKs' locks.
     pub locks: ReaderLocks,
-    /// `K`, which must be cached.
+    /// `K`: if it is not cached, nothing is written.
     pub customer_key: String,
     /// The currency.
     pub currency: CurrencyId,
@@ -106,9 +106,9 @@ pub struct PurgeWrite {
     pub customer_key: String,
     /// `K:metadata`.
     pub metadata_key: String,
-    /// The age of the message.
+    /// When the message was sent.
     pub sent_at: EpochMs,
-    /// An operator's purge: whatever the tombstone recorded before is forgotten.
+    /// An operator's purge: it clears what the tombstone recorded before.
     pub resets_tombstone: bool,
 }
 
@@ -117,12 +117,12 @@ pub struct PurgeWrite {
 pub struct Invalidation {
     /// Spells the keys.
     pub keyspace: Keyspace,
-    /// The tombstone stays when the scan has ended. If not, an out-of-order message finds no key of its customer then,
-    /// and the policy lets it write nothing (unless a reader has refetched: for that the workers remember it too).
+    /// The tombstone stays when the scan has ended (UPSERT). Under UPDATE_IF_EXISTS an out-of-order message finds no key of
+    /// its customer and writes nothing, unless a reader has refetched; for that case the workers remember the time.
     pub keeps_tombstone: bool,
-    /// An operator's: whatever the tombstone recorded before is forgotten.
+    /// An operator's invalidation: it overwrites what the tombstone recorded before.
     pub resets_tombstone: bool,
-    /// The age of the message.
+    /// When the message was sent.
     pub sent_at: EpochMs,
 }
 
@@ -142,7 +142,7 @@ pub enum CacheChange {
 }
 
 impl CacheChange {
-    /// What it changes, and where. Names a customer: for the log at `debug` alone.
+    /// What it changes, and at which key. Names a customer: only for the log at `debug`.
     pub fn describe(&self) -> (&'static str, &str) {
         match self {
             Self::WriteEntitlements(write) => ("entitlements", &write.list.key),

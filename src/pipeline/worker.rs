@@ -66,7 +66,7 @@ struct Job {
     /// For the next call.
     begun: Vec<Attempt>,
     has_written: bool,
-    /// Of the first change that Redis refused. The others are applied all the same.
+    /// The error of the first change that Redis refused. The others are still applied.
     refusal: Option<StoreError>,
 }
 
@@ -91,7 +91,7 @@ impl Job {
         self.begun.is_empty() && self.changes.len() == 0
     }
 
-    /// An invalidation is a scan of many keys, no atomic step. It is its message's only change.
+    /// An invalidation scans many keys and is not atomic. It is its message's only change.
     fn invalidation(&self) -> Option<&Invalidation> {
         let CacheChange::InvalidateEnvironment(invalidation) = &self.begun.first()?.change else {
             return None;
@@ -371,7 +371,7 @@ impl Worker {
         self.parked.push(job);
     }
 
-    /// Drops those that are, or will be, received again by somebody.
+    /// Drops jobs whose message is, or will be, received again by somebody.
     fn without_lost(&self, jobs: Vec<Job>) -> Vec<Job> {
         let in_flight = &self.context.in_flight;
         let (held, lost) = in_flight.split_lost(jobs, |job| &job.message.ticket, Instant::now());

@@ -27,8 +27,7 @@ pub(super) fn shut_down(
     let deadline = began + budget;
     context.health.begin_stop();
     drop(triggers.drain);
-    // Polls that wait in vain for messages cannot be woken. For a moment they are waited for all the same: a message
-    // may be on its way to one of them.
+    // Long polls cannot be woken. A moment's wait for them all the same: a message may be on its way to one of them.
     let quiet_at = began + (budget / 10).min(Duration::from_secs(1));
     if !in_flight.wait_until_drained(quiet_at, began + budget.mul_f64(DRAIN)) {
         log::warn!("out of time: what is not yet applied is released to the queue");
@@ -57,8 +56,8 @@ pub(super) fn shut_down(
     pipeline
         .workers
         .wait(deadline.min(Instant::now() + Duration::from_millis(200)));
-    // A program that prints credentials is killed by the thread that started it, which may be a poller: without this
-    // moment it would outlive the service.
+    // A `credential_process` is killed by the thread that started it, which may be a poller: without this wait it would
+    // outlive the service.
     pipeline
         .pollers
         .wait(deadline.min(Instant::now() + Duration::from_millis(200)));
