@@ -350,8 +350,13 @@ impl RedisStore {
         results.remove(0).map(|_| ())
     }
 
-    /// Changes the stored list as the known balances have it, see `cache::credit`. False if it changes all the time.
-    fn adjust_list(&self, customer_key: &str, currencies: &[RateCurrency]) -> Result<bool, StoreError> {
+    /// Changes the stored list as the known balances have it, see `cache::credit`. False if it changes all the time. An
+    /// inner error is this change's own.
+    fn adjust_list(
+        &self,
+        customer_key: &str,
+        currencies: &[RateCurrency],
+    ) -> Result<Result<bool, StoreError>, StoreError> {
         let timestamp = timestamp_key(customer_key);
         let mut keys = vec![customer_key, &timestamp];
         keys.extend(currencies.iter().map(|currency| currency.balance_key.as_str()));
@@ -360,15 +365,17 @@ impl RedisStore {
         for _ in 0..ADJUST_TRIES {
             let reply =
                 self.on_a_connection(|connection| self.query(connection, &mget, "cannot read from"))?;
-            let values: Vec<Option<String>> =
-                redis::from_redis_value(reply).map_err(|_| self.not_ours("a list that is not text"))?;
+            // What is not text is no list that anybody reads.
+            let Ok(values) = redis::from_redis_value::<Vec<Option<String>>>(reply) else {
+                return Ok(Ok(true));
+            };
             let read: Vec<(&str, String)> = keys
                 .iter()
                 .copied()
                 .zip(values.into_iter().map(Option::unwrap_or_default))
                 .collect();
             let [(_, list), (_, listed_at), records @ ..] = read.as_slice() else {
-                return Ok(true);
+                return Ok(Ok(true));
             };
             let listed_at: i64 = listed_at.parse().unwrap_or_default();
             let balances: Vec<KnownBalance> = currencies
@@ -378,23 +385,28 @@ impl RedisStore {
                 .filter(|balance| balance.updated_at.0 >= listed_at)
                 .collect();
             let Some(list) = adjusted(list, &balances) else {
-                return Ok(true);
+                return Ok(Ok(true));
             };
             let step = Step::Replace {
                 read: &read,
                 list: &list,
             };
-            if self.run(&[step], false, &|| true)?.remove(0)?.status != Status::Conflict {
-                return Ok(true);
+            match self.run(&[step], false, &|| true)?.remove(0) {
+                Ok(result) if result.status == Status::Conflict => {}
+                ended => return Ok(ended.map(|_| true)),
             }
         }
-        Ok(false)
+        Ok(Ok(false))
     }
 
     /// The outcome of a change, once the list is adjusted that a balance concerns.
-    fn outcome(&self, change: &CacheChange, result: &StepResult) -> Result<Outcome, StoreError> {
+    fn outcome(
+        &self,
+        change: &CacheChange,
+        result: &StepResult,
+    ) -> Result<Result<Outcome, StoreError>, StoreError> {
         let is_adjusted = match change {
-            _ if result.status != Status::AdjustList => true,
+            _ if result.status != Status::AdjustList => Ok(true),
             CacheChange::WriteEntitlements(write) => {
                 self.adjust_list(&write.list.key, &write.rate_currencies)?
             }
@@ -406,14 +418,16 @@ impl RedisStore {
                 self.adjust_list(&write.customer_key, &[currency])?
             }
             CacheChange::WriteUsage(_) | CacheChange::Purge(_) | CacheChange::InvalidateEnvironment(_) => {
-                true
+                Ok(true)
             }
         };
-        Ok(if is_adjusted {
-            result.outcome()
-        } else {
-            Outcome::Locked
-        })
+        Ok(is_adjusted.map(|is_adjusted| {
+            if is_adjusted {
+                result.outcome()
+            } else {
+                Outcome::Locked
+            }
+        }))
     }
 
     /// What changes would do, each as if those before it were done. Nothing is changed.
@@ -510,7 +524,7 @@ impl CacheStore for RedisStore {
             .collect();
         let results = self.run(&steps, false, keep_going)?;
         let outcome = |(result, (change, _)): (Result<StepResult, _>, &(&CacheChange, _))| match result {
-            Ok(result) => self.outcome(change, &result).map(Ok),
+            Ok(result) => self.outcome(change, &result),
             Err(error) => Ok(Err(error)),
         };
         results.into_iter().zip(changes).map(outcome).collect()
