@@ -370,3 +370,39 @@ fn a_refusal_to_replace_one_list_is_its_messages_own() {
     });
     service.stop();
 }
+
+#[test]
+fn an_invalidation_needs_commands_that_the_server_refuses() {
+    let (stage, proxy, service) = behind_a_proxy();
+    are_written(&stage, &service, &customers("before"));
+    proxy.refuse(&[Refusal::of(&["SCAN"], How::Error("ERR unknown command 'SCAN'"))]);
+    stage.queue.send(package_published("ALL_CUSTOMERS").raw());
+    refused_for_a_while(&service, &proxy);
+    are_written(&stage, &service, &customers("beside"));
+    proxy.pass();
+    happens(&service, "the environment is forgotten after all", || {
+        !has_all(&stage, &customers("before")) && unsettled(&stage) == 0
+    });
+    service.stop();
+}
+
+#[test]
+fn an_invalidation_waits_while_the_server_permits_nothing() {
+    let (stage, proxy, service) = behind_a_proxy();
+    are_written(&stage, &service, &customers("before"));
+    proxy.refuse(&[Refusal::of(
+        &["EVALSHA", "EVAL", "SCAN"],
+        How::Error("NOPERM this user has no permissions"),
+    )]);
+    stage.queue.send(package_published("ALL_CUSTOMERS").raw());
+    happens(&service, "/readyz is 503", || {
+        service.get("/readyz").status == 503
+    });
+    proxy.pass();
+    happens(&service, "the environment is forgotten", || {
+        !has_all(&stage, &customers("before")) && stage.queue.is_empty()
+    });
+    let counts = stage.queue.counts();
+    assert_eq!((counts.dead, counts.redelivered), (0, 0), "{counts:?}");
+    service.stop();
+}
