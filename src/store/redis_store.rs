@@ -249,15 +249,20 @@ impl RedisStore {
         steps: &[Step<'_>],
         is_dry_run: bool,
     ) -> Result<StepResults, StoreError> {
-        let one_by_one = |connection: &mut PooledConnection| -> StepResults {
-            let one = |step| {
-                self.call_once(connection, std::slice::from_ref(step), is_dry_run)?
-                    .remove(0)
+        // A fault of the server's ends it: what comes behind would only meet it, too.
+        let one_by_one = |connection: &mut PooledConnection| -> Result<StepResults, StoreError> {
+            let one = |step| match self.call_once(connection, std::slice::from_ref(step), is_dry_run) {
+                Err(error) if error.cause.is_unknown() => Ok(Err(error)),
+                results => Ok(results?.remove(0)),
             };
             steps.iter().map(one).collect()
         };
         let mut results = match self.call_once(connection, steps, is_dry_run) {
-            Err(error) if error.cause.is_unknown() => one_by_one(connection),
+            Err(error) if error.cause.is_unknown() => {
+                // If nothing can be written, there is no need to ask for each change.
+                self.probe(connection).map_err(|_| error)?;
+                one_by_one(connection)?
+            }
             results => results?,
         };
         let is_unknown =
@@ -267,7 +272,7 @@ impl RedisStore {
         {
             // If something else can be written, one more try tells a fault that has passed from the changes' own.
             self.probe(connection).map_err(|_| error)?;
-            results = one_by_one(connection);
+            results = one_by_one(connection)?;
         }
         let is_servers = |error: &&StoreError| !error.cause.is_unknown() && !error.is_permanent();
         let mut errors = results.iter().filter_map(|result| result.as_ref().err());

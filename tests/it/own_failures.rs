@@ -406,3 +406,25 @@ fn an_invalidation_waits_while_the_server_permits_nothing() {
     assert_eq!((counts.dead, counts.redelivered), (0, 0), "{counts:?}");
     service.stop();
 }
+
+#[test]
+fn a_server_that_refuses_everything_is_not_asked_for_each_change_of_a_message() {
+    let (stage, proxy, service) = behind_a_proxy();
+    are_written(&stage, &service, &customers("before"));
+    proxy.refuse(&[Refusal::of(
+        &["EVALSHA", "EVAL"],
+        How::Error("ERR max requests limit exceeded"),
+    )]);
+    let ids: Vec<String> = (0..400).map(|number| format!("customer-{number}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    stage.queue.send(subscriptions_migrated(&ids, hours_ago(0)).raw());
+    happens(&service, "/readyz is 503", || {
+        service.get("/readyz").status == 503
+    });
+    let began = Instant::now();
+    service.wait_until("a few tries", || began.elapsed() > Duration::from_secs(4));
+    assert!(proxy.refused() < 100, "{} calls", proxy.refused());
+    proxy.pass();
+    happens(&service, "the migration is applied", || unsettled(&stage) == 0);
+    service.stop();
+}
