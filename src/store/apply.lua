@@ -108,7 +108,7 @@ local function put_credit(first, arg, has_balance)
     local has_next_reset_date = ARGV[arg + 4] == '1'
     local at, before, key, record_key = tonumber(timestamp), read(first + 1) or '', KEYS[first + 1], KEYS[first + 2]
     local value_at, period_at, balance_at, exhausted, valid_until =
-        string.match(read(first + 2) or '', '^(%d*),(%d*),(%d*),(%d?),(%d*)$')
+        string.match(read(first + 2) or '', '^(%d*),(%d*),(%d*),(%d?),(%-?%d*)$')
     local before_from = string.match(before, '"usagePeriodStart":(%d+)') or ''
     local before_to = string.match(before, '"usagePeriodEnd":(%d+)') or ''
     local stored_at = read(first) or ''
@@ -138,10 +138,11 @@ local function put_credit(first, arg, has_balance)
 end
 
 -- A list or a balance that comes while an SDK refetches is written at once ('again'), and once more when that has ended
--- ('wait' until then): an SDK that is told of no entitlements replaces whatever is stored. '' where it does not matter.
-local function while_refetching(refetch, lock, write)
+-- ('wait' until then, once it is stored): an SDK that is told of no entitlements replaces whatever is stored. '' where it
+-- does not matter. `index` is that of its timestamp.
+local function while_refetching(refetch, lock, index, timestamp, write)
     local is_held = refetch ~= '' and exists(lock)
-    if is_held and refetch == 'wait' then return LOCKED end
+    if is_held and refetch == 'wait' and (time_at(index) or -1) >= timestamp then return LOCKED end
     local status = write()
     return is_held and LOCKED or status
 end
@@ -175,7 +176,7 @@ function changes.balance()
     d, k, a = d + locks + 4, k + 2, a + 11
     if is_locked(first, locks) then return LOCKED end
     if not read(customer) and not exists(lock) then return NO_CUSTOMER end
-    return while_refetching(refetch, lock, function()
+    return while_refetching(refetch, lock, credit, tonumber(ARGV[arg]), function()
         if not put_credit(credit, arg, true) or concerned == '' then return APPLIED end
         local list_at = time_at(customer)
         local is_concerned = list_at and list_at <= tonumber(ARGV[arg])
@@ -232,12 +233,12 @@ function changes.entitlements()
         -- SDK 3.x reads a customer key that lost its timestamp (evicted, say): it must not be left as it is.
         if not (is_cached or exists(KEYS[key]) or exists(lock)) then
             -- A purge leaves usages, so an older list of other features might find one of its own stored.
-            if own_purged and at > own_deleted then set_tombstone(KEYS[environment + 1], own_purged, at) end
+            if own_purged and at > own_deleted then set_tombstone(KEYS[environment + 1], own_purged, math.min(at, now)) end
             return NOT_CACHED
         end
     end
 
-    return while_refetching(refetch, lock, function()
+    return while_refetching(refetch, lock, list_at, at, function()
         -- A reader may have written a newer list and, as SDK 3.x, no metadata; or the far-past mark beside newer metadata.
         local is_stale = is_newer(list_at, at) or lists == 2 and is_newer(list_at + 1, at)
         if is_stale then
