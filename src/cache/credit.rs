@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use crate::entitlement::{CurrencyId, EpochMs};
-use crate::message::CreditBalance;
+use crate::message::{CreditBalance, replace_lone_surrogates};
 
 /// What the SDKs answer for a feature whose credits are used up.
 const INSUFFICIENT_CREDITS: &str = "InsufficientCredits";
@@ -45,7 +45,10 @@ impl KnownBalance {
 
 /// The list adjusted to these balances. `None` if nothing changes, or if the list cannot be read.
 pub fn adjusted(list: &str, balances: &[KnownBalance]) -> Option<String> {
-    let mut entries: Map<String, Value> = serde_json::from_str(list).ok()?;
+    let entries = serde_json::from_str(list).ok();
+    // An SDK may have written half an emoji.
+    let mut entries: Map<String, Value> =
+        entries.or_else(|| serde_json::from_str(&replace_lone_surrogates(list)?).ok())?;
     let mut is_changed = false;
     for entry in entries.values_mut() {
         is_changed |= adjust_entry(entry, balances).unwrap_or(false);
@@ -138,6 +141,13 @@ mod tests {
         assert_eq!(adjusted(&soft, &[known("ai", true, None)]), None);
         assert_eq!(adjusted(&list(&json!({})), &[known("other", true, None)]), None);
         assert_eq!(adjusted("not a list", &[known("ai", true, None)]), None);
+    }
+
+    #[test]
+    fn a_list_in_which_an_sdk_wrote_half_an_emoji_is_adjusted_as_well() {
+        let before = list(&json!({"name": "half"})).replace("half", r"\ud83d");
+        let denied = adjusted(&before, &[known("ai", true, None)]).expect("a change");
+        assert_eq!(reason(&denied), "InsufficientCredits");
     }
 
     #[test]

@@ -15,7 +15,8 @@ use crate::entitlement::{CurrencyId, Entitlement, EpochMs, Subject, Usage};
 use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, UsageOf, UsageUpdated};
 use keyspace::{Keyspace, ReaderLocks, balance_key, credit_usage_key, feature_usage_key, metadata_key};
 
-/// Usages written in one atomic step with their list: a script call has 3,900 arguments at most, and a usage takes four.
+/// Usages written in one atomic step with their list: a script call has 3,900 arguments at most, and a usage takes four, a
+/// credit eight and the currency of a rate one.
 const USAGES_WITH_LIST: usize = 900;
 
 /// A value that is written with its timestamp, unless something newer is stored.
@@ -235,7 +236,8 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
             }
         }
     }
-    let rest = usages.split_off(usages.len().min(USAGES_WITH_LIST));
+    let with_list = USAGES_WITH_LIST.saturating_sub(2 * credits.len() + rate_currencies.len() / 4);
+    let rest = usages.split_off(usages.len().min(with_list));
     let list = CacheChange::WriteEntitlements(Box::new(EntitlementsWrite {
         locks: locks.clone(),
         tombstones: keyspace.tombstones(&update.subject),
@@ -316,4 +318,47 @@ fn purge_change(subject: &Subject, sent_at: EpochMs, keyspace: &Keyspace) -> Cac
         sent_at,
         resets_tombstone: false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::decode;
+
+    #[test]
+    fn a_list_of_many_features_and_credits_keeps_to_the_arguments_of_one_call() {
+        let feature = |number| {
+            format!(
+                r#"{{"__typename":"FeatureEntitlement","feature":{{"refId":"f{number}","featureType":"NUMBER",
+                "meterType":"Incremental"}},"currentUsage":1}}"#
+            )
+        };
+        let credit = |number| {
+            format!(
+                r#"{{"__typename":"CreditEntitlement","currency":{{"currencyId":"c{number}"}},"currentUsage":1}}"#
+            )
+        };
+        let entries: Vec<String> = (0..1_000).map(feature).chain((0..100).map(credit)).collect();
+        let body = format!(
+            r#"{{"type":"ENTITLEMENTS_UPDATED","payload":{{"customerId":"ann","entitlementsV2":[{}]}}}}"#,
+            entries.join(",")
+        );
+        let layout = Layout {
+            keyspace: Keyspace::new("p"),
+            format: CacheFormat::Compatible,
+            policy: CacheUpdatePolicy::Upsert,
+        };
+        let message = decode(&body, EpochMs(1_795_161_600_000)).unwrap();
+        let mut changes = changes(message, &layout);
+        let Some(CacheChange::WriteEntitlements(list)) = changes.next() else {
+            panic!("the list comes first");
+        };
+        assert_eq!(list.credits.len(), 100);
+        assert!(
+            4 * list.usages.len() + 8 * list.credits.len() < 3_850,
+            "{}",
+            list.usages.len()
+        );
+        assert_eq!(list.usages.len() + changes.len(), 1_000, "the others follow");
+    }
 }

@@ -309,8 +309,13 @@ impl Worker {
                     stale: 0,
                 }))
             }
-            // Only an invalidation needs SCAN and UNLINK: an ACL that forbids these fails its message alone.
-            Err(error) if error.cause == Cause::NoPermission => Ok(Err(error)),
+            // Only an invalidation needs SCAN and UNLINK: a server that refuses these alone fails its message alone.
+            Err(error)
+                if matches!(error.cause, Cause::NoPermission | Cause::Other(_))
+                    && self.context.store.probe_write().is_ok() =>
+            {
+                Ok(Err(error))
+            }
             Err(error) => Err(error),
         }
     }

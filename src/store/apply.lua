@@ -108,7 +108,7 @@ local function put_credit(first, arg, has_balance)
     local has_next_reset_date = ARGV[arg + 4] == '1'
     local at, before, key, record_key = tonumber(timestamp), read(first + 1) or '', KEYS[first + 1], KEYS[first + 2]
     local value_at, period_at, balance_at, exhausted, valid_until =
-        string.match(read(first + 2) or '', '^(%d*),(%d*),(%d*),(%d?),(%d*)$')
+        string.match(read(first + 2) or '', '^(%d*),(%d*),(%d*),(%d?),(%-?%d*)$')
     local before_from = string.match(before, '"usagePeriodStart":(%d+)') or ''
     local before_to = string.match(before, '"usagePeriodEnd":(%d+)') or ''
     local stored_at = read(first) or ''
@@ -138,11 +138,12 @@ local function put_credit(first, arg, has_balance)
 end
 
 -- A list or a balance that comes while an SDK refetches is written at once, and once more when the refetch has ended: an
--- SDK that gets no entitlements from Stigg replaces whatever is stored. `refetch` is 'again' for the first write, 'wait' for
--- the second, '' where the lock does not matter.
-local function while_refetching(refetch, lock, write)
+-- SDK that gets no entitlements from Stigg replaces whatever is stored. `refetch` is 'again' for the first try, 'wait' for
+-- those after it, which write only what is not yet stored, and '' where the lock does not matter. `index` is that of its
+-- timestamp.
+local function while_refetching(refetch, lock, index, timestamp, write)
     local is_held = refetch ~= '' and exists(lock)
-    if is_held and refetch == 'wait' then return LOCKED end
+    if is_held and refetch == 'wait' and (time_at(index) or -1) >= timestamp then return LOCKED end
     local status = write()
     return is_held and LOCKED or status
 end
@@ -176,7 +177,7 @@ function changes.balance()
     d, k, a = d + locks + 4, k + 2, a + 11
     if is_locked(first, locks) then return LOCKED end
     if not read(customer) and not exists(lock) then return NO_CUSTOMER end
-    return while_refetching(refetch, lock, function()
+    return while_refetching(refetch, lock, credit, tonumber(ARGV[arg]), function()
         if not put_credit(credit, arg, true) or concerned == '' then return APPLIED end
         local list_at = time_at(customer)
         local is_concerned = list_at and list_at <= tonumber(ARGV[arg])
@@ -235,12 +236,12 @@ function changes.entitlements()
         if not (is_cached or exists(KEYS[key]) or exists(lock)) then
             -- A purge keeps usages, so an older list of other features may find a usage of its own stored: the tombstone
             -- records how new the skipped list was.
-            if own_purged and at > own_deleted then set_tombstone(KEYS[environment + 1], own_purged, at) end
+            if own_purged and at > own_deleted then set_tombstone(KEYS[environment + 1], own_purged, math.min(at, now)) end
             return NOT_CACHED
         end
     end
 
-    return while_refetching(refetch, lock, function()
+    return while_refetching(refetch, lock, list_at, at, function()
         -- A reader may have written a newer list without metadata (SDK 3.x), or the far-past marker beside newer metadata.
         local is_stale = is_newer(list_at, at) or lists == 2 and is_newer(list_at + 1, at)
         if is_stale then

@@ -35,7 +35,7 @@ pub enum Outcome {
         /// Keys left as they are, because something newer is stored.
         stale: u64,
     },
-    /// Nothing was done: an SDK holds its lock on the customer. Try again soon.
+    /// An SDK holds its lock on the customer. Try again soon: nothing was done, or it has to be done again.
     Locked,
     /// Nothing was done, as UPDATE_IF_EXISTS asks: no key of the customer is in the cache.
     SkippedByPolicy,

@@ -250,15 +250,20 @@ impl RedisStore {
         steps: &[Step<'_>],
         is_dry_run: bool,
     ) -> Result<StepResults, StoreError> {
-        let one_by_one = |connection: &mut PooledConnection| -> StepResults {
-            let one = |step| {
-                self.call_once(connection, std::slice::from_ref(step), is_dry_run)?
-                    .remove(0)
+        // A fault of the server's ends it: what comes behind would only meet it, too.
+        let one_by_one = |connection: &mut PooledConnection| -> Result<StepResults, StoreError> {
+            let one = |step| match self.call_once(connection, std::slice::from_ref(step), is_dry_run) {
+                Err(error) if error.cause.is_unknown() => Ok(Err(error)),
+                results => Ok(results?.remove(0)),
             };
             steps.iter().map(one).collect()
         };
         let mut results = match self.call_once(connection, steps, is_dry_run) {
-            Err(error) if error.cause.is_unknown() => one_by_one(connection),
+            Err(error) if error.cause.is_unknown() => {
+                // If nothing can be written, there is no need to ask for each change.
+                self.probe(connection).map_err(|_| error)?;
+                one_by_one(connection)?
+            }
             results => results?,
         };
         let is_unknown =
@@ -268,7 +273,7 @@ impl RedisStore {
         {
             // If another key can be written, one more try shows whether the fault is the changes' own or has passed.
             self.probe(connection).map_err(|_| error)?;
-            results = one_by_one(connection);
+            results = one_by_one(connection)?;
         }
         let is_servers = |error: &&StoreError| !error.cause.is_unknown() && !error.is_permanent();
         let mut errors = results.iter().filter_map(|result| result.as_ref().err());
@@ -352,8 +357,13 @@ impl RedisStore {
         results.remove(0).map(|_| ())
     }
 
-    /// Changes the stored list as the known balances have it, see `cache::credit`. False if it changes all the time.
-    fn adjust_list(&self, customer_key: &str, currencies: &[CurrencyId]) -> Result<bool, StoreError> {
+    /// Changes the stored list as the known balances have it, see `cache::credit`. False if it changes all the time. An
+    /// inner error is this change's own.
+    fn adjust_list(
+        &self,
+        customer_key: &str,
+        currencies: &[CurrencyId],
+    ) -> Result<Result<bool, StoreError>, StoreError> {
         let timestamp = timestamp_key(customer_key);
         let balances = currencies
             .iter()
@@ -366,15 +376,17 @@ impl RedisStore {
         for _ in 0..ADJUST_TRIES {
             let reply =
                 self.on_a_connection(|connection| self.query(connection, &mget, "cannot read from"))?;
-            let values: Vec<Option<String>> =
-                redis::from_redis_value(reply).map_err(|_| self.not_ours("a list that is not text"))?;
+            // What is not text is no list that anybody reads.
+            let Ok(values) = redis::from_redis_value::<Vec<Option<String>>>(reply) else {
+                return Ok(Ok(true));
+            };
             let read: Vec<(&str, String)> = keys
                 .iter()
                 .copied()
                 .zip(values.into_iter().map(Option::unwrap_or_default))
                 .collect();
             let [(_, list), (_, listed_at), records @ ..] = read.as_slice() else {
-                return Ok(true);
+                return Ok(Ok(true));
             };
             let listed_at: i64 = listed_at.parse().unwrap_or_default();
             let balances: Vec<KnownBalance> = currencies
@@ -384,23 +396,28 @@ impl RedisStore {
                 .filter(|balance| balance.updated_at.0 >= listed_at)
                 .collect();
             let Some(list) = adjusted(list, &balances) else {
-                return Ok(true);
+                return Ok(Ok(true));
             };
             let step = Step::Replace {
                 read: &read,
                 list: &list,
             };
-            if self.run(&[step], false, &|| true)?.remove(0)?.status != StepStatus::Conflict {
-                return Ok(true);
+            match self.run(&[step], false, &|| true)?.remove(0) {
+                Ok(result) if result.status == StepStatus::Conflict => {}
+                ended => return Ok(ended.map(|_| true)),
             }
         }
-        Ok(false)
+        Ok(Ok(false))
     }
 
     /// The outcome of a change. Adjusts the list first, if a balance requires it.
-    fn outcome(&self, change: &CacheChange, result: &StepResult) -> Result<Outcome, StoreError> {
+    fn outcome(
+        &self,
+        change: &CacheChange,
+        result: &StepResult,
+    ) -> Result<Result<Outcome, StoreError>, StoreError> {
         let is_adjusted = match change {
-            _ if result.status != StepStatus::AdjustList => true,
+            _ if result.status != StepStatus::AdjustList => Ok(true),
             CacheChange::WriteEntitlements(write) => {
                 self.adjust_list(&write.list.key, &write.rate_currencies)?
             }
@@ -408,14 +425,16 @@ impl RedisStore {
                 self.adjust_list(&write.customer_key, std::slice::from_ref(&write.currency))?
             }
             CacheChange::WriteUsage(_) | CacheChange::Purge(_) | CacheChange::InvalidateEnvironment(_) => {
-                true
+                Ok(true)
             }
         };
-        Ok(if is_adjusted {
-            result.outcome()
-        } else {
-            Outcome::Locked
-        })
+        Ok(is_adjusted.map(|is_adjusted| {
+            if is_adjusted {
+                result.outcome()
+            } else {
+                Outcome::Locked
+            }
+        }))
     }
 
     /// What the changes would do, each as if those before it were applied. Writes nothing.
@@ -504,7 +523,7 @@ impl CacheStore for RedisStore {
             .collect();
         let results = self.run(&steps, false, keep_going)?;
         let outcome = |(result, (change, _)): (Result<StepResult, _>, &(&CacheChange, _))| match result {
-            Ok(result) => self.outcome(change, &result).map(Ok),
+            Ok(result) => self.outcome(change, &result),
             Err(error) => Ok(Err(error)),
         };
         results.into_iter().zip(changes).map(outcome).collect()

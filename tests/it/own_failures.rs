@@ -3,17 +3,20 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::fakes::queue::QueueOptions;
 use crate::fakes::refusing_redis::{How, Refusal, RefusingRedis};
 use crate::support::at_once::run_at_once;
 use crate::support::fake_stage::FakeStage;
 use crate::support::messages::{
-    Shape, entitlements_updated, package_published, purge, subscriptions_migrated, usage_updated,
+    Shape, credit_balance, entitlements_updated, package_published, purge, subscriptions_migrated,
+    usage_updated,
 };
 use crate::support::sdk::Owner;
 use crate::support::service::Service;
 use crate::support::stage::PREFIX;
-use crate::support::state::{State, hours_ago, metered};
+use crate::support::state::{State, hours_ago, metered, with};
 use crate::support::wait::wait_for_every;
 
 /// Others are written within this, on a busy machine too.
@@ -291,5 +294,137 @@ fn migrations_of_90_000_customers_take_little_memory_and_all_finish() {
     let keys: usize = stage.redis.command(&["DBSIZE"]);
     assert!(keys < 200, "{keys} keys");
     assert_eq!(service.get("/readyz").status, 200);
+    service.stop();
+}
+
+const CURRENCY: &str = "credit-ai";
+
+/// A balance of 0, which changes the cached list.
+fn exhausted(customer: &str) -> String {
+    credit_balance(Owner::customer(customer), CURRENCY, 1_000, hours_ago(0)).raw()
+}
+
+/// A service that reaches Redis through a proxy.
+fn behind_a_proxy() -> (FakeStage, RefusingRedis, Service) {
+    let stage = FakeStage::new(QueueOptions {
+        visibility_timeout: Duration::from_secs(2),
+        max_receive_count: Some(3),
+        ..QueueOptions::default()
+    });
+    let proxy = RefusingRedis::start(stage.redis_address());
+    let settings = stage.settings().set("REDIS_PORT", proxy.port().to_string());
+    let service = Service::start(&settings);
+    (stage, proxy, service)
+}
+
+/// Long enough for every poll that was open at the first refusal to have ended.
+fn refused_for_a_while(service: &Service, proxy: &RefusingRedis) {
+    let is_long_ago = |at: Instant| at.elapsed() > Duration::from_secs(3);
+    let what = "3 s since the first refusal";
+    service.wait_until(what, || proxy.first_refused_at().is_some_and(is_long_ago));
+}
+
+#[test]
+fn a_balance_finds_something_that_is_not_text_in_place_of_a_list() {
+    let (stage, _proxy, service) = behind_a_proxy();
+    let at = hours_ago(1).to_string();
+    stage
+        .redis
+        .command::<()>(&["SET", "production:c_bad#timestamp", &at]);
+    redis::cmd("SET")
+        .arg("production:c_bad")
+        .arg(b"\xff\"currencyId\":\"credit-ai\"")
+        .exec(&mut stage.redis.connection())
+        .expect("it is put there");
+    stage.queue.send(exhausted("bad"));
+    let usage = "production:c_bad:credit_credit-ai";
+    happens(&service, "the balance", || stage.redis.get(usage).is_some());
+    are_written(&stage, &service, &customers("beside"));
+    happens(&service, "everything is applied", || unsettled(&stage) == 0);
+    service.stop();
+}
+
+#[test]
+fn a_refusal_to_replace_one_list_is_its_messages_own() {
+    let (stage, proxy, service) = behind_a_proxy();
+    let rate = json!({"creditRate": {"amount": 2, "currencyId": CURRENCY}});
+    let rated = with(metered("feature-calls", 1_000, 1), &rate);
+    let rated = State::new(Owner::customer("unlucky"), hours_ago(1), &[rated]);
+    stage
+        .queue
+        .send(entitlements_updated(&rated, Shape::GraphqlV2).raw());
+    happens(&service, "the list", || {
+        stage.redis.get(&key_of("unlucky")).is_some()
+    });
+    proxy.refuse(&[Refusal {
+        only_with: Some("replace"),
+        ..Refusal::of(&["EVALSHA", "EVAL"], How::Error("ERR max request size exceeded"))
+    }]);
+    stage.queue.send(exhausted("unlucky"));
+    refused_for_a_while(&service, &proxy);
+    are_written(&stage, &service, &customers("beside"));
+    proxy.pass();
+    happens(&service, "the list is changed after all", || {
+        let list = stage.redis.get(&key_of("unlucky")).unwrap_or_default();
+        list.contains("InsufficientCredits") && unsettled(&stage) == 0
+    });
+    service.stop();
+}
+
+#[test]
+fn an_invalidation_needs_commands_that_the_server_refuses() {
+    let (stage, proxy, service) = behind_a_proxy();
+    are_written(&stage, &service, &customers("before"));
+    proxy.refuse(&[Refusal::of(&["SCAN"], How::Error("ERR unknown command 'SCAN'"))]);
+    stage.queue.send(package_published("ALL_CUSTOMERS").raw());
+    refused_for_a_while(&service, &proxy);
+    are_written(&stage, &service, &customers("beside"));
+    proxy.pass();
+    happens(&service, "the environment is forgotten after all", || {
+        !has_all(&stage, &customers("before")) && unsettled(&stage) == 0
+    });
+    service.stop();
+}
+
+#[test]
+fn an_invalidation_waits_while_the_server_permits_nothing() {
+    let (stage, proxy, service) = behind_a_proxy();
+    are_written(&stage, &service, &customers("before"));
+    proxy.refuse(&[Refusal::of(
+        &["EVALSHA", "EVAL", "SCAN"],
+        How::Error("NOPERM this user has no permissions"),
+    )]);
+    stage.queue.send(package_published("ALL_CUSTOMERS").raw());
+    happens(&service, "/readyz is 503", || {
+        service.get("/readyz").status == 503
+    });
+    proxy.pass();
+    happens(&service, "the environment is forgotten", || {
+        !has_all(&stage, &customers("before")) && stage.queue.is_empty()
+    });
+    let counts = stage.queue.counts();
+    assert_eq!((counts.dead, counts.redelivered), (0, 0), "{counts:?}");
+    service.stop();
+}
+
+#[test]
+fn a_server_that_refuses_everything_is_not_asked_for_each_change_of_a_message() {
+    let (stage, proxy, service) = behind_a_proxy();
+    are_written(&stage, &service, &customers("before"));
+    proxy.refuse(&[Refusal::of(
+        &["EVALSHA", "EVAL"],
+        How::Error("ERR max requests limit exceeded"),
+    )]);
+    let ids: Vec<String> = (0..400).map(|number| format!("customer-{number}")).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    stage.queue.send(subscriptions_migrated(&ids, hours_ago(0)).raw());
+    happens(&service, "/readyz is 503", || {
+        service.get("/readyz").status == 503
+    });
+    let began = Instant::now();
+    service.wait_until("a few tries", || began.elapsed() > Duration::from_secs(4));
+    assert!(proxy.refused() < 100, "{} calls", proxy.refused());
+    proxy.pass();
+    happens(&service, "the migration is applied", || unsettled(&stage) == 0);
     service.stop();
 }

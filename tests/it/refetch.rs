@@ -140,6 +140,23 @@ fn a_newer_list_that_comes_while_the_sdk_refetches_is_written_at_once_and_remain
 }
 
 #[test]
+fn a_list_that_had_to_wait_for_a_write_lock_does_not_wait_for_the_refetch_as_well() {
+    let scene = Scene::new(&state(9, 1));
+    let write_lock = format!("{PREFIX}-{}", CUSTOMER.customer);
+    let of_another_sdk = ["SET", &write_lock, "another", "PX", "500"];
+    scene.stage.redis.command::<()>(&of_another_sdk);
+    scene.send(&entitlements_updated(&state(1, 2), Shape::GraphqlV2).raw());
+    let sent = Instant::now();
+    scene
+        .service
+        .wait_until("the newer list", || limit(&scene.stage) == Some(2));
+    assert!(sent.elapsed() < AT_ONCE, "it waited for {:?}", sent.elapsed());
+    let (stage, service, _sdk) = scene.answer();
+    assert_eq!(limit(&stage), Some(2));
+    service.stop();
+}
+
+#[test]
 fn a_list_that_is_older_than_what_the_sdk_is_told_gives_way_to_it() {
     let scene = Scene::new(&state(1, 2));
     scene.send(&entitlements_updated(&state(9, 1), Shape::GraphqlV2).raw());
