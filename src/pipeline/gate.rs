@@ -20,8 +20,8 @@ use crate::store::StoreError;
 
 /// The prefix of the kinds of all Redis faults in the log.
 const FAULT: &str = "redis ";
-/// A fault that returns so soon after a recovery never ended: part of the work succeeds and part does not. Otherwise
-/// each success in between would be logged as a recovery.
+/// An outage that begins so soon after a recovery is the same one: part of the work succeeds and part does not. Its end
+/// is logged once it has lasted as long.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -38,9 +38,6 @@ struct GateState {
     /// The beginning of an outage whose end has not been logged.
     outage_since: Option<Instant>,
     recovered_at: Option<Instant>,
-    last_error: String,
-    /// The outage began with the error of the one before, and soon after it.
-    is_return: bool,
     /// Workers that are about to retry a write.
     retrying: usize,
 }
@@ -81,8 +78,6 @@ impl RedisGate {
             closed: Some(Closed::new(false)),
             outage_since: None,
             recovered_at: None,
-            last_error: String::new(),
-            is_return: false,
             retrying: 0,
         });
         Arc::new(Self {
@@ -142,25 +137,18 @@ impl RedisGate {
 
     /// Logs a recovery that was not logged at once. To be called every now and then.
     pub fn tick(&self, now: Instant) {
-        let mut state = self.state();
+        let state = self.state();
         let is_stable = |at: Instant| now.saturating_duration_since(at) >= STABLE_AFTER;
         if state.closed.is_none() && state.recovered_at.is_some_and(is_stable) {
-            let outage_since = state.outage_since.take();
-            drop(state);
-            self.log_recovery(outage_since, now);
+            self.log_recovery(state, now);
         }
     }
 
     fn close(&self, error: &StoreError, needs_write: bool) {
         let now = Instant::now();
         let mut state = self.state();
-        if state.closed.is_none() {
-            let is_recent = |at: Instant| now.saturating_duration_since(at) < STABLE_AFTER;
-            state.is_return = state.last_error == error.message && state.recovered_at.is_some_and(is_recent);
-        }
         state.closed.get_or_insert_with(|| Closed::new(false)).needs_write |= needs_write;
         state.outage_since.get_or_insert(now);
-        state.last_error.clone_from(&error.message);
         self.publish(false);
         drop(state);
         let kind = format!("{FAULT}{}", error.cause.label());
@@ -181,16 +169,17 @@ impl RedisGate {
             drop(state);
             return log::info!("connected to Redis");
         };
-        state.recovered_at = Some(now);
-        if !state.is_return {
-            state.outage_since = None;
-            drop(state);
-            self.log_recovery(Some(since), now);
+        let last = state.recovered_at.replace(now);
+        if last.is_none_or(|last| since.saturating_duration_since(last) >= STABLE_AFTER) {
+            self.log_recovery(state, now);
         }
     }
 
-    fn log_recovery(&self, outage_since: Option<Instant>, now: Instant) {
-        let Some(since) = outage_since else { return };
+    fn log_recovery(&self, mut state: MutexGuard<'_, GateState>, now: Instant) {
+        let Some(since) = state.outage_since.take() else {
+            return;
+        };
+        drop(state); // writing the log may block
         let failed_tries = self
             .faults
             .recovered(FAULT, Duration::ZERO, now)
