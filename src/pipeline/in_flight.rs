@@ -45,16 +45,15 @@ struct Entry {
     /// When the next extension is due.
     extend_at: Instant,
     is_being_extended: bool,
-    /// How the delivery ends is decided: it is no longer extended.
+    /// How the delivery ends is decided, by its holder or by the release phase: it is no longer extended, and only
+    /// the ticket that is recorded, too, has an effect.
     is_recorded: bool,
-    /// The release phase took it over: tickets from before have no effect.
-    is_taken_over: bool,
 }
 
 #[derive(Debug)]
 pub struct Ticket {
     id: u64,
-    of_release: bool,
+    is_recorded: bool,
     in_flight: Arc<InFlight>,
 }
 
@@ -118,24 +117,25 @@ impl InFlight {
         }
     }
 
-    /// Records how these deliveries end. Those that are no longer this process's are left out.
-    pub fn record(&self, ended: Vec<(InFlightDelivery, Ending)>) -> Vec<Recorded> {
+    /// Records how a delivery ends. None if it is no longer this process's.
+    pub fn record(&self, ended: InFlightDelivery, ending: Ending) -> Option<Recorded> {
+        let InFlightDelivery { delivery, mut ticket } = ended;
         let mut tracked = self.tracked();
-        let mut is_tracked = |(ended, _): &(InFlightDelivery, Ending)| {
-            let entry = tracked.entry_mut(&ended.ticket);
-            entry.map(|entry| entry.is_recorded = true).is_some()
-        };
-        let (held, _gone): (Vec<_>, Vec<_>) = ended.into_iter().partition(&mut is_tracked);
-        drop(tracked); // before the tickets that need it
-        let recorded = |(InFlightDelivery { delivery, ticket }, ending)| {
-            let receipt_handle = delivery.receipt_handle;
-            Recorded {
-                receipt_handle,
-                ending,
-                ticket,
-            }
-        };
-        held.into_iter().map(recorded).collect()
+        let entry = tracked
+            .entries
+            .get_mut(&ticket.id)
+            .filter(|entry| !entry.is_recorded);
+        let is_held = entry.map(|entry| entry.is_recorded = true).is_some();
+        drop(tracked); // before the ticket that needs it
+        if !is_held {
+            return None;
+        }
+        ticket.is_recorded = true;
+        Some(Recorded {
+            receipt_handle: delivery.receipt_handle,
+            ending,
+            ticket,
+        })
     }
 
     /// Splits off what is no longer this process's: it is, or will be, received again by somebody, so whatever is done
@@ -241,7 +241,7 @@ impl InFlight {
         };
         let entries = tracked.entries.iter_mut();
         let take = |(id, entry): (&u64, &mut Entry)| {
-            (entry.is_recorded, entry.is_taken_over) = (true, true);
+            entry.is_recorded = true;
             Recorded {
                 receipt_handle: entry.receipt_handle.clone(),
                 ending,
@@ -277,12 +277,11 @@ impl InFlight {
         }
     }
 
-    fn ticket(self: &Arc<Self>, id: u64, of_release: bool) -> Ticket {
-        let in_flight = Arc::clone(self);
+    fn ticket(self: &Arc<Self>, id: u64, is_recorded: bool) -> Ticket {
         Ticket {
             id,
-            of_release,
-            in_flight,
+            is_recorded,
+            in_flight: Arc::clone(self),
         }
     }
 
@@ -306,12 +305,7 @@ impl Tracked {
     /// None if the delivery is no longer the ticket holder's.
     fn entry(&self, ticket: &Ticket) -> Option<&Entry> {
         let entry = self.entries.get(&ticket.id)?;
-        (entry.is_taken_over == ticket.of_release).then_some(entry)
-    }
-
-    fn entry_mut(&mut self, ticket: &Ticket) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(&ticket.id)?;
-        (entry.is_taken_over == ticket.of_release).then_some(entry)
+        (entry.is_recorded == ticket.is_recorded).then_some(entry)
     }
 
     /// An assumed timeout proves nothing: the queue's own may be longer, and a message dropped in error would stay
@@ -339,8 +333,8 @@ impl Tracked {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut tracked = self.in_flight.tracked();
-        let is_kept = |entry: &Entry| tracked.is_releasing && !entry.is_recorded;
-        if !tracked.entry(self).is_none_or(is_kept) {
+        let is_kept = tracked.is_releasing && !self.is_recorded;
+        if !is_kept && tracked.entry(self).is_some() {
             tracked.entries.remove(&self.id);
             self.in_flight.changed(&tracked);
         }
@@ -367,7 +361,6 @@ impl OpenPoll<'_> {
                 extend_at: delivery.received_at + timeout / 2,
                 is_being_extended: false,
                 is_recorded: false,
-                is_taken_over: false,
             };
             let id = tracked.next_id;
             tracked.next_id += 1;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{SendTimeoutError, Sender};
+use crossbeam_channel::{Sender, select};
 
 use super::backoff::Backoff;
-use super::context::{Context, PHASE_NOTICED, seconds_now};
+use super::context::{Context, seconds_now};
 use super::in_flight::InFlightDelivery;
 use crate::sqs::{Operation, QueueError};
 
@@ -15,7 +15,7 @@ const FAULT: &str = "receive ";
 /// An empty answer that comes sooner (`WAIT_TIME_SECS=0`, or something that does not wait) is followed by a pause of
 /// this length: without it, an empty queue would cost a call each millisecond.
 const SHORT_POLL_PAUSE: Duration = Duration::from_millis(100);
-/// How often a poller that waits for Redis reports that it is alive.
+/// How often a poller that waits for Redis or the workers reports that it is alive.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
@@ -113,13 +113,13 @@ impl Poller {
 
     /// Sends to the workers. In the release phase the shutdown takes the deliveries over.
     fn send(&self, deliveries: Vec<InFlightDelivery>) {
-        let mut deliveries = deliveries;
-        while !self.context.shutdown.release.is_stopped() {
-            match self.deliveries.send_timeout(deliveries, PHASE_NOTICED) {
-                Ok(()) | Err(SendTimeoutError::Disconnected(_)) => return,
-                Err(SendTimeoutError::Timeout(back)) => deliveries = back,
+        let release = &self.context.shutdown.release;
+        while !release.is_stopped() {
+            select! {
+                send(self.deliveries, deliveries) -> _ => return,
+                recv(release.channel()) -> _ => return,
+                default(REPORT_EVERY) => self.context.health.came_round(self.index, Instant::now()),
             }
-            self.context.health.came_round(self.index, Instant::now());
         }
     }
 }

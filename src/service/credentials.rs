@@ -8,9 +8,9 @@ use crate::aws::{CredentialsProvider, EdgeCredentials, Renewal, RenewingCredenti
 use crate::clock;
 use crate::config::{Config, CredentialSource};
 use crate::edge::EdgeClient;
-use crate::entitlement::EpochMs;
 use crate::log::FaultLog;
 use crate::ops::metrics::Metrics;
+use crate::pipeline::context::seconds;
 use crate::shutdown::Stop;
 
 /// What credentials are for.
@@ -85,7 +85,7 @@ fn renew(
             metrics
                 .credentials_expiry
                 .with_label_values::<&str>(&[])
-                .set(expiry_secs(expiry));
+                .set(seconds(expiry));
         }
         if stop.wait(
             credentials
@@ -95,9 +95,4 @@ fn renew(
             return;
         }
     }
-}
-
-#[allow(clippy::cast_precision_loss)] // milliseconds since 1970 have 41 bits
-fn expiry_secs(expiry: EpochMs) -> f64 {
-    expiry.0 as f64 / 1_000.0
 }

@@ -28,6 +28,7 @@ use crate::ops::metrics::Metrics;
 use crate::ops::server::OpsServer;
 use crate::ops::status::{Fixed, StatusBoard};
 use crate::pipeline::context::{Context, PipelineSettings};
+use crate::pipeline::deleter::BATCH_MAX;
 use crate::pipeline::ending::MalformedIds;
 use crate::pipeline::gate::RedisGate;
 use crate::pipeline::in_flight::InFlight;
@@ -128,8 +129,7 @@ pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
         Some(queue) => queue,
         None => peers::queue(config, &edge, pipeline::queue_callers(config), &mut background)?,
     };
-    // What workers record may be one message or many: two for each deleter.
-    let (recorded_sender, recorded) = bounded(pipeline::deleters(config) * 2);
+    let (recorded_sender, recorded) = bounded(pipeline::deleters(config) * 2 * BATCH_MAX);
     let context = Arc::new(Context {
         settings: settings(config),
         queue,

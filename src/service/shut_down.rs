@@ -36,8 +36,8 @@ pub(super) fn shut_down(
     let mut released = in_flight.take_over(Instant::now()); // before its holders end
     drop(triggers.release);
     loop {
-        if !released.is_empty() {
-            let _ = context.recorded.send_deadline(released, deadline);
+        for recorded in released {
+            let _ = context.recorded.send_deadline(recorded, deadline);
         }
         let next_look = deadline.min(Instant::now() + Duration::from_millis(100));
         if in_flight.wait_until_drained(began, next_look) {

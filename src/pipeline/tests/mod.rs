@@ -235,7 +235,7 @@ struct Rig {
     context: Arc<Context>,
     queue: Arc<FakeQueue>,
     store: Arc<FakeStore>,
-    recorded: Receiver<Vec<Recorded>>,
+    recorded: Receiver<Recorded>,
     triggers: Option<ShutdownTriggers>,
 }
 
@@ -307,7 +307,7 @@ impl Rig {
     /// What was recorded so far: receipt handle and ending.
     fn endings(&self) -> Vec<(String, Ending)> {
         let ending = |recorded: Recorded| (recorded.receipt_handle.0, recorded.ending);
-        self.recorded.try_iter().flatten().map(ending).collect()
+        self.recorded.try_iter().map(ending).collect()
     }
 
     fn failed(&self, reason: &str) -> u64 {
