@@ -24,7 +24,13 @@ use crate::sqs::{Operation, Queue};
 use crate::store::CacheStore;
 
 pub struct Context {
-    pub settings: PipelineSettings,
+    /// Messages per receive, 1 to 10.
+    pub batch_size: u8,
+    /// A long poll's wait.
+    pub wait_time: Duration,
+    pub poison_policy: PoisonPolicy,
+    pub layout: Layout,
+    pub environment_prefix: String,
     pub queue: Arc<dyn Queue>,
     pub store: Arc<dyn CacheStore>,
     pub in_flight: Arc<InFlight>,
@@ -39,17 +45,6 @@ pub struct Context {
     /// To the deleters. Bounded: when they fall behind, the workers wait.
     pub recorded: Sender<Recorded>,
     pub shutdown: ShutdownPhases,
-}
-
-#[derive(Debug, Clone)]
-pub struct PipelineSettings {
-    /// Messages per receive, 1 to 10.
-    pub batch_size: u8,
-    /// A long poll's wait.
-    pub wait_time: Duration,
-    pub poison_policy: PoisonPolicy,
-    pub layout: Layout,
-    pub environment_prefix: String,
 }
 
 impl Context {

@@ -124,7 +124,7 @@ impl Context {
 
     /// How a message that failed ends, and that in words.
     fn failed(&self, reason: &str, is_permanent: bool, delivery: &Delivery) -> (Ending, &'static str) {
-        let policy = self.settings.poison_policy;
+        let policy = self.poison_policy;
         let ending = failure(is_permanent, policy, delivery.receive_count, fastrand::f64());
         if ending == Ending::Delete {
             return (ending, "it is deleted (POISON_POLICY=delete)");

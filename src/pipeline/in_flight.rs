@@ -138,20 +138,12 @@ impl InFlight {
         })
     }
 
-    /// Splits off what is no longer this process's: it is, or will be, received again by somebody, so whatever is done
-    /// with it here is in vain. Returns the rest and the lost.
-    pub fn split_lost<T>(
-        &self,
-        items: Vec<T>,
-        ticket: impl Fn(&T) -> &Ticket,
-        now: Instant,
-    ) -> (Vec<T>, Vec<T>) {
+    /// False if the delivery is no longer this process's: it is, or will be, received again by somebody, so whatever
+    /// is done with it here is in vain.
+    pub fn is_held(&self, ticket: &Ticket, now: Instant) -> bool {
         let tracked = self.tracked();
-        let is_held = |item: &T| {
-            let entry = tracked.entry(ticket(item));
-            entry.is_some_and(|entry| !tracked.is_expired(entry, now))
-        };
-        items.into_iter().partition(is_held)
+        let entry = tracked.entry(ticket);
+        entry.is_some_and(|entry| !tracked.is_expired(entry, now))
     }
 
     /// How long the message stays hidden, as far as is known.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, select};
+use log::Level;
 
 use super::backoff::Backoff;
 use super::context::{Context, seconds_now};
 use super::in_flight::InFlightDelivery;
-use crate::sqs::{Operation, QueueError};
+use crate::sqs::Operation;
 
 /// The prefix of the kinds of all receive faults in the log.
 const FAULT: &str = "receive ";
@@ -61,7 +62,7 @@ impl Poller {
             return context.health.came_round(self.index, Instant::now());
         }
         let wait = if self.is_proven {
-            context.settings.wait_time
+            context.wait_time
         } else {
             Duration::ZERO
         };
@@ -71,7 +72,7 @@ impl Poller {
         let poll = context
             .in_flight
             .open_poll(self.index, asked_at + wait, is_likely);
-        match context.queue.receive(context.settings.batch_size, wait) {
+        match context.queue.receive(context.batch_size, wait) {
             Ok(deliveries) => {
                 context.metrics.messages_received.inc_by(deliveries.len() as u64);
                 let received = poll.received(deliveries);
@@ -89,26 +90,13 @@ impl Poller {
             }
             Err(error) => {
                 drop(poll);
-                self.failed(&error);
+                (self.was_busy, self.is_proven) = (false, false);
+                context.health.call_failed(self.index, Instant::now());
+                let (kind, message) = (format!("{FAULT}{}", error.kind), "cannot receive messages");
+                context.queue_failed(Operation::Receive, &kind, Level::Error, message, &error.message);
+                drain.wait(self.backoff.next_wait(fastrand::f64()));
             }
         }
-    }
-
-    fn failed(&mut self, error: &QueueError) {
-        (self.was_busy, self.is_proven) = (false, false);
-        self.context.health.call_failed(self.index, Instant::now());
-        let (kind, message) = (format!("{FAULT}{}", error.kind), "cannot receive messages");
-        self.context.queue_failed(
-            Operation::Receive,
-            &kind,
-            log::Level::Error,
-            message,
-            &error.message,
-        );
-        self.context
-            .shutdown
-            .drain
-            .wait(self.backoff.next_wait(fastrand::f64()));
     }
 
     /// Sends to the workers. In the release phase the shutdown takes the deliveries over.

@@ -19,7 +19,7 @@ const SHOWN_MAX: usize = 60;
 /// Waits for Redis, checks once, and warns if there is reason to.
 pub fn check_prefix(context: &Context) {
     let exit = &context.shutdown.exit;
-    let keyspace = &context.settings.layout.keyspace;
+    let keyspace = &context.layout.keyspace;
     while !exit.is_stopped() {
         if !context.gate.wait_open(exit, RETRY_AFTER) {
             continue;
@@ -27,7 +27,7 @@ pub fn check_prefix(context: &Context) {
         match context.store.scan_prefixes(keyspace, &|| !exit.wait(PAUSE)) {
             Ok(scan) => {
                 log::debug!(has_own = scan.has_own, others = scan.others.len(); "checked whose customers are in Redis");
-                if let Some(warning) = warning(&context.settings.environment_prefix, &scan) {
+                if let Some(warning) = warning(&context.environment_prefix, &scan) {
                     log::warn!("{warning}");
                 }
                 return;

@@ -198,7 +198,7 @@ impl Worker {
             if decoded.implausible_timestamps > 0 {
                 context.implausible(delivery, decoded.implausible_timestamps);
             }
-            Ok(changes(decoded, &context.settings.layout))
+            Ok(changes(decoded, &context.layout))
         }));
         let ending = match decoded {
             Ok(Ok(changes)) => {
@@ -239,11 +239,15 @@ impl Worker {
 
     /// One call for all jobs.
     fn apply(&mut self, jobs: Vec<Job>) {
-        let jobs = self.without_lost(jobs);
+        let started = Instant::now();
+        let is_held = |job: &Job| self.context.in_flight.is_held(&job.message.ticket, started);
+        let (jobs, lost): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(is_held);
+        for job in lost {
+            self.context.expired(&job.message.delivery);
+        }
         if jobs.is_empty() {
             return;
         }
-        let started = Instant::now();
         match catch_unwind(AssertUnwindSafe(|| self.call_store(&jobs))) {
             Ok(Ok(outcomes)) => {
                 self.backoff.reset();
@@ -346,16 +350,6 @@ impl Worker {
             self.retry_parked_at = retry_at;
         }
         self.parked.push(job);
-    }
-
-    /// Drops those that are, or will be, received again by somebody.
-    fn without_lost(&self, jobs: Vec<Job>) -> Vec<Job> {
-        let in_flight = &self.context.in_flight;
-        let (held, lost) = in_flight.split_lost(jobs, |job| &job.message.ticket, Instant::now());
-        for job in lost {
-            self.context.expired(&job.message.delivery);
-        }
-        held
     }
 
     /// All changes of the job were made, skipped or refused.

@@ -82,16 +82,11 @@ fn renew(
             logged = held;
         }
         if let Some(expiry) = credentials.expiry().filter(|_| purpose.publishes_expiry) {
-            metrics
-                .credentials_expiry
-                .with_label_values::<&str>(&[])
-                .set(seconds(expiry));
+            let gauge = metrics.credentials_expiry.with_label_values::<&str>(&[]);
+            gauge.set(seconds(expiry));
         }
-        if stop.wait(
-            credentials
-                .next_renewal_in(clock::now())
-                .max(Duration::from_millis(100)),
-        ) {
+        let wait = credentials.next_renewal_in(clock::now());
+        if stop.wait(wait.max(Duration::from_millis(100))) {
             return;
         }
     }

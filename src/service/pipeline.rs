@@ -27,16 +27,6 @@ pub(super) struct PipelineThreads {
     pub(super) deleters: Threads,
 }
 
-/// As many deleters as pollers: a delete takes as long as a receive, so fewer would slow the polling.
-pub(super) fn deleters(config: &Config) -> usize {
-    config.consumers
-}
-
-/// Threads that call the queue at the same time: these, and the one that extends visibility.
-pub(super) fn queue_callers(config: &Config) -> usize {
-    config.consumers + deleters(config) + 1
-}
-
 /// Starts the loops: the last in line first, so that nothing waits for long.
 pub(super) fn start(
     config: &Config,
@@ -74,7 +64,8 @@ pub(super) fn start(
     };
     let died = &background.died;
     Ok(PipelineThreads {
-        deleters: Threads::start("deleter", died, (0..deleters(config)).map(deleter).collect())?,
+        // As many as pollers: a delete takes as long as a receive, so fewer would slow the polling.
+        deleters: Threads::start("deleter", died, (0..config.consumers).map(deleter).collect())?,
         workers: Threads::start("worker", died, (0..config.workers).map(worker).collect())?,
         pollers: Threads::start("poller", died, (0..config.consumers).map(poller).collect())?,
     })

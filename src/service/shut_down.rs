@@ -54,14 +54,11 @@ pub(super) fn shut_down(
     }
     drop(triggers.exit);
     pipeline.deleters.wait(deadline);
-    pipeline
-        .workers
-        .wait(deadline.min(Instant::now() + Duration::from_millis(200)));
     // A program that prints credentials is killed by the thread that started it, which may be a poller: without this
     // moment it would outlive the service.
-    pipeline
-        .pollers
-        .wait(deadline.min(Instant::now() + Duration::from_millis(200)));
+    for threads in [&pipeline.workers, &pipeline.pollers] {
+        threads.wait(deadline.min(Instant::now() + Duration::from_millis(200)));
+    }
     for threads in &background.threads {
         threads.wait(deadline);
     }

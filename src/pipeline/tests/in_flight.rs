@@ -35,8 +35,7 @@ fn succeed(in_flight: &Arc<InFlight>, now: Instant) -> Vec<(String, u64)> {
 }
 
 fn is_lost(in_flight: &InFlight, delivery: &InFlightDelivery, now: Instant) -> bool {
-    let (_, lost) = in_flight.split_lost(vec![delivery], |delivery| &delivery.ticket, now);
-    !lost.is_empty()
+    !in_flight.is_held(&delivery.ticket, now)
 }
 
 #[test]
@@ -147,8 +146,7 @@ fn what_is_recorded_during_its_extension_says_so_and_is_not_lost_by_it() {
     assert!(in_flight.is_being_extended(&recorded.ticket));
     in_flight.end_extension(&under_way[0], Extended::Forgotten);
     assert!(!in_flight.is_being_extended(&recorded.ticket));
-    let (held, _) = in_flight.split_lost(vec![recorded], |recorded| &recorded.ticket, start + secs(15));
-    assert_eq!(held.len(), 1);
+    assert!(in_flight.is_held(&recorded.ticket, start + secs(15)));
 }
 
 #[test]

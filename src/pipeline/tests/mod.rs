@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
 
-use super::context::{Context, PipelineSettings};
+use super::context::Context;
 use super::ending::{Ending, MalformedIds};
 use super::gate::RedisGate;
 use super::in_flight::{InFlight, InFlightDelivery, Recorded};
@@ -262,17 +262,15 @@ impl Rig {
         let (triggers, shutdown) = shutdown_phases();
         let (recorded_sender, recorded) = unbounded();
         let context = Context {
-            settings: PipelineSettings {
-                batch_size: 10,
-                wait_time: secs(20),
-                poison_policy,
-                layout: Layout {
-                    keyspace: Keyspace::new("p"),
-                    format: CacheFormat::Compatible,
-                    policy: CacheUpdatePolicy::Upsert,
-                },
-                environment_prefix: "p".to_owned(),
+            batch_size: 10,
+            wait_time: secs(20),
+            poison_policy,
+            layout: Layout {
+                keyspace: Keyspace::new("p"),
+                format: CacheFormat::Compatible,
+                policy: CacheUpdatePolicy::Upsert,
             },
+            environment_prefix: "p".to_owned(),
             queue: Arc::clone(&queue) as Arc<dyn Queue>,
             store: Arc::clone(&store) as Arc<dyn CacheStore>,
             in_flight: InFlight::new(2, Arc::clone(&metrics)),
