@@ -228,22 +228,17 @@ impl InFlight {
     pub fn take_over(self: &Arc<Self>, now: Instant) -> Vec<Recorded> {
         let mut tracked = self.tracked();
         tracked.is_releasing = true;
-        let ending = Ending::Retry {
-            visible_in: tracked.polls_over_in(now),
-        };
-        let entries = tracked.entries.iter_mut();
+        let visible_in = tracked.polls_over_in(now);
+        let held = tracked.entries.iter_mut().filter(|(_, entry)| !entry.is_recorded);
         let take = |(id, entry): (&u64, &mut Entry)| {
             entry.is_recorded = true;
             Recorded {
                 receipt_handle: entry.receipt_handle.clone(),
-                ending,
+                ending: Ending::Retry { visible_in },
                 ticket: self.ticket(*id, true),
             }
         };
-        entries
-            .filter(|(_, entry)| !entry.is_recorded)
-            .map(take)
-            .collect()
+        held.map(take).collect()
     }
 
     /// Waits until nothing is in flight and no poll is open that is likely to bring messages; before `quiet_at`, no
@@ -278,10 +273,8 @@ impl InFlight {
     }
 
     fn changed(&self, tracked: &Tracked) {
-        let count = tracked.entries.len();
-        self.metrics
-            .in_flight
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
+        let count = i64::try_from(tracked.entries.len()).unwrap_or(i64::MAX);
+        self.metrics.in_flight.set(count);
         if count == 0 {
             self.quieter.notify_all();
         }

@@ -60,8 +60,7 @@ fn renew(
             Renewal::NotDue => {}
             Renewal::Renewed { .. } => {
                 if let Some(outage) = faults.recovered(kind, Duration::ZERO, Instant::now()) {
-                    let lasted_secs = outage.lasted.as_secs_f64();
-                    log::info!(lasted_secs; "credentials can be had again");
+                    log::info!(lasted_secs = outage.lasted.as_secs_f64(); "credentials can be had again");
                 }
             }
             Renewal::Failed(error) => {
