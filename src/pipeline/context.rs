@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{SendTimeoutError, Sender};
+use crossbeam_channel::{Sender, select};
 use log::Level;
 use prometheus::IntCounterVec;
 
@@ -14,6 +14,7 @@ use super::in_flight::{InFlight, InFlightDelivery, Recorded};
 use crate::cache::Layout;
 use crate::clock;
 use crate::config::PoisonPolicy;
+use crate::entitlement::EpochMs;
 use crate::log::FaultLog;
 use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
@@ -22,11 +23,14 @@ use crate::shutdown::ShutdownPhases;
 use crate::sqs::{Operation, Queue};
 use crate::store::CacheStore;
 
-/// How soon a thread that waits for room in a channel notices a phase of the shutdown.
-pub const PHASE_NOTICED: Duration = Duration::from_millis(100);
-
 pub struct Context {
-    pub settings: PipelineSettings,
+    /// Messages per receive, 1 to 10.
+    pub batch_size: u8,
+    /// A long poll's wait.
+    pub wait_time: Duration,
+    pub poison_policy: PoisonPolicy,
+    pub layout: Layout,
+    pub environment_prefix: String,
     pub queue: Arc<dyn Queue>,
     pub store: Arc<dyn CacheStore>,
     pub in_flight: Arc<InFlight>,
@@ -39,30 +43,18 @@ pub struct Context {
     /// When the newest invalidation of the environment that this process began was sent (epoch milliseconds).
     pub invalidated_at: AtomicI64,
     /// To the deleters. Bounded: when they fall behind, the workers wait.
-    pub recorded: Sender<Vec<Recorded>>,
+    pub recorded: Sender<Recorded>,
     pub shutdown: ShutdownPhases,
 }
 
-#[derive(Debug, Clone)]
-pub struct PipelineSettings {
-    /// Messages per receive, 1 to 10.
-    pub batch_size: u8,
-    /// A long poll's wait.
-    pub wait_time: Duration,
-    pub poison_policy: PoisonPolicy,
-    pub layout: Layout,
-    pub environment_prefix: String,
-}
-
 impl Context {
-    /// Records how deliveries end and sends them to the deleters. Waits for room until the exit phase: there is none
+    /// Records how a delivery ends and sends it to the deleters. Waits for room until the exit phase: there is none
     /// only while the queue fails.
-    pub fn record(&self, ended: Vec<(InFlightDelivery, Ending)>) {
-        let mut recorded = self.in_flight.record(ended);
-        while !recorded.is_empty() && !self.shutdown.exit.is_stopped() {
-            match self.recorded.send_timeout(recorded, PHASE_NOTICED) {
-                Err(SendTimeoutError::Timeout(back)) => recorded = back,
-                Ok(()) | Err(SendTimeoutError::Disconnected(_)) => return,
+    pub fn record(&self, ended: InFlightDelivery, ending: Ending) {
+        if let Some(recorded) = self.in_flight.record(ended, ending) {
+            select! {
+                send(self.recorded, recorded) -> _ => {}
+                recv(self.shutdown.exit.channel()) -> _ => {}
             }
         }
     }
@@ -95,8 +87,12 @@ pub fn add(counters: &IntCounterVec, label: &str, by: u64) {
     counters.with_label_values(&[label]).inc_by(by);
 }
 
-/// Now, as Prometheus wants timestamps: seconds since the epoch.
+/// As Prometheus wants timestamps: seconds since the epoch.
 #[allow(clippy::cast_precision_loss)] // milliseconds since 1970 have 41 bits
+pub fn seconds(at: EpochMs) -> f64 {
+    at.0 as f64 / 1_000.0
+}
+
 pub fn seconds_now() -> f64 {
-    clock::now().0 as f64 / 1_000.0
+    seconds(clock::now())
 }

@@ -14,7 +14,7 @@ use super::backoff::Backoff;
 use super::context::Context;
 use super::ending::Ending;
 use super::in_flight::Recorded;
-use crate::sqs::{BatchOutcome, Operation, QueueError, ReceiptHandle};
+use crate::sqs::Operation;
 
 /// SQS takes so many entries a call.
 pub const BATCH_MAX: usize = 10;
@@ -22,34 +22,17 @@ pub const BATCH_MAX: usize = 10;
 const GATHER: Duration = Duration::from_millis(5);
 /// How long to wait for the end of an extension that is under way.
 const EXTENSION_WAIT: Duration = Duration::from_millis(20);
-
-/// What all deleters take from.
-#[derive(Debug)]
-pub struct RecordedQueue {
-    receiver: Receiver<Vec<Recorded>>,
-    /// Received with the last batch, and too much for it.
-    rest: Vec<Recorded>,
-}
-
-impl RecordedQueue {
-    pub fn new(receiver: Receiver<Vec<Recorded>>) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self {
-            receiver,
-            rest: Vec::new(),
-        }))
-    }
-}
+const RETRIED: &str = "trying again";
+const GIVEN_UP: &str =
+    "it comes again when its visibility timeout ends, and changes nothing if it was applied";
 
 pub struct Deleter {
-    context: Arc<Context>,
-    queue: Arc<Mutex<RecordedQueue>>,
+    pub context: Arc<Context>,
+    /// What all deleters take from.
+    pub recorded: Arc<Mutex<Receiver<Recorded>>>,
 }
 
 impl Deleter {
-    pub fn new(context: Arc<Context>, queue: Arc<Mutex<RecordedQueue>>) -> Self {
-        Self { context, queue }
-    }
-
     /// Works until the exit phase.
     pub fn run(&self) {
         while self.step() {}
@@ -65,29 +48,25 @@ impl Deleter {
 
     /// Up to ten deliveries, after waiting for the first; none in the exit phase.
     fn gather(&self) -> Vec<Recorded> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut batch = std::mem::take(&mut queue.rest);
-        if batch.is_empty() {
-            select! {
-                recv(queue.receiver) -> first => batch = first.unwrap_or_default(),
-                recv(self.context.shutdown.exit.channel()) -> _ => return batch,
-            }
+        let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut batch = Vec::new();
+        select! {
+            recv(recorded) -> first => batch.extend(first),
+            recv(self.context.shutdown.exit.channel()) -> _ => return batch,
         }
         let deadline = Instant::now() + GATHER;
         while batch.len() < BATCH_MAX
-            && let Ok(more) = queue.receiver.recv_deadline(deadline)
+            && let Ok(next) = recorded.recv_deadline(deadline)
         {
-            batch.extend(more);
+            batch.push(next);
         }
-        queue.rest = batch.split_off(batch.len().min(BATCH_MAX));
         batch
     }
 
     /// Tells the queue how these ended, again and again if need be. In the release phase each gets one last try.
-    fn complete(&self, batch: Vec<Recorded>) {
+    fn complete(&self, mut pending: Vec<Recorded>) {
         let (in_flight, shutdown) = (&self.context.in_flight, &self.context.shutdown);
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
-        let mut pending = batch;
         while !pending.is_empty() {
             let is_last_try = shutdown.release.is_stopped();
             let is_delete = |recorded: &Recorded| recorded.ending == Ending::Delete;
@@ -98,25 +77,34 @@ impl Deleter {
             let mut failed = self.call(Operation::Delete, deletes);
             failed.extend(self.call(Operation::ChangeVisibility, retries));
 
-            let wait = if failed.is_empty() {
+            let wait = if failed.is_empty() || is_last_try {
                 EXTENSION_WAIT
             } else {
                 backoff.next_wait(fastrand::f64())
             };
             let now = Instant::now();
-            let has_time =
-                |failed: &Recorded| !is_last_try && in_flight.time_left(&failed.ticket, now) > wait;
-            let (again, given_up): (Vec<_>, Vec<_>) = failed.into_iter().partition(has_time);
-            for recorded in given_up {
-                self.gave_up(recorded.ending.operation(), "there is no time for another try");
+            pending = extended;
+            for recorded in failed {
+                if !is_last_try && in_flight.time_left(&recorded.ticket, now) > wait {
+                    pending.push(recorded);
+                } else {
+                    let operation = recorded.ending.operation();
+                    self.failed(
+                        operation,
+                        "given up",
+                        GIVEN_UP,
+                        "there is no time for another try",
+                    );
+                }
             }
-            if !again.is_empty() {
-                shutdown.release.wait(wait);
-            } else if !extended.is_empty() && shutdown.exit.wait(EXTENSION_WAIT) {
+            let next_phase = if is_last_try {
+                &shutdown.exit
+            } else {
+                &shutdown.release
+            };
+            if !pending.is_empty() && next_phase.wait(wait) && is_last_try {
                 return;
             }
-            pending = again;
-            pending.extend(extended);
         }
     }
 
@@ -125,32 +113,36 @@ impl Deleter {
         if batch.is_empty() {
             return batch;
         }
-        let failures = match self.call_queue(operation, &batch) {
+        let handles = batch.iter().map(|recorded| recorded.receipt_handle.clone());
+        let result = if operation == Operation::Delete {
+            self.context.queue.delete_batch(&handles.collect::<Vec<_>>())
+        } else {
+            let visible_in = batch.iter().map(|recorded| recorded.ending.visible_in());
+            let entries: Vec<_> = handles.zip(visible_in).collect();
+            self.context.queue.change_visibility_batch(&entries)
+        };
+        let failures = match result {
             Ok(failures) => failures,
             Err(error) => {
-                self.failed(operation, &error.kind, &error.message);
+                self.failed(operation, &error.kind, RETRIED, &error.message);
                 return batch;
             }
         };
+        let label = operation.label();
         if failures.iter().all(Option::is_none) {
-            let is_delete = operation == Operation::Delete;
-            let what = if is_delete {
-                "messages can be deleted"
-            } else {
-                "messages' visibility can be changed"
-            };
             self.context
-                .queue_succeeded(&format!("{} ", operation.label()), what);
+                .queue_succeeded(&format!("{label} "), &format!("calls ({label}) succeed"));
         }
         let mut again = Vec::new();
         for (recorded, failure) in batch.into_iter().zip(failures) {
             match failure {
                 None => {}
                 Some(failure) if failure.is_final() => {
-                    self.gave_up(operation, &format!("{}: {}", failure.code, failure.message));
+                    let error = format!("{}: {}", failure.code, failure.message);
+                    self.failed(operation, "given up", GIVEN_UP, &error);
                 }
                 Some(failure) => {
-                    self.failed(operation, &failure.code, &failure.message);
+                    self.failed(operation, &failure.code, RETRIED, &failure.message);
                     again.push(recorded);
                 }
             }
@@ -158,35 +150,17 @@ impl Deleter {
         again
     }
 
-    fn call_queue(&self, operation: Operation, batch: &[Recorded]) -> Result<BatchOutcome, QueueError> {
-        let handles = batch.iter().map(|recorded| recorded.receipt_handle.clone());
-        if operation == Operation::Delete {
-            return self.context.queue.delete_batch(&handles.collect::<Vec<_>>());
-        }
-        let entries = handles.zip(batch.iter().map(|recorded| recorded.ending.visible_in()));
-        let entries: Vec<(ReceiptHandle, Duration)> = entries.collect();
-        self.context.queue.change_visibility_batch(&entries)
-    }
-
-    fn failed(&self, operation: Operation, kind: &str, error: &str) {
-        let message = if operation == Operation::Delete {
-            "cannot delete a message: trying again"
+    fn failed(&self, operation: Operation, kind: &str, fate: &str, error: &str) {
+        let what = if operation == Operation::Delete {
+            "delete a message"
         } else {
-            "cannot change a message's visibility: trying again"
+            "change a message's visibility"
         };
-        let kind = format!("{} {kind}", operation.label());
+        let (kind, message) = (
+            format!("{} {kind}", operation.label()),
+            format!("cannot {what}: {fate}"),
+        );
         self.context
-            .queue_failed(operation, &kind, Level::Warn, message, error);
-    }
-
-    fn gave_up(&self, operation: Operation, error: &str) {
-        let message = if operation == Operation::Delete {
-            "cannot delete a message: it comes again, and then changes nothing"
-        } else {
-            "cannot change a message's visibility: it comes again when its visibility timeout ends"
-        };
-        let kind = format!("{} given up", operation.label());
-        self.context
-            .queue_failed(operation, &kind, Level::Warn, message, error);
+            .queue_failed(operation, &kind, Level::Warn, &message, error);
     }
 }

@@ -37,25 +37,16 @@ impl Ending {
     }
 }
 
-/// The longest that a message is hidden before its next try.
 const RETRY_DELAY_MAX: Duration = Duration::from_mins(15);
 
-/// The ending of a message that can never be applied: a body that cannot be read, a foreign value at its key. `jitter`
-/// in 0 to 1, here and below, takes up to half of the delay away, so that many failures do not return at once.
-fn permanent_failure(policy: PoisonPolicy, receive_count: u32, jitter: f64) -> Ending {
-    match policy {
-        PoisonPolicy::Delete => Ending::Delete,
-        PoisonPolicy::Redrive => retry(receive_count, 30, jitter),
+/// The ending of a message that failed: deleted if the policy says so, or retried. After 30 s if the failure is permanent (a body that cannot be read, a foreign value at its key), else after 2 s;
+/// doubled for each receive after the first. `jitter` in 0 to 1 takes up to half of the delay away, so that many
+/// failures do not return at once.
+fn failure(is_permanent: bool, policy: PoisonPolicy, receive_count: u32, jitter: f64) -> Ending {
+    if is_permanent && policy == PoisonPolicy::Delete {
+        return Ending::Delete;
     }
-}
-
-/// The ending of a message that failed for a reason that may pass.
-fn temporary_failure(receive_count: u32, jitter: f64) -> Ending {
-    retry(receive_count, 2, jitter)
-}
-
-/// After `first_secs`, doubled for each receive after the first.
-fn retry(receive_count: u32, first_secs: u64, jitter: f64) -> Ending {
+    let first_secs: u64 = if is_permanent { 30 } else { 2 };
     let doublings = receive_count.saturating_sub(1).min(16);
     let full = Duration::from_secs(first_secs << doublings).min(RETRY_DELAY_MAX);
     let secs = full.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0).as_secs().max(1);
@@ -75,16 +66,10 @@ impl Context {
 
     /// Redis refused a change of this message, and no other's.
     pub fn refused(&self, delivery: &Delivery, error: &StoreError) -> Ending {
-        let ending = self.failed("other", error.is_permanent(), delivery);
+        let (ending, fate) = self.failed("other", error.is_permanent(), delivery);
         self.metrics.write_errors.inc();
-        let fate = match ending {
-            Ending::Delete => "it is deleted (POISON_POLICY=delete)",
-            Ending::Retry { .. } => "it is tried again later",
-        };
-        let (kind, message) = (
-            error.cause.label(),
-            format!("cannot apply message {}: {fate}", delivery.message_id),
-        );
+        let kind = error.cause.label();
+        let message = format!("cannot apply message {}: {fate}", delivery.message_id);
         self.fault(&format!("write {kind}"), Level::Error, &message, &error.message);
         self.reporter
             .report_error(&format!("Redis refused a change: {kind}"));
@@ -93,14 +78,10 @@ impl Context {
 
     /// The body cannot be read. The error names a location in it, never its content.
     pub fn malformed(&self, delivery: &Delivery, body_bytes: usize, error: &MalformedBody) -> Ending {
-        let ending = self.failed("malformed", true, delivery);
+        let (ending, fate) = self.failed("malformed", true, delivery);
         self.metrics.messages_malformed.inc();
         self.reporter
             .report_error(&format!("cannot read a message: {error}"));
-        let fate = match ending {
-            Ending::Delete => "it is deleted (POISON_POLICY=delete)",
-            Ending::Retry { .. } => "it is left to the queue's dead-letter rule (POISON_POLICY=redrive)",
-        };
         let (message_id, receive_count) = (delivery.message_id.as_str(), delivery.receive_count);
         if self.malformed_ids.is_new(message_id) {
             log::warn!(message_id, bytes = body_bytes, receive_count, err:% = error; "cannot read a message: {fate}");
@@ -112,15 +93,12 @@ impl Context {
 
     /// Handling this message panicked; others are not affected.
     pub fn panicked(&self, delivery: &Delivery) -> Ending {
+        let (ending, fate) = self.failed("panic", false, delivery);
         let message_id = &delivery.message_id;
-        let message = format!("a defect of this service was met by message {message_id}: it is tried again");
-        self.fault(
-            "panic",
-            Level::Error,
-            &message,
-            "panic; see the line before, and report it",
-        );
-        self.failed("panic", false, delivery)
+        let message = format!("a defect of this service was met by message {message_id}: {fate}");
+        let error = "panic; see the line before, and report it";
+        self.fault("panic", Level::Error, &message, error);
+        ending
     }
 
     /// The message is, or will be, received again by somebody.
@@ -134,17 +112,26 @@ impl Context {
         self.fault("expired", Level::Warn, message, &error);
     }
 
-    fn failed(&self, reason: &str, is_permanent: bool, delivery: &Delivery) -> Ending {
-        let (count, jitter) = (delivery.receive_count, fastrand::f64());
-        let ending = if is_permanent {
-            permanent_failure(self.settings.poison_policy, count, jitter)
-        } else {
-            temporary_failure(count, jitter)
-        };
-        if ending != Ending::Delete {
-            add(&self.metrics.messages_failed, reason, 1);
+    /// Timestamps in the message were ignored.
+    pub fn implausible(&self, delivery: &Delivery, timestamps: u32) {
+        self.metrics.implausible_timestamps.inc_by(timestamps.into());
+        let message_id = &delivery.message_id;
+        let message = format!("message {message_id} carries impossible timestamps: they are ignored");
+        let error =
+            format!("{timestamps} of them are more than an hour ahead of SentTimestamp, or before 2015");
+        self.fault("implausible timestamp", Level::Warn, &message, &error);
+    }
+
+    /// How a message that failed ends, and that in words.
+    fn failed(&self, reason: &str, is_permanent: bool, delivery: &Delivery) -> (Ending, &'static str) {
+        let policy = self.poison_policy;
+        let ending = failure(is_permanent, policy, delivery.receive_count, fastrand::f64());
+        if ending == Ending::Delete {
+            return (ending, "it is deleted (POISON_POLICY=delete)");
         }
-        ending
+        add(&self.metrics.messages_failed, reason, 1);
+        let fate = "it is tried again later, until the queue's dead-letter rule takes it";
+        (ending, fate)
     }
 }
 
@@ -183,22 +170,26 @@ mod tests {
     fn a_permanent_failure_is_hidden_for_longer_each_time_up_to_15_minutes() {
         let hidden: Vec<u64> = [1, 2, 3, 6, 40]
             .iter()
-            .map(|count| secs(permanent_failure(PoisonPolicy::Redrive, *count, 0.0)))
+            .map(|count| secs(failure(true, PoisonPolicy::Redrive, *count, 0.0)))
             .collect();
         assert_eq!(hidden, [30, 60, 120, 900, 900]);
     }
 
     #[test]
     fn a_permanent_failure_is_deleted_only_when_the_policy_says_so() {
-        assert_eq!(permanent_failure(PoisonPolicy::Delete, 1, 0.0), Ending::Delete);
+        assert_eq!(failure(true, PoisonPolicy::Delete, 1, 0.0), Ending::Delete);
     }
 
     #[test]
     fn a_temporary_failure_is_retried_soon_at_first_and_jitter_takes_at_most_half_away() {
-        assert_eq!(secs(temporary_failure(1, 0.0)), 2);
-        assert_eq!(secs(temporary_failure(4, 0.0)), 16);
-        assert_eq!(secs(temporary_failure(4, 1.0)), 8);
-        assert_eq!(secs(temporary_failure(1, 1.0)), 1, "never at once");
+        assert_eq!(secs(failure(false, PoisonPolicy::Delete, 1, 0.0)), 2);
+        assert_eq!(secs(failure(false, PoisonPolicy::Delete, 4, 0.0)), 16);
+        assert_eq!(secs(failure(false, PoisonPolicy::Delete, 4, 1.0)), 8);
+        assert_eq!(
+            secs(failure(false, PoisonPolicy::Delete, 1, 1.0)),
+            1,
+            "never at once"
+        );
     }
 
     #[test]

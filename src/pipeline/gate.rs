@@ -20,8 +20,8 @@ use crate::store::StoreError;
 
 /// The prefix of the kinds of all Redis faults in the log.
 const FAULT: &str = "redis ";
-/// A fault that returns so soon after a recovery never ended: part of the work succeeds and part does not. Otherwise
-/// each success in between would be logged as a recovery.
+/// An outage that begins so soon after a recovery is the same one: part of the work succeeds and part does not. Its end
+/// is logged once it has lasted as long.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -38,9 +38,6 @@ struct GateState {
     /// The beginning of an outage whose end has not been logged.
     outage_since: Option<Instant>,
     recovered_at: Option<Instant>,
-    last_error: String,
-    /// The outage began with the error of the one before, and soon after it.
-    is_return: bool,
     /// Workers that are about to retry a write.
     retrying: usize,
 }
@@ -81,8 +78,6 @@ impl RedisGate {
             closed: Some(Closed::new(false)),
             outage_since: None,
             recovered_at: None,
-            last_error: String::new(),
-            is_return: false,
             retrying: 0,
         });
         Arc::new(Self {
@@ -93,14 +88,14 @@ impl RedisGate {
         })
     }
 
-    /// A write failed, and not because of what was written.
-    pub fn write_failed(&self, error: &StoreError) {
-        self.close(error, true);
+    /// A write that began at this time failed, and not because of what was written.
+    pub fn write_failed(&self, error: &StoreError, began: Instant) {
+        self.close(error, began, true);
     }
 
-    /// A PING or INFO failed.
-    pub fn read_failed(&self, error: &StoreError) {
-        self.close(error, false);
+    /// A PING or INFO that began at this time failed.
+    pub fn read_failed(&self, error: &StoreError, began: Instant) {
+        self.close(error, began, false);
     }
 
     pub fn write_succeeded(&self) {
@@ -142,25 +137,26 @@ impl RedisGate {
 
     /// Logs a recovery that was not logged at once. To be called every now and then.
     pub fn tick(&self, now: Instant) {
-        let mut state = self.state();
+        let state = self.state();
         let is_stable = |at: Instant| now.saturating_duration_since(at) >= STABLE_AFTER;
         if state.closed.is_none() && state.recovered_at.is_some_and(is_stable) {
-            let outage_since = state.outage_since.take();
-            drop(state);
-            self.log_recovery(outage_since, now);
+            self.log_recovery(state, now);
         }
     }
 
-    fn close(&self, error: &StoreError, needs_write: bool) {
+    fn close(&self, error: &StoreError, began: Instant, needs_write: bool) {
         let now = Instant::now();
         let mut state = self.state();
-        if state.closed.is_none() {
-            let is_recent = |at: Instant| now.saturating_duration_since(at) < STABLE_AFTER;
-            state.is_return = state.last_error == error.message && state.recovered_at.is_some_and(is_recent);
+        // A call that hung since before Redis was back says nothing of it now.
+        if state.closed.is_none()
+            && state
+                .recovered_at
+                .is_some_and(|recovered_at| began < recovered_at)
+        {
+            return;
         }
         state.closed.get_or_insert_with(|| Closed::new(false)).needs_write |= needs_write;
         state.outage_since.get_or_insert(now);
-        state.last_error.clone_from(&error.message);
         self.publish(false);
         drop(state);
         let kind = format!("{FAULT}{}", error.cause.label());
@@ -181,16 +177,17 @@ impl RedisGate {
             drop(state);
             return log::info!("connected to Redis");
         };
-        state.recovered_at = Some(now);
-        if !state.is_return {
-            state.outage_since = None;
-            drop(state);
-            self.log_recovery(Some(since), now);
+        let last = state.recovered_at.replace(now);
+        if last.is_none_or(|last| since.saturating_duration_since(last) >= STABLE_AFTER) {
+            self.log_recovery(state, now);
         }
     }
 
-    fn log_recovery(&self, outage_since: Option<Instant>, now: Instant) {
-        let Some(since) = outage_since else { return };
+    fn log_recovery(&self, mut state: MutexGuard<'_, GateState>, now: Instant) {
+        let Some(since) = state.outage_since.take() else {
+            return;
+        };
+        drop(state); // writing the log may block
         let failed_tries = self
             .faults
             .recovered(FAULT, Duration::ZERO, now)
@@ -230,9 +227,21 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_began_before_redis_was_back_does_not_begin_another_outage() {
+        let gate = gate();
+        let began = Instant::now();
+        gate.write_failed(&error("io"), began);
+        gate.write_succeeded();
+        gate.write_failed(&error("timeout"), began);
+        assert!(gate.is_open());
+        gate.write_failed(&error("timeout"), Instant::now());
+        assert!(!gate.is_open());
+    }
+
+    #[test]
     fn a_failed_read_is_ended_by_a_successful_one() {
         let gate = gate();
-        gate.read_failed(&error("MISCONF"));
+        gate.read_failed(&error("MISCONF"), Instant::now());
         assert!(!gate.is_open() && !gate.needs_probe());
         gate.read_succeeded();
         assert!(gate.is_open());
@@ -243,8 +252,8 @@ mod tests {
         for kind in ["READONLY", "timeout", "io", "ERR"] {
             let gate = gate();
             gate.read_succeeded();
-            gate.write_failed(&error(kind));
-            gate.read_failed(&error("timeout"));
+            gate.write_failed(&error(kind), Instant::now());
+            gate.read_failed(&error("timeout"), Instant::now());
             gate.read_succeeded();
             assert!(!gate.is_open() && gate.needs_probe(), "{kind}");
             gate.write_succeeded();
@@ -256,7 +265,7 @@ mod tests {
     fn no_probe_is_needed_while_a_worker_is_about_to_retry() {
         let gate = gate();
         let retries = [gate.retry_write(), gate.retry_write()];
-        gate.write_failed(&error("io"));
+        gate.write_failed(&error("io"), Instant::now());
         assert!(!gate.needs_probe());
         drop(retries);
         assert!(gate.needs_probe());
@@ -267,11 +276,11 @@ mod tests {
         let gate = gate();
         let is_announced = || gate.state().outage_since.is_none();
         gate.read_succeeded();
-        gate.write_failed(&error("io"));
+        gate.write_failed(&error("io"), Instant::now());
         gate.write_succeeded();
         assert!(is_announced(), "the first recovery is logged at once");
         for _ in 0..3 {
-            gate.write_failed(&error("io"));
+            gate.write_failed(&error("io"), Instant::now());
             gate.write_succeeded();
             assert!(gate.is_open() && !is_announced());
         }
@@ -297,7 +306,7 @@ mod tests {
                 }
             });
             for _ in 0..TIMES {
-                gate.write_failed(&error("io"));
+                gate.write_failed(&error("io"), Instant::now());
                 waits.wait();
                 gate.write_succeeded();
                 waits.wait();
@@ -324,7 +333,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..500 {
-                        gate.write_failed(&error("io"));
+                        gate.write_failed(&error("io"), Instant::now());
                         gate.write_succeeded();
                         let state = gate.state();
                         let is_open = state.closed.is_none();

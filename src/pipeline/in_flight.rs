@@ -45,16 +45,15 @@ struct Entry {
     /// When the next extension is due.
     extend_at: Instant,
     is_being_extended: bool,
-    /// How the delivery ends is decided: it is no longer extended.
+    /// How the delivery ends is decided, by its holder or by the release phase: it is no longer extended, and only
+    /// the ticket that is recorded, too, has an effect.
     is_recorded: bool,
-    /// The release phase took it over: tickets from before have no effect.
-    is_taken_over: bool,
 }
 
 #[derive(Debug)]
 pub struct Ticket {
     id: u64,
-    of_release: bool,
+    is_recorded: bool,
     in_flight: Arc<InFlight>,
 }
 
@@ -118,40 +117,33 @@ impl InFlight {
         }
     }
 
-    /// Records how these deliveries end. Those that are no longer this process's are left out.
-    pub fn record(&self, ended: Vec<(InFlightDelivery, Ending)>) -> Vec<Recorded> {
+    /// Records how a delivery ends. None if it is no longer this process's.
+    pub fn record(&self, ended: InFlightDelivery, ending: Ending) -> Option<Recorded> {
+        let InFlightDelivery { delivery, mut ticket } = ended;
         let mut tracked = self.tracked();
-        let mut is_tracked = |(ended, _): &(InFlightDelivery, Ending)| {
-            let entry = tracked.entry_mut(&ended.ticket);
-            entry.map(|entry| entry.is_recorded = true).is_some()
-        };
-        let (held, _gone): (Vec<_>, Vec<_>) = ended.into_iter().partition(&mut is_tracked);
-        drop(tracked); // before the tickets that need it
-        let recorded = |(InFlightDelivery { delivery, ticket }, ending)| {
-            let receipt_handle = delivery.receipt_handle;
-            Recorded {
-                receipt_handle,
-                ending,
-                ticket,
-            }
-        };
-        held.into_iter().map(recorded).collect()
+        let entry = tracked
+            .entries
+            .get_mut(&ticket.id)
+            .filter(|entry| !entry.is_recorded);
+        let is_held = entry.map(|entry| entry.is_recorded = true).is_some();
+        drop(tracked); // before the ticket that needs it
+        if !is_held {
+            return None;
+        }
+        ticket.is_recorded = true;
+        Some(Recorded {
+            receipt_handle: delivery.receipt_handle,
+            ending,
+            ticket,
+        })
     }
 
-    /// Splits off what is no longer this process's: it is, or will be, received again by somebody, so whatever is done
-    /// with it here is in vain. Returns the rest and the lost.
-    pub fn split_lost<T>(
-        &self,
-        items: Vec<T>,
-        ticket: impl Fn(&T) -> &Ticket,
-        now: Instant,
-    ) -> (Vec<T>, Vec<T>) {
+    /// False if the delivery is no longer this process's: it is, or will be, received again by somebody, so whatever
+    /// is done with it here is in vain.
+    pub fn is_held(&self, ticket: &Ticket, now: Instant) -> bool {
         let tracked = self.tracked();
-        let is_held = |item: &T| {
-            let entry = tracked.entry(ticket(item));
-            entry.is_some_and(|entry| !tracked.is_expired(entry, now))
-        };
-        items.into_iter().partition(is_held)
+        let entry = tracked.entry(ticket);
+        entry.is_some_and(|entry| !tracked.is_expired(entry, now))
     }
 
     /// How long the message stays hidden, as far as is known.
@@ -236,22 +228,17 @@ impl InFlight {
     pub fn take_over(self: &Arc<Self>, now: Instant) -> Vec<Recorded> {
         let mut tracked = self.tracked();
         tracked.is_releasing = true;
-        let ending = Ending::Retry {
-            visible_in: tracked.polls_over_in(now),
-        };
-        let entries = tracked.entries.iter_mut();
+        let visible_in = tracked.polls_over_in(now);
+        let held = tracked.entries.iter_mut().filter(|(_, entry)| !entry.is_recorded);
         let take = |(id, entry): (&u64, &mut Entry)| {
-            (entry.is_recorded, entry.is_taken_over) = (true, true);
+            entry.is_recorded = true;
             Recorded {
                 receipt_handle: entry.receipt_handle.clone(),
-                ending,
+                ending: Ending::Retry { visible_in },
                 ticket: self.ticket(*id, true),
             }
         };
-        entries
-            .filter(|(_, entry)| !entry.is_recorded)
-            .map(take)
-            .collect()
+        held.map(take).collect()
     }
 
     /// Waits until nothing is in flight and no poll is open that is likely to bring messages; before `quiet_at`, no
@@ -277,20 +264,17 @@ impl InFlight {
         }
     }
 
-    fn ticket(self: &Arc<Self>, id: u64, of_release: bool) -> Ticket {
-        let in_flight = Arc::clone(self);
+    fn ticket(self: &Arc<Self>, id: u64, is_recorded: bool) -> Ticket {
         Ticket {
             id,
-            of_release,
-            in_flight,
+            is_recorded,
+            in_flight: Arc::clone(self),
         }
     }
 
     fn changed(&self, tracked: &Tracked) {
-        let count = tracked.entries.len();
-        self.metrics
-            .in_flight
-            .set(i64::try_from(count).unwrap_or(i64::MAX));
+        let count = i64::try_from(tracked.entries.len()).unwrap_or(i64::MAX);
+        self.metrics.in_flight.set(count);
         if count == 0 {
             self.quieter.notify_all();
         }
@@ -306,12 +290,7 @@ impl Tracked {
     /// None if the delivery is no longer the ticket holder's.
     fn entry(&self, ticket: &Ticket) -> Option<&Entry> {
         let entry = self.entries.get(&ticket.id)?;
-        (entry.is_taken_over == ticket.of_release).then_some(entry)
-    }
-
-    fn entry_mut(&mut self, ticket: &Ticket) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(&ticket.id)?;
-        (entry.is_taken_over == ticket.of_release).then_some(entry)
+        (entry.is_recorded == ticket.is_recorded).then_some(entry)
     }
 
     /// An assumed timeout proves nothing: the queue's own may be longer, and a message dropped in error would stay
@@ -339,8 +318,8 @@ impl Tracked {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut tracked = self.in_flight.tracked();
-        let is_kept = |entry: &Entry| tracked.is_releasing && !entry.is_recorded;
-        if !tracked.entry(self).is_none_or(is_kept) {
+        let is_kept = tracked.is_releasing && !self.is_recorded;
+        if !is_kept && tracked.entry(self).is_some() {
             tracked.entries.remove(&self.id);
             self.in_flight.changed(&tracked);
         }
@@ -367,7 +346,6 @@ impl OpenPoll<'_> {
                 extend_at: delivery.received_at + timeout / 2,
                 is_being_extended: false,
                 is_recorded: false,
-                is_taken_over: false,
             };
             let id = tracked.next_id;
             tracked.next_id += 1;

@@ -3,19 +3,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{SendTimeoutError, Sender};
+use crossbeam_channel::{Sender, select};
+use log::Level;
 
 use super::backoff::Backoff;
-use super::context::{Context, PHASE_NOTICED, seconds_now};
+use super::context::{Context, seconds_now};
 use super::in_flight::InFlightDelivery;
-use crate::sqs::{Operation, QueueError};
+use crate::sqs::Operation;
 
 /// The prefix of the kinds of all receive faults in the log.
 const FAULT: &str = "receive ";
 /// An empty answer that comes sooner (`WAIT_TIME_SECS=0`, or something that does not wait) is followed by a pause of
 /// this length: without it, an empty queue would cost a call each millisecond.
 const SHORT_POLL_PAUSE: Duration = Duration::from_millis(100);
-/// How often a poller that waits for Redis reports that it is alive.
+/// How often a poller that waits for Redis or the workers reports that it is alive.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
@@ -61,7 +62,7 @@ impl Poller {
             return context.health.came_round(self.index, Instant::now());
         }
         let wait = if self.is_proven {
-            context.settings.wait_time
+            context.wait_time
         } else {
             Duration::ZERO
         };
@@ -71,7 +72,7 @@ impl Poller {
         let poll = context
             .in_flight
             .open_poll(self.index, asked_at + wait, is_likely);
-        match context.queue.receive(context.settings.batch_size, wait) {
+        match context.queue.receive(context.batch_size, wait) {
             Ok(deliveries) => {
                 context.metrics.messages_received.inc_by(deliveries.len() as u64);
                 let received = poll.received(deliveries);
@@ -89,37 +90,24 @@ impl Poller {
             }
             Err(error) => {
                 drop(poll);
-                self.failed(&error);
+                (self.was_busy, self.is_proven) = (false, false);
+                context.health.call_failed(self.index, Instant::now());
+                let (kind, message) = (format!("{FAULT}{}", error.kind), "cannot receive messages");
+                context.queue_failed(Operation::Receive, &kind, Level::Error, message, &error.message);
+                drain.wait(self.backoff.next_wait(fastrand::f64()));
             }
         }
     }
 
-    fn failed(&mut self, error: &QueueError) {
-        (self.was_busy, self.is_proven) = (false, false);
-        self.context.health.call_failed(self.index, Instant::now());
-        let (kind, message) = (format!("{FAULT}{}", error.kind), "cannot receive messages");
-        self.context.queue_failed(
-            Operation::Receive,
-            &kind,
-            log::Level::Error,
-            message,
-            &error.message,
-        );
-        self.context
-            .shutdown
-            .drain
-            .wait(self.backoff.next_wait(fastrand::f64()));
-    }
-
     /// Sends to the workers. In the release phase the shutdown takes the deliveries over.
     fn send(&self, deliveries: Vec<InFlightDelivery>) {
-        let mut deliveries = deliveries;
-        while !self.context.shutdown.release.is_stopped() {
-            match self.deliveries.send_timeout(deliveries, PHASE_NOTICED) {
-                Ok(()) | Err(SendTimeoutError::Disconnected(_)) => return,
-                Err(SendTimeoutError::Timeout(back)) => deliveries = back,
+        let release = &self.context.shutdown.release;
+        while !release.is_stopped() {
+            select! {
+                send(self.deliveries, deliveries) -> _ => return,
+                recv(release.channel()) -> _ => return,
+                default(REPORT_EVERY) => self.context.health.came_round(self.index, Instant::now()),
             }
-            self.context.health.came_round(self.index, Instant::now());
         }
     }
 }

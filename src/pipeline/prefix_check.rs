@@ -11,26 +11,23 @@ use crate::store::{Cause, PrefixScan};
 
 /// Between two steps of the scan, so that it is no load beside the work.
 const PAUSE: Duration = Duration::from_millis(2);
-/// After a check that failed.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// So many other prefixes are named, and so much of each is shown.
+/// So many other prefixes are named, and so many characters of each shown: it may be anything.
 const NAMED_MAX: usize = 5;
 const SHOWN_MAX: usize = 60;
 
 /// Waits for Redis, checks once, and warns if there is reason to.
 pub fn check_prefix(context: &Context) {
     let exit = &context.shutdown.exit;
+    let keyspace = &context.layout.keyspace;
     while !exit.is_stopped() {
         if !context.gate.wait_open(exit, RETRY_AFTER) {
             continue;
         }
-        match context
-            .store
-            .scan_prefixes(&context.settings.layout.keyspace, &|| !exit.wait(PAUSE))
-        {
+        match context.store.scan_prefixes(keyspace, &|| !exit.wait(PAUSE)) {
             Ok(scan) => {
                 log::debug!(has_own = scan.has_own, others = scan.others.len(); "checked whose customers are in Redis");
-                if let Some(warning) = warning(&context.settings.environment_prefix, &scan) {
+                if let Some(warning) = warning(&context.environment_prefix, &scan) {
                     log::warn!("{warning}");
                 }
                 return;
@@ -50,40 +47,32 @@ fn warning(prefix: &str, scan: &PrefixScan) -> Option<String> {
     if scan.has_own || scan.others.is_empty() {
         return None;
     }
-    let scanned = if scan.is_complete {
+    let place = if scan.is_complete {
         "Redis"
     } else {
         "the part of Redis that was scanned"
     };
-    let mut others = scan.others.iter();
-    let mut named: Vec<String> = others
-        .by_ref()
+    let shown = |prefix: &str| {
+        let short: String = prefix.chars().take(SHOWN_MAX).collect();
+        format!("'{}'", short.escape_debug())
+    };
+    let mut named: Vec<String> = scan
+        .others
+        .iter()
         .take(NAMED_MAX)
-        .map(|prefix| shown(prefix))
+        .map(|other| shown(other))
         .collect();
-    if let more @ 1.. = others.len() {
+    if let more @ 1.. = scan.others.len() - named.len() {
         named.push(format!("{more} more"));
     }
-    let last = named.pop().unwrap_or_default();
-    let named = if named.is_empty() {
-        last
-    } else {
-        format!("{} and {last}", named.join(", "))
-    };
     Some(format!(
-        "no customer of ENVIRONMENT_PREFIX {} is in {scanned}, but there are customers of {named}; check that \
+        "no customer of ENVIRONMENT_PREFIX {} is in {place}, but there are customers of {}; check that \
          ENVIRONMENT_PREFIX is the environmentPrefix that the SDKs are given (and REDIS_DB their database), else they \
          never read what is written here. A new environment looks the same: then all is well once an SDK has cached a \
          customer",
-        shown(prefix)
+        shown(prefix),
+        named.join(", ")
     ))
-}
-
-/// A prefix in quotes, in one line, and short: it may be anything.
-fn shown(prefix: &str) -> String {
-    let short: String = prefix.chars().take(SHOWN_MAX).collect();
-    let rest = if short.len() < prefix.len() { "…" } else { "" };
-    format!("'{}{rest}'", short.escape_debug())
 }
 
 #[cfg(test)]
@@ -105,7 +94,7 @@ mod tests {
         assert!(
             warning.starts_with(
                 "no customer of ENVIRONMENT_PREFIX 'production' is in Redis, but there are customers of 'a', 'b', 'c', \
-                 'd', 'f' and 2 more; check that ENVIRONMENT_PREFIX is the environmentPrefix"
+                 'd', 'f', 2 more; check that ENVIRONMENT_PREFIX is the environmentPrefix"
             ),
             "{warning}"
         );

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 use super::context::Context;
 use crate::ops::status::StatusBoard;
 use crate::store::Cause;
@@ -19,8 +21,8 @@ pub struct Sampler {
     context: Arc<Context>,
     /// None if there is no status page.
     status: Option<Arc<StatusBoard>>,
-    sampled_at: Option<Instant>,
-    followed_at: Option<Instant>,
+    sample_at: Instant,
+    follow_at: Instant,
     was_live: bool,
 }
 
@@ -29,8 +31,8 @@ impl Sampler {
         Self {
             context,
             status,
-            sampled_at: None,
-            followed_at: None,
+            sample_at: Instant::now(),
+            follow_at: Instant::now(),
             was_live: true,
         }
     }
@@ -61,54 +63,42 @@ impl Sampler {
             );
         }
         self.was_live = is_live;
-        let is_due =
-            |last: Option<Instant>, every| last.is_none_or(|at| now.saturating_duration_since(at) >= every);
-        if is_due(self.followed_at, FOLLOW_EVERY) {
-            self.follow_primary();
-            self.followed_at = Some(now);
+        // What is written to the old primary after a promotion is lost: the sooner it is noticed, the better.
+        if now >= self.follow_at {
+            self.follow_at = now + FOLLOW_EVERY;
+            if let Err(error) = context.store.follow_primary() {
+                let message = "cannot ask whether Redis's primary has changed: the one known so far is used";
+                context.fault("sentinel", Level::Warn, message, &error.message);
+            }
         }
-        if !self.context.gate.is_open() || is_due(self.sampled_at, SAMPLE_EVERY) {
+        if now >= self.sample_at || !context.gate.is_open() {
+            self.sample_at = now + SAMPLE_EVERY;
             self.check_redis();
-            self.sampled_at = Some(now);
-        }
-    }
-
-    /// What is written to the old primary after a promotion is lost: the sooner it is noticed, the better.
-    fn follow_primary(&self) {
-        if let Err(error) = self.context.store.follow_primary() {
-            self.warn(
-                "sentinel",
-                "cannot ask whether Redis's primary has changed: the one known so far is used",
-                &error.message,
-            );
         }
     }
 
     fn check_redis(&self) {
         let Context { store, gate, .. } = &*self.context;
+        let began = Instant::now();
         if let Err(error) = store.ping() {
-            return gate.read_failed(&error);
+            return gate.read_failed(&error, began);
         }
         match store.info() {
             Ok(info) => self.context.metrics.observe_redis_info(&info),
-            Err(error) if error.cause == Cause::ReadOnly => return gate.read_failed(&error),
+            Err(error) if error.cause == Cause::ReadOnly => return gate.read_failed(&error, began),
             // An ACL may deny INFO: the cache works without its statistics.
-            Err(error) => self.warn(
-                "info",
-                "cannot read the statistics of Redis: hit ratio and memory metrics stay as they are",
-                &error.message,
-            ),
+            Err(error) => {
+                let message =
+                    "cannot read the statistics of Redis: hit ratio and memory metrics stay as they are";
+                self.context.fault("info", Level::Warn, message, &error.message);
+            }
         }
         gate.read_succeeded();
         if gate.needs_probe() {
             match store.probe_write() {
                 Ok(()) => gate.write_succeeded(),
-                Err(error) => gate.write_failed(&error),
+                Err(error) => gate.write_failed(&error, began),
             }
         }
-    }
-
-    fn warn(&self, kind: &str, message: &str, error: &str) {
-        self.context.fault(kind, log::Level::Warn, message, error);
     }
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::context::Context;
 use super::deleter::BATCH_MAX;
-use super::in_flight::{ASSUMED_TIMEOUT, Extended};
-use crate::sqs::{EntryFailure, Operation, ReceiptHandle};
+use super::in_flight::{ASSUMED_TIMEOUT, Extended, Extension};
+use crate::sqs::Operation;
 
 pub struct Visibility {
     context: Arc<Context>,
@@ -52,36 +52,27 @@ impl Visibility {
     fn learn_timeout(&self) -> bool {
         let assumed_secs = ASSUMED_TIMEOUT.as_secs();
         match self.context.queue.visibility_timeout() {
-            Ok(timeout) if timeout.is_zero() => {
-                log::warn!(
-                    "the queue's visibility timeout is 0 s, so that other consumers receive each message while it is still \
-                     worked on: this service asks for {assumed_secs} s with each receive; set 30 s on the queue"
-                );
-                true
-            }
+            Ok(timeout) if timeout.is_zero() => log::warn!(
+                "the queue's visibility timeout is 0 s, so that other consumers receive each message while it is still \
+                 worked on: this service asks for {assumed_secs} s with each receive; set 30 s on the queue"
+            ),
             Ok(timeout) => {
                 self.context.in_flight.set_timeout(timeout);
                 log::debug!("the queue's visibility timeout is {} s", timeout.as_secs());
-                true
             }
-            Err(error) if error.refused => {
-                log::warn!(
-                    err:% = error;
-                    "the queue does not tell its visibility timeout (sqs:GetQueueAttributes is not allowed): \
-                     {assumed_secs} s are assumed; if the queue's is shorter, allow the question"
-                );
-                true
-            }
+            Err(error) if error.refused => log::warn!(
+                err:% = error;
+                "the queue does not tell its visibility timeout (sqs:GetQueueAttributes is not allowed): \
+                 {assumed_secs} s are assumed; if the queue's is shorter, allow the question"
+            ),
             Err(error) => {
-                self.failed(
-                    Operation::GetAttributes,
-                    &format!("cannot ask for the queue's visibility timeout: {assumed_secs} s are assumed until it answers"),
-                    &error.kind,
-                    &error.message,
-                );
-                false
+                let message =
+                    "cannot ask for the queue's visibility timeout: 30 s are assumed until it answers";
+                self.failed(Operation::GetAttributes, message, &error.kind, &error.message);
+                return false;
             }
         }
+        true
     }
 
     /// Extends what is due. If a call fails, the rest waits for the next step.
@@ -93,41 +84,37 @@ impl Visibility {
             if extensions.is_empty() {
                 return;
             }
-            let entries: Vec<(ReceiptHandle, Duration)> = extensions
-                .iter()
-                .map(|extension| (extension.receipt_handle.clone(), extension.hidden_for))
-                .collect();
-            let result = self.context.queue.change_visibility_batch(&entries);
-            for (index, extension) in extensions.iter().enumerate() {
-                let ended = match result.as_ref().map(|failures| failures.get(index)) {
-                    Ok(Some(None)) => Extended::Until(called_at + extension.hidden_for),
-                    Ok(Some(Some(failure))) => self.not_extended(failure),
-                    Ok(None) | Err(_) => Extended::Failed,
-                };
-                in_flight.end_extension(extension, ended);
-            }
-            if let Err(error) = result {
-                return self.failed(
-                    Operation::ChangeVisibility,
-                    "cannot extend the visibility of messages in flight: trying again; when their time is over they \
-                     come again, and then change nothing",
-                    &error.kind,
-                    &error.message,
-                );
+            let entry = |extension: &Extension| (extension.receipt_handle.clone(), extension.hidden_for);
+            let entries: Vec<_> = extensions.iter().map(entry).collect();
+            match self.context.queue.change_visibility_batch(&entries) {
+                Ok(failures) => {
+                    for (extension, failure) in extensions.iter().zip(failures) {
+                        let extended = match failure {
+                            None => Extended::Until(called_at + extension.hidden_for),
+                            // It was completed meanwhile, or its time was over.
+                            Some(failure) if failure.is_final() => Extended::Forgotten,
+                            Some(failure) => {
+                                self.not_extended(&failure.code, &failure.message);
+                                Extended::Failed
+                            }
+                        };
+                        in_flight.end_extension(extension, extended);
+                    }
+                }
+                Err(error) => {
+                    for extension in &extensions {
+                        in_flight.end_extension(extension, Extended::Failed);
+                    }
+                    return self.not_extended(&error.kind, &error.message);
+                }
             }
         }
     }
 
-    fn not_extended(&self, failure: &EntryFailure) -> Extended {
-        let error = format!("{} {}", failure.code, failure.message);
-        if failure.is_final() {
-            // It was completed meanwhile, or its time was over.
-            log::debug!(err = error.as_str(); "the queue does not know a receipt handle any more");
-            return Extended::Forgotten;
-        }
-        let message = "cannot extend the visibility of a message in flight: trying again";
-        self.failed(Operation::ChangeVisibility, message, &failure.code, &error);
-        Extended::Failed
+    fn not_extended(&self, kind: &str, error: &str) {
+        let message = "cannot extend the visibility of messages in flight: trying again; when their time is over they \
+                       come again, and then change nothing";
+        self.failed(Operation::ChangeVisibility, message, kind, error);
     }
 
     fn failed(&self, operation: Operation, message: &str, kind: &str, error: &str) {

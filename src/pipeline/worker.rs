@@ -9,19 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, select};
-use log::Level;
+use crossbeam_channel::{Receiver, never, select};
 
 use super::backoff::Backoff;
-use super::context::{Context, add, seconds_now};
-use super::ending::Ending;
+use super::context::{Context, add, seconds, seconds_now};
 use super::gate::WriteRetry;
 use super::in_flight::InFlightDelivery;
 use crate::cache::{CacheChange, Changes, Invalidation, changes};
-use crate::clock;
 use crate::entitlement::EpochMs;
 use crate::message::{self, Event};
-use crate::sqs::Delivery;
 use crate::store::{Cause, LockPatience, Outcome, StoreError};
 
 /// The limits of a round: messages, bytes of bodies, changes. Enough that messages share the cost of a call, few enough
@@ -49,8 +45,6 @@ pub struct Worker {
     /// Behind readers' locks, until `retry_parked_at`.
     parked: Vec<Job>,
     retry_parked_at: Instant,
-    /// Not recorded yet.
-    ended: Vec<(InFlightDelivery, Ending)>,
     /// The last call failed; it is made again after this wait.
     retry: Option<(WriteRetry, Duration)>,
     backoff: Backoff,
@@ -76,17 +70,6 @@ struct Attempt {
 }
 
 impl Job {
-    fn new(message: InFlightDelivery, body_bytes: usize, changes: Changes) -> Self {
-        Self {
-            message,
-            body_bytes,
-            changes,
-            begun: Vec::new(),
-            has_written: false,
-            refusal: None,
-        }
-    }
-
     fn is_done(&self) -> bool {
         self.begun.is_empty() && self.changes.len() == 0
     }
@@ -109,7 +92,6 @@ impl Worker {
             jobs: Vec::new(),
             parked: Vec::new(),
             retry_parked_at: Instant::now(),
-            ended: Vec::new(),
             retry: None,
             backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(1)),
         }
@@ -149,16 +131,13 @@ impl Worker {
         }
         let parked_bytes: usize = self.parked.iter().map(|job| job.body_bytes).sum();
         let is_full = self.parked.len() >= PARKED_MESSAGES_MAX || parked_bytes >= PARKED_BYTES_MAX;
+        let source = if is_full { &never() } else { &self.deliveries };
         let release = &self.context.shutdown.release;
         if self.taken.is_empty() {
             let next = self.retry_parked_at.saturating_duration_since(Instant::now());
             let wait = if self.parked.is_empty() { IDLE } else { next };
-            if is_full {
-                release.wait(wait);
-                return true;
-            }
             select! {
-                recv(self.deliveries) -> deliveries => match deliveries {
+                recv(source) -> deliveries => match deliveries {
                     Ok(deliveries) => self.taken.extend(deliveries),
                     Err(_) if self.parked.is_empty() => return false,
                     Err(_) => _ = release.wait(wait),
@@ -170,7 +149,7 @@ impl Worker {
         let mut bytes = body_bytes(&self.taken);
         while self.taken.len() < ROUND_MESSAGES_MAX
             && bytes < ROUND_BYTES_MAX
-            && let Ok(deliveries) = self.deliveries.try_recv()
+            && let Ok(deliveries) = source.try_recv()
         {
             bytes += body_bytes(&deliveries);
             self.taken.extend(deliveries);
@@ -205,11 +184,10 @@ impl Worker {
         for job in done {
             self.end(job);
         }
-        self.record_ended();
     }
 
     /// `None` if it has ended: it cannot be read.
-    fn decode(&mut self, mut message: InFlightDelivery) -> Option<Job> {
+    fn decode(&self, mut message: InFlightDelivery) -> Option<Job> {
         let body = std::mem::take(&mut message.delivery.body);
         let (context, delivery) = (&self.context, &message.delivery);
         let decoded = catch_unwind(AssertUnwindSafe(|| {
@@ -218,16 +196,25 @@ impl Worker {
                 add(&context.metrics.messages_ignored, label, 1);
             }
             if decoded.implausible_timestamps > 0 {
-                warn_of_timestamps(context, delivery, decoded.implausible_timestamps);
+                context.implausible(delivery, decoded.implausible_timestamps);
             }
-            Ok(changes(decoded, &context.settings.layout))
+            Ok(changes(decoded, &context.layout))
         }));
         let ending = match decoded {
-            Ok(Ok(changes)) => return Some(Job::new(message, body.len(), changes)),
+            Ok(Ok(changes)) => {
+                return Some(Job {
+                    message,
+                    body_bytes: body.len(),
+                    changes,
+                    begun: Vec::new(),
+                    has_written: false,
+                    refusal: None,
+                });
+            }
             Ok(Err(error)) => context.malformed(delivery, body.len(), &error),
             Err(_) => context.panicked(delivery),
         };
-        self.ended.push((message, ending));
+        self.context.record(message, ending);
         None
     }
 
@@ -252,11 +239,15 @@ impl Worker {
 
     /// One call for all jobs.
     fn apply(&mut self, jobs: Vec<Job>) {
-        let jobs = self.without_lost(jobs);
+        let started = Instant::now();
+        let is_held = |job: &Job| self.context.in_flight.is_held(&job.message.ticket, started);
+        let (jobs, lost): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(is_held);
+        for job in lost {
+            self.context.expired(&job.message.delivery);
+        }
         if jobs.is_empty() {
             return;
         }
-        let started = Instant::now();
         match catch_unwind(AssertUnwindSafe(|| self.call_store(&jobs))) {
             Ok(Ok(outcomes)) => {
                 self.backoff.reset();
@@ -265,14 +256,14 @@ impl Worker {
                 self.conclude(jobs, outcomes);
             }
             Ok(Err(error)) if error.is_stopped() => log::warn!("{error}"),
-            Ok(Err(error)) => self.redis_failed(jobs, &error),
+            Ok(Err(error)) => self.redis_failed(jobs, &error, started),
             // Whose change it was is not known: each is tried alone.
             Err(_) if jobs.len() > 1 => jobs.into_iter().for_each(|job| self.apply(vec![job])),
             Err(_) => {
                 for job in jobs {
-                    self.panicked(job.message);
+                    let ending = self.context.panicked(&job.message.delivery);
+                    self.context.record(job.message, ending);
                 }
-                self.record_ended();
             }
         }
     }
@@ -281,71 +272,66 @@ impl Worker {
     fn call_store(&self, jobs: &[Job]) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
         let keep_going = || !self.context.shutdown.release.is_stopped();
         if let Some(invalidation) = jobs.first().and_then(Job::invalidation) {
-            return Ok(vec![self.invalidate(invalidation, &keep_going)?]);
+            let sent_at = invalidation.sent_at.0;
+            self.context.invalidated_at.fetch_max(sent_at, Ordering::SeqCst);
+            return match self.context.store.invalidate(invalidation, &keep_going) {
+                Ok(unlinked) => {
+                    log::info!(unlinked; "invalidated the environment: unlinked {unlinked} keys");
+                    let (written, stale) = (unlinked, 0);
+                    Ok(vec![Ok(Outcome::Applied { written, stale })])
+                }
+                // Only an invalidation needs SCAN and UNLINK: a server that refuses these alone fails its message alone.
+                Err(error)
+                    if matches!(error.cause, Cause::NoPermission | Cause::Other(_))
+                        && self.context.store.probe_write().is_ok() =>
+                {
+                    Ok(vec![Err(error)])
+                }
+                Err(error) => Err(error),
+            };
         }
         let now = Instant::now();
         let row = jobs.iter().flat_map(|job| &job.begun).map(|attempt| {
-            let waited = attempt
-                .locked_since
-                .map(|since| now.saturating_duration_since(since));
-            (&attempt.change, LockPatience::after(waited.unwrap_or_default()))
+            let waited = now.saturating_duration_since(attempt.locked_since.unwrap_or(now));
+            (&attempt.change, LockPatience::after(waited))
         });
         self.context.store.apply(&row.collect::<Vec<_>>(), &keep_going)
     }
 
-    fn invalidate(
-        &self,
-        invalidation: &Invalidation,
-        keep_going: &dyn Fn() -> bool,
-    ) -> Result<Result<Outcome, StoreError>, StoreError> {
-        self.context
-            .invalidated_at
-            .fetch_max(invalidation.sent_at.0, Ordering::SeqCst);
-        match self.context.store.invalidate(invalidation, keep_going) {
-            Ok(unlinked) => {
-                log::info!(unlinked; "invalidated the environment: unlinked {unlinked} keys");
-                Ok(Ok(Outcome::Applied {
-                    written: unlinked,
-                    stale: 0,
-                }))
-            }
-            // Only an invalidation needs SCAN and UNLINK: a server that refuses these alone fails its message alone.
-            Err(error)
-                if matches!(error.cause, Cause::NoPermission | Cause::Other(_))
-                    && self.context.store.probe_write().is_ok() =>
-            {
-                Ok(Err(error))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
     /// The jobs are kept and tried again, for as long as their messages are hidden from others.
-    fn redis_failed(&mut self, jobs: Vec<Job>, error: &StoreError) {
+    fn redis_failed(&mut self, jobs: Vec<Job>, error: &StoreError, began: Instant) {
         let Context { metrics, gate, .. } = &*self.context;
         metrics.write_errors.inc();
         add(&metrics.messages_failed, "redis", jobs.len() as u64);
         let retry = gate.retry_write(); // before the gate closes: nothing but this retry is to open it
-        gate.write_failed(error);
+        gate.write_failed(error, began);
         self.retry = Some((retry, self.backoff.next_wait(fastrand::f64())));
         self.jobs.extend(jobs);
     }
 
     /// Notes what became of each change. Jobs that are done end, the others are parked or go on.
     fn conclude(&mut self, jobs: Vec<Job>, outcomes: Vec<Result<Outcome, StoreError>>) {
+        let has_written = |outcome: &_| matches!(outcome, Ok(Outcome::Applied { written: 1.., .. }));
+        if outcomes.iter().any(has_written) {
+            self.context.gate.write_succeeded();
+            self.context.metrics.last_write.set(seconds_now());
+        }
         let mut outcomes = outcomes.into_iter();
-        let mut has_written = false;
         for mut job in jobs {
             let mut locked = Vec::new();
             for (mut attempt, outcome) in job.begun.drain(..).zip(&mut outcomes) {
-                log_outcome(&job.message, &attempt.change, &outcome);
+                let (change, key) = attempt.change.describe();
+                let result = outcome
+                    .as_ref()
+                    .map_or("refused by Redis", |outcome| outcome.label());
+                let message_id = job.message.delivery.message_id.as_str();
+                log::debug!(message_id, change, key, outcome = result; "made a change");
                 match outcome {
                     Ok(Outcome::Locked) => {
                         attempt.locked_since.get_or_insert_with(Instant::now);
                         locked.push(attempt);
                     }
-                    Ok(outcome) if self.count(outcome) => (job.has_written, has_written) = (true, true),
-                    Ok(_) => {}
+                    Ok(outcome) => job.has_written |= self.count(outcome),
                     Err(error) => _ = job.refusal.get_or_insert(error),
                 }
             }
@@ -358,17 +344,12 @@ impl Worker {
                 self.park(job);
             }
         }
-        if has_written {
-            self.context.gate.write_succeeded();
-            self.context.metrics.last_write.set(seconds_now());
-        }
-        self.record_ended();
     }
 
     fn park(&mut self, job: Job) {
         let now = Instant::now();
         let locked_since = job.begun.iter().filter_map(|attempt| attempt.locked_since).max();
-        let waited = locked_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let waited = now.saturating_duration_since(locked_since.unwrap_or(now));
         let retry_at = now + (waited / 10).clamp(LOCKED_RETRY_MIN, LOCKED_RETRY_MAX);
         if self.parked.is_empty() || retry_at < self.retry_parked_at {
             self.retry_parked_at = retry_at;
@@ -376,39 +357,18 @@ impl Worker {
         self.parked.push(job);
     }
 
-    /// Drops jobs whose message is, or will be, received again by somebody.
-    fn without_lost(&self, jobs: Vec<Job>) -> Vec<Job> {
-        let in_flight = &self.context.in_flight;
-        let (held, lost) = in_flight.split_lost(jobs, |job| &job.message.ticket, Instant::now());
-        for job in lost {
-            self.context.expired(&job.message.delivery);
-        }
-        held
-    }
-
     /// All changes of the job were made, skipped or refused.
-    fn end(&mut self, job: Job) {
+    fn end(&self, job: Job) {
         let (context, delivery) = (&self.context, &job.message.delivery);
         if job.has_written {
-            let age_secs = age_secs(delivery.sent_at, clock::now());
-            context.metrics.message_age.observe(age_secs);
+            let age_secs = seconds_now() - seconds(delivery.sent_at);
+            context.metrics.message_age.observe(age_secs.max(0.0));
         }
         let ending = match &job.refusal {
             Some(error) => context.refused(delivery, error),
             None => context.completed(delivery),
         };
-        self.ended.push((job.message, ending));
-    }
-
-    fn panicked(&mut self, message: InFlightDelivery) {
-        let ending = self.context.panicked(&message.delivery);
-        self.ended.push((message, ending));
-    }
-
-    fn record_ended(&mut self) {
-        if !self.ended.is_empty() {
-            self.context.record(std::mem::take(&mut self.ended));
-        }
+        context.record(job.message, ending);
     }
 
     /// Counts an outcome. True if something was written.
@@ -429,30 +389,4 @@ impl Worker {
 
 fn body_bytes<'a>(deliveries: impl IntoIterator<Item = &'a InFlightDelivery>) -> usize {
     deliveries.into_iter().map(|held| held.delivery.body.len()).sum()
-}
-
-fn warn_of_timestamps(context: &Context, delivery: &Delivery, implausible: u32) {
-    context
-        .metrics
-        .implausible_timestamps
-        .inc_by(u64::from(implausible));
-    let message = format!(
-        "message {} carries impossible timestamps: they are ignored",
-        delivery.message_id
-    );
-    let error = format!("{implausible} of them are more than an hour ahead of SentTimestamp, or before 2015");
-    context.fault("implausible timestamp", Level::Warn, &message, &error);
-}
-
-fn log_outcome(message: &InFlightDelivery, change: &CacheChange, outcome: &Result<Outcome, StoreError>) {
-    let (kind, key) = change.describe();
-    let outcome = outcome
-        .as_ref()
-        .map_or("refused by Redis", |outcome| outcome.label());
-    log::debug!(message_id = message.delivery.message_id.as_str(), change = kind, key, outcome; "made a change");
-}
-
-#[allow(clippy::cast_precision_loss)] // an age in ms fits
-fn age_secs(sent_at: EpochMs, now: EpochMs) -> f64 {
-    now.0.saturating_sub(sent_at.0).max(0) as f64 / 1_000.0
 }

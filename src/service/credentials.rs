@@ -8,9 +8,9 @@ use crate::aws::{CredentialsProvider, EdgeCredentials, Renewal, RenewingCredenti
 use crate::clock;
 use crate::config::{Config, CredentialSource};
 use crate::edge::EdgeClient;
-use crate::entitlement::EpochMs;
 use crate::log::FaultLog;
 use crate::ops::metrics::Metrics;
+use crate::pipeline::context::seconds;
 use crate::shutdown::Stop;
 
 /// What credentials are for.
@@ -60,8 +60,7 @@ fn renew(
             Renewal::NotDue => {}
             Renewal::Renewed { .. } => {
                 if let Some(outage) = faults.recovered(kind, Duration::ZERO, Instant::now()) {
-                    let lasted_secs = outage.lasted.as_secs_f64();
-                    log::info!(lasted_secs; "credentials can be had again");
+                    log::info!(lasted_secs = outage.lasted.as_secs_f64(); "credentials can be had again");
                 }
             }
             Renewal::Failed(error) => {
@@ -82,22 +81,12 @@ fn renew(
             logged = held;
         }
         if let Some(expiry) = credentials.expiry().filter(|_| purpose.publishes_expiry) {
-            metrics
-                .credentials_expiry
-                .with_label_values::<&str>(&[])
-                .set(expiry_secs(expiry));
+            let gauge = metrics.credentials_expiry.with_label_values::<&str>(&[]);
+            gauge.set(seconds(expiry));
         }
-        if stop.wait(
-            credentials
-                .next_renewal_in(clock::now())
-                .max(Duration::from_millis(100)),
-        ) {
+        let wait = credentials.next_renewal_in(clock::now());
+        if stop.wait(wait.max(Duration::from_millis(100))) {
             return;
         }
     }
-}
-
-#[allow(clippy::cast_precision_loss)] // milliseconds since 1970 have 41 bits
-fn expiry_secs(expiry: EpochMs) -> f64 {
-    expiry.0 as f64 / 1_000.0
 }

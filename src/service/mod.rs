@@ -27,7 +27,8 @@ use crate::ops::health::{HealthBoard, Patience};
 use crate::ops::metrics::Metrics;
 use crate::ops::server::OpsServer;
 use crate::ops::status::{Fixed, StatusBoard};
-use crate::pipeline::context::{Context, PipelineSettings};
+use crate::pipeline::context::Context;
+use crate::pipeline::deleter::BATCH_MAX;
 use crate::pipeline::ending::MalformedIds;
 use crate::pipeline::gate::RedisGate;
 use crate::pipeline::in_flight::InFlight;
@@ -75,9 +76,10 @@ pub struct Overrides {
 pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
     let (died, deaths) = bounded(16);
     let signals = signals::listen(overrides.log.is_some(), &died)?;
-    let log_level = overrides
-        .log
-        .map(|log| LogLevel::new(log.level(), move |level| log.set_level(level)));
+    let mut log_level = match overrides.log {
+        Some(log) => LogLevel::new(log.level(), move |level| log.set_level(level)),
+        None => LogLevel::new(log::LevelFilter::Trace, |_| {}),
+    };
     http_client::install_crypto_provider();
 
     let (triggers, shutdown) = shutdown_phases();
@@ -85,16 +87,17 @@ pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
     let faults = Arc::new(FaultLog::new());
     let patience = overrides.patience.unwrap_or_else(|| patience(config));
     let health = Arc::new(HealthBoard::new(config.consumers, patience, Instant::now()));
-    let board = || {
-        StatusBoard::new(
-            fixed(config),
-            health.clone(),
-            metrics.clone(),
-            faults.clone(),
-            Instant::now(),
-        )
-    };
-    let status = config.status_page.then(|| Arc::new(board()));
+    let status = config.status_page.then(|| {
+        let fixed = Fixed {
+            queue_url: config.queue_url.clone(),
+            region: config.region.clone(),
+            credential_source: config.credentials.name(),
+            redis_at: server_name(&config.redis),
+            settings: config.shown.clone(),
+        };
+        let (health, metrics, faults) = (health.clone(), metrics.clone(), faults.clone());
+        Arc::new(StatusBoard::new(fixed, health, metrics, faults, Instant::now()))
+    });
     let mut background = Background {
         metrics: Arc::clone(&metrics),
         faults: Arc::clone(&faults),
@@ -102,12 +105,7 @@ pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
         died,
         threads: Vec::new(),
     };
-    let server = OpsServer::bind(
-        config.port,
-        Arc::clone(&health),
-        Arc::clone(&metrics),
-        status.clone(),
-    )?;
+    let server = OpsServer::bind(config.port, health.clone(), metrics.clone(), status.clone())?;
     let server = Arc::new(server);
     let endpoints = Arc::clone(&server);
     let http = Threads::start("ops-http", &background.died, vec![move || endpoints.run()])?;
@@ -126,12 +124,20 @@ pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
     };
     let queue = match overrides.queue {
         Some(queue) => queue,
-        None => peers::queue(config, &edge, pipeline::queue_callers(config), &mut background)?,
+        // Pollers, deleters, and the thread that extends visibility.
+        None => peers::queue(config, &edge, config.consumers * 2 + 1, &mut background)?,
     };
-    // What workers record may be one message or many: two for each deleter.
-    let (recorded_sender, recorded) = bounded(pipeline::deleters(config) * 2);
+    let (recorded_sender, recorded) = bounded(config.consumers * 2 * BATCH_MAX);
     let context = Arc::new(Context {
-        settings: settings(config),
+        batch_size: config.batch_size,
+        wait_time: config.wait_time,
+        poison_policy: config.poison_policy,
+        layout: Layout {
+            keyspace: Keyspace::new(config.environment_prefix.clone()),
+            format: config.cache_format,
+            policy: config.cache_update_policy,
+        },
+        environment_prefix: config.environment_prefix.clone(),
         queue,
         store,
         in_flight: InFlight::new(config.consumers, Arc::clone(&metrics)),
@@ -149,7 +155,7 @@ pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
     systemd::start_watchdog(&context.health, &mut background)?;
     systemd::notify_ready(&context.faults);
 
-    let ended = wait_for_the_end(&signals, &deaths, log_level);
+    let ended = wait_for_the_end(&signals, &deaths, &mut log_level);
     if ended == Ended::LoopDied {
         context.reporter.report_error("a loop of this service died");
     }
@@ -163,12 +169,7 @@ pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
     Ok(ended)
 }
 
-fn wait_for_the_end(
-    signals: &Receiver<i32>,
-    deaths: &Receiver<String>,
-    log_level: Option<LogLevel>,
-) -> Ended {
-    let mut log_level = log_level.unwrap_or_else(|| LogLevel::new(log::LevelFilter::Trace, |_| {}));
+fn wait_for_the_end(signals: &Receiver<i32>, deaths: &Receiver<String>, log_level: &mut LogLevel) -> Ended {
     loop {
         select! {
             recv(signals) -> signal => match signal.unwrap_or(SIGTERM) {
@@ -186,31 +187,6 @@ fn wait_for_the_end(
             }
             default(log_level.raised_for(Instant::now())) => log_level.time_passed(Instant::now()),
         }
-    }
-}
-
-/// What the status page shows and never changes.
-fn fixed(config: &Config) -> Fixed {
-    Fixed {
-        queue_url: config.queue_url.clone(),
-        region: config.region.clone(),
-        credential_source: config.credentials.name(),
-        redis_at: server_name(&config.redis),
-        settings: config.shown.clone(),
-    }
-}
-
-fn settings(config: &Config) -> PipelineSettings {
-    PipelineSettings {
-        batch_size: config.batch_size,
-        wait_time: config.wait_time,
-        poison_policy: config.poison_policy,
-        layout: Layout {
-            keyspace: Keyspace::new(config.environment_prefix.clone()),
-            format: config.cache_format,
-            policy: config.cache_update_policy,
-        },
-        environment_prefix: config.environment_prefix.clone(),
     }
 }
 

@@ -55,16 +55,9 @@ pub(super) fn store(
 ) -> anyhow::Result<Arc<dyn CacheStore>> {
     log_redis(&config.redis);
     // ElastiCache's tokens are signed with the operator's own credentials: the configuration refuses the Edge API's.
-    let signer = match &config.redis.iam {
-        None => None,
-        Some(iam) => Some(credentials::start(
-            &iam.credentials,
-            &REDIS,
-            config,
-            edge,
-            background,
-        )?),
-    };
+    let iam = config.redis.iam.as_ref();
+    let signer = iam.map(|iam| credentials::start(&iam.credentials, &REDIS, config, edge, background));
+    let signer = signer.transpose()?;
     let rules = StoreRules {
         keyspace: Keyspace::new(config.environment_prefix.clone()),
         policy: config.cache_update_policy,
@@ -72,27 +65,19 @@ pub(super) fn store(
     };
     // One per worker, one for the sampler, one for the prefix check.
     let connections = u32::try_from(config.workers + 2)?;
-    Ok(Arc::new(RedisStore::new(
-        config.redis.clone(),
-        rules,
-        connections,
-        signer,
-    )))
+    let store = RedisStore::new(config.redis.clone(), rules, connections, signer);
+    Ok(Arc::new(store))
 }
 
 /// How Redis is reached, so that nobody has to guess it from errors. No secret.
 fn log_redis(redis: &RedisConfig) {
     let address = server_name(redis);
-    let sentinels = match &redis.address {
-        RedisAddress::Sentinel(sentinel) => {
-            let addresses = sentinel
-                .sentinels
-                .iter()
-                .map(|(host, port)| format!("{host}:{port}"));
-            addresses.collect::<Vec<_>>().join(",")
-        }
-        RedisAddress::Tcp { .. } | RedisAddress::Unix(_) => String::new(),
-    };
+    let mut sentinels = Vec::new();
+    if let RedisAddress::Sentinel(sentinel) = &redis.address {
+        let spelled = |(host, port): &(_, _)| format!("{host}:{port}");
+        sentinels.extend(sentinel.sentinels.iter().map(spelled));
+    }
+    let sentinels = sentinels.join(",");
     let auth = match (&redis.iam, &redis.password) {
         (Some(_), _) => "IAM token",
         (None, Some(_)) => "password",

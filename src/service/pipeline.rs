@@ -1,6 +1,6 @@
 //! Starts the threads that messages pass through.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, bounded};
@@ -9,7 +9,7 @@ use super::threads::{Background, Threads};
 use crate::config::Config;
 use crate::ops::status::StatusBoard;
 use crate::pipeline::context::Context;
-use crate::pipeline::deleter::{Deleter, RecordedQueue};
+use crate::pipeline::deleter::Deleter;
 use crate::pipeline::in_flight::Recorded;
 use crate::pipeline::poller::Poller;
 use crate::pipeline::prefix_check::check_prefix;
@@ -27,21 +27,11 @@ pub(super) struct PipelineThreads {
     pub(super) deleters: Threads,
 }
 
-/// As many deleters as pollers: a delete takes as long as a receive, so fewer would slow the polling.
-pub(super) fn deleters(config: &Config) -> usize {
-    config.consumers
-}
-
-/// Threads that call the queue at the same time: these, and the one that extends visibility.
-pub(super) fn queue_callers(config: &Config) -> usize {
-    config.consumers + deleters(config) + 1
-}
-
 /// Starts the loops: the last in line first, so that nothing waits for long.
 pub(super) fn start(
     config: &Config,
     context: &Arc<Context>,
-    recorded: Receiver<Vec<Recorded>>,
+    recorded: Receiver<Recorded>,
     status: Option<Arc<StatusBoard>>,
     background: &mut Background,
 ) -> anyhow::Result<PipelineThreads> {
@@ -56,9 +46,12 @@ pub(super) fn start(
     // ones as make a call to Redis worth its while. The rest stays in the queue.
     let waiting = (WAITING_MESSAGES / usize::from(config.batch_size)).clamp(1, config.consumers);
     let (deliveries, received) = bounded(waiting.max(config.workers));
-    let recorded = RecordedQueue::new(recorded);
+    let recorded = Arc::new(Mutex::new(recorded));
     let deleter = |_| {
-        let deleter = Deleter::new(Arc::clone(context), Arc::clone(&recorded));
+        let deleter = Deleter {
+            context: Arc::clone(context),
+            recorded: Arc::clone(&recorded),
+        };
         move || deleter.run()
     };
     let worker = |_| {
@@ -71,7 +64,8 @@ pub(super) fn start(
     };
     let died = &background.died;
     Ok(PipelineThreads {
-        deleters: Threads::start("deleter", died, (0..deleters(config)).map(deleter).collect())?,
+        // As many as pollers: a delete takes as long as a receive, so fewer would slow the polling.
+        deleters: Threads::start("deleter", died, (0..config.consumers).map(deleter).collect())?,
         workers: Threads::start("worker", died, (0..config.workers).map(worker).collect())?,
         pollers: Threads::start("poller", died, (0..config.consumers).map(poller).collect())?,
     })

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 use super::threads::Background;
 use crate::config::{Config, Secret, SentryConfig};
 use crate::edge::EdgeClient;
@@ -61,36 +63,28 @@ fn read_dsn(dsn: &Secret, faults: &FaultLog, exit: &Stop) -> Option<String> {
 /// Uses what the DSN's file holds whenever that changes. If it is no DSN, the one before stays in use.
 fn follow_file(file: &Secret, mut known: String, guard: &Guard, faults: &FaultLog, exit: &Stop) {
     while !exit.wait(READ_EVERY) {
-        let dsn = match file.read() {
-            Ok(dsn) if dsn == known => continue,
-            Ok(dsn) => dsn,
-            Err(error) => {
-                file_failed(faults, &error.to_string());
-                continue;
+        match file.read() {
+            Ok(dsn) if dsn == known => {}
+            Ok(dsn) => {
+                known = dsn;
+                match guard.turn_to(&known) {
+                    Ok(()) => log::info!(
+                        "the file of SENTRY_DSN_FILE has changed: errors are reported to the new DSN"
+                    ),
+                    Err(error) => log::warn!(
+                        err:% = error;
+                        "the file of SENTRY_DSN_FILE has changed, but cannot be used: errors are reported to the DSN before"
+                    ),
+                }
             }
-        };
-        match guard.turn_to(&dsn) {
-            Ok(()) => {
-                log::info!("the file of SENTRY_DSN_FILE has changed: errors are reported to the new DSN");
-            }
-            Err(error) => log::warn!(
-                err:% = error;
-                "the file of SENTRY_DSN_FILE has changed, but cannot be used: errors are reported to the DSN before"
-            ),
+            Err(error) => file_failed(faults, &error.to_string()),
         }
-        known = dsn;
     }
 }
 
 fn file_failed(faults: &FaultLog, error: &str) {
     let message = "cannot read the file of SENTRY_DSN_FILE: check the path and its permissions; trying again";
-    faults.fault(
-        "SENTRY_DSN_FILE",
-        log::Level::Warn,
-        message,
-        error,
-        Instant::now(),
-    );
+    faults.fault("SENTRY_DSN_FILE", Level::Warn, message, error, Instant::now());
 }
 
 /// The DSN of the remote configuration. `None` if it has none, or in the exit phase.
@@ -99,13 +93,11 @@ fn ask_for_dsn(edge: &EdgeClient, faults: &FaultLog, exit: &Stop) -> Option<Stri
     loop {
         match edge.sentry_dsn() {
             Ok(dsn) => return dsn,
-            Err(error) => faults.fault(
-                &format!("remote configuration {}", error.kind),
-                log::Level::Warn,
-                "cannot ask the Edge API where to report errors: trying again, the cache is kept fresh meanwhile",
-                &error.message,
-                Instant::now(),
-            ),
+            Err(error) => {
+                let kind = format!("remote configuration {}", error.kind);
+                let message = "cannot ask the Edge API where to report errors: trying again, the cache is kept fresh meanwhile";
+                faults.fault(&kind, Level::Warn, message, &error.message, Instant::now());
+            }
         }
         if exit.wait(backoff.next_wait(fastrand::f64())) {
             return None;

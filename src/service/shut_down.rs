@@ -35,8 +35,8 @@ pub(super) fn shut_down(
     let mut released = in_flight.take_over(Instant::now()); // before its holders end
     drop(triggers.release);
     loop {
-        if !released.is_empty() {
-            let _ = context.recorded.send_deadline(released, deadline);
+        for recorded in released {
+            let _ = context.recorded.send_deadline(recorded, deadline);
         }
         let next_look = deadline.min(Instant::now() + Duration::from_millis(100));
         if in_flight.wait_until_drained(began, next_look) {
@@ -53,14 +53,11 @@ pub(super) fn shut_down(
     }
     drop(triggers.exit);
     pipeline.deleters.wait(deadline);
-    pipeline
-        .workers
-        .wait(deadline.min(Instant::now() + Duration::from_millis(200)));
     // A `credential_process` is killed by the thread that started it, which may be a poller: without this wait it would
     // outlive the service.
-    pipeline
-        .pollers
-        .wait(deadline.min(Instant::now() + Duration::from_millis(200)));
+    for threads in [&pipeline.workers, &pipeline.pollers] {
+        threads.wait(deadline.min(Instant::now() + Duration::from_millis(200)));
+    }
     for threads in &background.threads {
         threads.wait(deadline);
     }

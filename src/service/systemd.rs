@@ -23,14 +23,8 @@ pub(super) fn notify_ready(faults: &FaultLog) {
 pub(super) fn notify_stopping(budget: Duration, faults: &FaultLog) {
     let extended = u32::try_from((budget + SHUTDOWN_SLACK).as_micros()).unwrap_or(u32::MAX);
     let status = NotifyState::Status("stopping: what was received is applied or released");
-    notify(
-        faults,
-        &[
-            NotifyState::Stopping,
-            NotifyState::ExtendTimeoutUsec(extended),
-            status,
-        ],
-    );
+    let extended = NotifyState::ExtendTimeoutUsec(extended);
+    notify(faults, &[NotifyState::Stopping, extended, status]);
 }
 
 /// Starts the thread that feeds the watchdog while the loops are alive, if the unit has `WatchdogSec`. Once they are
@@ -77,12 +71,8 @@ fn status(health: &HealthBoard, now: Instant) -> String {
 /// If systemd cannot be notified, it acts by its own timeouts, and the log says why.
 fn notify(faults: &FaultLog, states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        faults.fault(
-            "systemd",
-            log::Level::Warn,
-            "cannot notify systemd at NOTIFY_SOCKET: it will take the service for dead",
-            &error.to_string(),
-            Instant::now(),
-        );
+        let message = "cannot notify systemd at NOTIFY_SOCKET: it will take the service for dead";
+        let error = error.to_string();
+        faults.fault("systemd", log::Level::Warn, message, &error, Instant::now());
     }
 }

@@ -3,10 +3,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{Receiver, unbounded};
 
 use super::{AT_ONCE, FakeQueue, Rig, delivery, entry_failure, queue_error, secs, wait_until};
-use crate::pipeline::deleter::{Deleter, RecordedQueue};
+use crate::pipeline::deleter::Deleter;
 use crate::pipeline::ending::Ending;
 use crate::pipeline::in_flight::Recorded;
 use crate::sqs::{BatchOutcome, QueueError};
@@ -24,7 +24,7 @@ fn with_deletes(deletes: VecDeque<Result<BatchOutcome, QueueError>>) -> Rig {
 
 fn recorded(rig: &Rig, id: &str, ending: Ending) -> Recorded {
     let delivery = rig.track(delivery(id, "{}"));
-    rig.in_flight().record(vec![(delivery, ending)]).pop().unwrap()
+    rig.in_flight().record(delivery, ending).unwrap()
 }
 
 fn deletes(rig: &Rig, ids: impl IntoIterator<Item = usize>) -> Vec<Recorded> {
@@ -33,12 +33,19 @@ fn deletes(rig: &Rig, ids: impl IntoIterator<Item = usize>) -> Vec<Recorded> {
         .collect()
 }
 
-/// Steps through these portions, and waits until all are completed.
-fn complete(rig: &Rig, portions: Vec<Vec<Recorded>>) {
+fn deleter(rig: &Rig, recorded: &Arc<Mutex<Receiver<Recorded>>>) -> Deleter {
+    Deleter {
+        context: rig.context.clone(),
+        recorded: Arc::clone(recorded),
+    }
+}
+
+/// Steps until all of these are completed.
+fn complete(rig: &Rig, recorded: Vec<Recorded>) {
     let (sender, receiver) = unbounded();
-    let deleter = Deleter::new(rig.context.clone(), RecordedQueue::new(receiver));
-    for portion in portions {
-        sender.send(portion).unwrap();
+    let deleter = deleter(rig, &Arc::new(Mutex::new(receiver)));
+    for recorded in recorded {
+        sender.send(recorded).unwrap();
     }
     while rig.context.metrics.in_flight.get() > 0 {
         assert!(deleter.step());
@@ -54,12 +61,9 @@ fn sizes(rig: &Rig) -> Vec<usize> {
 }
 
 #[test]
-fn deletes_go_out_in_batches_of_ten_whatever_portions_they_come_in() {
+fn deletes_go_out_in_batches_of_ten() {
     let rig = Rig::new();
-    complete(
-        &rig,
-        vec![deletes(&rig, 0..7), deletes(&rig, 7..30), deletes(&rig, 30..31)],
-    );
+    complete(&rig, deletes(&rig, 0..31));
     assert_eq!(sizes(&rig), [10, 10, 10, 1]);
     let distinct: HashSet<String> = calls(&rig).concat().into_iter().collect();
     assert_eq!(distinct.len(), 31);
@@ -73,14 +77,14 @@ fn of_a_half_failed_delete_only_what_can_still_succeed_is_tried_again() {
         Some(entry_failure("Code", false)),
     ];
     let rig = with_deletes(VecDeque::from([Ok(failures)]));
-    complete(&rig, vec![deletes(&rig, 0..3)]);
+    complete(&rig, deletes(&rig, 0..3));
     assert_eq!(calls(&rig), [vec!["0", "1", "2"], vec!["2"]]);
 }
 
 #[test]
 fn a_delete_call_that_failed_is_made_again() {
     let rig = with_deletes(failing(1));
-    complete(&rig, vec![deletes(&rig, 0..1)]);
+    complete(&rig, deletes(&rig, 0..1));
     assert_eq!(calls(&rig), [["0"], ["0"]]);
 }
 
@@ -89,10 +93,10 @@ fn what_is_released_becomes_visible_at_once_beside_deletes() {
     let rig = Rig::new();
     complete(
         &rig,
-        vec![vec![
+        vec![
             recorded(&rig, "release", AT_ONCE),
             recorded(&rig, "delete", Ending::Delete),
-        ]],
+        ],
     );
     assert_eq!(
         *rig.queue.visibility.lock().unwrap(),
@@ -106,7 +110,7 @@ fn a_delete_that_goes_on_failing_is_given_up_when_its_receipt_handle_expires() {
     let rig = with_deletes(failing(100));
     rig.in_flight().set_timeout(secs(2));
     let began = Instant::now();
-    complete(&rig, vec![deletes(&rig, 0..1)]);
+    complete(&rig, deletes(&rig, 0..1));
     let tries = calls(&rig).len();
     assert!((3..10).contains(&tries), "tried with growing waits: {tries}");
     assert!(began.elapsed() < secs(3));
@@ -116,7 +120,7 @@ fn a_delete_that_goes_on_failing_is_given_up_when_its_receipt_handle_expires() {
 fn a_queue_that_takes_no_deletes_is_not_called_in_a_hot_loop() {
     let rig = with_deletes(failing(10_000));
     rig.in_flight().set_timeout(secs(2));
-    complete(&rig, vec![deletes(&rig, 0..150)]);
+    complete(&rig, deletes(&rig, 0..150));
     assert!(calls(&rig).len() < 40, "{} calls in 2 s", calls(&rig).len());
 }
 
@@ -127,19 +131,15 @@ fn a_delete_that_goes_on_failing_holds_up_no_other_deleter() {
         false,
     ))])]));
     let (sender, receiver) = unbounded();
-    let queue = RecordedQueue::new(receiver);
+    let receiver = Arc::new(Mutex::new(receiver));
     thread::scope(|scope| {
         for _ in 0..2 {
-            let deleter = Deleter::new(rig.context.clone(), Arc::clone(&queue));
+            let deleter = deleter(&rig, &receiver);
             scope.spawn(move || deleter.step());
         }
-        sender
-            .send(vec![recorded(&rig, "failing", Ending::Delete)])
-            .unwrap();
+        sender.send(recorded(&rig, "failing", Ending::Delete)).unwrap();
         wait_until("the first call", || calls(&rig).len() == 1);
-        sender
-            .send(vec![recorded(&rig, "other", Ending::Delete)])
-            .unwrap();
+        sender.send(recorded(&rig, "other", Ending::Delete)).unwrap();
     });
     assert_eq!(calls(&rig), [["failing"], ["other"], ["failing"]]);
 }
@@ -147,10 +147,10 @@ fn a_delete_that_goes_on_failing_holds_up_no_other_deleter() {
 #[test]
 fn in_the_release_phase_everything_gets_one_more_try() {
     let mut rig = with_deletes(failing(100));
-    let portions = vec![deletes(&rig, 0..12)];
+    let batches = deletes(&rig, 0..12);
     let triggers = rig.triggers.take().unwrap();
     drop(triggers.release);
-    complete(&rig, portions);
+    complete(&rig, batches);
     assert_eq!(sizes(&rig), [10, 2]);
 }
 
@@ -161,7 +161,7 @@ fn a_deleter_that_waits_for_its_next_try_notices_the_release_phase() {
     let batch = deletes(&rig, 0..1);
     let triggers = rig.triggers.take().unwrap();
     thread::scope(|scope| {
-        scope.spawn(|| complete(&rig, vec![batch]));
+        scope.spawn(|| complete(&rig, batch));
         wait_until("calls that failed", || calls(&rig).len() == FAILING);
         // The next one is due in 0.8 s at the earliest.
         let began = Instant::now();
@@ -177,11 +177,11 @@ fn what_is_released_is_not_hidden_again_by_an_extension_that_was_under_way() {
     let rig = Rig::new();
     let held = rig.track(delivery("1", "{}"));
     let under_way = rig.in_flight().begin_extensions(10, Instant::now() + secs(20));
-    let released = rig.in_flight().record(vec![(held, AT_ONCE)]);
+    let released = rig.in_flight().record(held, AT_ONCE).unwrap();
     let other = recorded(&rig, "other", AT_ONCE);
     let changed = || rig.queue.visibility.lock().unwrap().clone();
     thread::scope(|scope| {
-        scope.spawn(|| complete(&rig, vec![released, vec![other]]));
+        scope.spawn(|| complete(&rig, vec![released, other]));
         wait_until("the other is released", || {
             changed() == [("other".to_owned(), secs(0))]
         });
@@ -195,10 +195,10 @@ fn what_is_released_is_not_hidden_again_by_an_extension_that_was_under_way() {
 fn deleters_end_in_the_exit_phase() {
     let mut rig = Rig::new();
     let (_sender, receiver) = unbounded();
-    let queue = RecordedQueue::new(receiver);
+    let receiver = Arc::new(Mutex::new(receiver));
     thread::scope(|scope| {
         for _ in 0..3 {
-            let deleter = Deleter::new(rig.context.clone(), Arc::clone(&queue));
+            let deleter = deleter(&rig, &receiver);
             scope.spawn(move || deleter.run());
         }
         drop(rig.triggers.take());

@@ -35,8 +35,7 @@ fn succeed(in_flight: &Arc<InFlight>, now: Instant) -> Vec<(String, u64)> {
 }
 
 fn is_lost(in_flight: &InFlight, delivery: &InFlightDelivery, now: Instant) -> bool {
-    let (_, lost) = in_flight.split_lost(vec![delivery], |delivery| &delivery.ticket, now);
-    !lost.is_empty()
+    !in_flight.is_held(&delivery.ticket, now)
 }
 
 #[test]
@@ -68,7 +67,7 @@ fn the_most_urgent_messages_are_extended_first_and_no_more_than_a_call_takes() {
 #[test]
 fn what_is_recorded_or_dropped_is_not_extended_and_the_gauge_follows() {
     let ((in_flight, metrics), start) = (tracker(), Instant::now());
-    let recorded = in_flight.record(vec![(tracked(&in_flight, "1", start), Ending::Delete)]);
+    let recorded = in_flight.record(tracked(&in_flight, "1", start), Ending::Delete);
     let dropped = tracked(&in_flight, "2", start);
     assert_eq!(metrics.in_flight.get(), 2);
     drop(dropped);
@@ -143,12 +142,11 @@ fn what_is_recorded_during_its_extension_says_so_and_is_not_lost_by_it() {
     let ((in_flight, _), start) = (tracker(), Instant::now());
     let held = tracked(&in_flight, "1", start);
     let under_way = in_flight.begin_extensions(10, start + secs(15));
-    let recorded = in_flight.record(vec![(held, AT_ONCE)]);
-    assert!(in_flight.is_being_extended(&recorded[0].ticket));
+    let recorded = in_flight.record(held, AT_ONCE).unwrap();
+    assert!(in_flight.is_being_extended(&recorded.ticket));
     in_flight.end_extension(&under_way[0], Extended::Forgotten);
-    assert!(!in_flight.is_being_extended(&recorded[0].ticket));
-    let (held, _) = in_flight.split_lost(recorded, |recorded| &recorded.ticket, start + secs(15));
-    assert_eq!(held.len(), 1);
+    assert!(!in_flight.is_being_extended(&recorded.ticket));
+    assert!(in_flight.is_held(&recorded.ticket, start + secs(15)));
 }
 
 #[test]
@@ -156,7 +154,7 @@ fn a_release_takes_over_once_what_is_neither_recorded_nor_lost_and_leaves_its_ho
     let ((in_flight, metrics), start) = (tracker(), Instant::now());
     let lost = tracked(&in_flight, "lost", start);
     extend(&in_flight, start + secs(16), |_| Extended::Forgotten);
-    let _recorded = in_flight.record(vec![(tracked(&in_flight, "recorded", start), Ending::Delete)]);
+    let _recorded = in_flight.record(tracked(&in_flight, "recorded", start), Ending::Delete);
     let held = tracked(&in_flight, "held", start);
 
     let released = in_flight.take_over(start);
@@ -166,7 +164,7 @@ fn a_release_takes_over_once_what_is_neither_recorded_nor_lost_and_leaves_its_ho
         ("held", AT_ONCE)
     );
     assert!(in_flight.take_over(start).is_empty());
-    assert!(in_flight.record(vec![(held, Ending::Delete)]).is_empty());
+    assert!(in_flight.record(held, Ending::Delete).is_none());
     drop(lost);
     assert_eq!(metrics.in_flight.get(), 2, "recorded and released");
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
 
-use super::context::{Context, PipelineSettings};
+use super::context::Context;
 use super::ending::{Ending, MalformedIds};
 use super::gate::RedisGate;
 use super::in_flight::{InFlight, InFlightDelivery, Recorded};
@@ -235,7 +235,7 @@ struct Rig {
     context: Arc<Context>,
     queue: Arc<FakeQueue>,
     store: Arc<FakeStore>,
-    recorded: Receiver<Vec<Recorded>>,
+    recorded: Receiver<Recorded>,
     triggers: Option<ShutdownTriggers>,
 }
 
@@ -262,17 +262,15 @@ impl Rig {
         let (triggers, shutdown) = shutdown_phases();
         let (recorded_sender, recorded) = unbounded();
         let context = Context {
-            settings: PipelineSettings {
-                batch_size: 10,
-                wait_time: secs(20),
-                poison_policy,
-                layout: Layout {
-                    keyspace: Keyspace::new("p"),
-                    format: CacheFormat::Compatible,
-                    policy: CacheUpdatePolicy::Upsert,
-                },
-                environment_prefix: "p".to_owned(),
+            batch_size: 10,
+            wait_time: secs(20),
+            poison_policy,
+            layout: Layout {
+                keyspace: Keyspace::new("p"),
+                format: CacheFormat::Compatible,
+                policy: CacheUpdatePolicy::Upsert,
             },
+            environment_prefix: "p".to_owned(),
             queue: Arc::clone(&queue) as Arc<dyn Queue>,
             store: Arc::clone(&store) as Arc<dyn CacheStore>,
             in_flight: InFlight::new(2, Arc::clone(&metrics)),
@@ -307,7 +305,7 @@ impl Rig {
     /// What was recorded so far: receipt handle and ending.
     fn endings(&self) -> Vec<(String, Ending)> {
         let ending = |recorded: Recorded| (recorded.receipt_handle.0, recorded.ending);
-        self.recorded.try_iter().flatten().map(ending).collect()
+        self.recorded.try_iter().map(ending).collect()
     }
 
     fn failed(&self, reason: &str) -> u64 {

@@ -11,7 +11,7 @@ fn after_a_failed_write_a_probe_opens_the_gate_but_not_while_a_worker_is_about_t
     let gate = rig.context.gate.clone();
     let mut sampler = Sampler::new(rig.context.clone(), None);
     let retry = gate.retry_write();
-    gate.write_failed(&store_error(Cause::Io));
+    gate.write_failed(&store_error(Cause::Io), Instant::now());
     sampler.step(Instant::now());
     assert!(!gate.is_open(), "Redis answers, but that proves nothing");
     drop(retry);
@@ -26,7 +26,7 @@ fn a_failed_read_is_ended_by_the_next_one_that_succeeds() {
         ..FakeStore::default()
     });
     let gate = rig.context.gate.clone();
-    gate.read_failed(&store_error(Cause::Timeout));
+    gate.read_failed(&store_error(Cause::Timeout), Instant::now());
     assert!(!gate.is_open());
     let mut sampler = Sampler::new(rig.context.clone(), None);
     sampler.step(Instant::now() + secs(1));

@@ -18,10 +18,7 @@ fn visibility(answers: Vec<Result<BatchOutcome, QueueError>>) -> (Rig, Visibilit
 }
 
 fn is_lost(rig: &Rig, delivery: &InFlightDelivery, now: Instant) -> bool {
-    let (_, lost) = rig
-        .in_flight()
-        .split_lost(vec![delivery], |delivery| &delivery.ticket, now);
-    !lost.is_empty()
+    !rig.in_flight().is_held(&delivery.ticket, now)
 }
 
 #[test]
