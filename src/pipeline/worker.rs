@@ -334,7 +334,7 @@ impl Worker {
     /// Notes what became of each change. Jobs that are done end, the others are parked or go on.
     fn conclude(&mut self, jobs: Vec<Job>, outcomes: Vec<Result<Outcome, StoreError>>) {
         let mut outcomes = outcomes.into_iter();
-        let mut has_written = false;
+        let (mut has_written, mut proves_writes) = (false, false);
         for mut job in jobs {
             let mut locked = Vec::new();
             for (mut attempt, outcome) in job.begun.drain(..).zip(&mut outcomes) {
@@ -344,7 +344,11 @@ impl Worker {
                         attempt.locked_since.get_or_insert_with(Instant::now);
                         locked.push(attempt);
                     }
-                    Ok(outcome) if self.count(outcome) => (job.has_written, has_written) = (true, true),
+                    Ok(outcome) if self.count(outcome) => {
+                        (job.has_written, has_written) = (true, true);
+                        // A Redis whose memory is full still deletes.
+                        proves_writes |= !attempt.change.only_deletes();
+                    }
                     Ok(_) => {}
                     Err(error) => _ = job.refusal.get_or_insert(error),
                 }
@@ -358,8 +362,10 @@ impl Worker {
                 self.park(job);
             }
         }
-        if has_written {
+        if proves_writes {
             self.context.gate.write_succeeded();
+        }
+        if has_written {
             self.context.metrics.last_write.set(seconds_now());
         }
         self.record_ended();
