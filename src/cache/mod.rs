@@ -154,6 +154,11 @@ impl CacheChange {
         }
     }
 
+    /// True for a purge and for an invalidation.
+    pub fn only_deletes(&self) -> bool {
+        matches!(self, Self::Purge(_) | Self::InvalidateEnvironment(_))
+    }
+
     /// True for a list that an invalidation sent at this time made out of date.
     pub fn is_outdated_by(&self, invalidated_at: EpochMs) -> bool {
         matches!(self, Self::WriteEntitlements(write) if write.sent_at <= invalidated_at)

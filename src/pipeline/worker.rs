@@ -311,12 +311,8 @@ impl Worker {
 
     /// Notes what became of each change. Jobs that are done end, the others are parked or go on.
     fn conclude(&mut self, jobs: Vec<Job>, outcomes: Vec<Result<Outcome, StoreError>>) {
-        let has_written = |outcome: &_| matches!(outcome, Ok(Outcome::Applied { written: 1.., .. }));
-        if outcomes.iter().any(has_written) {
-            self.context.gate.write_succeeded();
-            self.context.metrics.last_write.set(seconds_now());
-        }
         let mut outcomes = outcomes.into_iter();
+        let (mut has_written, mut proves_writes) = (false, false);
         for mut job in jobs {
             let mut locked = Vec::new();
             for (mut attempt, outcome) in job.begun.drain(..).zip(&mut outcomes) {
@@ -331,7 +327,12 @@ impl Worker {
                         attempt.locked_since.get_or_insert_with(Instant::now);
                         locked.push(attempt);
                     }
-                    Ok(outcome) => job.has_written |= self.count(outcome),
+                    Ok(outcome) if self.count(outcome) => {
+                        (job.has_written, has_written) = (true, true);
+                        // A Redis whose memory is full still deletes.
+                        proves_writes |= !attempt.change.only_deletes();
+                    }
+                    Ok(_) => {}
                     Err(error) => _ = job.refusal.get_or_insert(error),
                 }
             }
@@ -343,6 +344,12 @@ impl Worker {
             } else {
                 self.park(job);
             }
+        }
+        if proves_writes {
+            self.context.gate.write_succeeded();
+        }
+        if has_written {
+            self.context.metrics.last_write.set(seconds_now());
         }
     }
 

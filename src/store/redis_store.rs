@@ -44,17 +44,21 @@ pub struct RedisStore {
 
 /// The pool tells its callers only that there is no connection; this keeps why.
 #[derive(Debug, Clone, Default)]
-struct LastConnectError(Arc<Mutex<Option<StoreError>>>);
+struct LastConnectError(Arc<Mutex<Option<(Instant, StoreError)>>>);
 
 impl LastConnectError {
-    fn take(&self) -> Option<StoreError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Why the last attempt failed, if it has failed since then. Several callers may wait for the same attempt.
+    fn since(&self, began: Instant) -> Option<StoreError> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref()
+            .filter(|(at, _)| *at >= began)
+            .map(|(_, error)| error.clone())
     }
 }
 
 impl r2d2::HandleError<StoreError> for LastConnectError {
     fn handle_error(&self, error: StoreError) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), error));
     }
 }
 
@@ -108,9 +112,8 @@ impl RedisStore {
     }
 
     fn connection(&self) -> Result<r2d2::PooledConnection<ConnectionManager>, StoreError> {
-        let deadline = Instant::now() + CHECKOUT;
-        // An old error says nothing of this attempt.
-        self.last_connect_error.take();
+        let began = Instant::now();
+        let deadline = began + CHECKOUT;
         loop {
             // The pool goes on connecting in the background and would let its callers wait for that. Waiting in slices, a
             // caller learns of a failed attempt soon after it has failed.
@@ -119,7 +122,7 @@ impl RedisStore {
                 Ok(connection) if self.manager.is_outdated(&connection) => {}
                 Ok(connection) => return Ok(connection),
                 Err(timeout) => {
-                    if let Some(error) = self.last_connect_error.take() {
+                    if let Some(error) = self.last_connect_error.since(began) {
                         return Err(error);
                     }
                     if Instant::now() >= deadline {

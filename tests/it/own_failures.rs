@@ -308,7 +308,6 @@ fn exhausted(customer: &str) -> String {
 fn behind_a_proxy() -> (FakeStage, RefusingRedis, Service) {
     let stage = FakeStage::new(QueueOptions {
         visibility_timeout: Duration::from_secs(2),
-        max_receive_count: Some(3),
         ..QueueOptions::default()
     });
     let proxy = RefusingRedis::start(stage.redis_address());

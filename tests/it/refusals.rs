@@ -247,8 +247,8 @@ impl Stage<'_> {
     fn is_paused(&self) {
         self.wait_until(NOTICED_WITHIN, "/readyz to say 503", || self.readiness() == 503);
         for text in self.row.says {
-            let found = !self.lines_that_say(text).is_empty();
-            assert!(found, "no line says '{text}': {:#?}", self.lines());
+            let what = format!("a line that says '{text}'");
+            self.wait_until(NOTICED_WITHIN, &what, || !self.lines_that_say(text).is_empty());
         }
         self.watch(REFUSED_FOR, || {
             assert_eq!(

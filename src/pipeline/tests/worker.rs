@@ -134,6 +134,19 @@ fn messages_that_meet_a_redis_that_fails_are_kept_and_applied_when_a_retry_succe
 }
 
 #[test]
+fn a_purge_does_not_prove_that_writes_work_again_since_a_redis_that_is_full_still_deletes() {
+    let mut bench = Bench::on(Rig::with_store(FakeStore {
+        failures: Mutex::new(1),
+        ..FakeStore::default()
+    }));
+    bench.deliver("1", &migration_of(1));
+    assert_eq!(bench.step_until(1), [deleted("1")]);
+    let gate = &bench.rig.context.gate;
+    assert!(bench.worker.step());
+    assert!(!gate.is_open() && gate.needs_probe());
+}
+
+#[test]
 fn what_a_worker_holds_at_the_release_phase_is_released_and_the_worker_ends() {
     let mut bench = Bench::on(Rig::with_store(FakeStore {
         failures: Mutex::new(u32::MAX),
