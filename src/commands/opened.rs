@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{complain, complain_of_settings};
 use crate::aws::{CredentialsProvider, own_provider};
+use crate::cache::Layout;
 use crate::cache::keyspace::Keyspace;
 use crate::config::{CacheAccess, CacheUpdatePolicy, EdgeAccess, Faults, Settings};
 use crate::http_client;
@@ -19,12 +20,12 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    /// The cache, with as many connections; nothing is dialled yet. The error is the exit status, its reason is told.
+    /// The cache, with as many connections; nothing is dialled yet. The error is the exit status; its reason is printed.
     pub fn new(settings: &Settings, connections: u32) -> Result<Self, u8> {
         Self::of(settings, settings.cache_access(), connections)
     }
 
-    /// The same for who tells the notices himself.
+    /// The same for a caller that reports the notices itself.
     pub fn silent(settings: &Settings, connections: u32) -> Result<Self, u8> {
         let access = settings.cache_access().map(|access| CacheAccess {
             notices: Vec::new(),
@@ -41,6 +42,15 @@ impl Opened {
                 Ok((Self::of(settings, Ok(cache), connections)?, edge))
             }
             Err(faults) => Err(complain_of_settings(&faults)),
+        }
+    }
+
+    /// Where and how the command writes.
+    pub fn layout(&self) -> Layout {
+        Layout {
+            keyspace: Keyspace::new(self.access.environment_prefix.clone()),
+            format: self.access.format,
+            policy: self.access.policy,
         }
     }
 

@@ -6,8 +6,7 @@ use clap::Args;
 
 use super::apply::Applier;
 use super::{FAILED, Opened, USAGE, complain, print};
-use crate::cache::keyspace::Keyspace;
-use crate::cache::{CacheChange, Layout, changes};
+use crate::cache::{CacheChange, changes};
 use crate::clock;
 use crate::config::Settings;
 use crate::entitlement::{CustomerId, EpochMs, ResourceId, Subject};
@@ -158,15 +157,7 @@ fn purges(opened: &Opened, event: Event) -> impl Iterator<Item = CacheChange> {
         sent_at: purge_time(opened),
         implausible_timestamps: 0,
     };
-    changes(message, &layout(opened))
-}
-
-fn layout(opened: &Opened) -> Layout {
-    Layout {
-        keyspace: Keyspace::new(opened.access.environment_prefix.clone()),
-        format: opened.access.format,
-        policy: opened.access.policy,
-    }
+    changes(message, &opened.layout())
 }
 
 /// When the purge was sent: messages that were sent before it are out of order. Of this machine's clock and that of Redis the

@@ -12,7 +12,6 @@ use indicatif::ProgressBar;
 use self::line::{Line, read};
 use super::apply::Applier;
 use super::{DONE, FAILED, Opened, complain, human, lines, print, terminal};
-use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Layout, changes};
 use crate::clock;
 use crate::config::Settings;
@@ -64,11 +63,7 @@ pub(super) fn run(settings: &Settings, args: &ReplayArgs) -> u8 {
     };
     let bar = terminal::bar(total, "messages");
     let mut replay = Replay {
-        layout: Layout {
-            keyspace: Keyspace::new(opened.access.environment_prefix.clone()),
-            format: opened.access.format,
-            policy: opened.access.policy,
-        },
+        layout: opened.layout(),
         applier: Applier::new(&opened.store),
         opened: &opened,
         tally: Tally::default(),

@@ -156,9 +156,9 @@ impl Filler<'_> {
         let token = format!("warm-{:x}", fastrand::u128(..));
         let taken_at = self.take(&lock, &token)?;
         let filled = self.ask_and_write(subject, taken_at);
-        // What cannot be given back runs out by itself.
+        // A lock that cannot be released expires.
         if let Err(error) = self.store.release_lock(&lock, &token) {
-            log::debug!(err:% = error; "a refetch lock was not given back");
+            log::debug!(err:% = error; "a refetch lock was not released");
         }
         if matches!(filled, Ok(Filled::Written | Filled::NewerIsStored)) {
             self.store

@@ -17,8 +17,6 @@ use indicatif::ProgressBar;
 
 use self::fill::{Filled, Filler, NotFilled, Pace};
 use super::{DONE, FAILED, Opened, complain, lines, print, terminal};
-use crate::cache::Layout;
-use crate::cache::keyspace::Keyspace;
 use crate::config::Settings;
 use crate::edge::EdgeClient;
 use crate::entitlement::{CustomerId, ResourceId, Subject};
@@ -85,11 +83,7 @@ pub(super) fn run(settings: &Settings, args: &WarmArgs) -> u8 {
     let filler = Filler {
         store: &opened.store,
         edge: &edge,
-        layout: Layout {
-            keyspace: Keyspace::new(opened.access.environment_prefix.clone()),
-            format: opened.access.format,
-            policy: opened.access.policy,
-        },
+        layout: opened.layout(),
         retries: args.retries,
         pace: Pace::new(args.rate),
     };
@@ -287,7 +281,7 @@ impl Run<'_> {
     }
 }
 
-/// No thread panics with one of these in hand; if one did, what it holds is still right.
+/// No thread panics while it holds one of these; even then the data would be valid.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
