@@ -1,7 +1,7 @@
-//! What a credit balance means for the entries of a list that are paid in its currency.
+//! Adjusts a stored entitlement list to a credit balance: the entries whose credit rate is in its currency.
 //!
 //! Source: `updateEntitlementsBasedOnCreditBalanceUpdate` of `@stigg/node-server-sdk` 3.95.0, which does this to its
-//! cache in memory. SDK 4.x works it out from the credit usage, so format v4 needs none of this.
+//! cache in memory. SDK 4.x derives this from the credit usage, so format v4 does not need it.
 
 use serde_json::{Map, Value};
 
@@ -25,8 +25,8 @@ pub struct KnownBalance {
 }
 
 impl KnownBalance {
-    /// Reads what `apply.lua` keeps at a balance key: `value_at,period_at,balance_at,exhausted,valid_until`. `None` if
-    /// it says nothing of a balance.
+    /// Reads the record that `apply.lua` keeps at a balance key: `value_at,period_at,balance_at,exhausted,valid_until`.
+    /// `None` if it has no balance.
     pub fn read(currency: &CurrencyId, record: &str) -> Option<Self> {
         let mut fields = record.split(',').skip(2);
         let updated_at = EpochMs(fields.next()?.parse().ok()?);
@@ -43,7 +43,7 @@ impl KnownBalance {
     }
 }
 
-/// The list as these balances have it. `None` if that is what it says already, or if it cannot be read.
+/// The list adjusted to these balances. `None` if nothing changes, or if the list cannot be read.
 pub fn adjusted(list: &str, balances: &[KnownBalance]) -> Option<String> {
     let mut entries: Map<String, Value> = serde_json::from_str(list).ok()?;
     let mut is_changed = false;

@@ -10,7 +10,7 @@ use crate::message::UsageOf;
 const REFETCH: &str = "refetchEntityEntitlementsAfterCacheMiss";
 /// Stands between a prefix and a customer's id.
 const CUSTOMER: &[u8] = b":c_";
-/// Ends the key that holds when the state of another key was true.
+/// Suffix of the key that holds a value's timestamp.
 pub const TIMESTAMP: &str = "#timestamp";
 /// The SCAN pattern of the customers' keys of every environment.
 pub const ANY_CUSTOMER_KEYS: &str = "*:c_*";
@@ -77,7 +77,7 @@ impl Keyspace {
         self.spell(&[":", REFETCH, ":"].concat(), subject, ":")
     }
 
-    /// `P:check:<token>`: written to see whether writes work. No customer's key.
+    /// `P:check:<token>`: written to test whether writes work. Not a customer's key.
     pub fn probe_key(&self, token: &str) -> String {
         [&self.prefix, ":check:", token].concat()
     }
@@ -121,8 +121,8 @@ impl Keyspace {
         pattern
     }
 
-    /// The tombstone of the subject whose customer key this is; `None` for any other key. Ids may look like the parts
-    /// of other keys: then there is no tombstone either, and a list that is out of order may be written again.
+    /// The tombstone of the subject whose customer key this is; `None` for any other key. An id may contain what ends other
+    /// keys (`:f_`): then there is no tombstone either, and a list that is out of order may be written again.
     pub fn tombstone_of(&self, key: &[u8]) -> Option<Vec<u8>> {
         let customer = key.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":")?;
         let has = |part: &[u8]| customer.windows(part.len()).any(|window| window == part);
@@ -139,8 +139,8 @@ impl Keyspace {
     }
 }
 
-/// The prefix of a customer's key, whichever environment it is of; `None` if it is no such key. A prefix may hold
-/// anything, also what stands behind it: then its first part is returned.
+/// The environment's prefix in a customer's key; `None` for any other key. If the prefix itself contains `:c_`, only its
+/// first part is returned.
 pub fn prefix_of(key: &[u8]) -> Option<String> {
     let end = key
         .windows(CUSTOMER.len())
@@ -172,7 +172,7 @@ pub fn credit_usage_key(customer_key: &str, currency: &CurrencyId) -> String {
     [customer_key, ":credit_", currency.as_str()].concat()
 }
 
-/// `K:credit_<currencyId>#balance`: what is known of the balance, see `credit`. Ours; readers do not look at it.
+/// `K:credit_<currencyId>#balance`: the last known balance, see `credit`. Our own key; SDKs do not read it.
 pub fn balance_key(customer_key: &str, currency: &CurrencyId) -> String {
     [customer_key, ":credit_", currency.as_str(), "#balance"].concat()
 }

@@ -1,4 +1,4 @@
-//! What a message changes in the cache. Pure: decides, and leaves the doing to `store`.
+//! Decides what a message changes in the cache. Pure: `store` applies it.
 //!
 //! A change can be applied twice, or late, without harm: whether a key is written is decided key by key by the
 //! timestamp stored beside it, in one atomic step on the server (`store/apply.lua`).
@@ -85,7 +85,7 @@ pub struct RateCurrency {
 pub struct UsageWrite {
     /// The SDKs' locks.
     pub locks: ReaderLocks,
-    /// `K`, which must be cached.
+    /// `K`: if it is not cached, nothing is written.
     pub customer_key: String,
     /// The usage.
     pub write: KeyWrite,
@@ -96,7 +96,7 @@ pub struct UsageWrite {
 pub struct BalanceWrite {
     /// The SDKs' locks.
     pub locks: ReaderLocks,
-    /// `K`, which must be cached.
+    /// `K`: if it is not cached, nothing is written.
     pub customer_key: String,
     /// The currency.
     pub currency: CurrencyId,
@@ -119,9 +119,9 @@ pub struct PurgeWrite {
     pub customer_key: String,
     /// `K:metadata`.
     pub metadata_key: String,
-    /// The age of the message.
+    /// When the message was sent.
     pub sent_at: EpochMs,
-    /// An operator's purge: whatever the tombstone recorded before is forgotten.
+    /// An operator's purge: it clears what the tombstone recorded before.
     pub resets_tombstone: bool,
 }
 
@@ -130,12 +130,12 @@ pub struct PurgeWrite {
 pub struct Invalidation {
     /// Spells the keys.
     pub keyspace: Keyspace,
-    /// The tombstone stays when the scan has ended. If not, an out-of-order message finds no key of its customer then,
-    /// and the policy lets it write nothing (unless a reader has refetched: for that the workers remember it too).
+    /// The tombstone stays when the scan has ended (UPSERT). Under UPDATE_IF_EXISTS an out-of-order message finds no key of
+    /// its customer and writes nothing, unless a reader has refetched; for that case the workers remember the time.
     pub keeps_tombstone: bool,
-    /// An operator's: whatever the tombstone recorded before is forgotten.
+    /// An operator's invalidation: it overwrites what the tombstone recorded before.
     pub resets_tombstone: bool,
-    /// The age of the message.
+    /// When the message was sent.
     pub sent_at: EpochMs,
 }
 
@@ -155,7 +155,7 @@ pub enum CacheChange {
 }
 
 impl CacheChange {
-    /// What it changes, and where. Names a customer: for the log at `debug` alone.
+    /// What it changes, and at which key. Names a customer: only for the log at `debug`.
     pub fn describe(&self) -> (&'static str, &str) {
         match self {
             Self::WriteEntitlements(write) => ("entitlements", &write.list.key),

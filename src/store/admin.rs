@@ -1,5 +1,5 @@
-//! What commands and start-up checks ask of Redis, beside the changes: its keys, its clock, its state, whose customers it
-//! holds, the readers' refetch lock.
+//! Calls of commands and startup checks, beside the changes: keys, the server's clock and state, prefixes of customers,
+//! the readers' refetch lock.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::entitlement::EpochMs;
 
 /// How long a key of `check` lives, should nobody delete it.
 const PROBE_SECS: u32 = 10;
-/// Keys that one step of a scan for prefixes looks at: a millisecond of the server's time.
+/// Keys examined by one step of a scan for prefixes: a millisecond of the server's time.
 const KEYS_A_STEP: u32 = 1_000;
 /// Steps of that scan: a million keys.
 const STEPS_MAX: u32 = 1_000;
-/// Prefixes that are kept: more tell nothing more.
+/// Prefixes that are kept; a warning names only a few.
 const OTHERS_MAX: usize = 100;
 /// Deletes the lock if it is still the one that was taken.
 const RELEASE: &str =
@@ -42,7 +42,7 @@ pub enum Content {
     Text(String),
     /// Bytes that are not text.
     NotText,
-    /// Not a string, but a list or the like: somebody else's.
+    /// A list, hash or the like, written by somebody else.
     Foreign,
 }
 
@@ -139,7 +139,7 @@ impl RedisStore {
         Ok(KeySnapshot { content, expiry })
     }
 
-    /// What time it is at the server. `None` if it does not say: it is a second opinion, no more.
+    /// The server's time. `None` if it cannot be read: it only confirms this machine's clock.
     pub fn time(&self) -> Option<EpochMs> {
         let (secs, micros): (i64, i64) = self.ask(&cmd("TIME"), "cannot ask the time of").ok()?;
         Some(EpochMs(secs.checked_mul(1_000)?.checked_add(micros / 1_000)?))

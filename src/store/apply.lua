@@ -6,8 +6,8 @@
 --       3 '1' for UPDATE_IF_EXISTS     4 '1' for a dry run: nothing is written
 --       5 expiry of a tombstone in s   6 now, epoch ms
 --       then for each change its kind (a name in `changes` below) and its arguments
--- Returns {status, written, stale} of each change in one flat array: the number of keys written and of keys left because
---       something newer is stored; in a dry run, lists of these keys. Of a change that failed: {FAILED, error, 0}.
+-- Returns {status, written, stale} for each change in one flat array: the number of keys written, and of keys left because
+--       something newer is stored; in a dry run, lists of these keys. For a change that failed: {FAILED, error, 0}.
 --
 -- A tombstone is '<when the last purge was sent>[:<timestamp of the newest list that it deleted>]'.
 -- A balance record is '<timestamp of the credit usage beside it>,<timestamp of the usage that its period is from>,
@@ -31,13 +31,13 @@ local function exists(key)
     return call('EXISTS', key) == 1
 end
 
--- A timestamp; nil if there is none or it is not a number.
+-- The timestamp at this index; nil if there is none or it is not a number.
 local function time_at(index)
     local value = read(index)
     return value and tonumber(value)
 end
 
--- Something newer than `timestamp` is stored. 0 is the far past that readers write: it replaces anything.
+-- True if something newer than `timestamp` is stored. 0 is the far-past marker that readers write: it replaces anything.
 local function is_newer(index, timestamp)
     local at = time_at(index)
     return at and at > timestamp and timestamp ~= 0
@@ -99,7 +99,7 @@ local function credit_json(usage, from, to, has_next_reset_date)
 end
 
 -- Writes the usage of a credit currency. Usage, period and balance are each the newest that was seen, in whatever order
--- they come: a state without a period leaves the stored one, and one that is older than the usage may bring the period.
+-- messages come: one without a period keeps the stored period, and one older than the stored usage may still bring the period.
 -- Deciding keys from `first`: timestamp, value, balance record. Arguments from `arg`: timestamp, usage, period start and end
 -- ('' for none), '1' for nextResetDate; then, with `has_balance`: '1' exhausted, '0' not, '' unknown, and validUntil.
 -- Returns true if the balance is the newest that was seen.
@@ -167,7 +167,7 @@ end
 
 -- A credit balance.
 -- Deciding keys: write locks, K#timestamp, then those of put_credit. Other keys: refetch lock, K.
--- Arguments: number of locks, refetch, text that a list has which the balance concerns ('' if none is adjusted), then those
+-- Arguments: number of locks, refetch, text in any list that the balance concerns ('' if no list is adjusted), then those
 -- of put_credit.
 function changes.balance()
     local locks, refetch, concerned = tonumber(ARGV[a + 1]), ARGV[a + 2], ARGV[a + 3]
@@ -184,12 +184,13 @@ function changes.balance()
     end)
 end
 
--- A whole list, with metadata and usages.
--- Deciding keys: write locks, tombstones (environment, own, for a resource its customer's), K#timestamp, metadata's timestamp if
--- there are metadata, usages' timestamps, those of put_credit for each credit, balance records of credit rates.
--- Other keys: refetch lock, K, metadata, usages. Arguments: number of locks, refetch, numbers of tombstones, usages, credits and credit rates; when
--- the message was sent, or Stigg was asked; '1' if Stigg was asked; timestamp; list; metadata ('' for none);
--- (timestamp, value) of each usage; those of put_credit.
+-- A whole entitlement list, with metadata and usages.
+-- Deciding keys: write locks, tombstones (environment, own, for a resource its customer's), K#timestamp, metadata's timestamp
+-- if there are metadata, usages' timestamps, those of put_credit for each credit, balance records of credit rates.
+-- Other keys: refetch lock, K, metadata, usages.
+-- Arguments: number of locks, refetch, numbers of tombstones, usages, credits and credit rates; when the message was sent, or
+-- Stigg was asked; '1' if Stigg was asked; timestamp; list; metadata ('' for none); (timestamp, value) of each usage; those of
+-- put_credit for each credit.
 function changes.entitlements()
     local locks, refetch, tombstones = tonumber(ARGV[a + 1]), ARGV[a + 2], tonumber(ARGV[a + 3])
     local usages, credits, rates = tonumber(ARGV[a + 4]), tonumber(ARGV[a + 5]), tonumber(ARGV[a + 6])
@@ -202,13 +203,13 @@ function changes.entitlements()
     d, k, a = rate + rates, key + lists + usages, arg + 2 * usages + 5 * credits
     if is_locked(first, locks) then return LOCKED end
 
-    -- A purge was sent after this message, or at the same time: the message is out of order. So is one whose list is older
-    -- than a list that its own tombstone knows to be deleted. A purge of its customer leaves a resource's list in place, so
-    -- that one is compared as ever, as is one that is being refetched; one with the far-past mark may be older or newer than that
-    -- purge: the next reader asks.
+    -- If a purge was sent after this message, or at the same time, the message is out of order. So is one whose list is older
+    -- than the list that its own tombstone recorded. A purge of the customer leaves a resource's list in place: a stored list,
+    -- or one that is being refetched, is compared by timestamp. A stored list with the far-past marker may be older or newer than
+    -- that purge, so it is deleted and the next reader asks Stigg.
     local own_purged, own_deleted = read_tombstone(environment + 1)
     local stored_at = time_at(list_at) or 0
-    -- A redrive gives a message a new time of sending: where nothing is stored to compare with, the list's own time counts too.
+    -- A redrive gives a message a new SentTimestamp: if nothing is stored to compare with, the list's own time counts too.
     if stored_at == 0 and at > 0 and not is_answer then sent_at = math.min(sent_at, at) end
     for index = environment, list_at - 1 do
         local purged = read_tombstone(index)
@@ -229,7 +230,7 @@ function changes.entitlements()
         local is_cached
         for index = list_at, credit - 1 do is_cached = is_cached or time_at(index) end
         for index = credit, rate - 1, 3 do is_cached = is_cached or time_at(index) end
-        -- SDK 3.x reads a customer key that lost its timestamp (evicted, say): it must not be left as it is.
+        -- SDK 3.x reads a customer key that lost its timestamp (by eviction, say), so that one is updated too.
         if not (is_cached or exists(KEYS[key]) or exists(lock)) then
             -- A purge leaves usages, so an older list of other features might find one of its own stored.
             if own_purged and at > own_deleted then set_tombstone(KEYS[environment + 1], own_purged, at) end
@@ -265,7 +266,7 @@ function changes.entitlements()
     end)
 end
 
--- Replaces a list by one that was made from it, if all that it was made from is unchanged. Its expiry stays.
+-- Replaces a list by an adjusted one, if all that the adjusted list was made from is unchanged. The expiry stays.
 -- Deciding keys: K, K#timestamp, balance records. Arguments: number of deciding keys, the new list, what was read of each ('' for
 -- nothing).
 function changes.replace()
@@ -281,8 +282,8 @@ function changes.replace()
 end
 
 -- Deletes a list and its metadata, and records when the purge was sent and how new the list was: the purge may itself be out
--- of order, and then nothing older than that list may take its place. That time is never later than now, so that a list from
--- the future does not keep all others away.
+-- of order, and then nothing older than that list may be written. The recorded time is never later than now, so that a list
+-- from the future does not block all later ones.
 -- Deciding keys: locks, tombstone, K#timestamp, metadata's timestamp. Other keys: K, metadata.
 -- Arguments: number of locks, when the purge was sent, '1' to forget what the tombstone recorded.
 function changes.purge()
@@ -305,7 +306,7 @@ function changes.purge()
         set_here[key] = false
     end
     if not dry_run then written = call('DEL', unpack(keys)) end
-    -- A migration may list a hundred thousand customers of whom few are cached: these alone are worth a tombstone.
+    -- A migration may list a hundred thousand customers of whom few are cached: only these get a tombstone.
     if is_known or not update_if_exists or (dry_run and #written or written) > 0 then
         set_tombstone(KEYS[tombstone], sent_at, deleted)
     elseif resets then
@@ -314,8 +315,8 @@ function changes.purge()
     return APPLIED
 end
 
--- Deletes scanned values with their timestamps. A list that is newer than the invalidation came before it out of order: its
--- tombstone records how new it was.
+-- Deletes scanned values with their timestamps. If a list is newer than the invalidation, the invalidation is out of order:
+-- the list's tombstone records how new it was.
 -- Deciding keys: (timestamp, tombstone) of each value. Other keys: the values. Arguments: when the invalidation was sent, number
 -- of values; for each '1' if it is a list and so has a tombstone.
 function changes.unlink()
@@ -334,14 +335,14 @@ function changes.unlink()
     return APPLIED
 end
 
--- An invalidation, which is not atomic: done step by step, outside.
+-- An invalidation: it is not atomic, so the store makes it of several steps.
 function changes.nothing()
     a = a + 1
     return APPLIED
 end
 
--- Sets the environment's tombstone, or a key that shows that writes work. Deciding key: the tombstone. Arguments: the time,
--- expiry in seconds, '1' to forget what it recorded.
+-- Sets the environment's tombstone, or a probe key that shows that writes work. Deciding key: the tombstone. Arguments: the
+-- time, expiry in seconds, '1' to overwrite a later time.
 function changes.tombstone()
     local index, sent_at, secs, resets = d, ARGV[a + 1], ARGV[a + 2], ARGV[a + 3] == '1'
     d, a = d + 1, a + 4
@@ -352,7 +353,7 @@ function changes.tombstone()
     return APPLIED
 end
 
--- Clears a tombstone if it is still this one. Deciding key: the tombstone. Arguments: the time.
+-- Deletes the environment's tombstone if it still has this time. Deciding key: the tombstone. Argument: the time.
 function changes.clear()
     local index, sent_at = d, ARGV[a + 1]
     d, a = d + 1, a + 2
@@ -367,7 +368,7 @@ while a <= #ARGV do
     if is_done then
         results[size + 1], results[size + 2], results[size + 3] = status, written, stale
     else
-        -- Redis 7 raises a table, Redis 6 a text that has the error behind a position.
+        -- Redis 7 raises a table, Redis 6 a text with the error after a position.
         local message = type(status) == 'table' and status.err or tostring(status)
         message = string.match(message, '%-(%u%u+ .*)') or message
         results[size + 1], results[size + 2], results[size + 3] = FAILED, message, 0

@@ -56,7 +56,7 @@ pub(super) struct DialPlan {
 #[derive(Clone)]
 pub(super) struct ConnectionManager {
     config: Arc<RedisConfig>,
-    /// Signs tokens, where they stand for a password.
+    /// Signs the tokens that replace a password (REDIS_IAM_AUTH).
     signer: Option<Arc<dyn CredentialsProvider>>,
     redis: Arc<DialPlan>,
     sentinels: Arc<DialPlan>,
@@ -73,14 +73,14 @@ pub(super) enum OpenError {
     Tls(#[from] StoreError),
 }
 
-/// Who one is, and which database one wants.
+/// What a connection logs in with, and its database.
 pub(super) struct Login<'a> {
     pub(super) username: Option<&'a str>,
     pub(super) password: Option<&'a str>,
     pub(super) db: u16,
 }
 
-/// Connects, and does the handshake if there is to be TLS.
+/// Connects; with TLS, does the handshake.
 pub(super) fn open(
     host: &str,
     port: u16,
@@ -95,8 +95,8 @@ pub(super) fn open(
     Ok(Transport::tcp(host, port, &plan.lookups, deadline)?.encrypted(config, name)?)
 }
 
-/// Authenticates and selects the database. A password that the server does not ask for is no fault, as in ioredis:
-/// `setting` is named in one warning. A server that does ask says so at the next command.
+/// Authenticates and selects the database. A password that the server does not ask for is accepted, as in ioredis: one
+/// warning names `setting`. If the server requires a password after all, the next command fails with NOAUTH.
 pub(super) fn authenticate(
     transport: &mut Transport,
     login: &Login<'_>,
@@ -109,7 +109,7 @@ pub(super) fn authenticate(
         match transport.query(&auth) {
             Err(error) if error.code() == Some("ERR") && !says_too_many_clients(&error) => {
                 if !plan.has_warned_of_password.swap(true, Ordering::SeqCst) {
-                    // Without its own words, which may hold the password.
+                    // Without the server's text, which may contain the password.
                     log::warn!(
                         "{setting} is set, but the server does not ask for a password: going on without"
                     );
@@ -217,7 +217,7 @@ impl ConnectionManager {
             .map_err(|error| failed(&format!("{error}; check REDIS_IAM_CACHE_NAME and REDIS_USERNAME")))
     }
 
-    /// The server refused the token: keys that AWS takes no more are fetched again.
+    /// The server refused the token: keys that AWS no longer accepts are fetched again.
     fn invalidate_credentials(&self) {
         if let (Some(_), Some(signer)) = (&self.config.iam, &self.signer) {
             let now = clock::now();
@@ -256,8 +256,7 @@ impl ConnectionManager {
             }
             error
         })?;
-        // One question now, so that a server that does not speak Redis, or does not speak at all, is told from one that was
-        // lost later.
+        // One question now tells a server that does not speak Redis, or does not answer, from one that fails later.
         self.ask_if_allowed(&mut transport, &cmd("PING"))?;
         let now = Instant::now();
         Ok(PooledConnection {
@@ -287,7 +286,7 @@ impl ConnectionManager {
         translate(error, "cannot connect to", &self.config)
     }
 
-    /// One question about the server. That an ACL forbids it, or that a service does not know it, is no hindrance.
+    /// One question about the server. `None` if an ACL forbids it or a managed service does not know it.
     fn ask_if_allowed(&self, transport: &mut Transport, question: &Cmd) -> Result<Option<Value>, StoreError> {
         match transport
             .query(question)
@@ -342,13 +341,13 @@ impl r2d2::ManageConnection for ConnectionManager {
         Ok(connection)
     }
 
-    /// Not asked: a PING before each use would halve the throughput. Faults are found by use.
+    /// Not checked: a PING before each use would halve the throughput. Faults are found by use.
     fn is_valid(&self, _connection: &mut PooledConnection) -> Result<(), StoreError> {
         Ok(())
     }
 
     fn has_broken(&self, connection: &mut PooledConnection) -> bool {
-        // The pool itself looks for old ones among those that are idle at that moment, every half a minute.
+        // The pool itself checks only connections that are idle, and only every 30 s.
         let is_old = connection.connected_at.elapsed() >= CONNECTION_LIFETIME;
         connection.is_broken || is_old || self.is_outdated(connection)
     }

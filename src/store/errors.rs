@@ -101,7 +101,7 @@ impl Cause {
         CAUSES.iter().find(|(cause, ..)| cause == self)
     }
 
-    /// It is not known whether it is the server's or one change's.
+    /// It is not known whether the fault is the server's or one change's.
     pub(super) fn is_unknown(&self) -> bool {
         matches!(self, Self::Other(_))
     }
@@ -150,7 +150,7 @@ impl StoreError {
         self.cause == Cause::WrongType
     }
 
-    /// The work was broken off since the service stops.
+    /// The work was interrupted because the service stops.
     pub fn is_stopped(&self) -> bool {
         self.cause == Cause::Stopped
     }
@@ -188,7 +188,7 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
     describe(cause, &words, doing, config)
 }
 
-/// A server's error, by its code and its words.
+/// A server's error, by its code and its text.
 pub(super) fn translate_answer(code: &str, detail: &str, doing: &str, config: &RedisConfig) -> StoreError {
     let detail = without_arguments(detail).trim().trim_end_matches('.');
     let words = format!("{code} {detail}");
@@ -203,7 +203,7 @@ pub(super) fn without_arguments(detail: &str) -> &str {
         .unwrap_or_default()
 }
 
-/// The error line: the cause, in plain words where Redis's own say less, and the remedy.
+/// The error line: the cause, in plain words where Redis's own text says less, and the remedy.
 fn describe(cause: Cause, words: &str, doing: &str, config: &RedisConfig) -> StoreError {
     let user = config.username.as_deref().unwrap_or("default");
     let (_, _, plain, remedy) = cause.row().unwrap_or(&(Cause::Io, "", "", SEE_LOG));

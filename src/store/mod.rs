@@ -1,8 +1,8 @@
 //! Applies changes to Redis.
 //!
-//! Whatever a worker has in hand goes out as one call of one script (`apply.lua`), and so as one atomic step on the
-//! server: the check against stored timestamps and the write cannot be torn apart by another writer. No lock is taken
-//! here: the readers' locks are respected inside the script.
+//! The changes of a worker's round are one call of one script, `apply.lua`, and so one atomic step on the server: no other
+//! writer comes between the check of stored timestamps and the write. No lock is taken here; the script respects the
+//! readers' locks.
 
 pub mod admin;
 mod connection;
@@ -28,11 +28,11 @@ pub use sentinel::parse_primary;
 /// What became of one change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done; so many keys were written (or deleted), so many skipped because something newer is stored.
+    /// Done.
     Applied {
-        /// Keys written.
+        /// Keys written or deleted.
         written: u64,
-        /// Keys skipped as stale.
+        /// Keys left as they are, because something newer is stored.
         stale: u64,
     },
     /// Nothing was done: an SDK holds its lock on the customer. Try again soon.
@@ -46,12 +46,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The outcome in a few words, as the log names it.
+    /// The outcome in words, for the log.
     pub fn label(self) -> &'static str {
         match self {
             Self::Applied { written: 0, .. } => "nothing to write: something newer, or nothing, is stored",
             Self::Applied { stale: 0, .. } => "written",
-            Self::Applied { .. } => "written in part: of the rest something newer is stored",
+            Self::Applied { .. } => "partly written: of the rest, something newer is stored",
             Self::Locked => "locked",
             Self::SkippedByPolicy => "skipped: the customer is not in the cache (UPDATE_IF_EXISTS)",
             Self::NoCustomer => "skipped: the usage's customer is not in the cache",
@@ -69,8 +69,8 @@ const REFETCH_LOCK_MAX: Duration = Duration::from_mins(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LockPatience {
     pub(crate) respects_write_lock: bool,
-    /// A purge waits for it. A list or a balance is written at once, and again when the refetch has ended: an SDK that is
-    /// told of no entitlements replaces whatever is stored.
+    /// A purge waits for it. A list or a balance is written at once, and again when the refetch has ended: an SDK that
+    /// gets no entitlements from Stigg replaces whatever is stored.
     pub(crate) respects_refetch_lock: bool,
     /// It was tried before.
     pub(crate) has_waited: bool,
@@ -83,7 +83,7 @@ impl LockPatience {
         respects_refetch_lock: true,
         has_waited: false,
     };
-    /// The same for who holds the refetch lock.
+    /// The same for a caller that holds the refetch lock itself.
     pub const OWN_REFETCH: Self = Self {
         respects_refetch_lock: false,
         ..Self::RESPECT
@@ -104,7 +104,7 @@ impl LockPatience {
     }
 }
 
-/// The cache, as the loops need it. Every call ends within its own deadline, whatever the peer does.
+/// The cache, as the loops need it. Every call ends within its deadline, whatever the peer does.
 pub trait CacheStore: Send + Sync {
     /// Applies the changes, in one script call or in several if they are too large for one; results are in the order given.
     /// An inner error is that change's own. An outer error is the server's: nothing is known of any of the changes
@@ -128,7 +128,7 @@ pub trait CacheStore: Send + Sync {
     /// Writes a key of our own that expires soon, through the script that makes every change: shows that writes work.
     fn probe_write(&self) -> Result<(), StoreError>;
 
-    /// Asks whether the primary is still the same, where somebody else knows: what comes after goes to the new one.
+    /// Asks Sentinel, if there is one, whether the primary is still the same; later calls go to the new one.
     fn follow_primary(&self) -> Result<(), StoreError> {
         Ok(())
     }

@@ -22,13 +22,13 @@ const ROUND_TRIP: Duration = Duration::from_secs(5);
 const CHECKOUT: Duration = Duration::from_secs(4);
 /// One slice of that wait.
 const CHECKOUT_SLICE: Duration = Duration::from_millis(50);
-/// Unused for this long, a connection may have been closed by the other side.
+/// A connection that was unused for this long may have been closed by the server.
 const IDLE: Duration = Duration::from_millis(500);
-/// Keys that a SCAN step looks at: a millisecond of the server's time.
+/// Keys examined by one SCAN: a millisecond of the server's time.
 const SCAN_COUNT: u32 = 1_000;
 /// Scanned keys that one call deletes: three arguments each.
 const UNLINKED_AT_ONCE: usize = 900;
-/// How often a list is read again that changes while it is adjusted, before its message has to wait.
+/// Tries to adjust a list that others change meanwhile, before its message has to wait.
 const ADJUST_TRIES: usize = 10;
 
 /// A pool of connections to one Redis.
@@ -241,8 +241,8 @@ impl RedisStore {
         })
     }
 
-    /// One call. Finds out whose fault a failure is: an error that is not known to belong to one key is taken for the
-    /// server's, unless something else can be written at the same time.
+    /// One call. An error that is not known to belong to one key counts as the server's, unless another key can be
+    /// written at the same time.
     fn call(
         &self,
         connection: &mut PooledConnection,
@@ -265,7 +265,7 @@ impl RedisStore {
         if results.iter().all(is_unknown)
             && let Some(Err(error)) = results.first().cloned()
         {
-            // If something else can be written, one more try tells a fault that has passed from the changes' own.
+            // If another key can be written, one more try shows whether the fault is the changes' own or has passed.
             self.probe(connection).map_err(|_| error)?;
             results = one_by_one(connection);
         }
@@ -305,7 +305,8 @@ impl RedisStore {
             .collect())
     }
 
-    /// Runs the script: by its SHA-1, loaded if the server does not have it; whole, where that is not possible.
+    /// Runs the script by its SHA-1 (EVALSHA), and loads it if the server does not have it. Where that is refused, EVAL
+    /// sends the source.
     fn eval(
         &self,
         connection: &mut PooledConnection,
@@ -317,7 +318,7 @@ impl RedisStore {
             let by_sha1 = script::call("EVALSHA", &self.sha1, steps, options);
             let mut tried = self.query(connection, &by_sha1, WRITING);
             if matches!(&tried, Err(error) if error.cause == Cause::NoScript) {
-                // Redis has restarted, or was told SCRIPT FLUSH.
+                // Redis was restarted, or somebody called SCRIPT FLUSH.
                 let mut load = cmd("SCRIPT");
                 load.arg("LOAD").arg(SOURCE);
                 tried = self.query(connection, &load, "cannot load the script into");
@@ -336,7 +337,7 @@ impl RedisStore {
         if answer.is_ok() && refused.is_some() {
             (connection.sends_source, connection.is_broken) = (true, false);
         }
-        // Of two refusals for the same cause the first one names the command that is wanted.
+        // If both were refused for the same cause, the first error names the command that is needed.
         answer.map_err(|error| {
             refused
                 .filter(|first| first.cause == error.cause)
@@ -416,7 +417,7 @@ impl RedisStore {
         })
     }
 
-    /// What changes would do, each as if those before it were done. Nothing is changed.
+    /// What the changes would do, each as if those before it were applied. Writes nothing.
     pub fn dry_run(&self, changes: &[&CacheChange]) -> Result<Vec<Result<DryRun, StoreError>>, StoreError> {
         let patience = LockPatience::NONE;
         let steps: Vec<Step<'_>> = changes
@@ -453,8 +454,8 @@ impl RedisStore {
         loop {
             let (next, keys) =
                 self.scan(connection, &cursor, &keyspace.customer_keys_pattern(), SCAN_COUNT)?;
-            // Each value once, with its timestamp, whichever of the two was found: in between, a reader may have written both
-            // again, and half of a pair would be a state that nothing ever replaces.
+            // Each value is deleted together with its timestamp, whichever of the two was found. Meanwhile a reader may have
+            // written both again, and nothing would ever replace half of a pair.
             let mut values: Vec<&[u8]> = keys
                 .iter()
                 .map(|key| crate::cache::keyspace::value_key(key))
@@ -487,7 +488,7 @@ impl RedisStore {
 }
 
 const WRITING: &str = "cannot write to";
-/// Causes that may be EVALSHA's and not EVAL's, beside unknown ones.
+/// Causes for which EVALSHA may fail and EVAL succeed. Unknown causes are treated alike.
 const REFUSES_SHA1: [Cause; 2] = [Cause::NoScript, Cause::NoPermission];
 
 impl CacheStore for RedisStore {
@@ -548,7 +549,7 @@ impl CacheStore for RedisStore {
                 let section = redis::from_redis_value::<String>(reply);
                 text.push_str(&section.map_err(|_| self.not_ours("INFO is not text"))?);
             }
-            // Known before a write meets it.
+            // Found before a write fails.
             if text.contains("role:slave") && text.contains("slave_read_only:1") {
                 // Another connection may lead to the primary: the name may have moved there.
                 connection.is_broken = true;

@@ -11,8 +11,8 @@ use crate::entitlement::EpochMs;
 /// The script.
 pub(super) const SOURCE: &str = include_str!("apply.lua");
 
-/// How long a purge is remembered: SQS hides a received message for 12 h at most, so one that was received before the
-/// purge was sent comes again within that time.
+/// How long a tombstone lives: SQS hides a received message for 12 h at most, so a message that was received before the
+/// purge was sent is received again within that time.
 const TOMBSTONE_SECS: u32 = 12 * 60 * 60;
 /// How long a key lives that shows that writes work.
 const PROBE_SECS: u32 = 10;
@@ -22,7 +22,7 @@ const ARGUMENTS_MAX: usize = 3_900 - 9;
 /// Bytes of one call, but for a single change that is larger.
 const BYTES_MAX: usize = 1024 * 1024;
 
-/// What the script is told beside the changes.
+/// The settings that the script needs.
 #[derive(Debug, Clone)]
 pub struct StoreRules {
     /// Spells the keys.
@@ -33,7 +33,7 @@ pub struct StoreRules {
     pub expiry: Expiry,
 }
 
-/// What the script does: the changes of messages, and steps of the store's own.
+/// What the script does in one atomic step: a change of a message, or one of the store's own.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Step<'a> {
     /// A change. An invalidation does nothing here, since it is not atomic.
@@ -73,13 +73,13 @@ pub enum Status {
     PurgedLater,
     /// See [`Outcome::NoCustomer`].
     NoCustomer,
-    /// Applied; a balance says something else of the list than the list does.
+    /// Applied, and the list has to be adjusted to a newer balance.
     AdjustList,
     /// What was to be replaced is no longer as it was read.
     Conflict,
 }
 
-/// By the numbers that the script has for them.
+/// Indexed by the numbers that `apply.lua` returns.
 const STATUSES: [Status; 7] = [
     Status::Applied,
     Status::Locked,
@@ -136,8 +136,8 @@ impl Keys {
     }
 }
 
-/// The script's answer: three values a step. An inner error is Redis's, in its own words. `None` if it is not an answer of
-/// this script's.
+/// The script's answer: three values for each step. An inner error is Redis's own text. `None` if this is not an answer of
+/// the script.
 pub fn results(answer: &Value) -> Option<Vec<Result<StepResult, String>>> {
     let Value::Array(values) = answer else { return None };
     let (steps, []) = values.as_chunks::<3>() else {
@@ -253,7 +253,8 @@ enum Part {
     Argument,
 }
 
-/// Emits a step's keys and arguments, each in the order in which `apply.lua` has them; one may be put together of parts.
+/// Emits a step's keys and arguments, each kind in the order that `apply.lua` expects. Each is given in parts, which are
+/// joined.
 fn emit(step: &Step<'_>, sink: &mut dyn FnMut(Part, &[&[u8]])) {
     let mut step_sink = Emitter(sink);
     let emit = &mut step_sink;
@@ -421,7 +422,7 @@ impl Emitter<'_, '_> {
         self.number(respected.len())
     }
 
-    /// What a held refetch lock means to a list or a balance.
+    /// What a list or a balance does while the refetch lock is held, see `while_refetching` in `apply.lua`.
     fn refetch(&mut self, patience: LockPatience) -> &mut Self {
         self.text(match (patience.respects_refetch_lock, patience.has_waited) {
             (false, _) => "",

@@ -1,5 +1,5 @@
-//! Which Redis is the primary, by the word of the sentinels. What one of them says is not believed before the server it
-//! names has answered as a primary: after a failover, or cut off from the others, a sentinel may name the old one.
+//! Asks the sentinels which Redis is the primary. A server that a sentinel names is used only after it has answered as a
+//! primary: after a failover, or cut off from the others, a sentinel may name the old one.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,8 @@ pub(super) const EACH: Duration = Duration::from_secs(1);
 /// A server, by host and port.
 pub(super) type Server = (String, u16);
 
-/// Asks the sentinels one by one and hands over each primary that one names, once, until `try_primary` takes it. The
-/// error says what each sentinel said, and why no primary was taken.
+/// Asks the sentinels one by one and tries each primary that they name, once, until `try_primary` succeeds. The error says
+/// what each sentinel answered, and why no primary could be used.
 pub(super) fn find<T>(
     config: &SentinelConfig,
     tls: Option<&RedisTls>,
@@ -56,7 +56,7 @@ pub(super) fn find<T>(
     }))
 }
 
-/// The server that most sentinels name as the primary; of as many, `current`. `None` if none of them names one.
+/// The server that most sentinels name as the primary; in a tie, `current`. `None` if none of them names one.
 pub(super) fn elected(
     config: &SentinelConfig,
     tls: Option<&RedisTls>,
@@ -73,10 +73,10 @@ pub(super) fn elected(
     Ok(elected.cloned())
 }
 
-/// What a sentinel says: a server, that it does not know one, or in words why it says nothing.
+/// A sentinel's answer: a server, `None` if it does not know one, or why it did not answer.
 type SentinelAnswer = Result<Option<Server>, String>;
 
-/// Each sentinel and what it says, asked when the iterator comes to it.
+/// Each sentinel and its answer, asked lazily.
 fn answers<'a>(
     config: &'a SentinelConfig,
     tls: Option<&'a RedisTls>,

@@ -1,5 +1,5 @@
-//! Bytes to and from a Redis: a TCP, TLS or unix socket with one deadline for whatever is under way on it, and the
-//! library's parser for the replies.
+//! Bytes to and from Redis: a TCP, TLS or unix socket with one deadline for a whole exchange, and the library's parser for
+//! the replies.
 //!
 //! The library's own connection has a timeout for each read, so twenty replies of a stalled server would take twenty
 //! timeouts. Nor does it take another server name than the host's, or keep TLS sessions between connections.
@@ -18,7 +18,7 @@ use socket2::{Socket, TcpKeepalive};
 
 use crate::lookup::{LookupError, Lookups};
 
-/// A peer that is gone without a word is noticed after this and a few probes, even while nothing is sent.
+/// After this and a few probes a peer that vanished is noticed, even while nothing is sent.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// A timeout in force may be off by this share of itself: setting it is a system call.
 const TOLERANCE: u32 = 20;
@@ -54,7 +54,7 @@ impl Transport {
             })?;
         let mut failed = io::Error::from(ErrorKind::NotFound);
         for (index, address) in addresses.iter().enumerate() {
-            // An address that drops packets must not take the time of the next.
+            // An address that drops packets must leave time for the next.
             let share = u32::try_from(addresses.len() - index).unwrap_or(1);
             match TcpStream::connect_timeout(address, left_until(deadline)? / share) {
                 Ok(stream) => {
