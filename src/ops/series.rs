@@ -87,7 +87,7 @@ series! {
         do "rises against the hits: as for `persistent_cache_hit_ratio`";
     MESSAGE_HANDLING_DURATION = Histogram "persistent_cache_message_handling_duration_seconds" []
         "receipt to completion of one message"
-        read "waiting for a worker, for a reader's lock (up to 5 s) and for Redis included"
+        read "waiting for a worker, for a reader's lock (up to 5 s, a purge up to 60 s) and for Redis included"
         do "far above the write duration: raise `WORKERS`, or many SDKs refetch at once";
     MESSAGES_PROCESSED = Counter "persistent_cache_messages_processed_total" []
         "messages processed"
