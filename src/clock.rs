@@ -1,4 +1,4 @@
-//! The one place that reads the wall clock. Everything else is told the time.
+//! The one place that reads the wall clock. Everything else takes the time as an argument.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,7 +18,7 @@ pub fn now() -> EpochMs {
     EpochMs(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// A time as text; one beyond the calendar as the number it is.
+/// A time as RFC 3339 text; one beyond the calendar as a number of milliseconds.
 pub(crate) fn rfc3339(at: EpochMs) -> String {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(at.0) * 1_000_000)
         .ok()

@@ -1,32 +1,39 @@
-//! Keeps the Redis cache that Stigg's SDKs read fresh.
+//! Keeps the Redis cache that Stigg's SDKs read up to date.
 //!
-//! # The sentence the tree says
-//! message -> entitlement -> cache (pure: what has to change) -> store (making it so in Redis) · sqs (where changes
-//! come from) · aws (credentials and signatures) · edge (Stigg's API) · pipeline (the loops) · ops (what operators
-//! see) · service (every thread) · commands (what an operator asks beside it).
+//! # Modules
+//! `message` (decodes a queue message) -> `entitlement` (domain types and their JSON) -> `cache` (what has to change;
+//! pure) -> `store` (changes it in Redis). `sqs` is where messages come from, `aws` has credentials and signatures,
+//! `edge` is Stigg's API, `pipeline` has the loops, `ops` is what operators see, `service` starts every thread, and
+//! `commands` are the subcommands.
 //!
 //! # Threads
 //! ```text
 //! poller-0..P --Vec<InFlightDelivery>--> bounded --> worker-0..W --Vec<Recorded>--> bounded --> deleter-0..P
-//! visibility (of what is in flight)   sampler (Redis health, statistics; whether the pollers make progress)
+//! visibility (extends what is in flight)   sampler (Redis health and statistics; whether the pollers make progress)
 //! prefix-check (once: whose customers are in Redis)   credentials (renewal)   reports (Sentry)   ops-http   signals
 //! watchdog (tells systemd that the loops are alive)
 //! SIGTERM/SIGINT: drain -> release -> exit (`shutdown`, `service::shut_down`)
 //! ```
-//! The loops are no scoped threads: a poller in a long poll cannot be woken, and must not hold up the end of the
-//! process. Each is named and counted (`service::threads`); a panic of a loop ends the process with status 70.
+//! The loops are not scoped threads: a poller in a long poll cannot be woken, and must not delay the end of the
+//! process. Each is named and counted (`service::threads`). A panic in a loop ends the process with status 70.
 //!
 //! # Invariants
-//! - A message is deleted only after Redis confirmed its effect, or that it has none (`pipeline::worker`).
-//! - Check and write are one atomic step on the server: the scripts in `store`. The service takes no lock; only
-//!   `warm`, which asks Stigg as an SDK does, takes the readers'.
-//! - Applying a change twice, or late, does no harm; so anything that fails is simply done again.
-//! - Every call to a peer has a deadline of its own.
-//! - Pure rooms do no I/O and read no clock; a key is spelled in one place, the environment and the clock read in
-//!   one place. `tests/it/house.rs` holds these.
+//! - A message is deleted only after Redis confirmed its effect, or when it has none (`pipeline::worker`).
+//! - Check and write are one atomic step on the server: one script, `store/apply.lua`, makes every change. The service
+//!   takes no lock. Only `warm`, which asks Stigg as an SDK does, takes the readers' refetch lock.
+//! - A change can be applied twice, or late, without harm, so whatever fails is retried.
+//! - Every call to a peer has its own deadline.
+//! - Pure modules do no I/O and read no clock. Keys are spelled, the clock is read and the environment is read in one
+//!   place each. `tests/it/house.rs` checks this.
 //!
 //! # Reading order
-//! `message`, `entitlement::stored`, `cache`, the three scripts in `store`, `pipeline::worker`, `service`.
+//! `message`, `entitlement::stored`, `cache`, `store/apply.lua`, `store::redis_store`, `pipeline::worker`, `service`.
+//!
+//! # Where a rule is applied
+//! - Newer wins, tombstones, the readers' locks, periods of credits: `store/apply.lua`.
+//! - Impossible timestamps: `message::timestamp`.
+//! - What a credit balance changes in a list: `cache::credit`; `store::redis_store` replaces the list.
+//! - Which errors pause the service and which are one change's own: `store::redis_store`, by `store::errors`.
 
 pub mod message;
 

@@ -66,7 +66,7 @@ impl Stop {
     }
 }
 
-/// The phases of a shutdown. Each begins with its stop and lasts until the next one's.
+/// The phases of a shutdown. A phase begins with its stop and lasts until the next phase begins.
 #[derive(Debug, Clone)]
 pub(crate) struct ShutdownPhases {
     /// Nothing more is received from the queue. What is in flight is finished.

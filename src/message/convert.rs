@@ -1,8 +1,8 @@
-//! What an event changes, from the fields of its message.
+//! Makes the domain event from the fields of a message.
 //!
-//! The rule for odd values: absent and null are the same unless a reader tells them apart ([`Given`]); a date that is
-//! none is missing, as it is for the SDKs; any other wrong kind is a fault, since a guess in the cache would be an answer
-//! that nobody gave. Stigg's internal ids (`entityId`; `id` beside a `refId`) are never used. Where a message leaves open
+//! The rule for odd values: absent and null are the same unless a reader tells them apart ([`Given`]); an invalid date is
+//! missing, as it is for the SDKs; any other wrong kind is a fault, since a guess in the cache would be an answer that
+//! nobody gave. Stigg's internal ids (`entityId`; `id` beside a `refId`) are never used. Where a message leaves open
 //! whom it concerns, the wider reading is taken: a stale cache answers wrongly, an empty one only asks again.
 
 mod entitlement;

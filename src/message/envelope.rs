@@ -24,8 +24,8 @@ pub(super) struct Scope<'s> {
 /// Reads what is inside the envelopes.
 pub(super) type Read<'r> = &'r mut dyn FnMut(EventType, &Scope<'_>) -> Result<Message, MalformedBody>;
 
-/// What the envelopes so far say of the event: the type, if its name is documented. The outermost documented name decides;
-/// an undocumented one (`next` of graphql-ws, whatever a bus calls its `detail-type`) lets the envelopes inside speak.
+/// The event's type, if an envelope so far has a documented name. The outermost documented name decides; an undocumented
+/// one (`next` of graphql-ws, an own `detail-type` of a bus) leaves the decision to the envelopes inside.
 type Named = Option<EventType>;
 
 /// Opens a body.

@@ -1,6 +1,6 @@
-//! The names a change comes under (webhook, event log, GraphQL type, GraphQL field) and what it is.
+//! The names of events (webhook, event log, GraphQL type, GraphQL field) and what each changes.
 //!
-//! Names are compared exactly: a name that is near to one of these is another event. Sources: Stigg's webhook
+//! Names are compared exactly: a similar name is another event. Sources: Stigg's webhook
 //! reference, the event types of its event queues, its GraphQL schema.
 
 /// What an event's name says has changed.

@@ -32,7 +32,7 @@ pub struct Message {
     /// When it was sent: the earlier of its own `timestamp` and its `SentTimestamp`, because a redrive from a dead-letter
     /// queue gives it a new `SentTimestamp`.
     pub sent_at: EpochMs,
-    /// How many times of states in it were ignored as impossible: more than one hour after `SentTimestamp`, or before 2015.
+    /// State timestamps in it that were ignored as impossible: more than one hour after `SentTimestamp`, or before 2015.
     pub implausible_timestamps: u32,
 }
 
@@ -117,15 +117,15 @@ pub fn decode(body: &str, sent_at: EpochMs) -> Result<Message, MalformedBody> {
     decode_answer(body, sent_at, sent_at)
 }
 
-/// The same for a state that was asked for: `untold` is the time of a state that has no other.
-pub fn decode_answer(body: &str, asked_at: EpochMs, untold: EpochMs) -> Result<Message, MalformedBody> {
+/// The same for an answer of the Edge API: `fallback` is the time of a state that has no other.
+pub fn decode_answer(body: &str, asked_at: EpochMs, fallback: EpochMs) -> Result<Message, MalformedBody> {
     envelope::open(body, &mut |event_type, scope| {
-        let mut times = StateTimes::new(asked_at, untold);
+        let mut times = StateTimes::new(asked_at, fallback);
         let own_time = scope.find_date(|fields| &fields.timestamp, Some(&times));
         // Stigg's webhook reference requires `entitlementsUpdatedAt` where it lets `timestamp` be absent.
-        let told =
+        let stated =
             own_time.or_else(|| scope.find_date(|fields| &fields.entitlements_updated_at, Some(&times)));
-        times.fallback = told.unwrap_or(untold);
+        times.fallback = stated.unwrap_or(fallback);
         Ok(Message {
             event: convert::event(event_type, scope, &times)?,
             sent_at: own_time
@@ -136,7 +136,7 @@ pub fn decode_answer(body: &str, asked_at: EpochMs, untold: EpochMs) -> Result<M
     })
 }
 
-/// When a body says that it was sent, if it says so: for those who have no `SentTimestamp`.
+/// When the message was sent by its own `timestamp`, for callers without a `SentTimestamp`. `None` if it has none.
 pub fn message_time(body: &str) -> Option<EpochMs> {
     const UNKNOWN: EpochMs = EpochMs(i64::MAX);
     let message = decode(body, UNKNOWN).ok()?;

@@ -2,7 +2,7 @@
 //!
 //! What is no date, or lies outside what a JavaScript `Date` can hold, is missing, as it is for the SDKs. So is the number
 //! 0, which they test for truth before they read it. Text that spells the epoch is a date as any other: an entitlement
-//! valid until 1970 has ended, and as the time of a state it is the far-past mark, which overwrites anything.
+//! valid until 1970 has ended, and as the time of a state it is the far-past marker, which overwrites anything.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -21,10 +21,10 @@ const MS_MAX: i64 = 8_640_000_000_000_000;
 const FIRST_STATE: EpochMs = EpochMs(1_420_070_400_000);
 /// How far the clock of a producer may be ahead.
 const AHEAD_MS_MAX: i64 = 3_600_000;
-/// What readers write as the time of an empty list: anything overwrites it.
+/// The far-past marker that readers write for an empty list: anything overwrites it.
 const FAR_PAST: EpochMs = EpochMs(0);
 
-/// Tells which times a state in a message can have, and counts the impossible ones.
+/// Decides which times a state in a message can have, and counts the impossible ones.
 #[derive(Debug)]
 pub(super) struct StateTimes {
     latest: EpochMs,

@@ -1,4 +1,4 @@
-//! A deleter tells the queue how deliveries ended, up to ten in one call.
+//! A deleter deletes messages or makes them visible again, up to ten in one call.
 //!
 //! All deleters share one queue. One of them at a time waits for deliveries and gathers a batch; while it makes its
 //! call, the next one gathers. What fails is retried by the same deleter for as long as the queue hides the message;

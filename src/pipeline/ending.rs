@@ -21,7 +21,7 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// The call that tells the queue.
+    /// The queue call that this ending needs.
     pub fn operation(self) -> Operation {
         match self {
             Self::Delete => Operation::Delete,
@@ -91,7 +91,7 @@ impl Context {
         ending
     }
 
-    /// The body cannot be read. The error names a location in it, never what stood there.
+    /// The body cannot be read. The error names a location in it, never its content.
     pub fn malformed(&self, delivery: &Delivery, body_bytes: usize, error: &MalformedBody) -> Ending {
         let ending = self.failed("malformed", true, delivery);
         self.metrics.messages_malformed.inc();
@@ -110,7 +110,7 @@ impl Context {
         ending
     }
 
-    /// A panic met the message, and only that.
+    /// Handling this message panicked; others are not affected.
     pub fn panicked(&self, delivery: &Delivery) -> Ending {
         let message_id = &delivery.message_id;
         let message = format!("a defect of this service was met by message {message_id}: it is tried again");

@@ -13,7 +13,7 @@ use crate::sqs::{Delivery, ReceiptHandle};
 
 /// SQS hides a message for at most 12 hours after its receipt, however often it is extended; less what a call takes.
 const HIDDEN_MAX: Duration = Duration::from_secs(12 * 3_600 - 5);
-/// Assumed until the queue tells its visibility timeout: SQS's default.
+/// Assumed until the queue's visibility timeout is known: SQS's default.
 pub const ASSUMED_TIMEOUT: Duration = Duration::from_secs(30);
 /// The queue counts a long poll's wait from when the request arrived, a little after it was sent.
 const REQUEST_TRAVEL: Duration = Duration::from_secs(1);
@@ -65,7 +65,7 @@ pub struct InFlightDelivery {
     pub ticket: Ticket,
 }
 
-/// A delivery whose ending is decided; the queue has to be told.
+/// A delivery whose ending is decided and still has to be sent to the queue.
 #[derive(Debug)]
 pub struct Recorded {
     pub receipt_handle: ReceiptHandle,
@@ -173,7 +173,7 @@ impl InFlight {
         self.tracked().timeout
     }
 
-    /// The queue told its visibility timeout, which holds for earlier deliveries too.
+    /// The queue's own visibility timeout is known; it holds for earlier deliveries too.
     pub fn set_timeout(&self, timeout: Duration) {
         let mut tracked = self.tracked();
         tracked.timeout = timeout;

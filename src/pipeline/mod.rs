@@ -1,8 +1,8 @@
-//! The loops: pollers receive, workers apply, deleters tell the queue; the visibility thread keeps what is in flight
-//! hidden from others, and the sampler checks Redis.
+//! The loops: pollers receive, workers apply, deleters delete or release; the visibility thread keeps messages in flight
+//! hidden from other consumers, and the sampler checks Redis.
 //!
-//! A message is deleted only after Redis confirmed its effect (or that it has none). Whatever else ends a message
-//! leaves it in the queue: it comes again, and applying it twice does no harm.
+//! A message is deleted only after Redis confirmed its effect, or when it has none. Otherwise it stays in the queue and is
+//! received again; applying it twice does no harm.
 
 pub mod backoff;
 pub mod context;

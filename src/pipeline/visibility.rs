@@ -1,7 +1,7 @@
 //! Keeps what is in flight hidden from others: extends each message's visibility at half of its time.
 //!
-//! Otherwise a message that waits for a lock or for Redis would be received again meanwhile, its receive count would
-//! grow, and the dead-letter rule could take it for nothing.
+//! Otherwise a message that waits for a lock or for Redis would be received again, its receive count would grow, and the
+//! dead-letter rule could take it without reason.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::sqs::{EntryFailure, Operation, ReceiptHandle};
 
 pub struct Visibility {
     context: Arc<Context>,
-    /// When to ask for the queue's visibility timeout; none once that is settled.
+    /// When to ask for the queue's visibility timeout; none once it is known or denied.
     ask_at: Option<Instant>,
     asking: Backoff,
 }
@@ -48,7 +48,7 @@ impl Visibility {
         self.extend_due(now);
     }
 
-    /// Asks for the queue's own visibility timeout. True when the question is settled.
+    /// Asks for the queue's own visibility timeout. True when it is known or denied.
     fn learn_timeout(&self) -> bool {
         let assumed_secs = ASSUMED_TIMEOUT.as_secs();
         match self.context.queue.visibility_timeout() {

@@ -1,4 +1,4 @@
-//! The composition root: builds every real part, starts every thread, and shuts them down.
+//! The composition root: builds every component, starts every thread, and shuts them down.
 
 mod credentials;
 mod log_level;
@@ -58,7 +58,7 @@ impl Ended {
     }
 }
 
-/// What replaces the real parts: in a program that embeds the service, or a test that breaks it on purpose.
+/// Replaces real components: in a program that embeds the service, or a test that breaks it on purpose.
 #[derive(Default, Clone)]
 pub struct Overrides {
     /// Instead of the SQS client.

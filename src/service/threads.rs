@@ -12,7 +12,7 @@ use crate::log::FaultLog;
 use crate::ops::metrics::Metrics;
 use crate::shutdown::Stop;
 
-/// Enough for TLS handshakes and JSON nested to serde_json's limit, with room; the default is 2 MiB.
+/// More than TLS handshakes and JSON nested to serde_json's limit need; the default is 2 MiB.
 const STACK_BYTES: usize = 512 * 1024;
 
 /// Threads of one kind. A poller in a long poll cannot be woken and must not delay the end of the process, so they
@@ -23,7 +23,7 @@ pub(super) struct Threads {
     running: Receiver<()>,
 }
 
-/// Told the name of a thread that panicked.
+/// Receives the name of a thread that panicked.
 pub(super) type Died = Sender<String>;
 
 impl Threads {

@@ -1,4 +1,4 @@
-//! Where changes come from: an SQS queue, spoken to by signed HTTP calls.
+//! The SQS queue that messages come from, called by signed HTTP requests.
 
 pub mod client;
 pub mod errors;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::entitlement::EpochMs;
 
-/// What deletes a received message, or changes its visibility. Each receive gives another one.
+/// Needed to delete a received message or to change its visibility. Each receive returns a new one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ReceiptHandle(pub String);
 

@@ -189,7 +189,7 @@ pub fn parse_receive(answer: &[u8], received_at: Instant, now: EpochMs) -> Resul
     Ok(messages.into_iter().map(delivery).collect())
 }
 
-/// A time outside JavaScript's dates would be taken for the far-past mark, or for later than every other.
+/// A time outside JavaScript's dates would be taken for the far-past marker, or for later than every other.
 pub fn sent_at(ms: Option<i64>) -> Option<EpochMs> {
     ms.filter(|ms| (1..=SENT_MS_MAX).contains(ms)).map(EpochMs)
 }
