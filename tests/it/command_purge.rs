@@ -1,4 +1,4 @@
-//! `purge` forgets whom it is told to forget, after a question.
+//! `purge` deletes what is cached for a customer, a resource or the environment, after a question.
 
 use crate::support::child::Process;
 use crate::support::command::{Ended, run, run_with_input};
@@ -99,13 +99,13 @@ fn what_was_sent_before_a_purge_brings_nothing_back_and_what_is_sent_after_it_do
 
     // Whose state is from the future is not kept from being cached again by it.
     assert_eq!(run(&settings(&redis), &["purge", "one", "--yes"]).status, 0);
-    let mark = redis.get(&format!("{PREFIX}:purged:c_one")).expect("a mark");
+    let tombstone = redis.get(&format!("{PREFIX}:purged:c_one")).expect("a tombstone");
     let future = hours_ago(-1) - 600_000;
-    let remembered = mark
+    let remembered = tombstone
         .split(':')
         .nth(1)
         .map_or(0, |list| list.parse::<i64>().expect("a number"));
-    assert!(remembered < future, "{mark}");
+    assert!(remembered < future, "{tombstone}");
 }
 
 /// Fills, and fails to: whoever is sent anything new stays away.

@@ -50,11 +50,11 @@ fn of_usage(customer: &str, usage: i64, hours: i64) -> String {
     .raw()
 }
 
-/// Without the marks of purges, which hold the time at which they were sent.
+/// Without tombstones, which hold the time at which a purge was sent.
 fn contents(redis: &TestRedis) -> Vec<(String, String)> {
-    let mark = format!("{PREFIX}:purged");
+    let tombstone = format!("{PREFIX}:purged");
     let contents = redis.contents().into_iter();
-    contents.filter(|(key, _)| !key.starts_with(&mark)).collect()
+    contents.filter(|(key, _)| !key.starts_with(&tombstone)).collect()
 }
 
 #[test]

@@ -8,19 +8,11 @@ use serde_json::{Value, json};
 use crate::fakes::queue::QueueOptions;
 use crate::support::fake_stage::FakeStage;
 use crate::support::messages::{CreditBalance, Message, Shape, entitlements_updated};
-use crate::support::sdk::{Kind, Owner, Sdk, under_balance};
+use crate::support::sdk::{CUSTOMER, Kind, Owner, RESOURCE, Sdk, under_balance};
 use crate::support::service::Service;
 use crate::support::stage::PREFIX;
 use crate::support::state::{State, credit, enumeration, every_kind, hours_ago, metered, with};
 
-const CUSTOMER: Owner = Owner {
-    customer: "customer-1",
-    resource: None,
-};
-const RESOURCE: Owner = Owner {
-    customer: "customer-1",
-    resource: Some("site-1"),
-};
 const CURRENCY: &str = "cred-type-ai";
 const OTHER_CURRENCY: &str = "cred-type-video";
 /// The forms whose readers rely on the list.
@@ -112,6 +104,16 @@ impl Scene {
             .set("CACHE_FORMAT", format);
         let service = Service::start(&settings);
         Self { stage, service, sdk }
+    }
+
+    fn deliver_both(&self, balance: &Message, list: &Message, balance_first: bool) {
+        let (first, second) = if balance_first {
+            (balance, list)
+        } else {
+            (list, balance)
+        };
+        self.deliver(first);
+        self.deliver(second);
     }
 
     fn deliver(&self, message: &Message) {
@@ -329,28 +331,14 @@ fn a_list_that_is_newer_than_the_balance_stands_as_it_came_in_either_order() {
         for balance_first in [true, false] {
             let scene = Scene::new(format);
             let list = entitlements_updated(&state(CUSTOMER, hours_ago(3)), Shape::GraphqlV2);
-            let told = balance(0).event_log(CUSTOMER, hours_ago(5));
-            let order = if balance_first {
-                [&told, &list]
-            } else {
-                [&list, &told]
-            };
-            for message in order {
-                scene.deliver(message);
-            }
+            let balance_message = balance(0).event_log(CUSTOMER, hours_ago(5));
+            scene.deliver_both(&balance_message, &list, balance_first);
             let what = format!("{format}, balance first: {balance_first}");
             assert_eq!(scene.access(CUSTOMER, AI), granted(), "{what}");
             // And what the list itself denies stays denied.
             let list = entitlements_updated(&denied_state(CUSTOMER, hours_ago(1)), Shape::GraphqlV2);
-            let told = balance(10).event_log(CUSTOMER, hours_ago(2));
-            let order = if balance_first {
-                [&told, &list]
-            } else {
-                [&list, &told]
-            };
-            for message in order {
-                scene.deliver(message);
-            }
+            let balance_message = balance(10).event_log(CUSTOMER, hours_ago(2));
+            scene.deliver_both(&balance_message, &list, balance_first);
             assert_eq!(
                 scene.access(CUSTOMER, AI),
                 denied_for("InsufficientCredits"),

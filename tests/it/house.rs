@@ -1,4 +1,4 @@
-//! The rules of the house, read off the source: which rooms are pure, and what is named in one place only.
+//! The rules of the source tree, checked on the source: which modules are pure, and what is named in one place only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,11 +32,11 @@ fn sources() -> Vec<(String, String)> {
     sources
 }
 
-/// Each file that names one of these, outside of the rooms that may.
+/// Each file that names one of these, outside of the modules that may.
 fn who_names(what: &[&str], may: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for (name, code) in sources() {
-        if may.iter().any(|room| name.starts_with(room)) {
+        if may.iter().any(|module| name.starts_with(module)) {
             continue;
         }
         found.extend(
@@ -49,7 +49,7 @@ fn who_names(what: &[&str], may: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn pure_rooms_do_no_io_and_read_no_clock() {
+fn pure_modules_do_no_io_and_read_no_clock() {
     let pure = [
         "message/",
         "entitlement/",
@@ -85,15 +85,15 @@ fn pure_rooms_do_no_io_and_read_no_clock() {
         "OffsetDateTime::now",
     ];
     for (name, code) in sources() {
-        if pure.iter().any(|room| name.starts_with(room)) {
+        if pure.iter().any(|module| name.starts_with(module)) {
             let named: Vec<&&str> = impure.iter().filter(|word| code.contains(**word)).collect();
-            assert!(named.is_empty(), "{name} is a pure room and names {named:?}");
+            assert!(named.is_empty(), "{name} is a pure module and names {named:?}");
         }
     }
 }
 
 #[test]
-fn each_library_is_named_in_its_own_room() {
+fn each_library_is_named_in_its_own_module() {
     assert_eq!(who_names(&["redis::", "r2d2::"], &["store/", "config/"]), [""; 0]);
     assert_eq!(who_names(&["tiny_http::"], &["ops/"]), [""; 0]);
     assert_eq!(
@@ -104,7 +104,7 @@ fn each_library_is_named_in_its_own_room() {
 }
 
 #[test]
-fn processes_are_started_in_one_room() {
+fn processes_are_started_in_one_module() {
     assert_eq!(
         who_names(&["process::Command", "Command::new"], &["aws/process.rs"]),
         [""; 0]

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::messages::{Shape, entitlements_updated, usage_updated};
 use crate::support::redis::{Monitor, TestRedis};
-use crate::support::sdk::{Owner, Sdk};
+use crate::support::sdk::{CUSTOMER, Owner, RESOURCE, Sdk};
 use crate::support::service::Service;
 use crate::support::stage::{PREFIX, Stage};
 use crate::support::state::{State, hours_ago, metered, number};
@@ -23,15 +23,6 @@ struct Scene {
     monitor: Monitor,
 }
 
-const CUSTOMER: Owner = Owner {
-    customer: "customer-1",
-    resource: None,
-};
-const RESOURCE: Owner = Owner {
-    customer: "customer-1",
-    resource: Some("site-1"),
-};
-
 impl Scene {
     fn new() -> Self {
         let stage = Stage::new();
@@ -45,6 +36,17 @@ impl Scene {
             service,
             monitor,
         }
+    }
+
+    /// Sends a state newer than the cached one.
+    fn send_newer(&self, owner: Owner) {
+        let message = entitlements_updated(&state(owner, 5, 2), Shape::GraphqlV2);
+        self.stage.queue.send(&message.raw());
+    }
+
+    fn wait_for_newer(&self, owner: Owner) {
+        self.service
+            .wait_until("the newer state", || self.limit(owner) == json!(2));
     }
 
     fn take(&self, lock: &str) -> usize {
@@ -107,10 +109,7 @@ fn a_newer_state_waits_for_the_lock_and_then_wins() {
     let scene = Scene::new();
     let lock = CUSTOMER.lock_key(PREFIX);
     let before = scene.take(&lock);
-    scene
-        .stage
-        .queue
-        .send(&entitlements_updated(&state(CUSTOMER, 5, 2), Shape::GraphqlV2).raw());
+    scene.send_newer(CUSTOMER);
     scene.wait_until_the_service_looks_at(&lock, before);
     assert_eq!(
         scene.limit(CUSTOMER),
@@ -118,9 +117,7 @@ fn a_newer_state_waits_for_the_lock_and_then_wins() {
         "nothing is written while a reader holds the lock"
     );
     scene.release(&lock);
-    scene
-        .service
-        .wait_until("the newer state", || scene.limit(CUSTOMER) == json!(2));
+    scene.wait_for_newer(CUSTOMER);
     scene.settle();
 }
 
@@ -129,10 +126,7 @@ fn what_a_reader_wrote_newer_meanwhile_stays() {
     let scene = Scene::new();
     let lock = CUSTOMER.lock_key(PREFIX);
     let before = scene.take(&lock);
-    scene
-        .stage
-        .queue
-        .send(&entitlements_updated(&state(CUSTOMER, 5, 2), Shape::GraphqlV2).raw());
+    scene.send_newer(CUSTOMER);
     scene.wait_until_the_service_looks_at(&lock, before);
     // What the reader writes before it lets go: one multi of all its keys, as SDK 3.95.0 does.
     let elsewhere = TestRedis::start();
@@ -161,16 +155,11 @@ fn what_a_reader_wrote_newer_meanwhile_stays() {
 fn a_state_of_a_resource_waits_for(lock: &str) {
     let scene = Scene::new();
     let before = scene.take(lock);
-    scene
-        .stage
-        .queue
-        .send(&entitlements_updated(&state(RESOURCE, 5, 2), Shape::GraphqlV2).raw());
+    scene.send_newer(RESOURCE);
     scene.wait_until_the_service_looks_at(lock, before);
     assert_eq!(scene.limit(RESOURCE), json!(1));
     scene.release(lock);
-    scene
-        .service
-        .wait_until("the newer state", || scene.limit(RESOURCE) == json!(2));
+    scene.wait_for_newer(RESOURCE);
     scene.settle();
 }
 
@@ -189,13 +178,8 @@ fn a_lock_whose_holder_died_delays_a_write_until_it_expires_and_no_longer() {
     let scene = Scene::new();
     let lock = CUSTOMER.lock_key(PREFIX);
     scene.take(&lock);
-    scene
-        .stage
-        .queue
-        .send(&entitlements_updated(&state(CUSTOMER, 5, 2), Shape::GraphqlV2).raw());
-    scene
-        .service
-        .wait_until("the newer state", || scene.limit(CUSTOMER) == json!(2));
+    scene.send_newer(CUSTOMER);
+    scene.wait_for_newer(CUSTOMER);
     let held: bool = scene.stage.redis.command(&["EXISTS", &lock]);
     assert!(!held, "the write came after the lock");
     scene.settle();
@@ -213,9 +197,7 @@ fn a_lock_that_is_never_released_delays_each_write_by_5_seconds_and_no_longer() 
         entitlements_updated(&state(CUSTOMER, 5, 2), Shape::GraphqlV2).raw(),
         usage.raw(),
     ]);
-    scene
-        .service
-        .wait_until("the newer state", || scene.limit(CUSTOMER) == json!(2));
+    scene.wait_for_newer(CUSTOMER);
     let waited = sent.elapsed();
     let expected = Duration::from_millis(4_900)..Duration::from_secs(10);
     assert!(expected.contains(&waited), "it waited for {waited:?}");
@@ -237,15 +219,9 @@ fn another_customer_does_not_wait() {
     let other = Owner::customer("customer-2");
     let sdk = Sdk::open(&scene.stage.redis, PREFIX);
     sdk.cache(&[&state(other, 9, 1)]);
-    scene
-        .stage
-        .queue
-        .send(&entitlements_updated(&state(CUSTOMER, 5, 2), Shape::GraphqlV2).raw());
+    scene.send_newer(CUSTOMER);
     scene.wait_until_the_service_looks_at(&lock, before);
-    scene
-        .stage
-        .queue
-        .send(&entitlements_updated(&state(other, 5, 2), Shape::GraphqlV2).raw());
+    scene.send_newer(other);
     let mut ours = 0;
     scene.service.wait_until("the other customer's newer state", || {
         scene.stage.redis.command::<()>(&["PEXPIRE", &lock, LOCK_MS]);
@@ -255,8 +231,6 @@ fn another_customer_does_not_wait() {
     assert!(ours > 0);
     assert_eq!(scene.limit(CUSTOMER), json!(1), "still waiting");
     scene.release(&lock);
-    scene
-        .service
-        .wait_until("the newer state", || scene.limit(CUSTOMER) == json!(2));
+    scene.wait_for_newer(CUSTOMER);
     scene.settle();
 }

@@ -6,15 +6,11 @@ use serde_json::{Value, json};
 use crate::fakes::queue::QueueOptions;
 use crate::support::fake_stage::FakeStage;
 use crate::support::messages::{Shape, entitlements_updated, usage_updated};
-use crate::support::sdk::{Kind, Owner, Sdk};
+use crate::support::sdk::{CUSTOMER, Kind, Owner, Sdk};
 use crate::support::service::Service;
 use crate::support::stage::PREFIX;
 use crate::support::state::{State, boolean, hours_ago, metered, number};
 
-const CUSTOMER: Owner = Owner {
-    customer: "customer-1",
-    resource: None,
-};
 /// Stands for it while the message is put together.
 const PLACE: &str = "HALF";
 /// Half of an emoji, and what makes no whole one of it.

@@ -22,7 +22,7 @@
 //!    there if no purge of it (and no invalidation) was sent since the last look, and it was there at the last look, or a
 //!    reader refetched it since, or (under UPSERT) a list was sent since. Purges may come out of order, and then cost a
 //!    reader one refetch. What is sent during a refetch must not be lost, neither because nothing was stored yet, nor
-//!    because the reader then writes an older answer, nor because it writes the far-past mark of an empty one.
+//!    because the reader then writes an older answer, nor because it writes the far-past marker of an empty one.
 //! 2. **Silent changes.** After one, the customer key is absent or what a reader fetched after it: a state that is older
 //!    than the newest truth before a purge never stays, redriven or not.
 //! 3. **Metadata** (not in format v3) is absent or of the newest truth.
@@ -47,7 +47,7 @@
 //!   sent: README, Limits, describes the gap with several instances. Invalidations are not redriven.
 //! - No reader is between its fetch and its write when an invalidation of the environment is sent: the scan cannot
 //!   know of it, and what such a reader writes behind the scan stays.
-//! - A reader that is told of no entitlements writes them with the far-past mark 0, which any message replaces. So none
+//! - A reader that gets no entitlements from Stigg writes them with the far-past marker 0, which any message replaces. So none
 //!   refetches a customer whose denial was sent while older lists of that customer are under way; nor, with
 //!   UPDATE_IF_EXISTS, one who lost everything for no reason, since nothing was stored and so there may be no tombstone.
 //!   For the same reason no list is redriven to a subject that has none now.

@@ -1,8 +1,8 @@
 //! Moving over from another service and back: both work on one queue and one Redis for a while.
 //!
 //! Stigg's own service is not published, so a stand-in takes its part, by the rules that are known: it takes the
-//! SDKs' lock of the customer, compares timestamps, writes what is not older in the form of SDK 3.x, lets the lock
-//! go and deletes the message. It knows nothing of this service's marks and scripts. The published SDK reads.
+//! SDKs' lock of the customer, compares timestamps, writes what is not older in the form of SDK 3.x, releases
+//! the lock and deletes the message. It knows nothing of this service's tombstones and script. The published SDK reads.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

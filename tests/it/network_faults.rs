@@ -1,5 +1,5 @@
 //! The network fails between the service and its peers, by a proxy in between: no poller goes silent, no message is
-//! lost, and what heals is used again within seconds.
+//! lost, and a peer that recovers is used again within seconds.
 
 use std::time::{Duration, Instant};
 
@@ -128,7 +128,7 @@ fn of_every_kind_towards_redis_are_named_cost_no_message_and_heal() {
         proxy.set(Mode::Pass);
         service.wait_until_ready();
     }
-    assert_eq!(stage.queue.counts().redelivered, 0, "what was in hand was kept");
+    assert_eq!(stage.queue.counts().redelivered, 0, "what was in flight was kept");
     let address = format!("127.0.0.1:{}", proxy.port());
     for words in [
         "no answer in time",

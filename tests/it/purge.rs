@@ -49,7 +49,7 @@ fn forgets_exactly(message: &Message, owners: &[Owner]) {
     }
     stage.deliver(&service, &[message.raw()]);
     let mut left = stage.redis.contents();
-    // The service remembers when a purge was sent, so that late news does not bring the old state back. No reader
+    // The service remembers when a purge was sent, so that an out-of-order message does not bring the old state back. No reader
     // looks there.
     left.retain(|key, _| !key.starts_with(&format!("{PREFIX}:purged")));
     let names = |contents: &BTreeMap<String, String>| contents.keys().cloned().collect::<BTreeSet<_>>();

@@ -70,21 +70,23 @@ fn a_database_number_is_kept_to() {
     assert!(keyspace.contains("db5:keys="), "{keyspace}");
 }
 
+fn tls_settings(stage: &Stage) -> Settings {
+    let port = stage.redis.tls_port.expect("a TLS port").to_string();
+    let authority = stage.redis.authority_file().display().to_string();
+    stage
+        .settings()
+        .set("REDIS_PORT", port)
+        .set("REDIS_TLS", "1")
+        .set("REDIS_TLS_CA_FILE", authority)
+}
+
 #[test]
 fn tls_is_spoken_to_a_server_whose_authority_is_trusted() {
     let stage = stage_with(RedisOptions {
         tls: true,
         ..RedisOptions::default()
     });
-    let tls_port = stage.redis.tls_port.expect("a TLS port").to_string();
-    let settings = stage
-        .settings()
-        .set("REDIS_PORT", tls_port)
-        .set("REDIS_TLS", "1")
-        .set(
-            "REDIS_TLS_CA_FILE",
-            stage.redis.authority_file().display().to_string(),
-        );
+    let settings = tls_settings(&stage);
     works_with(&stage, &settings).stop();
     assert!(stage.redis.get(&key_of("customer-1")).is_some());
 }
@@ -141,17 +143,7 @@ fn a_client_certificate_is_shown_to_a_server_that_asks_for_one() {
         ..RedisOptions::default()
     });
     let (certificate, key) = stage.redis.certificate_files();
-    let without = stage
-        .settings()
-        .set(
-            "REDIS_PORT",
-            stage.redis.tls_port.expect("a TLS port").to_string(),
-        )
-        .set("REDIS_TLS", "1")
-        .set(
-            "REDIS_TLS_CA_FILE",
-            stage.redis.authority_file().display().to_string(),
-        );
+    let without = tls_settings(&stage);
     let service = Service::spawn(&without);
     service.wait_for_complaint(&["REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE"]);
     service.stop();
@@ -169,17 +161,7 @@ fn the_servers_certificate_may_carry_another_name_than_the_host() {
         tls: true,
         ..RedisOptions::default()
     });
-    let settings = stage
-        .settings()
-        .set(
-            "REDIS_PORT",
-            stage.redis.tls_port.expect("a TLS port").to_string(),
-        )
-        .set("REDIS_TLS", "1")
-        .set(
-            "REDIS_TLS_CA_FILE",
-            stage.redis.authority_file().display().to_string(),
-        );
+    let settings = tls_settings(&stage);
     works_with(
         &stage,
         &settings.clone().set("REDIS_TLS_SERVER_NAME", "redis.test"),
@@ -252,7 +234,7 @@ fn a_redis_that_goes_away_costs_readiness_and_no_message() {
 
 /// What README says the service's user needs.
 const COMMANDS: &str =
-    "+evalsha +eval +script|load +mget +get +set +mset +exists +del +scan +unlink +ping +info +select";
+    "+evalsha +eval +script|load +mget +get +set +exists +del +scan +unlink +ping +info +select";
 
 fn set_user(redis: &TestRedis, rules: &str) {
     let fixed = [

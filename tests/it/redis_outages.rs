@@ -1,4 +1,5 @@
-//! Redis goes away in every way that it can: each is named in the log, costs no message, and heals by itself.
+//! Redis becomes unavailable in every way that it can: the log names each, no message is lost, and the service recovers
+//! by itself.
 //!
 //! Stalls and broken connections are in `network_faults`, where a proxy stands in between.
 

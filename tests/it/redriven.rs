@@ -8,15 +8,10 @@ use crate::support::fake_stage::FakeStage;
 use crate::support::messages::{
     Envelope, Shape, customer_deleted, entitlements_updated, purge, usage_updated,
 };
-use crate::support::sdk::{Owner, Sdk};
+use crate::support::sdk::{CUSTOMER, Sdk};
 use crate::support::service::Service;
 use crate::support::stage::PREFIX;
 use crate::support::state::{State, hours_ago, metered, number};
-
-const CUSTOMER: Owner = Owner {
-    customer: "customer-1",
-    resource: None,
-};
 
 fn seconds_ago(seconds: i64) -> i64 {
     hours_ago(0) - seconds * 1_000

@@ -12,16 +12,12 @@ use crate::fakes::queue::QueueOptions;
 use crate::support::child::thread;
 use crate::support::fake_stage::FakeStage;
 use crate::support::messages::{CreditBalance, Shape, entitlements_updated, purge, usage_updated};
-use crate::support::sdk::{Kind, Owner, Sdk};
+use crate::support::sdk::{CUSTOMER, Kind, Owner, Sdk};
 use crate::support::service::Service;
 use crate::support::stage::PREFIX;
 use crate::support::state::{State, hours_ago, metered, number, with};
 use crate::support::wait::wait_until;
 
-const CUSTOMER: Owner = Owner {
-    customer: "customer-1",
-    resource: None,
-};
 const CALLS: &str = "feature-calls";
 const CURRENCY: &str = "cred-type-ai";
 /// Longer than a write lock is waited for. (With a few retries, the SDK takes as long.)
@@ -180,7 +176,7 @@ fn a_newer_usage_that_comes_while_the_sdk_refetches_is_written_at_once_and_remai
 
 #[test]
 fn a_list_that_comes_while_the_sdk_is_told_of_nothing_remains() {
-    // The SDK writes an empty list with the far-past mark, whatever is stored.
+    // The SDK writes an empty list with the far-past marker, whatever is stored.
     let nothing = State::new(CUSTOMER, hours_ago(9), &[]);
     let scene = Scene::new(&nothing);
     scene.send(&entitlements_updated(&state(1, 2), Shape::GraphqlV2).raw());

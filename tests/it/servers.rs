@@ -16,7 +16,7 @@ use crate::support::messages::{
     subscriptions_migrated, usage_updated,
 };
 use crate::support::redis::{RedisOptions, TestRedis};
-use crate::support::sdk::{Kind, Owner, Sdk};
+use crate::support::sdk::{CUSTOMER, Kind, Owner, RESOURCE, Sdk};
 use crate::support::service::{Service, Settings};
 use crate::support::state::{State, boolean, every_kind, hours_ago, metered};
 use crate::support::tools::{free_port, tool};
@@ -112,15 +112,6 @@ fn state(owner: Owner, hours: i64) -> State {
 fn list(owner: Owner, hours: i64) -> Message {
     entitlements_updated(&state(owner, hours), Shape::GraphqlV2)
 }
-
-const CUSTOMER: Owner = Owner {
-    customer: "customer-1",
-    resource: None,
-};
-const RESOURCE: Owner = Owner {
-    customer: "customer-1",
-    resource: Some("site-1"),
-};
 
 fn messages_of_every_shape_reach_readers(server: Server) {
     let stage = server.stage();
@@ -452,8 +443,8 @@ fn a_database_other_than_0_on_a_cluster_is_told_as_such() {
 }
 
 #[test]
-fn the_environment_guard_and_a_boolean_list_do_without_a_second_slot() {
-    // Nothing of ours may be in another slot than the prefix's: neither probes, nor tombstones, nor the guard's keys.
+fn the_prefix_check_and_a_boolean_list_need_no_second_slot() {
+    // Nothing of ours may be in another slot than the prefix's: neither probes nor tombstones.
     let stage = Server::Cluster.stage();
     let service = Service::start(&Server::Cluster.settings(&stage));
     let short = State::new(CUSTOMER, hours_ago(1), &[boolean("feature-sso")]);

@@ -1,4 +1,4 @@
-//! Stopping: what was received is applied and deleted, or given back; nothing is lost.
+//! Shutdown: what was received is applied and deleted, or released; nothing is lost.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

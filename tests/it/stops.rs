@@ -58,7 +58,7 @@ fn hiding_stage() -> FakeStage {
     })
 }
 
-/// Whatever the service had received is applied, or has been given back and can be had by others soon.
+/// Whatever the service had received is applied, or has been released and can be received by others soon.
 fn hides_nothing(stage: &FakeStage) {
     wait_for(
         PATIENCE,
@@ -149,7 +149,7 @@ fn while_redis_hangs() {
     let service = Service::start(&with_budget(&stage.settings()));
     stage.redis.pause();
     send_all(&stage);
-    // Two pollers, two workers, and what waits between them: in hand of each at least one.
+    // Two pollers, two workers, and what waits between them: each has at least one in flight.
     service.wait_for_metric("persistent_cache_messages_received_total", 5.0);
     ends_in_time(&service);
     stage.redis.resume();

@@ -10,19 +10,10 @@ use crate::fakes::queue::QueueOptions;
 use crate::support::child::thread;
 use crate::support::fake_stage::FakeStage;
 use crate::support::messages::{Message, Shape, entitlements_updated, package_published, purge};
-use crate::support::sdk::Owner;
+use crate::support::sdk::{CUSTOMER, Owner, RESOURCE};
 use crate::support::service::Service;
 use crate::support::stage::PREFIX;
 use crate::support::state::{State, hours_ago, metered, number};
-
-const CUSTOMER: Owner = Owner {
-    customer: "customer-1",
-    resource: None,
-};
-const RESOURCE: Owner = Owner {
-    customer: "customer-1",
-    resource: Some("site-1"),
-};
 
 /// A service that gets one message after the other, and a moment from which seconds are counted.
 struct Scene {
@@ -83,7 +74,7 @@ impl Scene {
         self.apply(&package_published("ALL_CUSTOMERS"), at);
     }
 
-    /// A reader writes a list that was true then; `None` is an empty one, with the far-past mark.
+    /// A reader writes a list that was true then; `None` is an empty one, with the far-past marker.
     fn cache(&self, owner: Owner, at: Option<i64>) {
         let key = owner.key(PREFIX);
         let stamp = at.map_or(0, |at| self.at(at)).to_string();
@@ -156,7 +147,7 @@ fn an_older_list_does_not_replace_what_a_reader_has_refetched_after_the_purge() 
         let scene = Scene::new(policy);
         scene.cache(CUSTOMER, Some(5));
         scene.purge(CUSTOMER, 20);
-        // An SDK that is told of no entitlements writes an empty object with the far-past mark.
+        // An SDK that gets no entitlements from Stigg writes an empty object with the far-past marker.
         scene.cache(CUSTOMER, None);
         scene.list(CUSTOMER, 15, 1);
         assert_eq!(scene.stored(CUSTOMER), Some(json!({})), "{policy}");
@@ -325,7 +316,7 @@ fn a_list_is_written_whole_or_not_at_all() {
         None,
         "the reason of an older list"
     );
-    // And where a reader wrote an empty list with the far-past mark, the metadata tell since when it is empty.
+    // And where a reader wrote an empty list with the far-past marker, the metadata show since when it is empty.
     scene.denial(CUSTOMER, 30);
     scene.cache(CUSTOMER, None);
     scene.list(CUSTOMER, 25, 1);

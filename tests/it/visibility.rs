@@ -1,5 +1,5 @@
-//! What is in hand stays hidden from others for as long as it takes: the visibility of a message that waits is
-//! extended, so that it is received once, however short the queue's timeout is.
+//! Messages in flight stay hidden from others for as long as it takes: the visibility of a message that waits is extended,
+//! so that it is received once, however short the queue's timeout is.
 //!
 //! The queue is one of our own: a call that extends has half of the timeout to arrive, and the emulator that all stories
 //! share takes longer than that when they are many.
@@ -67,7 +67,7 @@ impl Scene {
         }
     }
 
-    /// Waits until the messages have been in hand for so many times the queue's timeout.
+    /// Waits until the messages have been in flight for so many times the queue's timeout.
     fn wait_for_timeouts(&self, count: u32) {
         let what = "the queue's timeout to pass several times";
         self.service
@@ -87,7 +87,7 @@ impl Scene {
                 is_cached(&stage.redis, customer)
             });
             let waited = since.elapsed();
-            assert!(waited > TIMEOUT, "{customer} was in hand for {waited:?}");
+            assert!(waited > TIMEOUT, "{customer} was in flight for {waited:?}");
         }
         service.wait_until("an empty queue", || stage.queue.is_empty());
         let counts = stage.queue.counts();

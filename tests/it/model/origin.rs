@@ -355,7 +355,7 @@ impl Origin {
 
     /// Something that was sent comes back from a dead-letter queue: the same body, sent now.
     ///
-    /// No list comes back to a subject that has none now: a reader's far-past mark would give way to it.
+    /// No list comes back to a subject that has none now: a reader's far-past marker would give way to it.
     pub fn redrive(&mut self, rng: &mut Rng) {
         let Some(waiting) = rng.choice(&self.redrivable).cloned() else {
             return;
@@ -388,7 +388,7 @@ impl Origin {
         sent_at
     }
 
-    /// True if something older is under way (or still to be sent) that a reader's far-past mark would give way to.
+    /// True if something older is under way (or still to be sent) that a reader's far-past marker would give way to.
     pub fn has_lists_under_way(&self, subject: &Subject) -> bool {
         self.stories[subject].since.lists > Lists::None
             || self

@@ -134,7 +134,7 @@ impl Rig {
         }
     }
 
-    /// Ends the faults and waits until the queue is empty and nobody has anything in hand.
+    /// Ends the faults and waits until the queue is empty and nothing is in flight.
     pub fn settle(&self) {
         self.queue.set_faults(Faults {
             disorder: true,

@@ -96,6 +96,16 @@ pub struct Owner<'a> {
     pub resource: Option<&'a str>,
 }
 
+/// The customer of most stories, and a resource of it.
+pub const CUSTOMER: Owner = Owner {
+    customer: "customer-1",
+    resource: None,
+};
+pub const RESOURCE: Owner = Owner {
+    customer: "customer-1",
+    resource: Some("site-1"),
+};
+
 impl Sdk {
     /// A client that reads and writes this Redis under this prefix.
     pub fn open(redis: &TestRedis, prefix: &str) -> Self {

@@ -1,4 +1,4 @@
-//! The prefix check: a prefix that is not that of the SDKs is told, and nothing else is done about it.
+//! The prefix check: one warning if the prefix is probably not that of the SDKs, and nothing else.
 
 use crate::support::messages::{Shape, entitlements_updated};
 use crate::support::redis::TestRedis;
