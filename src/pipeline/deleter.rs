@@ -54,11 +54,11 @@ impl Deleter {
             recv(recorded) -> first => batch.extend(first),
             recv(self.context.shutdown.exit.channel()) -> _ => return batch,
         }
-        let deadline = Instant::now() + GATHER;
-        while batch.len() < BATCH_MAX
-            && let Ok(next) = recorded.recv_deadline(deadline)
-        {
-            batch.push(next);
+        batch.extend(recorded.try_iter().take(BATCH_MAX - 1));
+        if batch.len() < BATCH_MAX {
+            // Not waiting on the channel: each delivery would wake this thread.
+            self.context.shutdown.exit.wait(GATHER);
+            batch.extend(recorded.try_iter().take(BATCH_MAX - batch.len()));
         }
         batch
     }

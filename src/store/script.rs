@@ -1,6 +1,8 @@
 //! The calls of `apply.lua`, which makes every change, and its answers.
 
-use redis::{Cmd, RedisWrite as _, Value, cmd};
+use std::ops::Range;
+
+use redis::{Cmd, RedisWrite as _, Value};
 
 use super::{LockPatience, Outcome};
 use crate::cache::keyspace::{Keyspace, ReaderLocks, TIMESTAMP, balance_key};
@@ -208,19 +210,32 @@ pub(super) fn steps_in_call(steps: &[Step<'_>]) -> usize {
 
 /// The call that does these steps: `EVALSHA` and the SHA-1, or `EVAL` and the source.
 pub(super) fn call(command: &str, script: &str, steps: &[Step<'_>], options: CallOptions<'_>) -> Cmd {
-    let (mut deciding, mut others) = (0_usize, 0_usize);
+    let mut bytes: Vec<u8> = Vec::new();
+    let [mut deciding, mut others, mut arguments] = [const { Vec::new() }; 3];
     for step in steps {
-        emit(step, &mut |part, _| match part {
-            Part::Deciding => deciding += 1,
-            Part::Other => others += 1,
-            Part::Argument => {}
+        emit(step, &mut |part, pieces| {
+            let start = bytes.len();
+            for piece in pieces {
+                bytes.extend_from_slice(piece);
+            }
+            let list: &mut Vec<Range<usize>> = match part {
+                Part::Deciding => &mut deciding,
+                Part::Other => &mut others,
+                Part::Argument => &mut arguments,
+            };
+            list.push(start..bytes.len());
         });
     }
-    let mut call = cmd(command);
-    call.arg(script).arg(deciding + others);
-    add(&mut call, steps, Part::Deciding);
-    add(&mut call, steps, Part::Other);
-    call.arg(deciding);
+    let add = |call: &mut Cmd, ranges: &[Range<usize>]| {
+        for range in ranges {
+            call.write_arg(bytes.get(range.clone()).unwrap_or_default());
+        }
+    };
+    let mut call = Cmd::with_capacity(ARGUMENTS_MAX.min(12 * steps.len() + 9), bytes.len());
+    call.arg(command).arg(script).arg(deciding.len() + others.len());
+    add(&mut call, &deciding);
+    add(&mut call, &others);
+    call.arg(deciding.len());
     match options.rules.expiry {
         Expiry::Never => call.arg(""),
         Expiry::Seconds(seconds) => call.arg(seconds),
@@ -228,21 +243,8 @@ pub(super) fn call(command: &str, script: &str, steps: &[Step<'_>], options: Cal
     let is_update = options.rules.policy == CacheUpdatePolicy::UpdateIfExists;
     call.arg(u8::from(is_update)).arg(u8::from(options.is_dry_run));
     call.arg(TOMBSTONE_SECS).arg(options.now.0);
-    add(&mut call, steps, Part::Argument);
+    add(&mut call, &arguments);
     call
-}
-
-fn add(call: &mut Cmd, steps: &[Step<'_>], wanted: Part) {
-    for step in steps {
-        emit(step, &mut |part, parts| {
-            if part == wanted {
-                match parts {
-                    [whole] => call.write_arg(whole),
-                    parts => call.write_arg(&parts.concat()),
-                }
-            }
-        });
-    }
 }
 
 /// Where something stands in a call.
