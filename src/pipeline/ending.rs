@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::Level;
 
@@ -82,6 +82,14 @@ impl Context {
         self.metrics.messages_malformed.inc();
         self.reporter
             .report_error(&format!("cannot read a message: {error}"));
+        let message = "cannot read a message";
+        self.faults.note(
+            "malformed",
+            Level::Warn,
+            message,
+            &error.to_string(),
+            Instant::now(),
+        );
         let (message_id, receive_count) = (delivery.message_id.as_str(), delivery.receive_count);
         if self.malformed_ids.is_new(message_id) {
             log::warn!(message_id, bytes = body_bytes, receive_count, err:% = error; "cannot read a message: {fate}");
