@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::health::HealthBoard;
 use super::metrics::Metrics;
-use super::status::{StatusBoard, page, page_policy};
+use super::status::{PAGE, PAGE_POLICY, StatusBoard};
 use crate::clock;
 
 /// The largest head of a request.
@@ -16,7 +16,6 @@ pub(super) const HEAD_BYTES_MAX: usize = 8 * 1024;
 const HEADERS_MAX: usize = 64;
 /// Longest path, in characters, that an error repeats.
 const ECHOED_PATH_CHARS_MAX: usize = 256;
-
 const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -28,8 +27,7 @@ pub(super) struct Reply {
     pub(super) content_type: &'static str,
     pub(super) headers: Vec<(&'static str, &'static str)>,
     pub(super) body: String,
-    /// Of HTTP.
-    pub(super) version: (u8, u8),
+    pub(super) http_version: (u8, u8),
     /// The body is not sent.
     pub(super) is_head: bool,
 }
@@ -41,7 +39,7 @@ impl Reply {
             content_type,
             headers: Vec::new(),
             body,
-            version: (1, 1),
+            http_version: (1, 1),
             is_head: false,
         }
     }
@@ -67,7 +65,7 @@ impl Endpoints {
         let head = received.get(..HEAD_BYTES_MAX).unwrap_or(received);
         let parsed = request.parse(head);
         let is_head = request.method == Some("HEAD");
-        let version = (1, request.version.unwrap_or(1));
+        let http_version = (1, request.version.unwrap_or(1));
         let refused = match parsed {
             Ok(httparse::Status::Complete(_)) => refusal(&request),
             Ok(httparse::Status::Partial) if head.len() == HEAD_BYTES_MAX => {
@@ -77,10 +75,7 @@ impl Endpoints {
             Ok(httparse::Status::Partial) => return None,
             Err(Error::TooManyHeaders) => Some((431, "the request has too many headers")),
             Err(Error::Version) => Some((505, "HTTP/1.1 and HTTP/1.0 are served")),
-            Err(error) => {
-                log::debug!("a request to the HTTP endpoints cannot be read: {error}");
-                Some((400, "this is no HTTP request"))
-            }
+            Err(_) => Some((400, "this is no HTTP request")),
         };
         let mut reply = match refused {
             Some((status, error)) => Reply::json(status, &json!({ "error": error })),
@@ -90,7 +85,7 @@ impl Endpoints {
             reply.headers.push(("Allow", "GET, HEAD"));
         }
         Some(Reply {
-            version,
+            http_version,
             is_head,
             ..reply
         })
@@ -105,10 +100,10 @@ impl Endpoints {
             ("/status", Some(status)) => Reply::json(200, &status.report(now, clock::now())),
             ("", Some(_)) if path == "/" => Reply {
                 headers: vec![
-                    ("Content-Security-Policy", page_policy()),
+                    ("Content-Security-Policy", &PAGE_POLICY),
                     ("Referrer-Policy", "no-referrer"),
                 ],
-                ..Reply::new(200, HTML, page().to_owned())
+                ..Reply::new(200, HTML, PAGE.to_owned())
             },
             _ => {
                 let path: String = path.chars().take(ECHOED_PATH_CHARS_MAX).collect();
@@ -362,7 +357,10 @@ mod tests {
     #[test]
     fn head_and_http_1_0_are_remembered_for_the_response() {
         let reply = reply_to(b"HEAD /livez HTTP/1.0\r\n\r\nGET /livez HTTP/1.1\r\n\r\n").unwrap();
-        assert_eq!((reply.is_head, reply.version, reply.status), (true, (1, 0), 200));
+        assert_eq!(
+            (reply.is_head, reply.http_version, reply.status),
+            (true, (1, 0), 200)
+        );
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! The service's health. The loops report and the endpoints ask; the time is an argument.
-//!
-//! Each fact is one atomic, so that no loop ever waits for a probe. A probe may see some facts before a change and some
-//! after it; the next one sees all of it.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use serde::Serialize;
 
 /// How long silence and failures are tolerated.
 #[derive(Debug, Clone, Copy)]
@@ -26,27 +26,22 @@ impl Default for Patience {
     }
 }
 
-/// For a poller that is not failing.
-const NEVER: u64 = u64::MAX;
-
-/// What is known of the service's health. Shared by all threads.
+/// What is known of the service's health. Shared by all threads; its lock is held for moments only.
 #[derive(Debug)]
 pub struct HealthBoard {
-    began: Instant,
     patience: Patience,
-    pollers: Vec<PollerHealth>,
+    pollers: Mutex<Vec<PollerHealth>>,
     redis_connected: AtomicBool,
     is_stopping: AtomicBool,
 }
 
-/// Times are milliseconds since the board was made.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct PollerHealth {
-    progress_at_ms: AtomicU64,
-    has_succeeded: AtomicBool,
-    /// The first failure after the last success, or [`NEVER`].
-    failing_since_ms: AtomicU64,
-    has_ended: AtomicBool,
+    progress_at: Instant,
+    has_succeeded: bool,
+    /// The first failure after the last success.
+    failing_since: Option<Instant>,
+    has_ended: bool,
 }
 
 /// What `/readyz` says.
@@ -61,31 +56,27 @@ pub struct Readiness {
 }
 
 /// The pollers, counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PollerCounts {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct PollerCounts {
     /// As in [`Readiness::consumers`].
-    pub alive: usize,
-    /// Their last call to the queue failed.
-    pub failing: usize,
-    /// They have made no progress for longer than any call may take.
-    pub silent: usize,
-    /// All of them.
-    pub total: usize,
+    alive: usize,
+    failing: usize,
+    silent: usize,
+    total: usize,
 }
 
 impl HealthBoard {
     /// A board for this many pollers; Redis is not connected and no poller has succeeded yet.
     pub fn new(pollers: usize, patience: Patience, now: Instant) -> Self {
-        let unknown = || PollerHealth {
-            progress_at_ms: AtomicU64::new(0),
-            has_succeeded: AtomicBool::new(false),
-            failing_since_ms: AtomicU64::new(NEVER),
-            has_ended: AtomicBool::new(false),
+        let unknown = PollerHealth {
+            progress_at: now,
+            has_succeeded: false,
+            failing_since: None,
+            has_ended: false,
         };
         Self {
-            began: now,
             patience,
-            pollers: (0..pollers).map(|_| unknown()).collect(),
+            pollers: Mutex::new(vec![unknown; pollers]),
             redis_connected: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
         }
@@ -103,32 +94,29 @@ impl HealthBoard {
 
     /// This poller's call to the queue succeeded.
     pub fn call_succeeded(&self, poller: usize, now: Instant) {
-        if let Some(poller) = self.made_progress(poller, now) {
-            poller.failing_since_ms.store(NEVER, Ordering::Release);
-            poller.has_succeeded.store(true, Ordering::Release);
-        }
+        self.update(poller, |poller| {
+            poller.progress_at = now;
+            poller.has_succeeded = true;
+            poller.failing_since = None;
+        });
     }
 
     /// This poller's call to the queue failed.
     pub fn call_failed(&self, poller: usize, now: Instant) {
-        let now_ms = self.ms(now);
-        if let Some(poller) = self.made_progress(poller, now)
-            && !poller.is_failing()
-        {
-            poller.failing_since_ms.store(now_ms, Ordering::Release);
-        }
+        self.update(poller, |poller| {
+            poller.progress_at = now;
+            poller.failing_since.get_or_insert(now);
+        });
     }
 
     /// This poller waits on purpose: for Redis, or for the workers.
     pub fn waits(&self, poller: usize, now: Instant) {
-        self.made_progress(poller, now);
+        self.update(poller, |poller| poller.progress_at = now);
     }
 
     /// This poller's loop has ended.
     pub fn ended(&self, poller: usize) {
-        if let Some(poller) = self.pollers.get(poller) {
-            poller.has_ended.store(true, Ordering::Release);
-        }
+        self.update(poller, |poller| poller.has_ended = true);
     }
 
     /// The service is stopping: not ready from now on.
@@ -141,25 +129,32 @@ impl HealthBoard {
         self.is_stopping.load(Ordering::Acquire)
     }
 
-    /// The pollers, counted.
-    pub fn pollers(&self, now: Instant) -> PollerCounts {
-        let count = |is_so: &dyn Fn(&PollerHealth) -> bool| {
-            self.pollers.iter().filter(|poller| is_so(poller)).count()
+    pub(super) fn pollers(&self, now: Instant) -> PollerCounts {
+        let patience = self.patience;
+        let is_failing = |poller: &PollerHealth| poller.failing_since.is_some();
+        let is_silent = |poller: &PollerHealth| now - poller.progress_at > patience.silent_after;
+        let is_alive = |poller: &PollerHealth| {
+            let is_tolerated = poller
+                .failing_since
+                .is_none_or(|then| now - then < patience.failing_grace);
+            poller.has_succeeded && !poller.has_ended && !is_silent(poller) && is_tolerated
         };
+        let pollers = self.pollers.lock().unwrap_or_else(PoisonError::into_inner);
+        let count =
+            |is_so: &dyn Fn(&PollerHealth) -> bool| pollers.iter().filter(|poller| is_so(poller)).count();
         PollerCounts {
-            alive: count(&|poller| self.is_alive(poller, now)),
-            failing: count(&PollerHealth::is_failing),
-            silent: count(&|poller| self.is_silent(poller, now)),
-            total: self.pollers.len(),
+            alive: count(&is_alive),
+            failing: count(&is_failing),
+            silent: count(&is_silent),
+            total: pollers.len(),
         }
     }
 
     /// False if no poller has made progress for longer than any of its calls may take: the loops are dead, and only a
     /// restart helps. Neither an unavailable queue nor an unavailable Redis causes this, nor does a shutdown.
     pub fn is_live(&self, now: Instant) -> bool {
-        self.is_stopping()
-            || self.pollers.is_empty()
-            || self.pollers.iter().any(|poller| !self.is_silent(poller, now))
+        let pollers = self.pollers(now);
+        self.is_stopping() || pollers.total == 0 || pollers.silent < pollers.total
     }
 
     /// What `/readyz` says.
@@ -174,41 +169,12 @@ impl HealthBoard {
     }
 
     /// A number that the board was not made for is ignored: health reporting stops no loop.
-    fn made_progress(&self, poller: usize, now: Instant) -> Option<&PollerHealth> {
-        let poller = self.pollers.get(poller)?;
-        poller.progress_at_ms.store(self.ms(now), Ordering::Release);
-        Some(poller)
+    fn update(&self, poller: usize, change: impl FnOnce(&mut PollerHealth)) {
+        let mut pollers = self.pollers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(poller) = pollers.get_mut(poller) {
+            change(poller);
+        }
     }
-
-    fn is_alive(&self, poller: &PollerHealth, now: Instant) -> bool {
-        poller.has_succeeded.load(Ordering::Acquire)
-            && !poller.has_ended.load(Ordering::Acquire)
-            && !self.is_silent(poller, now)
-            && (!poller.is_failing()
-                || self.ms_since(&poller.failing_since_ms, now) < ms(self.patience.failing_grace))
-    }
-
-    fn is_silent(&self, poller: &PollerHealth, now: Instant) -> bool {
-        self.ms_since(&poller.progress_at_ms, now) > ms(self.patience.silent_after)
-    }
-
-    fn ms_since(&self, then_ms: &AtomicU64, now: Instant) -> u64 {
-        self.ms(now).saturating_sub(then_ms.load(Ordering::Acquire))
-    }
-
-    fn ms(&self, now: Instant) -> u64 {
-        ms(now.saturating_duration_since(self.began))
-    }
-}
-
-impl PollerHealth {
-    fn is_failing(&self) -> bool {
-        self.failing_since_ms.load(Ordering::Acquire) != NEVER
-    }
-}
-
-fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

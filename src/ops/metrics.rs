@@ -4,9 +4,6 @@
 //! dashboards and alerts use them. Known label values exist from the start, so that `rate()` is right from the first
 //! fault on. No label is ever made of a customer's data: a registry only grows.
 
-use std::fmt::Write as _;
-
-use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Error, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
@@ -31,58 +28,30 @@ const AGE_BUCKETS_SECS: [f64; 16] = [
     0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0,
 ];
 
-/// One row of the table.
-struct Series {
-    name: &'static str,
-    kind: &'static str,
-    labels: &'static [&'static str],
-    help: &'static str,
-    reading: &'static str,
-    action: &'static str,
-}
-
-/// A type of metric.
-trait Exported: Collector + Clone + Sized + 'static {
-    /// As in a `# TYPE` line.
-    const KIND: &'static str;
-    /// What it is made of beside its name: a histogram's buckets, a counter's known label values.
-    type Detail;
-    fn exported(opts: Opts, labels: &[&str], detail: Self::Detail) -> Result<Self, Error>;
-}
-
-macro_rules! exported {
-    ($($type:ident $kind:literal ($opts:ident, $labels:ident, $detail:ident: $detail_type:ty) $create:expr;)*) => {
-        $(impl Exported for $type {
-            const KIND: &'static str = $kind;
-            type Detail = $detail_type;
-            fn exported($opts: Opts, $labels: &[&str], $detail: $detail_type) -> Result<Self, Error> {
-                $create
-            }
-        })*
+/// A metric of this type; in parentheses a histogram's buckets, or the label values that exist from the start.
+macro_rules! create {
+    (Histogram($buckets:expr), $opts:expr, $labels:expr) => {
+        Histogram::with_opts(HistogramOpts::from($opts).buckets($buckets.to_vec()))
     };
-}
-
-exported! {
-    IntCounter "counter" (opts, _labels, _detail: ()) IntCounter::with_opts(opts);
-    Gauge "gauge" (opts, _labels, _detail: ()) Gauge::with_opts(opts);
-    IntGauge "gauge" (opts, _labels, _detail: ()) IntGauge::with_opts(opts);
-    GaugeVec "gauge" (opts, labels, _detail: ()) GaugeVec::new(opts, labels);
-    Histogram "histogram" (opts, _labels, buckets: &'static [f64])
-        Histogram::with_opts(HistogramOpts::from(opts).buckets(buckets.to_vec()));
-    IntCounterVec "counter" (opts, labels, known: &'static [&'static str]) {
-        let counters = IntCounterVec::new(opts, labels)?;
-        for value in known {
-            counters.get_metric_with_label_values(&[value])?;
-        }
-        Ok(counters)
+    (IntCounterVec($known:expr), $opts:expr, $labels:expr) => {
+        IntCounterVec::new($opts, $labels).inspect(|counters| {
+            for value in $known {
+                counters.with_label_values(&[value]);
+            }
+        })
+    };
+    (GaugeVec(), $opts:expr, $labels:expr) => {
+        GaugeVec::new($opts, $labels)
+    };
+    ($type:ident(), $opts:expr, $labels:expr) => {
+        $type::with_opts($opts)
     };
 }
 
 /// Declares each metric as a field and all of them as one table: its type, name and labels, what it says (its help text),
 /// how to read it, and what to do about it.
 macro_rules! metrics {
-    ($($field:ident: $type:ident($($detail:expr)?) $name:literal [$($label:literal),*]
-        $help:literal
+    ($($field:ident: $type:ident($($detail:expr)?) $name:literal [$($label:literal),*] $help:literal
         read $reading:literal
         do $action:literal;)*) => {
         /// All metrics. Shared by all threads.
@@ -99,7 +68,7 @@ macro_rules! metrics {
                 let registry = Registry::new();
                 registry.register(Box::new(ProcessCollector::for_self()))?;
                 $(
-                    let $field = $type::exported(Opts::new($name, $help), &[$($label),*], ($($detail)?))?;
+                    let $field = create!($type($($detail)?), Opts::new($name, $help), &[$($label),*])?;
                     registry.register(Box::new($field.clone()))?;
                 )*
                 let metrics = Self { registry, $($field),* };
@@ -109,9 +78,10 @@ macro_rules! metrics {
         }
 
         /// In the README's order.
-        const ALL: &[Series] = &[$(Series {
+        #[cfg(test)]
+        const ALL: &[tests::Series] = &[$(tests::Series {
             name: $name,
-            kind: $type::KIND,
+            type_name: stringify!($type),
             labels: &[$($label),*],
             help: $help,
             reading: $reading,
@@ -121,96 +91,73 @@ macro_rules! metrics {
 }
 
 metrics! {
-    write_duration: Histogram(&DURATION_BUCKETS_SECS) "persistent_cache_write_duration_seconds" []
-        "time taken to write to Redis"
+    write_duration: Histogram(DURATION_BUCKETS_SECS) "persistent_cache_write_duration_seconds" [] "time taken to write to Redis"
         read "one round trip, which may carry many messages; a few milliseconds where Redis is near"
         do "rises: Redis or the network is slow; look at its `SLOWLOG` and CPU";
-    write_errors: IntCounter() "persistent_cache_write_errors_total" []
-        "failed Redis writes"
+    write_errors: IntCounter() "persistent_cache_write_errors_total" [] "failed Redis writes"
         read "each is retried, so a burst while Redis restarts loses nothing"
         do "keeps rising: the error in the log has the cause and the remedy";
-    hit_ratio: Gauge() "persistent_cache_hit_ratio" []
-        "hits as a percentage (0-100) of all key look-ups, from Redis `INFO stats`"
+    hit_ratio: Gauge() "persistent_cache_hit_ratio" [] "hits as a percentage (0-100) of all key look-ups, from Redis `INFO stats`"
         read "of the whole server and since its start: also of other users of this Redis, and of this service's own look-ups"
         do "falls over days: keys expire before they are read (`KEYS_TTL_IN_SECS`) or are evicted (`maxmemory`)";
-    memory_usage: Gauge() "persistent_cache_memory_usage_bytes" []
-        "Redis `used_memory`"
+    memory_usage: Gauge() "persistent_cache_memory_usage_bytes" [] "Redis `used_memory`"
         read "of the whole server"
         do "near its `maxmemory`: more memory, or a shorter `KEYS_TTL_IN_SECS`; a full Redis refuses writes";
-    hits: Gauge() "persistent_cache_hits_total" []
-        "Redis `keyspace_hits`"
+    hits: Gauge() "persistent_cache_hits_total" [] "Redis `keyspace_hits`"
         read "a gauge by name only: it counts up, and from 0 when Redis restarts, so `rate()` works"
         do "nothing by itself";
-    misses: Gauge() "persistent_cache_misses_total" []
-        "Redis `keyspace_misses`"
+    misses: Gauge() "persistent_cache_misses_total" [] "Redis `keyspace_misses`"
         read "like the hits; an SDK that misses asks Stigg"
         do "rises faster than the hits: see `persistent_cache_hit_ratio`";
-    message_handling_duration: Histogram(&DURATION_BUCKETS_SECS) "persistent_cache_message_handling_duration_seconds" []
-        "receipt to completion of one message"
+    message_handling_duration: Histogram(DURATION_BUCKETS_SECS) "persistent_cache_message_handling_duration_seconds" [] "receipt to completion of one message"
         read "includes waiting for a worker, for a reader's locks (up to 5 s; up to a minute during a refetch) and for Redis"
         do "far above the write duration: raise `WORKERS`, or many SDKs refetch at once";
-    messages_processed: IntCounter() "persistent_cache_messages_processed_total" []
-        "messages processed"
+    messages_processed: IntCounter() "persistent_cache_messages_processed_total" [] "messages processed"
         read "handled and to be deleted from the queue; includes those that changed nothing"
         do "below `received` for long: look at the failed and the malformed";
-    messages_received: IntCounter() "persistent_cache_messages_received_total" []
-        "received from the queue, redeliveries included"
+    messages_received: IntCounter() "persistent_cache_messages_received_total" [] "received from the queue, redeliveries included"
         read "its rate is the load of this instance"
         do "0 while Stigg shows changes: another consumer receives them, or this is another queue";
-    messages_ignored: IntCounterVec(&["other"]) "persistent_cache_messages_ignored_total" ["type"]
-        "types that change nothing here; the label is bounded: known names, else `other`"
+    messages_ignored: IntCounterVec(["other"]) "persistent_cache_messages_ignored_total" ["type"] "types that change nothing here; the label is bounded: known names, else `other`"
         read "normal: a queue may carry every event of the environment. A type appears with its first message"
         do "`other` rises: Stigg sends a type that this version does not know; see the changelog of a newer one";
-    messages_malformed: IntCounter() "persistent_cache_messages_malformed_total" []
-        "bodies that could not be read"
+    messages_malformed: IntCounter() "persistent_cache_messages_malformed_total" [] "bodies that could not be read"
         read "with `POISON_POLICY=redrive` each receipt of such a message counts"
         do "above 0: the warning has the message id and where in the body the fault is; look at the dead-letter queue";
-    implausible_timestamps: IntCounter() "persistent_cache_implausible_timestamps_total" []
-        "timestamps in messages that cannot be true: more than an hour ahead, or before 2015"
+    implausible_timestamps: IntCounter() "persistent_cache_implausible_timestamps_total" [] "timestamps in messages that cannot be true: more than an hour ahead, or before 2015"
         read "such a timestamp is ignored and the next source is used; 0 is normal"
         do "above 0: the warning has the message id; the sender's clock or its unit (seconds instead of milliseconds) is wrong";
-    messages_failed: IntCounterVec(&FAILURE_REASONS) "persistent_cache_messages_failed_total" ["reason"]
-        "tries that ended without effect and will come again"
+    messages_failed: IntCounterVec(FAILURE_REASONS) "persistent_cache_messages_failed_total" ["reason"] "tries that ended without effect and will come again"
         read "`redis`: retried in place, counted once per message and try (the log's `failed_tries` includes probes); `malformed`: left to the dead-letter rule; `expired`: the receipt handle outlived its time; `other`: one change was refused; `panic`: a defect"
         do "`redis`: see the write errors; `other`: the error in the log names the cause; `panic`: report it";
-    writes_skipped: IntCounterVec(&SKIP_REASONS) "persistent_cache_writes_skipped_total" ["reason"]
-        "writes that were not due, by reason: `stale`, `policy`, `no_customer`"
+    writes_skipped: IntCounterVec(SKIP_REASONS) "persistent_cache_writes_skipped_total" ["reason"] "writes that were not due, by reason: `stale`, `policy`, `no_customer`"
         read "`stale`: something newer is stored; `policy`: the customer is not in the cache and `CACHE_UPDATE_POLICY` is `UPDATE_IF_EXISTS`; `no_customer`: the same for a usage"
         do "nearly all are `policy` or `no_customer`: check that the SDKs use the same `ENVIRONMENT_PREFIX` and Redis";
-    message_age: Histogram(&AGE_BUCKETS_SECS) "persistent_cache_message_age_seconds" []
-        "SQS SentTimestamp to written: how fresh the cache is"
+    message_age: Histogram(AGE_BUCKETS_SECS) "persistent_cache_message_age_seconds" [] "SQS SentTimestamp to written: how fresh the cache is"
         read "the end-to-end latency, and the one to watch: backlogs, outages and differing clocks show here"
         do "p99 too high: more instances, `BATCH_SIZE=10`, or a Redis that is nearer";
-    queue_errors: IntCounterVec(&QUEUE_OPERATIONS) "persistent_cache_queue_errors_total" ["operation"]
-        "failed calls to the queue: `receive`, `delete`, `change_visibility`, `get_attributes`"
+    queue_errors: IntCounterVec(QUEUE_OPERATIONS) "persistent_cache_queue_errors_total" ["operation"] "failed calls to the queue: `receive`, `delete`, `change_visibility`, `get_attributes`"
         read "single ones are normal; `get_attributes` may be denied permanently, which does no harm"
         do "rises steadily: the warning names the queue's answer (permission, region, clock, network)";
-    in_flight: IntGauge() "persistent_cache_in_flight_messages" []
-        "received and not yet settled"
+    in_flight: IntGauge() "persistent_cache_in_flight_messages" [] "received and not yet settled"
         read "bounded by `CONSUMERS`, `BATCH_SIZE` and `WORKERS`; at its bound the queue holds the backlog"
         do "stays above 0 while nothing is processed and Redis is up: restart, and report it";
-    last_poll: Gauge() "persistent_cache_last_poll_timestamp_seconds" []
-        "last successful poll of the queue; 0 before the first"
+    last_poll: Gauge() "persistent_cache_last_poll_timestamp_seconds" [] "last successful poll of the queue; 0 before the first"
         read "`time() - x` stays below `WAIT_TIME_SECS` plus a few seconds; receiving pauses while Redis is unavailable"
         do "older than two minutes: see `persistent_cache_consumers`";
-    last_write: Gauge() "persistent_cache_last_write_timestamp_seconds" []
-        "last successful write to Redis; 0 before the first"
+    last_write: Gauge() "persistent_cache_last_write_timestamp_seconds" [] "last successful write to Redis; 0 before the first"
         read "as old as the last message that changed something; says little where messages are rare"
         do "old while messages are received: see `persistent_cache_writes_skipped_total`";
-    consumers: IntGauge() "persistent_cache_consumers" []
-        "live pollers: they get answers from the queue, or have failed for less than 15 s"
+    consumers: IntGauge() "persistent_cache_consumers" [] "live pollers: they get answers from the queue, or have failed for less than 15 s"
         read "equals `CONSUMERS` when all is well; 0 makes `/readyz` 503"
         do "0: the error in the log names key id, region and remedy";
-    redis_up: IntGauge() "persistent_cache_redis_up" []
-        "1 while Redis answers, else 0"
+    redis_up: IntGauge() "persistent_cache_redis_up" [] "1 while Redis answers, else 0"
         read "also 0 if it answers but cannot be written to: a replica, full, loading its data"
         do "0: the error in the log says why; the service continues by itself when Redis is back";
-    credentials_expiry: GaugeVec() "persistent_cache_credentials_expiry_timestamp_seconds" []
-        "when the temporary credentials expire; absent for static ones"
+    credentials_expiry: GaugeVec() "persistent_cache_credentials_expiry_timestamp_seconds" [] "when the temporary credentials expire; absent for static ones"
         read "renewed when a sixth of their life is left"
         do "`x - time()` below five minutes: their source refuses or is unavailable; the error in the log quotes it";
-    build_info: GaugeVec() "persistent_cache_build_info" ["version", "commit"]
-        "always 1: the labels say which build runs"
+    build_info: GaugeVec() "persistent_cache_build_info" ["version", "commit"] "always 1: the labels say which build runs"
         read "two values of a label at once: a rollout is in progress"
         do "nothing";
 }
@@ -218,13 +165,10 @@ metrics! {
 impl Metrics {
     /// All metrics in the Prometheus text format (version 0.0.4), sorted by name.
     pub fn render(&self) -> String {
+        // The encoder refuses only a family without name or samples, which the registry does not gather.
         TextEncoder::new()
             .encode_to_string(&self.registry.gather())
-            .unwrap_or_else(|error| {
-                // The encoder refuses only a family without name or samples, which the registry does not gather.
-                log::error!("cannot render the metrics: {error}");
-                String::new()
-            })
+            .unwrap_or_default()
     }
 
     /// Takes hits, misses, their ratio and the memory in use from what Redis replies to `INFO stats` and `INFO memory`.
@@ -236,14 +180,10 @@ impl Metrics {
             value.filter(|value: &f64| (0.0..=18_446_744_073_709_551_615.0).contains(value)) // 64 bits
         };
         let (hits, misses) = (field("keyspace_hits"), field("keyspace_misses"));
-        let ratio = hits.zip(misses).map(|(hits, misses)| {
-            // Before the first look-up 0, as a ratio of nothing would be NaN.
-            if hits + misses > 0.0 {
-                100.0 * hits / (hits + misses)
-            } else {
-                0.0
-            }
-        });
+        // Before the first look-up 0, as a ratio of nothing would be NaN.
+        let ratio = hits
+            .zip(misses)
+            .map(|(hits, misses)| 100.0 * hits / (hits + misses).max(1.0));
         for (gauge, value) in [
             (&self.hits, hits),
             (&self.misses, misses),
@@ -257,36 +197,51 @@ impl Metrics {
     }
 }
 
-/// The README's table of metrics in Markdown. Without `process_*`, which is Prometheus's own standard set.
-pub fn metrics_table() -> String {
-    let mut table =
-        String::from("| name | type | what it says | how to read it | what to do |\n|---|---|---|---|---|\n");
-    for series in ALL {
-        let labels = if series.labels.is_empty() {
-            String::new()
-        } else {
-            format!("{{{}}}", series.labels.join(", "))
-        };
-        let Series {
-            name,
-            kind,
-            help,
-            reading,
-            action,
-            ..
-        } = series;
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            table,
-            "| `{name}{labels}` | {kind} | {help} | {reading} | {action} |"
-        );
-    }
-    table
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One row of the table.
+    pub(super) struct Series {
+        pub(super) name: &'static str,
+        pub(super) type_name: &'static str,
+        pub(super) labels: &'static [&'static str],
+        pub(super) help: &'static str,
+        pub(super) reading: &'static str,
+        pub(super) action: &'static str,
+    }
+
+    /// As in a `# TYPE` line.
+    fn kind_of(type_name: &str) -> &'static str {
+        match type_name {
+            "IntCounter" | "IntCounterVec" => "counter",
+            "Histogram" => "histogram",
+            _ => "gauge",
+        }
+    }
+
+    /// The README's table of metrics in Markdown. Without `process_*`, which is Prometheus's own standard set.
+    fn metrics_table() -> String {
+        let mut table = String::from(
+            "| name | type | what it says | how to read it | what to do |\n|---|---|---|---|---|\n",
+        );
+        for series in ALL {
+            let labels = match series.labels {
+                [] => String::new(),
+                labels => format!("{{{}}}", labels.join(", ")),
+            };
+            let name = format!("`{}{labels}`", series.name);
+            let cells = [
+                &name,
+                kind_of(series.type_name),
+                series.help,
+                series.reading,
+                series.action,
+            ];
+            table.extend(["| ", &cells.join(" | "), " |\n"]);
+        }
+        table
+    }
 
     fn lines_of(metrics: &Metrics, name: &str) -> Vec<String> {
         let is_sample = |line: &&str| line.starts_with(name) && !line.starts_with('#');
@@ -303,7 +258,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let text = metrics.render();
         for series in ALL {
-            let type_line = format!("# TYPE {} {}\n", series.name, series.kind);
+            let type_line = format!("# TYPE {} {}\n", series.name, kind_of(series.type_name));
             let help_line = format!("# HELP {} {}\n", series.name, series.help);
             let is_for_temporary_credentials =
                 series.name == "persistent_cache_credentials_expiry_timestamp_seconds";

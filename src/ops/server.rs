@@ -36,18 +36,18 @@ const CHUNK_BYTES: usize = 8 * 1024;
 
 /// The endpoints cannot be served.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on port {port} for the HTTP endpoints: {cause}; {remedy}")]
+#[error(
+    "cannot listen on port {port} for the HTTP endpoints: {cause}; set PORT to a free one, of 1024 or more unless as root"
+)]
 pub struct ServerError {
     port: u16,
-    cause: String,
-    remedy: &'static str,
+    cause: io::Error,
 }
 
 /// The HTTP endpoints. Listens from [`OpsServer::bind`] on; responds while [`OpsServer::run`] runs.
 pub struct OpsServer {
     endpoints: Endpoints,
     listener: TcpListener,
-    port: u16,
     /// [`DEADLINE`], but for tests.
     deadline: Duration,
     /// Closed to stop; `stopped` is its other end.
@@ -64,32 +64,28 @@ impl OpsServer {
         metrics: Arc<Metrics>,
         status: Option<Arc<StatusBoard>>,
     ) -> Result<Self, ServerError> {
-        let bound = || {
-            let listener = listen(port)?;
-            let port = listener.local_addr()?.port();
-            let (stop, stopped) = UnixStream::pair()?;
-            let stop = Mutex::new(Some(stop));
-            io::Result::Ok((listener, port, stop, stopped))
+        let endpoints = Endpoints {
+            health,
+            metrics,
+            status,
         };
-        let (listener, bound_port, stop, stopped) =
-            bound().map_err(|error| ServerError::new(port, &error))?;
+        Self::listening(port, endpoints).map_err(|cause| ServerError { port, cause })
+    }
+
+    fn listening(port: u16, endpoints: Endpoints) -> io::Result<Self> {
+        let (stop, stopped) = UnixStream::pair()?;
         Ok(Self {
-            endpoints: Endpoints {
-                health,
-                metrics,
-                status,
-            },
-            listener,
-            port: bound_port,
+            endpoints,
+            listener: listen(port)?,
             deadline: DEADLINE,
-            stop,
+            stop: Mutex::new(Some(stop)),
             stopped,
         })
     }
 
     /// The port that is listened on.
     pub fn local_port(&self) -> u16 {
-        self.port
+        self.listener.local_addr().map_or(0, |address| address.port())
     }
 
     /// Makes [`OpsServer::run`] return, now or when it is called. The port is free once the server is dropped.
@@ -129,7 +125,7 @@ impl OpsServer {
             polled.push(PollFd::new(&self.listener, PollFlags::IN));
         }
         polled.extend(connections.iter().map(|connection| {
-            let is_sending = matches!(connection.phase, Phase::Response { .. });
+            let is_sending = matches!(connection.phase, Phase::Response(_));
             let flags = if is_sending { PollFlags::OUT } else { PollFlags::IN };
             PollFd::new(&connection.stream, flags)
         }));
@@ -156,7 +152,7 @@ impl OpsServer {
                     });
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if is_passing(&error) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 // No descriptor is left: the next one takes one of our own.
                 Err(_) if evict(connections) => {}
                 Err(error) => return Err(error),
@@ -167,10 +163,8 @@ impl OpsServer {
 
     /// Does what can be done without waiting. False once the connection has ended or must be closed.
     fn proceed(&self, connection: &mut Connection, now: Instant) -> bool {
-        let is_open = match self.transfer(connection, now) {
-            Ok(is_open) => is_open,
-            Err(error) => error.kind() == ErrorKind::WouldBlock || is_passing(&error),
-        };
+        let transferred = self.transfer(connection, now);
+        let is_open = transferred.unwrap_or_else(|error| error.kind() == ErrorKind::WouldBlock);
         is_open && now < connection.deadline
     }
 
@@ -192,35 +186,17 @@ impl OpsServer {
                 return Ok(true);
             };
             *deadline = now + self.deadline;
-            *phase = Phase::Response {
-                bytes: encode(reply)?,
-                sent: 0,
-            };
+            *phase = Phase::Response(encode(reply)?);
         }
-        if let Phase::Response { bytes, sent } = phase {
-            while *sent < bytes.len() {
-                *sent += stream.write(&bytes[*sent..])?;
+        if let Phase::Response(unsent) = phase {
+            while !unsent.is_empty() {
+                let sent = stream.write(unsent)?;
+                unsent.drain(..sent);
             }
             stream.shutdown(Shutdown::Write)?;
             *phase = Phase::Drain;
         }
         Ok(stream.read(&mut chunk)? > 0)
-    }
-}
-
-impl ServerError {
-    fn new(port: u16, error: &io::Error) -> Self {
-        let (cause, remedy) = if error.kind() == ErrorKind::AddrInUse {
-            (
-                "it is in use".to_owned(),
-                "stop what listens there or set PORT to a free one",
-            )
-        } else if error.kind() == ErrorKind::PermissionDenied {
-            ("permission denied".to_owned(), "set PORT to 1024 or more")
-        } else {
-            (error.to_string(), "set PORT to one that this host can listen on")
-        };
-        Self { port, cause, remedy }
     }
 }
 
@@ -252,7 +228,7 @@ fn evict(connections: &mut Vec<Connection>) -> bool {
     let rank = |connection: &Connection| match connection.phase {
         Phase::Drain => 0,
         Phase::Head(_) => 1,
-        Phase::Response { .. } => 2,
+        Phase::Response(_) => 2,
     };
     let evicted = (0..connections.len()).min_by_key(|index| rank(&connections[*index]));
     evicted.map(|index| connections.remove(index)).is_some()
@@ -267,19 +243,11 @@ struct Connection {
 enum Phase {
     /// Receives a request; what has arrived of it.
     Head(Vec<u8>),
-    /// Sends the response.
-    Response { bytes: Vec<u8>, sent: usize },
+    /// Sends the response; what is left of it.
+    Response(Vec<u8>),
     /// Everything is sent. What the client still sends, such as a body, is discarded: closing the connection before it
     /// is read would reset it, and the client could lose the response.
     Drain,
-}
-
-/// Says nothing about the next try.
-fn is_passing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::Interrupted | ErrorKind::ConnectionAborted
-    )
 }
 
 /// The response as it is sent.
@@ -300,13 +268,10 @@ fn encode(reply: Reply) -> io::Result<Vec<u8>> {
         response.add_header(header.map_err(|()| io::Error::other("not a header"))?);
     }
     let mut bytes = Vec::new();
-    response.raw_print(&mut bytes, reply.version.into(), &[], reply.is_head, None)?;
+    response.raw_print(&mut bytes, reply.http_version.into(), &[], reply.is_head, None)?;
     // `tiny_http` drops this header when it is added to a response.
-    let headers_begin = bytes
-        .iter()
-        .position(|byte| *byte == b'\n')
-        .map_or(0, |end| end + 1);
-    bytes.splice(headers_begin..headers_begin, *b"Connection: close\r\n");
+    let status_line_end = bytes.iter().position(|byte| *byte == b'\r').unwrap_or_default();
+    bytes.splice(status_line_end..status_line_end, *b"\r\nConnection: close");
     Ok(bytes)
 }
 

@@ -3,14 +3,14 @@
 //! The sampler records the counters regularly, so the message path has nothing to do for this. Nobody authenticates
 //! here, so nothing shown is secret: settings as `config::shown` has them, faults as the log may hold them at `warn`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use prometheus::Histogram;
-use prometheus::core::Collector;
+use prometheus::core::{Collector, Metric};
+use prometheus::{Histogram, IntCounterVec, proto};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -20,43 +20,31 @@ use crate::build_info::{COMMIT, VERSION};
 use crate::clock;
 use crate::config::{Shown, ShownSetting, ShownSettings};
 use crate::entitlement::EpochMs;
-use crate::log::{FaultLog, RecentFault};
+use crate::log::FaultLog;
 
-const PAGE: &str = include_str!("status.html");
+/// The page. It is the same for every service: what it shows, it asks `/status` for.
+pub(super) const PAGE: &str = include_str!("status.html");
 
 /// Between two samples.
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
 /// A quarter of an hour.
 const SAMPLES_MAX: usize = 91;
 /// For which times rates are reported.
-const WINDOWS: [Duration; 3] = [
-    Duration::from_mins(1),
-    Duration::from_mins(5),
-    Duration::from_mins(15),
-];
-
-/// The page. It is the same for every service: what it shows, it asks `/status` for.
-pub(super) fn page() -> &'static str {
-    PAGE
-}
+const WINDOWS_SECS: [u64; 3] = [60, 300, 900];
 
 /// The `Content-Security-Policy` of the page: its own style and script, and nothing else.
-pub(super) fn page_policy() -> &'static str {
-    static POLICY: LazyLock<String> = LazyLock::new(|| {
-        let hash_of = |element: &str| {
-            let after = PAGE.split_once(&format!("<{element}>")).unwrap_or_default().1;
-            let text = after.split_once(&format!("</{element}>")).unwrap_or_default().0;
-            STANDARD.encode(Sha256::digest(text))
-        };
-        format!(
-            "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src 'self'; img-src data:; \
-             base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-            hash_of("style"),
-            hash_of("script")
-        )
-    });
-    &POLICY
-}
+pub(super) static PAGE_POLICY: LazyLock<String> = LazyLock::new(|| {
+    let hash_of = |element: &str| {
+        let after = PAGE.split_once(&format!("<{element}>")).unwrap_or_default().1;
+        let text = after.split_once(&format!("</{element}>")).unwrap_or_default().0;
+        STANDARD.encode(Sha256::digest(text))
+    };
+    let (style, script) = (hash_of("style"), hash_of("script"));
+    format!(
+        "default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; connect-src 'self'; \
+         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+});
 
 /// What does not change while the service runs.
 #[derive(Debug, Clone, Default)]
@@ -96,23 +84,14 @@ struct Observed {
 type Condition = (&'static str, Vec<&'static str>);
 
 /// The counters at one moment.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Sample {
     at: Instant,
     received: u64,
     processed: u64,
     errors: u64,
-    latency: Distribution,
-    handling: Distribution,
-}
-
-/// A histogram at one moment.
-#[derive(Debug, Clone, Default)]
-struct Distribution {
-    count: u64,
-    sum_secs: f64,
-    /// Upper bounds of the buckets, in seconds, and how many values are at most that.
-    buckets: Vec<(f64, u64)>,
+    latency: proto::Histogram,
+    handling: proto::Histogram,
 }
 
 impl StatusBoard {
@@ -143,7 +122,7 @@ impl StatusBoard {
     pub fn tick(&self, now: Instant) {
         let mut observed = self.observe(now);
         let last = observed.samples.back();
-        if last.is_none_or(|last| now.saturating_duration_since(last.at) >= SAMPLE_EVERY) {
+        if last.is_none_or(|last| now - last.at >= SAMPLE_EVERY) {
             if observed.samples.len() >= SAMPLES_MAX {
                 observed.samples.pop_front();
             }
@@ -154,75 +133,54 @@ impl StatusBoard {
     /// The body of `/status`, as of `now`, which is `at` on the wall clock.
     pub(super) fn report(&self, now: Instant, at: EpochMs) -> Value {
         let observed = self.observe(now);
-        let (state, reasons) = observed.condition.clone();
-        let since = observed.since;
-        let latest = self.sample(now);
-        let recent = WINDOWS.map(|window| {
-            let is_old_enough = |sample: &&Sample| now.saturating_duration_since(sample.at) >= window;
-            let from = observed.samples.iter().rev().find(is_old_enough);
-            rates(from.or(observed.samples.front())?, &latest, now)
+        let ((state, reasons), since) = (observed.condition.clone(), observed.since);
+        let (samples, latest) = (&observed.samples, self.sample(now));
+        let recent = WINDOWS_SECS.map(|window_secs| {
+            let is_old_enough = |sample: &&Sample| (now - sample.at).as_secs() >= window_secs;
+            let from = samples.iter().rev().find(is_old_enough).or(samples.front())?;
+            rates(from, &latest, now)
         });
-        let samples = &observed.samples;
-        let history = samples.iter().zip(samples.iter().skip(1));
-        let history: Vec<Value> = history.filter_map(|(from, to)| rates(from, to, now)).collect();
+        let steps = samples.iter().zip(samples.iter().skip(1));
+        let history: Vec<Value> = steps.filter_map(|(from, to)| rates(from, to, now)).collect();
         drop(observed);
         let time = |then: Instant| {
-            let ago_ms = i64::try_from(now.saturating_duration_since(then).as_millis()).unwrap_or(i64::MAX);
+            let ago_ms = i64::try_from((now - then).as_millis()).unwrap_or(i64::MAX);
             clock::rfc3339(EpochMs(at.0.saturating_sub(ago_ms)))
         };
-        let Self {
-            fixed,
-            metrics,
-            faults,
-            ..
-        } = self;
-        let pollers = self.health.pollers(now);
-        let queue_errors = |operation| metrics.queue_errors.with_label_values(&[operation]).get();
+        let (fixed, metrics) = (&self.fixed, &self.metrics);
+        let faults = self.faults.recent_faults();
         json!({
-            "service": env!("CARGO_PKG_NAME"),
-            "version": VERSION,
-            "commit": COMMIT,
-            "now": clock::rfc3339(at),
-            "started_at": time(self.started),
-            "uptime_secs": now.saturating_duration_since(self.started).as_secs(),
-            "state": state,
-            "reasons": reasons,
-            "state_since": time(since),
+            "service": env!("CARGO_PKG_NAME"), "version": VERSION, "commit": COMMIT,
+            "now": clock::rfc3339(at), "started_at": time(self.started),
+            "state": state, "reasons": reasons, "state_since": time(since),
             "messages": {
-                "received": metrics.messages_received.get(),
-                "processed": metrics.messages_processed.get(),
+                "received": metrics.messages_received.get(), "processed": metrics.messages_processed.get(),
                 "in_flight": metrics.in_flight.get(),
-                "failed_tries": sum(&FAILURE_REASONS, |reason| metrics.messages_failed.with_label_values(&[reason]).get()),
+                "failed_tries": counts(&metrics.messages_failed, FAILURE_REASONS).values().sum::<u64>(),
                 "malformed": metrics.messages_malformed.get(),
-                "writes_skipped": sum(&SKIP_REASONS, |reason| metrics.writes_skipped.with_label_values(&[reason]).get()),
+                "writes_skipped": counts(&metrics.writes_skipped, SKIP_REASONS).values().sum::<u64>(),
             },
             "rates": recent.into_iter().flatten().collect::<Vec<Value>>(),
             "queue": {
-                "url": fixed.queue_url,
-                "region": fixed.region,
+                "url": fixed.queue_url, "region": fixed.region,
                 "last_poll_at": time_in_gauge(metrics.last_poll.get()),
-                "pollers": {
-                    "alive": pollers.alive,
-                    "failing": pollers.failing,
-                    "silent": pollers.silent,
-                    "total": pollers.total,
-                },
-                "errors": QUEUE_OPERATIONS
-                    .iter()
-                    .map(|operation| ((*operation).to_owned(), queue_errors(operation).into()))
-                    .collect::<serde_json::Map<String, Value>>(),
+                "pollers": self.health.pollers(now),
+                "errors": counts(&metrics.queue_errors, QUEUE_OPERATIONS),
             },
             "redis": {
-                "at": fixed.redis_at,
-                "connected": self.health.is_redis_connected(),
+                "at": fixed.redis_at, "connected": self.health.is_redis_connected(),
                 "last_write_at": time_in_gauge(metrics.last_write.get()),
                 "write_errors": metrics.write_errors.get(),
-                "hit_ratio_percent": metrics.hit_ratio.get(),
-                "used_memory_bytes": metrics.memory_usage.get(),
+                "hit_ratio_percent": metrics.hit_ratio.get(), "used_memory_bytes": metrics.memory_usage.get(),
             },
             "credentials": {"source": fixed.credential_source, "expire_at": credentials_expiry(metrics)},
-            "errors_total": faults.total(),
-            "errors": faults.recent_faults().iter().map(|fault| shown_fault(fault, time)).collect::<Vec<Value>>(),
+            "errors_total": self.faults.total(),
+            "errors": faults.into_iter().map(|fault| json!({
+                "level": fault.level.as_str().to_lowercase(),
+                "what": fault.message, "why": fault.error,
+                "times": fault.times, "first_at": time(fault.first_at), "last_at": time(fault.last_at),
+                "is_over": fault.is_over,
+            })).collect::<Vec<Value>>(),
             "settings": fixed.settings.0.iter().map(shown_setting).collect::<Vec<Value>>(),
             "history": history,
         })
@@ -246,20 +204,18 @@ impl StatusBoard {
             received: self.metrics.messages_received.get(),
             processed: self.metrics.messages_processed.get(),
             errors: self.faults.total(),
-            latency: distribution(&self.metrics.message_age),
-            handling: distribution(&self.metrics.message_handling_duration),
+            latency: histogram(&self.metrics.message_age),
+            handling: histogram(&self.metrics.message_handling_duration),
         }
     }
 }
 
 fn condition(health: &HealthBoard, now: Instant) -> Condition {
-    let readiness = health.readiness(now);
     if health.is_stopping() {
-        return (
-            "stopping",
-            vec!["It was asked to stop: what was received is applied, or released to the queue."],
-        );
+        let reason = "It was asked to stop: what was received is applied, or released to the queue.";
+        return ("stopping", vec![reason]);
     }
+    let readiness = health.readiness(now);
     let mut reasons = Vec::new();
     if !readiness.redis_connected {
         reasons.push("Redis cannot be used: receiving from the queue is paused, nothing is lost.");
@@ -277,66 +233,52 @@ fn condition(health: &HealthBoard, now: Instant) -> Condition {
 
 /// What happened between two samples; none if no time has passed.
 fn rates(from: &Sample, to: &Sample, now: Instant) -> Option<Value> {
-    let secs = to.at.saturating_duration_since(from.at).as_secs_f64();
-    if secs <= 0.0 {
-        return None;
-    }
+    let secs = (to.at - from.at).as_secs_f64();
     let per_sec = |from: u64, to: u64| as_f64(to.saturating_sub(from)) / secs;
-    Some(json!({
-        "secs": secs,
-        "ago_secs": now.saturating_duration_since(to.at).as_secs_f64(),
-        "received_per_sec": per_sec(from.received, to.received),
-        "processed_per_sec": per_sec(from.processed, to.processed),
-        "errors_per_min": 60.0 * per_sec(from.errors, to.errors),
-        "end_to_end_latency": typical(&from.latency, &to.latency),
-        "handling": typical(&from.handling, &to.handling),
-    }))
+    (secs > 0.0).then(|| {
+        json!({
+            "secs": secs,
+            "ago_secs": (now - to.at).as_secs_f64(),
+            "received_per_sec": per_sec(from.received, to.received),
+            "processed_per_sec": per_sec(from.processed, to.processed),
+            "errors_per_min": 60.0 * per_sec(from.errors, to.errors),
+            "end_to_end_latency": mean_and_p95(&from.latency, &to.latency),
+            "handling": mean_and_p95(&from.handling, &to.handling),
+        })
+    })
 }
 
-/// Mean and p95 of the values between two moments; null if there were none.
-fn typical(from: &Distribution, to: &Distribution) -> Value {
-    let count = to.count.saturating_sub(from.count);
-    if count == 0 {
+/// Of what was observed between two moments; null if that is nothing.
+fn mean_and_p95(from: &proto::Histogram, to: &proto::Histogram) -> Value {
+    let count = as_f64(to.get_sample_count().saturating_sub(from.get_sample_count()));
+    if count == 0.0 {
         return Value::Null;
     }
-    let mean_secs = (to.sum_secs - from.sum_secs).max(0.0) / as_f64(count);
-    json!({"mean_secs": mean_secs, "p95_secs": p95_secs(from, to, as_f64(count))})
-}
-
-/// As Prometheus's `histogram_quantile`: interpolated within a bucket; the largest bound for what is beyond it.
-fn p95_secs(from: &Distribution, to: &Distribution, count: f64) -> f64 {
-    let rank = 0.95 * count;
-    let (mut bound_before, mut count_before) = (0.0, 0.0);
-    for (index, (bound, count)) in to.buckets.iter().enumerate() {
-        let earlier = from.buckets.get(index).map_or(0, |(_, count)| *count);
-        let count = as_f64(count.saturating_sub(earlier));
-        if count >= rank {
-            return bound_before + (bound - bound_before) * (rank - count_before) / (count - count_before);
+    let mean_secs = (to.get_sample_sum() - from.get_sample_sum()).max(0.0) / count;
+    // As Prometheus's `histogram_quantile`: interpolated within a bucket; the largest bound for what is beyond it.
+    let (rank, mut lower, mut below) = (0.95 * count, 0.0, 0.0);
+    for (before, after) in from.get_bucket().iter().zip(to.get_bucket()) {
+        let up_to = as_f64(after.cumulative_count().saturating_sub(before.cumulative_count()));
+        if up_to >= rank {
+            lower += (after.upper_bound() - lower) * (rank - below) / (up_to - below);
+            break;
         }
-        (bound_before, count_before) = (*bound, count);
+        (lower, below) = (after.upper_bound(), up_to);
     }
-    bound_before
+    json!({"mean_secs": mean_secs, "p95_secs": lower})
 }
 
-fn distribution(histogram: &Histogram) -> Distribution {
-    let families = histogram.collect();
-    let Some(metric) = families.first().and_then(|family| family.get_metric().first()) else {
-        return Distribution::default();
-    };
-    let histogram = metric.get_histogram();
-    let buckets = histogram.get_bucket().iter();
-    Distribution {
-        count: histogram.get_sample_count(),
-        sum_secs: histogram.get_sample_sum(),
-        buckets: buckets
-            .map(|bucket| (bucket.upper_bound(), bucket.cumulative_count()))
-            .filter(|(bound, _)| bound.is_finite())
-            .collect(),
-    }
+fn histogram(histogram: &Histogram) -> proto::Histogram {
+    histogram.metric().get_histogram().clone()
 }
 
-fn sum(labels: &[&str], count: impl Fn(&str) -> u64) -> u64 {
-    labels.iter().map(|label| count(label)).sum()
+fn counts<const N: usize>(
+    counters: &IntCounterVec,
+    labels: [&'static str; N],
+) -> BTreeMap<&'static str, u64> {
+    labels
+        .map(|label| (label, counters.with_label_values(&[label]).get()))
+        .into()
 }
 
 #[allow(clippy::cast_precision_loss)] // counts of one process stay below 2^53
@@ -358,30 +300,14 @@ fn credentials_expiry(metrics: &Metrics) -> Option<String> {
     time_in_gauge(metric.get_gauge().get_value())
 }
 
-fn shown_fault(fault: &RecentFault, time: impl Fn(Instant) -> String) -> Value {
-    json!({
-        "level": fault.level.as_str().to_lowercase(),
-        "what": fault.message,
-        "why": fault.error,
-        "times": fault.times,
-        "first_at": time(fault.first_at),
-        "last_at": time(fault.last_at),
-        "is_over": fault.is_over,
-    })
-}
-
 fn shown_setting(setting: &ShownSetting) -> Value {
     let value = match &setting.value {
         Shown::Text(text) => Some(text),
         Shown::NotSet | Shown::Secret => None,
     };
     json!({
-        "name": setting.name,
-        "group": setting.group,
-        "is_secret": setting.value == Shown::Secret,
-        "is_set": setting.value != Shown::NotSet,
-        "is_given": setting.is_given,
-        "value": value,
+        "name": setting.name, "value": value,
+        "is_set": setting.value != Shown::NotSet, "is_given": setting.is_given,
     })
 }
 
@@ -563,16 +489,20 @@ mod tests {
 
     #[test]
     fn mean_and_p95_are_of_the_window_alone_and_p95_never_exceeds_the_largest_bound() {
-        let at = |count, sum_secs, buckets: [u64; 2]| Distribution {
-            count,
-            sum_secs,
-            buckets: vec![(1.0, buckets[0]), (10.0, buckets[1])],
+        let opts = prometheus::HistogramOpts::new("name", "help").buckets(vec![1.0, 10.0]);
+        let histogram = prometheus::Histogram::with_opts(opts).unwrap();
+        let observe = |secs| {
+            (0..20).for_each(|_| histogram.observe(secs));
+            histogram.metric().get_histogram().clone()
         };
-        let from = at(100, 5_000.0, [0, 100]);
-        assert_eq!(typical(&from, &from), Value::Null);
-        let expected = json!({"mean_secs": 0.5, "p95_secs": 0.95});
-        assert_eq!(typical(&from, &at(120, 5_010.0, [20, 120])), expected);
-        assert_eq!(typical(&from, &at(120, 7_000.0, [0, 100]))["p95_secs"], 10.0);
+        let from = observe(7.0);
+        assert_eq!(mean_and_p95(&from, &from), Value::Null);
+        let fast = observe(0.5);
+        assert_eq!(
+            mean_and_p95(&from, &fast),
+            json!({"mean_secs": 0.5, "p95_secs": 0.95})
+        );
+        assert_eq!(mean_and_p95(&fast, &observe(100.0))["p95_secs"], 10.0);
     }
 
     #[test]
@@ -641,7 +571,7 @@ mod tests {
             references,
             ["data:,", "status", "status", "metrics", "readyz", "livez"]
         );
-        let policy = page_policy();
+        let policy = PAGE_POLICY.as_str();
         let empty = STANDARD.encode(Sha256::digest(""));
         assert!(!policy.contains("unsafe") && !policy.contains(&empty), "{policy}");
     }

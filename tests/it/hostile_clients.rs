@@ -6,6 +6,8 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::fakes::queue::QueueOptions;
 use crate::support::command::run_program;
 use crate::support::fake_stage::FakeStage;
@@ -113,8 +115,19 @@ fn probe(service: &Service) -> Duration {
     began.elapsed()
 }
 
+/// The clients of a story are many, and all of this process.
+fn raise_own_limit_of_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).expect("up to the hard limit");
+}
+
 #[test]
 fn twenty_seconds_of_hostile_clients_cost_little_and_delay_no_probe_and_no_scrape() {
+    raise_own_limit_of_descriptors();
     let stage = FakeStage::new(QueueOptions::default());
     let port = free_port().to_string();
     let service = Service::start(&stage.settings().set("PORT", &port));

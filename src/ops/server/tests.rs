@@ -49,7 +49,7 @@ fn with_server(test: impl FnOnce(&OpsServer)) {
 
 impl OpsServer {
     fn connect(&self) -> TcpStream {
-        let connection = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
+        let connection = TcpStream::connect((Ipv4Addr::LOCALHOST, self.local_port())).unwrap();
         connection.set_read_timeout(Some(PATIENCE)).unwrap();
         connection.set_write_timeout(Some(PATIENCE)).unwrap();
         connection
@@ -214,6 +214,35 @@ fn more_clients_than_are_served_at_a_time_do_not_delay_a_good_one() {
 }
 
 #[test]
+fn the_connection_that_is_missed_least_makes_room() {
+    let server = server();
+    let response = || Phase::Response(Vec::new());
+    let head = || Phase::Head(Vec::new());
+    let phases = [response(), head(), Phase::Drain, head()];
+    let connection = |(number, phase)| Connection {
+        stream: server.connect(),
+        phase,
+        deadline: Instant::now() + Duration::from_secs(number),
+    };
+    let mut connections: Vec<Connection> = (0..).zip(phases).map(connection).collect();
+    let deadlines: Vec<Instant> = connections.iter().map(|connection| connection.deadline).collect();
+    let mut evicted = Vec::new();
+    while evict(&mut connections) {
+        let is_gone = |deadline: &Instant| {
+            connections
+                .iter()
+                .all(|connection| connection.deadline != *deadline)
+        };
+        let gone = (0..deadlines.len()).filter(|number| is_gone(&deadlines[*number]));
+        evicted.extend(
+            gone.filter(|number| !evicted.contains(number))
+                .collect::<Vec<_>>(),
+        );
+    }
+    assert_eq!(evicted, [2, 1, 3, 0]);
+}
+
+#[test]
 fn it_is_reached_by_ipv4_and_where_the_host_has_it_by_ipv6() {
     let listener = listen(0).unwrap();
     let address = listener.local_addr().unwrap();
@@ -230,13 +259,12 @@ fn a_port_in_use_is_an_error_with_its_remedy() {
         listen(0).unwrap(),
     ] {
         let port = taken.local_addr().unwrap().port();
-        assert_eq!(
-            ServerError::new(port, &listen(port).unwrap_err()).to_string(),
-            format!(
-                "cannot listen on port {port} for the HTTP endpoints: it is in use; \
-                 stop what listens there or set PORT to a free one"
-            )
+        let cause = listen(port).unwrap_err();
+        let expected = format!(
+            "cannot listen on port {port} for the HTTP endpoints: Address already in use (os error 98); \
+             set PORT to a free one, of 1024 or more unless as root"
         );
+        assert_eq!(ServerError { port, cause }.to_string(), expected);
     }
 }
 
