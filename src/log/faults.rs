@@ -54,14 +54,9 @@ impl FaultLog {
         self.note(kind, level, message, error, now);
     }
 
-    /// A fault that the caller logs itself, to be shown among the recent ones.
+    /// The same, without logging it: the caller does.
     pub fn note(&self, kind: &str, level: Level, message: &str, error: &str, now: Instant) {
         self.recent(|recent| recent.note(kind, level, message, error, now));
-    }
-
-    /// How many faults there were, all kinds together.
-    pub fn total(&self) -> u64 {
-        self.recent(|recent| recent.total)
     }
 
     /// The last faults, each kind once, the newest first; for the status page.

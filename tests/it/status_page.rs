@@ -149,13 +149,6 @@ fn malformed_messages_are_among_the_errors_and_counted_as_often_as_everywhere_el
             malformed,
             "{policy}: {told}"
         );
-        let listed: u64 = told["errors"]
-            .as_array()
-            .expect("errors")
-            .iter()
-            .filter_map(|error| error["times"].as_u64())
-            .sum();
-        assert_eq!(told["errors_total"], listed, "{policy}: {told}");
         service.wait_until("the errors to be in the rates", || {
             status(&service)["rates"][0]["errors_per_min"]
                 .as_f64()
