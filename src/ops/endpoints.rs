@@ -1,6 +1,7 @@
 //! What is replied to the bytes of a request. No socket here.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use httparse::{Error, Request};
@@ -55,11 +56,13 @@ pub(super) struct Endpoints {
     pub(super) metrics: Arc<Metrics>,
     /// None if there is no status page.
     pub(super) status: Option<Arc<StatusBoard>>,
+    /// Long bodies by their path. Clients that are served at the same time get the same, so a flood costs little.
+    pub(super) rendered: Mutex<HashMap<&'static str, (Instant, String)>>,
 }
 
 impl Endpoints {
     /// The reply to what has been received; none while the rest of the head may still arrive.
-    pub(super) fn reply(&self, received: &[u8], is_late: bool) -> Option<Reply> {
+    pub(super) fn reply(&self, received: &[u8], is_late: bool, now: Instant) -> Option<Reply> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = Request::new(&mut headers);
         let head = received.get(..HEAD_BYTES_MAX).unwrap_or(received);
@@ -79,7 +82,7 @@ impl Endpoints {
         };
         let mut reply = match refused {
             Some((status, error)) => Reply::json(status, &json!({ "error": error })),
-            None => self.resource(request.path.unwrap_or_default(), Instant::now()),
+            None => self.resource(request.path.unwrap_or_default(), now),
         };
         if reply.status == 405 {
             reply.headers.push(("Allow", "GET, HEAD"));
@@ -96,8 +99,14 @@ impl Endpoints {
         match (path.strip_suffix('/').unwrap_or(path), &self.status) {
             ("/livez", _) => self.live(now),
             ("/readyz", _) => self.ready(now),
-            ("/metrics", _) => self.prometheus_text(now),
-            ("/status", Some(status)) => Reply::json(200, &status.report(now, clock::now())),
+            ("/metrics", _) => {
+                let text = self.rendered("/metrics", now, || self.metrics(now));
+                Reply::new(200, PROMETHEUS_TEXT, text)
+            }
+            ("/status", Some(status)) => {
+                let report = || status.report(now, clock::now()).to_string();
+                Reply::new(200, JSON, self.rendered("/status", now, report))
+            }
             ("", Some(_)) if path == "/" => Reply {
                 headers: vec![
                     ("Content-Security-Policy", &PAGE_POLICY),
@@ -129,12 +138,18 @@ impl Endpoints {
         Reply::json(status, &body)
     }
 
-    fn prometheus_text(&self, now: Instant) -> Reply {
+    fn metrics(&self, now: Instant) -> String {
         let readiness = self.health.readiness(now);
         let consumers = i64::try_from(readiness.consumers).unwrap_or(i64::MAX);
         self.metrics.consumers.set(consumers);
         self.metrics.redis_up.set(i64::from(readiness.redis_connected));
-        Reply::new(200, PROMETHEUS_TEXT, self.metrics.render())
+        self.metrics.render()
+    }
+
+    fn rendered(&self, path: &'static str, now: Instant, render: impl FnOnce() -> String) -> String {
+        let mut rendered = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
+        rendered.retain(|_, (at, _)| *at == now);
+        rendered.entry(path).or_insert_with(|| (now, render())).1.clone()
     }
 }
 
@@ -148,17 +163,14 @@ fn refusal(request: &Request<'_, '_>) -> Option<(u16, &'static str)> {
         return Some((405, "GET and HEAD are served"));
     }
     for header in request.headers.iter() {
+        let is_length = header.name.eq_ignore_ascii_case("Content-Length");
+        let is_number = !header.value.is_empty() && header.value.iter().all(u8::is_ascii_digit);
         if header.name.eq_ignore_ascii_case("Transfer-Encoding") {
             return Some((411, "a request with a body is not served"));
-        }
-        if header.name.eq_ignore_ascii_case("Content-Length") {
-            let is_number = !header.value.is_empty() && header.value.iter().all(u8::is_ascii_digit);
-            if !is_number {
-                return Some((400, "Content-Length is not a number"));
-            }
-            if header.value.iter().any(|digit| *digit != b'0') {
-                return Some((413, "a request with a body is not served"));
-            }
+        } else if is_length && !is_number {
+            return Some((400, "Content-Length is not a number"));
+        } else if is_length && header.value.iter().any(|digit| *digit != b'0') {
+            return Some((413, "a request with a body is not served"));
         }
     }
     None
@@ -201,11 +213,12 @@ mod tests {
             health,
             metrics,
             status,
+            rendered: Mutex::default(),
         }
     }
 
     fn reply_to(request: &[u8]) -> Option<Reply> {
-        endpoints(true).reply(request, false)
+        endpoints(true).reply(request, false, Instant::now())
     }
 
     fn get(target: &str) -> Reply {
@@ -246,6 +259,24 @@ mod tests {
     }
 
     #[test]
+    fn clients_served_at_the_same_time_get_the_same_metrics_and_later_ones_those_of_their_time() {
+        let endpoints = endpoints(false);
+        let now = Instant::now();
+        let at = |now| {
+            endpoints
+                .reply(b"GET /metrics HTTP/1.1\r\n\r\n", false, now)
+                .unwrap()
+                .body
+        };
+        let first = at(now);
+        endpoints.metrics.messages_processed.inc();
+        assert_eq!(at(now), first);
+        assert!(
+            at(now + Duration::from_millis(1)).contains("\npersistent_cache_messages_processed_total 1\n")
+        );
+    }
+
+    #[test]
     fn near_misses_are_not_found() {
         for target in [
             "*",
@@ -264,7 +295,10 @@ mod tests {
         for target in ["/", "/status"] {
             let request = format!("GET {target} HTTP/1.1\r\n\r\n");
             assert_eq!(
-                without_page.reply(request.as_bytes(), false).unwrap().status,
+                without_page
+                    .reply(request.as_bytes(), false, Instant::now())
+                    .unwrap()
+                    .status,
                 404,
                 "{target}"
             );
@@ -343,8 +377,14 @@ mod tests {
     fn an_incomplete_head_is_waited_for_until_it_is_late_or_too_large() {
         let half = b"GET /livez HTTP/1.1\r\nHost: h";
         assert_eq!(reply_to(half), None);
-        assert_eq!(endpoints(false).reply(half, true).unwrap().status, 408);
-        assert_eq!(endpoints(false).reply(b"", true).unwrap().status, 408);
+        assert_eq!(
+            endpoints(false).reply(half, true, Instant::now()).unwrap().status,
+            408
+        );
+        assert_eq!(
+            endpoints(false).reply(b"", true, Instant::now()).unwrap().status,
+            408
+        );
         for begin in ["GET /livez HTTP/1.1\r\nX: ", "GET /", "G"] {
             let fill = |bytes: usize| format!("{begin:x<bytes$}");
             assert_eq!(status(&fill(HEAD_BYTES_MAX - 1)), None, "{begin:?}");

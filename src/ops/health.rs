@@ -45,14 +45,12 @@ struct PollerHealth {
 }
 
 /// What `/readyz` says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Readiness {
-    /// Redis can be used, at least one poller is alive, and the service is not stopping.
-    pub up: bool,
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    pub(crate) up: bool,
     /// Pollers that are alive: they can receive, or have failed for less than the grace.
-    pub consumers: usize,
-    /// Redis can be used.
-    pub redis_connected: bool,
+    pub(crate) consumers: usize,
+    pub(crate) redis_connected: bool,
 }
 
 /// The pollers, counted.
@@ -157,8 +155,8 @@ impl HealthBoard {
         self.is_stopping() || pollers.total == 0 || pollers.silent < pollers.total
     }
 
-    /// What `/readyz` says.
-    pub fn readiness(&self, now: Instant) -> Readiness {
+    /// Up if Redis can be used, at least one poller is alive, and the service is not stopping.
+    pub(crate) fn readiness(&self, now: Instant) -> Readiness {
         let consumers = self.pollers(now).alive;
         let redis_connected = self.is_redis_connected();
         Readiness {

@@ -62,8 +62,7 @@ macro_rules! metrics {
         }
 
         impl Metrics {
-            /// All metrics, registered, at 0. Fails only if a name or label is not one that Prometheus takes, which a
-            /// test rules out.
+            /// All metrics at 0. Fails only if Prometheus does not accept a name or label, which a test rules out.
             pub fn new() -> Result<Self, Error> {
                 let registry = Registry::new();
                 registry.register(Box::new(ProcessCollector::for_self()))?;

@@ -24,7 +24,7 @@ const CONNECTIONS_MAX: usize = 64;
 /// Connections accepted before the open ones are served again, so that a burst cannot evict one that was never read.
 const ACCEPTED_MAX: usize = 16;
 /// Connections that the kernel keeps until they are accepted.
-const BACKLOG: i32 = 1024;
+const BACKLOG: i32 = 4096;
 /// For a request's head, and then for the client to take the response.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Between two tries to accept while the process has no descriptor left.
@@ -56,8 +56,7 @@ pub struct OpsServer {
 }
 
 impl OpsServer {
-    /// Listens on `port` (0: any free one) of all addresses, IPv4 and IPv6. Without a status board there is no status
-    /// page.
+    /// Listens on `port` (0: any free one) by IPv4 and IPv6. Without a status board there is no status page.
     pub fn bind(
         port: u16,
         health: Arc<HealthBoard>,
@@ -68,6 +67,7 @@ impl OpsServer {
             health,
             metrics,
             status,
+            rendered: Mutex::default(),
         };
         Self::listening(port, endpoints).map_err(|cause| ServerError { port, cause })
     }
@@ -153,8 +153,7 @@ impl OpsServer {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
-                // No descriptor is left: the next one takes one of our own.
-                Err(_) if evict(connections) => {}
+                Err(_) if evict(connections) => {} // no descriptor was left
                 Err(error) => return Err(error),
             }
         }
@@ -182,7 +181,7 @@ impl OpsServer {
                 Err(error) if now < *deadline => return Err(error),
                 Err(_) => {}
             }
-            let Some(reply) = self.endpoints.reply(received, now >= *deadline) else {
+            let Some(reply) = self.endpoints.reply(received, now >= *deadline, now) else {
                 return Ok(true);
             };
             *deadline = now + self.deadline;
@@ -200,8 +199,7 @@ impl OpsServer {
     }
 }
 
-/// Listens on `[::]` for IPv6 and IPv4 alike, whatever `net.ipv6.bindv6only` says, or on 0.0.0.0 where the host has no
-/// IPv6.
+/// On `[::]` for IPv6 and IPv4, whatever `net.ipv6.bindv6only` says, or on 0.0.0.0 where the host has no IPv6.
 fn listen(port: u16) -> io::Result<TcpListener> {
     let listen_on = |domain, address: SocketAddr| -> io::Result<TcpListener> {
         let socket = Socket::new(domain, Type::STREAM, None)?;

@@ -27,8 +27,7 @@ pub(super) const PAGE: &str = include_str!("status.html");
 
 /// Between two samples.
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
-/// A quarter of an hour.
-const SAMPLES_MAX: usize = 91;
+const SAMPLES_MAX: usize = 91; // a quarter of an hour
 /// For which times rates are reported.
 const WINDOWS_SECS: [u64; 3] = [60, 300, 900];
 
@@ -46,19 +45,14 @@ pub(super) static PAGE_POLICY: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// What does not change while the service runs.
-#[derive(Debug, Clone, Default)]
-pub struct Fixed {
-    /// The queue, without user and query.
-    pub queue_url: String,
-    /// Its region.
-    pub region: String,
-    /// Where credentials come from.
-    pub credential_source: &'static str,
-    /// Redis, as errors name it.
-    pub redis_at: String,
-    /// The settings as anybody may see them.
-    pub settings: ShownSettings,
+/// What does not change while the service runs; none of it is secret.
+#[derive(Debug, Default)]
+pub(crate) struct Fixed {
+    pub(crate) queue_url: String,
+    pub(crate) region: String,
+    pub(crate) credential_source: &'static str,
+    pub(crate) redis_at: String,
+    pub(crate) settings: ShownSettings,
 }
 
 /// Gathers what `/status` reports. Shared by all threads.
@@ -96,7 +90,7 @@ struct Sample {
 
 impl StatusBoard {
     /// A board of a service that starts now.
-    pub fn new(
+    pub(crate) fn new(
         fixed: Fixed,
         health: Arc<HealthBoard>,
         metrics: Arc<Metrics>,
