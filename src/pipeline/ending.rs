@@ -82,17 +82,13 @@ impl Context {
         self.metrics.messages_malformed.inc();
         self.reporter
             .report_error(&format!("cannot read a message: {error}"));
-        let message = "cannot read a message";
-        self.faults.note(
-            "malformed",
-            Level::Warn,
-            message,
-            &error.to_string(),
-            Instant::now(),
-        );
         let (message_id, receive_count) = (delivery.message_id.as_str(), delivery.receive_count);
+        let fault = "malformed";
+        let (message, error) = (format!("cannot read a message: {fate}"), error.to_string());
+        self.faults
+            .note(fault, Level::Warn, &message, &error, Instant::now());
         if self.malformed_ids.is_new(message_id) {
-            log::warn!(message_id, bytes = body_bytes, receive_count, err:% = error; "cannot read a message: {fate}");
+            log::warn!(fault, message_id, bytes = body_bytes, receive_count, err = error.as_str(); "{message}");
         } else {
             log::debug!("message {message_id} still cannot be read");
         }
