@@ -33,13 +33,12 @@ impl Secret {
     pub fn read(&self) -> std::io::Result<String> {
         match &self.0 {
             SecretSource::Inline(value) => Ok(value.clone()),
-            SecretSource::File(path) => match std::fs::read_to_string(path) {
-                Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
-                Err(error) => Err(std::io::Error::new(
-                    error.kind(),
-                    format!("{}: {error}", path.display()),
-                )),
-            },
+            SecretSource::File(path) => {
+                let text = std::fs::read_to_string(path).map_err(|error| {
+                    std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+                })?;
+                Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+            }
         }
     }
 }
