@@ -71,30 +71,27 @@ fn region(settings: &Settings, findings: &mut Findings, of_url: Option<String>) 
     if !raw.is_given {
         return of_url;
     }
-    let given = findings.read(raw, |value| {
-        let zone_less = value.trim_end_matches(|letter: char| letter.is_ascii_lowercase());
-        if zone_less != value && region::is_region(zone_less) {
-            return Err(format!(
-                "{} is an availability zone; set the region, {zone_less}",
-                shown(value)
-            ));
-        }
-        if !value
-            .chars()
-            .all(|letter| matches!(letter, 'a'..='z' | '0'..='9' | '-'))
-        {
-            return Err(format!(
-                "{} is not the name of a region; set one like us-east-1",
-                shown(value)
-            ));
-        }
-        Ok(value.to_owned())
-    })?;
+    let given = findings.read(raw, region_name)?;
     if let Some(of_url) = of_url.filter(|of_url| *of_url != given) {
         let what = format!("is {given}, though QUEUE_URL is in {of_url}; calls are signed for {given}");
         findings.notice(raw, what);
     }
     Some(given)
+}
+
+/// The name of a region, as it was given.
+pub(super) fn region_name(value: &str) -> Result<String, String> {
+    let zone_less = value.trim_end_matches(|letter: char| letter.is_ascii_lowercase());
+    if zone_less != value && region::is_region(zone_less) {
+        return Err(shown(value) + " is an availability zone; set the region, " + zone_less);
+    }
+    let is_plain = |letter: char| matches!(letter, 'a'..='z' | '0'..='9' | '-');
+    let fault = || shown(value) + " is not the name of a region; set one like us-east-1";
+    value
+        .chars()
+        .all(is_plain)
+        .then(|| value.to_owned())
+        .ok_or_else(fault)
 }
 
 impl QueueAddress<'_> {

@@ -12,7 +12,7 @@ use url::{Host, Url};
 
 use super::settings::Settings;
 use super::values::{Findings, Raw, raw, shown};
-use super::{RedisAddress, RedisConfig, RedisIam, RedisTls, Secret, SentinelConfig, credentials};
+use super::{RedisAddress, RedisConfig, RedisIam, RedisTls, Secret, SentinelConfig, credentials, queue};
 
 const DEFAULT_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26_379;
@@ -99,12 +99,10 @@ fn sentinels(settings: &Settings, has_tls: bool, findings: &mut Findings) -> Opt
         let texts = value.split(',').map(str::trim).filter(|text| !text.is_empty());
         let fault = |text| format!("{} is not host:port; {REMEDY}", shown(text));
         let sentinels = texts.map(|text| sentinel(text).ok_or_else(|| fault(text)));
-        sentinels.collect::<Result<Vec<_>, _>>()
+        let sentinels: Vec<_> = sentinels.collect::<Result<_, _>>()?;
+        let some = Some(sentinels).filter(|sentinels| !sentinels.is_empty());
+        some.ok_or_else(|| format!("names no sentinel; {REMEDY}"))
     });
-    if sentinels.as_ref().is_some_and(Vec::is_empty) {
-        let what = format!("names no sentinel; {REMEDY}");
-        findings.fault(raw!(settings, redis.redis_sentinels), what);
-    }
     let master = raw!(settings, redis.redis_sentinel_master);
     let what = " with REDIS_SENTINELS; set the sentinels' name of the primary, often mymaster";
     findings.require(master, what);
@@ -177,9 +175,6 @@ fn tls(settings: &Settings, config: Option<&mut RedisConfig>, findings: &mut Fin
             let given = settings.given("REDIS_TLS_").filter(|raw| !raw.is_a_switch());
             let what = "while TLS is off; set REDIS_TLS=1 (or rediss:// in REDIS_URL), or unset it";
             findings.refuse(given, what);
-            if refined.insecure {
-                findings.notice(insecure, "has no effect, as TLS is off");
-            }
         }
         None => {}
     }
@@ -201,9 +196,8 @@ fn belong_together(certificate: &Path, key: &Path) -> bool {
 fn of_url(text: &str) -> Result<RedisConfig, String> {
     let decoded = |text: &str| {
         let decoded = percent_decode_str(text).decode_utf8();
-        decoded
-            .map(String::from)
-            .map_err(|_| "holds a percent-encoded part that is not UTF-8; correct it".to_owned())
+        let fault = |_| "holds a percent-encoded part that is not UTF-8; correct it".to_owned();
+        decoded.map(String::from).map_err(fault)
     };
     let url = Url::parse(text).map_err(|error| {
         format!("is not a URL ({error}); set redis://user:password@host:6379/0, the password percent-encoded")
@@ -228,7 +222,9 @@ fn of_url(text: &str) -> Result<RedisConfig, String> {
             RedisAddress::Tcp { host, port }
         }
         ("redis" | "rediss", None) => return Err("names no host; set redis://host:6379".into()),
-        ("unix" | "redis+unix", None) if path.len() > 1 => RedisAddress::Unix(PathBuf::from(path)),
+        ("unix" | "redis+unix", None) if path.starts_with('/') && path != "/" => {
+            RedisAddress::Unix(PathBuf::from(path))
+        }
         ("unix" | "redis+unix", _) => return Err("names no absolute path; set unix:///path/of/socket".into()),
         _ => return Err("must start with redis://, rediss:// (TLS) or unix://; correct it".into()),
     };
@@ -267,31 +263,23 @@ fn iam(
 ) -> Option<RedisIam> {
     let iam = raw!(settings, redis.redis_iam_auth);
     let is_serverless = findings.boolean(raw!(settings, redis.redis_iam_serverless));
-    let given = settings.given("REDIS_IAM_").filter(|raw| !raw.is_a_switch());
     if !findings.boolean(iam) {
+        let given = settings.given("REDIS_IAM_").filter(|raw| !raw.is_a_switch());
         let what = "while REDIS_IAM_AUTH is off; set REDIS_IAM_AUTH=1, or unset it";
         findings.refuse(given, what);
         return None;
     }
-    let what = "together with REDIS_IAM_AUTH; unset one of the two";
-    findings.refuse(settings.given("REDIS_PASSWORD"), what);
     if let Some(config) = config {
-        match &config.address {
-            RedisAddress::Tcp { .. } if config.tls.is_some() => {}
-            RedisAddress::Tcp { .. } => findings.fault(iam, "needs TLS; set REDIS_TLS=1, or a rediss:// URL"),
-            RedisAddress::Unix(_) | RedisAddress::Sentinel(_) => {
-                findings.fault(iam, "is for ElastiCache; set its host name as REDIS_HOST");
-            }
+        if config.tls.is_none() || !matches!(config.address, RedisAddress::Tcp { .. }) {
+            let remedy = "set REDIS_HOST and REDIS_TLS=1, or a rediss:// URL";
+            findings.fault(iam, format!("needs TLS to the host of an ElastiCache; {remedy}"));
         }
-        let username = raw!(settings, redis.redis_username);
+        if config.password.is_some() {
+            findings.fault(iam, "uses tokens instead of a password; unset one of the two");
+        }
         if config.username.is_none() {
-            let what = " with REDIS_IAM_AUTH; set the ElastiCache user, whose name is its id";
-            findings.require(username, what);
-        }
-        let url = raw!(settings, redis.redis_url);
-        if url.is_given && config.password.is_some() {
-            let what = "holds a password, but REDIS_IAM_AUTH signs in with tokens; remove it";
-            findings.fault(url, what);
+            let username = raw!(settings, redis.redis_username);
+            findings.require(username, " with REDIS_IAM_AUTH; set the ElastiCache user's id");
         }
     }
     // What is wrong with them has been told of the queue's already, unless the queue uses the Edge API's.
@@ -304,20 +292,18 @@ fn iam(
         let what = format!("needs AWS credentials other than those of Stigg's Edge API; {remedy}");
         findings.fault(iam, what);
     }
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
-    let is_name = |text: &str| text.chars().all(is_plain);
     let name = raw!(settings, redis.redis_iam_cache_name);
     let what = " with REDIS_IAM_AUTH; set the name of the serverless cache or replication group";
     findings.require(name, what);
     let cache_name = findings.read(name, |name| {
         let fault = || shown(name) + " is not the name of a cache; set that, not its host name";
+        let is_name = name
+            .chars()
+            .all(|letter| letter.is_ascii_alphanumeric() || letter == '-');
         // ElastiCache keeps names in lower case, and the signature is over what it keeps.
-        is_name(name).then(|| name.to_ascii_lowercase()).ok_or_else(fault)
+        is_name.then(|| name.to_ascii_lowercase()).ok_or_else(fault)
     });
-    let own_region = findings.read(raw!(settings, redis.redis_iam_region), |name| {
-        let fault = || shown(name) + " is not the name of a region; set one like us-east-1";
-        is_name(name).then(|| name.to_owned()).ok_or_else(fault)
-    });
+    let own_region = findings.read(raw!(settings, redis.redis_iam_region), queue::region_name);
     Some(RedisIam {
         cache_name: cache_name?,
         region: own_region.or(region.map(str::to_owned))?,

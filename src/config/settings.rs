@@ -103,12 +103,12 @@ impl std::fmt::Debug for Settings {
 impl Findings {
     /// The text of a value. What stands out about how it was given becomes a notice.
     fn text(&mut self, setting: &'static SettingRow, value: &OsStr, is_flag: bool) -> Option<String> {
+        let mut raw = Raw {
+            setting,
+            value: None,
+            is_given: true,
+        };
         let Some(text) = value.to_str() else {
-            let raw = Raw {
-                setting,
-                value: None,
-                is_given: true,
-            };
             // Others set these for other programs too: what is not understood of them prevents nothing.
             if matches!(setting.variable, "HOME" | "HTTPS_PROXY" | "NO_COLOR" | "NO_PROXY") {
                 self.notice(raw, "is not UTF-8, and is ignored");
@@ -122,11 +122,7 @@ impl Findings {
         } else {
             text.trim()
         };
-        let raw = Raw {
-            setting,
-            value: Some(text),
-            is_given: true,
-        };
+        raw.value = Some(text);
         if !is_flag && is_of_a_service_link(setting, text) {
             let what = "is ignored: Kubernetes sets it for a Service of that name (service links)";
             let remedy = "set a number yourself, or enableServiceLinks: false in the pod";
@@ -134,9 +130,8 @@ impl Findings {
             return None;
         }
         if is_quoted(text) {
-            let what =
-                "starts and ends with quotes, which are part of the value (docker --env-file keeps them)";
-            self.notice(raw, format!("{what}; remove them"));
+            let what = "starts and ends with quotes, which are part of the value";
+            self.notice(raw, format!("{what} (docker --env-file keeps them); remove them"));
         }
         if is_flag && tells_a_secret(setting, text) {
             let what = "is given as a flag, which every user of this machine can see (/proc/<pid>/cmdline)";
@@ -153,32 +148,25 @@ fn is_of_a_service_link(setting: &SettingRow, text: &str) -> bool {
 }
 
 fn argument(setting: &'static SettingRow) -> Arg {
-    let (value_name, least) = match setting.holds {
-        Holds::Text(name) | Holds::Number(name, ..) | Holds::Hidden(name) => (name, 1),
-        Holds::Secret => ("SECRET", 1),
-        Holds::SecretFile => ("PATH", 1),
-        Holds::Bool => ("BOOL", 0),
+    let value_name = match setting.holds {
+        Holds::Text(name) | Holds::Number(name, ..) | Holds::Hidden(name) => name,
+        Holds::Secret => "SECRET",
+        Holds::SecretFile => "PATH",
+        Holds::Bool => "BOOL",
     };
     let help = setting.help.replace('`', "");
-    let arg = Arg::new(setting.id())
+    Arg::new(setting.id())
         .long(setting.flag())
         .value_name(value_name)
-        .num_args(least..=1)
+        .num_args(usize::from(setting.holds != Holds::Bool)..=1)
+        .default_missing_value("1")
+        .default_values(setting.default)
         .value_parser(value_parser!(OsString))
         .allow_negative_numbers(true)
         // clap's own `env` is not used, since it reads the environment itself.
         .help(StyledStr::from(format!("{help} [env: {}]", setting.variable)))
         .help_heading(setting.group)
-        .hide(setting.group == UNLISTED);
-    let arg = if least == 0 {
-        arg.default_missing_value("1")
-    } else {
-        arg
-    };
-    match setting.default {
-        Some(default) => arg.default_value(default),
-        None => arg,
-    }
+        .hide(setting.group == UNLISTED)
 }
 
 /// The flag's value, if it was given; a command need not know every flag.
@@ -189,12 +177,10 @@ fn on_the_command_line<'a>(matches: &'a ArgMatches, id: &str) -> Option<&'a OsSt
 
 /// The variable's value. Programs take those of the proxy in small letters too; the one in capitals wins.
 fn variable<'a>(setting: &SettingRow, environment: &'a Environment) -> Option<&'a OsStr> {
-    let in_small_letters = (setting.group == "Proxy").then(|| setting.id());
-    [Some(setting.variable), in_small_letters.as_deref()]
-        .into_iter()
-        .flatten()
-        .filter_map(|name| environment.get(OsStr::new(name)).map(OsString::as_os_str))
-        .find(|value| !is_blank(value))
+    let small = Some(setting.id()).filter(|_| setting.group == "Proxy");
+    let names = [Some(setting.variable), small.as_deref()].into_iter().flatten();
+    let mut values = names.filter_map(|name| environment.get(OsStr::new(name)));
+    values.find(|value| !is_blank(value)).map(OsString::as_os_str)
 }
 
 fn is_blank(value: &OsStr) -> bool {

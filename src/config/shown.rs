@@ -6,16 +6,13 @@ use url::Url;
 use super::settings::Settings;
 use super::table::{SettingRow, UNLISTED};
 
-/// One setting.
+/// One setting: its variable, its heading in the help, and whether the operator gave it.
+#[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShownSetting {
-    /// Its variable.
     pub name: String,
-    /// Its heading in the help.
     pub group: String,
-    /// Given by the operator, rather than left to its default.
     pub is_given: bool,
-    /// What is shown of it.
     pub value: Shown,
 }
 
@@ -30,15 +27,9 @@ pub enum Shown {
     Text(String),
 }
 
-/// All settings, in the order of the README. A debug print names none: it would be longer than all else.
-#[derive(Clone, PartialEq, Eq, Default)]
+/// All settings, in the order of the README.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ShownSettings(pub Vec<ShownSetting>);
-
-impl std::fmt::Debug for ShownSettings {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("as the status page shows them")
-    }
-}
 
 impl Settings {
     /// What the status page shows of these settings. Unlisted ones only if they are given.
@@ -72,10 +63,8 @@ fn address(value: &str) -> Option<String> {
     let mut url = Url::parse(value).ok()?;
     url.set_query(None);
     url.set_fragment(None);
-    if !url.username().is_empty() || url.password().is_some() {
-        url.set_username("").ok()?;
-        url.set_password(None).ok()?;
-    }
+    // They fail where there can be neither.
+    let _ = (url.set_username(""), url.set_password(None));
     Some(url.to_string())
 }
 

@@ -1,7 +1,7 @@
 //! Single values: each is read, or becomes a fault that names its variable, what is wrong and the remedy. After a fault, a
 //! value of the right type is returned all the same, so that the values after it are judged too.
 
-use std::fmt::{Display, Formatter};
+use std::fmt::Display;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
@@ -13,7 +13,8 @@ use super::Secret;
 use super::table::{Holds, SettingRow};
 
 /// All faults of a configuration, one line each: variable, what is wrong, remedy. Never empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
 pub struct Faults(pub(super) Vec<String>);
 
 impl Faults {
@@ -22,14 +23,6 @@ impl Faults {
         &self.0
     }
 }
-
-impl Display for Faults {
-    fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(&self.0.join("\n"))
-    }
-}
-
-impl std::error::Error for Faults {}
 
 /// One setting: which, what was given (or its default), and whether it was given.
 #[derive(Clone, Copy)]

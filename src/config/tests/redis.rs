@@ -193,6 +193,10 @@ fn what_is_no_redis_url_is_a_fault_with_its_remedy_that_does_not_show_it() {
             "names no absolute path; set unix:///path/of/socket",
         ),
         (
+            "unix:run.sock",
+            "names no absolute path; set unix:///path/of/socket",
+        ),
+        (
             "unix:///run/redis.sock?tls=1",
             "holds a query; remove it, or percent-encode a ? of the password",
         ),
@@ -277,14 +281,13 @@ fn tokens_are_signed_for_the_queues_region_unless_another_is_named() {
 
 #[test]
 fn what_iam_cannot_work_with_is_told_with_its_remedy() {
+    const NEEDS_TLS: &str = "REDIS_IAM_AUTH: needs TLS to the host of an ElastiCache; set REDIS_HOST and REDIS_TLS=1, or a \
+                             rediss:// URL";
     for (more, expected) in [
-        (
-            &[("REDIS_TLS", "0")][..],
-            "REDIS_IAM_AUTH: needs TLS; set REDIS_TLS=1, or a rediss:// URL",
-        ),
+        (&[("REDIS_TLS", "0")][..], NEEDS_TLS),
         (
             &[("REDIS_USERNAME", "")],
-            "REDIS_USERNAME: is required with REDIS_IAM_AUTH; set the ElastiCache user, whose name is its id",
+            "REDIS_USERNAME: is required with REDIS_IAM_AUTH; set the ElastiCache user's id",
         ),
         (
             &[("REDIS_IAM_CACHE_NAME", "")],
@@ -298,7 +301,7 @@ fn what_iam_cannot_work_with_is_told_with_its_remedy() {
         ),
         (
             &[("REDIS_PASSWORD", "p")],
-            "REDIS_PASSWORD: is given together with REDIS_IAM_AUTH; unset one of the two",
+            "REDIS_IAM_AUTH: uses tokens instead of a password; unset one of the two",
         ),
         (
             &[("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", "")],
@@ -311,7 +314,7 @@ fn what_iam_cannot_work_with_is_told_with_its_remedy() {
                 ("REDIS_SENTINELS", "s-1"),
                 ("REDIS_SENTINEL_MASTER", "m"),
             ],
-            "REDIS_IAM_AUTH: is for ElastiCache; set its host name as REDIS_HOST",
+            NEEDS_TLS,
         ),
         (
             &[("REDIS_IAM_AUTH", "0")],
@@ -329,8 +332,8 @@ fn what_iam_cannot_work_with_is_told_with_its_remedy() {
     assert_eq!(
         faults(&iam(&unix)),
         [
-            "REDIS_IAM_AUTH: is for ElastiCache; set its host name as REDIS_HOST",
-            "REDIS_URL: holds a password, but REDIS_IAM_AUTH signs in with tokens; remove it",
+            NEEDS_TLS,
+            "REDIS_IAM_AUTH: uses tokens instead of a password; unset one of the two",
         ]
     );
 }

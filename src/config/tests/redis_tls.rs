@@ -56,15 +56,12 @@ fn an_authorities_file_without_certificates_is_a_fault() {
 }
 
 #[test]
-fn tls_without_verification_is_a_notice_and_without_tls_it_has_no_effect() {
+fn tls_without_verification_is_a_notice() {
     assert_eq!(
         notices(&[("REDIS_TLS", "1"), ("REDIS_TLS_INSECURE", "1")]),
         ["REDIS_TLS_INSECURE: is on: the certificate is not verified, so anyone may pose as Redis"]
     );
-    assert_eq!(
-        notices(&[("REDIS_TLS_INSECURE", "1")]),
-        ["REDIS_TLS_INSECURE: has no effect, as TLS is off"]
-    );
+    assert_eq!(notices(&[("REDIS_TLS_INSECURE", "1")]), [""; 0]);
 }
 
 #[test]
