@@ -18,8 +18,6 @@ use super::{
 };
 use crate::entitlement::stored::CacheFormat::{Compatible, V3, V4};
 
-/// Fields of every log line, which the two keys must not take.
-const LOG_FIELDS: [&str; 4] = ["time", "level", "target", "thread"];
 const SECS_OF_A_YEAR: i64 = 365 * 24 * 60 * 60;
 
 impl Settings {
@@ -183,16 +181,11 @@ impl Settings {
     fn expiry(&self, findings: &mut Findings) -> Expiry {
         let newer = raw!(self, cache.keys_ttl_in_secs);
         let raw = findings.newer_or_older(newer, raw!(self, older.ttl_in_secs));
-        let secs = findings.read(raw, |value| {
-            // Beyond a hundred years, a number is a mistake, and Redis refuses the largest.
-            let secs = value
-                .parse::<i64>()
-                .ok()
-                .filter(|secs| *secs <= 100 * SECS_OF_A_YEAR);
-            let what =
-                "is not a number of seconds (up to 100 years); set how long an entry lives, or -1 for ever";
-            secs.filter(|secs| *secs != 0)
-                .ok_or_else(|| format!("{} {what}", shown(value)))
+        let secs = findings.read(raw, |value| match value.parse::<i64>() {
+            Ok(secs) if secs != 0 && secs <= 100 * SECS_OF_A_YEAR => Ok(secs),
+            Ok(_) | Err(_) => {
+                Err(shown(value) + " is no lifetime; set 1 to 3153600000 seconds (100 years), or -1 for ever")
+            }
         });
         let Some(secs) = secs.and_then(|secs| u64::try_from(secs).ok()) else {
             return Expiry::Never;
@@ -213,19 +206,17 @@ impl Settings {
             ("trace", LevelFilter::Trace),
         ];
         let formats = [("json", LogFormat::Json), ("text", LogFormat::Text)];
+        let mut taken = vec!["time", "level", "target", "thread"];
         let keys = [raw!(self, log.log_message_key), raw!(self, log.log_error_key)];
         let [message_key, error_key] = keys.map(|raw| {
             let key = raw.value.unwrap_or_default();
-            if LOG_FIELDS.contains(&key) {
-                let fields = LOG_FIELDS.join(", ");
-                let what = format!("'{key}' is a field of every log line; set another key than {fields}");
-                findings.fault(raw, what);
+            if taken.contains(&key) {
+                let taken = taken.join(", ");
+                findings.fault(raw, format!("must be another key than {taken}; change it"));
             }
+            taken.push(key);
             key.to_owned()
         });
-        if message_key == error_key {
-            findings.fault(keys[1], "is the same as LOG_MESSAGE_KEY; set another key");
-        }
         LogConfig {
             level: findings.choice(raw!(self, log.log_level), levels),
             format: findings.choice(raw!(self, log.log_format), formats),

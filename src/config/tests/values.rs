@@ -173,7 +173,7 @@ fn the_life_of_keys_is_seconds_negative_for_ever_and_never_zero() {
     ] {
         assert_eq!(config(&[("KEYS_TTL_IN_SECS", value)]).expiry, expiry);
     }
-    let remedy = "is not a number of seconds (up to 100 years); set how long an entry lives, or -1 for ever";
+    let remedy = "is no lifetime; set 1 to 3153600000 seconds (100 years), or -1 for ever";
     for value in ["0", "7d", "604800000000"] {
         assert_eq!(
             faults(&[("KEYS_TTL_IN_SECS", value)]),
@@ -283,13 +283,11 @@ fn what_cannot_be_read_again_is_no_file_for_a_secret() {
 fn log_keys_that_would_come_twice_in_a_line_are_faults() {
     assert_eq!(
         faults(&[("LOG_MESSAGE_KEY", "level")]),
-        [
-            "LOG_MESSAGE_KEY: 'level' is a field of every log line; set another key than time, level, target, thread"
-        ]
+        ["LOG_MESSAGE_KEY: must be another key than time, level, target, thread; change it"]
     );
     assert_eq!(
         faults(&[("LOG_MESSAGE_KEY", "err")]),
-        ["LOG_ERROR_KEY: is the same as LOG_MESSAGE_KEY; set another key"]
+        ["LOG_ERROR_KEY: must be another key than time, level, target, thread, err; change it"]
     );
     let log = config(&[("LOG_MESSAGE_KEY", "message"), ("LOG_ERROR_KEY", "error")]).log;
     assert_eq!(
