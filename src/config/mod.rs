@@ -7,6 +7,7 @@
 //! that of a URL that may hold a password.
 
 mod credentials;
+mod plaintext;
 pub mod profiles;
 mod proxy;
 mod queue;

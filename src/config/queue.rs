@@ -1,10 +1,10 @@
 //! The queue: its region and its endpoint; Stigg's Edge API.
 
-use url::{Host, Url};
+use url::Url;
 
+use super::Secret;
 use super::settings::Settings;
 use super::values::{Findings, Raw, raw, shown};
-use super::{CredentialSource, Secret, StaticKeys};
 use crate::sqs::region;
 
 const REMEDY: &str = "set the queue's URL, https://sqs.<region>.amazonaws.com/<account>/<name>";
@@ -14,7 +14,6 @@ pub(super) struct QueueAddress<'a> {
     pub region: String,
     pub queue_url: &'a str,
     pub endpoint: Url,
-    endpoint_from: Raw<'a>,
 }
 
 /// Region, URL and endpoint. None after a fault.
@@ -38,7 +37,6 @@ pub(super) fn address<'a>(settings: &'a Settings, findings: &mut Findings) -> Op
         region: region?,
         queue_url: given.value?,
         endpoint: endpoint?,
-        endpoint_from: own.unwrap_or(given),
     })
 }
 
@@ -94,22 +92,6 @@ pub(super) fn region_name(value: &str) -> Result<String, String> {
         .ok_or_else(fault)
 }
 
-impl QueueAddress<'_> {
-    /// A notice if session tokens go to the queue in the clear. All but keys without one have a token.
-    pub fn judge_encryption(&self, credentials: &CredentialSource, findings: &mut Findings) {
-        let CredentialSource::Static(StaticKeys {
-            session_token: None, ..
-        }) = credentials
-        else {
-            if is_unencrypted(&self.endpoint) {
-                let what = "is not https: the session token travels unencrypted";
-                findings.notice(self.endpoint_from, what);
-            }
-            return;
-        };
-    }
-}
-
 /// Stigg's server API key and the Edge API. None after a fault.
 pub(super) fn edge_api(settings: &Settings, findings: &mut Findings) -> Option<(Secret, Url)> {
     let inline = raw!(settings, stigg.server_api_key);
@@ -121,19 +103,18 @@ pub(super) fn edge_api(settings: &Settings, findings: &mut Findings) -> Option<(
     let key = findings.token(inline, file);
     let raw = raw!(settings, stigg.edge_api_url);
     let url = findings.http_url(raw);
-    if url.as_ref().is_some_and(is_unencrypted) {
+    let is_plain = |url: &Url| url.scheme() == "http" && !is_loopback(url);
+    if url.as_ref().is_some_and(is_plain) {
         findings.notice(raw, "is not https: SERVER_API_KEY travels unencrypted");
     }
     Some((key?, url?))
 }
 
-/// True if it leaves this machine without TLS.
-fn is_unencrypted(url: &Url) -> bool {
-    let is_loopback = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
+pub(super) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
         None => false,
-    };
-    url.scheme() == "http" && !is_loopback
+    }
 }

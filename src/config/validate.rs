@@ -14,7 +14,7 @@ use super::settings::Settings;
 use super::values::{Faults, Findings, raw, shown};
 use super::{
     CacheAccess, Config, EdgeAccess, Expiry, LogConfig, LogFormat, SentryConfig, StsEndpoint, credentials,
-    proxy, queue, redis,
+    plaintext, proxy, queue, redis,
 };
 use crate::entitlement::stored::CacheFormat::{Compatible, V3, V4};
 
@@ -96,8 +96,8 @@ impl Settings {
         let queue = queue::address(self, findings);
         let region = queue.as_ref().map(|queue| queue.region.as_str());
         let credentials = credentials::credentials(self, findings, region);
-        if let (Some(queue), Some(credentials)) = (&queue, &credentials) {
-            queue.judge_encryption(credentials, findings);
+        if let Some(credentials) = &credentials {
+            plaintext::notices(self, credentials, findings);
         }
         let edge_api = queue::edge_api(self, findings);
         let cache = self.cache(region, findings);
