@@ -1,9 +1,8 @@
-//! The way of a line to standard output: whoever reads there may stop reading, and must stop no thread by it.
+//! Writes records to a stream whose reader may stop reading, without waiting for it for long.
 //!
-//! A pipe takes some 64 KiB and then makes its writers wait, for as long as it likes: a container's log driver that
-//! hangs would hold up every loop that has something to say, the stop included. So a line is written only where there
-//! is room for it. When there has been none for a while, lines are dropped until there is room again; how many were
-//! dropped is told then. A file always has room; a reader that has gone costs the lines.
+//! A pipe holds some 64 KiB and then makes its writers wait: a log driver that hangs would hold up every loop that logs.
+//! So a record is written only where there is room. When there has been none for a while, records are dropped until
+//! there is, and then their number is reported. A reader that has gone costs the records.
 
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
@@ -15,73 +14,64 @@ use rustix::io::Errno;
 /// How long there may be no room: a reader may be busy.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// What a pipe that has room takes without waiting (`PIPE_BUF`).
-const PIECE_BYTES: usize = 4_096;
+const CHUNK_BYTES: usize = 4_096;
 
-/// A stream that is written to without waiting for long.
-pub(super) struct Outlet {
+pub(super) struct PatientWriter {
     stream: Box<dyn AsFd + Send + Sync>,
     patience: Duration,
-    state: Mutex<State>,
+    lost: Mutex<Lost>,
 }
 
+/// What has not been reported yet. While there is something, room is not waited for.
 #[derive(Default)]
-struct State {
-    /// There was no room last time: it is not waited for again.
-    is_stuck: bool,
-    /// Lines that were dropped and not yet told of.
-    lost: u64,
-    /// The last line was written in part.
+struct Lost {
+    records: u64,
+    /// The last one was written in part.
     is_torn: bool,
 }
 
-impl Outlet {
+impl PatientWriter {
     pub(super) fn new(stream: impl AsFd + Send + Sync + 'static) -> Self {
+        let (stream, lost) = (Box::new(stream), Mutex::default());
         Self {
-            stream: Box::new(stream),
+            stream,
             patience: PATIENCE,
-            state: Mutex::default(),
+            lost,
         }
     }
 
-    /// Writes a line, which brings its line break; after those that were lost before it, what `told` says of them.
-    pub(super) fn write(&self, line: &str, told: impl FnOnce(u64) -> String) {
-        // One line after the other, so that lines of several threads do not mix.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let patience = if state.is_stuck {
+    /// Writes records that end with a line break, after what `report` says of the number of those that were lost.
+    pub(super) fn write(&self, records: &str, report: impl FnOnce(u64) -> String) {
+        // Held while writing, so that records of several threads do not mix.
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = String::new();
+        if lost.records > 0 {
+            text = [if lost.is_torn { "\n" } else { "" }, &report(lost.records)].concat();
+        }
+        let patience = if lost.records > 0 {
             Duration::ZERO
         } else {
             self.patience
         };
         if !self.has_room(Instant::now() + patience) {
-            state.is_stuck = true;
-            state.lost += 1;
+            lost.records += 1;
             return;
         }
-        let mut text = String::new();
-        if state.is_torn {
-            text.push('\n');
-        }
-        if state.lost > 0 {
-            text.push_str(&told(state.lost));
-        }
-        text.push_str(line);
-        let is_whole = self.write_text(text.as_bytes(), Instant::now() + self.patience);
-        *state = State {
-            is_stuck: !is_whole,
-            lost: u64::from(!is_whole),
-            is_torn: !is_whole,
+        text.push_str(records);
+        let is_torn = !self.write_all(text.as_bytes(), Instant::now() + self.patience);
+        *lost = Lost {
+            records: u64::from(is_torn),
+            is_torn,
         };
     }
 
-    /// False if there was no room for all of it. Nobody could be told of any other failure.
-    fn write_text(&self, text: &[u8], deadline: Instant) -> bool {
-        let mut rest = text;
+    /// False if there was no room for all of it. Any other failure could be reported to nobody.
+    fn write_all(&self, mut rest: &[u8], deadline: Instant) -> bool {
         while !rest.is_empty() {
             if !self.has_room(deadline) {
                 return false;
             }
-            let piece = rest.get(..PIECE_BYTES).unwrap_or(rest);
-            match rustix::io::write(&self.stream, piece) {
+            match rustix::io::write(&self.stream, rest.get(..CHUNK_BYTES).unwrap_or(rest)) {
                 Ok(written) => rest = rest.get(written..).unwrap_or_default(),
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(_) => return true,
@@ -90,7 +80,6 @@ impl Outlet {
         true
     }
 
-    /// Waits until something can be written without waiting, or until the deadline.
     fn has_room(&self, deadline: Instant) -> bool {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -118,22 +107,22 @@ mod tests {
         format!("{number:099}\n")
     }
 
-    fn told(lost: u64) -> String {
+    fn report(lost: u64) -> String {
         format!("{lost} lost\n")
     }
 
     #[test]
     fn a_reader_that_stops_reading_costs_lines_and_nobody_waits_for_it() {
-        let (reader, writer) = pipe().unwrap();
-        let outlet = Outlet {
+        let (reader, stream) = pipe().unwrap();
+        let writer = PatientWriter {
             patience: Duration::from_millis(20),
-            ..Outlet::new(writer)
+            ..PatientWriter::new(stream)
         };
         // More than any pipe holds: this ends only if nobody waits.
         for number in 0..LINES {
-            outlet.write(&line(number), told);
+            writer.write(&line(number), report);
         }
-        let lost = outlet.state.lock().unwrap().lost;
+        let lost = writer.lost.lock().unwrap().records;
         assert!((1..LINES).contains(&lost), "{lost}");
 
         let mut reader = BufReader::new(reader);
@@ -149,29 +138,29 @@ mod tests {
                 "what there was room for is whole and in order"
             );
         }
-        outlet.write("again\n", told);
-        assert_eq!(next(), told(lost));
+        writer.write("again\n", report);
+        assert_eq!(next(), report(lost));
         assert_eq!(next(), "again\n");
-        outlet.write("and again\n", told);
-        assert_eq!(next(), "and again\n", "it is told once");
+        writer.write("and again\n", report);
+        assert_eq!(next(), "and again\n", "it is report once");
     }
 
     #[test]
     fn a_line_that_was_cut_short_is_ended_before_the_next() {
-        let (reader, writer) = pipe().unwrap();
-        let outlet = Outlet {
+        let (reader, stream) = pipe().unwrap();
+        let writer = PatientWriter {
             patience: Duration::from_millis(20),
-            ..Outlet::new(writer)
+            ..PatientWriter::new(stream)
         };
         let long = "x".repeat(1024 * 1024);
-        outlet.write(&format!("{long}\n"), told);
-        assert!(outlet.state.lock().unwrap().is_torn);
+        writer.write(&format!("{long}\n"), report);
+        assert!(writer.lost.lock().unwrap().is_torn);
 
         let mut reader = BufReader::new(reader);
         let held = reader.fill_buf().unwrap().len();
         reader.consume(held);
-        outlet.write("next\n", told);
-        drop(outlet);
+        writer.write("next\n", report);
+        drop(writer);
         let lines: Vec<String> = reader.lines().map(Result::unwrap).collect();
         assert!(lines[0].starts_with("xxx") && lines[0].len() < long.len());
         assert_eq!(lines[1..], ["1 lost", "next"]);
@@ -179,12 +168,12 @@ mod tests {
 
     #[test]
     fn a_reader_that_has_gone_costs_the_lines_and_no_time() {
-        let (reader, writer) = pipe().unwrap();
+        let (reader, stream) = pipe().unwrap();
         drop(reader);
-        let outlet = Outlet::new(writer);
+        let writer = PatientWriter::new(stream);
         for number in 0..LINES {
-            outlet.write(&line(number), told);
+            writer.write(&line(number), report);
         }
-        assert!(!outlet.state.lock().unwrap().is_stuck);
+        assert!(!writer.lost.lock().unwrap().is_torn);
     }
 }
