@@ -5,7 +5,7 @@ use std::fmt::Write;
 /// How much of a peer's text is shown.
 const CHARS_MAX: usize = 300;
 /// Parts of our keys, and other spellings of `@`.
-const NEVER_SHOWN: [&str; 7] = [":c_", ":r_", ":f_", ":credit_", "#timestamp", "%40", "u0040"];
+const NEVER_SHOWN: [&str; 4] = [":c_", "CacheMiss-", "%40", "u0040"];
 
 /// A peer's text as it may be shown above debug: printable, on one line, short, and cut where it begins to quote what
 /// the peer was sent. Errors quote arguments: our keys, message contents, passwords. A quoted name is kept, since it is

@@ -1,7 +1,9 @@
 //! Secrets are told to nobody: through every source of credentials, and through peers that refuse in the words they
 //! were sent, answer with half a document, or say nothing, nothing of a secret is in the log at debug level, on standard
-//! error, on any page of the service or in its error reports. Neither as it is nor in base64 nor percent-encoded.
+//! error, on any page of the service or in its error reports. Neither as it is nor in base64 nor percent-encoded. Nor is
+//! a customer (`customers`).
 
+mod customers;
 mod sources;
 
 use base64::Engine as _;
