@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
+use super::OUTPUT;
 use super::record::RecordParts;
-use super::text::{is_telling_address, printable};
+use super::text::{printable, without_addresses};
 
 const WINDOW: Duration = Duration::from_secs(30);
 const SOURCES_MAX: usize = 100;
@@ -62,10 +63,7 @@ impl FaultLog {
     pub fn fault(&self, kind: &str, level: Level, message: &str, error: &str, now: Instant) {
         self.note(kind, level, message, error, now);
         // `src/pipeline/gate.rs` as `persistent_cache_service::pipeline::gate`.
-        let file = Location::caller()
-            .file()
-            .trim_start_matches("src/")
-            .trim_end_matches(".rs");
+        let file = Location::caller().file().replace("src/", "").replace(".rs", "");
         let module = file.trim_end_matches("/mod").replace('/', "::");
         let target = format!("{}::{module}", env!("CARGO_CRATE_NAME"));
         log::log!(target: &target, level, err = error, fault = kind; "{message}");
@@ -76,12 +74,12 @@ impl FaultLog {
         let mut faults = self.lock();
         let known = faults.iter().position(|fault| fault.kind == kind);
         let known = known.map(|index| faults.remove(index));
-        let outage = known.as_ref().filter(|fault| !fault.is_over);
-        let (outage_since, outage_faults) =
-            outage.map_or((now, 0), |fault| (fault.outage_since, fault.outage_faults));
         let (times, first_at) = known
             .as_ref()
-            .map_or((0, now), |fault| (fault.times, fault.first_at));
+            .map_or((0, now), |known| (known.times, known.first_at));
+        let outage = known.filter(|known| !known.is_over);
+        let (outage_since, outage_faults) =
+            outage.map_or((now, 0), |known| (known.outage_since, known.outage_faults));
         if faults.len() >= KINDS_MAX {
             faults.remove(0);
         }
@@ -101,36 +99,24 @@ impl FaultLog {
 
     /// The last faults, each kind once, the newest first. Their texts are printable and of bounded length.
     pub fn recent_faults(&self) -> Vec<RecentFault> {
-        let short = |text: &str| {
-            let words = text
-                .split(' ')
-                .map(|word| if is_telling_address(word) { "…" } else { word });
-            printable(
-                &words
-                    .collect::<Vec<_>>()
-                    .join(" ")
-                    .chars()
-                    .take(RECENT_CHARS_MAX)
-                    .collect::<String>(),
-            )
-        };
+        let short = |text: &str| printable(&text.chars().take(RECENT_CHARS_MAX).collect::<String>());
         let shown = |fault: &RecentFault| RecentFault {
             kind: short(&fault.kind),
-            message: short(&fault.message),
-            error: short(&fault.error),
+            message: short(&without_addresses(&fault.message)),
+            error: short(&without_addresses(&fault.error)),
             ..fault.clone()
         };
         self.lock().iter().rev().take(RECENT_MAX).map(shown).collect()
     }
 
-    /// Logs the summaries that are due. To be called about every second.
+    /// Logs the summaries of what was limited, as far as they are due. To be called about every second.
     pub fn tick(&self, now: Instant) {
-        super::end_windows(WINDOW, now);
+        OUTPUT.get().inspect(|out| out.end_windows(WINDOW, now));
     }
 
     /// Logs all summaries: for the end of the process.
     pub fn flush(&self, now: Instant) {
-        super::end_windows(Duration::ZERO, now);
+        OUTPUT.get().inspect(|out| out.end_windows(Duration::ZERO, now));
     }
 
     /// What these kinds of fault (all that begin so) hindered works again. Some if there was such a fault, and none
@@ -147,7 +133,7 @@ impl FaultLog {
         for fault in &mut ended {
             fault.is_over = true;
         }
-        super::forget(kinds);
+        OUTPUT.get().inspect(|out| out.limiter().forget(kinds));
         Some(Outage {
             lasted: now.saturating_duration_since(since),
             faults: ended.iter().map(|fault| fault.outage_faults).sum(),
@@ -172,6 +158,18 @@ struct Window {
     last: Option<RecordParts>,
 }
 
+impl Window {
+    fn new(began: Instant, passed: u32) -> Self {
+        let (repeated, last) = (0, None);
+        Self {
+            began,
+            passed,
+            repeated,
+            last,
+        }
+    }
+}
+
 impl Limiter {
     /// Gives the record back if it passes.
     pub(super) fn pass(&mut self, record: RecordParts, now: Instant) -> Option<RecordParts> {
@@ -179,12 +177,7 @@ impl Limiter {
         if self.0.len() >= SOURCES_MAX && !self.0.contains_key(&source) {
             source = String::new();
         }
-        let window = self.0.entry(source).or_insert(Window {
-            began: now,
-            passed: 0,
-            repeated: 0,
-            last: None,
-        });
+        let window = self.0.entry(source).or_insert_with(|| Window::new(now, 0));
         if window.passed < at_most {
             window.passed += 1;
             return Some(record);
@@ -203,11 +196,9 @@ impl Limiter {
                 let Some(last) = window.last.take() else {
                     return false;
                 };
-                summaries.push(
-                    last.with("repeated", window.repeated)
-                        .with("window_secs", lasted.as_secs()),
-                );
-                (window.began, window.passed, window.repeated) = (now, 1, 0);
+                let counted = last.with("repeated", window.repeated);
+                summaries.push(counted.with("window_secs", lasted.as_secs()));
+                *window = Window::new(now, 1);
             }
             true
         });

@@ -10,6 +10,7 @@ mod text;
 mod writer;
 
 use std::io::{IsTerminal, stderr, stdout};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,22 +50,21 @@ impl LogHandle {
 
 /// Starts the log on standard output, once for a process. Fails if there is a logger already.
 pub fn start(config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
-    start_on(PatientWriter::new(stdout()), stdout().is_terminal(), config)
+    start_on(stdout(), config)
 }
 
 /// The same on standard error: for commands, whose standard output is for their results.
 pub fn start_on_stderr(config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
-    start_on(PatientWriter::new(stderr()), stderr().is_terminal(), config)
+    start_on(stderr(), config)
 }
 
 fn start_on(
-    writer: PatientWriter,
-    is_terminal: bool,
+    stream: impl IsTerminal + AsFd + Send + Sync + 'static,
     config: &LogConfig,
 ) -> Result<LogHandle, FlexiLoggerError> {
     let output: &'static Output = OUTPUT.get_or_init(|| Output {
-        writer,
-        is_coloured: config.colour && is_terminal,
+        is_coloured: config.colour && stream.is_terminal(),
+        writer: PatientWriter::new(stream),
         config: config.clone(),
         limiter: Mutex::default(),
     });
@@ -115,62 +115,46 @@ impl Output {
         let lines: String = records.into_iter().map(|record| self.line(&record)).collect();
         if !lines.is_empty() {
             self.writer.write(&lines, |lost| {
-                let mut report = Record::builder();
-                report.level(Level::Warn).target(module_path!());
-                self.line(&RecordParts::new(
-                    &report
-                        .args(format_args!(
-                            "{lost} lines before this one are lost: whoever reads this log had stopped reading"
-                        ))
-                        .build(),
-                    None,
-                ))
+                let loss = "lines before this one are lost: whoever reads this log had stopped reading";
+                self.line(&RecordParts::warning(module_path!(), format!("{lost} {loss}")))
             });
         }
     }
 
     fn line(&self, record: &RecordParts) -> String {
-        let config = &self.config;
-        match config.format {
-            LogFormat::Json => record.to_json(clock::now(), &config.message_key, &config.error_key) + "\n",
-            LogFormat::Text => record.to_text(clock::now(), self.is_coloured) + "\n",
-        }
+        let (config, now) = (&self.config, clock::now());
+        let line = match config.format {
+            LogFormat::Json => record.to_json(now, &config.message_key, &config.error_key),
+            LogFormat::Text => record.to_text(now, self.is_coloured),
+        };
+        line + "\n"
     }
 
     fn limiter(&self) -> MutexGuard<'_, Limiter> {
         self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs the summaries of what was limited in windows that have lasted so long.
+    fn end_windows(&self, at_least: Duration, now: Instant) {
+        let summaries = self.limiter().end(at_least, now);
+        self.write(summaries); // without the lock: this may block
     }
 }
 
 impl LogWriter for &'static Output {
     fn write(&self, _now: &mut DeferredNow, record: &Record) -> std::io::Result<()> {
         let parts = RecordParts::new(record, std::thread::current().name());
-        let passed = if record.level() <= Level::Info {
-            self.limiter().pass(parts, Instant::now())
+        if record.level() > Level::Info {
+            Output::write(self, Some(parts));
         } else {
-            Some(parts)
-        };
-        Output::write(self, passed);
+            let passed = self.limiter().pass(parts, Instant::now());
+            Output::write(self, passed);
+        }
         Ok(())
     }
 
     fn flush(&self) -> std::io::Result<()> {
         Ok(()) // nothing is buffered
-    }
-}
-
-/// Logs the summaries of what was limited.
-fn end_windows(at_least: Duration, now: Instant) {
-    if let Some(output) = OUTPUT.get() {
-        let summaries = output.limiter().end(at_least, now);
-        output.write(summaries);
-    }
-}
-
-/// What is logged of these kinds of fault is limited anew.
-fn forget(kinds: &str) {
-    if let Some(output) = OUTPUT.get() {
-        output.limiter().forget(kinds);
     }
 }
 

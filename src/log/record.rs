@@ -41,6 +41,15 @@ impl RecordParts {
         }
     }
 
+    pub(super) fn warning(target: &str, message: String) -> Self {
+        let mut record = Record::builder();
+        record.level(Level::Warn).target(target);
+        Self {
+            message,
+            ..Self::new(&record.build(), None)
+        }
+    }
+
     pub(super) fn with(mut self, name: &str, value: u64) -> Self {
         self.fields.insert(name.to_owned(), value.into());
         self

@@ -50,8 +50,13 @@ fn quotes_data(word: &str) -> bool {
         || NEVER_SHOWN.iter().any(|part| word.contains(part))
 }
 
-/// An address with a user or a query.
-pub(super) fn is_telling_address(word: &str) -> bool {
+/// The text without addresses that hold a user or a query.
+pub(super) fn without_addresses(text: &str) -> String {
+    let shown = |word| if is_telling_address(word) { "…" } else { word };
+    text.split(' ').map(shown).collect::<Vec<_>>().join(" ")
+}
+
+fn is_telling_address(word: &str) -> bool {
     word.contains("://") && word.contains(['@', '?'])
 }
 
