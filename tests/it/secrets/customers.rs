@@ -284,7 +284,10 @@ fn none_of_what_the_queue_sts_and_the_edge_api_quote_is_named() {
     of_edge.extend([("EDGE_API_URL", edge.url()), ("SENTRY_DSN", String::new())]);
     let with_edge = spawn(&stage, &sentry, &of_edge);
     let services = [(&with_queue, &queue), (&with_sts, &sts), (&with_edge, &edge)];
-    for mode in [Mode::Refuse, Mode::Serve, Mode::Garbage] {
+    with_queue.wait_for_complaint(&["cannot receive messages", "no access for…"]);
+    with_sts.wait_for_complaint(&["403"]);
+    with_edge.wait_for_complaint(&["403"]);
+    for mode in [Mode::Serve, Mode::Garbage] {
         for (_, peer) in services {
             peer.turn(mode);
         }
@@ -292,7 +295,6 @@ fn none_of_what_the_queue_sts_and_the_edge_api_quote_is_named() {
             service.wait_until(&format!("a peer to {mode:?}"), || peer.calls(mode) >= 1);
         }
     }
-    with_queue.wait_for_complaint(&["cannot receive messages", "no access for…"]);
     let mut all = Vec::new();
     for (service, _) in services {
         all.extend(told(service, &sentry));
