@@ -53,9 +53,8 @@ impl Reporter {
             proxy,
         };
         let peer = Url::parse(&peer).map_err(|error| invalid(&error))?;
-        let agent = HttpClient::new(&peer, http_options)
-            .agent()
-            .map_err(|error| failed(&error))?;
+        let http = HttpClient::new(&peer, http_options);
+        let agent = http.agent().map_err(|error| failed(&error))?;
         let mut options = ClientOptions::new()
             .release(env!("CARGO_PKG_VERSION"))
             .environment(environment.to_owned())
@@ -64,18 +63,13 @@ impl Reporter {
         options.dsn = Some(dsn);
         let transport =
             TransportOptions::try_from_client_options(&options).ok_or_else(|| invalid(&"it is empty"))?;
-        let transport = Arc::new(
-            UreqHttpTransportOptions::from(transport)
-                .with_agent(agent)
-                .build(),
-        );
+        let transport = UreqHttpTransportOptions::from(transport).with_agent(agent);
+        let transport = Arc::new(transport.build());
         // Never dropped: that would join the library's thread, however long a request hangs.
         std::mem::forget(Arc::clone(&transport));
         let client = Arc::new(Client::with_options(options.transport(transport)));
-        self.0
-            .client
-            .set(client)
-            .map_err(|_| failed(&"reporting has been started before"))
+        let started = self.0.client.set(client);
+        started.map_err(|_| failed(&"reporting has been started before"))
     }
 
     /// Reports an internal error. The text must hold no secret and nothing a customer sent. Returns at once.
@@ -98,14 +92,9 @@ impl Reporter {
         if is_new(&mut reported, text, Instant::now()) {
             drop(reported);
             let message = Some(text.to_owned());
-            client.capture_event(
-                Event {
-                    message,
-                    level,
-                    ..Event::default()
-                },
-                Some(&Scope::default()),
-            );
+            let mut event = Event::default();
+            (event.message, event.level) = (message, level);
+            client.capture_event(event, Some(&Scope::default()));
         }
     }
 
@@ -134,9 +123,7 @@ fn panic_text(panic: &PanicHookInfo<'_>) -> String {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     match panic.payload().downcast_ref::<&'static str>() {
         Some(text) => format!("panic: {text}, at {place}"),
-        None => {
-            format!("panic at {place}: its message may quote what was being handled, so it stays in the log")
-        }
+        None => format!("panic at {place}: its message may quote what was being handled"),
     }
 }
 

@@ -42,12 +42,9 @@ impl RecordParts {
     }
 
     pub(super) fn warning(target: &str, message: String) -> Self {
-        let mut record = Record::builder();
-        record.level(Level::Warn).target(target);
-        Self {
-            message,
-            ..Self::new(&record.build(), None)
-        }
+        let record = Record::builder().level(Level::Warn).target(target).build();
+        let parts = Self::new(&record, None);
+        Self { message, ..parts }
     }
 
     pub(super) fn with(mut self, name: &str, value: u64) -> Self {
@@ -93,7 +90,7 @@ impl RecordParts {
     /// One line for people, without line break: time, level and thread in columns, then what happened, why, and the
     /// fields. The target follows at debug and below, and for records of other crates.
     pub(super) fn to_text(&self, now: EpochMs, is_coloured: bool) -> String {
-        let paint = |code: &'static str| {
+        let paint = |code| {
             if is_coloured {
                 (code, "\u{1b}[0m")
             } else {
@@ -107,10 +104,8 @@ impl RecordParts {
             Level::Debug | Level::Trace => DIM,
         });
         let (time, level, thread) = (rfc3339(now), self.level.as_str(), printable(&self.thread));
-        let mut line = format!(
-            "{time} {colour}{level:5}{plain} {thread:14} {}",
-            printable(&self.message)
-        );
+        let message = printable(&self.message);
+        let mut line = format!("{time} {colour}{level:5}{plain} {thread:14} {message}");
         // Writing to a String cannot fail.
         if let Some(error) = self.fields.get(ERROR) {
             let _ = write!(line, ": {colour}{}{plain}", text_of(error));
@@ -142,14 +137,13 @@ struct Fields(Map<String, Json>);
 
 impl<'kvs> VisitSource<'kvs> for Fields {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
-        let number = value
-            .to_u64()
-            .map(Json::from)
-            .or_else(|| value.to_i64().map(Json::from));
-        let number = number.or_else(|| value.to_f64().map(Json::from));
-        let json = value.to_bool().map(Json::from).or(number);
-        self.0
-            .insert(key.to_string(), json.unwrap_or_else(|| value.to_string().into()));
+        let unsigned = || value.to_u64().map(Json::from);
+        let signed = || value.to_i64().map(Json::from);
+        let float = || value.to_f64().map(Json::from);
+        let json = value.to_bool().map(Json::from);
+        let json = json.or_else(unsigned).or_else(signed).or_else(float);
+        let json = json.unwrap_or_else(|| value.to_string().into());
+        self.0.insert(key.to_string(), json);
         Ok(())
     }
 }

@@ -32,10 +32,10 @@ struct Lost {
 
 impl PatientWriter {
     pub(super) fn new(stream: impl AsFd + Send + Sync + 'static) -> Self {
-        let (stream, lost) = (Box::new(stream), Mutex::default());
+        let (stream, patience, lost) = (Box::new(stream), PATIENCE, Mutex::default());
         Self {
             stream,
-            patience: PATIENCE,
+            patience,
             lost,
         }
     }
@@ -44,21 +44,16 @@ impl PatientWriter {
     pub(super) fn write(&self, records: &str, report: impl FnOnce(u64) -> String) {
         // Held while writing, so that records of several threads do not mix.
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut text = String::new();
+        let (mut text, mut patience) = (String::new(), self.patience);
         if lost.records > 0 {
             text = [if lost.is_torn { "\n" } else { "" }, &report(lost.records)].concat();
+            patience = Duration::ZERO;
         }
-        let patience = if lost.records > 0 {
-            Duration::ZERO
-        } else {
-            self.patience
-        };
         if !self.has_room(Instant::now() + patience) {
             lost.records += 1;
             return;
         }
-        text.push_str(records);
-        let is_torn = !self.write_all(text.as_bytes(), Instant::now() + self.patience);
+        let is_torn = !self.write_all((text + records).as_bytes(), Instant::now() + self.patience);
         *lost = Lost {
             records: u64::from(is_torn),
             is_torn,

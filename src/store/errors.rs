@@ -184,7 +184,7 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
     } else if let Some(code) = error.code() {
         return translate_answer(code, error.detail().unwrap_or_default(), doing, config);
     } else {
-        (Cause::Other(format!("{:?}", error.kind())), text)
+        (Cause::Other(format!("{:?}", error.kind())), peer_text(&text))
     };
     describe(cause, &words, doing, config)
 }

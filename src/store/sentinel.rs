@@ -8,6 +8,7 @@ use redis::{Value, cmd};
 use super::connection::{DialPlan, Login, authenticate, open};
 use super::errors::{Cause, StoreError, server_words};
 use crate::config::{RedisTls, SentinelConfig};
+use crate::log::peer_text;
 
 /// One server's share of the time.
 pub(super) const EACH: Duration = Duration::from_secs(1);
@@ -113,7 +114,7 @@ fn ask(
         _ if error.kind() == redis::ErrorKind::Parse => "its answer is not one of a sentinel".to_owned(),
         Some(detail) if error.is_io_error() => detail.to_owned(),
         Some(detail) => server_words(error.code().unwrap_or_default(), detail),
-        None => error.to_string(),
+        None => peer_text(&error.to_string()),
     };
     // The name to expect in the certificate is the primary's, not the sentinel's.
     let tls = config.tls.then(|| RedisTls {
