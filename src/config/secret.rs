@@ -24,11 +24,6 @@ impl Secret {
         Self(SecretSource::File(path.into()))
     }
 
-    /// True if it can change while the service runs.
-    pub fn is_file(&self) -> bool {
-        matches!(self.0, SecretSource::File(_))
-    }
-
     /// The secret, as it is now. Fails if its file cannot be read; the error names the path.
     pub fn read(&self) -> std::io::Result<String> {
         match &self.0 {
