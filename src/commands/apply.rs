@@ -1,82 +1,70 @@
-//! Applies changes as the workers do: the readers' locks are waited for, an invalidation goes by itself.
+//! Applies changes as the workers do.
 
 use std::time::{Duration, Instant};
 
-use crate::cache::{CacheChange, Invalidation};
+use crate::cache::CacheChange;
 use crate::entitlement::EpochMs;
+use crate::pipeline::worker::{LOCKED_RETRY_MIN, apply_once};
 use crate::shutdown::Stop;
-use crate::store::{CacheStore, LockPatience, Outcome, StoreError};
+use crate::store::{CacheStore, Outcome, StoreError};
 
-/// How often a locked customer is tried again, as in the workers.
-const LOCKED_AGAIN: Duration = Duration::from_millis(20);
-
-/// Applies changes, some at a time.
 pub(super) struct Applier<'a> {
-    pub store: &'a dyn CacheStore,
-    /// When the last invalidation that went through here was sent: it makes lists that were sent before it out of date.
-    invalidated_at: Option<EpochMs>,
+    store: &'a dyn CacheStore,
+    /// When the last invalidation that was applied here was sent: lists that were sent before it are out of date.
+    invalidated_at: EpochMs,
 }
 
 impl<'a> Applier<'a> {
     pub fn new(store: &'a dyn CacheStore) -> Self {
         Self {
             store,
-            invalidated_at: None,
+            invalidated_at: EpochMs(i64::MIN),
         }
     }
 
-    /// An outcome for each change, in order, none of them [`Outcome::Locked`]. The error is the server's: what was applied
-    /// by then may be applied again without harm.
+    /// An outcome for each change, in order, none of them [`Outcome::Locked`]: readers' locks are waited for. The error is the
+    /// server's: what was applied by then can be applied again without harm.
     pub fn apply(&mut self, changes: &[CacheChange]) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
-        let is_atomic = |change: &CacheChange| !matches!(change, CacheChange::InvalidateEnvironment(_));
+        let is_invalidation = |change: &CacheChange| matches!(change, CacheChange::InvalidateEnvironment(_));
         let mut outcomes = Vec::with_capacity(changes.len());
-        for together in changes.chunk_by(|one, next| is_atomic(one) && is_atomic(next)) {
+        for together in changes.chunk_by(|one, next| !is_invalidation(one) && !is_invalidation(next)) {
             if let [CacheChange::InvalidateEnvironment(invalidation)] = together {
-                self.invalidated_at = self.invalidated_at.max(Some(invalidation.sent_at));
-                // The workers remember an invalidation that they did. Of this one they know by the tombstone alone.
-                let remembered = Invalidation {
-                    keeps_tombstone: true,
-                    ..invalidation.clone()
-                };
-                let written = self.store.invalidate(&remembered, &|| true)?;
-                outcomes.push(Ok(Outcome::Applied { written, stale: 0 }));
-            } else {
-                outcomes.extend(self.atomic(together)?);
+                self.invalidated_at = self.invalidated_at.max(invalidation.sent_at);
             }
+            outcomes.extend(self.apply_together(together)?);
         }
         Ok(outcomes)
     }
 
-    fn atomic(&self, changes: &[CacheChange]) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
-        let started = Instant::now();
-        let at_first = |change: &CacheChange| {
-            let is_outdated = self.invalidated_at.is_some_and(|at| change.is_outdated_by(at));
+    fn apply_together(
+        &self,
+        changes: &[CacheChange],
+    ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
+        let began = Instant::now();
+        let first = |change: &CacheChange| {
+            let is_outdated = change.is_outdated_by(self.invalidated_at);
             Ok(if is_outdated {
                 Outcome::PurgedLater
             } else {
                 Outcome::Locked
             })
         };
-        let mut outcomes: Vec<Result<Outcome, StoreError>> = changes.iter().map(at_first).collect();
+        let mut outcomes: Vec<_> = changes.iter().map(first).collect();
         let mut waited = Duration::ZERO;
         loop {
-            let patience = LockPatience::after(waited);
-            let (indexes, locked): (Vec<usize>, Vec<_>) = changes
-                .iter()
-                .enumerate()
-                .filter(|(index, _)| outcomes.get(*index) == Some(&Ok(Outcome::Locked)))
-                .map(|(index, change)| (index, (change, patience)))
-                .unzip();
-            if locked.is_empty() {
+            let locked = |index: &usize| outcomes[*index] == Ok(Outcome::Locked);
+            let indexes: Vec<usize> = (0..changes.len()).filter(locked).collect();
+            if indexes.is_empty() {
                 return Ok(outcomes);
             }
-            for (index, outcome) in indexes.into_iter().zip(self.store.apply(&locked, &|| true)?) {
-                outcomes[index] = outcome;
+            if !waited.is_zero() {
+                Stop::never().wait(LOCKED_RETRY_MIN);
             }
-            if outcomes.contains(&Ok(Outcome::Locked)) {
-                Stop::never().wait(LOCKED_AGAIN);
+            let attempts: Vec<_> = indexes.iter().map(|index| (&changes[*index], waited)).collect();
+            for (index, outcome) in indexes.iter().zip(apply_once(self.store, &attempts, &|| true)?) {
+                outcomes[*index] = outcome;
             }
-            waited = started.elapsed();
+            waited = began.elapsed();
         }
     }
 }

@@ -1,43 +1,79 @@
-//! The commands: what an operator asks beside running the service. Each is thin, and stands on the same parts as the
-//! service.
-//!
-//! What a command found out goes to standard output; the log, of which it needs little, to standard error. A command
-//! needs only those settings that its work needs.
+//! The commands: what an operator does beside running the service. Each uses the same modules as the service, and only the
+//! settings that it needs. Results go to standard output, the log and errors to standard error.
 
 pub mod args;
 
 mod apply;
 mod check;
-mod human;
 mod inspect;
-mod lines;
-mod opened;
+mod output;
 mod probe;
 mod purge;
 mod replay;
-mod terminal;
+mod session;
 mod warm;
 
-use std::fmt::Display;
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
 use std::process::ExitCode;
 
 use self::args::Command;
-use self::opened::Opened;
+use self::output::{complain, print};
+use self::session::Session;
 use crate::config::{Faults, Settings};
+use crate::store::StoreError;
 
-/// It came to the end that was wished for.
+/// Everything was done.
 const DONE: u8 = 0;
-/// It did not.
+/// Something was not.
 const FAILED: u8 = 1;
-/// What clap uses for a command line that it cannot take.
+/// What clap uses for a command line that it cannot accept.
 pub const USAGE: u8 = 2;
 /// `EX_CONFIG` of sysexits.h: the configuration has faults, a restart will not help.
 pub const CONFIGURATION: u8 = 78;
 
+/// Why a command did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error("the configuration has faults, nothing was done:\n{0}")]
+    Configuration(#[from] Faults),
+    /// The command line does not say enough, or names what does not exist.
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Redis(#[from] StoreError),
+    #[error("cannot {doing} {path}: {error}; check the path and its permissions")]
+    File {
+        doing: &'static str,
+        path: String,
+        error: io::Error,
+    },
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl CommandError {
+    fn file(doing: &'static str, path: &str, error: io::Error) -> Self {
+        let path = path.to_owned();
+        Self::File { doing, path, error }
+    }
+
+    fn exit_status(&self) -> u8 {
+        match self {
+            Self::Configuration(_) => CONFIGURATION,
+            Self::Usage(_) => USAGE,
+            Self::Redis(_) | Self::File { .. } | Self::Output(_) | Self::Failed(_) => FAILED,
+        }
+    }
+}
+
 /// Runs a command to its end.
 pub fn run(command: &Command, settings: &Settings) -> ExitCode {
-    let status = match command {
+    output::set_colours(settings);
+    let ended = match command {
         Command::Check(args) => check::run(settings, args),
         Command::Inspect(args) => inspect::run(settings, args),
         Command::Replay(args) => replay::run(settings, args),
@@ -46,64 +82,48 @@ pub fn run(command: &Command, settings: &Settings) -> ExitCode {
         Command::Live => probe::run(settings, "/livez"),
         Command::Ready => probe::run(settings, "/readyz"),
         Command::Completions { shell } => completions(*shell),
-        Command::Man(args) => manual(args.command.as_deref()),
+        Command::Man { command } => manual(command.as_deref()),
     };
-    ExitCode::from(status)
+    ExitCode::from(ended.unwrap_or_else(|error| {
+        complain(&error);
+        error.exit_status()
+    }))
 }
 
-fn completions(shell: clap_complete::Shell) -> u8 {
+/// A file to read line by line, `-` for standard input, and how many lines it has, if that can be counted beforehand.
+fn open_lines(path: &str) -> Result<(Box<dyn BufRead + Send>, Option<u64>), CommandError> {
+    if path == "-" {
+        return Ok((Box::new(BufReader::new(io::stdin())), None));
+    }
+    let open = || File::open(path).map_err(|error| CommandError::file("read", path, error));
+    // A pipe can be read only once.
+    let is_file = Path::new(path).is_file();
+    let total = is_file.then(|| Ok::<_, CommandError>(BufReader::new(open()?).split(b'\n').count() as u64));
+    Ok((Box::new(BufReader::new(open()?)), total.transpose()?))
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<u8, CommandError> {
     let mut command = args::shown();
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);
-    print(&String::from_utf8_lossy(&script))
+    print(&script)?;
+    Ok(DONE)
 }
 
-fn manual(of: Option<&str>) -> u8 {
-    let mut whole = args::shown();
-    whole.build();
-    let command = match of {
-        None => Some(whole),
-        Some(name) => whole.find_subcommand(name).cloned(),
-    };
-    let Some(command) = command else {
-        let name = of.unwrap_or_default();
-        complain(format!(
-            "there is no command '{name}', so it has no manual page; --help lists the commands"
-        ));
-        return USAGE;
-    };
+fn manual(of: Option<&str>) -> Result<u8, CommandError> {
+    let mut command = args::shown();
+    command.build();
+    if let Some(name) = of {
+        let found = command.find_subcommand(name).cloned();
+        command = found.ok_or_else(|| {
+            CommandError::Usage(format!(
+                "there is no command '{name}', so it has no manual page; --help lists the commands"
+            ))
+        })?;
+    }
     let mut page = Vec::new();
-    match clap_mangen::Man::new(command).render(&mut page) {
-        Ok(()) => print(&String::from_utf8_lossy(&page)),
-        Err(error) => {
-            complain(format!("cannot make the manual page: {error}"));
-            FAILED
-        }
-    }
-}
-
-/// Writes what was found out. A reader that has gone does not need it.
-fn print(text: &str) -> u8 {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            complain(format!("cannot write what was found out: {error}"));
-            FAILED
-        }
-        Ok(()) | Err(_) => DONE,
-    }
-}
-
-/// Says what went wrong.
-fn complain(what: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{what}");
-}
-
-/// Says what is wrong with the settings that a command needs.
-fn complain_of_settings(faults: &Faults) -> u8 {
-    complain(format!(
-        "the configuration has faults, nothing was done:\n{faults}"
-    ));
-    CONFIGURATION
+    clap_mangen::Man::new(command).render(&mut page)?;
+    print(&page)?;
+    Ok(DONE)
 }

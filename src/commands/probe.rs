@@ -5,70 +5,60 @@ use std::time::Duration;
 use http::Request;
 use url::Url;
 
-use super::{DONE, FAILED, complain, complain_of_settings, print};
+use super::{CommandError, DONE, print};
 use crate::config::Settings;
-use crate::http_client::{Answer, HttpClient, HttpErrorKind, HttpOptions};
+use crate::http_client::{Answer, HttpClient, HttpError, HttpErrorKind, HttpOptions};
 
-/// The service answers at once or is in trouble; orchestrators give a probe not much more.
+/// The service answers at once or is in trouble, and orchestrators do not give a probe much more.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// The answers have a few dozen bytes.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
-/// The service listens on all addresses; a host has the one or the other of these, or both.
-const LOOPBACKS: [&str; 2] = ["127.0.0.1", "[::1]"];
 
-pub(super) fn run(settings: &Settings, path: &str) -> u8 {
-    let port = match settings.port_to_probe() {
-        Ok(port) => port,
-        Err(faults) => return complain_of_settings(&faults),
-    };
-    match ask(port, path) {
-        Ok(answer) => {
-            let body = String::from_utf8_lossy(&answer.body);
-            let body = body.trim_end();
-            if answer.status == 200 {
-                print(&format!("{body}\n"));
-                return DONE;
-            }
-            complain(format!(
-                "GET {path} on port {port} answers {}: {body}; the service's log and its /metrics tell why",
-                answer.status
-            ));
+pub(super) fn run(settings: &Settings, path: &str) -> Result<u8, CommandError> {
+    let port = settings.port_to_probe()?;
+    // The service listens on all addresses; a host has one of these loopbacks, or both.
+    let answer = match ask("127.0.0.1", port, path) {
+        Err(error)
+            if matches!(
+                error.kind,
+                HttpErrorKind::ConnectionRefused | HttpErrorKind::Connection
+            ) =>
+        {
+            ask("[::1]", port, path).map_err(|_| error)
         }
-        Err(words) => complain(format!(
-            "no answer to GET {path} on port {port} of this machine: {words}; is the service running here, and is PORT the same?"
-        )),
+        answer => answer,
+    };
+    let answer = answer.map_err(|error| {
+        CommandError::Failed(format!(
+            "no answer to GET {path} on port {port} of this machine: {error}; is the service running here, and is PORT the same?"
+        ))
+    })?;
+    let body = String::from_utf8_lossy(&answer.body);
+    let body = body.trim_end();
+    if answer.status != 200 {
+        return Err(CommandError::Failed(format!(
+            "GET {path} on port {port} answers {}: {body}; the service's log and its /metrics tell why",
+            answer.status
+        )));
     }
-    FAILED
+    print(format!("{body}\n"))?;
+    Ok(DONE)
 }
 
-fn ask(port: u16, path: &str) -> Result<Answer, String> {
-    let mut words = String::new();
-    for host in LOOPBACKS {
-        let url = format!("http://{host}:{port}{path}");
-        let (Ok(base), Ok(request)) = (Url::parse(&url), Request::get(&url).body(Vec::new())) else {
-            continue;
-        };
-        let options = HttpOptions {
-            pool_size: 1,
-            answer_bytes_max: ANSWER_BYTES_MAX,
-            deadline: DEADLINE,
-            proxy: None,
-        };
-        match HttpClient::new(&base, options).send(request, None) {
-            Ok(answer) => return Ok(answer),
-            // Nobody is there by this address.
-            Err(error)
-                if matches!(
-                    error.kind,
-                    HttpErrorKind::ConnectionRefused | HttpErrorKind::Connection
-                ) =>
-            {
-                if words.is_empty() {
-                    words = error.words;
-                }
-            }
-            Err(error) => return Err(error.words),
-        }
-    }
-    Err(words)
+fn ask(host: &str, port: u16, path: &str) -> Result<Answer, HttpError> {
+    let not_http = |error: &dyn std::fmt::Display| HttpError {
+        kind: HttpErrorKind::Protocol,
+        words: error.to_string(),
+    };
+    let url = format!("http://{host}:{port}{path}");
+    let base = Url::parse(&url).map_err(|error| not_http(&error))?;
+    let request = Request::get(url)
+        .body(Vec::new())
+        .map_err(|error| not_http(&error))?;
+    let options = HttpOptions {
+        pool_size: 1,
+        answer_bytes_max: ANSWER_BYTES_MAX,
+        deadline: DEADLINE,
+        proxy: None,
+    };
+    HttpClient::new(&base, options).send(request, None)
 }

@@ -1,24 +1,27 @@
-//! `check`: everything that the service needs, asked of each in turn, with a line for each answer. It leaves no trace:
-//! the one key that it writes to Redis it deletes again, and a message is received only where that harms none.
+//! `check`: asks everything that the service needs, with one line for each finding. What the service can do without fails
+//! nothing. It leaves no trace: the one key that it writes to Redis is deleted again, and a message is received only where
+//! that harms none.
 
 mod clock_skew;
-mod credentials;
-mod edge;
 mod queue;
 mod redis_server;
 
-use std::fmt::Write;
-use std::io::IsTerminal;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use clap::Args;
+use console::style;
 use serde::Serialize;
 use serde_json::json;
 
-use super::terminal::Paint;
-use super::{CONFIGURATION, DONE, FAILED, Opened, complain, print};
-use crate::config::Settings;
+use super::output::{date, print_json, printable};
+use super::{CONFIGURATION, CommandError, DONE, FAILED, Session, print};
+use crate::aws::sts::{StsAccess, StsClient};
+use crate::aws::{CredentialsProvider, EdgeCredentials, provider};
+use crate::clock;
+use crate::config::{Config, CredentialSource, Settings, StsEndpoint};
 use crate::edge::EdgeClient;
+use crate::shutdown::Stop;
 
 /// There are warnings, and nothing worse.
 const WARNED: u8 = 3;
@@ -29,27 +32,29 @@ pub struct CheckArgs {
     /// Print JSON instead of lines.
     #[arg(long)]
     pub json: bool,
-    /// Receive a message even where the queue's dead-letter rule counts receives closely, or cannot be read.
+    /// Receive a message even where the queue's dead-letter rule allows few receives, or cannot be read.
     #[arg(long)]
     pub receive: bool,
 }
 
-/// What is looked at.
+/// What is checked, with the exit status if this, and this alone, fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Area {
-    Configuration,
-    Credentials,
-    Queue,
-    Redis,
-    Edge,
-    Clock,
+    Configuration = CONFIGURATION as isize,
+    Credentials = 10,
+    Queue = 11,
+    Redis = 12,
+    Edge = 13,
+    Clock = 14,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Status {
+enum Severity {
     Ok,
+    /// The service can do without, and an operator may want it that way.
+    Note,
     Warning,
     Failure,
 }
@@ -58,138 +63,168 @@ enum Status {
 #[derive(Debug, Serialize)]
 struct Finding {
     area: Area,
-    status: Status,
+    #[serde(rename = "status")]
+    severity: Severity,
     /// What was found, for what, and the remedy if there is something to be done. No secret.
     text: String,
 }
 
 impl Area {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Configuration => "configuration",
-            Self::Credentials => "credentials",
-            Self::Queue => "queue",
-            Self::Redis => "redis",
-            Self::Edge => "edge",
-            Self::Clock => "clock",
-        }
-    }
-
-    /// The exit status if this, and this alone, fails.
-    fn exit_status(self) -> u8 {
-        match self {
-            Self::Configuration => CONFIGURATION,
-            Self::Credentials => 10,
-            Self::Queue => 11,
-            Self::Redis => 12,
-            Self::Edge => 13,
-            Self::Clock => 14,
-        }
-    }
-
     fn ok(self, text: impl Into<String>) -> Finding {
-        self.finding(Status::Ok, text)
+        self.finding(Severity::Ok, text)
+    }
+
+    fn note(self, text: impl Into<String>) -> Finding {
+        self.finding(Severity::Note, text)
     }
 
     fn warning(self, text: impl Into<String>) -> Finding {
-        self.finding(Status::Warning, text)
+        self.finding(Severity::Warning, text)
     }
 
     fn failure(self, text: impl Into<String>) -> Finding {
-        self.finding(Status::Failure, text)
+        self.finding(Severity::Failure, text)
     }
 
-    fn finding(self, status: Status, text: impl Into<String>) -> Finding {
-        Finding {
-            area: self,
-            status,
-            text: text.into(),
-        }
+    fn finding(self, severity: Severity, text: impl Into<String>) -> Finding {
+        let (area, text) = (self, text.into());
+        Finding { area, severity, text }
     }
 }
 
-pub(super) fn run(settings: &Settings, args: &CheckArgs) -> u8 {
-    let findings = match look(settings, args) {
-        Ok(findings) => findings,
-        Err(status) => return status,
-    };
-    let worst = findings
-        .iter()
-        .map(|finding| finding.status)
-        .max()
-        .unwrap_or(Status::Ok);
+pub(super) fn run(settings: &Settings, args: &CheckArgs) -> Result<u8, CommandError> {
+    let findings = check(settings, args)?;
     if args.json {
-        let report = json!({"status": worst, "checks": findings});
-        match serde_json::to_string_pretty(&report) {
-            Ok(json) => print(&format!("{json}\n")),
-            Err(error) => {
-                complain(format!("cannot print what was found as JSON: {error}"));
-                return FAILED;
-            }
-        };
+        // Notes are no reason to look closer.
+        let worst = findings.iter().map(|finding| finding.severity).max();
+        let status = worst
+            .filter(|worst| *worst > Severity::Note)
+            .unwrap_or(Severity::Ok);
+        print_json(&json!({"status": status, "checks": findings}))?;
     } else {
-        let is_coloured = settings.may_colour() && std::io::stdout().is_terminal();
-        print(&lines(&findings, Paint(is_coloured)));
+        print(lines(&findings))?;
     }
-    exit_status(&findings)
+    Ok(exit_status(&findings))
 }
 
-fn look(settings: &Settings, args: &CheckArgs) -> Result<Vec<Finding>, u8> {
+fn check(settings: &Settings, args: &CheckArgs) -> Result<Vec<Finding>, CommandError> {
     let config = match settings.validate() {
         Ok(config) => config,
         Err(faults) => {
             let faults = faults.lines().iter();
-            return Ok(faults
-                .map(|fault| Area::Configuration.failure(fault.as_str()))
-                .collect());
+            return Ok(faults.map(|fault| Area::Configuration.failure(fault)).collect());
         }
     };
-    let opened = Opened::silent(settings, 1)?;
+    let mut access = settings.cache_access()?;
+    access.notices.clear(); // they are findings
+    let session = Session::open(settings, access, 1)?;
     let mut findings = vec![Area::Configuration.ok(format!(
         "valid: queue {} in {}, environment '{}'",
         config.queue_url, config.region, config.environment_prefix
     ))];
-    let notices = config.notices.iter();
-    findings.extend(notices.map(|notice| Area::Configuration.warning(notice.as_str())));
+    findings.extend(
+        config
+            .notices
+            .iter()
+            .map(|notice| Area::Configuration.warning(notice)),
+    );
 
     let edge = Arc::new(EdgeClient::new(
         config.edge_api_url.clone(),
         config.server_api_key.clone(),
         config.proxy.clone(),
     ));
-    let provider = credentials::check(&config, settings.sts_endpoint(), &edge, &mut findings);
+    let provider = check_credentials(&config, settings.sts_endpoint(), &edge, &mut findings);
+    let has_credentials = provider.is_some();
     if let Some(provider) = provider {
         queue::check(&config, provider, args.receive, &mut findings);
     }
-    redis_server::check(&config, &opened.store, &mut findings);
-    edge::check(&config, &edge, &mut findings);
-    clock_skew::check(&config, &opened.store, &mut findings);
+    redis_server::check(&config, &session, &mut findings);
+    findings.push(check_edge(&config, &edge, has_credentials));
+    findings.push(clock_skew::check(&config, &session.store));
     Ok(findings)
 }
 
-fn lines(findings: &[Finding], paint: Paint) -> String {
+/// Where credentials come from, and whom AWS takes them for. None if there are none.
+fn check_credentials(
+    config: &Config,
+    endpoint: StsEndpoint,
+    edge: &Arc<EdgeClient>,
+    findings: &mut Vec<Finding>,
+) -> Option<Arc<dyn CredentialsProvider>> {
+    let of_edge = EdgeCredentials::new(Arc::clone(edge), config.queue_url.clone());
+    let (provider, _) = provider(&config.credentials, config.proxy.clone(), of_edge, Stop::never());
+    let credentials = match provider.current(clock::now()) {
+        Ok(credentials) => credentials,
+        Err(error) => {
+            findings.push(Area::Credentials.failure(error.message));
+            return None;
+        }
+    };
+    let until = credentials.expires_at.map(|at| format!(", until {}", date(at.0)));
+    findings.push(Area::Credentials.ok(provider.describe() + &until.unwrap_or_default()));
+    let access = StsAccess {
+        endpoint,
+        proxy: config.proxy.clone(),
+    };
+    let caller = match StsClient::new(&access, None) {
+        Some(sts) => sts.caller(&credentials),
+        None => Err("the region has no STS; check AWS_REGION".to_owned()),
+    };
+    findings.push(match caller {
+        Ok(arn) => Area::Credentials.ok(format!("the caller is {arn}")),
+        Err(why) => Area::Credentials.warning(format!(
+            "cannot tell who the caller is ({}): the service itself need not know",
+            why.trim_end_matches('.')
+        )),
+    });
+    Some(provider)
+}
+
+/// Stigg's Edge API answers and accepts the key. The service needs it for no more than its credentials, if for these.
+fn check_edge(config: &Config, edge: &EdgeClient, has_credentials: bool) -> Finding {
+    match edge.sentry_dsn() {
+        Ok(_) => Area::Edge.ok(format!("{} answers and accepts SERVER_API_KEY", edge.address())),
+        Err(error) if config.credentials == CredentialSource::EdgeApi && !has_credentials => {
+            Area::Edge.failure(error.message)
+        }
+        Err(error) => Area::Edge.warning(format!(
+            "{error}. The service works without it; error reports without SENTRY_DSN and `warm` do not"
+        )),
+    }
+}
+
+fn lines(findings: &[Finding]) -> String {
     let mut text = String::new();
-    for finding in findings {
-        let status = match finding.status {
-            Status::Ok => paint.green("ok     "),
-            Status::Warning => paint.yellow("warning"),
-            Status::Failure => paint.red("failure"),
+    for Finding {
+        area,
+        severity,
+        text: what,
+    } in findings
+    {
+        let severity = match severity {
+            Severity::Ok => style("ok     ").green(),
+            Severity::Note => style("note   ").cyan(),
+            Severity::Warning => style("warning").yellow(),
+            Severity::Failure => style("failure").red(),
         };
-        let _ = writeln!(text, "{status}  {:<13}  {}", finding.area.label(), finding.text);
+        let area = format!("{area:?}").to_lowercase();
+        let _ = writeln!(text, "{severity}  {area:<13}  {}", printable(what)); // a string accepts everything
     }
     text
 }
 
 /// The area that failed, if it is one; 1 if they are several; 3 if there are warnings and nothing worse.
 fn exit_status(findings: &[Finding]) -> u8 {
+    let is = |severity| move |finding: &&Finding| finding.severity == severity;
     let mut failed = findings
         .iter()
-        .filter(|finding| finding.status == Status::Failure)
+        .filter(is(Severity::Failure))
         .map(|finding| finding.area);
     match failed.next() {
-        Some(first) if failed.all(|area| area == first) => first.exit_status(),
+        Some(first) if failed.all(|area| area == first) => first as u8,
         Some(_) => FAILED,
-        None if findings.iter().any(|finding| finding.status == Status::Warning) => WARNED,
+        None if findings.iter().any(|finding| is(Severity::Warning)(&finding)) => WARNED,
         None => DONE,
     }
 }
@@ -200,27 +235,29 @@ mod tests {
 
     #[test]
     fn the_exit_status_tells_which_area_failed() {
-        let (ok, warning) = (Area::Queue.ok("a"), Area::Clock.warning("b"));
         assert_eq!(exit_status(&[]), 0);
-        let findings = vec![ok, warning];
-        assert_eq!(exit_status(&findings), 3);
+        let harmless = || vec![Area::Queue.ok("a"), Area::Redis.note("b")];
+        assert_eq!(exit_status(&harmless()), 0);
         let with = |areas: &[Area]| {
-            let failures = areas.iter().map(|area| area.failure("c"));
-            exit_status(&failures.chain([Area::Clock.warning("b")]).collect::<Vec<_>>())
+            let mut findings = harmless();
+            findings.extend(areas.iter().map(|area| area.failure("c")));
+            findings.push(Area::Clock.warning("d"));
+            exit_status(&findings)
         };
+        assert_eq!(with(&[]), 3);
         assert_eq!(with(&[Area::Redis]), 12);
         assert_eq!(with(&[Area::Configuration, Area::Configuration]), 78);
         assert_eq!(with(&[Area::Redis, Area::Queue]), 1);
     }
 
     #[test]
-    fn a_line_has_status_area_and_text() {
+    fn a_line_has_severity_area_and_text() {
         let findings = [
             Area::Edge.ok("answers"),
             Area::Configuration.failure("PORT: is not"),
         ];
         assert_eq!(
-            lines(&findings, Paint(false)),
+            lines(&findings),
             "ok       edge           answers\nfailure  configuration  PORT: is not\n"
         );
     }

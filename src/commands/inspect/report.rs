@@ -1,56 +1,55 @@
 //! What `inspect` found, as `--json` prints it. The table shows the same.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use serde_json::{Map, Number, Value};
 
+use crate::cache::keyspace::{metadata_key, timestamp_key};
 use crate::cache::readers::{
     Entry, Kind, Stored, StoredList, Verdict, entries, form, timestamp_ms, verdicts,
 };
-use crate::commands::human;
+use crate::commands::output::date;
 use crate::entitlement::EpochMs;
 use crate::store::admin::{Content, KeyExpiry, KeySnapshot};
+
+/// What was read, by key.
+pub(super) type Snapshots = HashMap<String, KeySnapshot>;
 
 /// Everything that is cached for a customer or a resource.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report {
     pub customer: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub resource: Option<String>,
     pub key: String,
     /// Something is stored at the customer key.
     pub cached: bool,
     pub format: &'static str,
     pub list: Stamp,
-    /// For a resource: the customer's own list, with which it is compared.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// For a resource: the customer's own list, which it is compared with.
     pub customer_list: Option<Stamp>,
     pub metadata: Metadata,
     pub entitlements: Vec<Row>,
     pub readers: [Verdict; 3],
-    /// Locks that SDKs hold at this moment: their keys.
+    /// The keys of locks that SDKs hold now.
     pub locks: Vec<String>,
-    /// Purges that are remembered: a message that was sent before is late news.
-    pub purges: Vec<Purge>,
+    /// The purges that are recorded: a message that was sent before is out of order.
+    pub purges: Vec<RecordedPurge>,
 }
 
 /// When a value was true, and how long it lives.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Stamp {
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub date: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub age_secs: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_in_secs: Option<u64>,
     /// What is odd about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<&'static str>,
     #[serde(skip)]
-    pub life: KeyExpiry,
+    pub expiry: KeyExpiry,
 }
 
 #[derive(Debug, Serialize)]
@@ -71,13 +70,9 @@ pub(super) struct Row {
     pub unlimited: bool,
     pub limit: Option<Number>,
     pub soft_limit: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub access_denied_reason: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub valid_until: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reset_period: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub usage: Option<UsageRow>,
 }
 
@@ -86,12 +81,10 @@ pub(super) struct Row {
 #[serde(rename_all = "camelCase")]
 pub(super) struct UsageRow {
     pub key: String,
-    /// False: there is no usage key, and what follows is what the list's own entry says.
+    /// False: there is no usage key, and what follows is from the entry in the list.
     pub cached: bool,
     pub current_usage: Option<Number>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub usage_period_start: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub usage_period_end: Option<i64>,
     #[serde(flatten)]
     pub stamp: Stamp,
@@ -99,114 +92,106 @@ pub(super) struct UsageRow {
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Purge {
+pub(super) struct RecordedPurge {
     pub key: String,
     pub sent_at: i64,
     pub date: String,
-    /// How new the newest list was that it forgot.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The timestamp of the newest list that it deleted.
     pub forgot_list_of: Option<i64>,
 }
 
-/// Keys of one subject, looked at.
-pub(super) struct Looks {
-    pub list: [KeySnapshot; 2],
-    pub customer_list: Option<KeySnapshot>,
-    pub metadata: [KeySnapshot; 2],
-    /// Of each entry that has one, in order: the key, its value and its timestamp.
-    pub usages: Vec<(String, [KeySnapshot; 2])>,
-    pub locks: Vec<(String, KeySnapshot)>,
-    pub tombstones: Vec<(String, KeySnapshot)>,
-}
-
 impl Report {
-    pub fn new(customer: String, resource: Option<String>, key: String, looks: &Looks, now: EpochMs) -> Self {
-        let [value, timestamp] = &looks.list;
-        let entries = entries(value.text());
-        let stored = StoredList {
-            list: stored(&looks.list),
-            of_customer: looks.customer_list.as_ref().map(KeySnapshot::text),
-            usages: looks.usages.iter().map(|(_, usage)| stored(usage)).collect(),
+    /// Without the names of customer and resource.
+    pub fn new(
+        key: String,
+        of_customer: Option<&str>,
+        locks: &[String],
+        tombstones: &[String],
+        found: &Snapshots,
+        now: EpochMs,
+    ) -> Self {
+        let text = |key: &str| found.get(key).and_then(KeySnapshot::text);
+        let is_there = |key: &str| {
+            found
+                .get(key)
+                .is_some_and(|found| found.content != Content::Absent)
         };
-        let mut usages = looks.usages.iter();
-        let rows = entries.iter().flatten().map(|entry| {
-            let usage = entry.usage_key(&key).and_then(|_| usages.next());
-            Row::new(
-                entry,
-                usage.map(|(key, looks)| UsageRow::new(key, looks, entry, now)),
-            )
-        });
-        let rows: Vec<Row> = rows.collect();
+        let stored = |key: &str| Stored {
+            value: text(key),
+            timestamp: text(&timestamp_key(key)),
+        };
+        let stamp = |key: &str| Stamp::new(found.get(key), found.get(&timestamp_key(key)), now);
+        let entries = entries(text(&key));
+        let usage_keys: Vec<_> = entries
+            .iter()
+            .flatten()
+            .map(|entry| entry.usage_key(&key))
+            .collect();
+        let list = StoredList {
+            list: stored(&key),
+            of_customer: of_customer.map(|key| text(&timestamp_key(key))),
+            usages: usage_keys.iter().flatten().map(|key| stored(key)).collect(),
+        };
+        let row = |(entry, usage_key): (&Entry, Option<String>)| {
+            let usage = usage_key.map(|key| {
+                let (value, stamp) = (text(&key), stamp(&key));
+                UsageRow::new(key, value, entry, stamp)
+            });
+            Row::new(entry, usage)
+        };
+        let metadata = metadata_key(&key);
+        let stored_metadata: Value = text(&metadata)
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default();
+        let reason = stored_metadata.get("accessDeniedReason").cloned();
         Self {
-            cached: value.content != Content::Absent,
+            customer: String::new(),
+            resource: None,
+            cached: is_there(&key),
             format: entries.as_ref().map_or("none", |entries| form(entries)),
-            list: Stamp::new(value, timestamp, now),
-            customer_list: looks
-                .customer_list
-                .as_ref()
-                .map(|look| Stamp::new(look, look, now)),
-            metadata: Metadata::new(&looks.metadata, now),
-            entitlements: rows,
-            readers: verdicts(&stored, &entries),
-            locks: looks
-                .locks
+            list: stamp(&key),
+            customer_list: of_customer.map(stamp),
+            metadata: Metadata {
+                cached: is_there(&metadata),
+                access_denied_reason: reason.filter(|reason| !reason.is_null()),
+                stamp: stamp(&metadata),
+            },
+            entitlements: entries.iter().flatten().zip(usage_keys).map(row).collect(),
+            readers: verdicts(&list, &entries),
+            locks: locks.iter().filter(|key| is_there(key)).cloned().collect(),
+            purges: tombstones
                 .iter()
-                .filter(|(_, look)| look.content != Content::Absent)
-                .map(|(key, _)| key.clone())
+                .filter_map(|key| RecordedPurge::read(key, text(key)?))
                 .collect(),
-            purges: looks
-                .tombstones
-                .iter()
-                .filter_map(|(key, look)| Purge::read(key, look))
-                .collect(),
-            customer,
-            resource,
             key,
         }
     }
 }
 
-fn stored([value, timestamp]: &[KeySnapshot; 2]) -> Stored<'_> {
-    Stored {
-        value: value.text(),
-        timestamp: timestamp.text(),
-    }
-}
-
 impl Stamp {
-    fn new(value: &KeySnapshot, timestamp: &KeySnapshot, now: EpochMs) -> Self {
+    fn new(value: Option<&KeySnapshot>, timestamp: Option<&KeySnapshot>, now: EpochMs) -> Self {
+        let value = value.unwrap_or(&KeySnapshot::ABSENT);
+        let timestamp = timestamp.unwrap_or(&KeySnapshot::ABSENT);
         let at = timestamp.text().and_then(timestamp_ms);
         let problem = match (&value.content, &timestamp.content) {
             (Content::Foreign, _) | (_, Content::Foreign) => Some("something foreign stands at the key"),
-            (Content::NotText, _) => Some("the value is no text"),
+            (Content::NotText, _) => Some("the value is not text"),
             (Content::Absent, Content::Absent) => None,
             (Content::Absent, _) => Some("a timestamp without its value"),
             (Content::Text(_), Content::Absent) => Some("no timestamp"),
-            (Content::Text(_), _) if at.is_none() => Some("the timestamp is no number"),
+            (Content::Text(_), _) if at.is_none() => Some("the timestamp is not a number"),
             (Content::Text(_), Content::Text(_) | Content::NotText) => None,
         };
         Self {
             timestamp: at,
-            date: at.map(|at| human::date(EpochMs(at))),
+            date: at.map(date),
             age_secs: at.map(|at| now.0.saturating_sub(at) / 1_000),
             expires_in_secs: match value.expiry {
                 KeyExpiry::In(left) => Some(left.as_secs()),
                 KeyExpiry::Absent | KeyExpiry::Never | KeyExpiry::Unknown => None,
             },
             problem,
-            life: value.expiry,
-        }
-    }
-}
-
-impl Metadata {
-    fn new([value, timestamp]: &[KeySnapshot; 2], now: EpochMs) -> Self {
-        let metadata: Option<Value> = value.text().and_then(|text| serde_json::from_str(text).ok());
-        let reason = metadata.and_then(|metadata| metadata.get("accessDeniedReason").cloned());
-        Self {
-            cached: value.content != Content::Absent,
-            access_denied_reason: reason.filter(|reason| !reason.is_null()),
-            stamp: Stamp::new(value, timestamp, now),
+            expiry: value.expiry,
         }
     }
 }
@@ -216,17 +201,17 @@ impl Row {
         let field = |name: &str| entry.entitlement.get(name).filter(|value| !value.is_null());
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let is_true = |name: &str| field(name).and_then(Value::as_bool).unwrap_or(false);
-        let kind = match entry.kind {
-            Kind::Metered => "metered",
-            Kind::Credit => "credit",
-            Kind::Malformed => "malformed",
-            Kind::Feature => match field("feature").and_then(|feature| feature.get("featureType")) {
-                Some(Value::String(kind)) if kind == "BOOLEAN" => "boolean",
-                Some(Value::String(kind)) if kind == "NUMBER" => "number",
-                Some(Value::String(kind)) if kind == "ENUM" => "enum",
-                Some(_) | None => "feature",
-            },
+        let feature_type = field("feature").and_then(|feature| feature.get("featureType")?.as_str());
+        let kind = match (entry.kind, feature_type) {
+            (Kind::Metered, _) => "metered",
+            (Kind::Credit, _) => "credit",
+            (Kind::Malformed, _) => "malformed",
+            (Kind::Feature, Some("BOOLEAN")) => "boolean",
+            (Kind::Feature, Some("NUMBER")) => "number",
+            (Kind::Feature, Some("ENUM")) => "enum",
+            (Kind::Feature, _) => "feature",
         };
+        let reset_period = field("resetPeriod").or_else(|| entry.usage.get("resetPeriod"));
         Self {
             id: entry.id.clone(),
             kind,
@@ -235,41 +220,38 @@ impl Row {
             soft_limit: is_true("hasSoftLimit"),
             access_denied_reason: field("accessDeniedReason").and_then(text),
             valid_until: field("validUntil").and_then(Value::as_i64),
-            reset_period: field("resetPeriod")
-                .or_else(|| entry.usage.get("resetPeriod"))
-                .and_then(text),
+            reset_period: reset_period.and_then(text),
             usage,
         }
     }
 }
 
 impl UsageRow {
-    fn new(key: &str, [value, timestamp]: &[KeySnapshot; 2], entry: &Entry, now: EpochMs) -> Self {
-        let stored: Option<Map<String, Value>> =
-            value.text().and_then(|text| serde_json::from_str(text).ok());
+    fn new(key: String, value: Option<&str>, entry: &Entry, stamp: Stamp) -> Self {
+        let stored: Option<Map<String, Value>> = value.and_then(|text| serde_json::from_str(text).ok());
         let usage = stored.as_ref().unwrap_or(&entry.usage);
         let number = |name: &str| usage.get(name).and_then(Value::as_i64);
         Self {
-            key: key.to_owned(),
+            key,
             cached: stored.is_some(),
             current_usage: usage.get("currentUsage").and_then(Value::as_number).cloned(),
             usage_period_start: number("usagePeriodStart"),
             usage_period_end: number("usagePeriodEnd").or_else(|| number("nextResetDate")),
-            stamp: Stamp::new(value, timestamp, now),
+            stamp,
         }
     }
 }
 
-impl Purge {
-    /// A mark is `<when the purge was sent>`, or `<when>:<timestamp of the newest list forgotten>`.
-    fn read(key: &str, look: &KeySnapshot) -> Option<Self> {
-        let mut parts = look.text()?.splitn(2, ':');
-        let sent_at = parts.next()?.parse().ok()?;
+impl RecordedPurge {
+    /// A tombstone is `<when the purge was sent>`, or `<when>:<timestamp of the newest list that it deleted>`.
+    fn read(key: &str, tombstone: &str) -> Option<Self> {
+        let (sent_at, list) = tombstone.split_once(':').unwrap_or((tombstone, ""));
+        let sent_at = sent_at.parse().ok()?;
         Some(Self {
             key: key.to_owned(),
             sent_at,
-            date: human::date(EpochMs(sent_at)),
-            forgot_list_of: parts.next().and_then(|list| list.parse().ok()),
+            date: date(sent_at),
+            forgot_list_of: list.parse().ok(),
         })
     }
 }

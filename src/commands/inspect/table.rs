@@ -1,71 +1,66 @@
 //! What `inspect` found, for people.
 
-use std::fmt::Write;
-use std::time::Duration;
+use std::fmt::Write as _;
+use std::io;
+
+use console::style;
 
 use super::report::{Report, Row, Stamp};
-use crate::commands::human;
-use crate::commands::terminal::{Paint, columns};
-use crate::entitlement::EpochMs;
+use crate::commands::output::{ago, columns, date, printable, span};
 use crate::store::admin::KeyExpiry;
 
-pub(super) fn table(report: &Report, now: EpochMs, is_coloured: bool) -> String {
-    let paint = Paint(is_coloured);
+pub(super) fn table(report: &Report) -> io::Result<String> {
     let mut text = String::new();
     let mut line = |name: &str, what: &str| {
-        let _ = writeln!(text, "{name:<9} {what}"); // a string takes everything
+        let _ = writeln!(text, "{name:<9} {}", printable(what)); // a string accepts everything
     };
-    let whose = match &report.resource {
-        None => report.customer.clone(),
-        Some(resource) => format!("{}, resource {resource}", report.customer),
-    };
-    line("customer", &human::printable(&whose));
-    line("key", &human::printable(&report.key));
-    if report.cached {
-        let form = match report.format {
-            "none" => "unreadable".to_owned(),
-            form => format!("form {form}"),
+    match &report.resource {
+        None => line("customer", &report.customer),
+        Some(resource) => line("customer", &format!("{}, resource {resource}", report.customer)),
+    }
+    line("key", &report.key);
+    match report.format {
+        _ if !report.cached => line("list", "not cached"),
+        "none" => line("list", &format!("unreadable, {}", of(&report.list))),
+        form => line("list", &format!("form {form}, {}", of(&report.list))),
+    }
+    if let Some(stamp) = &report.customer_list {
+        let of = match (&stamp.date, stamp.age_secs) {
+            (Some(date), Some(secs)) => format!("own list is of {date} ({})", ago(secs)),
+            _ => "own list is not cached, or has no timestamp".to_owned(),
         };
-        line("list", &format!("{form}, {}", stamp(&report.list, now)));
-    } else {
-        line("list", "not cached");
+        line("customer's", &of);
     }
-    if let Some(customers) = &report.customer_list {
-        line("customer's", &customers_list(customers, now));
+    match (&report.metadata.access_denied_reason, report.metadata.cached) {
+        (Some(reason), _) => line(
+            "metadata",
+            &format!("access denied: {}", reason.as_str().unwrap_or("?")),
+        ),
+        (None, true) => line("metadata", "no reason to deny access"),
+        (None, false) => line("metadata", "none (only SDK 4.x reads it)"),
     }
-    let metadata = match (&report.metadata.access_denied_reason, report.metadata.cached) {
-        (Some(reason), _) => format!("access denied: {}", reason.as_str().unwrap_or("?")),
-        (None, true) => "no reason to deny access".to_owned(),
-        (None, false) => "none (only SDK 4.x reads it)".to_owned(),
-    };
-    line("metadata", &human::printable(&metadata));
     for lock in &report.locks {
-        line(
-            "lock",
-            &format!("{} is held: an SDK is refetching", human::printable(lock)),
-        );
+        line("lock", &format!("{lock} is held: an SDK is refetching"));
     }
     for purge in &report.purges {
         line(
             "purged",
             &format!(
-                "{} ({}): what was sent before is late news",
-                purge.date,
-                human::printable(&purge.key)
+                "{} ({}): what was sent before is out of order",
+                purge.date, purge.key
             ),
         );
     }
     for reader in &report.readers {
-        let outcome = if reader.outcome == "hit" {
-            paint.green("hit ")
+        let is_hit = reader.outcome == "hit";
+        let outcome = if is_hit {
+            style("hit ").green()
         } else {
-            paint.red("miss")
+            style("miss").red()
         };
-        let reasons = reader.reasons.join("; ");
-        line(
-            &format!("SDK {}", reader.sdk),
-            format!("{outcome}  {reasons}").trim_end(),
-        );
+        let reasons = printable(&reader.reasons.join("; "));
+        let line = format!("{:<9} {outcome}  {reasons}", format!("SDK {}", reader.sdk));
+        let _ = writeln!(text, "{}", line.trim_end());
     }
     if !report.entitlements.is_empty() {
         let head = [
@@ -78,103 +73,59 @@ pub(super) fn table(report: &Report, now: EpochMs, is_coloured: bool) -> String 
             "EXPIRES IN",
         ];
         let mut rows = vec![head.map(str::to_owned)];
-        rows.extend(
-            report
-                .entitlements
-                .iter()
-                .map(|row| cells(row, now).map(|cell| human::printable(&cell))),
-        );
+        rows.extend(report.entitlements.iter().map(cells));
         text.push('\n');
-        text.push_str(&columns(&rows));
+        text += &columns(&rows)?;
     }
-    text
+    Ok(text)
 }
 
-fn cells(row: &Row, now: EpochMs) -> [String; 7] {
-    let none = || "-".to_owned();
-    let limit = match (&row.limit, row.unlimited) {
-        (_, true) => "unlimited".to_owned(),
-        (Some(limit), false) if row.soft_limit => format!("{limit} (soft)"),
-        (Some(limit), false) => limit.to_string(),
-        (None, false) => none(),
+fn cells(row: &Row) -> [String; 7] {
+    let limit = match (&row.access_denied_reason, &row.limit) {
+        (Some(reason), _) => Some(format!("denied: {reason}")),
+        _ if row.unlimited => Some("unlimited".to_owned()),
+        (None, Some(limit)) if row.soft_limit => Some(format!("{limit} (soft)")),
+        (None, limit) => limit.as_ref().map(ToString::to_string),
     };
-    let denied = row
-        .access_denied_reason
-        .as_ref()
-        .map_or_else(|| limit.clone(), |reason| format!("denied: {reason}"));
-    let Some(usage) = &row.usage else {
-        let [usage, ends, at, expires] = [(); 4].map(|()| none());
-        return [
-            row.id.clone(),
-            row.kind.to_owned(),
-            usage,
-            denied,
-            ends,
-            at,
-            expires,
-        ];
-    };
-    let number = usage
-        .current_usage
-        .as_ref()
-        .map_or_else(none, ToString::to_string);
-    let at = if !usage.cached {
-        "no usage key: as in the list".to_owned()
-    } else if let Some(problem) = usage.stamp.problem {
-        problem.to_owned()
-    } else {
-        usage
-            .stamp
-            .timestamp
-            .map_or_else(none, |at| ago(EpochMs(at), now))
-    };
+    let usage = row.usage.as_ref();
+    let as_of = usage.and_then(|usage| match usage.stamp.problem {
+        _ if !usage.cached => Some("no usage key: as in the list".to_owned()),
+        Some(problem) => Some(problem.to_owned()),
+        None => usage.stamp.age_secs.map(ago),
+    });
     [
-        row.id.clone(),
-        row.kind.to_owned(),
-        number,
-        denied,
+        Some(row.id.clone()),
+        Some(row.kind.to_owned()),
         usage
-            .usage_period_end
-            .map_or_else(none, |end| human::date(EpochMs(end))),
-        at,
-        life(usage.stamp.life).unwrap_or_else(none),
+            .and_then(|usage| usage.current_usage.as_ref())
+            .map(ToString::to_string),
+        limit,
+        usage.and_then(|usage| usage.usage_period_end).map(date),
+        as_of,
+        usage.and_then(|usage| life(&usage.stamp)),
     ]
+    .map(|cell| cell.map_or_else(|| "-".to_owned(), |cell| printable(&cell)))
 }
 
-fn customers_list(customers: &Stamp, now: EpochMs) -> String {
-    match customers.timestamp {
-        Some(at) => format!(
-            "own list is of {} ({})",
-            human::date(EpochMs(at)),
-            ago(EpochMs(at), now)
-        ),
-        None => "own list is not cached, or has no timestamp".to_owned(),
-    }
-}
-
-fn stamp(stamp: &Stamp, now: EpochMs) -> String {
-    let at = match (stamp.timestamp, stamp.problem) {
-        (Some(0), _) => "timestamp 0, which readers write for an empty list".to_owned(),
-        (Some(at), _) => format!("of {} ({})", human::date(EpochMs(at)), ago(EpochMs(at), now)),
-        (None, problem) => problem.unwrap_or("no timestamp").to_owned(),
+/// When a list was true, and how long it lives.
+fn of(stamp: &Stamp) -> String {
+    let at = match (stamp.timestamp, &stamp.date, stamp.age_secs) {
+        (Some(0), _, _) => "timestamp 0, which readers write for an empty list".to_owned(),
+        (_, Some(date), Some(secs)) => format!("of {date} ({})", ago(secs)),
+        _ => stamp.problem.unwrap_or("no timestamp").to_owned(),
     };
-    match (life(stamp.life), stamp.life) {
-        (Some(life), KeyExpiry::In(_)) => format!("{at}, expires in {life}"),
-        (Some(life), _) => format!("{at}, {life}"),
-        (None, _) => at,
+    match life(stamp) {
+        Some(life) if stamp.expires_in_secs.is_some() => format!("{at}, expires in {life}"),
+        Some(life) => format!("{at}, {life}"),
+        None => at,
     }
 }
 
-fn ago(at: EpochMs, now: EpochMs) -> String {
-    let age = human::age(at, now);
-    if at > now { age } else { format!("{age} ago") }
-}
-
-fn life(life: KeyExpiry) -> Option<String> {
-    match life {
+fn life(stamp: &Stamp) -> Option<String> {
+    match stamp.expiry {
         KeyExpiry::Absent => None,
         KeyExpiry::Never => Some("never expires".to_owned()),
-        KeyExpiry::In(left) => Some(human::span(left.max(Duration::from_secs(1)))),
+        KeyExpiry::In(left) => Some(span(left.as_secs().max(1))),
         KeyExpiry::Unknown => Some("expiry unknown (no PTTL for this user)".to_owned()),
     }
 }

@@ -1,0 +1,160 @@
+//! What commands print, and how people read it: times, durations, colours, columns, progress.
+
+use std::fmt::{Display, Write as _};
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use tabwriter::TabWriter;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::config::Settings;
+
+/// Allows colours on a terminal.
+pub(super) fn set_colours(settings: &Settings) {
+    console::set_colors_enabled(settings.may_colour() && io::stdout().is_terminal());
+}
+
+/// Writes a result. A reader that has gone does not need it.
+pub(super) fn print(text: impl AsRef<[u8]>) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    let written = stdout.write_all(text.as_ref()).and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// Writes a result for machines.
+pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
+    print(serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// Says what went wrong.
+pub(super) fn complain(what: impl Display) {
+    let _ = writeln!(io::stderr(), "{what}");
+}
+
+/// A line for each count that is not 0.
+pub(super) fn counts(counts: &[(u64, &str)]) -> String {
+    let mut text = String::new();
+    for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
+        let _ = writeln!(text, "{count} {what}"); // a string accepts everything
+    }
+    text
+}
+
+/// Somebody else's text, without what would move a terminal's cursor, colour or reorder the line, or end it.
+pub(super) fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        // Marks, embeddings, overrides and isolates of bidirectional text; separators of lines and paragraphs.
+        let is_bidi = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if is_bidi || character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// `2026-11-24T12:00:00Z`; the number itself if it is no date.
+pub(super) fn date(epoch_ms: i64) -> String {
+    OffsetDateTime::from_unix_timestamp(epoch_ms.div_euclid(1_000))
+        .ok()
+        .and_then(|at| at.format(&Rfc3339).ok())
+        .unwrap_or_else(|| epoch_ms.to_string())
+}
+
+/// The two largest units: `6 d 23 h`, `4 min 3 s`, `12 s`.
+pub(super) fn span(secs: u64) -> String {
+    let (large, small) = match secs {
+        86_400.. => ((secs / 86_400, "d"), (secs % 86_400 / 3_600, "h")),
+        3_600.. => ((secs / 3_600, "h"), (secs % 3_600 / 60, "min")),
+        60.. => ((secs / 60, "min"), (secs % 60, "s")),
+        _ => ((secs, "s"), (0, "")),
+    };
+    match small {
+        (0, _) => format!("{} {}", large.0, large.1),
+        _ => format!("{} {} {} {}", large.0, large.1, small.0, small.1),
+    }
+}
+
+/// How long ago something was: `3 h ago`, `5 s ahead`.
+pub(super) fn ago(secs: i64) -> String {
+    let direction = if secs < 0 { "ahead" } else { "ago" };
+    format!("{} {direction}", span(secs.unsigned_abs()))
+}
+
+/// Lines of equal columns.
+pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> io::Result<String> {
+    let mut writer = TabWriter::new(Vec::new()).padding(2);
+    for row in rows {
+        writeln!(writer, "{}", row.join("\t"))?;
+    }
+    let columns = writer
+        .into_inner()
+        .map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(String::from_utf8_lossy(&columns).into_owned())
+}
+
+/// A progress bar on standard error if that is a terminal. Without a total it counts.
+pub(super) fn bar(total: Option<u64>, what: &'static str) -> ProgressBar {
+    let bar = total.map_or_else(ProgressBar::no_length, ProgressBar::new);
+    let template = if total.is_some() {
+        "{bar:40} {pos} of {len} {msg} ({per_sec}, {eta} left)"
+    } else {
+        "{spinner} {pos} {msg} ({per_sec})"
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.set_message(what);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        for (secs, text) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (61, "1 min 1 s"),
+            (3_600, "1 h"),
+            (7_199, "1 h 59 min"),
+            (604_790, "6 d 23 h"),
+            (86_401, "1 d"),
+        ] {
+            assert_eq!(span(secs), text);
+        }
+    }
+
+    #[test]
+    fn dates_are_utc_and_the_future_is_recognizable() {
+        assert_eq!(date(1_795_521_600_123), "2026-11-24T12:00:00Z");
+        assert_eq!(date(i64::MAX), i64::MAX.to_string());
+        assert_eq!(ago(5), "5 s ago");
+        assert_eq!(ago(-5), "5 s ahead");
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell_on_a_terminal() {
+        let rows = [["a", "bb", "c"], ["äää", "b", ""], ["客户", "b", "c"]].map(|row| row.map(str::to_owned));
+        assert_eq!(columns(&rows).unwrap(), "a     bb  c\näää   b   \n客户  b   c\n");
+    }
+
+    #[test]
+    fn what_changes_how_a_terminal_renders_is_escaped() {
+        assert_eq!(
+            printable("o'brien \u{1b}[2J\n\u{202e}evil\u{2069}é"),
+            "o'brien \\u{1b}[2J\\n\\u{202e}evil\\u{2069}é"
+        );
+    }
+}
