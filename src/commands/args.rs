@@ -16,50 +16,45 @@ use crate::config::{Environment, Settings};
 /// A command beside the service itself.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Checks that everything the service needs is reachable and that the credentials work, with a remedy for what fails.
+    /// Checks that everything the service needs is reachable and lets it in, with a remedy for what does not.
     ///
-    /// One line each for configuration, credentials (and whom AWS takes them for), queue, Redis, Edge API and clock.
-    /// What the service can do without is a note. It leaves no trace: one key below the prefix is written to Redis and
-    /// deleted again, and one message is received without being hidden from others. As that raises its receive count,
-    /// nothing is received where messages wait under a dead-letter rule of fewer than 5 receives, or under one that
-    /// cannot be read, unless --receive is given. Exit status: 0 if all is well, 3 if there are warnings only, 10 if
-    /// credentials failed, 11 the queue, 12 Redis, 13 the Edge API, 14 the clock, 1 if several of these did, 78 if the
-    /// configuration has faults.
+    /// Configuration, credentials (and whom AWS takes them for), queue, Redis, Edge API and clock. What the service does
+    /// without is a note. It leaves no trace: one key below the prefix is written to Redis and deleted again, and one message
+    /// is received, hidden from nobody. As that raises its receive count, nothing is received where messages wait under a
+    /// dead-letter rule of fewer than 5 receives, or under one that cannot be read, unless --receive is given. Exit status:
+    /// 0 if all is well, 3 if there are warnings only, 10 if credentials failed, 11 the queue, 12 Redis, 13 the Edge API, 14
+    /// the clock, 1 if several of these did, 78 if the configuration has faults.
     Check(CheckArgs),
     /// Shows what is cached for a customer, and whether each generation of Stigg's SDKs would answer from it.
     ///
-    /// Reads Redis and changes nothing. Exit status: 0 if something is cached, 3 if nothing is, 1 if Redis cannot be
-    /// read, 78 if the configuration has faults.
+    /// Reads Redis and changes nothing. Exit status: 0 if something is cached, 3 if nothing is, 1 if Redis cannot be read.
     Inspect(InspectArgs),
     /// Applies messages from a file (one JSON message a line) to the cache, as if they came from the queue.
     ///
     /// Accepts bodies as they are, and messages as aws sqs receive-message prints them (jq -c '.Messages[]'). Newer wins,
     /// the readers' locks are waited for, CACHE_UPDATE_POLICY applies. Bad lines are reported with their number and do
     /// not stop the rest. A message was sent when its Attributes or itself say so, else now. Exit status: 0 if every line
-    /// was applied, 1 if some are bad or Redis failed, 78 if the configuration has faults.
+    /// was applied, 1 if some are bad or Redis failed.
     Replay(ReplayArgs),
-    /// Fills the cache for a list of customers with their current state from Stigg's Edge API.
+    /// Fills the cache for a list of customers with what Stigg's Edge API says about them now.
     ///
     /// For a new or an emptied Redis. It also writes customers that CACHE_UPDATE_POLICY would skip, but never over
     /// something newer. List a customer before its resources: a resource's entry counts only beside its customer's. Exit
-    /// status: 0 if all are done, 1 if some failed or it gave up, 78 if the configuration has faults.
+    /// status: 0 if all are done, 1 if some failed or it gave up.
     Warm(WarmArgs),
     /// Deletes what is cached for a customer, a resource or everyone, so that the next reader asks Stigg.
     ///
-    /// Asks first on a terminal; elsewhere it needs --yes. It is remembered for 12 hours, so that messages that were
-    /// sent before bring nothing back. Usages of a customer stay, as they do for a purge that comes from the queue.
-    /// Exit status: 0 if it was done, 1 if the answer was no or Redis failed, 2 if nobody could be asked, 78 if the
-    /// configuration has faults.
+    /// Asks first on a terminal; elsewhere it needs --yes. It is recorded for 12 hours, so that messages that were sent
+    /// before bring nothing back. Usages of a customer stay, as they do for a purge that comes from the queue. Exit status:
+    /// 0 if it was done, 1 if the answer was no or Redis failed, 2 if nobody could be asked.
     Purge(PurgeArgs),
     /// Asks a running service whether its loops make progress (GET /livez on PORT of this machine).
     ///
-    /// For probes in images without a shell. Exit status: 0 if it is up, 1 if it is down or does not answer, 78 if
-    /// PORT is faulty.
+    /// For probes in images without a shell. Exit status: 0 if it is up, 1 if it is down or does not answer.
     Live,
     /// Asks a running service whether it can do its work (GET /readyz on PORT of this machine).
     ///
-    /// For probes in images without a shell. Exit status: 0 if it is ready, 1 if it is not or does not answer, 78 if
-    /// PORT is faulty.
+    /// For probes in images without a shell. Exit status: 0 if it is ready, 1 if it is not or does not answer.
     Ready,
     /// Prints what a shell needs to complete commands and flags.
     Completions {

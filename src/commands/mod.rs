@@ -3,7 +3,6 @@
 
 pub mod args;
 
-mod apply;
 mod check;
 mod inspect;
 mod output;
@@ -13,14 +12,12 @@ mod replay;
 mod session;
 mod warm;
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader};
-use std::path::Path;
+use std::io;
 use std::process::ExitCode;
 
 use self::args::Command;
 use self::output::{complain, print};
-use self::session::Session;
+use self::session::{Session, open_lines, subject};
 use crate::config::{Faults, Settings};
 use crate::store::StoreError;
 
@@ -41,14 +38,8 @@ enum CommandError {
     /// The command line does not say enough, or names what does not exist.
     #[error("{0}")]
     Usage(String),
-    #[error(transparent)]
+    #[error("{0}")]
     Redis(#[from] StoreError),
-    #[error("cannot {doing} {path}: {error}; check the path and its permissions")]
-    File {
-        doing: &'static str,
-        path: String,
-        error: io::Error,
-    },
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
     #[error("{0}")]
@@ -56,17 +47,10 @@ enum CommandError {
 }
 
 impl CommandError {
-    fn file(doing: &'static str, path: &str, error: io::Error) -> Self {
-        let path = path.to_owned();
-        Self::File { doing, path, error }
-    }
-
-    fn exit_status(&self) -> u8 {
-        match self {
-            Self::Configuration(_) => CONFIGURATION,
-            Self::Usage(_) => USAGE,
-            Self::Redis(_) | Self::File { .. } | Self::Output(_) | Self::Failed(_) => FAILED,
-        }
+    fn of_file(doing: &str, path: &str, error: &io::Error) -> Self {
+        Self::Failed(format!(
+            "cannot {doing} {path}: {error}; check the path and its permissions"
+        ))
     }
 }
 
@@ -86,20 +70,12 @@ pub fn run(command: &Command, settings: &Settings) -> ExitCode {
     };
     ExitCode::from(ended.unwrap_or_else(|error| {
         complain(&error);
-        error.exit_status()
+        match error {
+            CommandError::Configuration(_) => CONFIGURATION,
+            CommandError::Usage(_) => USAGE,
+            CommandError::Redis(_) | CommandError::Output(_) | CommandError::Failed(_) => FAILED,
+        }
     }))
-}
-
-/// A file to read line by line, `-` for standard input, and how many lines it has, if that can be counted beforehand.
-fn open_lines(path: &str) -> Result<(Box<dyn BufRead + Send>, Option<u64>), CommandError> {
-    if path == "-" {
-        return Ok((Box::new(BufReader::new(io::stdin())), None));
-    }
-    let open = || File::open(path).map_err(|error| CommandError::file("read", path, error));
-    // A pipe can be read only once.
-    let is_file = Path::new(path).is_file();
-    let total = is_file.then(|| Ok::<_, CommandError>(BufReader::new(open()?).split(b'\n').count() as u64));
-    Ok((Box::new(BufReader::new(open()?)), total.transpose()?))
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<u8, CommandError> {
@@ -107,23 +83,18 @@ fn completions(shell: clap_complete::Shell) -> Result<u8, CommandError> {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);
-    print(&script)?;
-    Ok(DONE)
+    print(&script)
 }
 
 fn manual(of: Option<&str>) -> Result<u8, CommandError> {
     let mut command = args::shown();
     command.build();
     if let Some(name) = of {
-        let found = command.find_subcommand(name).cloned();
-        command = found.ok_or_else(|| {
-            CommandError::Usage(format!(
-                "there is no command '{name}', so it has no manual page; --help lists the commands"
-            ))
+        command = command.find_subcommand(name).cloned().ok_or_else(|| {
+            CommandError::Usage(format!("there is no command '{name}'; --help lists the commands"))
         })?;
     }
     let mut page = Vec::new();
     clap_mangen::Man::new(command).render(&mut page)?;
-    print(&page)?;
-    Ok(DONE)
+    print(&page)
 }

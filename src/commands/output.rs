@@ -1,6 +1,6 @@
 //! What commands print, and how people read it: times, durations, colours, columns, progress.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tabwriter::TabWriter;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::{CommandError, DONE};
 use crate::config::Settings;
 
 /// Allows colours on a terminal.
@@ -18,18 +19,17 @@ pub(super) fn set_colours(settings: &Settings) {
 }
 
 /// Writes a result. A reader that has gone does not need it.
-pub(super) fn print(text: impl AsRef<[u8]>) -> io::Result<()> {
+pub(super) fn print(text: impl AsRef<[u8]>) -> Result<u8, CommandError> {
     let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(text.as_ref()).and_then(|()| stdout.flush());
-    match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written,
+    match stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(DONE),
     }
 }
 
 /// Writes a result for machines.
-pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
-    print(serde_json::to_string_pretty(value)? + "\n")
+pub(super) fn print_json(value: &impl Serialize) -> Result<u8, CommandError> {
+    print(serde_json::to_string_pretty(value).map_err(io::Error::from)? + "\n")
 }
 
 /// Says what went wrong.
@@ -37,22 +37,25 @@ pub(super) fn complain(what: impl Display) {
     let _ = writeln!(io::stderr(), "{what}");
 }
 
-/// A line for each count that is not 0.
+/// A line for the first count, and for each that is not 0.
 pub(super) fn counts(counts: &[(u64, &str)]) -> String {
-    let mut text = String::new();
-    for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
-        let _ = writeln!(text, "{count} {what}"); // a string accepts everything
-    }
-    text
+    let shown = counts
+        .iter()
+        .enumerate()
+        .filter(|(index, (count, _))| *index == 0 || *count > 0);
+    let lines: Vec<String> = shown
+        .map(|(_, (count, what))| format!("{count} {what}\n"))
+        .collect();
+    lines.concat()
 }
 
 /// Somebody else's text, without what would move a terminal's cursor, colour or reorder the line, or end it.
 pub(super) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        // Marks, embeddings, overrides and isolates of bidirectional text; separators of lines and paragraphs.
-        let is_bidi = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if is_bidi || character.is_control() {
+        let is_bidi =
+            matches!(u32::from(character), 0x61c | 0x200e..=0x200f | 0x202a..=0x202e | 0x2066..=0x2069);
+        if is_bidi || character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
             shown.extend(character.escape_default());
         } else {
             shown.push(character);
@@ -63,10 +66,9 @@ pub(super) fn printable(text: &str) -> String {
 
 /// `2026-11-24T12:00:00Z`; the number itself if it is no date.
 pub(super) fn date(epoch_ms: i64) -> String {
-    OffsetDateTime::from_unix_timestamp(epoch_ms.div_euclid(1_000))
-        .ok()
-        .and_then(|at| at.format(&Rfc3339).ok())
-        .unwrap_or_else(|| epoch_ms.to_string())
+    let date = OffsetDateTime::from_unix_timestamp(epoch_ms.div_euclid(1_000)).ok();
+    let date = date.and_then(|date| date.format(&Rfc3339).ok());
+    date.unwrap_or_else(|| epoch_ms.to_string())
 }
 
 /// The two largest units: `6 d 23 h`, `4 min 3 s`, `12 s`.
@@ -89,16 +91,12 @@ pub(super) fn ago(secs: i64) -> String {
     format!("{} {direction}", span(secs.unsigned_abs()))
 }
 
-/// Lines of equal columns.
-pub(super) fn columns<const N: usize>(rows: &[[String; N]]) -> io::Result<String> {
+/// Lines whose cells, with tabs in between, become columns. The last cell of a line may be of any width.
+pub(super) fn columns(lines: &[String]) -> String {
     let mut writer = TabWriter::new(Vec::new()).padding(2);
-    for row in rows {
-        writeln!(writer, "{}", row.join("\t"))?;
-    }
-    let columns = writer
-        .into_inner()
-        .map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(String::from_utf8_lossy(&columns).into_owned())
+    let _ = writer.write_all(lines.join("\n").as_bytes()); // a vector accepts everything
+    let columns = writer.into_inner().unwrap_or_default();
+    String::from_utf8_lossy(&columns).into_owned() + "\n"
 }
 
 /// A progress bar on standard error if that is a terminal. Without a total it counts.
@@ -146,8 +144,8 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell_on_a_terminal() {
-        let rows = [["a", "bb", "c"], ["äää", "b", ""], ["客户", "b", "c"]].map(|row| row.map(str::to_owned));
-        assert_eq!(columns(&rows).unwrap(), "a     bb  c\näää   b   \n客户  b   c\n");
+        let lines = ["a\tbb\tc", "äää\tb\t", "客户\tb\tc"].map(str::to_owned);
+        assert_eq!(columns(&lines), "a     bb  c\näää   b   \n客户  b   c\n");
     }
 
     #[test]

@@ -5,60 +5,48 @@ use std::time::Duration;
 use http::Request;
 use url::Url;
 
-use super::{CommandError, DONE, print};
+use super::{CommandError, print};
 use crate::config::Settings;
-use crate::http_client::{Answer, HttpClient, HttpError, HttpErrorKind, HttpOptions};
-
-/// The service answers at once or is in trouble, and orchestrators do not give a probe much more.
-const DEADLINE: Duration = Duration::from_secs(5);
-const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions};
 
 pub(super) fn run(settings: &Settings, path: &str) -> Result<u8, CommandError> {
     let port = settings.port_to_probe()?;
+    let mut why = "there is no loopback interface".to_owned();
     // The service listens on all addresses; a host has one of these loopbacks, or both.
-    let answer = match ask("127.0.0.1", port, path) {
-        Err(error)
-            if matches!(
-                error.kind,
-                HttpErrorKind::ConnectionRefused | HttpErrorKind::Connection
-            ) =>
-        {
-            ask("[::1]", port, path).map_err(|_| error)
+    for host in ["127.0.0.1", "[::1]"] {
+        let url = format!("http://{host}:{port}{path}");
+        let (Ok(base), Ok(request)) = (Url::parse(&url), Request::get(url).body(Vec::new())) else {
+            continue;
+        };
+        let options = HttpOptions {
+            pool_size: 1,
+            answer_bytes_max: 64 * 1024,
+            // Orchestrators do not give a probe much more.
+            deadline: Duration::from_secs(5),
+            proxy: None,
+        };
+        match HttpClient::new(&base, options).send(request, None) {
+            Ok(answer) => {
+                let body = String::from_utf8_lossy(&answer.body);
+                return match (answer.status, body.trim_end()) {
+                    (200, body) => print(format!("{body}\n")),
+                    (status, body) => Err(CommandError::Failed(format!(
+                        "GET {path} on port {port} answers {status}: {body}; the service's log and its /metrics tell why"
+                    ))),
+                };
+            }
+            Err(error) => {
+                why = error.words;
+                if !matches!(
+                    error.kind,
+                    HttpErrorKind::ConnectionRefused | HttpErrorKind::Connection
+                ) {
+                    break;
+                }
+            }
         }
-        answer => answer,
-    };
-    let answer = answer.map_err(|error| {
-        CommandError::Failed(format!(
-            "no answer to GET {path} on port {port} of this machine: {error}; is the service running here, and is PORT the same?"
-        ))
-    })?;
-    let body = String::from_utf8_lossy(&answer.body);
-    let body = body.trim_end();
-    if answer.status != 200 {
-        return Err(CommandError::Failed(format!(
-            "GET {path} on port {port} answers {}: {body}; the service's log and its /metrics tell why",
-            answer.status
-        )));
     }
-    print(format!("{body}\n"))?;
-    Ok(DONE)
-}
-
-fn ask(host: &str, port: u16, path: &str) -> Result<Answer, HttpError> {
-    let not_http = |error: &dyn std::fmt::Display| HttpError {
-        kind: HttpErrorKind::Protocol,
-        words: error.to_string(),
-    };
-    let url = format!("http://{host}:{port}{path}");
-    let base = Url::parse(&url).map_err(|error| not_http(&error))?;
-    let request = Request::get(url)
-        .body(Vec::new())
-        .map_err(|error| not_http(&error))?;
-    let options = HttpOptions {
-        pool_size: 1,
-        answer_bytes_max: ANSWER_BYTES_MAX,
-        deadline: DEADLINE,
-        proxy: None,
-    };
-    HttpClient::new(&base, options).send(request, None)
+    Err(CommandError::Failed(format!(
+        "no answer to GET {path} on port {port} of this machine: {why}; is the service running here, and is PORT the same?"
+    )))
 }

@@ -4,13 +4,11 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::Args;
 
-use super::apply::Applier;
 use super::output::printable;
-use super::{CommandError, DONE, Session, print};
+use super::{CommandError, Session, print, subject};
 use crate::cache::{CacheChange, changes};
 use crate::clock;
 use crate::config::Settings;
-use crate::entitlement::{CustomerId, ResourceId, Subject};
 use crate::message::{Event, Message};
 use crate::store::{Outcome, StoreError};
 
@@ -33,30 +31,24 @@ pub struct PurgeArgs {
 
 pub(super) fn run(settings: &Settings, args: &PurgeArgs) -> Result<u8, CommandError> {
     let session = Session::open(settings, settings.cache_access()?, 1)?;
-    let prefix = &session.prefix;
-    let whom = match (&args.customer, &args.resource) {
-        (None, _) => format!("every customer of environment '{prefix}'"),
-        (Some(customer), None) => format!("customer '{customer}' of environment '{prefix}'"),
-        (Some(customer), Some(resource)) => {
-            format!("resource '{resource}' of customer '{customer}' of environment '{prefix}'")
-        }
-    };
     if !args.yes {
-        confirm(&format!(
-            "Forget what is cached of {whom} in Redis at {}?",
-            session.redis_at
-        ))?;
+        let whom = match (&args.customer, &args.resource) {
+            (None, _) => "every customer".to_owned(),
+            (Some(customer), None) => format!("customer '{customer}'"),
+            (Some(customer), Some(resource)) => format!("resource '{resource}' of customer '{customer}'"),
+        };
+        let (prefix, at) = (&session.prefix, &session.redis_at);
+        let question = format!("Forget what is cached of {whom} of environment '{prefix}' in Redis at {at}?");
+        confirm(&printable(&question))?;
     }
-    let event = match &args.customer {
-        None => Event::EnvironmentInvalidated,
-        Some(customer) => {
-            let resource = args.resource.clone().map(ResourceId);
-            let customer = CustomerId(customer.clone());
-            Event::Purged(std::iter::once(Subject { customer, resource }).collect())
-        }
-    };
-    print(purge(&session, event)?)?;
-    Ok(DONE)
+    let resource = args.resource.as_deref();
+    let event = args
+        .customer
+        .as_ref()
+        .map_or(Event::EnvironmentInvalidated, |customer| {
+            Event::Purged(std::iter::once(subject(customer, resource)).collect())
+        });
+    print(purge(&session, event)?)
 }
 
 fn confirm(question: &str) -> Result<(), CommandError> {
@@ -91,9 +83,7 @@ fn purge(session: &Session, event: Event) -> Result<String, StoreError> {
             invalidation.resets_tombstone = true;
         }
         let keys = session.store.dry_run(&[&change])?.remove(0)?.written;
-        let outcome = Applier::new(&session.store)
-            .apply(std::slice::from_ref(&change))?
-            .remove(0)?;
+        let outcome = session.apply(std::slice::from_ref(&change))?.remove(0)?;
         text.extend(keys.iter().map(|key| printable(key) + "\n"));
         let summary = match (&change, outcome) {
             (CacheChange::InvalidateEnvironment(_), Outcome::Applied { written, .. }) => format!(

@@ -7,7 +7,6 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::Value;
 
-use super::apply::Applier;
 use super::output::{bar, counts, printable};
 use super::{CommandError, DONE, FAILED, Session, complain, open_lines, print};
 use crate::cache::{CacheChange, changes};
@@ -35,7 +34,6 @@ pub(super) fn run(settings: &Settings, args: &ReplayArgs) -> Result<u8, CommandE
     let session = Session::open(settings, settings.cache_access()?, 1)?;
     let (input, total) = open_lines(&args.file)?;
     let mut replay = Replay {
-        applier: Applier::new(&session.store),
         session: &session,
         is_dry: args.dry_run,
         pending: Vec::new(),
@@ -49,23 +47,8 @@ pub(super) fn run(settings: &Settings, args: &ReplayArgs) -> Result<u8, CommandE
     Ok(if replay.tally.bad == 0 { DONE } else { FAILED })
 }
 
-#[derive(Debug, Default)]
-struct Tally {
-    lines: u64,
-    written: u64,
-    stale: u64,
-    purges: u64,
-    invalidations: u64,
-    unlinked: u64,
-    not_cached: u64,
-    purged_later: u64,
-    ignored: u64,
-    bad: u64,
-}
-
 struct Replay<'a> {
     session: &'a Session,
-    applier: Applier<'a>,
     is_dry: bool,
     /// Changes that are not applied yet, each with the number of its line.
     pending: Vec<(u64, CacheChange)>,
@@ -78,12 +61,7 @@ impl Replay<'_> {
         for (number, line) in (1..).zip(input.split(b'\n')) {
             match line {
                 Ok(line) => self.line(number, line.trim_ascii())?,
-                Err(error) => {
-                    self.flush()?;
-                    return Err(CommandError::Failed(format!(
-                        "line {number}: cannot be read: {error}; what came before it was applied"
-                    )));
-                }
+                Err(error) => self.bad(number, &format!("cannot be read: {error}")),
             }
             self.bar.inc(1);
         }
@@ -95,15 +73,11 @@ impl Replay<'_> {
             return Ok(());
         }
         self.tally.lines += 1;
-        let decoded = str::from_utf8(line).map_err(|_| "it is not UTF-8".to_owned());
-        let decoded = decoded.and_then(|line| {
-            let (body, sent_at) = body_of(line, clock::now());
-            message::decode(&body, sent_at).map_err(|fault| fault.to_string())
-        });
-        let message = match decoded {
+        let (body, sent_at) = body_of(&String::from_utf8_lossy(line), clock::now());
+        let message = match message::decode(&body, sent_at) {
             Ok(message) => message,
             Err(fault) => {
-                self.bad(number, &fault);
+                self.bad(number, &fault.to_string());
                 return Ok(());
             }
         };
@@ -122,17 +96,15 @@ impl Replay<'_> {
 
     fn flush(&mut self) -> Result<(), CommandError> {
         let (numbers, changes): (Vec<u64>, Vec<CacheChange>) = self.pending.drain(..).unzip();
-        let Some(first) = numbers.first().copied() else {
+        let Some(first) = numbers.first() else {
             return Ok(());
         };
-        let failed = |error| {
-            CommandError::Failed(format!(
-                "from line {first} on nothing is known to be applied: {error}"
-            ))
-        };
+        let failed = format!("from line {first} on nothing is known to be applied");
+        let failed = |error| CommandError::Failed(format!("{failed}: {error}"));
+        let lines = numbers.iter().copied().zip(&changes);
         if self.is_dry {
             let runs = self.session.store.dry_run(&changes.iter().collect::<Vec<_>>());
-            for ((number, change), run) in numbers.into_iter().zip(&changes).zip(runs.map_err(failed)?) {
+            for ((number, change), run) in lines.zip(runs.map_err(failed)?) {
                 match run {
                     Ok(run) => self.predict(number, &prediction(change, &run))?,
                     Err(error) => self.bad(number, &error.message),
@@ -140,8 +112,7 @@ impl Replay<'_> {
             }
             return Ok(());
         }
-        let outcomes = self.applier.apply(&changes).map_err(failed)?;
-        for ((number, change), outcome) in numbers.into_iter().zip(&changes).zip(outcomes) {
+        for ((number, change), outcome) in lines.zip(self.session.apply(&changes).map_err(failed)?) {
             match outcome {
                 Ok(outcome) => self.tally.count(change, outcome),
                 Err(error) => self.bad(number, &error.message),
@@ -185,26 +156,34 @@ fn prediction(change: &CacheChange, run: &DryRun) -> String {
         let pattern = invalidation.keyspace.customer_keys_pattern();
         return format!("would delete every key of a customer in the environment: {pattern}");
     }
-    let what = if change.only_deletes() {
-        "would delete"
-    } else {
-        "would write"
-    };
+    let verb = if change.only_deletes() { "delete" } else { "write" };
+    let (written, stale) = (run.written.join(" "), run.stale.join(" "));
     let why_nothing = match run.outcome {
-        Outcome::Applied { .. } if !(run.written.is_empty() && run.stale.is_empty()) => {
-            let (written, stale) = (run.written.join(" "), run.stale.join(" "));
-            return match (written.as_str(), stale.as_str()) {
-                (_, "") => format!("{what} {written}"),
-                ("", _) => format!("{what}; newer is stored at {stale}"),
-                _ => format!("{what} {written}; newer is stored at {stale}"),
-            };
-        }
+        Outcome::Applied { .. } if !stale.is_empty() => &format!("newer is stored at {stale}"),
         Outcome::Applied { .. } | Outcome::NoCustomer => "the customer is not cached",
         Outcome::SkippedByPolicy => "the customer is not cached (CACHE_UPDATE_POLICY=UPDATE_IF_EXISTS)",
         Outcome::PurgedLater => "the customer was purged after it was sent",
         Outcome::Locked => "an SDK holds its lock",
     };
-    format!("{what} nothing: {why_nothing}")
+    match (written.as_str(), stale.as_str()) {
+        ("", _) => format!("would {verb} nothing: {why_nothing}"),
+        (_, "") => format!("would {verb} {written}"),
+        _ => format!("would {verb} {written}; {why_nothing}"),
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    lines: u64,
+    written: u64,
+    stale: u64,
+    purges: u64,
+    invalidations: u64,
+    unlinked: u64,
+    not_cached: u64,
+    purged_later: u64,
+    ignored: u64,
+    bad: u64,
 }
 
 impl Tally {
@@ -227,24 +206,18 @@ impl Tally {
 
     fn summary(&self, is_dry: bool) -> String {
         let unchanged = if is_dry { ", nothing was changed" } else { "" };
-        let rest = counts(&[
+        counts(&[
+            (self.lines, &format!("messages read{unchanged}")),
             (self.written, "values written, each with its timestamp"),
             (self.stale, "values left, as newer ones are stored"),
             (self.purges, "customers or resources purged"),
             (self.invalidations, "invalidations of the environment"),
             (self.unlinked, "keys deleted by them"),
-            (
-                self.not_cached,
-                "changes without effect, as their customer is not cached",
-            ),
-            (
-                self.purged_later,
-                "changes without effect, as their customer was purged since",
-            ),
+            (self.not_cached, "changes of customers who are not cached"),
+            (self.purged_later, "changes of what was purged since"),
             (self.ignored, "messages that change nothing"),
             (self.bad, "bad lines or refused changes"),
-        ]);
-        format!("{} messages read{unchanged}\n{rest}", self.lines)
+        ])
     }
 }
 

@@ -1,23 +1,20 @@
 //! `check`: asks everything that the service needs, with one line for each finding. What the service can do without fails
-//! nothing. It leaves no trace: the one key that it writes to Redis is deleted again, and a message is received only where
-//! that harms none.
+//! nothing. It leaves no trace: see `peers`.
 
-mod clock_skew;
-mod queue;
-mod redis_server;
+mod peers;
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use clap::Args;
 use console::style;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
+use self::Severity::{Failure, Good, Note, Warning};
 use super::output::{date, print_json, printable};
 use super::{CONFIGURATION, CommandError, DONE, FAILED, Session, print};
 use crate::aws::sts::{StsAccess, StsClient};
-use crate::aws::{CredentialsProvider, EdgeCredentials, provider};
+use crate::aws::{Credentials, EdgeCredentials, provider};
 use crate::clock;
 use crate::config::{Config, CredentialSource, Settings, StsEndpoint};
 use crate::edge::EdgeClient;
@@ -52,198 +49,168 @@ enum Area {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Severity {
-    Ok,
-    /// The service can do without, and an operator may want it that way.
+    #[serde(rename = "ok")]
+    Good,
+    /// The service does without, which may well be intended.
     Note,
     Warning,
     Failure,
 }
 
-/// One line.
-#[derive(Debug, Serialize)]
-struct Finding {
-    area: Area,
-    #[serde(rename = "status")]
-    severity: Severity,
-    /// What was found, for what, and the remedy if there is something to be done. No secret.
-    text: String,
+/// How bad it is; then what was found, for what, and the remedy if there is something to be done. No secret.
+type Finding = (Severity, String);
+
+fn good(text: impl Into<String>) -> Finding {
+    (Good, text.into())
 }
 
-impl Area {
-    fn ok(self, text: impl Into<String>) -> Finding {
-        self.finding(Severity::Ok, text)
+fn note(text: impl Into<String>) -> Finding {
+    (Note, text.into())
+}
+
+fn warning(text: impl Into<String>) -> Finding {
+    (Warning, text.into())
+}
+
+fn failure(text: impl Into<String>) -> Finding {
+    (Failure, text.into())
+}
+
+#[derive(Debug, Default)]
+struct Findings(Vec<(Area, Finding)>);
+
+impl Findings {
+    fn add(&mut self, area: Area, findings: impl IntoIterator<Item = Finding>) {
+        self.0.extend(findings.into_iter().map(|finding| (area, finding)));
     }
 
-    fn note(self, text: impl Into<String>) -> Finding {
-        self.finding(Severity::Note, text)
+    fn worst(&self) -> Severity {
+        let severities = self.0.iter().map(|(_, (severity, _))| *severity);
+        severities.max().unwrap_or(Good)
     }
 
-    fn warning(self, text: impl Into<String>) -> Finding {
-        self.finding(Severity::Warning, text)
+    fn lines(&self) -> String {
+        let line = |(area, (severity, text)): &(Area, Finding)| {
+            let severity = match severity {
+                Good => style("ok     ").green(),
+                Note => style("note   ").cyan(),
+                Warning => style("warning").yellow(),
+                Failure => style("failure").red(),
+            };
+            let area = format!("{area:?}").to_lowercase();
+            format!("{severity}  {area:<13}  {}\n", printable(text))
+        };
+        self.0.iter().map(line).collect::<Vec<_>>().concat()
     }
 
-    fn failure(self, text: impl Into<String>) -> Finding {
-        self.finding(Severity::Failure, text)
+    fn json(&self) -> Value {
+        let finding = |(area, (severity, text)): &(Area, Finding)| json!({"area": area, "status": severity, "text": text});
+        let status = if self.worst() == Note { Good } else { self.worst() };
+        json!({"status": status, "checks": self.0.iter().map(finding).collect::<Vec<_>>()})
     }
 
-    fn finding(self, severity: Severity, text: impl Into<String>) -> Finding {
-        let (area, text) = (self, text.into());
-        Finding { area, severity, text }
+    /// The area that failed, if it is one; 1 if they are several; 3 if there are warnings and nothing worse.
+    fn exit_status(&self) -> u8 {
+        let failures = self.0.iter().filter(|(_, (severity, _))| *severity == Failure);
+        let mut failed = failures.map(|(area, _)| *area);
+        match failed.next() {
+            Some(first) if failed.all(|area| area == first) => first as u8,
+            Some(_) => FAILED,
+            None if self.worst() == Warning => WARNED,
+            None => DONE,
+        }
     }
 }
 
 pub(super) fn run(settings: &Settings, args: &CheckArgs) -> Result<u8, CommandError> {
     let findings = check(settings, args)?;
     if args.json {
-        // Notes are no reason to look closer.
-        let worst = findings.iter().map(|finding| finding.severity).max();
-        let status = worst
-            .filter(|worst| *worst > Severity::Note)
-            .unwrap_or(Severity::Ok);
-        print_json(&json!({"status": status, "checks": findings}))?;
+        print_json(&findings.json())?;
     } else {
-        print(lines(&findings))?;
+        print(findings.lines())?;
     }
-    Ok(exit_status(&findings))
+    Ok(findings.exit_status())
 }
 
-fn check(settings: &Settings, args: &CheckArgs) -> Result<Vec<Finding>, CommandError> {
+fn check(settings: &Settings, args: &CheckArgs) -> Result<Findings, CommandError> {
+    let mut findings = Findings::default();
     let config = match settings.validate() {
         Ok(config) => config,
         Err(faults) => {
-            let faults = faults.lines().iter();
-            return Ok(faults.map(|fault| Area::Configuration.failure(fault)).collect());
+            findings.add(Area::Configuration, faults.lines().iter().map(failure));
+            return Ok(findings);
         }
     };
     let mut access = settings.cache_access()?;
     access.notices.clear(); // they are findings
     let session = Session::open(settings, access, 1)?;
-    let mut findings = vec![Area::Configuration.ok(format!(
-        "valid: queue {} in {}, environment '{}'",
-        config.queue_url, config.region, config.environment_prefix
-    ))];
-    findings.extend(
-        config
-            .notices
-            .iter()
-            .map(|notice| Area::Configuration.warning(notice)),
-    );
+    let (queue, region, prefix) = (&config.queue_url, &config.region, &config.environment_prefix);
+    let valid = format!("valid: queue {queue} in {region}, environment '{prefix}'");
+    findings.add(Area::Configuration, [good(valid)]);
+    findings.add(Area::Configuration, config.notices.iter().map(warning));
 
-    let edge = Arc::new(EdgeClient::new(
-        config.edge_api_url.clone(),
-        config.server_api_key.clone(),
-        config.proxy.clone(),
-    ));
-    let provider = check_credentials(&config, settings.sts_endpoint(), &edge, &mut findings);
-    let has_credentials = provider.is_some();
-    if let Some(provider) = provider {
-        queue::check(&config, provider, args.receive, &mut findings);
+    let (url, key) = (config.edge_api_url.clone(), config.server_api_key.clone());
+    let edge = Arc::new(EdgeClient::new(url, key, config.proxy.clone()));
+    let of_edge = EdgeCredentials::new(Arc::clone(&edge), queue.clone());
+    let (provider, _) = provider(&config.credentials, config.proxy.clone(), of_edge, Stop::never());
+    let credentials = provider.current(clock::now());
+    match &credentials {
+        Err(error) => findings.add(Area::Credentials, [failure(&error.message)]),
+        Ok(credentials) => {
+            let until = credentials.expires_at.map(|at| format!(", until {}", date(at.0)));
+            let source = provider.describe() + &until.unwrap_or_default();
+            let caller = caller(&config, settings.sts_endpoint(), credentials);
+            findings.add(Area::Credentials, [good(source), caller]);
+            findings.add(Area::Queue, peers::queue(&config, provider, args.receive));
+        }
     }
-    redis_server::check(&config, &session, &mut findings);
-    findings.push(check_edge(&config, &edge, has_credentials));
-    findings.push(clock_skew::check(&config, &session.store));
+    findings.add(Area::Redis, peers::redis_server(prefix, &session));
+    let is_needed = config.credentials == CredentialSource::EdgeApi && credentials.is_err();
+    let answer = match edge.sentry_dsn() {
+        Ok(_) => good(format!("{} answers and takes SERVER_API_KEY", edge.address())),
+        Err(error) if is_needed => failure(error.message),
+        Err(error) => warning(format!(
+            "{error}. Only error reports and the command warm need it"
+        )),
+    };
+    findings.add(Area::Edge, [answer]);
+    findings.add(Area::Clock, [peers::clocks(&config, &session.store)]);
     Ok(findings)
 }
 
-/// Where credentials come from, and whom AWS takes them for. None if there are none.
-fn check_credentials(
-    config: &Config,
-    endpoint: StsEndpoint,
-    edge: &Arc<EdgeClient>,
-    findings: &mut Vec<Finding>,
-) -> Option<Arc<dyn CredentialsProvider>> {
-    let of_edge = EdgeCredentials::new(Arc::clone(edge), config.queue_url.clone());
-    let (provider, _) = provider(&config.credentials, config.proxy.clone(), of_edge, Stop::never());
-    let credentials = match provider.current(clock::now()) {
-        Ok(credentials) => credentials,
-        Err(error) => {
-            findings.push(Area::Credentials.failure(error.message));
-            return None;
-        }
-    };
-    let until = credentials.expires_at.map(|at| format!(", until {}", date(at.0)));
-    findings.push(Area::Credentials.ok(provider.describe() + &until.unwrap_or_default()));
-    let access = StsAccess {
-        endpoint,
-        proxy: config.proxy.clone(),
-    };
-    let caller = match StsClient::new(&access, None) {
-        Some(sts) => sts.caller(&credentials),
-        None => Err("the region has no STS; check AWS_REGION".to_owned()),
-    };
-    findings.push(match caller {
-        Ok(arn) => Area::Credentials.ok(format!("the caller is {arn}")),
-        Err(why) => Area::Credentials.warning(format!(
-            "cannot tell who the caller is ({}): the service itself need not know",
-            why.trim_end_matches('.')
-        )),
-    });
-    Some(provider)
-}
-
-/// Stigg's Edge API answers and accepts the key. The service needs it for no more than its credentials, if for these.
-fn check_edge(config: &Config, edge: &EdgeClient, has_credentials: bool) -> Finding {
-    match edge.sentry_dsn() {
-        Ok(_) => Area::Edge.ok(format!("{} answers and accepts SERVER_API_KEY", edge.address())),
-        Err(error) if config.credentials == CredentialSource::EdgeApi && !has_credentials => {
-            Area::Edge.failure(error.message)
-        }
-        Err(error) => Area::Edge.warning(format!(
-            "{error}. The service works without it; error reports without SENTRY_DSN and `warm` do not"
-        )),
-    }
-}
-
-fn lines(findings: &[Finding]) -> String {
-    let mut text = String::new();
-    for Finding {
-        area,
-        severity,
-        text: what,
-    } in findings
-    {
-        let severity = match severity {
-            Severity::Ok => style("ok     ").green(),
-            Severity::Note => style("note   ").cyan(),
-            Severity::Warning => style("warning").yellow(),
-            Severity::Failure => style("failure").red(),
-        };
-        let area = format!("{area:?}").to_lowercase();
-        let _ = writeln!(text, "{severity}  {area:<13}  {}", printable(what)); // a string accepts everything
-    }
-    text
-}
-
-/// The area that failed, if it is one; 1 if they are several; 3 if there are warnings and nothing worse.
-fn exit_status(findings: &[Finding]) -> u8 {
-    let is = |severity| move |finding: &&Finding| finding.severity == severity;
-    let mut failed = findings
-        .iter()
-        .filter(is(Severity::Failure))
-        .map(|finding| finding.area);
-    match failed.next() {
-        Some(first) if failed.all(|area| area == first) => first as u8,
-        Some(_) => FAILED,
-        None if findings.iter().any(|finding| is(Severity::Warning)(&finding)) => WARNED,
-        None => DONE,
-    }
+/// Whom AWS takes the credentials for.
+fn caller(config: &Config, endpoint: StsEndpoint, credentials: &Credentials) -> Finding {
+    let proxy = config.proxy.clone();
+    let sts = StsClient::new(&StsAccess { endpoint, proxy }, None);
+    let sts = sts.ok_or_else(|| "the region has no STS; check AWS_REGION".to_owned());
+    sts.and_then(|sts| sts.caller(credentials)).map_or_else(
+        |why| {
+            warning(format!(
+                "cannot tell who the caller is ({why}): the service itself need not know"
+            ))
+        },
+        |arn| good(format!("the caller is {arn}")),
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn findings(of: &[(Area, Severity)]) -> Findings {
+        let finding = |(area, severity): &(Area, Severity)| (*area, (*severity, "PORT: is not".to_owned()));
+        Findings(of.iter().map(finding).collect())
+    }
+
     #[test]
     fn the_exit_status_tells_which_area_failed() {
-        assert_eq!(exit_status(&[]), 0);
-        let harmless = || vec![Area::Queue.ok("a"), Area::Redis.note("b")];
-        assert_eq!(exit_status(&harmless()), 0);
         let with = |areas: &[Area]| {
-            let mut findings = harmless();
-            findings.extend(areas.iter().map(|area| area.failure("c")));
-            findings.push(Area::Clock.warning("d"));
-            exit_status(&findings)
+            let mut of = vec![(Area::Queue, Good), (Area::Redis, Note), (Area::Clock, Warning)];
+            of.extend(areas.iter().map(|area| (*area, Failure)));
+            findings(&of).exit_status()
         };
+        assert_eq!(findings(&[]).exit_status(), 0);
+        assert_eq!(findings(&[(Area::Redis, Note)]).exit_status(), 0);
         assert_eq!(with(&[]), 3);
         assert_eq!(with(&[Area::Redis]), 12);
         assert_eq!(with(&[Area::Configuration, Area::Configuration]), 78);
@@ -251,14 +218,11 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_severity_area_and_text() {
-        let findings = [
-            Area::Edge.ok("answers"),
-            Area::Configuration.failure("PORT: is not"),
-        ];
-        assert_eq!(
-            lines(&findings),
-            "ok       edge           answers\nfailure  configuration  PORT: is not\n"
-        );
+    fn a_line_has_status_area_and_text_and_a_note_leaves_all_well() {
+        let findings = findings(&[(Area::Redis, Note), (Area::Configuration, Good)]);
+        let lines = "note     redis          PORT: is not\nok       configuration  PORT: is not\n";
+        assert_eq!(findings.lines(), lines);
+        assert_eq!(findings.json()["status"], "ok");
+        assert_eq!(findings.json()["checks"][0]["status"], "note");
     }
 }

@@ -7,8 +7,11 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, tick};
+
 use crate::cache::{CacheChange, Layout, changes};
 use crate::clock;
+use crate::commands::session::Session;
 use crate::edge::{EdgeClient, EdgeError, EdgeErrorKind};
 use crate::entitlement::{EpochMs, Subject};
 use crate::http_client::HttpErrorKind;
@@ -29,7 +32,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_mins(2);
 const NO_TIME: EpochMs = EpochMs(1);
 
 /// What became of a customer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Filled {
     Written,
     NewerIsStored,
@@ -37,31 +40,19 @@ pub(super) enum Filled {
     NothingKnown,
     /// A purge came while Stigg was asked.
     PurgedMeanwhile,
+    /// An earlier run filled it.
+    Before,
 }
 
 /// Why a customer was not filled.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub(super) enum FillError {
-    #[error("{why}")]
-    Retryable {
-        why: String,
-        /// For how long the Edge API asked not to be called.
-        retry_after: Option<Duration>,
-    },
-    #[error("{0}")]
+    /// It may pass. For so long the Edge API asked not to be called.
+    Retryable(String, Option<Duration>),
+    /// It is this customer's own.
     Customer(String),
     /// The other customers would fail for the same reason.
-    #[error("{0}")]
     Everyone(String),
-}
-
-impl FillError {
-    fn retryable(why: &str) -> Self {
-        Self::Retryable {
-            why: why.to_owned(),
-            retry_after: None,
-        }
-    }
 }
 
 impl From<StoreError> for FillError {
@@ -72,88 +63,70 @@ impl From<StoreError> for FillError {
 
 impl From<EdgeError> for FillError {
     fn from(error: EdgeError) -> Self {
+        use EdgeErrorKind::{ApiKeyInvalid, ApiKeyUnreadable, NoUrl, Status, Unanswered, UnexpectedAnswer};
+        use HttpErrorKind::{Connection, ConnectionRefused, HostNotFound, Timeout};
         match error.kind {
-            EdgeErrorKind::Status(401 | 403)
-            | EdgeErrorKind::ApiKeyUnreadable
-            | EdgeErrorKind::ApiKeyInvalid => Self::Everyone(error.message),
-            EdgeErrorKind::Status(429 | 500..)
-            | EdgeErrorKind::Unanswered(
-                HttpErrorKind::Timeout
-                | HttpErrorKind::HostNotFound
-                | HttpErrorKind::ConnectionRefused
-                | HttpErrorKind::Connection,
-            ) => Self::Retryable {
-                why: error.message,
-                retry_after: error.retry_after,
-            },
-            EdgeErrorKind::Status(_)
-            | EdgeErrorKind::UnexpectedAnswer
-            | EdgeErrorKind::NoUrl
-            | EdgeErrorKind::Unanswered(_) => Self::Customer(error.message),
+            Status(401 | 403) | ApiKeyUnreadable | ApiKeyInvalid => Self::Everyone(error.message),
+            Status(429 | 500..) | Unanswered(Timeout | HostNotFound | ConnectionRefused | Connection) => {
+                Self::Retryable(error.message, error.retry_after)
+            }
+            Status(_) | UnexpectedAnswer | NoUrl | Unanswered(_) => Self::Customer(error.message),
         }
-    }
-}
-
-/// Spaces the calls of all threads evenly.
-#[derive(Debug)]
-pub(super) struct Pace {
-    interval: Duration,
-    next: Mutex<Instant>,
-}
-
-impl Pace {
-    pub fn new(calls_per_second: u32) -> Self {
-        Self {
-            interval: Duration::from_secs(1) / calls_per_second,
-            next: Mutex::new(Instant::now()),
-        }
-    }
-
-    fn wait(&self) {
-        let turn = self.reserve(Duration::ZERO, self.interval);
-        Stop::never().wait(turn.saturating_duration_since(Instant::now()));
-    }
-
-    /// The next turn, at the earliest after `pause`; the one after it comes `interval` later.
-    fn reserve(&self, pause: Duration, interval: Duration) -> Instant {
-        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = (*next).max(Instant::now() + pause);
-        *next = turn + interval;
-        turn
     }
 }
 
 pub(super) struct Filler<'a> {
-    pub store: &'a RedisStore,
-    pub edge: &'a EdgeClient,
-    pub layout: &'a Layout,
-    pub retries: u32,
-    pub pace: Pace,
+    store: &'a RedisStore,
+    edge: &'a EdgeClient,
+    layout: &'a Layout,
+    retries: u32,
+    /// One call of any thread for each.
+    turns: Receiver<Instant>,
+    /// Nobody calls before.
+    paused_until: Mutex<Instant>,
 }
 
-impl Filler<'_> {
+impl<'a> Filler<'a> {
+    pub fn new(session: &'a Session, edge: &'a EdgeClient, calls_per_second: u32, retries: u32) -> Self {
+        Self {
+            store: &session.store,
+            edge,
+            layout: &session.layout,
+            retries,
+            turns: tick(Duration::from_secs(1) / calls_per_second),
+            paused_until: Mutex::new(Instant::now()),
+        }
+    }
+
     pub fn fill(&self, subject: &Subject) -> Result<Filled, FillError> {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
-        for _ in 0..self.retries {
+        let mut tries = 1;
+        loop {
             match self.try_once(subject) {
-                Err(FillError::Retryable { retry_after, .. }) => {
+                Err(FillError::Retryable(why, _)) if tries > self.retries => {
+                    return Err(FillError::Customer(format!("{why} (tried {tries} times)")));
+                }
+                Err(FillError::Retryable(_, retry_after)) => {
                     let pause = retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
-                    self.pace.reserve(pause, Duration::ZERO); // for the calls of all threads
+                    let mut paused_until = self.paused_until.lock().unwrap_or_else(PoisonError::into_inner);
+                    *paused_until = (*paused_until).max(Instant::now() + pause);
+                    drop(paused_until);
                     Stop::never().wait(backoff.next_wait(fastrand::f64()));
+                    tries += 1;
                 }
                 ended => return ended,
             }
         }
-        self.try_once(subject).map_err(|error| match error {
-            FillError::Retryable { why, .. } => {
-                FillError::Customer(format!("{why} (tried {} times)", self.retries + 1))
-            }
-            FillError::Customer(_) | FillError::Everyone(_) => error,
-        })
+    }
+
+    fn wait_for_turn(&self) {
+        let paused_until = *self.paused_until.lock().unwrap_or_else(PoisonError::into_inner);
+        Stop::never().wait(paused_until.saturating_duration_since(Instant::now()));
+        let _ = self.turns.recv(); // they never end
     }
 
     fn try_once(&self, subject: &Subject) -> Result<Filled, FillError> {
-        self.pace.wait();
+        self.wait_for_turn();
         let keyspace = &self.layout.keyspace;
         let lock = keyspace.refetch_lock(subject);
         let token = format!("warm-{:x}", fastrand::u128(..));
@@ -168,21 +141,18 @@ impl Filler<'_> {
         filled
     }
 
-    /// Takes the lock; waits for a reader that holds it, which is filling this very customer. Returns when it was taken.
+    /// Takes the lock, and returns when that was; waits for a reader that holds it, which is filling this very customer.
     fn take(&self, lock: &str, token: &str) -> Result<Instant, FillError> {
         let began = Instant::now();
-        loop {
+        while began.elapsed() <= WRITE_LOCK_MAX {
             let locked_at = Instant::now();
             if self.store.take_lock(lock, token, WRITE_LOCK_MAX)? {
                 return Ok(locked_at);
             }
-            if began.elapsed() > WRITE_LOCK_MAX {
-                return Err(FillError::retryable(
-                    "an SDK holds the lock of a refetch all the time",
-                ));
-            }
             Stop::never().wait(LOCKED_RETRY_MIN);
         }
+        let why = "an SDK holds the lock of a refetch all the time";
+        Err(FillError::Retryable(why.to_owned(), None))
     }
 
     fn ask_and_write(&self, subject: &Subject, locked_at: Instant) -> Result<Filled, FillError> {
@@ -199,31 +169,25 @@ impl Filler<'_> {
             if let CacheChange::WriteEntitlements(write) = &mut change {
                 (write.sent_at, write.is_answer) = (asked_at, true);
             }
-            match self.write(&change, locked_at)? {
-                Outcome::Applied { written: 0, .. } => return Ok(Filled::NewerIsStored),
-                Outcome::PurgedLater => return Ok(Filled::PurgedMeanwhile),
-                Outcome::Applied { .. }
-                | Outcome::SkippedByPolicy
-                | Outcome::NoCustomer
-                | Outcome::Locked => {}
+            let outcome = self.write(&change, locked_at)?;
+            if outcome == Outcome::PurgedLater {
+                return Ok(Filled::PurgedMeanwhile);
+            } else if let Outcome::Applied { written: 0, .. } = outcome {
+                return Ok(Filled::NewerIsStored);
             }
         }
         Ok(Filled::Written)
     }
 
     fn write(&self, change: &CacheChange, locked_at: Instant) -> Result<Outcome, FillError> {
+        let attempt = [(change, LockPatience::OWN_REFETCH)];
         while locked_at.elapsed() <= WRITE_WITHIN {
-            let mut outcomes = self
-                .store
-                .apply(&[(change, LockPatience::OWN_REFETCH)], &|| true)?;
-            match outcomes.remove(0) {
+            match self.store.apply(&attempt, &|| true)?.remove(0) {
                 Ok(Outcome::Locked) => _ = Stop::never().wait(LOCKED_RETRY_MIN),
-                Ok(outcome) => return Ok(outcome),
-                Err(error) => return Err(FillError::Customer(error.message)),
+                outcome => return outcome.map_err(|error| FillError::Customer(error.message)),
             }
         }
-        Err(FillError::retryable(
-            "the answer came too late to be written while the lock was held",
-        ))
+        let why = "the answer came too late to be written while the lock was held";
+        Err(FillError::Retryable(why.to_owned(), None))
     }
 }

@@ -15,12 +15,11 @@ use clap::Args;
 use crossbeam_channel::bounded;
 use indicatif::ProgressBar;
 
-use self::fill::{ANSWER_WITHIN, FillError, Filled, Filler, Pace};
-use super::output::{bar, counts, printable};
-use super::{CommandError, DONE, FAILED, Session, complain, open_lines, print};
+use self::fill::{ANSWER_WITHIN, FillError, Filled, Filler};
+use super::output::{self, bar, printable};
+use super::{CommandError, DONE, FAILED, Session, complain, open_lines, print, subject};
 use crate::config::{CacheUpdatePolicy, Settings};
 use crate::edge::EdgeClient;
-use crate::entitlement::{CustomerId, ResourceId, Subject};
 
 /// What `warm` is asked.
 #[derive(Debug, Args)]
@@ -52,34 +51,23 @@ pub(super) fn run(settings: &Settings, args: &WarmArgs) -> Result<u8, CommandErr
     access.policy = CacheUpdatePolicy::Upsert; // whatever the policy for messages is
     let session = Session::open(settings, access, args.parallel)?;
     let edge = EdgeClient::for_many(edge.url, edge.key, proxy, args.parallel as usize, ANSWER_WITHIN);
-    let filler = Filler {
-        store: &session.store,
-        edge: &edge,
-        layout: &session.layout,
-        retries: args.retries,
-        pace: Pace::new(args.rate),
-    };
+    let filler = Filler::new(&session, &edge, args.rate, args.retries);
     let (input, total) = open_lines(&args.file)?;
-    let (mut record, done_before) = Record::open(args, total)?;
+    let mut record = Record::open(args, total)?;
+    let done_before = std::mem::take(&mut record.done_before);
     let ended = thread::scope(|scope| {
-        // Without buffers: when the record gives up, nobody calls more than once again.
+        // Without buffers: once the record gives up, a thread makes one more call at most.
         let (lines_sender, lines) = bounded::<io::Result<Vec<u8>>>(0);
         let (results_sender, results) = bounded(0);
-        let read = move || {
-            for line in input.split(b'\n') {
-                if lines_sender.send(line).is_err() {
-                    return;
-                }
-            }
-        };
+        let read = move || _ = input.split(b'\n').try_for_each(|line| lines_sender.send(line));
         spawn(scope, "warm-reader".to_owned(), read)?;
         for number in 0..args.parallel {
             let (lines, results_sender) = (lines.clone(), results_sender.clone());
             let (filler, done_before) = (&filler, &done_before);
+            let fill = |line: Vec<u8>| fill_line(filler, done_before, &line);
             let fill = move || {
                 for line in lines {
-                    let result = line.map(|line| fill_line(filler, done_before, &line));
-                    if results_sender.send(result).is_err() {
+                    if results_sender.send(line.map(fill)).is_err() {
                         return;
                     }
                 }
@@ -87,21 +75,26 @@ pub(super) fn run(settings: &Settings, args: &WarmArgs) -> Result<u8, CommandErr
             spawn(scope, format!("warm-{number}"), fill)?;
         }
         drop((lines, results_sender));
-        results.into_iter().try_for_each(|result| match result {
-            Ok((line, result)) => record.add(&line, result),
-            Err(error) => Err(CommandError::file("read on in", &args.file, error)),
+        results.into_iter().try_for_each(|result| {
+            let result = result.map_err(|error| CommandError::of_file("read on in", &args.file, &error));
+            result.and_then(|(line, result)| record.add(&line, result))
         })
     });
     record.bar.finish_and_clear();
-    print(record.tally.summary())?;
+    let counts: Vec<(u64, &str)> = record.tally.into_iter().zip(TALLY).collect();
+    print(output::counts(&counts))?;
     ended.map_err(|why| {
-        let again = match &args.state {
-            Some(_) => "run it again to go on",
-            None => "run it again (--state keeps what is done)",
-        };
-        CommandError::Failed(format!("gave up: {why}; {again}"))
+        let kept = args
+            .state
+            .as_ref()
+            .map_or(" (--state keeps what is done)", |_| "");
+        CommandError::Failed(format!("gave up: {why}; run it again to go on{kept}"))
     })?;
-    Ok(if record.tally.failed == 0 { DONE } else { FAILED })
+    Ok(if record.tally[FAILED_LINES] == 0 {
+        DONE
+    } else {
+        FAILED
+    })
 }
 
 fn spawn<'scope>(
@@ -110,146 +103,113 @@ fn spawn<'scope>(
     run: impl FnOnce() + Send + 'scope,
 ) -> Result<(), CommandError> {
     let spawned = thread::Builder::new().name(name).spawn_scoped(scope, run);
-    spawned.map(|_| ()).map_err(|error| {
-        CommandError::Failed(format!(
-            "cannot start a thread: {error}; raise the limit of threads, or lower --parallel"
-        ))
-    })
+    let cannot = "cannot start a thread; raise the limit of threads, or lower --parallel";
+    spawned
+        .map(|_| ())
+        .map_err(|error| CommandError::Failed(format!("{cannot}: {error}")))
 }
 
-/// What became of a line.
-enum Done {
-    Blank,
-    Before,
-    Now(Filled),
-}
-
+/// The line without what editors add, and what became of it; `None` if it is blank.
 fn fill_line(
     filler: &Filler<'_>,
     done_before: &HashSet<String>,
     line: &[u8],
-) -> (String, Result<Done, FillError>) {
+) -> (String, Option<Result<Filled, FillError>>) {
     let text = String::from_utf8_lossy(line);
     // Editors on Windows put a byte order mark before the first line.
     let text = text.trim_start_matches('\u{feff}').trim_end_matches('\r');
-    let (customer, resource) = text
-        .split_once('\t')
-        .map_or((text, None), |(customer, id)| (customer, Some(id)));
-    let result = if str::from_utf8(line).is_err() {
-        Err(FillError::Customer("it is not UTF-8".to_owned()))
-    } else if text.trim().is_empty() {
-        Ok(Done::Blank)
-    } else if done_before.contains(text) {
-        Ok(Done::Before)
-    } else if customer.is_empty() || resource == Some("") {
-        let why = "it is no customer's id, and no two ids with a tab in between";
-        Err(FillError::Customer(why.to_owned()))
-    } else {
-        let subject = Subject {
-            customer: CustomerId(customer.to_owned()),
-            resource: resource.map(|id| ResourceId(id.to_owned())),
-        };
-        filler.fill(&subject).map(Done::Now)
+    let bad = |why: &str| Some(Err(FillError::Customer(why.to_owned())));
+    let result = match text.split_once('\t') {
+        _ if str::from_utf8(line).is_err() => bad("it is not UTF-8"),
+        _ if text.trim().is_empty() => None,
+        _ if done_before.contains(text) => Some(Ok(Filled::Before)),
+        Some((customer, resource)) if customer.is_empty() || resource.is_empty() => {
+            bad("it is no customer's id, and no two ids with a tab in between")
+        }
+        Some((customer, resource)) => Some(filler.fill(&subject(customer, Some(resource)))),
+        None => Some(filler.fill(&subject(text, None))),
     };
     (text.to_owned(), result)
 }
 
+/// By [`Filled`], and then the lines that failed.
+const TALLY: [&str; 6] = [
+    "filled",
+    "left, as newer entries are stored",
+    "left, as Stigg knows no entitlements of them",
+    "left, as they were purged meanwhile",
+    "skipped, as an earlier run did them",
+    "failed",
+];
+const FAILED_LINES: usize = TALLY.len() - 1;
+
 /// Where it is recorded what became of each line.
 struct Record {
+    done_before: HashSet<String>,
     state: Option<File>,
     failed: Option<File>,
-    tally: Tally,
+    tally: [u64; TALLY.len()],
     bar: ProgressBar,
 }
 
-#[derive(Debug, Default)]
-struct Tally {
-    filled: u64,
-    newer: u64,
-    unknown: u64,
-    purged: u64,
-    done_before: u64,
-    failed: u64,
-}
-
 impl Record {
-    /// Opens the files; also returns the lines that an earlier run has done.
-    fn open(args: &WarmArgs, total: Option<u64>) -> Result<(Self, HashSet<String>), CommandError> {
-        let paths = [Some(&args.file), args.state.as_ref(), args.failed.as_ref()];
-        let paths: Vec<&String> = paths.into_iter().flatten().collect();
-        for (index, path) in paths.iter().enumerate() {
-            if paths[..index].iter().any(|other| is_same_file(other, path)) {
-                return Err(CommandError::Failed(format!(
-                    "{path} would be read and written at once, and its content lost; name a different file for the list, \
-                     --state and --failed"
-                )));
-            }
-        }
-        let mut done_before = HashSet::new();
-        let mut state = None;
-        if let Some(path) = &args.state {
-            let failed = |error| CommandError::file("open", path, error);
-            let options = File::options().read(true).append(true).create(true).clone();
-            let file = options.open(path).map_err(failed)?;
-            for line in BufReader::new(&file).lines() {
-                done_before.insert(line.map_err(failed)?);
-            }
-            state = Some(file);
-        }
-        let create = |path| File::create(path).map_err(|error| CommandError::file("write", path, error));
-        let record = Self {
-            state,
-            failed: args.failed.as_deref().map(create).transpose()?,
-            tally: Tally::default(),
-            bar: bar(total, "customers"),
+    fn open(args: &WarmArgs, total: Option<u64>) -> Result<Self, CommandError> {
+        let open = |path: &String| {
+            let file = File::options().read(true).append(true).create(true).open(path);
+            file.map_err(|error| CommandError::of_file("open", path, &error))
         };
-        Ok((record, done_before))
+        let list = File::open(&args.file).ok();
+        let state = args.state.as_ref().map(open).transpose()?;
+        let failed = args.failed.as_ref().map(open).transpose()?;
+        let files = [&list, &state, &failed]
+            .into_iter()
+            .flatten()
+            .filter_map(|file| file.metadata().ok());
+        let mut ids = HashSet::new();
+        if !files
+            .map(|file| (file.dev(), file.ino()))
+            .all(|id| ids.insert(id))
+        {
+            return Err(CommandError::Failed(format!(
+                "the list {}, --state and --failed must be different files: one would overwrite the other",
+                args.file
+            )));
+        }
+        let lines = state.iter().flat_map(|file| BufReader::new(file).lines());
+        let done_before = lines.collect::<io::Result<_>>();
+        let path = args.state.as_deref().unwrap_or_default();
+        let done_before = done_before.map_err(|error| CommandError::of_file("read", path, &error))?;
+        // A pipe has no length.
+        let _ = failed.as_ref().map(|file| file.set_len(0));
+        Ok(Self {
+            done_before,
+            state,
+            failed,
+            tally: [0; TALLY.len()],
+            bar: bar(total, "customers"),
+        })
     }
 
-    fn add(&mut self, line: &str, result: Result<Done, FillError>) -> Result<(), CommandError> {
+    fn add(&mut self, line: &str, result: Option<Result<Filled, FillError>>) -> Result<(), CommandError> {
         self.bar.inc(1);
-        let tally = &mut self.tally;
-        let (count, file) = match result {
-            Ok(Done::Blank) => return Ok(()),
-            Ok(Done::Before) => (&mut tally.done_before, &mut None),
-            Ok(Done::Now(Filled::Written)) => (&mut tally.filled, &mut self.state),
-            Ok(Done::Now(Filled::NewerIsStored)) => (&mut tally.newer, &mut self.state),
-            Ok(Done::Now(Filled::NothingKnown)) => (&mut tally.unknown, &mut self.state),
-            Ok(Done::Now(Filled::PurgedMeanwhile)) => (&mut tally.purged, &mut self.state),
-            Err(FillError::Everyone(why)) => return Err(CommandError::Failed(why)),
-            Err(error) => {
+        let (index, file) = match result {
+            None => return Ok(()),
+            Some(Ok(Filled::Before)) => (Filled::Before as usize, None),
+            Some(Ok(filled)) => (filled as usize, self.state.as_mut()),
+            Some(Err(FillError::Everyone(why))) => return Err(CommandError::Failed(why)),
+            Some(Err(FillError::Customer(why) | FillError::Retryable(why, _))) => {
                 let line = printable(&line.replace('\t', ", resource "));
-                self.bar.suspend(|| complain(format!("{line}: {error}")));
-                (&mut tally.failed, &mut self.failed)
+                self.bar.suspend(|| complain(format!("{line}: {why}")));
+                (FAILED_LINES, self.failed.as_mut())
             }
         };
-        *count += 1;
+        self.tally[index] += 1;
         // At once: the next moment may be the last.
-        let written = file
-            .as_mut()
-            .map(|file| file.write_all(format!("{line}\n").as_bytes()));
-        written.transpose().map(|_| ()).map_err(|error| {
+        let written = file.map_or(Ok(()), |file| file.write_all(format!("{line}\n").as_bytes()));
+        written.map_err(|error| {
             CommandError::Failed(format!(
                 "cannot record what is done or failed: {error}; is the disk full?"
             ))
         })
     }
-}
-
-impl Tally {
-    fn summary(&self) -> String {
-        let rest = counts(&[
-            (self.newer, "left, as newer entries are stored"),
-            (self.unknown, "left, as Stigg knows no entitlements of them"),
-            (self.purged, "left, as they were purged meanwhile"),
-            (self.done_before, "skipped, as an earlier run did them"),
-            (self.failed, "failed"),
-        ]);
-        format!("{} filled\n{rest}", self.filled)
-    }
-}
-
-fn is_same_file(one: &str, other: &str) -> bool {
-    let id = |path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-    one == other || id(one).is_some_and(|one| id(other) == Some(one))
 }
