@@ -129,10 +129,8 @@ pub fn parse(args: Vec<OsString>, environment: &Environment) -> Result<CommandLi
         all.insert(0, of_command);
     }
     let settings = Settings::from_matches(&all, environment)?;
-    let command = matches
-        .subcommand_name()
-        .map(|_| Command::from_arg_matches(&matches))
-        .transpose()?;
+    let command = matches.subcommand().map(|_| Command::from_arg_matches(&matches));
+    let command = command.transpose()?;
     Ok(CommandLine { settings, command })
 }
 

@@ -89,9 +89,8 @@ fn report(session: &Session, args: &InspectArgs) -> Result<Value, StoreError> {
         "locks": locks,
         "purges": purges.collect::<Vec<_>>(),
     });
-    let reason = found
-        .json(&metadata)
-        .and_then(|mut json| json.remove("accessDeniedReason"));
+    let metadata = found.json(&metadata);
+    let reason = metadata.and_then(|mut json| json.remove("accessDeniedReason"));
     report["metadata"]["accessDeniedReason"] = reason.unwrap_or_default();
     Ok(report)
 }
@@ -103,10 +102,8 @@ struct Snapshots(HashMap<String, KeySnapshot>);
 impl Snapshots {
     /// Reads these keys and their timestamps, in one round trip.
     fn read(&mut self, session: &Session, keys: &[String]) -> Result<(), StoreError> {
-        let keys: Vec<String> = keys
-            .iter()
-            .flat_map(|key| [timestamp_key(key), key.clone()])
-            .collect();
+        let timestamps = keys.iter().map(|key| timestamp_key(key));
+        let keys: Vec<String> = timestamps.chain(keys.iter().cloned()).collect();
         let snapshots = session.store.snapshot(&keys)?;
         self.0.extend(keys.into_iter().zip(snapshots));
         Ok(())
@@ -138,15 +135,14 @@ impl Snapshots {
             (Content::Text(_), _) if at.is_none() => Some("the timestamp is not a number"),
             (Content::Text(_), Content::Text(_) | Content::NotText) => None,
         };
-        let left_secs = match value.expiry {
-            KeyExpiry::In(left) => Some(left.as_secs()),
-            KeyExpiry::Absent | KeyExpiry::Never | KeyExpiry::Unknown => None,
-        };
-        let expires = match value.expiry {
-            KeyExpiry::Absent => Value::Null,
-            KeyExpiry::Never => "never".into(),
-            KeyExpiry::In(left) => format!("in {}", span(left.as_secs().max(1))).into(),
-            KeyExpiry::Unknown => "unknown (no PTTL for this user)".into(),
+        let (expires, expires_in_secs) = match value.expiry {
+            KeyExpiry::Absent => (None, None),
+            KeyExpiry::Never => (Some("never".to_owned()), None),
+            KeyExpiry::In(left) => (
+                Some("in ".to_owned() + &span(left.as_secs())),
+                Some(left.as_secs()),
+            ),
+            KeyExpiry::Unknown => (Some("unknown (no PTTL for this user)".to_owned()), None),
         };
         json!({
             "cached": value.content != Content::Absent,
@@ -154,7 +150,7 @@ impl Snapshots {
             "date": at.map(date),
             "ageSecs": at.map(|at| now.0.saturating_sub(at) / 1_000),
             "expires": expires,
-            "expiresInSecs": left_secs,
+            "expiresInSecs": expires_in_secs,
             "problem": problem,
         })
     }

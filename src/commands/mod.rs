@@ -6,19 +6,23 @@ pub mod args;
 mod check;
 mod inspect;
 mod output;
-mod probe;
 mod purge;
 mod replay;
 mod session;
 mod warm;
 
-use std::io;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::time::Duration;
+
+use http::Request;
+use url::Url;
 
 use self::args::Command;
 use self::output::{complain, print};
 use self::session::{Session, open_lines, subject};
 use crate::config::{Faults, Settings};
+use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions};
 use crate::store::StoreError;
 
 /// Everything was done.
@@ -56,15 +60,15 @@ impl CommandError {
 
 /// Runs a command to its end.
 pub fn run(command: &Command, settings: &Settings) -> ExitCode {
-    output::set_colours(settings);
+    console::set_colors_enabled(settings.may_colour() && io::stdout().is_terminal());
     let ended = match command {
         Command::Check(args) => check::run(settings, args),
         Command::Inspect(args) => inspect::run(settings, args),
         Command::Replay(args) => replay::run(settings, args),
         Command::Warm(args) => warm::run(settings, args),
         Command::Purge(args) => purge::run(settings, args),
-        Command::Live => probe::run(settings, "/livez"),
-        Command::Ready => probe::run(settings, "/readyz"),
+        Command::Live => probe(settings, "/livez"),
+        Command::Ready => probe(settings, "/readyz"),
         Command::Completions { shell } => completions(*shell),
         Command::Man { command } => manual(command.as_deref()),
     };
@@ -76,6 +80,49 @@ pub fn run(command: &Command, settings: &Settings) -> ExitCode {
             CommandError::Redis(_) | CommandError::Output(_) | CommandError::Failed(_) => FAILED,
         }
     }))
+}
+
+/// Asks a running service: for images that have no shell and no curl.
+fn probe(settings: &Settings, path: &str) -> Result<u8, CommandError> {
+    let port = settings.port_to_probe()?;
+    let mut why = "there is no loopback interface".to_owned();
+    // The service listens on all addresses; a host has one of these loopbacks, or both.
+    for host in ["127.0.0.1", "[::1]"] {
+        let url = format!("http://{host}:{port}{path}");
+        let (Ok(base), Ok(request)) = (Url::parse(&url), Request::get(url).body(Vec::new())) else {
+            continue;
+        };
+        let options = HttpOptions {
+            pool_size: 1,
+            answer_bytes_max: 64 * 1024,
+            // Orchestrators do not give a probe much more.
+            deadline: Duration::from_secs(5),
+            proxy: None,
+        };
+        match HttpClient::new(&base, options).send(request, None) {
+            Ok(answer) => {
+                let body = String::from_utf8_lossy(&answer.body);
+                return match (answer.status, body.trim_end()) {
+                    (200, body) => print(format!("{body}\n")),
+                    (status, body) => Err(CommandError::Failed(format!(
+                        "GET {path} on port {port} answers {status}: {body}; the service's log and its /metrics tell why"
+                    ))),
+                };
+            }
+            Err(error) => {
+                why = error.words;
+                if !matches!(
+                    error.kind,
+                    HttpErrorKind::ConnectionRefused | HttpErrorKind::Connection
+                ) {
+                    break;
+                }
+            }
+        }
+    }
+    Err(CommandError::Failed(format!(
+        "no answer to GET {path} on port {port} of this machine: {why}; is the service running here, and is PORT the same?"
+    )))
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<u8, CommandError> {

@@ -1,7 +1,7 @@
 //! What commands print, and how people read it: times, durations, colours, columns, progress.
 
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,12 +11,6 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{CommandError, DONE};
-use crate::config::Settings;
-
-/// Allows colours on a terminal.
-pub(super) fn set_colours(settings: &Settings) {
-    console::set_colors_enabled(settings.may_colour() && io::stdout().is_terminal());
-}
 
 /// Writes a result. A reader that has gone does not need it.
 pub(super) fn print(text: impl AsRef<[u8]>) -> Result<u8, CommandError> {
@@ -39,13 +33,11 @@ pub(super) fn complain(what: impl Display) {
 
 /// A line for the first count, and for each that is not 0.
 pub(super) fn counts(counts: &[(u64, &str)]) -> String {
-    let shown = counts
-        .iter()
-        .enumerate()
-        .filter(|(index, (count, _))| *index == 0 || *count > 0);
-    let lines: Vec<String> = shown
-        .map(|(_, (count, what))| format!("{count} {what}\n"))
-        .collect();
+    let line = |(index, (count, what)): (usize, &(u64, &str))| {
+        let is_shown = index == 0 || *count > 0;
+        is_shown.then(|| format!("{count} {what}\n"))
+    };
+    let lines: Vec<String> = counts.iter().enumerate().filter_map(line).collect();
     lines.concat()
 }
 
@@ -53,9 +45,10 @@ pub(super) fn counts(counts: &[(u64, &str)]) -> String {
 pub(super) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
-        let is_bidi =
-            matches!(u32::from(character), 0x61c | 0x200e..=0x200f | 0x202a..=0x202e | 0x2066..=0x2069);
-        if is_bidi || character.is_control() || matches!(character, '\u{2028}' | '\u{2029}') {
+        // Separators of lines and paragraphs; marks, embeddings, overrides and isolates of bidirectional text.
+        let is_format =
+            matches!(u32::from(character), 0x61c | 0x200e..=0x200f | 0x2028..=0x202e | 0x2066..=0x2069);
+        if is_format || character.is_control() {
             shown.extend(character.escape_default());
         } else {
             shown.push(character);

@@ -41,14 +41,12 @@ pub(super) fn run(settings: &Settings, args: &PurgeArgs) -> Result<u8, CommandEr
         let question = format!("Forget what is cached of {whom} of environment '{prefix}' in Redis at {at}?");
         confirm(&printable(&question))?;
     }
-    let resource = args.resource.as_deref();
-    let event = args
+    let subject = args
         .customer
         .as_ref()
-        .map_or(Event::EnvironmentInvalidated, |customer| {
-            Event::Purged(std::iter::once(subject(customer, resource)).collect())
-        });
-    print(purge(&session, event)?)
+        .map(|customer| subject(customer, args.resource.as_deref()));
+    let purged = subject.map(|subject| Event::Purged(std::iter::once(subject).collect()));
+    print(purge(&session, purged.unwrap_or(Event::EnvironmentInvalidated))?)
 }
 
 fn confirm(question: &str) -> Result<(), CommandError> {
@@ -85,16 +83,13 @@ fn purge(session: &Session, event: Event) -> Result<String, StoreError> {
         let keys = session.store.dry_run(&[&change])?.remove(0)?.written;
         let outcome = session.apply(std::slice::from_ref(&change))?.remove(0)?;
         text.extend(keys.iter().map(|key| printable(key) + "\n"));
+        let (prefix, count) = (&session.prefix, keys.len());
         let summary = match (&change, outcome) {
-            (CacheChange::InvalidateEnvironment(_), Outcome::Applied { written, .. }) => format!(
-                "deleted {written} keys of customers of '{}'; the next readers ask Stigg\n",
-                session.prefix
-            ),
+            (CacheChange::InvalidateEnvironment(_), Outcome::Applied { written, .. }) => {
+                format!("deleted {written} keys of customers of '{prefix}'; the next readers ask Stigg\n")
+            }
             _ if keys.is_empty() => "nothing was cached\n".to_owned(),
-            _ => format!(
-                "deleted {} keys; usages stay, and the next reader asks Stigg\n",
-                keys.len()
-            ),
+            _ => format!("deleted {count} keys; usages stay, and the next reader asks Stigg\n"),
         };
         text.push_str(&summary);
     }

@@ -3,6 +3,7 @@
 
 mod peers;
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use clap::Args;
@@ -76,69 +77,25 @@ fn failure(text: impl Into<String>) -> Finding {
     (Failure, text.into())
 }
 
-#[derive(Debug, Default)]
-struct Findings(Vec<(Area, Finding)>);
-
-impl Findings {
-    fn add(&mut self, area: Area, findings: impl IntoIterator<Item = Finding>) {
-        self.0.extend(findings.into_iter().map(|finding| (area, finding)));
-    }
-
-    fn worst(&self) -> Severity {
-        let severities = self.0.iter().map(|(_, (severity, _))| *severity);
-        severities.max().unwrap_or(Good)
-    }
-
-    fn lines(&self) -> String {
-        let line = |(area, (severity, text)): &(Area, Finding)| {
-            let severity = match severity {
-                Good => style("ok     ").green(),
-                Note => style("note   ").cyan(),
-                Warning => style("warning").yellow(),
-                Failure => style("failure").red(),
-            };
-            let area = format!("{area:?}").to_lowercase();
-            format!("{severity}  {area:<13}  {}\n", printable(text))
-        };
-        self.0.iter().map(line).collect::<Vec<_>>().concat()
-    }
-
-    fn json(&self) -> Value {
-        let finding = |(area, (severity, text)): &(Area, Finding)| json!({"area": area, "status": severity, "text": text});
-        let status = if self.worst() == Note { Good } else { self.worst() };
-        json!({"status": status, "checks": self.0.iter().map(finding).collect::<Vec<_>>()})
-    }
-
-    /// The area that failed, if it is one; 1 if they are several; 3 if there are warnings and nothing worse.
-    fn exit_status(&self) -> u8 {
-        let failures = self.0.iter().filter(|(_, (severity, _))| *severity == Failure);
-        let mut failed = failures.map(|(area, _)| *area);
-        match failed.next() {
-            Some(first) if failed.all(|area| area == first) => first as u8,
-            Some(_) => FAILED,
-            None if self.worst() == Warning => WARNED,
-            None => DONE,
-        }
-    }
-}
+type Findings = Vec<(Area, Finding)>;
 
 pub(super) fn run(settings: &Settings, args: &CheckArgs) -> Result<u8, CommandError> {
     let findings = check(settings, args)?;
     if args.json {
-        print_json(&findings.json())?;
+        print_json(&json(&findings))?;
     } else {
-        print(findings.lines())?;
+        print(lines(&findings))?;
     }
-    Ok(findings.exit_status())
+    Ok(exit_status(&findings))
 }
 
 fn check(settings: &Settings, args: &CheckArgs) -> Result<Findings, CommandError> {
-    let mut findings = Findings::default();
+    let of = |area| move |finding| (area, finding);
     let config = match settings.validate() {
         Ok(config) => config,
         Err(faults) => {
-            findings.add(Area::Configuration, faults.lines().iter().map(failure));
-            return Ok(findings);
+            let faults = faults.lines().iter().map(failure);
+            return Ok(faults.map(of(Area::Configuration)).collect());
         }
     };
     let mut access = settings.cache_access()?;
@@ -146,8 +103,8 @@ fn check(settings: &Settings, args: &CheckArgs) -> Result<Findings, CommandError
     let session = Session::open(settings, access, 1)?;
     let (queue, region, prefix) = (&config.queue_url, &config.region, &config.environment_prefix);
     let valid = format!("valid: queue {queue} in {region}, environment '{prefix}'");
-    findings.add(Area::Configuration, [good(valid)]);
-    findings.add(Area::Configuration, config.notices.iter().map(warning));
+    let mut findings = vec![(Area::Configuration, good(valid))];
+    findings.extend(config.notices.iter().map(warning).map(of(Area::Configuration)));
 
     let (url, key) = (config.edge_api_url.clone(), config.server_api_key.clone());
     let edge = Arc::new(EdgeClient::new(url, key, config.proxy.clone()));
@@ -155,26 +112,26 @@ fn check(settings: &Settings, args: &CheckArgs) -> Result<Findings, CommandError
     let (provider, _) = provider(&config.credentials, config.proxy.clone(), of_edge, Stop::never());
     let credentials = provider.current(clock::now());
     match &credentials {
-        Err(error) => findings.add(Area::Credentials, [failure(&error.message)]),
+        Err(error) => findings.push((Area::Credentials, failure(&error.message))),
         Ok(credentials) => {
             let until = credentials.expires_at.map(|at| format!(", until {}", date(at.0)));
             let source = provider.describe() + &until.unwrap_or_default();
+            findings.push((Area::Credentials, good(source)));
             let caller = caller(&config, settings.sts_endpoint(), credentials);
-            findings.add(Area::Credentials, [good(source), caller]);
-            findings.add(Area::Queue, peers::queue(&config, provider, args.receive));
+            findings.push((Area::Credentials, caller));
+            findings.extend(peers::queue(&config, provider, args.receive).map(of(Area::Queue)));
         }
     }
-    findings.add(Area::Redis, peers::redis_server(prefix, &session));
+    let redis = peers::redis_server(prefix, &session);
+    findings.extend(redis.into_iter().map(of(Area::Redis)));
     let is_needed = config.credentials == CredentialSource::EdgeApi && credentials.is_err();
     let answer = match edge.sentry_dsn() {
         Ok(_) => good(format!("{} answers and takes SERVER_API_KEY", edge.address())),
         Err(error) if is_needed => failure(error.message),
-        Err(error) => warning(format!(
-            "{error}. Only error reports and the command warm need it"
-        )),
+        Err(error) => warning(format!("{error}. Only error reports and warm need it")),
     };
-    findings.add(Area::Edge, [answer]);
-    findings.add(Area::Clock, [peers::clocks(&config, &session.store)]);
+    findings.push((Area::Edge, answer));
+    findings.push((Area::Clock, peers::clocks(&config, &session.store)));
     Ok(findings)
 }
 
@@ -183,14 +140,50 @@ fn caller(config: &Config, endpoint: StsEndpoint, credentials: &Credentials) -> 
     let proxy = config.proxy.clone();
     let sts = StsClient::new(&StsAccess { endpoint, proxy }, None);
     let sts = sts.ok_or_else(|| "the region has no STS; check AWS_REGION".to_owned());
-    sts.and_then(|sts| sts.caller(credentials)).map_or_else(
-        |why| {
-            warning(format!(
-                "cannot tell who the caller is ({why}): the service itself need not know"
-            ))
-        },
-        |arn| good(format!("the caller is {arn}")),
-    )
+    match sts.and_then(|sts| sts.caller(credentials)) {
+        Ok(arn) => good(format!("the caller is {arn}")),
+        Err(why) => warning(format!("the caller is unknown: {why}. The service does without")),
+    }
+}
+
+fn worst(findings: &Findings) -> Severity {
+    let severities = findings.iter().map(|(_, (severity, _))| *severity);
+    severities.max().unwrap_or(Good)
+}
+
+fn lines(findings: &Findings) -> String {
+    let mut text = String::new();
+    for (area, (severity, what)) in findings {
+        let severity = match severity {
+            Good => style("ok     ").green(),
+            Note => style("note   ").cyan(),
+            Warning => style("warning").yellow(),
+            Failure => style("failure").red(),
+        };
+        let (area, what) = (format!("{area:?}").to_lowercase(), printable(what));
+        let _ = writeln!(text, "{severity}  {area:<13}  {what}"); // a string accepts everything
+    }
+    text
+}
+
+fn json(findings: &Findings) -> Value {
+    let check =
+        |(area, (severity, text)): &(Area, Finding)| json!({"area": area, "status": severity, "text": text});
+    let worst = worst(findings);
+    let status = if worst == Note { Good } else { worst };
+    json!({"status": status, "checks": findings.iter().map(check).collect::<Vec<_>>()})
+}
+
+/// The area that failed, if it is one; 1 if they are several; 3 if there are warnings and nothing worse.
+fn exit_status(findings: &Findings) -> u8 {
+    let failures = findings.iter().filter(|(_, (severity, _))| *severity == Failure);
+    let mut failed = failures.map(|(area, _)| *area);
+    match failed.next() {
+        Some(first) if failed.all(|area| area == first) => first as u8,
+        Some(_) => FAILED,
+        None if worst(findings) == Warning => WARNED,
+        None => DONE,
+    }
 }
 
 #[cfg(test)]
@@ -199,7 +192,7 @@ mod tests {
 
     fn findings(of: &[(Area, Severity)]) -> Findings {
         let finding = |(area, severity): &(Area, Severity)| (*area, (*severity, "PORT: is not".to_owned()));
-        Findings(of.iter().map(finding).collect())
+        of.iter().map(finding).collect()
     }
 
     #[test]
@@ -207,10 +200,10 @@ mod tests {
         let with = |areas: &[Area]| {
             let mut of = vec![(Area::Queue, Good), (Area::Redis, Note), (Area::Clock, Warning)];
             of.extend(areas.iter().map(|area| (*area, Failure)));
-            findings(&of).exit_status()
+            exit_status(&findings(&of))
         };
-        assert_eq!(findings(&[]).exit_status(), 0);
-        assert_eq!(findings(&[(Area::Redis, Note)]).exit_status(), 0);
+        assert_eq!(exit_status(&findings(&[])), 0);
+        assert_eq!(exit_status(&findings(&[(Area::Redis, Note)])), 0);
         assert_eq!(with(&[]), 3);
         assert_eq!(with(&[Area::Redis]), 12);
         assert_eq!(with(&[Area::Configuration, Area::Configuration]), 78);
@@ -220,9 +213,9 @@ mod tests {
     #[test]
     fn a_line_has_status_area_and_text_and_a_note_leaves_all_well() {
         let findings = findings(&[(Area::Redis, Note), (Area::Configuration, Good)]);
-        let lines = "note     redis          PORT: is not\nok       configuration  PORT: is not\n";
-        assert_eq!(findings.lines(), lines);
-        assert_eq!(findings.json()["status"], "ok");
-        assert_eq!(findings.json()["checks"][0]["status"], "note");
+        let text = "note     redis          PORT: is not\nok       configuration  PORT: is not\n";
+        assert_eq!(lines(&findings), text);
+        assert_eq!(json(&findings)["status"], "ok");
+        assert_eq!(json(&findings)["checks"][0]["status"], "note");
     }
 }

@@ -82,11 +82,10 @@ fn apply_to_nobody(session: &Session, token: &str) -> Result<(), StoreError> {
     let (customer, feature) = (json!({"id": format!("check-{token}")}), json!({"id": "check"}));
     let body =
         json!({"type": "measurement.reported", "customer": customer, "feature": feature, "currentUsage": 0});
-    let message = message::decode(&body.to_string(), clock::now());
-    for change in message
-        .into_iter()
-        .flat_map(|message| changes(message, &session.layout))
-    {
+    let Ok(message) = message::decode(&body.to_string(), clock::now()) else {
+        return Ok(());
+    };
+    for change in changes(message, &session.layout) {
         let attempt = [(&change, LockPatience::RESPECT)];
         session.store.apply(&attempt, &|| true)?.remove(0)?;
     }
@@ -102,9 +101,7 @@ fn of_server(at: &str, facts: &ServerFacts, is_writable: bool) -> Vec<Finding> {
     let remedy = "name the primary in REDIS_HOST, or use REDIS_SENTINELS";
     let mut findings = vec![match (role, is_writable) {
         ("slave", false) => failure(format!("{at} is a replica, which takes no writes; {remedy}")),
-        ("slave", true) => warning(format!(
-            "{at} is a replica, which loses what is written to it; {remedy}"
-        )),
+        ("slave", true) => warning(format!("{at} is a replica, which loses its writes; {remedy}")),
         _ => good(format!("{at} answers: Redis {version}, role {role}")),
     }];
     let major = version.split('.').next().and_then(|major| major.parse().ok());
@@ -119,11 +116,13 @@ fn of_server(at: &str, facts: &ServerFacts, is_writable: bool) -> Vec<Finding> {
     let is_bounded = facts.maxmemory.is_some_and(|bytes| bytes > 0);
     findings.extend(facts.maxmemory_policy.as_deref().map(|policy| match policy {
         _ if !is_bounded => good(format!("maxmemory is not set (policy {policy})")),
-        "noeviction" => warning(
-            "maxmemory-policy is noeviction: when Redis is full it refuses writes, and messages wait; set one that evicts, \
-             such as volatile-lru, or watch its memory",
-        ),
-        _ => good(format!("maxmemory-policy is {policy}: an evicted entry is a reader's miss")),
+        "noeviction" => {
+            let text = "maxmemory-policy is noeviction: a full Redis refuses writes, and messages wait";
+            warning(format!("{text}; set one that evicts, such as volatile-lru"))
+        }
+        _ => good(format!(
+            "maxmemory-policy is {policy}: an evicted entry is a reader's miss"
+        )),
     }));
     findings
 }
@@ -206,16 +205,12 @@ fn described(attributes: &Attributes) -> String {
     let waiting = count("ApproximateNumberOfMessages");
     let in_flight = count("ApproximateNumberOfMessagesNotVisible");
     let visibility = count("VisibilityTimeout");
-    let rule = receives_max(attributes).map_or_else(
-        || {
-            "no dead-letter rule: an unreadable message stays until it is too old (POISON_POLICY=redrive)"
-                .to_owned()
-        },
-        |max| format!("a dead-letter rule after {max} receives"),
-    );
-    format!(
-        "about {waiting} messages wait, {in_flight} are in flight; {visibility} s of visibility timeout; {rule}"
-    )
+    let rule = match receives_max(attributes) {
+        Some(max) => format!("a dead-letter rule after {max} receives"),
+        None => "no dead-letter rule: an unreadable message stays until it is too old".to_owned(),
+    };
+    let counts = format!("about {waiting} messages wait, {in_flight} are in flight");
+    format!("{counts}; {visibility} s of visibility timeout; {rule}")
 }
 
 /// This machine's clock against those of the queue, the Edge API and Redis. Calls to the queue are signed with the queue's own
@@ -242,18 +237,16 @@ fn judge(ahead_ms: &[(&str, i64)], signs_by_own_clock: bool) -> Finding {
     let off_secs = most_ms.unsigned_abs() / 1_000;
     let direction = if *most_ms > 0 { "ahead of" } else { "behind" };
     let off = format!(
-        "this machine's clock is {} {direction} that of {who}; set it by NTP",
+        "this machine's clock is {} {direction} that of {who}",
         span(off_secs)
     );
+    let who: Vec<&str> = ahead_ms.iter().map(|(who, _)| *who).collect();
     match off_secs {
-        0..MENTIONED_FROM_SECS => {
-            let who: Vec<&str> = ahead_ms.iter().map(|(who, _)| *who).collect();
-            good(format!("within {MENTIONED_FROM_SECS} s of {}", who.join(", ")))
-        }
-        MENTIONED_FROM_SECS..REFUSED_FROM_SECS => warning(off),
-        _ if signs_by_own_clock => failure(format!("{off}: ElastiCache refuses tokens that are 5 min off")),
+        0..MENTIONED_FROM_SECS => good(format!("within {MENTIONED_FROM_SECS} s of {}", who.join(", "))),
+        MENTIONED_FROM_SECS..REFUSED_FROM_SECS => warning(format!("{off}; set it by NTP")),
+        _ if signs_by_own_clock => failure(format!("{off}, which ElastiCache refuses; set it by NTP")),
         _ => warning(format!(
-            "{off}: calls to the queue are signed with the queue's time meanwhile"
+            "{off}; calls are signed with the queue's time; set it by NTP"
         )),
     }
 }

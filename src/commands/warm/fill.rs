@@ -7,9 +7,9 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, tick};
+use crossbeam_channel::Receiver;
 
-use crate::cache::{CacheChange, Layout, changes};
+use crate::cache::{CacheChange, changes};
 use crate::clock;
 use crate::commands::session::Session;
 use crate::edge::{EdgeClient, EdgeError, EdgeErrorKind};
@@ -19,7 +19,7 @@ use crate::message::{self, Event};
 use crate::pipeline::backoff::Backoff;
 use crate::pipeline::worker::LOCKED_RETRY_MIN;
 use crate::shutdown::Stop;
-use crate::store::{CacheStore, LockPatience, Outcome, RedisStore, StoreError, WRITE_LOCK_MAX};
+use crate::store::{CacheStore, LockPatience, Outcome, StoreError, WRITE_LOCK_MAX};
 
 /// How long the Edge API may take: what it answers has to be written before the lock expires.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -76,28 +76,16 @@ impl From<EdgeError> for FillError {
 }
 
 pub(super) struct Filler<'a> {
-    store: &'a RedisStore,
-    edge: &'a EdgeClient,
-    layout: &'a Layout,
-    retries: u32,
+    pub session: &'a Session,
+    pub edge: &'a EdgeClient,
+    pub retries: u32,
     /// One call of any thread for each.
-    turns: Receiver<Instant>,
+    pub turns: Receiver<Instant>,
     /// Nobody calls before.
-    paused_until: Mutex<Instant>,
+    pub paused_until: Mutex<Instant>,
 }
 
-impl<'a> Filler<'a> {
-    pub fn new(session: &'a Session, edge: &'a EdgeClient, calls_per_second: u32, retries: u32) -> Self {
-        Self {
-            store: &session.store,
-            edge,
-            layout: &session.layout,
-            retries,
-            turns: tick(Duration::from_secs(1) / calls_per_second),
-            paused_until: Mutex::new(Instant::now()),
-        }
-    }
-
+impl Filler<'_> {
     pub fn fill(&self, subject: &Subject) -> Result<Filled, FillError> {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
         let mut tries = 1;
@@ -127,16 +115,17 @@ impl<'a> Filler<'a> {
 
     fn try_once(&self, subject: &Subject) -> Result<Filled, FillError> {
         self.wait_for_turn();
-        let keyspace = &self.layout.keyspace;
+        let Session { store, layout, .. } = self.session;
+        let keyspace = &layout.keyspace;
         let lock = keyspace.refetch_lock(subject);
         let token = format!("warm-{:x}", fastrand::u128(..));
         let locked_at = self.take(&lock, &token)?;
         let filled = self.ask_and_write(subject, locked_at);
-        if let Err(error) = self.store.release_lock(&lock, &token) {
+        if let Err(error) = store.release_lock(&lock, &token) {
             log::debug!(err:% = error; "a refetch lock was not released: it expires");
         }
         if matches!(filled, Ok(Filled::Written | Filled::NewerIsStored)) {
-            self.store.publish_refetched(&keyspace.refetch_channel(subject));
+            store.publish_refetched(&keyspace.refetch_channel(subject));
         }
         filled
     }
@@ -146,7 +135,7 @@ impl<'a> Filler<'a> {
         let began = Instant::now();
         while began.elapsed() <= WRITE_LOCK_MAX {
             let locked_at = Instant::now();
-            if self.store.take_lock(lock, token, WRITE_LOCK_MAX)? {
+            if self.session.store.take_lock(lock, token, WRITE_LOCK_MAX)? {
                 return Ok(locked_at);
             }
             Stop::never().wait(LOCKED_RETRY_MIN);
@@ -165,7 +154,7 @@ impl<'a> Filler<'a> {
         if !matches!(message.event, Event::EntitlementsUpdated(_)) {
             return Ok(Filled::NothingKnown);
         }
-        for mut change in changes(message, self.layout) {
+        for mut change in changes(message, &self.session.layout) {
             if let CacheChange::WriteEntitlements(write) = &mut change {
                 (write.sent_at, write.is_answer) = (asked_at, true);
             }
@@ -182,7 +171,7 @@ impl<'a> Filler<'a> {
     fn write(&self, change: &CacheChange, locked_at: Instant) -> Result<Outcome, FillError> {
         let attempt = [(change, LockPatience::OWN_REFETCH)];
         while locked_at.elapsed() <= WRITE_WITHIN {
-            match self.store.apply(&attempt, &|| true)?.remove(0) {
+            match self.session.store.apply(&attempt, &|| true)?.remove(0) {
                 Ok(Outcome::Locked) => _ = Stop::never().wait(LOCKED_RETRY_MIN),
                 outcome => return outcome.map_err(|error| FillError::Customer(error.message)),
             }

@@ -1,7 +1,6 @@
 //! `warm`: fills the cache for a list of customers with what Stigg says about them now, in a new or an emptied Redis.
 //!
-//! It does what an SDK does after a miss: see `fill`. One thread reads the list, some fill customers, and the main thread
-//! records what became of each.
+//! It does what an SDK does after a miss: see `fill`. Some threads fill customers, the main one records what became of each.
 
 mod fill;
 
@@ -9,10 +8,12 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::MetadataExt;
-use std::thread::{self, Scope};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use crossbeam_channel::bounded;
+use crossbeam_channel::{bounded, tick};
 use indicatif::ProgressBar;
 
 use self::fill::{ANSWER_WITHIN, FillError, Filled, Filler};
@@ -51,30 +52,38 @@ pub(super) fn run(settings: &Settings, args: &WarmArgs) -> Result<u8, CommandErr
     access.policy = CacheUpdatePolicy::Upsert; // whatever the policy for messages is
     let session = Session::open(settings, access, args.parallel)?;
     let edge = EdgeClient::for_many(edge.url, edge.key, proxy, args.parallel as usize, ANSWER_WITHIN);
-    let filler = Filler::new(&session, &edge, args.rate, args.retries);
+    let filler = Filler {
+        session: &session,
+        edge: &edge,
+        retries: args.retries,
+        turns: tick(Duration::from_secs(1) / args.rate),
+        paused_until: Mutex::new(Instant::now()),
+    };
     let (input, total) = open_lines(&args.file)?;
     let mut record = Record::open(args, total)?;
     let done_before = std::mem::take(&mut record.done_before);
+    let input = Mutex::new(input.split(b'\n'));
+    let next = || input.lock().unwrap_or_else(PoisonError::into_inner).next();
     let ended = thread::scope(|scope| {
-        // Without buffers: once the record gives up, a thread makes one more call at most.
-        let (lines_sender, lines) = bounded::<io::Result<Vec<u8>>>(0);
-        let (results_sender, results) = bounded(0);
-        let read = move || _ = input.split(b'\n').try_for_each(|line| lines_sender.send(line));
-        spawn(scope, "warm-reader".to_owned(), read)?;
+        // Without a buffer: once the record gives up, a thread makes one more call at most.
+        let (sender, results) = bounded(0);
         for number in 0..args.parallel {
-            let (lines, results_sender) = (lines.clone(), results_sender.clone());
-            let (filler, done_before) = (&filler, &done_before);
-            let fill = |line: Vec<u8>| fill_line(filler, done_before, &line);
+            let (sender, next, filler, done_before) = (sender.clone(), &next, &filler, &done_before);
             let fill = move || {
-                for line in lines {
-                    if results_sender.send(line.map(fill)).is_err() {
+                while let Some(line) = next() {
+                    let result = line.map(|line| fill_line(filler, done_before, &line));
+                    if sender.send(result).is_err() {
                         return;
                     }
                 }
             };
-            spawn(scope, format!("warm-{number}"), fill)?;
+            let spawned = thread::Builder::new()
+                .name(format!("warm-{number}"))
+                .spawn_scoped(scope, fill);
+            let cannot = "cannot start a thread; raise the limit of threads, or lower --parallel";
+            spawned.map_err(|error| CommandError::Failed(format!("{cannot}: {error}")))?;
         }
-        drop((lines, results_sender));
+        drop(sender);
         results.into_iter().try_for_each(|result| {
             let result = result.map_err(|error| CommandError::of_file("read on in", &args.file, &error));
             result.and_then(|(line, result)| record.add(&line, result))
@@ -84,29 +93,11 @@ pub(super) fn run(settings: &Settings, args: &WarmArgs) -> Result<u8, CommandErr
     let counts: Vec<(u64, &str)> = record.tally.into_iter().zip(TALLY).collect();
     print(output::counts(&counts))?;
     ended.map_err(|why| {
-        let kept = args
-            .state
-            .as_ref()
-            .map_or(" (--state keeps what is done)", |_| "");
-        CommandError::Failed(format!("gave up: {why}; run it again to go on{kept}"))
+        let again = "run it again to go on (--state keeps what is done)";
+        CommandError::Failed(format!("gave up: {why}; {again}"))
     })?;
-    Ok(if record.tally[FAILED_LINES] == 0 {
-        DONE
-    } else {
-        FAILED
-    })
-}
-
-fn spawn<'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    name: String,
-    run: impl FnOnce() + Send + 'scope,
-) -> Result<(), CommandError> {
-    let spawned = thread::Builder::new().name(name).spawn_scoped(scope, run);
-    let cannot = "cannot start a thread; raise the limit of threads, or lower --parallel";
-    spawned
-        .map(|_| ())
-        .map_err(|error| CommandError::Failed(format!("{cannot}: {error}")))
+    let failed = record.tally[FAILED_LINES];
+    Ok(if failed == 0 { DONE } else { FAILED })
 }
 
 /// The line without what editors add, and what became of it; `None` if it is blank.
@@ -161,32 +152,26 @@ impl Record {
         let list = File::open(&args.file).ok();
         let state = args.state.as_ref().map(open).transpose()?;
         let failed = args.failed.as_ref().map(open).transpose()?;
-        let files = [&list, &state, &failed]
-            .into_iter()
-            .flatten()
-            .filter_map(|file| file.metadata().ok());
         let mut ids = HashSet::new();
-        if !files
-            .map(|file| (file.dev(), file.ino()))
-            .all(|id| ids.insert(id))
-        {
-            return Err(CommandError::Failed(format!(
-                "the list {}, --state and --failed must be different files: one would overwrite the other",
-                args.file
-            )));
+        for file in [&list, &state, &failed].into_iter().flatten() {
+            let is_another = file.metadata().map(|file| ids.insert((file.dev(), file.ino())));
+            if matches!(is_another, Ok(false)) {
+                let why = "--state and --failed must be different files, or content is lost";
+                return Err(CommandError::Failed(format!("the list {}, {why}", args.file)));
+            }
         }
         let lines = state.iter().flat_map(|file| BufReader::new(file).lines());
-        let done_before = lines.collect::<io::Result<_>>();
         let path = args.state.as_deref().unwrap_or_default();
-        let done_before = done_before.map_err(|error| CommandError::of_file("read", path, &error))?;
-        // A pipe has no length.
-        let _ = failed.as_ref().map(|file| file.set_len(0));
+        let unread = |error| CommandError::of_file("read", path, &error);
+        let done_before = lines.collect::<io::Result<_>>().map_err(unread)?;
+        let _ = failed.as_ref().map(|file| file.set_len(0)); // a pipe has no length
+        let (tally, bar) = ([0; TALLY.len()], bar(total, "customers"));
         Ok(Self {
             done_before,
             state,
             failed,
-            tally: [0; TALLY.len()],
-            bar: bar(total, "customers"),
+            tally,
+            bar,
         })
     }
 
@@ -206,10 +191,7 @@ impl Record {
         self.tally[index] += 1;
         // At once: the next moment may be the last.
         let written = file.map_or(Ok(()), |file| file.write_all(format!("{line}\n").as_bytes()));
-        written.map_err(|error| {
-            CommandError::Failed(format!(
-                "cannot record what is done or failed: {error}; is the disk full?"
-            ))
-        })
+        let cannot = "cannot record what is done or failed; is the disk full?";
+        written.map_err(|error| CommandError::Failed(format!("{cannot} {error}")))
     }
 }
