@@ -79,19 +79,18 @@ pub struct CommandLine {
 
 /// Whether a command, by its name, uses this setting.
 fn uses(command: &str, setting: &Arg) -> bool {
-    let (groups, settings): (&[&str], &[&str]) = match command {
-        "check" => (
-            &["Queue", "AWS credentials", "Stigg", "Proxy", "Redis", "Cache"],
-            &["log_level"],
-        ),
-        "live" | "ready" => (&["HTTP"], &[]),
-        "replay" => (&["Redis", "Cache"], &["log_level"]),
-        "warm" => (&["Stigg", "Redis", "Cache", "Proxy"], &["log_level"]),
-        "purge" | "inspect" => (&["Redis"], &["environment_prefix", "log_level"]),
-        _ => (&[], &[]),
+    let groups = match command {
+        "check" => "Queue, AWS credentials, Stigg, Proxy, Redis, Cache",
+        "live" | "ready" => "HTTP",
+        "replay" => "Redis, Cache",
+        "warm" => "Stigg, Redis, Cache, Proxy",
+        "purge" | "inspect" => "Redis",
+        _ => return false,
     };
     let group = setting.get_help_heading().unwrap_or_default();
-    !setting.is_hide_set() && (groups.contains(&group) || settings.contains(&setting.get_id().as_str()))
+    let is_log_or_prefix = ["log_level", "environment_prefix"].contains(&setting.get_id().as_str());
+    let is_used = groups.split(", ").any(|used| used == group) || is_log_or_prefix && groups != "HTTP";
+    is_used && !setting.is_hide_set()
 }
 
 /// The whole command line as it is parsed: each command accepts every setting, and hides those that it does not use.
