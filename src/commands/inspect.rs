@@ -7,8 +7,8 @@ use clap::Args;
 use console::style;
 use serde_json::{Map, Value, json};
 
-use super::output::{ago, columns, date, print_json, printable, span};
-use super::{CommandError, DONE, Session, print, subject};
+use super::output::{ago, columns, date, printable, show, span};
+use super::{CommandError, DONE, Session, subject};
 use crate::cache::keyspace::{metadata_key, timestamp_key};
 use crate::cache::readers::{Entry, Kind, Stored, StoredList, entries, form, timestamp_ms, verdicts};
 use crate::clock;
@@ -37,11 +37,7 @@ pub(super) fn run(settings: &Settings, args: &InspectArgs) -> Result<u8, Command
     let session = Session::open(settings, settings.cache_access()?, 1)?;
     let report = report(&session, args)?;
     let is_cached = report["list"]["cached"] == true;
-    if args.json {
-        print_json(&report)?;
-    } else {
-        print(table(&report))?;
-    }
+    show(args.json, &report, || table(&report))?;
     Ok(if is_cached { DONE } else { NOT_CACHED })
 }
 

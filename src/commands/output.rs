@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
+use serde_json::Value;
 use tabwriter::TabWriter;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -21,9 +21,9 @@ pub(super) fn print(text: impl AsRef<[u8]>) -> Result<u8, CommandError> {
     }
 }
 
-/// Writes a result for machines.
-pub(super) fn print_json(value: &impl Serialize) -> Result<u8, CommandError> {
-    print(serde_json::to_string_pretty(value).map_err(io::Error::from)? + "\n")
+/// Writes a result as JSON, or for people.
+pub(super) fn show(is_json: bool, value: &Value, text: impl FnOnce() -> String) -> Result<u8, CommandError> {
+    print(if is_json { format!("{value:#}\n") } else { text() })
 }
 
 /// Says what went wrong.

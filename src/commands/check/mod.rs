@@ -3,21 +3,21 @@
 
 mod peers;
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 
 use clap::Args;
 use console::style;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use self::Severity::{Failure, Good, Note, Warning};
-use super::output::{date, print_json, printable};
-use super::{CONFIGURATION, CommandError, DONE, FAILED, Session, print};
+use super::output::{date, printable, show};
+use super::{CONFIGURATION, CommandError, DONE, FAILED, Session};
 use crate::aws::sts::{StsAccess, StsClient};
-use crate::aws::{Credentials, EdgeCredentials, provider};
+use crate::aws::{EdgeCredentials, provider};
 use crate::clock;
-use crate::config::{Config, CredentialSource, Settings, StsEndpoint};
+use crate::config::{CredentialSource, Settings};
 use crate::edge::EdgeClient;
 use crate::shutdown::Stop;
 
@@ -58,141 +58,158 @@ enum Severity {
     Failure,
 }
 
-/// How bad it is; then what was found, for what, and the remedy if there is something to be done. No secret.
-type Finding = (Severity, String);
-
-fn good(text: impl Into<String>) -> Finding {
-    (Good, text.into())
+#[derive(Debug, Serialize)]
+struct Finding {
+    area: Area,
+    #[serde(rename = "status")]
+    severity: Severity,
+    /// What was found, for what, and the remedy if there is something to be done. No secret.
+    text: String,
 }
 
-fn note(text: impl Into<String>) -> Finding {
-    (Note, text.into())
+#[derive(Debug)]
+struct Report {
+    /// What is being checked.
+    area: Area,
+    findings: Vec<Finding>,
 }
 
-fn warning(text: impl Into<String>) -> Finding {
-    (Warning, text.into())
-}
+impl Report {
+    fn add(&mut self, severity: Severity, text: impl Display) {
+        let (area, text) = (self.area, text.to_string());
+        self.findings.push(Finding { area, severity, text });
+    }
 
-fn failure(text: impl Into<String>) -> Finding {
-    (Failure, text.into())
-}
+    fn good(&mut self, text: impl Display) {
+        self.add(Good, text);
+    }
 
-type Findings = Vec<(Area, Finding)>;
+    fn note(&mut self, text: impl Display) {
+        self.add(Note, text);
+    }
+
+    fn warning(&mut self, text: impl Display) {
+        self.add(Warning, text);
+    }
+
+    fn failure(&mut self, text: impl Display) {
+        self.add(Failure, text);
+    }
+
+    /// Good, or a failure.
+    fn add_result(&mut self, result: Result<impl Display, impl Display>) {
+        match result {
+            Ok(text) => self.good(text),
+            Err(error) => self.failure(error),
+        }
+    }
+
+    fn worst(&self) -> Severity {
+        let severities = self.findings.iter().map(|finding| finding.severity);
+        severities.max().unwrap_or(Good)
+    }
+
+    fn lines(&self) -> String {
+        let mut lines = String::new();
+        for Finding { area, severity, text } in &self.findings {
+            let severity = match severity {
+                Good => style("ok     ").green(),
+                Note => style("note   ").cyan(),
+                Warning => style("warning").yellow(),
+                Failure => style("failure").red(),
+            };
+            let (area, text) = (format!("{area:?}").to_lowercase(), printable(text));
+            let _ = writeln!(lines, "{severity}  {area:<13}  {text}"); // a string accepts everything
+        }
+        lines
+    }
+
+    /// The area that failed, if it is one; 1 if they are several; 3 if there are warnings and nothing worse.
+    fn exit_status(&self) -> u8 {
+        let failures = self.findings.iter().filter(|finding| finding.severity == Failure);
+        let mut failed = failures.map(|finding| finding.area);
+        match failed.next() {
+            Some(first) if failed.all(|area| area == first) => first as u8,
+            Some(_) => FAILED,
+            None if self.worst() == Warning => WARNED,
+            None => DONE,
+        }
+    }
+}
 
 pub(super) fn run(settings: &Settings, args: &CheckArgs) -> Result<u8, CommandError> {
-    let findings = check(settings, args)?;
-    if args.json {
-        print_json(&json(&findings))?;
-    } else {
-        print(lines(&findings))?;
-    }
-    Ok(exit_status(&findings))
+    let report = check(settings, args)?;
+    let worst = report.worst();
+    let status = if worst == Note { Good } else { worst };
+    let json = json!({"status": status, "checks": report.findings});
+    show(args.json, &json, || report.lines())?;
+    Ok(report.exit_status())
 }
 
-fn check(settings: &Settings, args: &CheckArgs) -> Result<Findings, CommandError> {
-    let of = |area| move |finding| (area, finding);
+fn check(settings: &Settings, args: &CheckArgs) -> Result<Report, CommandError> {
+    let (area, findings) = (Area::Configuration, Vec::new());
+    let mut report = Report { area, findings };
     let config = match settings.validate() {
         Ok(config) => config,
         Err(faults) => {
-            let faults = faults.lines().iter().map(failure);
-            return Ok(faults.map(of(Area::Configuration)).collect());
+            faults.lines().iter().for_each(|fault| report.failure(fault));
+            return Ok(report);
         }
     };
     let mut access = settings.cache_access()?;
     access.notices.clear(); // they are findings
     let session = Session::open(settings, access, 1)?;
     let (queue, region, prefix) = (&config.queue_url, &config.region, &config.environment_prefix);
-    let valid = format!("valid: queue {queue} in {region}, environment '{prefix}'");
-    let mut findings = vec![(Area::Configuration, good(valid))];
-    findings.extend(config.notices.iter().map(warning).map(of(Area::Configuration)));
+    report.good(format!(
+        "valid: queue {queue} in {region}, environment '{prefix}'"
+    ));
+    config.notices.iter().for_each(|notice| report.warning(notice));
 
-    let (url, key) = (config.edge_api_url.clone(), config.server_api_key.clone());
-    let edge = Arc::new(EdgeClient::new(url, key, config.proxy.clone()));
+    report.area = Area::Credentials;
+    let (url, key, proxy) = (&config.edge_api_url, &config.server_api_key, &config.proxy);
+    let edge = Arc::new(EdgeClient::new(url.clone(), key.clone(), proxy.clone()));
     let of_edge = EdgeCredentials::new(Arc::clone(&edge), queue.clone());
-    let (provider, _) = provider(&config.credentials, config.proxy.clone(), of_edge, Stop::never());
+    let (provider, _) = provider(&config.credentials, proxy.clone(), of_edge, Stop::never());
     let credentials = provider.current(clock::now());
     match &credentials {
-        Err(error) => findings.push((Area::Credentials, failure(&error.message))),
+        Err(error) => report.failure(error),
         Ok(credentials) => {
             let until = credentials.expires_at.map(|at| format!(", until {}", date(at.0)));
-            let source = provider.describe() + &until.unwrap_or_default();
-            findings.push((Area::Credentials, good(source)));
-            let caller = caller(&config, settings.sts_endpoint(), credentials);
-            findings.push((Area::Credentials, caller));
-            findings.extend(peers::queue(&config, provider, args.receive).map(of(Area::Queue)));
+            report.good(provider.describe() + &until.unwrap_or_default());
+            let (endpoint, proxy) = (settings.sts_endpoint(), proxy.clone());
+            let sts = StsClient::new(&StsAccess { endpoint, proxy }, None);
+            let sts = sts.ok_or_else(|| "the region has no STS; check AWS_REGION".to_owned());
+            match sts.and_then(|sts| sts.caller(credentials)) {
+                Ok(arn) => report.good(format!("the caller is {arn}")),
+                Err(why) => report.warning(format!("the caller is unknown: {why}. The service does without")),
+            }
+            peers::queue(&mut report, &config, provider, args.receive);
         }
     }
-    let redis = peers::redis_server(prefix, &session);
-    findings.extend(redis.into_iter().map(of(Area::Redis)));
+    peers::redis_server(&mut report, &session);
+    report.area = Area::Edge;
     let is_needed = config.credentials == CredentialSource::EdgeApi && credentials.is_err();
-    let answer = match edge.sentry_dsn() {
-        Ok(_) => good(format!("{} answers and takes SERVER_API_KEY", edge.address())),
-        Err(error) if is_needed => failure(error.message),
-        Err(error) => warning(format!("{error}. Only error reports and warm need it")),
-    };
-    findings.push((Area::Edge, answer));
-    findings.push((Area::Clock, peers::clocks(&config, &session.store)));
-    Ok(findings)
-}
-
-/// Whom AWS takes the credentials for.
-fn caller(config: &Config, endpoint: StsEndpoint, credentials: &Credentials) -> Finding {
-    let proxy = config.proxy.clone();
-    let sts = StsClient::new(&StsAccess { endpoint, proxy }, None);
-    let sts = sts.ok_or_else(|| "the region has no STS; check AWS_REGION".to_owned());
-    match sts.and_then(|sts| sts.caller(credentials)) {
-        Ok(arn) => good(format!("the caller is {arn}")),
-        Err(why) => warning(format!("the caller is unknown: {why}. The service does without")),
+    match edge.sentry_dsn() {
+        Ok(_) => report.good(format!("{} answers and takes SERVER_API_KEY", edge.address())),
+        Err(error) if is_needed => report.failure(error),
+        Err(error) => report.warning(format!("{error}. Only error reports and warm need it")),
     }
-}
-
-fn worst(findings: &Findings) -> Severity {
-    let severities = findings.iter().map(|(_, (severity, _))| *severity);
-    severities.max().unwrap_or(Good)
-}
-
-fn lines(findings: &Findings) -> String {
-    let mut text = String::new();
-    for (area, (severity, what)) in findings {
-        let severity = match severity {
-            Good => style("ok     ").green(),
-            Note => style("note   ").cyan(),
-            Warning => style("warning").yellow(),
-            Failure => style("failure").red(),
-        };
-        let (area, what) = (format!("{area:?}").to_lowercase(), printable(what));
-        let _ = writeln!(text, "{severity}  {area:<13}  {what}"); // a string accepts everything
-    }
-    text
-}
-
-fn json(findings: &Findings) -> Value {
-    let check =
-        |(area, (severity, text)): &(Area, Finding)| json!({"area": area, "status": severity, "text": text});
-    let worst = worst(findings);
-    let status = if worst == Note { Good } else { worst };
-    json!({"status": status, "checks": findings.iter().map(check).collect::<Vec<_>>()})
-}
-
-/// The area that failed, if it is one; 1 if they are several; 3 if there are warnings and nothing worse.
-fn exit_status(findings: &Findings) -> u8 {
-    let failures = findings.iter().filter(|(_, (severity, _))| *severity == Failure);
-    let mut failed = failures.map(|(area, _)| *area);
-    match failed.next() {
-        Some(first) if failed.all(|area| area == first) => first as u8,
-        Some(_) => FAILED,
-        None if worst(findings) == Warning => WARNED,
-        None => DONE,
-    }
+    peers::clocks(&mut report, &config, &session);
+    Ok(report)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn findings(of: &[(Area, Severity)]) -> Findings {
-        let finding = |(area, severity): &(Area, Severity)| (*area, (*severity, "PORT: is not".to_owned()));
-        of.iter().map(finding).collect()
+    fn report(of: &[(Area, Severity)]) -> Report {
+        let (area, findings) = (Area::Clock, Vec::new());
+        let mut report = Report { area, findings };
+        for (area, severity) in of {
+            report.area = *area;
+            report.add(*severity, "PORT: is not");
+        }
+        report
     }
 
     #[test]
@@ -200,10 +217,10 @@ mod tests {
         let with = |areas: &[Area]| {
             let mut of = vec![(Area::Queue, Good), (Area::Redis, Note), (Area::Clock, Warning)];
             of.extend(areas.iter().map(|area| (*area, Failure)));
-            exit_status(&findings(&of))
+            report(&of).exit_status()
         };
-        assert_eq!(exit_status(&findings(&[])), 0);
-        assert_eq!(exit_status(&findings(&[(Area::Redis, Note)])), 0);
+        assert_eq!(report(&[]).exit_status(), 0);
+        assert_eq!(report(&[(Area::Redis, Note)]).exit_status(), 0);
         assert_eq!(with(&[]), 3);
         assert_eq!(with(&[Area::Redis]), 12);
         assert_eq!(with(&[Area::Configuration, Area::Configuration]), 78);
@@ -211,11 +228,10 @@ mod tests {
     }
 
     #[test]
-    fn a_line_has_status_area_and_text_and_a_note_leaves_all_well() {
-        let findings = findings(&[(Area::Redis, Note), (Area::Configuration, Good)]);
-        let text = "note     redis          PORT: is not\nok       configuration  PORT: is not\n";
-        assert_eq!(lines(&findings), text);
-        assert_eq!(json(&findings)["status"], "ok");
-        assert_eq!(json(&findings)["checks"][0]["status"], "note");
+    fn a_line_has_status_area_and_text() {
+        assert_eq!(
+            report(&[(Area::Redis, Note), (Area::Configuration, Good)]).lines(),
+            "note     redis          PORT: is not\nok       configuration  PORT: is not\n"
+        );
     }
 }

@@ -13,7 +13,7 @@ use http::Request;
 use serde_json::{Value, json};
 use url::Url;
 
-use super::{Finding, Note, failure, good, note, warning};
+use super::{Area, Report};
 use crate::aws::CredentialsProvider;
 use crate::cache::changes;
 use crate::clock;
@@ -27,7 +27,7 @@ use crate::pipeline::prefix_check;
 use crate::sqs::client::{SqsClient, SqsSettings, parse_http_date};
 use crate::sqs::{Queue, QueueError, ReceiptHandle};
 use crate::store::admin::ServerFacts;
-use crate::store::{CacheStore, LockPatience, RedisStore, StoreError};
+use crate::store::{CacheStore, LockPatience, StoreError};
 
 /// Tested with 6.2 and later; the script and UNLINK need 4.0, ACLs 6.0.
 const OLDEST_MAJOR: u32 = 6;
@@ -40,40 +40,36 @@ const REFUSED_FROM_SECS: u64 = 5 * 60;
 const MENTIONED_FROM_SECS: u64 = 10;
 
 /// Whether the service can write to Redis, and what that says about itself.
-pub(super) fn redis_server(prefix: &str, session: &Session) -> Vec<Finding> {
-    let (store, keyspace) = (&session.store, &session.layout.keyspace);
+pub(super) fn redis_server(report: &mut Report, session: &Session) {
+    report.area = Area::Redis;
+    let (store, keyspace, prefix) = (&session.store, &session.layout.keyspace, &session.prefix);
     let token = format!("{:x}", fastrand::u64(..));
     let facts = store.facts();
     let written = store.write_read_delete(&keyspace.probe_key(&token));
-    let mut findings = match facts {
-        Ok(facts) => of_server(&session.redis_at, &facts, written.is_ok()),
-        Err(error) => vec![note(format!("{error}. The service does without"))],
-    };
-    if let Err(error) = written {
-        findings.retain(|(severity, _)| *severity != Note); // it has the same cause
-        findings.push(failure(error.message));
-        return findings;
+    match &facts {
+        Ok(facts) => of_server(report, &session.redis_at, facts, written.is_ok()),
+        Err(error) if written.is_ok() => report.note(format!("{error}. The service does without")),
+        Err(_) => {} // for the same reason as the write
     }
-    findings.push(good("a key below the prefix was written, read and deleted"));
-    findings.push(match apply_to_nobody(session, &token) {
-        Ok(()) => good("the script that writes runs, and sees the SDKs' locks"),
-        Err(error) => failure(error.message),
-    });
+    let is_written = written.is_ok();
+    report.add_result(written.map(|()| "a key below the prefix was written, read and deleted"));
+    if !is_written {
+        return;
+    }
+    let applied = apply_to_nobody(session, &token);
+    report.add_result(applied.map(|()| "the script that writes runs, and sees the SDKs' locks"));
     let steps = Cell::new(0);
     let keep_going = || steps.replace(steps.get() + 1) < STEPS_MAX;
     match store.scan_prefixes(keyspace, &keep_going) {
-        Ok(scan) if scan.has_own => {
-            findings.push(good(format!("customers of environment '{prefix}' are cached")));
-        }
-        Ok(scan) => {
-            let none = || good(format!("no customer of environment '{prefix}' is cached yet"));
-            findings.push(prefix_check::warning(prefix, &scan).map_or_else(none, warning));
-        }
+        Ok(scan) => match prefix_check::warning(prefix, &scan) {
+            Some(warning) => report.warning(warning),
+            None if scan.has_own => report.good(format!("customers of environment '{prefix}' are cached")),
+            None => report.good(format!("no customer of environment '{prefix}' is cached yet")),
+        },
         // A large Redis: what was not scanned proves nothing.
         Err(error) if error.is_stopped() => {}
-        Err(error) => findings.push(warning(format!("{error}. Only an invalidation needs SCAN"))),
+        Err(error) => report.warning(format!("{error}. Only an invalidation needs SCAN")),
     }
-    findings
 }
 
 /// Does what a worker does with the usage of a customer who never was, which changes nothing. An ACL has to allow scripts,
@@ -92,39 +88,31 @@ fn apply_to_nobody(session: &Session, token: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn of_server(at: &str, facts: &ServerFacts, is_writable: bool) -> Vec<Finding> {
+fn of_server(report: &mut Report, at: &str, facts: &ServerFacts, is_writable: bool) {
     let version = facts.version.as_deref().unwrap_or("of unknown version");
-    let role = match facts.role.as_deref() {
-        Some("master") => "primary",
-        role => role.unwrap_or("unknown"),
-    };
+    let role = facts.role.as_deref().unwrap_or("unknown");
+    let role = role.replace("master", "primary");
     let remedy = "name the primary in REDIS_HOST, or use REDIS_SENTINELS";
-    let mut findings = vec![match (role, is_writable) {
-        ("slave", false) => failure(format!("{at} is a replica, which takes no writes; {remedy}")),
-        ("slave", true) => warning(format!("{at} is a replica, which loses its writes; {remedy}")),
-        _ => good(format!("{at} answers: Redis {version}, role {role}")),
-    }];
+    match (role.as_str(), is_writable) {
+        ("slave", false) => report.failure(format!("{at} is a replica, which takes no writes; {remedy}")),
+        ("slave", true) => report.warning(format!("{at} is a replica, which loses its writes; {remedy}")),
+        _ => report.good(format!("{at} answers: Redis {version}, role {role}")),
+    }
     let major = version.split('.').next().and_then(|major| major.parse().ok());
     if major.is_some_and(|major: u32| major < OLDEST_MAJOR) {
         let tested = "this service is tested with 6.2 and later";
-        findings.push(warning(format!("Redis {version} is old: {tested}; upgrade it")));
+        report.warning(format!("Redis {version} is old: {tested}; upgrade it"));
     }
     if !facts.is_known {
-        let text = "INFO is not available: version and memory are unknown, and there are no statistics";
-        findings.push(note(text));
+        report.note("INFO is not available: version and memory are unknown, and there are no statistics");
     }
     let is_bounded = facts.maxmemory.is_some_and(|bytes| bytes > 0);
-    findings.extend(facts.maxmemory_policy.as_deref().map(|policy| match policy {
-        _ if !is_bounded => good(format!("maxmemory is not set (policy {policy})")),
-        "noeviction" => {
-            let text = "maxmemory-policy is noeviction: a full Redis refuses writes, and messages wait";
-            warning(format!("{text}; set one that evicts, such as volatile-lru"))
-        }
-        _ => good(format!(
-            "maxmemory-policy is {policy}: an evicted entry is a reader's miss"
-        )),
-    }));
-    findings
+    match facts.maxmemory_policy.as_deref().unwrap_or_default() {
+        "" => {}
+        policy if !is_bounded => report.good(format!("maxmemory is not set (policy {policy})")),
+        "noeviction" => report.warning("a full Redis refuses writes: set a maxmemory-policy that evicts"),
+        policy => report.good(format!("maxmemory-policy is {policy}: what it evicts is a miss")),
+    }
 }
 
 /// A queue's attributes by name. IAM may hide any of them.
@@ -132,10 +120,12 @@ type Attributes = HashMap<String, String>;
 
 /// Whether messages can be received and deleted, and what else the queue says about itself.
 pub(super) fn queue(
+    report: &mut Report,
     config: &Config,
     credentials: Arc<dyn CredentialsProvider>,
     receives: bool,
-) -> [Finding; 3] {
+) {
+    report.area = Area::Queue;
     let settings = SqsSettings {
         endpoint: config.sqs_endpoint.clone(),
         queue_url: config.queue_url.clone(),
@@ -146,32 +136,27 @@ pub(super) fn queue(
     };
     let queue = SqsClient::new(settings, credentials);
     let attributes = queue.attributes("All");
-    let description = match &attributes {
-        Ok(attributes) => good(described(attributes)),
+    match &attributes {
+        Ok(attributes) => report.good(described(attributes)),
         // Stigg's credentials may be for receiving and deleting alone.
         Err(error) if error.refused && config.credentials == CredentialSource::EdgeApi => {
-            note("these credentials may not read its attributes; the service does without")
+            report.note("these credentials may not read its attributes; the service does without");
         }
-        Err(error) => warning(format!("{error}; the service does without")),
-    };
-    let delete = match queue.delete_batch(&[ReceiptHandle("check".to_owned())]) {
-        Ok(_) => good("reached; messages may be deleted"),
-        Err(error) => failure(error.message),
-    };
-    if let Some(why) = why_not_to_receive(attributes.as_ref()).filter(|_| !receives) {
-        let why = format!("nothing was received: {why}; with --receive it is done all the same");
-        return [description, delete, warning(why)];
+        Err(error) => report.warning(format!("{error}; the service does without")),
     }
-    let may = "may be received from";
-    let receive = match queue.peek() {
-        Ok(None) => good(format!("{may}; no message was waiting")),
-        Ok(Some(count)) => {
+    let deleted = queue.delete_batch(&[ReceiptHandle("check".to_owned())]);
+    report.add_result(deleted.map(|_| "reached; messages may be deleted"));
+    if let Some(why) = why_not_to_receive(attributes.as_ref()).filter(|_| !receives) {
+        let forced = "with --receive it is done all the same";
+        return report.warning(format!("nothing was received: {why}; {forced}"));
+    }
+    report.add_result(queue.peek().map(|count| match count {
+        None => "may be received from; no message was waiting".to_owned(),
+        Some(count) => {
             let came = "one message came, hidden from nobody";
-            good(format!("{may}: {came} (its receive count is {count} now)"))
+            format!("may be received from: {came} (its receive count is {count} now)")
         }
-        Err(error) => failure(error.message),
-    };
-    [description, delete, receive]
+    }));
 }
 
 fn number(attributes: &Attributes, name: &str) -> Option<u64> {
@@ -215,39 +200,35 @@ fn described(attributes: &Attributes) -> String {
 
 /// This machine's clock against those of the queue, the Edge API and Redis. Calls to the queue are signed with the queue's own
 /// time, but tokens for ElastiCache with this machine's, and purges are compared with messages by time.
-pub(super) fn clocks(config: &Config, store: &RedisStore) -> Finding {
+pub(super) fn clocks(report: &mut Report, config: &Config, session: &Session) {
+    report.area = Area::Clock;
     let date = |url| date_of(url, config.proxy.clone());
     let asks: [(&str, &dyn Fn() -> Option<EpochMs>); 3] = [
         ("the queue", &|| date(&config.sqs_endpoint)),
         ("the Edge API", &|| date(&config.edge_api_url)),
-        ("Redis", &|| store.time()),
+        ("Redis", &|| session.store.time()),
     ];
     let ahead_ms = asks.into_iter().filter_map(|(who, ask)| {
         let before = clock::now();
         let there = ask()?;
         Some((who, i64::midpoint(before.0, clock::now().0) - there.0))
     });
-    judge(&ahead_ms.collect::<Vec<_>>(), config.redis.iam.is_some())
+    judge(report, &ahead_ms.collect::<Vec<_>>(), config.redis.iam.is_some());
 }
 
-fn judge(ahead_ms: &[(&str, i64)], signs_by_own_clock: bool) -> Finding {
+fn judge(report: &mut Report, ahead_ms: &[(&str, i64)], signs_by_own_clock: bool) {
     let Some((who, most_ms)) = ahead_ms.iter().max_by_key(|(_, ahead_ms)| ahead_ms.abs()) else {
-        return note("no peer tells what time it is; check this machine's clock");
+        return report.note("no peer tells what time it is; check this machine's clock");
     };
     let off_secs = most_ms.unsigned_abs() / 1_000;
-    let direction = if *most_ms > 0 { "ahead of" } else { "behind" };
-    let off = format!(
-        "this machine's clock is {} {direction} that of {who}",
-        span(off_secs)
-    );
+    let (off, direction) = (span(off_secs), if *most_ms > 0 { "ahead of" } else { "behind" });
+    let off = format!("this machine's clock is {off} {direction} that of {who}; set it by NTP");
     let who: Vec<&str> = ahead_ms.iter().map(|(who, _)| *who).collect();
     match off_secs {
-        0..MENTIONED_FROM_SECS => good(format!("within {MENTIONED_FROM_SECS} s of {}", who.join(", "))),
-        MENTIONED_FROM_SECS..REFUSED_FROM_SECS => warning(format!("{off}; set it by NTP")),
-        _ if signs_by_own_clock => failure(format!("{off}, which ElastiCache refuses; set it by NTP")),
-        _ => warning(format!(
-            "{off}; calls are signed with the queue's time; set it by NTP"
-        )),
+        0..MENTIONED_FROM_SECS => report.good(format!("within 10 s of {}", who.join(", "))),
+        MENTIONED_FROM_SECS..REFUSED_FROM_SECS => report.warning(off),
+        _ if signs_by_own_clock => report.failure(off + ": ElastiCache refuses tokens"),
+        _ => report.warning(off + "; calls are signed with the queue's time"),
     }
 }
 
@@ -266,12 +247,18 @@ fn date_of(url: &Url, proxy: Option<Proxy>) -> Option<EpochMs> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Severity::{self, Failure, Good, Warning};
+    use super::super::Severity::{self, Failure, Good, Note, Warning};
     use super::*;
 
+    fn report() -> Report {
+        let (area, findings) = (Area::Redis, Vec::new());
+        Report { area, findings }
+    }
+
     fn severities(facts: &ServerFacts, is_writable: bool) -> Vec<Severity> {
-        let findings = of_server("db:6379", facts, is_writable).into_iter();
-        findings.map(|(severity, _)| severity).collect()
+        let mut report = report();
+        of_server(&mut report, "db:6379", facts, is_writable);
+        report.findings.iter().map(|finding| finding.severity).collect()
     }
 
     #[test]
@@ -351,9 +338,11 @@ mod tests {
             (queue_off, false, Warning, "signed with the queue's time"),
             (&[], true, Note, "no peer tells"),
         ] {
-            let (found, text) = judge(ahead_ms, signs_by_own_clock);
-            assert_eq!(found, severity);
-            assert!(text.contains(part), "{text}");
+            let mut report = report();
+            judge(&mut report, ahead_ms, signs_by_own_clock);
+            let finding = &report.findings[0];
+            assert_eq!(finding.severity, severity);
+            assert!(finding.text.contains(part), "{finding:?}");
         }
     }
 }
