@@ -1,6 +1,7 @@
 //! `replay`: messages from a file are decoded and applied as those from the queue are. Applying a message again changes
 //! nothing, so a replay that was interrupted is simply started again.
 
+use std::fmt::Display;
 use std::io::BufRead;
 
 use clap::Args;
@@ -61,7 +62,10 @@ impl Replay<'_> {
         for (number, line) in (1..).zip(input.split(b'\n')) {
             match line {
                 Ok(line) => self.line(number, line.trim_ascii())?,
-                Err(error) => self.bad(number, &format!("cannot be read: {error}")),
+                Err(error) => {
+                    self.bad(number, format!("cannot be read: {error}"));
+                    break;
+                }
             }
             self.bar.inc(1);
         }
@@ -74,12 +78,9 @@ impl Replay<'_> {
         }
         self.tally.lines += 1;
         let (body, sent_at) = body_of(&String::from_utf8_lossy(line), clock::now());
-        let message = match message::decode(&body, sent_at) {
-            Ok(message) => message,
-            Err(fault) => {
-                self.bad(number, &fault.to_string());
-                return Ok(());
-            }
+        let decoded = message::decode(&body, sent_at);
+        let Ok(message) = decoded.map_err(|fault| self.bad(number, fault)) else {
+            return Ok(());
         };
         if let Event::Ignored { label } = message.event {
             self.tally.ignored += 1;
@@ -107,7 +108,7 @@ impl Replay<'_> {
             for ((number, change), run) in lines.zip(runs.map_err(failed)?) {
                 match run {
                     Ok(run) => self.predict(number, &prediction(change, &run))?,
-                    Err(error) => self.bad(number, &error.message),
+                    Err(error) => self.bad(number, error),
                 }
             }
             return Ok(());
@@ -115,13 +116,13 @@ impl Replay<'_> {
         for ((number, change), outcome) in lines.zip(self.session.apply(&changes).map_err(failed)?) {
             match outcome {
                 Ok(outcome) => self.tally.count(change, outcome),
-                Err(error) => self.bad(number, &error.message),
+                Err(error) => self.bad(number, error),
             }
         }
         Ok(())
     }
 
-    fn bad(&mut self, number: u64, fault: &str) {
+    fn bad(&mut self, number: u64, fault: impl Display) {
         self.tally.bad += 1;
         self.bar.suspend(|| complain(format!("line {number}: {fault}")));
     }

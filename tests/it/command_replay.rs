@@ -276,6 +276,10 @@ fn a_file_that_is_not_there_and_a_redis_that_is_away_are_told() {
     let ended = run(&settings(&redis, "UPSERT"), &["replay", "/no/such/file"]);
     assert_eq!(ended.status, 1, "{ended:?}");
     assert!(ended.stderr.contains("/no/such/file"), "{ended:?}");
+    let directory = redis.directory().display().to_string();
+    let ended = run(&settings(&redis, "UPSERT"), &["replay", &directory]);
+    assert_eq!(ended.status, 1, "{ended:?}");
+    assert!(ended.stderr.contains("line 1: cannot be read"), "{ended:?}");
     redis.stop();
     let ended = replay(&redis, "UPSERT", &[of_entitlements("customer-1", 2)]);
     assert_eq!(ended.status, 1, "{ended:?}");
