@@ -179,25 +179,20 @@ impl Snapshots {
 
 fn table(report: &Value) -> String {
     let (list, metadata) = (&report["list"], &report["metadata"]);
-    let mut whose = shown(&report["customer"]);
+    let mut lines = vec![format!("customer\t{}", shown(&report["customer"]))];
     if report["resource"].is_string() {
-        whose = format!("{whose}, resource {}", shown(&report["resource"]));
+        lines.push(format!("resource\t{}", shown(&report["resource"])));
     }
-    let mut lines = vec![
-        format!("customer\t{whose}"),
-        format!("key\t{}", shown(&report["key"])),
-    ];
+    lines.push(format!("key\t{}", shown(&report["key"])));
     let form = shown(&report["format"]);
     lines.push(match form.as_str() {
         "none" if list["cached"] == true => format!("list\tunreadable, {}", since(list)),
         "none" => "list\tnot cached".to_owned(),
         form => format!("list\tform {form}, {}", since(list)),
     });
-    if report["customerList"].is_object() {
-        lines.push(format!(
-            "customer's\town list is {}",
-            since(&report["customerList"])
-        ));
+    let customers = &report["customerList"];
+    if customers.is_object() {
+        lines.push(format!("customer's\town list is {}", since(customers)));
     }
     lines.push(match metadata["accessDeniedReason"].as_str() {
         Some(reason) => format!("metadata\taccess denied: {}", printable(reason)),
@@ -209,9 +204,8 @@ fn table(report: &Value) -> String {
     }
     for purge in items(&report["purges"]) {
         let (date, key) = (shown(&purge["date"]), shown(&purge["key"]));
-        lines.push(format!(
-            "purged\t{date} ({key}): what was sent before is out of order"
-        ));
+        let meaning = "what was sent before is out of order";
+        lines.push(format!("purged\t{date} ({key}): {meaning}"));
     }
     for reader in items(&report["readers"]) {
         let outcome = style(format!("{:<4}", shown(&reader["outcome"])));
@@ -236,13 +230,12 @@ fn row(row: &Value) -> String {
     let limit = match entitlement["accessDeniedReason"].as_str() {
         Some(reason) => format!("denied: {}", printable(reason)),
         None if entitlement["hasUnlimitedUsage"] == true => "unlimited".to_owned(),
-        None if entitlement["hasSoftLimit"] == true => format!("{limit} (soft)"),
+        None if entitlement["hasSoftLimit"] == true && limit != "-" => format!("{limit} (soft)"),
         None => limit,
     };
     let value = &usage["value"];
-    let ends_at = value["usagePeriodEnd"]
-        .as_i64()
-        .or(value["nextResetDate"].as_i64());
+    let ends_at = value["usagePeriodEnd"].as_i64();
+    let ends_at = ends_at.or(value["nextResetDate"].as_i64());
     let as_of = match usage["problem"].as_str() {
         _ if usage["cached"] == false => Some("no usage key: as in the list".to_owned()),
         Some(problem) => Some(problem.to_owned()),
@@ -273,6 +266,6 @@ fn shown(value: &Value) -> String {
     match value.as_str() {
         Some(text) => printable(text),
         None if value.is_null() => "-".to_owned(),
-        None => value.to_string(),
+        None => printable(&value.to_string()),
     }
 }

@@ -33,12 +33,10 @@ pub(super) fn complain(what: impl Display) {
 
 /// A line for the first count, and for each that is not 0.
 pub(super) fn counts(counts: &[(u64, &str)]) -> String {
-    let line = |(index, (count, what)): (usize, &(u64, &str))| {
-        let is_shown = index == 0 || *count > 0;
-        is_shown.then(|| format!("{count} {what}\n"))
-    };
-    let lines: Vec<String> = counts.iter().enumerate().filter_map(line).collect();
-    lines.concat()
+    let is_shown = |(index, (count, _)): &(usize, &(u64, &str))| *index == 0 || *count > 0;
+    let shown = counts.iter().enumerate().filter(is_shown);
+    let lines = shown.map(|(_, (count, what))| format!("{count} {what}\n"));
+    lines.collect::<Vec<_>>().concat()
 }
 
 /// Somebody else's text, without what would move a terminal's cursor, colour or reorder the line, or end it.

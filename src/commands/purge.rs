@@ -55,9 +55,9 @@ fn confirm(question: &str) -> Result<(), CommandError> {
         return Err(CommandError::Usage(why.to_owned()));
     }
     let mut stderr = io::stderr();
-    write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush())?;
+    let _ = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());
     let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
+    let _ = io::stdin().lock().read_line(&mut answer); // what cannot be read is no yes
     if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
         return Ok(());
     }
