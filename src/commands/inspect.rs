@@ -7,13 +7,14 @@ use clap::Args;
 use console::style;
 use serde_json::{Map, Value, json};
 
-use super::output::{ago, columns, date, printable, show, span};
+use super::output::{ago, columns, date, show, span};
 use super::{CommandError, DONE, Session, subject};
 use crate::cache::keyspace::{metadata_key, timestamp_key};
 use crate::cache::readers::{Entry, Kind, Stored, StoredList, entries, form, timestamp_ms, verdicts};
 use crate::clock;
 use crate::config::Settings;
 use crate::entitlement::EpochMs;
+use crate::log::printable;
 use crate::store::StoreError;
 use crate::store::admin::{Content, KeyExpiry, KeySnapshot};
 

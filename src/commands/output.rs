@@ -39,22 +39,6 @@ pub(super) fn counts(counts: &[(u64, &str)]) -> String {
     lines.collect::<Vec<_>>().concat()
 }
 
-/// Somebody else's text, without what would move a terminal's cursor, colour or reorder the line, or end it.
-pub(super) fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        // Separators of lines and paragraphs; marks, embeddings, overrides and isolates of bidirectional text.
-        let is_format =
-            matches!(u32::from(character), 0x61c | 0x200e..=0x200f | 0x2028..=0x202e | 0x2066..=0x2069);
-        if is_format || character.is_control() {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
-}
-
 /// `2026-11-24T12:00:00Z`; the number itself if it is no date.
 pub(super) fn date(epoch_ms: i64) -> String {
     let date = OffsetDateTime::from_unix_timestamp(epoch_ms.div_euclid(1_000)).ok();
@@ -137,13 +121,5 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell_on_a_terminal() {
         let lines = ["a\tbb\tc", "äää\tb\t", "客户\tb\tc"].map(str::to_owned);
         assert_eq!(columns(&lines), "a     bb  c\näää   b   \n客户  b   c\n");
-    }
-
-    #[test]
-    fn what_changes_how_a_terminal_renders_is_escaped() {
-        assert_eq!(
-            printable("o'brien \u{1b}[2J\n\u{202e}evil\u{2069}é"),
-            "o'brien \\u{1b}[2J\\n\\u{202e}evil\\u{2069}é"
-        );
     }
 }

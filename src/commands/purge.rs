@@ -4,11 +4,11 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::Args;
 
-use super::output::printable;
 use super::{CommandError, Session, print, subject};
 use crate::cache::{CacheChange, changes};
 use crate::clock;
 use crate::config::Settings;
+use crate::log::printable;
 use crate::message::{Event, Message};
 use crate::store::{Outcome, StoreError};
 

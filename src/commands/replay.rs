@@ -8,12 +8,13 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::Value;
 
-use super::output::{bar, counts, printable};
+use super::output::{bar, counts};
 use super::{CommandError, DONE, FAILED, Session, complain, open_lines, print};
 use crate::cache::{CacheChange, changes};
 use crate::clock;
 use crate::config::Settings;
 use crate::entitlement::EpochMs;
+use crate::log::printable;
 use crate::message::{self, Event};
 use crate::sqs::protocol::sent_at;
 use crate::store::{DryRun, Outcome};

@@ -17,7 +17,7 @@ use clap::Args;
 use crossbeam_channel::{Receiver, bounded, tick};
 use indicatif::ProgressBar;
 
-use super::output::{self, bar, printable};
+use super::output::{self, bar};
 use super::{CommandError, DONE, FAILED, Session, complain, open_lines, print, subject};
 use crate::cache::{CacheChange, changes};
 use crate::clock;
@@ -25,6 +25,7 @@ use crate::config::{CacheUpdatePolicy, Settings};
 use crate::edge::{EdgeClient, EdgeError, EdgeErrorKind};
 use crate::entitlement::{EpochMs, Subject};
 use crate::http_client::HttpErrorKind;
+use crate::log::printable;
 use crate::message::{self, Event};
 use crate::pipeline::backoff::Backoff;
 use crate::pipeline::worker::LOCKED_RETRY_MIN;

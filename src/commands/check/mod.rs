@@ -12,13 +12,14 @@ use serde::Serialize;
 use serde_json::json;
 
 use self::Severity::{Failure, Good, Note, Warning};
-use super::output::{date, printable, show};
+use super::output::{date, show};
 use super::{CONFIGURATION, CommandError, DONE, FAILED, Session};
 use crate::aws::sts::{StsAccess, StsClient};
 use crate::aws::{EdgeCredentials, provider};
 use crate::clock;
 use crate::config::{CredentialSource, Settings};
 use crate::edge::EdgeClient;
+use crate::log::printable;
 use crate::shutdown::Stop;
 
 /// There are warnings, and nothing worse.
