@@ -5,6 +5,7 @@
 
 pub mod answer;
 
+use std::fmt;
 use std::time::Duration;
 
 use http::Request;
@@ -38,10 +39,40 @@ pub struct EdgeClient {
 pub struct EdgeError {
     /// What, of whom, why, and the remedy. No secret.
     pub message: String,
-    /// A short stable name of the fault.
-    pub kind: String,
+    /// What kind of fault it is.
+    pub kind: EdgeErrorKind,
     /// For how long the API asked to be left alone (`Retry-After` in seconds; dates are not read).
     pub retry_after: Option<Duration>,
+}
+
+/// What went wrong. Displayed, it is a short stable name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EdgeErrorKind {
+    /// The API refused with this HTTP status.
+    Status(u16),
+    /// The answer is not as documented.
+    UnexpectedAnswer,
+    /// The API key cannot be read from its file.
+    ApiKeyUnreadable,
+    /// The API key cannot be sent in a header.
+    ApiKeyInvalid,
+    /// No URL can name the customer.
+    NoUrl,
+    /// There was no answer.
+    Unanswered(HttpErrorKind),
+}
+
+impl fmt::Display for EdgeErrorKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(formatter, "http_{status}"),
+            Self::UnexpectedAnswer => formatter.write_str("unexpected_answer"),
+            Self::ApiKeyUnreadable => formatter.write_str("api_key_unreadable"),
+            Self::ApiKeyInvalid => formatter.write_str("api_key_invalid"),
+            Self::NoUrl => formatter.write_str("no_url"),
+            Self::Unanswered(kind) => formatter.write_str(kind.label()),
+        }
+    }
 }
 
 impl EdgeClient {
@@ -98,7 +129,7 @@ impl EdgeClient {
                 message: format!(
                     "cannot {WHAT} of a customer that is called '{customer}': no URL can name it"
                 ),
-                kind: "no_url".to_owned(),
+                kind: EdgeErrorKind::NoUrl,
                 retry_after: None,
             });
         }
@@ -129,19 +160,17 @@ impl EdgeClient {
         url: &Url,
         read: impl Fn(u16, &[u8]) -> Result<T, AnswerFault>,
     ) -> Result<T, EdgeError> {
-        let fault = |kind: &str, cause_and_remedy: String| EdgeError {
+        let fault = |kind, cause_and_remedy: String| EdgeError {
             message: format!(
                 "cannot {what} from the Edge API at {}: {cause_and_remedy}",
                 self.address()
             ),
-            kind: kind.to_owned(),
+            kind,
             retry_after: None,
         };
         let api_key = self.api_key.read().map_err(|error| {
-            fault(
-                "api_key_unreadable",
-                format!("{error}; check SERVER_API_KEY_FILE"),
-            )
+            let cause = format!("{error}; check SERVER_API_KEY_FILE");
+            fault(EdgeErrorKind::ApiKeyUnreadable, cause)
         })?;
         let request = Request::get(url.as_str())
             .header("X-API-KEY", api_key.trim())
@@ -151,7 +180,7 @@ impl EdgeClient {
             .body(Vec::new())
             .map_err(|_| {
                 let cause = "the API key holds characters no header may; check SERVER_API_KEY";
-                fault("api_key_invalid", cause.to_owned())
+                fault(EdgeErrorKind::ApiKeyInvalid, cause.to_owned())
             })?;
         let answer = self.http.send(request, None).map_err(|error| {
             let remedy = match error.kind {
@@ -165,11 +194,14 @@ impl EdgeClient {
                 | HttpErrorKind::Connection => "check EDGE_API_URL and the way there (DNS, firewall)",
                 HttpErrorKind::Proxy(fault) => fault.remedy(),
             };
-            fault(error.kind.label(), format!("{error}; {remedy}"))
+            fault(
+                EdgeErrorKind::Unanswered(error.kind),
+                format!("{error}; {remedy}"),
+            )
         })?;
         read(answer.status, &answer.body).map_err(|error| EdgeError {
             retry_after: retry_after(&answer.headers),
-            ..fault(&error.kind, error.cause_and_remedy)
+            ..fault(error.kind, error.cause_and_remedy)
         })
     }
 }

@@ -1,109 +1,147 @@
-//! The commands: what an operator asks beside running the service. Each is thin, and stands on the same parts as the
-//! service.
-//!
-//! What a command found out goes to standard output; the log, of which it needs little, to standard error. A command
-//! needs only those settings that its work needs.
+//! The commands: what an operator does beside running the service. Each uses the same modules as the service, and only the
+//! settings that it needs. Results go to standard output, the log and errors to standard error.
 
 pub mod args;
 
-mod apply;
 mod check;
-mod human;
 mod inspect;
-mod lines;
-mod opened;
-mod probe;
+mod output;
 mod purge;
 mod replay;
-mod terminal;
+mod session;
 mod warm;
 
-use std::fmt::Display;
-use std::io::Write;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::time::Duration;
+
+use http::Request;
+use url::Url;
 
 use self::args::Command;
-use self::opened::Opened;
+use self::output::{complain, print};
+use self::session::{Session, open_lines, subject};
 use crate::config::{Faults, Settings};
+use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions};
+use crate::store::StoreError;
 
-/// It came to the end that was wished for.
+/// Everything was done.
 const DONE: u8 = 0;
-/// It did not.
+/// Something was not.
 const FAILED: u8 = 1;
-/// What clap uses for a command line that it cannot take.
+/// What clap uses for a command line that it cannot accept.
 pub const USAGE: u8 = 2;
 /// `EX_CONFIG` of sysexits.h: the configuration has faults, a restart will not help.
 pub const CONFIGURATION: u8 = 78;
 
+/// Why a command did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error("the configuration has faults, nothing was done:\n{0}")]
+    Configuration(#[from] Faults),
+    /// The command line does not say enough, or names what does not exist.
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Redis(#[from] StoreError),
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl CommandError {
+    fn of_file(doing: &str, path: &str, error: &io::Error) -> Self {
+        Self::Failed(format!(
+            "cannot {doing} {path}: {error}; check the path and its permissions"
+        ))
+    }
+}
+
 /// Runs a command to its end.
 pub fn run(command: &Command, settings: &Settings) -> ExitCode {
-    let status = match command {
+    console::set_colors_enabled(settings.may_colour() && io::stdout().is_terminal());
+    let ended = match command {
         Command::Check(args) => check::run(settings, args),
         Command::Inspect(args) => inspect::run(settings, args),
         Command::Replay(args) => replay::run(settings, args),
         Command::Warm(args) => warm::run(settings, args),
         Command::Purge(args) => purge::run(settings, args),
-        Command::Live => probe::run(settings, "/livez"),
-        Command::Ready => probe::run(settings, "/readyz"),
+        Command::Live => probe(settings, "/livez"),
+        Command::Ready => probe(settings, "/readyz"),
         Command::Completions { shell } => completions(*shell),
-        Command::Man(args) => manual(args.command.as_deref()),
+        Command::Man { command } => manual(command.as_deref()),
     };
-    ExitCode::from(status)
+    ExitCode::from(ended.unwrap_or_else(|error| {
+        complain(&error);
+        match error {
+            CommandError::Configuration(_) => CONFIGURATION,
+            CommandError::Usage(_) => USAGE,
+            CommandError::Redis(_) | CommandError::Output(_) | CommandError::Failed(_) => FAILED,
+        }
+    }))
 }
 
-fn completions(shell: clap_complete::Shell) -> u8 {
+/// Asks a running service: for images that have no shell and no curl.
+fn probe(settings: &Settings, path: &str) -> Result<u8, CommandError> {
+    let port = settings.port_to_probe()?;
+    let mut why = "there is no loopback interface".to_owned();
+    // The service listens on all addresses; a host has one of these loopbacks, or both.
+    for host in ["127.0.0.1", "[::1]"] {
+        let url = format!("http://{host}:{port}{path}");
+        let (Ok(base), Ok(request)) = (Url::parse(&url), Request::get(url).body(Vec::new())) else {
+            continue;
+        };
+        let options = HttpOptions {
+            pool_size: 1,
+            answer_bytes_max: 64 * 1024,
+            // Orchestrators do not give a probe much more.
+            deadline: Duration::from_secs(5),
+            proxy: None,
+        };
+        match HttpClient::new(&base, options).send(request, None) {
+            Ok(answer) => {
+                let body = String::from_utf8_lossy(&answer.body);
+                return match (answer.status, body.trim_end()) {
+                    (200, body) => print(format!("{body}\n")),
+                    (status, body) => Err(CommandError::Failed(format!(
+                        "GET {path} on port {port} answers {status}: {body}; the service's log and its /metrics tell why"
+                    ))),
+                };
+            }
+            Err(error) => {
+                why = error.words;
+                if !matches!(
+                    error.kind,
+                    HttpErrorKind::ConnectionRefused | HttpErrorKind::Connection
+                ) {
+                    break;
+                }
+            }
+        }
+    }
+    Err(CommandError::Failed(format!(
+        "no answer to GET {path} on port {port} of this machine: {why}; is the service running here, and is PORT the same?"
+    )))
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<u8, CommandError> {
     let mut command = args::shown();
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);
-    print(&String::from_utf8_lossy(&script))
+    print(&script)
 }
 
-fn manual(of: Option<&str>) -> u8 {
-    let mut whole = args::shown();
-    whole.build();
-    let command = match of {
-        None => Some(whole),
-        Some(name) => whole.find_subcommand(name).cloned(),
-    };
-    let Some(command) = command else {
-        let name = of.unwrap_or_default();
-        complain(format!(
-            "there is no command '{name}', so it has no manual page; --help lists the commands"
-        ));
-        return USAGE;
-    };
+fn manual(of: Option<&str>) -> Result<u8, CommandError> {
+    let mut command = args::shown();
+    command.build();
+    if let Some(name) = of {
+        command = command.find_subcommand(name).cloned().ok_or_else(|| {
+            CommandError::Usage(format!("there is no command '{name}'; --help lists the commands"))
+        })?;
+    }
     let mut page = Vec::new();
-    match clap_mangen::Man::new(command).render(&mut page) {
-        Ok(()) => print(&String::from_utf8_lossy(&page)),
-        Err(error) => {
-            complain(format!("cannot make the manual page: {error}"));
-            FAILED
-        }
-    }
-}
-
-/// Writes what was found out. A reader that has gone does not need it.
-fn print(text: &str) -> u8 {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            complain(format!("cannot write what was found out: {error}"));
-            FAILED
-        }
-        Ok(()) | Err(_) => DONE,
-    }
-}
-
-/// Says what went wrong.
-fn complain(what: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{what}");
-}
-
-/// Says what is wrong with the settings that a command needs.
-fn complain_of_settings(faults: &Faults) -> u8 {
-    complain(format!(
-        "the configuration has faults, nothing was done:\n{faults}"
-    ));
-    CONFIGURATION
+    clap_mangen::Man::new(command).render(&mut page)?;
+    print(&page)
 }

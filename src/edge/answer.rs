@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::EdgeErrorKind;
 use crate::aws::Credentials;
 use crate::entitlement::{EpochMs, ResourceId, Subject};
 use crate::json;
@@ -18,8 +19,8 @@ use crate::log::peer_code;
 pub struct AnswerFault {
     /// Why, and what to do about it. Nothing of the answer but its status and an error code.
     pub cause_and_remedy: String,
-    /// A short stable name of the fault: `http_<status>` or `unexpected_answer`.
-    pub kind: String,
+    /// What kind of fault it is.
+    pub kind: EdgeErrorKind,
 }
 
 /// Reads the answer to `GET /v1/credentials/event-queue.json`.
@@ -89,7 +90,7 @@ pub fn entitlements_state(status: u16, body: &[u8], subject: &Subject) -> Result
 fn object(status: u16, body: &[u8]) -> Result<Value, AnswerFault> {
     let refused = |remedy: &str| AnswerFault {
         cause_and_remedy: format!("HTTP status {status}; {remedy}"),
-        kind: format!("http_{status}"),
+        kind: EdgeErrorKind::Status(status),
     };
     match status {
         200 => {}
@@ -129,6 +130,6 @@ fn unexpected(fault: &str) -> AnswerFault {
         cause_and_remedy: format!(
             "the answer is not as documented: {fault}; check EDGE_API_URL and SERVER_API_KEY"
         ),
-        kind: "unexpected_answer".to_owned(),
+        kind: EdgeErrorKind::UnexpectedAnswer,
     }
 }

@@ -43,7 +43,8 @@ pub fn check_prefix(context: &Context) {
     }
 }
 
-fn warning(prefix: &str, scan: &PrefixScan) -> Option<String> {
+/// What is suspicious about the customers that were found.
+pub fn warning(prefix: &str, scan: &PrefixScan) -> Option<String> {
     if scan.has_own || scan.others.is_empty() {
         return None;
     }

@@ -18,7 +18,7 @@ use super::in_flight::InFlightDelivery;
 use crate::cache::{CacheChange, Changes, Invalidation, changes};
 use crate::entitlement::EpochMs;
 use crate::message::{self, Event};
-use crate::store::{Cause, LockPatience, Outcome, StoreError};
+use crate::store::{CacheStore, Cause, LockPatience, Outcome, StoreError};
 
 /// The limits of a round: messages, bytes of bodies, changes. Enough that messages share the cost of a call, few enough
 /// that none waits for long. The last message may exceed the bytes.
@@ -27,7 +27,7 @@ const ROUND_BYTES_MAX: usize = 256 * 1024;
 const ROUND_CHANGES_MAX: usize = 500;
 /// How often a locked customer is tried again: an SDK usually holds its lock for a few milliseconds, but the one of a
 /// refetch, which purges wait for, for up to a minute.
-const LOCKED_RETRY_MIN: Duration = Duration::from_millis(20);
+pub const LOCKED_RETRY_MIN: Duration = Duration::from_millis(20);
 const LOCKED_RETRY_MAX: Duration = Duration::from_millis(100);
 /// With so many messages behind locks, or bytes of them, nothing new is taken.
 const PARKED_MESSAGES_MAX: usize = 256;
@@ -274,28 +274,13 @@ impl Worker {
         if let Some(invalidation) = jobs.first().and_then(Job::invalidation) {
             let sent_at = invalidation.sent_at.0;
             self.context.invalidated_at.fetch_max(sent_at, Ordering::SeqCst);
-            return match self.context.store.invalidate(invalidation, &keep_going) {
-                Ok(unlinked) => {
-                    log::info!(unlinked; "invalidated the environment: unlinked {unlinked} keys");
-                    let (written, stale) = (unlinked, 0);
-                    Ok(vec![Ok(Outcome::Applied { written, stale })])
-                }
-                // Only an invalidation needs SCAN and UNLINK: a server that refuses these alone fails its message alone.
-                Err(error)
-                    if matches!(error.cause, Cause::NoPermission | Cause::Other(_))
-                        && self.context.store.probe_write().is_ok() =>
-                {
-                    Ok(vec![Err(error)])
-                }
-                Err(error) => Err(error),
-            };
         }
         let now = Instant::now();
         let row = jobs.iter().flat_map(|job| &job.begun).map(|attempt| {
             let waited = now.saturating_duration_since(attempt.locked_since.unwrap_or(now));
-            (&attempt.change, LockPatience::after(waited))
+            (&attempt.change, waited)
         });
-        self.context.store.apply(&row.collect::<Vec<_>>(), &keep_going)
+        apply_once(&*self.context.store, &row.collect::<Vec<_>>(), &keep_going)
     }
 
     /// The jobs are kept and tried again, for as long as their messages are hidden from others.
@@ -391,6 +376,36 @@ impl Worker {
             add(&self.context.metrics.writes_skipped, reason, stale);
         }
         written > 0
+    }
+}
+
+/// One call for these changes, each with how long it has waited for readers' locks; an outcome each, in order. An
+/// invalidation is not atomic and has to be the only change.
+pub fn apply_once(
+    store: &dyn CacheStore,
+    changes: &[(&CacheChange, Duration)],
+    keep_going: &dyn Fn() -> bool,
+) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
+    let [(CacheChange::InvalidateEnvironment(invalidation), _)] = changes else {
+        let row = changes
+            .iter()
+            .map(|(change, waited)| (*change, LockPatience::after(*waited)));
+        return store.apply(&row.collect::<Vec<_>>(), keep_going);
+    };
+    match store.invalidate(invalidation, keep_going) {
+        Ok(unlinked) => {
+            log::info!(unlinked; "invalidated the environment: unlinked {unlinked} keys");
+            let (written, stale) = (unlinked, 0);
+            Ok(vec![Ok(Outcome::Applied { written, stale })])
+        }
+        // Only an invalidation needs SCAN and UNLINK: a server that refuses these alone fails its message alone.
+        Err(error)
+            if matches!(error.cause, Cause::NoPermission | Cause::Other(_))
+                && store.probe_write().is_ok() =>
+        {
+            Ok(vec![Err(error)])
+        }
+        Err(error) => Err(error),
     }
 }
 

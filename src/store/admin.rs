@@ -55,7 +55,7 @@ pub enum KeyExpiry {
     Never,
     /// It expires after this time.
     In(Duration),
-    /// The ACL forbids the question (`PTTL`).
+    /// The server refuses the question (`PTTL`).
     Unknown,
 }
 
@@ -78,7 +78,7 @@ impl KeySnapshot {
 /// What a server says of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerFacts {
-    /// The ACL allows the questions.
+    /// It answers `INFO`.
     pub is_known: bool,
     /// `redis_version`.
     pub version: Option<String>,
@@ -135,7 +135,7 @@ impl RedisStore {
             Ok(Value::Int(left)) => u64::try_from(left).map_or(KeyExpiry::Absent, |left| {
                 KeyExpiry::In(Duration::from_millis(left))
             }),
-            Err(error) if error.cause == Cause::NoPermission => KeyExpiry::Unknown,
+            Err(error) if is_refused(&error) => KeyExpiry::Unknown,
             Ok(_) | Err(_) => return Err(self.pool.not_ours("PTTL answered in an unknown form")),
         };
         Ok(KeySnapshot { content, expiry })
@@ -147,13 +147,13 @@ impl RedisStore {
         Some(EpochMs(secs.checked_mul(1_000)?.checked_add(micros / 1_000)?))
     }
 
-    /// What the server says of itself. Fails if it does not answer; what an ACL forbids to ask is left out.
+    /// What the server says of itself. Fails if it does not answer; what it refuses to tell is left out.
     pub fn facts(&self) -> Result<ServerFacts, StoreError> {
         let mut facts = ServerFacts::default();
         for section in ["server", "memory", "replication"] {
             match self.ask::<String>(cmd("INFO").arg(section), "cannot ask") {
                 Ok(text) => facts.read(&text),
-                Err(error) if error.cause == Cause::NoPermission => {}
+                Err(error) if is_refused(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -164,7 +164,7 @@ impl RedisStore {
                     facts.role = Some(String::from_utf8_lossy(role).into_owned());
                 }
             }
-            Err(error) if error.cause != Cause::NoPermission => return Err(error),
+            Err(error) if !is_refused(&error) => return Err(error),
             Ok(_) | Err(_) => {}
         }
         Ok(facts)
@@ -266,6 +266,11 @@ impl RedisStore {
             .on_a_connection(|connection| self.pool.query(connection, command, doing))?;
         redis::from_redis_value(reply).map_err(|_| self.pool.not_ours("a reply of an unknown form"))
     }
+}
+
+/// An ACL forbids the question, or the server does not know it: it was renamed, or a managed service lacks it.
+fn is_refused(error: &StoreError) -> bool {
+    matches!(error.cause, Cause::NoPermission | Cause::Other(_))
 }
 
 impl ServerFacts {

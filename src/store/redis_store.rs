@@ -402,8 +402,10 @@ impl CacheStore for RedisStore {
             .on_a_connection(|connection| self.pool.query(connection, &cmd("PING"), "cannot use"))
         {
             // An ACL that forbids PING forbids no write.
-            Err(error) if error.cause != Cause::NoPermission => Err(error),
-            Ok(_) | Err(_) => Ok(()),
+            Err(error) if error.cause == Cause::NoPermission => Ok(()),
+            // Nor does a server that knows it by another name; but this error may be said to every command.
+            Err(error) if error.cause.is_unknown() => self.probe_write().map_err(|_| error),
+            answer => answer.map(|_| ()),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::fakes::refusing_redis::{How, Refusal, RefusingRedis};
 use crate::support::command::{Ended, run, run_with_input};
 use crate::support::messages::{
     Envelope, Shape, customer_deleted, entitlements_updated, package_published, purge,
@@ -245,11 +246,40 @@ fn a_readers_lock_is_waited_for() {
 }
 
 #[test]
+fn a_refusal_that_quotes_keys_names_no_customer() {
+    let redis = TestRedis::start();
+    let proxy = RefusingRedis::start(([127, 0, 0, 1], redis.port).into());
+    proxy.refuse(&[Refusal::of(
+        &["EVALSHA", "EVAL"],
+        How::Error(
+            "ERR unknown command 'EVALSHA', with args beginning with: 'production-alice@example.com' ",
+        ),
+    )]);
+    let settings = settings(&redis, "UPSERT")
+        .set("REDIS_PORT", proxy.port().to_string())
+        .set("LOG_LEVEL", "info");
+    let line = of_entitlements("alice@example.com", 2);
+    let replayed = run_with_input(&settings, &["replay", "-"], &line);
+    let purged = run(&settings, &["purge", "alice@example.com", "--yes"]);
+    for ended in [replayed, purged] {
+        assert_eq!(ended.status, 1, "{ended:?}");
+        assert!(
+            ended.stderr.contains("EVALSHA") && !ended.stderr.contains("alice"),
+            "{ended:?}"
+        );
+    }
+}
+
+#[test]
 fn a_file_that_is_not_there_and_a_redis_that_is_away_are_told() {
     let redis = TestRedis::start();
     let ended = run(&settings(&redis, "UPSERT"), &["replay", "/no/such/file"]);
     assert_eq!(ended.status, 1, "{ended:?}");
     assert!(ended.stderr.contains("/no/such/file"), "{ended:?}");
+    let directory = redis.directory().display().to_string();
+    let ended = run(&settings(&redis, "UPSERT"), &["replay", &directory]);
+    assert_eq!(ended.status, 1, "{ended:?}");
+    assert!(ended.stderr.contains("line 1: cannot be read"), "{ended:?}");
     redis.stop();
     let ended = replay(&redis, "UPSERT", &[of_entitlements("customer-1", 2)]);
     assert_eq!(ended.status, 1, "{ended:?}");

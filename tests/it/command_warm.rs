@@ -252,6 +252,23 @@ fn a_list_that_would_be_overwritten_is_refused_and_stays() {
 }
 
 #[test]
+fn a_list_that_cannot_be_read_and_files_that_are_one_end_it() {
+    let (redis, edge) = (TestRedis::start(), EdgeStub::start());
+    let directory = redis.directory().display().to_string();
+    let ended = run(&settings(&redis, &edge), &["warm", &directory]);
+    assert_eq!(ended.status, 1, "{ended:?}");
+    assert!(
+        ended.stderr.contains(&directory) && ended.stderr.contains("gave up"),
+        "{ended:?}"
+    );
+    let both = redis.directory().join("both").display().to_string();
+    let ended = warm(&redis, &edge, "one\n", &["--state", &both, "--failed", &both]);
+    assert_eq!(ended.status, 1, "{ended:?}");
+    assert!(ended.stderr.contains("must be different files"), "{ended:?}");
+    assert_eq!(edge.calls().len(), 0, "nobody was asked");
+}
+
+#[test]
 fn a_byte_order_mark_is_no_part_of_an_id() {
     let (redis, edge) = (TestRedis::start(), EdgeStub::start());
     edge.give_entitlements(&state(ONE, 5), &[]);

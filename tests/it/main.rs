@@ -65,6 +65,7 @@ mod visibility;
 mod watchdog;
 
 mod command_check;
+mod command_check_needs;
 mod command_inspect;
 mod command_probes;
 mod command_purge;

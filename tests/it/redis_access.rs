@@ -233,7 +233,7 @@ fn a_redis_that_goes_away_costs_readiness_and_no_message() {
 }
 
 /// What README says the service's user needs.
-const COMMANDS: &str =
+pub const COMMANDS: &str =
     "+evalsha +eval +script|load +mget +get +set +exists +del +scan +unlink +ping +info +select";
 
 fn set_user(redis: &TestRedis, rules: &str) {

@@ -1,25 +1,26 @@
-//! `check`: everything that the service needs, asked of each in turn, with a line for each answer. It leaves no trace:
-//! the one key that it writes to Redis it deletes again, and a message is received only where that harms none.
+//! `check`: asks everything that the service needs, with one line for each finding. What the service can do without fails
+//! nothing. It leaves no trace: see `peers`.
 
-mod clock_skew;
-mod credentials;
-mod edge;
-mod queue;
-mod redis_server;
+mod peers;
 
-use std::fmt::Write;
-use std::io::IsTerminal;
+use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 
 use clap::Args;
+use console::style;
 use serde::Serialize;
 use serde_json::json;
 
-use super::terminal::Paint;
-use super::{CONFIGURATION, DONE, FAILED, Opened, complain, print};
-use crate::config::Settings;
+use self::Severity::{Failure, Good, Note, Warning};
+use super::output::{date, show};
+use super::{CONFIGURATION, CommandError, DONE, FAILED, Session};
+use crate::aws::sts::{StsAccess, StsClient};
+use crate::aws::{EdgeCredentials, provider};
+use crate::clock;
+use crate::config::{CredentialSource, Settings};
 use crate::edge::EdgeClient;
 use crate::log::printable;
+use crate::shutdown::Stop;
 
 /// There are warnings, and nothing worse.
 const WARNED: u8 = 3;
@@ -30,190 +31,198 @@ pub struct CheckArgs {
     /// Print JSON instead of lines.
     #[arg(long)]
     pub json: bool,
-    /// Receive a message even where the queue's dead-letter rule counts receives closely, or cannot be read.
+    /// Receive a message even where the queue's dead-letter rule allows few receives, or cannot be read.
     #[arg(long)]
     pub receive: bool,
 }
 
-/// What is looked at.
+/// What is checked, with the exit status if this, and this alone, fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Area {
-    Configuration,
-    Credentials,
-    Queue,
-    Redis,
-    Edge,
-    Clock,
+    Configuration = CONFIGURATION as isize,
+    Credentials = 10,
+    Queue = 11,
+    Redis = 12,
+    Edge = 13,
+    Clock = 14,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Status {
-    Ok,
+enum Severity {
+    #[serde(rename = "ok")]
+    Good,
+    /// The service does without, which may well be intended.
+    Note,
     Warning,
     Failure,
 }
 
-/// One line.
 #[derive(Debug, Serialize)]
 struct Finding {
     area: Area,
-    status: Status,
+    #[serde(rename = "status")]
+    severity: Severity,
     /// What was found, for what, and the remedy if there is something to be done. No secret.
     text: String,
 }
 
-impl Area {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Configuration => "configuration",
-            Self::Credentials => "credentials",
-            Self::Queue => "queue",
-            Self::Redis => "redis",
-            Self::Edge => "edge",
-            Self::Clock => "clock",
+#[derive(Debug)]
+struct Report {
+    /// What is being checked.
+    area: Area,
+    findings: Vec<Finding>,
+}
+
+impl Report {
+    fn add(&mut self, severity: Severity, text: impl Display) {
+        let (area, text) = (self.area, text.to_string());
+        self.findings.push(Finding { area, severity, text });
+    }
+
+    fn good(&mut self, text: impl Display) {
+        self.add(Good, text);
+    }
+
+    fn note(&mut self, text: impl Display) {
+        self.add(Note, text);
+    }
+
+    fn warning(&mut self, text: impl Display) {
+        self.add(Warning, text);
+    }
+
+    fn failure(&mut self, text: impl Display) {
+        self.add(Failure, text);
+    }
+
+    /// Good, or a failure.
+    fn add_result(&mut self, result: Result<impl Display, impl Display>) {
+        match result {
+            Ok(text) => self.good(text),
+            Err(error) => self.failure(error),
         }
     }
 
-    /// The exit status if this, and this alone, fails.
-    fn exit_status(self) -> u8 {
-        match self {
-            Self::Configuration => CONFIGURATION,
-            Self::Credentials => 10,
-            Self::Queue => 11,
-            Self::Redis => 12,
-            Self::Edge => 13,
-            Self::Clock => 14,
+    fn worst(&self) -> Severity {
+        let severities = self.findings.iter().map(|finding| finding.severity);
+        severities.max().unwrap_or(Good)
+    }
+
+    fn lines(&self) -> String {
+        let mut lines = String::new();
+        for Finding { area, severity, text } in &self.findings {
+            let severity = match severity {
+                Good => style("ok     ").green(),
+                Note => style("note   ").cyan(),
+                Warning => style("warning").yellow(),
+                Failure => style("failure").red(),
+            };
+            let (area, text) = (format!("{area:?}").to_lowercase(), printable(text));
+            let _ = writeln!(lines, "{severity}  {area:<13}  {text}"); // a string accepts everything
         }
+        lines
     }
 
-    fn ok(self, text: impl Into<String>) -> Finding {
-        self.finding(Status::Ok, text)
-    }
-
-    fn warning(self, text: impl Into<String>) -> Finding {
-        self.finding(Status::Warning, text)
-    }
-
-    fn failure(self, text: impl Into<String>) -> Finding {
-        self.finding(Status::Failure, text)
-    }
-
-    fn finding(self, status: Status, text: impl Into<String>) -> Finding {
-        Finding {
-            area: self,
-            status,
-            text: text.into(),
+    /// The area that failed, if it is one; 1 if they are several; 3 if there are warnings and nothing worse.
+    fn exit_status(&self) -> u8 {
+        let failures = self.findings.iter().filter(|finding| finding.severity == Failure);
+        let mut failed = failures.map(|finding| finding.area);
+        match failed.next() {
+            Some(first) if failed.all(|area| area == first) => first as u8,
+            Some(_) => FAILED,
+            None if self.worst() == Warning => WARNED,
+            None => DONE,
         }
     }
 }
 
-pub(super) fn run(settings: &Settings, args: &CheckArgs) -> u8 {
-    let findings = match look(settings, args) {
-        Ok(findings) => findings,
-        Err(status) => return status,
-    };
-    let worst = findings
-        .iter()
-        .map(|finding| finding.status)
-        .max()
-        .unwrap_or(Status::Ok);
-    if args.json {
-        let report = json!({"status": worst, "checks": findings});
-        match serde_json::to_string_pretty(&report) {
-            Ok(json) => print(&format!("{json}\n")),
-            Err(error) => {
-                complain(format!("cannot print what was found as JSON: {error}"));
-                return FAILED;
-            }
-        };
-    } else {
-        let is_coloured = settings.may_colour() && std::io::stdout().is_terminal();
-        print(&lines(&findings, Paint(is_coloured)));
-    }
-    exit_status(&findings)
+pub(super) fn run(settings: &Settings, args: &CheckArgs) -> Result<u8, CommandError> {
+    let report = check(settings, args)?;
+    let worst = report.worst();
+    let status = if worst == Note { Good } else { worst };
+    let json = json!({"status": status, "checks": report.findings});
+    show(args.json, &json, || report.lines())?;
+    Ok(report.exit_status())
 }
 
-fn look(settings: &Settings, args: &CheckArgs) -> Result<Vec<Finding>, u8> {
+fn check(settings: &Settings, args: &CheckArgs) -> Result<Report, CommandError> {
+    let (area, findings) = (Area::Configuration, Vec::new());
+    let mut report = Report { area, findings };
     let config = match settings.validate() {
         Ok(config) => config,
         Err(faults) => {
-            let faults = faults.lines().iter();
-            return Ok(faults
-                .map(|fault| Area::Configuration.failure(fault.as_str()))
-                .collect());
+            faults.lines().iter().for_each(|fault| report.failure(fault));
+            return Ok(report);
         }
     };
-    let opened = Opened::silent(settings, 1)?;
-    let mut findings = vec![Area::Configuration.ok(format!(
-        "valid: queue {} in {}, environment '{}'",
-        config.queue_url, config.region, config.environment_prefix
-    ))];
-    let notices = config.notices.iter();
-    findings.extend(notices.map(|notice| Area::Configuration.warning(notice.as_str())));
-
-    let edge = Arc::new(EdgeClient::new(
-        config.edge_api_url.clone(),
-        config.server_api_key.clone(),
-        config.proxy.clone(),
+    let mut access = settings.cache_access()?;
+    access.notices.clear(); // they are findings
+    let session = Session::open(settings, access, 1)?;
+    let (queue, region, prefix) = (&config.queue_url, &config.region, &config.environment_prefix);
+    report.good(format!(
+        "valid: queue {queue} in {region}, environment '{prefix}'"
     ));
-    let provider = credentials::check(&config, settings.sts_endpoint(), &edge, &mut findings);
-    if let Some(provider) = provider {
-        queue::check(&config, provider, args.receive, &mut findings);
-    }
-    redis_server::check(&config, &opened.store, &mut findings);
-    edge::check(&config, &edge, &mut findings);
-    clock_skew::check(&config, &opened.store, &mut findings);
-    Ok(findings)
-}
+    config.notices.iter().for_each(|notice| report.warning(notice));
 
-fn lines(findings: &[Finding], paint: Paint) -> String {
-    let mut text = String::new();
-    for finding in findings {
-        let status = match finding.status {
-            Status::Ok => paint.green("ok     "),
-            Status::Warning => paint.yellow("warning"),
-            Status::Failure => paint.red("failure"),
-        };
-        let _ = writeln!(
-            text,
-            "{status}  {:<13}  {}",
-            finding.area.label(),
-            printable(&finding.text)
-        );
+    report.area = Area::Credentials;
+    let (url, key, proxy) = (&config.edge_api_url, &config.server_api_key, &config.proxy);
+    let edge = Arc::new(EdgeClient::new(url.clone(), key.clone(), proxy.clone()));
+    let of_edge = EdgeCredentials::new(Arc::clone(&edge), queue.clone());
+    let (provider, _) = provider(&config.credentials, proxy.clone(), of_edge, Stop::never());
+    let credentials = provider.current(clock::now());
+    match &credentials {
+        Err(error) => report.failure(error),
+        Ok(credentials) => {
+            let until = credentials.expires_at.map(|at| format!(", until {}", date(at.0)));
+            report.good(provider.describe() + &until.unwrap_or_default());
+            let (endpoint, proxy) = (settings.sts_endpoint(), proxy.clone());
+            let sts = StsClient::new(&StsAccess { endpoint, proxy }, None);
+            let sts = sts.ok_or_else(|| "the region has no STS; check AWS_REGION".to_owned());
+            match sts.and_then(|sts| sts.caller(credentials)) {
+                Ok(arn) => report.good(format!("the caller is {arn}")),
+                Err(why) => report.warning(format!("the caller is unknown: {why}. The service does without")),
+            }
+            peers::queue(&mut report, &config, provider, args.receive);
+        }
     }
-    text
-}
-
-/// The area that failed, if it is one; 1 if they are several; 3 if there are warnings and nothing worse.
-fn exit_status(findings: &[Finding]) -> u8 {
-    let mut failed = findings
-        .iter()
-        .filter(|finding| finding.status == Status::Failure)
-        .map(|finding| finding.area);
-    match failed.next() {
-        Some(first) if failed.all(|area| area == first) => first.exit_status(),
-        Some(_) => FAILED,
-        None if findings.iter().any(|finding| finding.status == Status::Warning) => WARNED,
-        None => DONE,
+    peers::redis_server(&mut report, &session);
+    report.area = Area::Edge;
+    let is_needed = config.credentials == CredentialSource::EdgeApi && credentials.is_err();
+    match edge.sentry_dsn() {
+        Ok(_) => report.good(format!("{} answers and takes SERVER_API_KEY", edge.address())),
+        Err(error) if is_needed => report.failure(error),
+        Err(error) => report.warning(format!("{error}. Only error reports and warm need it")),
     }
+    peers::clocks(&mut report, &config, &session);
+    Ok(report)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn report(of: &[(Area, Severity)]) -> Report {
+        let (area, findings) = (Area::Clock, Vec::new());
+        let mut report = Report { area, findings };
+        for (area, severity) in of {
+            report.area = *area;
+            report.add(*severity, "PORT: is not");
+        }
+        report
+    }
+
     #[test]
     fn the_exit_status_tells_which_area_failed() {
-        let (ok, warning) = (Area::Queue.ok("a"), Area::Clock.warning("b"));
-        assert_eq!(exit_status(&[]), 0);
-        let findings = vec![ok, warning];
-        assert_eq!(exit_status(&findings), 3);
         let with = |areas: &[Area]| {
-            let failures = areas.iter().map(|area| area.failure("c"));
-            exit_status(&failures.chain([Area::Clock.warning("b")]).collect::<Vec<_>>())
+            let mut of = vec![(Area::Queue, Good), (Area::Redis, Note), (Area::Clock, Warning)];
+            of.extend(areas.iter().map(|area| (*area, Failure)));
+            report(&of).exit_status()
         };
+        assert_eq!(report(&[]).exit_status(), 0);
+        assert_eq!(report(&[(Area::Redis, Note)]).exit_status(), 0);
+        assert_eq!(with(&[]), 3);
         assert_eq!(with(&[Area::Redis]), 12);
         assert_eq!(with(&[Area::Configuration, Area::Configuration]), 78);
         assert_eq!(with(&[Area::Redis, Area::Queue]), 1);
@@ -221,13 +230,9 @@ mod tests {
 
     #[test]
     fn a_line_has_status_area_and_text() {
-        let findings = [
-            Area::Edge.ok("answers"),
-            Area::Configuration.failure("PORT: is not"),
-        ];
         assert_eq!(
-            lines(&findings, Paint(false)),
-            "ok       edge           answers\nfailure  configuration  PORT: is not\n"
+            report(&[(Area::Redis, Note), (Area::Configuration, Good)]).lines(),
+            "note     redis          PORT: is not\nok       configuration  PORT: is not\n"
         );
     }
 }

@@ -1,0 +1,348 @@
+//! What `check` asks Redis, the queue and the clocks, without leaving a trace.
+//!
+//! The one key that is written to Redis is deleted again. A delete of a receipt that never was has no effect on the queue,
+//! and is refused like any other where it is not allowed. A receive raises the receive count of its message, even if it hides
+//! it for no time, so it is left out where a dead-letter rule would give the message up sooner for it.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use serde_json::{Value, json};
+use url::Url;
+
+use super::{Area, Report};
+use crate::aws::CredentialsProvider;
+use crate::cache::changes;
+use crate::clock;
+use crate::commands::output::span;
+use crate::commands::session::Session;
+use crate::config::{Config, CredentialSource, Proxy};
+use crate::entitlement::EpochMs;
+use crate::http_client::{HttpClient, HttpOptions};
+use crate::message;
+use crate::pipeline::prefix_check;
+use crate::sqs::client::{SqsClient, SqsSettings, parse_http_date};
+use crate::sqs::{Queue, QueueError, ReceiptHandle};
+use crate::store::admin::ServerFacts;
+use crate::store::{CacheStore, LockPatience, StoreError};
+
+/// Tested with 6.2 and later; the script and UNLINK need 4.0, ACLs 6.0.
+const OLDEST_MAJOR: u32 = 6;
+/// Steps of the prefix check: a hundred thousand keys.
+const STEPS_MAX: u32 = 100;
+/// A dead-letter rule that allows fewer receives than this is not to be used up.
+const RECEIVES_FEW: u64 = 5;
+/// AWS accepts signatures that are up to this much off.
+const REFUSED_FROM_SECS: u64 = 5 * 60;
+const MENTIONED_FROM_SECS: u64 = 10;
+
+/// Whether the service can write to Redis, and what that says about itself.
+pub(super) fn redis_server(report: &mut Report, session: &Session) {
+    report.area = Area::Redis;
+    let (store, keyspace, prefix) = (&session.store, &session.layout.keyspace, &session.prefix);
+    let token = format!("{:x}", fastrand::u64(..));
+    let facts = store.facts();
+    let written = store.write_read_delete(&keyspace.probe_key(&token));
+    match &facts {
+        Ok(facts) => of_server(report, &session.redis_at, facts, written.is_ok()),
+        Err(error) if written.is_ok() => report.note(format!("{error}. The service does without")),
+        Err(_) => {} // for the same reason as the write
+    }
+    let is_written = written.is_ok();
+    report.add_result(written.map(|()| "a key below the prefix was written, read and deleted"));
+    if !is_written {
+        return;
+    }
+    let applied = apply_to_nobody(session, &token);
+    report.add_result(applied.map(|()| "the script that writes runs, and sees the SDKs' locks"));
+    let steps = Cell::new(0);
+    let keep_going = || steps.replace(steps.get() + 1) < STEPS_MAX;
+    match store.scan_prefixes(keyspace, &keep_going) {
+        Ok(scan) => match prefix_check::warning(prefix, &scan) {
+            Some(warning) => report.warning(warning),
+            None if scan.has_own => report.good(format!("customers of environment '{prefix}' are cached")),
+            None => report.good(format!("no customer of environment '{prefix}' is cached yet")),
+        },
+        // A large Redis: what was not scanned proves nothing.
+        Err(error) if error.is_stopped() => {}
+        Err(error) => report.warning(format!("{error}. Only an invalidation needs SCAN")),
+    }
+}
+
+/// Does what a worker does with the usage of a customer who never was, which changes nothing. An ACL has to allow scripts,
+/// and the SDKs' locks (`P-*`).
+fn apply_to_nobody(session: &Session, token: &str) -> Result<(), StoreError> {
+    let (customer, feature) = (json!({"id": format!("check-{token}")}), json!({"id": "check"}));
+    let body =
+        json!({"type": "measurement.reported", "customer": customer, "feature": feature, "currentUsage": 0});
+    let Ok(message) = message::decode(&body.to_string(), clock::now()) else {
+        return Ok(());
+    };
+    for change in changes(message, &session.layout) {
+        let attempt = [(&change, LockPatience::RESPECT)];
+        session.store.apply(&attempt, &|| true)?.remove(0)?;
+    }
+    Ok(())
+}
+
+fn of_server(report: &mut Report, at: &str, facts: &ServerFacts, is_writable: bool) {
+    let version = facts.version.as_deref().unwrap_or("of unknown version");
+    let role = facts.role.as_deref().unwrap_or("unknown");
+    let role = role.replace("master", "primary");
+    let remedy = "name the primary in REDIS_HOST, or use REDIS_SENTINELS";
+    match (role.as_str(), is_writable) {
+        ("slave", false) => report.failure(format!("{at} is a replica, which takes no writes; {remedy}")),
+        ("slave", true) => report.warning(format!("{at} is a replica, which loses its writes; {remedy}")),
+        _ => report.good(format!("{at} answers: Redis {version}, role {role}")),
+    }
+    let major = version.split('.').next().and_then(|major| major.parse().ok());
+    if major.is_some_and(|major: u32| major < OLDEST_MAJOR) {
+        let tested = "this service is tested with 6.2 and later";
+        report.warning(format!("Redis {version} is old: {tested}; upgrade it"));
+    }
+    if !facts.is_known {
+        report.note("INFO is not available: version and memory are unknown, and there are no statistics");
+    }
+    let is_bounded = facts.maxmemory.is_some_and(|bytes| bytes > 0);
+    match facts.maxmemory_policy.as_deref().unwrap_or_default() {
+        "" => {}
+        policy if !is_bounded => report.good(format!("maxmemory is not set (policy {policy})")),
+        "noeviction" => report.warning("a full Redis refuses writes: set a maxmemory-policy that evicts"),
+        policy => report.good(format!("maxmemory-policy is {policy}: what it evicts is a miss")),
+    }
+}
+
+/// A queue's attributes by name. IAM may hide any of them.
+type Attributes = HashMap<String, String>;
+
+/// Whether messages can be received and deleted, and what else the queue says about itself.
+pub(super) fn queue(
+    report: &mut Report,
+    config: &Config,
+    credentials: Arc<dyn CredentialsProvider>,
+    receives: bool,
+) {
+    report.area = Area::Queue;
+    let settings = SqsSettings {
+        endpoint: config.sqs_endpoint.clone(),
+        queue_url: config.queue_url.clone(),
+        region: config.region.clone(),
+        pool_size: 1,
+        receive_slack: Duration::from_secs(5),
+        proxy: config.proxy.clone(),
+    };
+    let queue = SqsClient::new(settings, credentials);
+    let attributes = queue.attributes("All");
+    match &attributes {
+        Ok(attributes) => report.good(described(attributes)),
+        // Stigg's credentials may be for receiving and deleting alone.
+        Err(error) if error.refused && config.credentials == CredentialSource::EdgeApi => {
+            report.note("these credentials may not read its attributes; the service does without");
+        }
+        Err(error) => report.warning(format!("{error}; the service does without")),
+    }
+    let deleted = queue.delete_batch(&[ReceiptHandle("check".to_owned())]);
+    report.add_result(deleted.map(|_| "reached; messages may be deleted"));
+    if let Some(why) = why_not_to_receive(attributes.as_ref()).filter(|_| !receives) {
+        let forced = "with --receive it is done all the same";
+        return report.warning(format!("nothing was received: {why}; {forced}"));
+    }
+    report.add_result(queue.peek().map(|count| match count {
+        None => "may be received from; no message was waiting".to_owned(),
+        Some(count) => {
+            let came = "one message came, hidden from nobody";
+            format!("may be received from: {came} (its receive count is {count} now)")
+        }
+    }));
+}
+
+fn number(attributes: &Attributes, name: &str) -> Option<u64> {
+    attributes.get(name)?.parse().ok()
+}
+
+/// After how many receives a message goes to the dead-letter queue; none without a redrive policy.
+fn receives_max(attributes: &Attributes) -> Option<u64> {
+    let policy: Value = serde_json::from_str(attributes.get("RedrivePolicy")?).ok()?;
+    // A number, or the same as text: SQS accepts both and returns what it got.
+    let max = policy.get("maxReceiveCount")?;
+    max.as_u64().or_else(|| max.as_str()?.parse().ok())
+}
+
+fn why_not_to_receive(attributes: Result<&Attributes, &QueueError>) -> Option<String> {
+    let why = match attributes {
+        Ok(attributes) if number(attributes, "ApproximateNumberOfMessages") == Some(0) => return None,
+        Ok(attributes) => {
+            let max = receives_max(attributes).filter(|max| *max < RECEIVES_FEW)?;
+            format!("after {max} of them the dead-letter rule takes it")
+        }
+        Err(error) if error.refused => "whether a dead-letter rule counts it cannot be read".to_owned(),
+        // A call that nobody answered will hardly be answered now, but its error says why.
+        Err(_) => return None,
+    };
+    Some(format!("a receive raises a message's receive count, and {why}"))
+}
+
+fn described(attributes: &Attributes) -> String {
+    let count = |name| number(attributes, name).map_or_else(|| "?".to_owned(), |count| count.to_string());
+    let waiting = count("ApproximateNumberOfMessages");
+    let in_flight = count("ApproximateNumberOfMessagesNotVisible");
+    let visibility = count("VisibilityTimeout");
+    let rule = match receives_max(attributes) {
+        Some(max) => format!("a dead-letter rule after {max} receives"),
+        None => "no dead-letter rule: an unreadable message stays until it is too old".to_owned(),
+    };
+    let counts = format!("about {waiting} messages wait, {in_flight} are in flight");
+    format!("{counts}; {visibility} s of visibility timeout; {rule}")
+}
+
+/// This machine's clock against those of the queue, the Edge API and Redis. Calls to the queue are signed with the queue's own
+/// time, but tokens for ElastiCache with this machine's, and purges are compared with messages by time.
+pub(super) fn clocks(report: &mut Report, config: &Config, session: &Session) {
+    report.area = Area::Clock;
+    let date = |url| date_of(url, config.proxy.clone());
+    let asks: [(&str, &dyn Fn() -> Option<EpochMs>); 3] = [
+        ("the queue", &|| date(&config.sqs_endpoint)),
+        ("the Edge API", &|| date(&config.edge_api_url)),
+        ("Redis", &|| session.store.time()),
+    ];
+    let ahead_ms = asks.into_iter().filter_map(|(who, ask)| {
+        let before = clock::now();
+        let there = ask()?;
+        Some((who, i64::midpoint(before.0, clock::now().0) - there.0))
+    });
+    judge(report, &ahead_ms.collect::<Vec<_>>(), config.redis.iam.is_some());
+}
+
+fn judge(report: &mut Report, ahead_ms: &[(&str, i64)], signs_by_own_clock: bool) {
+    let Some((who, most_ms)) = ahead_ms.iter().max_by_key(|(_, ahead_ms)| ahead_ms.abs()) else {
+        return report.note("no peer tells what time it is; check this machine's clock");
+    };
+    let off_secs = most_ms.unsigned_abs() / 1_000;
+    let (off, direction) = (span(off_secs), if *most_ms > 0 { "ahead of" } else { "behind" });
+    let off = format!("this machine's clock is {off} {direction} that of {who}; set it by NTP");
+    let who: Vec<&str> = ahead_ms.iter().map(|(who, _)| *who).collect();
+    match off_secs {
+        0..MENTIONED_FROM_SECS => report.good(format!("within 10 s of {}", who.join(", "))),
+        MENTIONED_FROM_SECS..REFUSED_FROM_SECS => report.warning(off),
+        _ if signs_by_own_clock => report.failure(off + ": ElastiCache refuses tokens"),
+        _ => report.warning(off + "; calls are signed with the queue's time"),
+    }
+}
+
+/// The `Date` of whatever is answered: an unsigned request without a key is refused, with a date.
+fn date_of(url: &Url, proxy: Option<Proxy>) -> Option<EpochMs> {
+    let options = HttpOptions {
+        pool_size: 1,
+        answer_bytes_max: 1024 * 1024,
+        deadline: Duration::from_secs(5),
+        proxy,
+    };
+    let request = Request::get(url.as_str()).body(Vec::new()).ok()?;
+    let answer = HttpClient::new(url, options).send(request, None).ok()?;
+    parse_http_date(answer.headers.get("date")?.to_str().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Severity::{self, Failure, Good, Note, Warning};
+    use super::*;
+
+    fn report() -> Report {
+        let (area, findings) = (Area::Redis, Vec::new());
+        Report { area, findings }
+    }
+
+    fn severities(facts: &ServerFacts, is_writable: bool) -> Vec<Severity> {
+        let mut report = report();
+        of_server(&mut report, "db:6379", facts, is_writable);
+        report.findings.iter().map(|finding| finding.severity).collect()
+    }
+
+    #[test]
+    fn a_replica_a_bound_without_eviction_and_an_old_server_are_reported() {
+        let facts = |version: &str, role: &str, policy: &str| ServerFacts {
+            is_known: true,
+            version: Some(version.to_owned()),
+            role: Some(role.to_owned()),
+            maxmemory: Some(1),
+            maxmemory_policy: Some(policy.to_owned()),
+        };
+        let primary = facts("7.0.15", "master", "volatile-lru");
+        let replica = facts("7.0.15", "slave", "volatile-lru");
+        assert_eq!(severities(&primary, true), [Good, Good]);
+        assert_eq!(severities(&replica, false), [Failure, Good]);
+        assert_eq!(severities(&replica, true), [Warning, Good]);
+        let old = facts("5.0.1", "master", "noeviction");
+        assert_eq!(severities(&old, true), [Good, Warning, Warning]);
+    }
+
+    #[test]
+    fn what_a_server_does_not_tell_is_a_note() {
+        assert_eq!(severities(&ServerFacts::default(), true), [Good, Note]);
+    }
+
+    fn attributes(visible: &str, redrive_policy: &str) -> Attributes {
+        let visible = ("ApproximateNumberOfMessages", visible);
+        let named = [visible, ("RedrivePolicy", redrive_policy)].into_iter();
+        named
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn attributes_are_read_and_none_is_needed() {
+        let some = attributes("3", r#"{"deadLetterTargetArn":"arn","maxReceiveCount":"4"}"#);
+        assert!(described(&some).starts_with("about 3 messages wait, ? are in flight; ? s"));
+        assert!(described(&some).ends_with("a dead-letter rule after 4 receives"));
+        assert!(described(&Attributes::new()).contains("no dead-letter rule"));
+    }
+
+    #[test]
+    fn nothing_is_received_where_few_receives_are_allowed() {
+        let may = |max: u64, visible: &str| {
+            let policy = format!(r#"{{"maxReceiveCount":{max}}}"#);
+            why_not_to_receive(Ok(&attributes(visible, &policy))).is_none()
+        };
+        assert!(may(10, "7") && may(1, "0"));
+        assert!(!may(1, "7") && !may(4, "unknown"));
+        assert!(why_not_to_receive(Ok(&attributes("7", ""))).is_none());
+        let refused = |refused| QueueError {
+            message: String::new(),
+            kind: String::new(),
+            refused,
+        };
+        assert!(why_not_to_receive(Err(&refused(true))).is_some());
+        assert!(why_not_to_receive(Err(&refused(false))).is_none());
+    }
+
+    #[test]
+    fn the_clock_that_is_farthest_off_counts() {
+        let queue_off = &[("the queue", 301_000)];
+        for (ahead_ms, signs_by_own_clock, severity, part) in [
+            (
+                &[("the queue", 400), ("Redis", -900)][..],
+                true,
+                Good,
+                "within 10 s of the queue, Redis",
+            ),
+            (
+                &[("the queue", 0), ("Redis", -11_000)],
+                true,
+                Warning,
+                "11 s behind that of Redis",
+            ),
+            (queue_off, true, Failure, "5 min 1 s ahead of that of the queue"),
+            (queue_off, false, Warning, "signed with the queue's time"),
+            (&[], true, Note, "no peer tells"),
+        ] {
+            let mut report = report();
+            judge(&mut report, ahead_ms, signs_by_own_clock);
+            let finding = &report.findings[0];
+            assert_eq!(finding.severity, severity);
+            assert!(finding.text.contains(part), "{finding:?}");
+        }
+    }
+}

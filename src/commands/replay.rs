@@ -1,0 +1,256 @@
+//! `replay`: messages from a file are decoded and applied as those from the queue are. Applying a message again changes
+//! nothing, so a replay that was interrupted is simply started again.
+
+use std::fmt::Display;
+use std::io::BufRead;
+
+use clap::Args;
+use indicatif::ProgressBar;
+use serde_json::Value;
+
+use super::output::{bar, counts};
+use super::{CommandError, DONE, FAILED, Session, complain, open_lines, print};
+use crate::cache::{CacheChange, changes};
+use crate::clock;
+use crate::config::Settings;
+use crate::entitlement::EpochMs;
+use crate::log::printable;
+use crate::message::{self, Event};
+use crate::sqs::protocol::sent_at;
+use crate::store::{DryRun, Outcome};
+
+/// Changes that are applied together: enough to share round trips, few enough that the bar moves. A migration may have 90,000.
+const CHANGES_TOGETHER: usize = 250;
+
+/// What `replay` is asked.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The file, one JSON message a line; - reads standard input.
+    pub file: String,
+    /// Change nothing; print what each message would change.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+pub(super) fn run(settings: &Settings, args: &ReplayArgs) -> Result<u8, CommandError> {
+    let session = Session::open(settings, settings.cache_access()?, 1)?;
+    let (input, total) = open_lines(&args.file)?;
+    let mut replay = Replay {
+        session: &session,
+        is_dry: args.dry_run,
+        pending: Vec::new(),
+        tally: Tally::default(),
+        bar: bar(total, "messages"),
+    };
+    let ended = replay.all(input);
+    replay.bar.finish_and_clear();
+    print(replay.tally.summary(args.dry_run))?;
+    ended?;
+    Ok(if replay.tally.bad == 0 { DONE } else { FAILED })
+}
+
+struct Replay<'a> {
+    session: &'a Session,
+    is_dry: bool,
+    /// Changes that are not applied yet, each with the number of its line.
+    pending: Vec<(u64, CacheChange)>,
+    tally: Tally,
+    bar: ProgressBar,
+}
+
+impl Replay<'_> {
+    fn all(&mut self, input: impl BufRead) -> Result<(), CommandError> {
+        for (number, line) in (1..).zip(input.split(b'\n')) {
+            match line {
+                Ok(line) => self.line(number, line.trim_ascii())?,
+                Err(error) => {
+                    self.bad(number, format!("cannot be read: {error}"));
+                    break;
+                }
+            }
+            self.bar.inc(1);
+        }
+        self.flush()
+    }
+
+    fn line(&mut self, number: u64, line: &[u8]) -> Result<(), CommandError> {
+        if line.is_empty() {
+            return Ok(());
+        }
+        self.tally.lines += 1;
+        let (body, sent_at) = body_of(&String::from_utf8_lossy(line), clock::now());
+        let decoded = message::decode(&body, sent_at);
+        let Ok(message) = decoded.map_err(|fault| self.bad(number, fault)) else {
+            return Ok(());
+        };
+        if let Event::Ignored { label } = message.event {
+            self.tally.ignored += 1;
+            self.predict(number, &format!("changes nothing (type {label})"))?;
+        }
+        for change in changes(message, &self.session.layout) {
+            self.pending.push((number, change));
+            if self.pending.len() >= CHANGES_TOGETHER {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), CommandError> {
+        let (numbers, changes): (Vec<u64>, Vec<CacheChange>) = self.pending.drain(..).unzip();
+        let Some(first) = numbers.first() else {
+            return Ok(());
+        };
+        let failed = format!("from line {first} on nothing is known to be applied");
+        let failed = |error| CommandError::Failed(format!("{failed}: {error}"));
+        let lines = numbers.iter().copied().zip(&changes);
+        if self.is_dry {
+            let runs = self.session.store.dry_run(&changes.iter().collect::<Vec<_>>());
+            for ((number, change), run) in lines.zip(runs.map_err(failed)?) {
+                match run {
+                    Ok(run) => self.predict(number, &prediction(change, &run))?,
+                    Err(error) => self.bad(number, error),
+                }
+            }
+            return Ok(());
+        }
+        for ((number, change), outcome) in lines.zip(self.session.apply(&changes).map_err(failed)?) {
+            match outcome {
+                Ok(outcome) => self.tally.count(change, outcome),
+                Err(error) => self.bad(number, error),
+            }
+        }
+        Ok(())
+    }
+
+    fn bad(&mut self, number: u64, fault: impl Display) {
+        self.tally.bad += 1;
+        self.bar.suspend(|| complain(format!("line {number}: {fault}")));
+    }
+
+    fn predict(&self, number: u64, what: &str) -> Result<(), CommandError> {
+        if self.is_dry {
+            let line = printable(&format!("line {number}: {what}"));
+            self.bar.suspend(|| print(line + "\n"))?;
+        }
+        Ok(())
+    }
+}
+
+/// The body of a line, which is one itself or a message as `aws sqs receive-message` prints it, and when it was sent: as the
+/// queue says, else as the message itself says, else now.
+fn body_of(line: &str, now: EpochMs) -> (String, EpochMs) {
+    // Capital, as in SQS's answers: no event has this field. What is wrong with a line, decoding reports.
+    let mut message: Value = serde_json::from_str(line).unwrap_or_default();
+    let stated = message.pointer("/Attributes/SentTimestamp");
+    let stated = stated.and_then(|at| at.as_i64().or_else(|| at.as_str()?.parse().ok()));
+    let (body, stated) = match message.get_mut("Body").map(Value::take) {
+        Some(Value::String(body)) => (body, sent_at(stated)),
+        _ => (line.to_owned(), None),
+    };
+    let sent_at = stated.or_else(|| message::message_time(&body)).unwrap_or(now);
+    (body, sent_at)
+}
+
+/// What a change would do.
+fn prediction(change: &CacheChange, run: &DryRun) -> String {
+    if let CacheChange::InvalidateEnvironment(invalidation) = change {
+        let pattern = invalidation.keyspace.customer_keys_pattern();
+        return format!("would delete every key of a customer in the environment: {pattern}");
+    }
+    let verb = if change.only_deletes() { "delete" } else { "write" };
+    let (written, stale) = (run.written.join(" "), run.stale.join(" "));
+    let why_nothing = match run.outcome {
+        Outcome::Applied { .. } if !stale.is_empty() => &format!("newer is stored at {stale}"),
+        Outcome::Applied { .. } | Outcome::NoCustomer => "the customer is not cached",
+        Outcome::SkippedByPolicy => "the customer is not cached (CACHE_UPDATE_POLICY=UPDATE_IF_EXISTS)",
+        Outcome::PurgedLater => "the customer was purged after it was sent",
+        Outcome::Locked => "an SDK holds its lock",
+    };
+    match (written.as_str(), stale.as_str()) {
+        ("", _) => format!("would {verb} nothing: {why_nothing}"),
+        (_, "") => format!("would {verb} {written}"),
+        _ => format!("would {verb} {written}; {why_nothing}"),
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    lines: u64,
+    written: u64,
+    stale: u64,
+    purges: u64,
+    invalidations: u64,
+    unlinked: u64,
+    not_cached: u64,
+    purged_later: u64,
+    ignored: u64,
+    bad: u64,
+}
+
+impl Tally {
+    fn count(&mut self, change: &CacheChange, outcome: Outcome) {
+        match (outcome, change) {
+            (Outcome::Applied { .. }, CacheChange::Purge(_)) => self.purges += 1,
+            (Outcome::Applied { written, .. }, CacheChange::InvalidateEnvironment(_)) => {
+                self.invalidations += 1;
+                self.unlinked += written;
+            }
+            (Outcome::Applied { written, stale }, _) => {
+                self.written += written;
+                self.stale += stale;
+            }
+            (Outcome::SkippedByPolicy | Outcome::NoCustomer, _) => self.not_cached += 1,
+            (Outcome::PurgedLater, _) => self.purged_later += 1,
+            (Outcome::Locked, _) => {}
+        }
+    }
+
+    fn summary(&self, is_dry: bool) -> String {
+        let unchanged = if is_dry { ", nothing was changed" } else { "" };
+        counts(&[
+            (self.lines, &format!("messages read{unchanged}")),
+            (self.written, "values written, each with its timestamp"),
+            (self.stale, "values left, as newer ones are stored"),
+            (self.purges, "customers or resources purged"),
+            (self.invalidations, "invalidations of the environment"),
+            (self.unlinked, "keys deleted by them"),
+            (self.not_cached, "changes of customers who are not cached"),
+            (self.purged_later, "changes of what was purged since"),
+            (self.ignored, "messages that change nothing"),
+            (self.bad, "bad lines or refused changes"),
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: EpochMs = EpochMs(1_800_000_000_000);
+
+    #[test]
+    fn a_body_was_sent_when_it_says_so_else_now() {
+        let stated =
+            r#"{"type":"customer.deleted","timestamp":"2026-11-24T12:00:00Z","customer":{"id":"c"}}"#;
+        assert_eq!(body_of(stated, NOW).1, EpochMs(1_795_521_600_000));
+        for unstated in [r#"{"type":"x"}"#, "{", "7"] {
+            assert_eq!(body_of(unstated, NOW), (unstated.to_owned(), NOW));
+        }
+    }
+
+    #[test]
+    fn a_message_as_the_aws_cli_prints_it_is_unwrapped() {
+        let line = r#"{"MessageId":"1","Body":"{\"type\":\"x\"}","Attributes":{"SentTimestamp":"5"}}"#;
+        assert_eq!(body_of(line, NOW), (r#"{"type":"x"}"#.to_owned(), EpochMs(5)));
+    }
+
+    #[test]
+    fn a_time_of_sending_that_is_none_is_as_good_as_unstated() {
+        for odd in ["0", "-5", "9223372036854775807", "soon"] {
+            let line =
+                format!(r#"{{"Body":"{{\\"type\\":\\"x\\"}}","Attributes":{{"SentTimestamp":"{odd}"}}}}"#);
+            assert_eq!(body_of(&line, NOW).1, NOW, "{odd}");
+        }
+    }
+}
