@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::MalformedBody;
 use super::convert::currency_id;
-use super::envelope::{flat_or_nested, own_id};
+use super::envelope::flat_or_nested;
 use super::timestamp::StateTimes;
 use super::tree::{Field, Object, fields};
 use crate::clock::EpochMs;
@@ -18,46 +18,24 @@ use crate::entitlement::{
 fields! {
     /// An entry of an entitlement list.
     ListEntry {
-        typename = "__typename",
-        kind = "type",
-        feature = "feature",
-        usage_limit = "usageLimit",
-        has_unlimited_usage = "hasUnlimitedUsage",
-        has_soft_limit = "hasSoftLimit",
-        access_denied_reason = "accessDeniedReason",
-        current_usage = "currentUsage",
-        usage_period_anchor = "usagePeriodAnchor",
-        usage_period_start = "usagePeriodStart",
-        usage_period_end = "usagePeriodEnd",
-        reset_period = "resetPeriod",
-        reset_period_configuration = "resetPeriodConfiguration",
-        enum_values = "enumValues",
-        entitlement_updated_at = "entitlementUpdatedAt",
-        usage_updated_at = "usageUpdatedAt",
-        valid_until = "validUntil",
-        credit_rate = "creditRate",
-        currency = "currency",
-        currency_id = "currencyId",
-        resource_id = "resourceId",
-        resource = "resource",
-        next_reset_date = "nextResetDate",
+        typename = "__typename", kind = "type", feature = "feature", currency = "currency", currency_id = "currencyId",
+        resource_id = "resourceId", resource = "resource", usage_limit = "usageLimit",
+        has_unlimited_usage = "hasUnlimitedUsage", has_soft_limit = "hasSoftLimit",
+        access_denied_reason = "accessDeniedReason", enum_values = "enumValues", valid_until = "validUntil",
+        credit_rate = "creditRate", reset_period = "resetPeriod",
+        reset_period_configuration = "resetPeriodConfiguration", entitlement_updated_at = "entitlementUpdatedAt",
+        current_usage = "currentUsage", usage_updated_at = "usageUpdatedAt", usage_period_anchor = "usagePeriodAnchor",
+        usage_period_start = "usagePeriodStart", usage_period_end = "usagePeriodEnd", next_reset_date = "nextResetDate",
     }
 }
 
 fields! {
-    /// The feature of an entry.
+    /// The feature of an entry. A webhook's `unit` is one of them and its `units` are several, unlike what the words suggest
+    /// beside GraphQL's.
     FeatureFields {
-        ref_id = "refId",
-        id = "id",
-        feature_type = "featureType",
-        meter_type = "meterType",
-        feature_units = "featureUnits",
-        feature_units_plural = "featureUnitsPlural",
-        // A webhook's `unit` is one of them and its `units` are several, unlike what the words suggest beside GraphQL's.
-        unit = "unit",
-        units = "units",
-        display_name = "displayName",
-        name = "name",
+        ref_id = "refId", id = "id", feature_type = "featureType", meter_type = "meterType",
+        feature_units = "featureUnits", feature_units_plural = "featureUnitsPlural", unit = "unit", units = "units",
+        display_name = "displayName", name = "name",
     }
 }
 
@@ -160,8 +138,12 @@ fn currency(id: &str, given: Object<'_>) -> RawJson {
 }
 
 fn particulars(feature: Object<'_>) -> Result<Feature, MalformedBody> {
-    let id = own_id(feature)?.ok_or_else(|| MalformedBody::at("id", "missing"))?;
     let fields = FeatureFields::of(feature);
+    let id = match fields.ref_id.text()? {
+        Some(id) => Some(id),
+        None => fields.id.text()?,
+    };
+    let id = id.ok_or_else(|| MalformedBody::at("id", "missing"))?;
     let either = |graphql: Field<'_>, webhook: Field<'_>| {
         graphql
             .text_if_any()

@@ -18,82 +18,42 @@ const LEVELS_MAX: usize = 8;
 fields! {
     /// One level of a message: an envelope, or the payload. A message may put its customer or its timestamp on either
     /// side of `payload`, and not every form has an envelope, so that every level may have every field.
-    Level {
+    LevelFields {
         // The name of the event.
-        kind = "type",
-        event_type = "eventType",
-        detail_type = "detail-type",
-        typename = "__typename",
+        kind = "type", event_type = "eventType", detail_type = "detail-type", typename = "__typename",
         // Amazon SNS.
-        sns_type = "Type",
-        topic_arn = "TopicArn",
-        message = "Message",
-        // What the payload or the next envelope is in; a GraphQL field names the event, too.
-        detail = "detail",
-        payload = "payload",
-        data = "data",
-        entitlements_updated_v2 = "entitlementsUpdatedV2",
-        entitlements_updated = "entitlementsUpdated",
-        usage_updated_v2 = "usageUpdatedV2",
-        usage_updated = "usageUpdated",
-        usage_measurement_updated = "usageMeasurementUpdated",
-        credit_balance_updated = "creditBalanceUpdated",
-        package_published = "packagePublished",
-        usage = "usage",
+        sns_type = "Type", topic_arn = "TopicArn", message = "Message",
+        // What the payload or the next envelope is in.
+        detail = "detail", payload = "payload", data = "data",
+        entitlements_updated_v2 = "entitlementsUpdatedV2", entitlements_updated = "entitlementsUpdated",
+        usage_updated_v2 = "usageUpdatedV2", usage_updated = "usageUpdated",
+        usage_measurement_updated = "usageMeasurementUpdated", credit_balance_updated = "creditBalanceUpdated",
+        package_published = "packagePublished", usage = "usage",
         // Whose.
-        customer_id = "customerId",
-        customer = "customer",
-        resource_id = "resourceId",
-        resource = "resource",
+        customer_id = "customerId", customer = "customer", resource_id = "resourceId", resource = "resource",
         // When.
-        timestamp = "timestamp",
-        entitlements_updated_at = "entitlementsUpdatedAt",
-        usage_updated_at = "usageUpdatedAt",
+        timestamp = "timestamp", entitlements_updated_at = "entitlementsUpdatedAt", usage_updated_at = "usageUpdatedAt",
         // Entitlements.
-        entitlements = "entitlements",
-        entitlements_v2 = "entitlementsV2",
-        access_denied_reason = "accessDeniedReason",
+        entitlements = "entitlements", entitlements_v2 = "entitlementsV2", access_denied_reason = "accessDeniedReason",
         // A usage.
-        entitlement = "entitlement",
-        entitlement_reference = "entitlementReference",
-        feature = "feature",
-        feature_id = "featureId",
-        current_usage = "currentUsage",
-        usage_period_start = "usagePeriodStart",
-        usage_period_end = "usagePeriodEnd",
-        next_reset_date = "nextResetDate",
+        entitlement = "entitlement", entitlement_reference = "entitlementReference", feature = "feature",
+        feature_id = "featureId", current_usage = "currentUsage", usage_period_start = "usagePeriodStart",
+        usage_period_end = "usagePeriodEnd", next_reset_date = "nextResetDate",
         // The balance of a credit currency.
-        currency_id = "currencyId",
-        currency = "currency",
-        total_consumed = "totalConsumed",
-        total_granted = "totalGranted",
-        current_balance = "currentBalance",
-        valid_until = "validUntil",
+        currency_id = "currencyId", currency = "currency", total_consumed = "totalConsumed",
+        total_granted = "totalGranted", current_balance = "currentBalance", valid_until = "validUntil",
         // Purges.
-        customer_ids = "customerIds",
-        customers = "customers",
-        ref_id = "refId",
-        id = "id",
-        migration_type = "migrationType",
+        customer_ids = "customerIds", customers = "customers", ref_id = "refId", id = "id", migration_type = "migrationType",
     }
 }
 
-impl<'t> Level<'t> {
-    /// What the payload or the next envelope may be in, in the order in which it is looked for.
-    fn wrappers(&self) -> [Field<'t>; 3] {
-        [self.detail, self.payload, self.data]
-    }
-
+impl<'t> LevelFields<'t> {
     /// The GraphQL subscription fields. They hold the payload and name the event: `{"data": {"<field>": {…payload…}}}`.
+    #[rustfmt::skip]
     pub(super) fn graphql_fields(&self) -> [Field<'t>; 7] {
         [
-            self.entitlements_updated_v2,
-            self.entitlements_updated,
-            self.usage_updated_v2,
-            self.usage_updated,
-            self.usage_measurement_updated,
-            self.credit_balance_updated,
-            self.package_published,
+            self.entitlements_updated_v2, self.entitlements_updated, self.usage_updated_v2, self.usage_updated,
+            self.usage_measurement_updated, self.credit_balance_updated, self.package_published,
         ]
     }
 }
@@ -102,7 +62,7 @@ impl<'t> Level<'t> {
 #[derive(Default)]
 pub(super) struct Scope<'t> {
     /// Each with the path from the body to it.
-    levels: Vec<(String, Level<'t>)>,
+    levels: Vec<(String, LevelFields<'t>)>,
 }
 
 /// Opens a body and reads what is inside the envelopes.
@@ -110,41 +70,34 @@ pub(super) fn open(
     body: &str,
     mut read: impl FnMut(EventType, &Scope<'_>) -> Result<Message, MalformedBody>,
 ) -> Result<Message, MalformedBody> {
-    let mut opened = Opened {
+    let mut envelopes = Envelopes {
         levels_left: LEVELS_MAX,
         path: String::new(),
         event_type: None,
     };
     let mut text = Cow::Borrowed(body);
     loop {
-        let message = {
-            let mut repaired = None;
-            let json = text.trim_start_matches('\u{feff}');
-            let tree = Tree::parse(json).or_else(|error| {
-                repaired = replace_lone_surrogates(json);
-                repaired.as_deref().map_or(Err(error), Tree::parse)
-            });
-            let tree = tree.map_err(|error| opened.not_json(&error))?;
-            let mut scope = Scope::default();
-            match opened.descend(&tree, &mut scope)? {
-                Inside::Event(event_type) => return read(event_type, &scope),
-                Inside::Notification(message) => message.to_owned(),
-            }
+        let mut repaired = None;
+        let json = text.trim_start_matches('\u{feff}');
+        let tree = Tree::parse(json).or_else(|error| {
+            repaired = replace_lone_surrogates(json);
+            repaired.as_deref().map_or(Err(error), Tree::parse)
+        });
+        let tree = tree.map_err(|error| envelopes.not_json(&error))?;
+        let mut scope = Scope::default();
+        let Some(notification) = envelopes.descend(&tree, &mut scope)? else {
+            let event_type = envelopes.event_type.ok_or_else(|| {
+                let problem = "missing: neither type, eventType, detail-type, __typename nor a GraphQL field names the event";
+                scope.fault("type", problem)
+            })?;
+            return read(event_type, &scope);
         };
-        text = Cow::Owned(message);
+        text = Cow::Owned(notification.to_owned());
     }
 }
 
-/// What a text turned out to hold.
-enum Inside<'t> {
-    /// The levels of an event.
-    Event(EventType),
-    /// An SNS notification, with this message.
-    Notification(&'t str),
-}
-
 /// What is known of a message while its envelopes are opened.
-struct Opened {
+struct Envelopes {
     levels_left: usize,
     /// From the body to the present level.
     path: String,
@@ -153,72 +106,69 @@ struct Opened {
     event_type: Option<EventType>,
 }
 
-impl Opened {
+impl Envelopes {
+    /// Collects the levels of an event, and finds its type. Stops at an SNS notification and returns its message.
     fn descend<'t>(
         &mut self,
         tree: &'t Tree<'_>,
         scope: &mut Scope<'t>,
-    ) -> Result<Inside<'t>, MalformedBody> {
-        let key = if self.path.is_empty() { "body" } else { "" };
-        let root = tree.root(key);
-        let at = |fault: MalformedBody| fault.within(&self.path);
-        let object = root.object().map_err(at)?;
-        let mut object =
-            object.ok_or_else(|| at(MalformedBody::at(key, "expected an object, found null")))?;
+    ) -> Result<Option<&'t str>, MalformedBody> {
+        let mut field = tree.root(if self.path.is_empty() { "body" } else { "" });
         loop {
+            let fault = |key: &str, problem: &str| MalformedBody::at(key, problem).within(&self.path);
             if self.levels_left == 0 {
-                return Err(MalformedBody::at(
-                    &self.path,
-                    "more than 8 envelopes inside one another",
-                ));
+                return Err(fault("", "more than 8 envelopes inside one another"));
             }
             self.levels_left -= 1;
-            let level = Level::of(object);
+            let object = field.object().map_err(|fault| fault.within(&self.path))?;
+            let object = object.ok_or_else(|| fault(field.key, "expected an object, found null"))?;
+            let level = LevelFields::of(object);
             let sns_type = level.sns_type.text_if_any();
             if let Some(notice @ ("SubscriptionConfirmation" | "UnsubscribeConfirmation")) = sns_type {
                 // SNS about its own subscription.
-                return Ok(Inside::Event(event_type(notice).unwrap_or(OTHER)));
+                self.event_type = event_type(notice);
+                return Ok(None);
             }
-            // Of the SNS envelope nothing is kept: its `Timestamp` is when it was published, not when it was true.
             let message = level.message.text();
-            if sns_type == Some("Notification")
-                || (level.topic_arn.is_present() && matches!(message, Ok(Some(_))))
-            {
-                let message =
-                    message.and_then(|text| text.ok_or_else(|| MalformedBody::at("Message", "missing")));
+            let has_message = level.topic_arn.is_present() && matches!(message, Ok(Some(_)));
+            if sns_type == Some("Notification") || has_message {
+                // Of the SNS envelope nothing is kept: its `Timestamp` is when it was published, not when it was true.
                 let message = message.map_err(|fault| fault.within(&self.path))?;
+                let message = message.ok_or_else(|| fault("Message", "missing"))?;
                 self.push("Message");
-                return Ok(Inside::Notification(message));
+                return Ok(Some(message));
             }
-            let graphql = level.graphql_fields().into_iter();
-            let inner = |field: Field<'t>| Some((field.key, field.object().ok()??));
-            let wrapped = level.wrappers().into_iter().find_map(inner);
-            let graphql = graphql.filter(|_| wrapped.is_none()).find_map(inner);
+            let is_object = |field: &Field<'_>| matches!(field.object(), Ok(Some(_)));
+            let mut wrappers = [level.detail, level.payload, level.data].into_iter();
+            let mut graphql_fields = level.graphql_fields().into_iter();
+            let wrapped = wrappers.find(is_object);
+            let graphql = graphql_fields.find(|field| wrapped.is_none() && is_object(field));
             let names = [level.kind, level.event_type, level.detail_type, level.typename];
             let names = names.into_iter().filter_map(Field::text_if_any);
-            for name in names.chain(graphql.map(|(key, _)| key)) {
+            for name in names.chain(graphql.map(|field| field.key)) {
                 // A documented name is never replaced; the other type is.
                 if self.event_type.is_none_or(|named| named == OTHER) {
                     self.event_type = Some(event_type(name).unwrap_or(OTHER));
                 }
             }
             scope.levels.push((self.path.clone(), level));
-            let Some((key, inner)) = wrapped.or(graphql) else {
+            let Some(inner) = wrapped.or(graphql) else {
                 break;
             };
-            self.push(key);
-            object = inner;
+            self.push(inner.key);
+            field = inner;
         }
-        let event_type = self.event_type.ok_or_else(|| {
-            scope.fault("type", "missing: neither type, eventType, detail-type, __typename nor a GraphQL field names the event")
-        })?;
         // The usage may be an object of its own, beside what it is of.
-        let usage = scope.outwards().find_map(|(_, level)| level.usage.object().ok()?);
-        if let Some(usage) = usage.filter(|_| event_type.change == Change::Usage) {
+        let usage = scope.find_valid(|level| level.usage.object().ok()?);
+        if let Some(usage) = usage
+            && self
+                .event_type
+                .is_some_and(|event_type| event_type.change == Change::Usage)
+        {
             self.push("usage");
-            scope.levels.push((self.path.clone(), Level::of(usage)));
+            scope.levels.push((self.path.clone(), LevelFields::of(usage)));
         }
-        Ok(Inside::Event(event_type))
+        Ok(None)
     }
 
     fn not_json(&self, error: &serde_json::Error) -> MalformedBody {
@@ -236,14 +186,14 @@ impl Opened {
 }
 
 impl<'t> Scope<'t> {
-    fn outwards(&self) -> impl Iterator<Item = &(String, Level<'t>)> {
+    fn outwards(&self) -> impl Iterator<Item = &(String, LevelFields<'t>)> {
         self.levels.iter().rev()
     }
 
     /// Reads something from the innermost level that has it.
     pub(super) fn find<T>(
         &self,
-        mut read: impl FnMut(&Level<'t>) -> Result<Option<T>, MalformedBody>,
+        mut read: impl FnMut(&LevelFields<'t>) -> Result<Option<T>, MalformedBody>,
     ) -> Result<Option<T>, MalformedBody> {
         for (path, level) in self.outwards() {
             match read(level) {
@@ -256,7 +206,7 @@ impl<'t> Scope<'t> {
     }
 
     /// The same for what is left out if it is of another kind.
-    pub(super) fn find_valid<T>(&self, read: impl Fn(&Level<'t>) -> Option<T>) -> Option<T> {
+    pub(super) fn find_valid<T>(&self, read: impl Fn(&LevelFields<'t>) -> Option<T>) -> Option<T> {
         self.outwards().find_map(|(_, level)| read(level))
     }
 
@@ -264,7 +214,7 @@ impl<'t> Scope<'t> {
     pub(super) fn find_time(
         &self,
         times: &StateTimes,
-        field: impl Fn(&Level<'t>) -> Field<'t>,
+        field: impl Fn(&LevelFields<'t>) -> Field<'t>,
     ) -> Option<EpochMs> {
         self.find_valid(|level| times.possible(field(level).date()))
     }
@@ -299,7 +249,7 @@ impl<'t> Scope<'t> {
     /// Reads something from the payload alone.
     pub(super) fn in_payload<T>(
         &self,
-        read: impl FnOnce(&Level<'t>) -> Result<Option<T>, MalformedBody>,
+        read: impl FnOnce(&LevelFields<'t>) -> Result<Option<T>, MalformedBody>,
     ) -> Result<Option<T>, MalformedBody> {
         let Some((path, level)) = self.levels.last() else {
             return Ok(None);

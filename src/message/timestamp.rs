@@ -77,7 +77,9 @@ fn iso(text: &str) -> Option<EpochMs> {
     let is_calendar_date = byte(4) == Some(&b'-') && byte(7) == Some(&b'-');
     let has_separator = byte(10).is_none_or(|separator| b"Tt ".contains(separator));
     let has_minutes = byte(13).is_none_or(|colon| *colon == b':');
-    let has_seconds = text.find(['.', ',']).is_none_or(|fraction| fraction == 19);
+    let mut bytes = text.bytes();
+    let fraction = bytes.position(|byte| matches!(byte, b'.' | b','));
+    let has_seconds = fraction.is_none_or(|at| at == 19);
     if !(is_calendar_date && has_separator && has_minutes && has_seconds) {
         return None;
     }

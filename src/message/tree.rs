@@ -17,7 +17,7 @@ use crate::clock::EpochMs;
 use crate::entitlement::{Given, RawJson};
 
 /// A value, or the name of a field in front of its value.
-enum Node<'a> {
+pub(super) enum Node<'a> {
     Null,
     Bool(bool),
     Number(Number),
@@ -116,12 +116,18 @@ impl<'a> Visitor<'a> for Builder<'_, 'a> {
     }
 }
 
-/// Splits off the first value.
-fn split_value<'t>(nodes: &'t [Node<'t>]) -> Option<(&'t [Node<'t>], &'t [Node<'t>])> {
-    match nodes.first()? {
-        Node::List(inner) | Node::Object(inner) => nodes.split_at_checked(1 + inner),
-        Node::Null | Node::Bool(_) | Node::Number(_) | Node::Text(_) => nodes.split_at_checked(1),
-    }
+/// Takes off the first value, without a name.
+fn next_value<'t>(nodes: &mut &'t [Node<'t>]) -> Option<Field<'t>> {
+    let inner = match nodes.first()? {
+        Node::List(inner) | Node::Object(inner) => *inner,
+        Node::Null | Node::Bool(_) | Node::Number(_) | Node::Text(_) => 0,
+    };
+    let value;
+    (value, *nodes) = nodes.split_at_checked(1 + inner)?;
+    Some(Field {
+        key: "",
+        nodes: value,
+    })
 }
 
 /// The fields of an object, in the order of the text.
@@ -132,66 +138,32 @@ impl<'t> Object<'t> {
     /// A field of that name; absent if there is none.
     pub(super) fn get(self, key: &'static str) -> Field<'t> {
         let values = self.fields().filter(|(name, _)| *name == key);
-        let nodes = values.last().map_or(&[][..], |(_, value)| value.0);
+        let nodes = values.last().map_or(&[][..], |(_, value)| value.nodes);
         Field { key, nodes }
     }
 
-    pub(super) fn fields(self) -> impl Iterator<Item = (&'t str, Value<'t>)> {
+    /// Each name and its value.
+    pub(super) fn fields(self) -> impl Iterator<Item = (&'t str, Field<'t>)> {
         let mut nodes = self.0;
         std::iter::from_fn(move || {
             let [Node::Text(name), rest @ ..] = nodes else {
                 return None;
             };
-            let value;
-            (value, nodes) = split_value(rest)?;
-            Some((&**name, Value(value)))
+            nodes = rest;
+            Some((&**name, next_value(&mut nodes)?))
         })
     }
 }
 
-/// A value, the nodes in it included.
-#[derive(Clone, Copy)]
-pub(super) struct Value<'t>(&'t [Node<'t>]);
-
-impl Serialize for Value<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            [] | [Node::Null, ..] => serializer.serialize_unit(),
-            [Node::Bool(flag), ..] => serializer.serialize_bool(*flag),
-            [Node::Number(number), ..] => number.serialize(serializer),
-            [Node::Text(text), ..] => serializer.serialize_str(text),
-            [Node::List(_), nodes @ ..] => serializer.collect_seq(items(nodes).map(|item| Value(item.nodes))),
-            [Node::Object(_), nodes @ ..] => serializer.collect_map(Object(nodes).fields()),
-        }
-    }
-}
-
-fn items<'t>(mut nodes: &'t [Node<'t>]) -> impl Iterator<Item = Field<'t>> {
-    std::iter::from_fn(move || {
-        let value;
-        (value, nodes) = split_value(nodes)?;
-        let key = "";
-        Some(Field { key, nodes: value })
-    })
-}
-
-/// A field of an object, by its name: absent, or a value. Each reader takes null for absent, and reports a value of another
-/// kind as a fault.
+/// A field of an object, by its name: absent, or a value with the nodes in it. Each reader takes null for absent, and
+/// reports a value of another kind as a fault.
 #[derive(Clone, Copy)]
 pub(super) struct Field<'t> {
     pub(super) key: &'static str,
-    nodes: &'t [Node<'t>],
+    pub(super) nodes: &'t [Node<'t>],
 }
 
 impl<'t> Field<'t> {
-    pub(super) fn absent(key: &'static str) -> Self {
-        Self { key, nodes: &[] }
-    }
-
-    pub(super) fn set(&mut self, value: Value<'t>) {
-        self.nodes = value.0;
-    }
-
     pub(super) fn is_absent(self) -> bool {
         self.nodes.is_empty()
     }
@@ -201,35 +173,29 @@ impl<'t> Field<'t> {
         !matches!(self.nodes, [] | [Node::Null, ..])
     }
 
-    /// What `read` makes of the value.
+    /// What `read` makes of the value and the nodes in it.
     fn value<T>(
         self,
         wanted: &str,
-        read: impl FnOnce(&'t Node<'t>, &'t [Node<'t>]) -> Option<T>,
+        read: impl FnOnce(&'t [Node<'t>]) -> Option<T>,
     ) -> Result<Option<T>, MalformedBody> {
-        let [node, inner @ ..] = self.nodes else {
-            return Ok(None);
-        };
-        let found = match node {
-            Node::Null => return Ok(None),
-            Node::Bool(_) => "true or false",
-            Node::Number(_) => "a number",
-            Node::Text(_) => "text",
-            Node::List(_) => "a list",
-            Node::Object(_) => "an object",
+        let found = match self.nodes {
+            [] | [Node::Null, ..] => return Ok(None),
+            [Node::Bool(_), ..] => "true or false",
+            [Node::Number(_), ..] => "a number",
+            [Node::Text(_), ..] => "text",
+            [Node::List(_), ..] => "a list",
+            [Node::Object(_), ..] => "an object",
         };
         let wrong = || MalformedBody::at(self.key, format!("expected {wanted}, found {found}"));
-        read(node, inner).ok_or_else(wrong).map(Some)
+        read(self.nodes).ok_or_else(wrong).map(Some)
     }
 
     /// A text; none if it is empty: an empty id or reason says as little as an absent one.
     pub(super) fn text(self) -> Result<Option<&'t str>, MalformedBody> {
-        let text = self.value("text", |node, _| {
-            if let Node::Text(text) = node {
-                Some(&**text)
-            } else {
-                None
-            }
+        let text = self.value("text", |nodes| match nodes {
+            [Node::Text(text)] => Some(&**text),
+            _ => None,
         })?;
         Ok(text.filter(|text| !text.is_empty()))
     }
@@ -240,22 +206,16 @@ impl<'t> Field<'t> {
     }
 
     pub(super) fn number(self) -> Result<Option<Number>, MalformedBody> {
-        self.value("a number", |node, _| {
-            if let Node::Number(number) = node {
-                Some(as_javascript(number))
-            } else {
-                None
-            }
+        self.value("a number", |nodes| match nodes {
+            [Node::Number(number)] => Some(as_javascript(number)),
+            _ => None,
         })
     }
 
     pub(super) fn flag(self) -> Result<Option<bool>, MalformedBody> {
-        self.value("true or false", |node, _| {
-            if let Node::Bool(flag) = node {
-                Some(*flag)
-            } else {
-                None
-            }
+        self.value("true or false", |nodes| match nodes {
+            [Node::Bool(flag)] => Some(*flag),
+            _ => None,
         })
     }
 
@@ -269,15 +229,17 @@ impl<'t> Field<'t> {
     }
 
     pub(super) fn object(self) -> Result<Option<Object<'t>>, MalformedBody> {
-        self.value("an object", |node, inner| {
-            matches!(node, Node::Object(_)).then_some(Object(inner))
+        self.value("an object", |nodes| match nodes {
+            [Node::Object(_), fields @ ..] => Some(Object(fields)),
+            _ => None,
         })
     }
 
     /// The values of a list.
     pub(super) fn list(self) -> Result<Option<impl Iterator<Item = Field<'t>>>, MalformedBody> {
-        self.value("a list", |node, inner| {
-            matches!(node, Node::List(_)).then(|| items(inner))
+        self.value("a list", |nodes| match nodes {
+            [Node::List(_), items @ ..] => Some(values(items)),
+            _ => None,
         })
     }
 
@@ -295,7 +257,24 @@ impl<'t> Field<'t> {
 
     /// The JSON of the value, to pass it on.
     pub(super) fn json(self) -> RawJson {
-        RawJson::of(&Value(self.nodes))
+        RawJson::of(&self)
+    }
+}
+
+fn values<'t>(mut nodes: &'t [Node<'t>]) -> impl Iterator<Item = Field<'t>> {
+    std::iter::from_fn(move || next_value(&mut nodes))
+}
+
+impl Serialize for Field<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.nodes {
+            [] | [Node::Null, ..] => serializer.serialize_unit(),
+            [Node::Bool(flag), ..] => serializer.serialize_bool(*flag),
+            [Node::Number(number), ..] => number.serialize(serializer),
+            [Node::Text(text), ..] => serializer.serialize_str(text),
+            [Node::List(_), items @ ..] => serializer.collect_seq(values(items)),
+            [Node::Object(_), fields @ ..] => serializer.collect_map(Object(fields).fields()),
+        }
     }
 }
 
@@ -321,10 +300,10 @@ macro_rules! fields {
 
         impl<'t> $name<'t> {
             pub(super) fn of(object: Object<'t>) -> Self {
-                let mut fields = Self { $($field: Field::absent($key),)* };
+                let mut fields = Self { $($field: Field { key: $key, nodes: &[] },)* };
                 for (key, value) in object.fields() {
                     match key {
-                        $($key => fields.$field.set(value),)*
+                        $($key => fields.$field.nodes = value.nodes,)*
                         _ => {}
                     }
                 }

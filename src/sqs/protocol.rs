@@ -32,7 +32,7 @@ const SENT_MS_MAX: i64 = 8_640_000_000_000_000;
 
 /// What a call was refused with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct QueueRefusal {
     /// The HTTP status.
     pub status: u16,
     /// SQS's code without its namespace (`QueueDoesNotExist`), or `Http<status>` if there was none. One short line.
@@ -41,23 +41,10 @@ pub struct Refusal {
     pub message: String,
 }
 
-impl Refusal {
+impl QueueRefusal {
     pub(super) fn fault(&self) -> Fault {
         Fault::of(self.status, &self.code, &self.message)
     }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct ReceiveRequest<'a> {
-    queue_url: &'a str,
-    max_number_of_messages: u8,
-    wait_time_seconds: u64,
-    message_system_attribute_names: [&'static str; 1],
-    // The older name of the same: some emulators know only this one.
-    attribute_names: [&'static str; 1],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    visibility_timeout: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -79,14 +66,18 @@ struct EntryRequest<'a> {
 /// Receives up to `max_messages`, waiting up to `wait` (whole seconds) for the first. They stay invisible for as long as
 /// the queue says, or for `visibility` (whole seconds).
 pub fn receive(queue_url: &str, max_messages: u8, wait: Duration, visibility: Option<Duration>) -> Vec<u8> {
-    json(&ReceiveRequest {
-        queue_url,
-        max_number_of_messages: max_messages,
-        wait_time_seconds: wait.as_secs(),
-        message_system_attribute_names: ["All"],
-        attribute_names: ["All"],
-        visibility_timeout: visibility.as_ref().map(Duration::as_secs),
-    })
+    let mut request = json!({
+        "QueueUrl": queue_url,
+        "MaxNumberOfMessages": max_messages,
+        "WaitTimeSeconds": wait.as_secs(),
+        "MessageSystemAttributeNames": ["All"],
+        // The older name of the same: some emulators know only this one.
+        "AttributeNames": ["All"],
+    });
+    if let Some(visibility) = visibility {
+        request["VisibilityTimeout"] = visibility.as_secs().into();
+    }
+    json(&request)
 }
 
 /// Deletes up to 10 messages, or makes them visible again after the given times (whole seconds). The entries' ids are
@@ -237,7 +228,7 @@ pub fn parse_attributes(answer: &[u8]) -> Result<HashMap<String, String>, String
 
 /// Code and message of a refusal: SQS's JSON, the XML of its query protocol, or whatever a proxy made of it.
 /// `error_header` is `x-amzn-query-error` (`AWS.SimpleQueueService.NonExistentQueue;Sender`) or `x-amzn-errortype`.
-pub fn parse_error(status: u16, error_header: Option<&str>, body: &[u8]) -> Refusal {
+pub fn parse_error(status: u16, error_header: Option<&str>, body: &[u8]) -> QueueRefusal {
     let body = String::from_utf8_lossy(&body[..body.len().min(REFUSAL_BYTES_MAX)]);
     let (code, message) = if let Ok(error) = serde_json::from_str::<Map<String, Value>>(&body) {
         let field = |name| error.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -251,7 +242,7 @@ pub fn parse_error(status: u16, error_header: Option<&str>, body: &[u8]) -> Refu
     let codes = [code.as_deref(), error_header];
     let mut codes = codes.into_iter().flatten().map(bare_code);
     let code = codes.find(|code| !code.is_empty());
-    Refusal {
+    QueueRefusal {
         status,
         code: code.unwrap_or_else(|| format!("Http{status}")),
         message,

@@ -169,20 +169,20 @@ end
 
 -- A credit balance.
 -- Deciding keys: write locks, K#timestamp, then those of put_credit. Other keys: refetch lock, K.
--- Arguments: number of locks, refetch, text in any list that the balance concerns ('' if no list is adjusted), then those
+-- Arguments: number of locks, refetch, text in any list that has the credit's rate ('' if no list is adjusted), then those
 -- of put_credit.
 function changes.balance()
-    local locks, refetch, concerned = tonumber(ARGV[a + 1]), ARGV[a + 2], ARGV[a + 3]
+    local locks, refetch, credit_rate_text = tonumber(ARGV[a + 1]), ARGV[a + 2], ARGV[a + 3]
     local first, customer, credit, arg, lock, key = d, d + locks, d + locks + 1, a + 4, KEYS[k], KEYS[k + 1]
     d, k, a = d + locks + 4, k + 2, a + 11
     if is_locked(first, locks) then return LOCKED end
     if not read(customer) and not exists(lock) then return NO_CUSTOMER end
     return while_refetching(refetch, lock, credit, tonumber(ARGV[arg]), function()
-        if not put_credit(credit, arg, true) or concerned == '' then return APPLIED end
+        if not put_credit(credit, arg, true) or credit_rate_text == '' then return APPLIED end
         local list_at = time_at(customer)
-        local is_concerned = list_at and list_at <= tonumber(ARGV[arg])
-            and string.find(call('GET', key) or '', concerned, 1, true)
-        return is_concerned and ADJUST_LIST or APPLIED
+        local has_rate = list_at and list_at <= tonumber(ARGV[arg])
+            and string.find(call('GET', key) or '', credit_rate_text, 1, true)
+        return has_rate and ADJUST_LIST or APPLIED
     end)
 end
 
@@ -196,7 +196,7 @@ end
 function changes.entitlements()
     local locks, refetch, tombstones = tonumber(ARGV[a + 1]), ARGV[a + 2], tonumber(ARGV[a + 3])
     local usages, credits, rates = tonumber(ARGV[a + 4]), tonumber(ARGV[a + 5]), tonumber(ARGV[a + 6])
-    local sent_at, is_answer, timestamp = tonumber(ARGV[a + 7]), ARGV[a + 8] == '1', ARGV[a + 9]
+    local sent_at, is_from_edge_api, timestamp = tonumber(ARGV[a + 7]), ARGV[a + 8] == '1', ARGV[a + 9]
     local list, metadata, arg = ARGV[a + 10], ARGV[a + 11], a + 12
     local at, lists = tonumber(timestamp), metadata ~= '' and 2 or 1
     local first, environment, list_at = d, d + locks, d + locks + tombstones
@@ -212,7 +212,7 @@ function changes.entitlements()
     local own_purged, own_deleted = read_tombstone(environment + 1)
     local stored_at = time_at(list_at) or 0
     -- A redrive gives a message a new SentTimestamp: if nothing is stored to compare with, the list's own time counts too.
-    if stored_at == 0 and at > 0 and not is_answer then sent_at = math.min(sent_at, at) end
+    if stored_at == 0 and at > 0 and not is_from_edge_api then sent_at = math.min(sent_at, at) end
     for index = environment, list_at - 1 do
         local purged = read_tombstone(index)
         local is_customers = index == environment + 2
@@ -226,7 +226,7 @@ function changes.entitlements()
             return PURGED_LATER
         end
     end
-    if own_deleted > at and at ~= 0 and not is_answer then return PURGED_LATER end
+    if own_deleted > at and at ~= 0 and not is_from_edge_api then return PURGED_LATER end
 
     if update_if_exists then
         local is_cached

@@ -4,7 +4,8 @@ use serde::Serialize;
 use serde_json::{Map, Number, Value};
 
 use crate::cache::readers::{
-    Entry, Kind, Stored, StoredList, Verdict, entries, form, timestamp_ms, verdicts,
+    EntryKind as Kind, Stored, StoredEntry as Entry, StoredList, Verdict, entries, form, timestamp_ms,
+    verdicts,
 };
 use crate::commands::human;
 use crate::entitlement::EpochMs;

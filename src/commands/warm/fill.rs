@@ -199,7 +199,7 @@ impl Filler<'_> {
         }
         for mut change in changes(message, &self.layout) {
             if let CacheChange::WriteEntitlements(write) = &mut change {
-                (write.sent_at, write.is_answer) = (asked_at, true);
+                (write.sent_at, write.is_from_edge_api) = (asked_at, true);
             }
             match self.write(&change, taken_at)? {
                 Outcome::Applied { written: 0, .. } => return Ok(Filled::NewerIsStored),

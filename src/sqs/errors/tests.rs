@@ -70,8 +70,8 @@ fn report<T>(
     })
 }
 
-fn refusal(status: u16, code: &str, message: &str) -> Refusal {
-    Refusal {
+fn refusal(status: u16, code: &str, message: &str) -> QueueRefusal {
+    QueueRefusal {
         status,
         code: code.to_owned(),
         message: message.to_owned(),
