@@ -9,9 +9,10 @@ pub mod readers;
 
 use std::collections::BTreeSet;
 
+use crate::clock::EpochMs;
 use crate::config::CacheUpdatePolicy;
 use crate::entitlement::stored::{CacheFormat, entitlements_json, metadata_json, usage_json};
-use crate::entitlement::{CurrencyId, Entitlement, EpochMs, Subject, Usage};
+use crate::entitlement::{CurrencyId, Entitlement, Subject, Usage};
 use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, UsageOf, UsageUpdated};
 use keyspace::{Keyspace, ReaderLocks, balance_key, credit_usage_key, feature_usage_key, metadata_key};
 

@@ -18,14 +18,16 @@ use crate::entitlement::{
 fields! {
     /// An entry of an entitlement list.
     ListEntry {
-        typename = "__typename", kind = "type", feature = "feature", currency = "currency", currency_id = "currencyId",
-        resource_id = "resourceId", resource = "resource", usage_limit = "usageLimit",
-        has_unlimited_usage = "hasUnlimitedUsage", has_soft_limit = "hasSoftLimit",
-        access_denied_reason = "accessDeniedReason", enum_values = "enumValues", valid_until = "validUntil",
-        credit_rate = "creditRate", reset_period = "resetPeriod",
-        reset_period_configuration = "resetPeriodConfiguration", entitlement_updated_at = "entitlementUpdatedAt",
-        current_usage = "currentUsage", usage_updated_at = "usageUpdatedAt", usage_period_anchor = "usagePeriodAnchor",
-        usage_period_start = "usagePeriodStart", usage_period_end = "usagePeriodEnd", next_reset_date = "nextResetDate",
+        // In the order of a webhook: the first are found soonest.
+        feature = "feature", usage_limit = "usageLimit", has_unlimited_usage = "hasUnlimitedUsage",
+        has_soft_limit = "hasSoftLimit", current_usage = "currentUsage", usage_period_anchor = "usagePeriodAnchor",
+        usage_period_start = "usagePeriodStart", usage_period_end = "usagePeriodEnd", reset_period = "resetPeriod",
+        reset_period_configuration = "resetPeriodConfiguration", enum_values = "enumValues",
+        // Of a GraphQL list, or only in some entries.
+        entitlement_updated_at = "entitlementUpdatedAt", usage_updated_at = "usageUpdatedAt", typename = "__typename",
+        access_denied_reason = "accessDeniedReason", valid_until = "validUntil", credit_rate = "creditRate",
+        kind = "type", currency = "currency", currency_id = "currencyId", resource_id = "resourceId",
+        resource = "resource", next_reset_date = "nextResetDate",
     }
 }
 

@@ -5,7 +5,7 @@ use url::Url;
 
 use super::*;
 use crate::aws::CredentialsError;
-use crate::entitlement::EpochMs;
+use crate::clock::EpochMs;
 
 /// Keys of this source.
 struct Keys {
