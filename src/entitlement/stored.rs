@@ -7,8 +7,8 @@
 //! compared by eye; those that only other readers know follow. A field is left out if a reader of its format does not know
 //! it, or if the message did not have it.
 //!
-//! The names of fields stand here as they are written, which is quicker than serde's derive (November 2026, a list of 50
-//! features: 11 µs instead of 25).
+//! The names of fields stand here as they are written: a list of 50 features and its usages take 180,000 instructions, by
+//! serde's derive 377,000 (November 2026).
 
 use std::borrow::Cow;
 use std::collections::HashSet;

@@ -2,8 +2,8 @@
 //! what it needs.
 //!
 //! A value of another kind is a fault only for whoever needs it: an event that changes nothing here may hold anything. Of a
-//! repeated field the last counts, as in JavaScript. Structs with serde's derive refuse the whole message for either, and
-//! with lenient fields they took longer (November 2026, a list of 50 features: 55 µs against 40).
+//! repeated field the last counts, as in JavaScript. Structs with serde's derive refuse the whole message for either; structs
+//! with lenient fields took 370 lines more, and 782,000 instructions for a list of 50 features against 697,000.
 
 use std::borrow::Cow;
 use std::fmt::{Formatter, Result as FmtResult};

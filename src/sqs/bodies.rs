@@ -1,8 +1,8 @@
 //! Takes the bodies out of an answer to a receive. Pure.
 //!
-//! A body is JSON inside a JSON text, so every eighth byte of it is a backslash, and a JSON library stops at each: serde_json
-//! takes 40 µs for a list of 50 features (27 KB), simd-json 30. This takes 10, since it removes the backslashes of eight
-//! bytes at a time (November 2026). A body with another escape than `\"` stays in the answer, for the library.
+//! A body is JSON inside a JSON text, so every eighth byte of it is a backslash, and a JSON library stops at each. An answer
+//! takes 40 µs for a list of 50 features (27 KB) by serde_json, 30 by simd-json, and 20 like this: the backslashes of eight
+//! bytes are removed at a time (November 2026). A body with another escape than `\"` stays in the answer, for the library.
 
 /// In valid JSON these bytes are the name of a field and the start of its text: within a text, quotes are escaped.
 const BODY: &str = r#""Body":""#;
