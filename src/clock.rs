@@ -1,12 +1,15 @@
-//! The one place that reads the wall clock. Everything else takes the time as an argument.
+//! Points in time, and the one place that reads the wall clock. Everything else takes the time as an argument.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
-use crate::entitlement::EpochMs;
+/// A point in time: milliseconds since 1970-01-01T00:00:00Z.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct EpochMs(pub i64);
 
 const RFC3339: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");

@@ -6,6 +6,9 @@
 //! `edge` is Stigg's API, `pipeline` has the loops, `ops` is what operators see, `service` starts every thread, and
 //! `commands` are the subcommands.
 //!
+//! A body is read into a flat tree, not into structs: fewer lines, and quicker (`message::tree`). Two texts are not
+//! left to a JSON library: lists that are written (`entitlement::stored`), and the bodies in an answer of SQS (`sqs::bodies`).
+//!
 //! # Threads
 //! ```text
 //! poller-0..P --Vec<InFlightDelivery>--> bounded --> worker-0..W --Vec<Recorded>--> bounded --> deleter-0..P

@@ -5,7 +5,8 @@
 
 use serde_json::{Map, Value};
 
-use crate::entitlement::{CurrencyId, EpochMs};
+use crate::clock::EpochMs;
+use crate::entitlement::CurrencyId;
 use crate::message::{CreditBalance, replace_lone_surrogates};
 
 /// What the SDKs answer for a feature whose credits are used up.

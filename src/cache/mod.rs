@@ -9,9 +9,10 @@ pub mod readers;
 
 use std::collections::BTreeSet;
 
+use crate::clock::EpochMs;
 use crate::config::CacheUpdatePolicy;
 use crate::entitlement::stored::{CacheFormat, entitlements_json, metadata_json, usage_json};
-use crate::entitlement::{CurrencyId, Entitlement, EpochMs, Subject, Usage};
+use crate::entitlement::{CurrencyId, Entitlement, Subject, Usage};
 use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, UsageOf, UsageUpdated};
 use keyspace::{Keyspace, ReaderLocks, balance_key, credit_usage_key, feature_usage_key, metadata_key};
 
@@ -55,7 +56,7 @@ pub struct EntitlementsWrite {
     /// The age of the message; of an answer of Stigg's, when it was asked.
     pub sent_at: EpochMs,
     /// It is an answer of Stigg's, not a message: a purge before it does not make it out of date, whatever its timestamp.
-    pub is_answer: bool,
+    pub is_from_edge_api: bool,
     /// The list, at the customer key.
     pub list: KeyWrite,
     /// Written together with the list or not at all. `None` in format v3.
@@ -247,7 +248,7 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
         locks: locks.clone(),
         tombstones: keyspace.tombstones(&update.subject),
         sent_at,
-        is_answer: false,
+        is_from_edge_api: false,
         list: KeyWrite {
             key: customer_key.clone(),
             value: entitlements_json(&update.entitlements, *format),

@@ -39,11 +39,11 @@ pub struct StoredList<'a> {
 
 /// One entry of the list.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub struct StoredEntry {
     /// The feature's or the currency's id; the entry's own key if it names none.
     pub id: String,
     /// What it is about.
-    pub kind: Kind,
+    pub kind: EntryKind,
     /// `calculatedEntitlement`.
     pub entitlement: Map<String, Value>,
     /// `usageData`, else `featureUsage`.
@@ -54,7 +54,7 @@ pub struct Entry {
 
 /// What an entry is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum EntryKind {
     /// A feature with a meter: readers look for its usage.
     Metered,
     /// Another feature.
@@ -76,14 +76,14 @@ pub struct Verdict {
     pub reasons: Vec<String>,
 }
 
-impl Entry {
+impl StoredEntry {
     /// The usage key that readers look for, if they look for one.
     pub fn usage_key(&self, customer_key: &str) -> Option<String> {
         let id = self.id.clone();
         match self.kind {
-            Kind::Metered => Some(feature_usage_key(customer_key, &FeatureId(id))),
-            Kind::Credit => Some(credit_usage_key(customer_key, &CurrencyId(id))),
-            Kind::Feature | Kind::Malformed => None,
+            EntryKind::Metered => Some(feature_usage_key(customer_key, &FeatureId(id))),
+            EntryKind::Credit => Some(credit_usage_key(customer_key, &CurrencyId(id))),
+            EntryKind::Feature | EntryKind::Malformed => None,
         }
     }
 
@@ -99,18 +99,18 @@ impl Entry {
         let is_metered = text("/feature/featureType") == Some("NUMBER")
             && matches!(text("/feature/meterType"), Some("Incremental" | "Fluctuating"));
         let kind = match text("/type") {
-            _ if entitlement.is_none() => Kind::Malformed,
-            Some("CREDIT") => Kind::Credit,
-            _ if is_metered => Kind::Metered,
-            _ => Kind::Feature,
+            _ if entitlement.is_none() => EntryKind::Malformed,
+            Some("CREDIT") => EntryKind::Credit,
+            _ if is_metered => EntryKind::Metered,
+            _ => EntryKind::Feature,
         };
         let id = match kind {
-            Kind::Credit => text("/currency/currencyId"),
-            Kind::Metered | Kind::Feature | Kind::Malformed => text("/feature/id"),
+            EntryKind::Credit => text("/currency/currencyId"),
+            EntryKind::Metered | EntryKind::Feature | EntryKind::Malformed => text("/feature/id"),
         };
         let feature_usage = object("featureUsage");
         let form = match (feature_usage, text("/type")) {
-            _ if matches!(kind, Kind::Credit | Kind::Malformed) => None,
+            _ if matches!(kind, EntryKind::Credit | EntryKind::Malformed) => None,
             (Some(_), Some(_)) => Some("compatible"),
             (None, Some(_)) => Some("v4"),
             (_, None) => Some("v3"),
@@ -126,12 +126,13 @@ impl Entry {
 }
 
 /// The entries of a list; what is wrong with it if it cannot be read.
-pub fn entries(value: Option<&str>) -> Result<Vec<Entry>, &'static str> {
+pub fn entries(value: Option<&str>) -> Result<Vec<StoredEntry>, &'static str> {
     match value.map(serde_json::from_str) {
         None => Err("nothing is cached"),
-        Some(Ok(Value::Object(list))) => {
-            Ok(list.iter().map(|(key, value)| Entry::read(key, value)).collect())
-        }
+        Some(Ok(Value::Object(list))) => Ok(list
+            .iter()
+            .map(|(key, value)| StoredEntry::read(key, value))
+            .collect()),
         Some(Ok(_)) => Err("the value is no JSON object"),
         Some(Err(_)) if value == Some("") => Err("the value is empty"),
         Some(Err(_)) => Err("the value is not JSON"),
@@ -139,7 +140,7 @@ pub fn entries(value: Option<&str>) -> Result<Vec<Entry>, &'static str> {
 }
 
 /// Which readers a list was written for, as `CACHE_FORMAT` has it; `mixed` if the entries differ, `empty` if there are none.
-pub fn form(entries: &[Entry]) -> &'static str {
+pub fn form(entries: &[StoredEntry]) -> &'static str {
     let mut forms = entries.iter().filter_map(|entry| entry.form);
     match forms.next() {
         None if entries.is_empty() => "empty",
@@ -161,7 +162,7 @@ pub fn timestamp_ms(text: &str) -> Option<i64> {
 
 /// What each generation of readers finds when it asks for the whole list. (3.x and 4.x miss a single feature only if
 /// that one's usage is missing.)
-pub fn verdicts(stored: &StoredList<'_>, entries: &Result<Vec<Entry>, &'static str>) -> [Verdict; 3] {
+pub fn verdicts(stored: &StoredList<'_>, entries: &Result<Vec<StoredEntry>, &'static str>) -> [Verdict; 3] {
     let generations = [
         (Generation::V2, "2.x"),
         (Generation::V3, "3.x"),
@@ -169,7 +170,7 @@ pub fn verdicts(stored: &StoredList<'_>, entries: &Result<Vec<Entry>, &'static s
     ];
     generations.map(|(generation, sdk)| {
         let misses = misses(generation, stored, entries);
-        let is_v4 = |entry: &Entry| entry.form == Some("v4");
+        let is_v4 = |entry: &StoredEntry| entry.form == Some("v4");
         let (outcome, reasons) = if !misses.is_empty() {
             ("miss", misses)
         } else if generation != Generation::V4 && entries.iter().flatten().any(is_v4) {
@@ -189,13 +190,13 @@ pub fn verdicts(stored: &StoredList<'_>, entries: &Result<Vec<Entry>, &'static s
 fn misses(
     generation: Generation,
     stored: &StoredList<'_>,
-    entries: &Result<Vec<Entry>, &'static str>,
+    entries: &Result<Vec<StoredEntry>, &'static str>,
 ) -> Vec<String> {
     let mut misses = Vec::new();
     match entries {
         Err(why) => misses.push((*why).to_owned()),
         Ok(entries) => {
-            if entries.iter().any(|entry| entry.kind == Kind::Malformed) {
+            if entries.iter().any(|entry| entry.kind == EntryKind::Malformed) {
                 misses
                     .push("an entry has no calculatedEntitlement, over which the reader stumbles".to_owned());
             }
@@ -226,15 +227,15 @@ fn misses(
     misses
 }
 
-fn missing_usages(generation: Generation, entries: &[Entry], usages: &[Stored<'_>]) -> Option<String> {
+fn missing_usages(generation: Generation, entries: &[StoredEntry], usages: &[Stored<'_>]) -> Option<String> {
     let missing: Vec<&str> = entries
         .iter()
-        .filter(|entry| matches!(entry.kind, Kind::Metered | Kind::Credit))
+        .filter(|entry| matches!(entry.kind, EntryKind::Metered | EntryKind::Credit))
         .zip(usages)
         .filter(|(entry, usage)| match generation {
             Generation::V2 => false,
             // 3.x knows no credits, and does not look at a usage's timestamp.
-            Generation::V3 => entry.kind == Kind::Metered && usage.value.is_none(),
+            Generation::V3 => entry.kind == EntryKind::Metered && usage.value.is_none(),
             Generation::V4 => usage.value.is_none() || usage.timestamp.and_then(timestamp_ms).is_none(),
         })
         .map(|(entry, _)| entry.id.as_str())

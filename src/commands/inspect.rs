@@ -10,7 +10,9 @@ use serde_json::{Map, Value, json};
 use super::output::{ago, columns, date, show, span};
 use super::{CommandError, DONE, Session, subject};
 use crate::cache::keyspace::{metadata_key, timestamp_key};
-use crate::cache::readers::{Entry, Kind, Stored, StoredList, entries, form, timestamp_ms, verdicts};
+use crate::cache::readers::{
+    EntryKind, Stored, StoredEntry, StoredList, entries, form, timestamp_ms, verdicts,
+};
 use crate::clock;
 use crate::config::Settings;
 use crate::entitlement::EpochMs;
@@ -153,7 +155,7 @@ impl Snapshots {
     }
 
     /// With entitlement and usage as they are stored.
-    fn entitlement(&self, entry: &Entry, customer_key: &str, now: EpochMs) -> Value {
+    fn entitlement(&self, entry: &StoredEntry, customer_key: &str, now: EpochMs) -> Value {
         let usage = entry.usage_key(customer_key).map(|key| {
             let mut usage = self.stamp(&key, now);
             // Without a usage key, readers of 2.x use what is in the entry.
@@ -163,7 +165,7 @@ impl Snapshots {
         });
         let entitlement: Value = entry.entitlement.clone().into();
         let kind = match (entry.kind, entitlement["feature"]["featureType"].as_str()) {
-            (Kind::Feature, Some(kind)) => kind.to_lowercase(),
+            (EntryKind::Feature, Some(kind)) => kind.to_lowercase(),
             (kind, _) => format!("{kind:?}").to_lowercase(),
         };
         json!({"id": entry.id, "kind": kind, "entitlement": entitlement, "usage": usage})

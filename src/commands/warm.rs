@@ -341,7 +341,7 @@ impl Filler<'_> {
         }
         for mut change in changes(message, &self.session.layout) {
             if let CacheChange::WriteEntitlements(write) = &mut change {
-                (write.sent_at, write.is_answer) = (asked_at, true);
+                (write.sent_at, write.is_from_edge_api) = (asked_at, true);
             }
             let outcome = self.write(&change, locked_at)?;
             if outcome == Outcome::PurgedLater {

@@ -5,15 +5,10 @@ pub mod stored;
 
 use std::borrow::Cow;
 
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::Serialize;
 use serde_json::Number;
-use serde_json::value::{RawValue, to_raw_value};
-use serde_transcode::Transcoder;
 
-/// A point in time: milliseconds since 1970-01-01T00:00:00Z.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct EpochMs(pub i64);
+pub use crate::clock::EpochMs;
 
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -65,24 +60,6 @@ pub enum Given<T> {
     Null,
     /// The message had the field.
     Value(T),
-}
-
-impl<T> Given<T> {
-    /// True if the field is to be left out of what is written.
-    pub fn is_absent(&self) -> bool {
-        matches!(self, Self::Absent)
-    }
-}
-
-/// Null or the value. A field that was absent has to be skipped by the struct that holds it
-/// (`skip_serializing_if = "Given::is_absent"`), since a field cannot leave itself out.
-impl<T: Serialize> Serialize for Given<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Absent | Self::Null => serializer.serialize_none(),
-            Self::Value(value) => value.serialize(serializer),
-        }
-    }
 }
 
 /// How much has been used, and the period it is counted in.
@@ -148,53 +125,20 @@ pub struct CreditRate {
     pub currency_id: String,
 }
 
-/// JSON that is passed through as given, without space between its tokens.
-#[derive(Debug, Clone)]
-pub struct RawJson(Box<RawValue>);
+/// JSON that is passed on as given, without space between its tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RawJson(pub String);
 
 impl RawJson {
-    /// A text.
-    pub fn text(text: &str) -> Self {
-        Self(to_raw_value(text).unwrap_or_default())
-    }
-
-    /// An object of these fields.
-    pub fn object<K: Serialize>(fields: &[(K, Self)]) -> Self {
-        Self(to_raw_value(&Object(fields)).unwrap_or_default())
+    /// The JSON of a value.
+    pub fn of(value: &(impl Serialize + ?Sized)) -> Self {
+        // A value of a message is JSON in any case: its numbers are finite and its keys are text.
+        Self(serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned()))
     }
 
     /// The JSON text.
     pub fn get(&self) -> &str {
-        self.0.get()
-    }
-}
-
-struct Object<'a, K>(&'a [(K, RawJson)]);
-
-impl<K: Serialize> Serialize for Object<'_, K> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
-    }
-}
-
-impl PartialEq for RawJson {
-    fn eq(&self, other: &Self) -> bool {
-        self.get() == other.get()
-    }
-}
-
-impl Serialize for RawJson {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
-    }
-}
-
-/// Reads a part of a larger JSON text. Unlike a [`RawValue`], which may hold half an emoji or a number out of range, it
-/// holds only what can be read again.
-impl<'de> Deserialize<'de> for RawJson {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let json = to_raw_value(&Transcoder::new(deserializer));
-        json.map(Self).map_err(D::Error::custom)
+        &self.0
     }
 }
 

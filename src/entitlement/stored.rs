@@ -4,18 +4,20 @@
 //! `@stigg/cache-redis-store` 1.29.0 (what it migrates older entries to).
 //!
 //! Fields stand in the order in which SDK 3.x writes them, so that an entry of ours and one of its own can be
-//! compared by eye; those that only other readers know follow. Each `Option` that is `None` here is a field that is
-//! left out: a reader of its format does not know it, or the message did not have it.
+//! compared by eye; those that only other readers know follow. A field is left out if a reader of its format does not know
+//! it, or if the message did not have it.
+//!
+//! The names of fields stand here as they are written: a list of 50 features and its usages take 180,000 instructions, by
+//! serde's derive 377,000 (November 2026).
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::fmt::Write as _;
 
-use serde::{Serialize, Serializer};
 use serde_json::Number;
 
-use super::{
-    CreditEntitlement, CreditRate, Entitlement, EpochMs, Feature, FeatureEntitlement, Given, RawJson, Usage,
-};
+use super::{CreditEntitlement, Entitlement, FeatureEntitlement, Given, RawJson, ResourceId, Usage};
+use crate::clock::EpochMs;
 
 #[cfg(test)]
 mod tests;
@@ -54,328 +56,250 @@ impl CacheFormat {
 /// A currency that is called as a feature (or as another currency's key) is kept under `credit_<id>`: readers take
 /// the id from inside the entry.
 pub fn entitlements_json(entitlements: &[Entitlement], format: CacheFormat) -> String {
-    to_json(
-        &Entries { entitlements, format },
-        entitlements.len() * ENTRY_BYTES,
-    )
-}
-
-/// About how long an entry is, and a usage: the buffer's capacity.
-const ENTRY_BYTES: usize = 768;
-const USAGE_BYTES: usize = 160;
-
-/// The value of a usage key.
-pub fn usage_json(usage: &Usage, format: CacheFormat) -> String {
-    let json = UsageJson {
-        current_usage: &usage.current_usage,
-        usage_period_start: usage.period_start,
-        usage_period_end: usage.period_end,
-        next_reset_date: usage.period_end.filter(|_| format.has_next_reset_date()),
-    };
-    to_json(&json, USAGE_BYTES)
-}
-
-/// The value of the metadata key.
-pub fn metadata_json(access_denied_reason: Option<&str>) -> String {
-    to_json(&MetadataJson { access_denied_reason }, 0)
-}
-
-/// Nothing that is written here can fail to be JSON (every key is text, every number finite). Should it ever, the
-/// empty text is what every reader takes for a cache miss.
-///
-/// By serde_json: on a list of 50 features it takes 25 µs, sonic-rs 21, simd-json 29. With what is passed on as text, which
-/// the others cannot write, it takes 22.
-fn to_json(value: &impl Serialize, capacity: usize) -> String {
-    let mut json = Vec::with_capacity(capacity);
-    let written = serde_json::to_writer(&mut json, value);
-    written
-        .ok()
-        .and_then(|()| String::from_utf8(json).ok())
-        .unwrap_or_default()
-}
-
-struct Entries<'a> {
-    entitlements: &'a [Entitlement],
-    format: CacheFormat,
-}
-
-impl Serialize for Entries<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let features = self
-            .entitlements
-            .iter()
-            .filter_map(|entitlement| match entitlement {
-                Entitlement::Feature(feature) => Some((feature.feature.id.as_str(), feature)),
-                Entitlement::Credit(_) => None,
-            });
-        let credits = self
-            .entitlements
-            .iter()
-            .filter_map(|entitlement| match entitlement {
-                Entitlement::Credit(credit) if self.format.has_usage_data() => Some(credit),
-                Entitlement::Credit(_) | Entitlement::Feature(_) => None,
-            });
-        let mut taken: HashSet<Cow<'_, str>> = HashSet::new();
-        if credits.clone().next().is_some() {
-            taken.extend(features.clone().map(|(id, _)| Cow::Borrowed(id)));
+    const ENTRY_BYTES: usize = 768;
+    let mut json = Json(String::with_capacity(2 + entitlements.len() * ENTRY_BYTES));
+    let mut taken: HashSet<Cow<'_, str>> = HashSet::new();
+    let has_credits = entitlements
+        .iter()
+        .any(|entitlement| matches!(entitlement, Entitlement::Credit(_)));
+    json.raw("{");
+    for entitlement in entitlements {
+        if let Entitlement::Feature(feature) = entitlement {
+            let id = feature.feature.id.as_str();
+            if has_credits {
+                taken.insert(Cow::Borrowed(id));
+            }
+            json.entry(id);
+            json.feature(feature, format);
         }
-        let features =
-            features.map(|(id, feature)| (Cow::Borrowed(id), Entry::feature(feature, self.format)));
-        let credits = credits.map(|credit| {
+    }
+    for entitlement in entitlements {
+        if let Entitlement::Credit(credit) = entitlement
+            && format.has_usage_data()
+        {
             let mut key = Cow::Borrowed(credit.currency_id.as_str());
             while !taken.insert(key.clone()) {
                 key.to_mut().insert_str(0, "credit_");
             }
-            (key, Entry::credit(credit))
-        });
-        serializer.collect_map(features.chain(credits))
-    }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Entry<'a> {
-    calculated_entitlement: CalculatedEntitlement<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    feature_usage: Option<FeatureUsageJson<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage_data: Option<UsageDataJson<'a>>,
-}
-
-impl<'a> Entry<'a> {
-    fn feature(entitlement: &'a FeatureEntitlement, format: CacheFormat) -> Self {
-        let usage = &entitlement.usage;
-        Self {
-            calculated_entitlement: CalculatedEntitlement::Feature(FeatureJson::new(entitlement, format)),
-            feature_usage: format.has_feature_usage().then(|| FeatureUsageJson {
-                reset_period: &entitlement.reset_period,
-                reset_period_configuration: &entitlement.reset_period_configuration,
-                current_usage: &usage.current_usage,
-                usage_period_anchor: entitlement.usage_period_anchor,
-                usage_period_start: usage.period_start,
-                usage_period_end: usage.period_end,
-                next_reset_date: usage.period_end.filter(|_| format.has_next_reset_date()),
-            }),
-            usage_data: entitlement
-                .usage_updated_at
-                .filter(|_| format.has_usage_data())
-                .map(|updated_at| UsageDataJson::new(usage, updated_at)),
+            json.entry(&key);
+            json.credit(credit);
         }
     }
-
-    fn credit(entitlement: &'a CreditEntitlement) -> Self {
-        Self {
-            calculated_entitlement: CalculatedEntitlement::Credit(CreditJson {
-                kind: "CREDIT",
-                currency: &entitlement.currency,
-                usage_limit: &entitlement.usage_limit,
-                has_soft_limit: entitlement.has_soft_limit,
-                access_denied_reason: entitlement.access_denied_reason.as_deref(),
-                valid_until: entitlement.valid_until,
-            }),
-            feature_usage: None,
-            usage_data: entitlement
-                .usage_updated_at
-                .map(|updated_at| UsageDataJson::new(&entitlement.usage, updated_at)),
-        }
-    }
-}
-
-#[derive(Serialize)]
-#[serde(untagged)]
-enum CalculatedEntitlement<'a> {
-    Feature(FeatureJson<'a>),
-    Credit(CreditJson<'a>),
-}
-
-/// `enumValues`: a list in any case.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum EnumValuesJson<'a> {
-    Given(&'a RawJson),
-    Empty([(); 0]),
-}
-
-/// `calculatedEntitlement` of a feature.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct FeatureJson<'a> {
-    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    kind: Option<&'static str>,
-    feature: FeatureParticularsJson<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    resource_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Given::is_absent")]
-    usage_limit: &'a Given<Number>,
-    #[serde(skip_serializing_if = "Given::is_absent")]
-    has_unlimited_usage: &'a Given<bool>,
-    has_soft_limit: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    access_denied_reason: Option<&'a str>,
-    enum_values: EnumValuesJson<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    valid_until: Option<EpochMs>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    credit_rate: Option<CreditRateJson<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage_period_anchor: Option<EpochMs>,
-    #[serde(skip_serializing_if = "Given::is_absent")]
-    reset_period: &'a Given<Cow<'static, str>>,
-    #[serde(skip_serializing_if = "Given::is_absent")]
-    reset_period_configuration: &'a Given<RawJson>,
-}
-
-impl<'a> FeatureJson<'a> {
-    fn new(entitlement: &'a FeatureEntitlement, format: CacheFormat) -> Self {
-        let is_v4 = format.has_usage_data();
-        Self {
-            kind: is_v4.then_some("FEATURE"),
-            feature: FeatureParticularsJson::new(&entitlement.feature, format),
-            resource_id: entitlement.resource_id.as_ref().map(super::ResourceId::as_str),
-            usage_limit: &entitlement.usage_limit,
-            has_unlimited_usage: &entitlement.has_unlimited_usage,
-            has_soft_limit: entitlement.has_soft_limit,
-            access_denied_reason: entitlement.access_denied_reason.as_deref(),
-            enum_values: match &entitlement.enum_values {
-                Some(given) => EnumValuesJson::Given(given),
-                None => EnumValuesJson::Empty([]),
-            },
-            valid_until: entitlement.valid_until,
-            credit_rate: entitlement.credit_rate.as_ref().map(CreditRateJson::new),
-            usage_period_anchor: entitlement.usage_period_anchor.filter(|_| is_v4),
-            reset_period: if is_v4 {
-                &entitlement.reset_period
-            } else {
-                &Given::Absent
-            },
-            reset_period_configuration: if is_v4 {
-                &entitlement.reset_period_configuration
-            } else {
-                &Given::Absent
-            },
-        }
-    }
-}
-
-/// `calculatedEntitlement.feature`.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct FeatureParticularsJson<'a> {
-    id: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    feature_type: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    meter_type: Option<&'a str>,
-    units: &'a str,
-    units_plural: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    display_name: Option<&'a str>,
-}
-
-impl<'a> FeatureParticularsJson<'a> {
-    fn new(feature: &'a Feature, format: CacheFormat) -> Self {
-        let id = feature.id.as_str();
-        let display_name = feature.display_name.as_deref().unwrap_or(id);
-        Self {
-            id,
-            feature_type: feature.feature_type.as_deref(),
-            meter_type: feature.meter_type.as_deref(),
-            units: &feature.units,
-            units_plural: &feature.units_plural,
-            display_name: format.has_usage_data().then_some(display_name),
-        }
-    }
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct CreditRateJson<'a> {
-    amount: &'a Number,
-    currency_id: &'a str,
-}
-
-impl<'a> CreditRateJson<'a> {
-    fn new(rate: &'a CreditRate) -> Self {
-        Self {
-            amount: &rate.amount,
-            currency_id: &rate.currency_id,
-        }
-    }
-}
-
-/// `calculatedEntitlement` of a credit currency.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct CreditJson<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    currency: &'a RawJson,
-    #[serde(skip_serializing_if = "Given::is_absent")]
-    usage_limit: &'a Given<Number>,
-    has_soft_limit: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    access_denied_reason: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    valid_until: Option<EpochMs>,
-}
-
-/// `featureUsage`: the usage as 2.x and 3.x readers know it.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct FeatureUsageJson<'a> {
-    #[serde(skip_serializing_if = "Given::is_absent")]
-    reset_period: &'a Given<Cow<'static, str>>,
-    #[serde(skip_serializing_if = "Given::is_absent")]
-    reset_period_configuration: &'a Given<RawJson>,
-    current_usage: &'a Number,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage_period_anchor: Option<EpochMs>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage_period_start: Option<EpochMs>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage_period_end: Option<EpochMs>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_reset_date: Option<EpochMs>,
-}
-
-/// `usageData`: the usage as 4.x readers know it.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct UsageDataJson<'a> {
-    current_usage: &'a Number,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage_period_start: Option<EpochMs>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage_period_end: Option<EpochMs>,
-    updated_at: EpochMs,
-}
-
-impl<'a> UsageDataJson<'a> {
-    fn new(usage: &'a Usage, updated_at: EpochMs) -> Self {
-        Self {
-            current_usage: &usage.current_usage,
-            usage_period_start: usage.period_start,
-            usage_period_end: usage.period_end,
-            updated_at,
-        }
-    }
+    json.raw("}");
+    json.0
 }
 
 /// The value of a usage key.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct UsageJson<'a> {
-    current_usage: &'a Number,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage_period_start: Option<EpochMs>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage_period_end: Option<EpochMs>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_reset_date: Option<EpochMs>,
+pub fn usage_json(usage: &Usage, format: CacheFormat) -> String {
+    const USAGE_BYTES: usize = 160;
+    let mut json = Json(String::with_capacity(USAGE_BYTES));
+    json.raw("{");
+    json.usage(usage, None);
+    json.field(
+        r#","nextResetDate":"#,
+        usage.period_end.filter(|_| format.has_next_reset_date()),
+    );
+    json.raw("}");
+    json.0
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct MetadataJson<'a> {
-    access_denied_reason: Option<&'a str>,
+/// The value of the metadata key.
+pub fn metadata_json(access_denied_reason: Option<&str>) -> String {
+    let mut json = Json(String::new());
+    json.raw(r#"{"accessDeniedReason":"#);
+    match access_denied_reason {
+        Some(reason) => reason.put(&mut json),
+        None => json.raw("null"),
+    }
+    json.raw("}");
+    json.0
+}
+
+/// JSON text that is being written.
+struct Json(String);
+
+impl Json {
+    fn raw(&mut self, json: &str) {
+        self.0.push_str(json);
+    }
+
+    /// The name of a field, written `,"name":`. The first of an object loses the comma.
+    #[inline]
+    fn name(&mut self, name: &'static str) {
+        let is_first = self.0.ends_with('{');
+        self.raw(if is_first { &name[1..] } else { name });
+    }
+
+    /// A field, unless it has no value.
+    #[inline]
+    fn field(&mut self, name: &'static str, value: Option<impl Put>) {
+        if let Some(value) = value {
+            self.name(name);
+            value.put(self);
+        }
+    }
+
+    fn given<T>(&mut self, name: &'static str, value: &Given<T>)
+    where
+        for<'v> &'v T: Put,
+    {
+        match value {
+            Given::Absent => {}
+            Given::Null => {
+                self.name(name);
+                self.raw("null");
+            }
+            Given::Value(value) => self.field(name, Some(value)),
+        }
+    }
+
+    fn entry(&mut self, key: &str) {
+        if !self.0.ends_with('{') {
+            self.raw(",");
+        }
+        key.put(self);
+        self.raw(":");
+    }
+
+    fn feature(&mut self, entitlement: &FeatureEntitlement, format: CacheFormat) {
+        let (feature, is_v4) = (&entitlement.feature, format.has_usage_data());
+        let id = feature.id.as_str();
+        self.raw(r#"{"calculatedEntitlement":{"#);
+        self.field(r#","type":"#, is_v4.then_some("FEATURE"));
+        self.name(r#","feature":"#);
+        self.raw("{");
+        self.field(r#","id":"#, Some(id));
+        self.field(r#","featureType":"#, feature.feature_type.as_deref());
+        self.field(r#","meterType":"#, feature.meter_type.as_deref());
+        self.field(r#","units":"#, Some(feature.units.as_str()));
+        self.field(r#","unitsPlural":"#, Some(feature.units_plural.as_str()));
+        let display_name = feature.display_name.as_deref().unwrap_or(id);
+        self.field(r#","displayName":"#, is_v4.then_some(display_name));
+        self.raw("}");
+        self.field(
+            r#","resourceId":"#,
+            entitlement.resource_id.as_ref().map(ResourceId::as_str),
+        );
+        self.given(r#","usageLimit":"#, &entitlement.usage_limit);
+        self.given(r#","hasUnlimitedUsage":"#, &entitlement.has_unlimited_usage);
+        self.field(r#","hasSoftLimit":"#, Some(&entitlement.has_soft_limit));
+        self.field(
+            r#","accessDeniedReason":"#,
+            entitlement.access_denied_reason.as_deref(),
+        );
+        self.name(r#","enumValues":"#);
+        self.raw(entitlement.enum_values.as_ref().map_or("[]", RawJson::get));
+        self.field(r#","validUntil":"#, entitlement.valid_until);
+        if let Some(rate) = &entitlement.credit_rate {
+            self.field(r#","creditRate":{"amount":"#, Some(&rate.amount));
+            self.field(r#","currencyId":"#, Some(rate.currency_id.as_str()));
+            self.raw("}");
+        }
+        let reset = |json: &mut Self| {
+            json.given(r#","resetPeriod":"#, &entitlement.reset_period);
+            json.given(
+                r#","resetPeriodConfiguration":"#,
+                &entitlement.reset_period_configuration,
+            );
+        };
+        if is_v4 {
+            self.field(r#","usagePeriodAnchor":"#, entitlement.usage_period_anchor);
+            reset(self);
+        }
+        self.raw("}");
+        if format.has_feature_usage() {
+            self.raw(r#","featureUsage":{"#);
+            reset(self);
+            self.usage(&entitlement.usage, entitlement.usage_period_anchor);
+            let next_reset = entitlement
+                .usage
+                .period_end
+                .filter(|_| format.has_next_reset_date());
+            self.field(r#","nextResetDate":"#, next_reset);
+            self.raw("}");
+        }
+        self.usage_data(&entitlement.usage, entitlement.usage_updated_at.filter(|_| is_v4));
+        self.raw("}");
+    }
+
+    fn credit(&mut self, entitlement: &CreditEntitlement) {
+        self.raw(r#"{"calculatedEntitlement":{"type":"CREDIT","currency":"#);
+        self.raw(entitlement.currency.get());
+        self.given(r#","usageLimit":"#, &entitlement.usage_limit);
+        self.field(r#","hasSoftLimit":"#, Some(&entitlement.has_soft_limit));
+        self.field(
+            r#","accessDeniedReason":"#,
+            entitlement.access_denied_reason.as_deref(),
+        );
+        self.field(r#","validUntil":"#, entitlement.valid_until);
+        self.raw("}");
+        self.usage_data(&entitlement.usage, entitlement.usage_updated_at);
+        self.raw("}");
+    }
+
+    /// The usage as 4.x readers know it.
+    fn usage_data(&mut self, usage: &Usage, updated_at: Option<EpochMs>) {
+        if updated_at.is_some() {
+            self.raw(r#","usageData":{"#);
+            self.usage(usage, None);
+            self.field(r#","updatedAt":"#, updated_at);
+            self.raw("}");
+        }
+    }
+
+    fn usage(&mut self, usage: &Usage, anchor: Option<EpochMs>) {
+        self.field(r#","currentUsage":"#, Some(&usage.current_usage));
+        self.field(r#","usagePeriodAnchor":"#, anchor);
+        self.field(r#","usagePeriodStart":"#, usage.period_start);
+        self.field(r#","usagePeriodEnd":"#, usage.period_end);
+    }
+}
+
+/// A value that can be written.
+trait Put {
+    fn put(self, json: &mut Json);
+}
+
+impl Put for &str {
+    fn put(self, json: &mut Json) {
+        if self.bytes().any(|byte| matches!(byte, ..b' ' | b'"' | b'\\')) {
+            return json.raw(RawJson::of(self).get());
+        }
+        json.raw("\"");
+        json.raw(self);
+        json.raw("\"");
+    }
+}
+
+impl Put for &Cow<'_, str> {
+    fn put(self, json: &mut Json) {
+        (&**self).put(json);
+    }
+}
+
+impl Put for &Number {
+    fn put(self, json: &mut Json) {
+        match self.as_i64() {
+            Some(number) => json.raw(itoa::Buffer::new().format(number)),
+            None => _ = write!(json.0, "{self}"),
+        }
+    }
+}
+
+impl Put for &bool {
+    fn put(self, json: &mut Json) {
+        json.raw(if *self { "true" } else { "false" });
+    }
+}
+
+impl Put for &RawJson {
+    fn put(self, json: &mut Json) {
+        json.raw(self.get());
+    }
+}
+
+impl Put for EpochMs {
+    fn put(self, json: &mut Json) {
+        json.raw(itoa::Buffer::new().format(self.0));
+    }
 }

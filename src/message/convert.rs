@@ -4,25 +4,20 @@
 //! missing, as it is for the SDKs; any other wrong kind is a fault, since a guess in the cache would be an answer that
 //! nobody gave. Stigg's internal ids (`entityId`; `id` beside a `refId`) are never used. Where a message leaves open
 //! whom it concerns, the wider reading is taken: a stale cache answers wrongly, an empty one only asks again.
-
-mod entitlement;
-
-use std::borrow::Cow;
+//!
+//! [`Given`]: crate::entitlement::Given
 
 use serde_json::Number;
 
-pub(super) use self::entitlement::entitlement;
-use super::envelope::Scope;
+use super::entries::{entitlements, without_duplicates};
+use super::envelope::{Scope, flat_or_nested, own_id};
 use super::event_types::{Change, EventType};
-use super::field::{Field, as_javascript};
-use super::list::Entitlements;
 use super::subjects::Subjects;
-use super::timestamp::{StateTimes, Timestamp};
-use super::wire::{ListedCustomer, Reference};
+use super::timestamp::StateTimes;
+use super::tree::{Field, as_javascript};
 use super::{CreditBalance, EntitlementsUpdated, Event, MalformedBody, UsageOf, UsageUpdated};
-use crate::entitlement::{
-    CurrencyId, CustomerId, Entitlement, EpochMs, FeatureId, MeasuredUsage, ResourceId, Subject, Usage,
-};
+use crate::clock::EpochMs;
+use crate::entitlement::{CurrencyId, CustomerId, FeatureId, MeasuredUsage, ResourceId, Subject, Usage};
 
 /// What a message means.
 pub(super) fn event(
@@ -47,7 +42,7 @@ pub(super) fn event(
             subjects if subjects.is_empty() => Event::EnvironmentInvalidated,
             subjects => Event::Purged(subjects),
         },
-        Change::PackagePublished => match scope.find(|fields| fields.migration_type.text())? {
+        Change::PackagePublished => match scope.find(|level| level.migration_type.text())? {
             Some("NEW_CUSTOMERS") => ignored,
             Some(_) | None => Event::EnvironmentInvalidated,
         },
@@ -59,33 +54,21 @@ pub(super) fn event(
 /// kinds that nobody here knows) without a reason for it purges the customer: the next reader asks.
 fn entitlements_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<Event, MalformedBody> {
     let subject = scope.subject()?;
-    let access_denied_reason = scope.find(|fields| fields.access_denied_reason.text())?;
+    let access_denied_reason = scope.find(|level| level.access_denied_reason.text())?;
     // Where both lists are present, the second version is the fuller: it has the credits too.
-    let mut list = scope.find(|fields| fields.entitlements_v2.take_list("entitlementsV2"))?;
+    let mut list = scope.find(|level| entitlements(level.entitlements_v2, times))?;
     if list.is_none() {
-        list = scope.find(|fields| fields.entitlements.take_list("entitlements"))?;
+        list = scope.find(|level| entitlements(level.entitlements, times))?;
     }
-    let Entitlements {
-        mut entries,
-        updated_at,
-    } = list.ok_or_else(|| scope.missing("entitlements"))?;
+    let (entries, updated_at) = list.ok_or_else(|| scope.missing("entitlements"))?;
     if entries.is_empty() && access_denied_reason.is_none() {
         return Ok(Event::Purged([subject].into_iter().collect()));
-    }
-    let updated_at = updated_at.into_iter().find(|at| times.is_possible(*at));
-    for entry in &mut entries {
-        let measured_at = match &mut entry.entitlement {
-            Entitlement::Feature(feature) => &mut feature.usage_updated_at,
-            Entitlement::Credit(credit) => &mut credit.usage_updated_at,
-        };
-        let fallback = entry.has_usage.then_some(times.fallback);
-        *measured_at = measured_at.filter(|at| times.is_possible(*at)).or(fallback);
     }
     Ok(Event::EntitlementsUpdated(EntitlementsUpdated {
         subject,
         updated_at: updated_at.unwrap_or(times.fallback),
         access_denied_reason: access_denied_reason.map(str::to_owned),
-        entitlements: entitlement::without_duplicates(entries),
+        entitlements: without_duplicates(entries),
     }))
 }
 
@@ -95,11 +78,20 @@ fn entitlements_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<Event, 
 fn usage_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<Option<UsageUpdated>, MalformedBody> {
     let subject = scope.subject()?;
     // Version 1 has the time and the feature in the entitlement beside the usage.
-    let entitlement = scope.find(|fields| fields.entitlement.get())?;
-    let of = if let Some(reference) = scope.find(|fields| fields.entitlement_reference.get())? {
-        let within = |fault: MalformedBody| fault.within("entitlementReference").within(&scope.path());
-        let kind = reference.kind.text().map_err(within)?;
-        let id = reference.id.text().map_err(within)?;
+    let entitlement = scope.find(|level| level.entitlement.object())?;
+    let reference = scope.find(|level| {
+        let Some(reference) = level.entitlement_reference.object()? else {
+            return Ok(None);
+        };
+        let texts = reference
+            .get("type")
+            .text()
+            .and_then(|kind| Ok((kind, reference.get("id").text()?)));
+        texts
+            .map(Some)
+            .map_err(|fault| fault.within("entitlementReference"))
+    })?;
+    let of = if let Some((kind, id)) = reference {
         let id = id
             .ok_or_else(|| scope.missing("entitlementReference.id"))?
             .to_owned();
@@ -109,21 +101,18 @@ fn usage_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<Option<UsageUp
             Some(_) => return Ok(None),
         }
     } else {
-        let mut id = scope.find(|fields| feature_id(&fields.feature_id, &fields.feature))?;
+        let mut id = scope.find(|level| feature_id(level.feature_id, level.feature))?;
         if let (None, Some(entitlement)) = (id, entitlement) {
-            id = feature_id(&entitlement.feature_id, &entitlement.feature)
-                .map_err(|fault| fault.within("entitlement").within(&scope.path()))?;
+            id = feature_id(entitlement.get("featureId"), entitlement.get("feature"))?;
         }
         UsageOf::Feature(FeatureId(
             id.ok_or_else(|| scope.missing("feature.id"))?.to_owned(),
         ))
     };
     // A usage event without a usage is a fault: null is "not known", and a zero would grant what is used up.
-    let current_usage = scope.find(|fields| fields.current_usage.get())?;
-    let current_usage = current_usage
-        .ok_or_else(|| scope.missing("currentUsage"))?
-        .clone();
-    let beside = entitlement.and_then(|entitlement| date(&entitlement.usage_updated_at));
+    let current_usage = scope.find(|level| level.current_usage.number())?;
+    let current_usage = current_usage.ok_or_else(|| scope.missing("currentUsage"))?;
+    let beside = entitlement.and_then(|entitlement| entitlement.get("usageUpdatedAt").date());
     let balance = if let UsageOf::Credit(_) = &of {
         credit_balance(scope)
     } else {
@@ -140,23 +129,18 @@ fn usage_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<Option<UsageUp
 /// The balance of a credit currency. For the readers it is a usage: what has been consumed of it.
 fn credit_balance_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<UsageUpdated, MalformedBody> {
     let subject = scope.subject()?;
-    let currency = scope.find(|fields| {
-        Ok(currency_id(
-            &fields.currency_id,
-            fields.currency.if_valid().map(AsRef::as_ref),
-        ))
-    })?;
+    let currency = scope.find_valid(|level| currency_id(level.currency_id, level.currency));
     let currency = currency.ok_or_else(|| scope.missing("currencyId"))?;
-    let mut consumed = scope.find(|fields| fields.total_consumed.get())?.cloned();
+    let mut consumed = scope.find(|level| level.total_consumed.number())?;
     if consumed.is_none() {
-        consumed = scope.find(|fields| fields.current_usage.get())?.cloned();
+        consumed = scope.find(|level| level.current_usage.number())?;
     }
     if consumed.is_none() {
-        let granted = scope.find(|fields| fields.total_granted.get())?;
-        let balance = scope.find(|fields| fields.current_balance.get())?;
+        let granted = scope.find(|level| level.total_granted.number())?;
+        let balance = scope.find(|level| level.current_balance.number())?;
         consumed = granted
             .zip(balance)
-            .and_then(|(granted, balance)| difference(granted, balance));
+            .and_then(|(granted, balance)| difference(&granted, &balance));
     }
     let consumed = consumed.ok_or_else(|| scope.missing("totalConsumed"))?;
     Ok(UsageUpdated {
@@ -174,43 +158,38 @@ fn measured(
     current_usage: Number,
     beside: Option<EpochMs>,
 ) -> MeasuredUsage {
-    let own = scope.find_date(|fields| &fields.usage_updated_at, Some(times));
-    let period_end = scope.find_date(|fields| &fields.usage_period_end, None);
+    let own = scope.find_time(times, |level| level.usage_updated_at);
+    let period_end = scope.find_valid(|level| level.usage_period_end.date());
     MeasuredUsage {
         usage: Usage {
             current_usage,
-            period_start: scope.find_date(|fields| &fields.usage_period_start, None),
-            period_end: period_end.or_else(|| scope.find_date(|fields| &fields.next_reset_date, None)),
+            period_start: scope.find_valid(|level| level.usage_period_start.date()),
+            period_end: period_end.or_else(|| scope.find_valid(|level| level.next_reset_date.date())),
         },
-        updated_at: own
-            .or_else(|| beside.filter(|at| times.is_possible(*at)))
-            .unwrap_or(times.fallback),
+        updated_at: own.or_else(|| times.possible(beside)).unwrap_or(times.fallback),
     }
 }
 
 /// What is left of the currency: `currentBalance`, else what is not consumed of `totalGranted`.
 fn credit_balance(scope: &Scope<'_>) -> Option<CreditBalance> {
+    let number = |field: Field<'_>| field.number().ok()?;
     let left = scope
-        .find_valid(|fields| &fields.current_balance)
-        .cloned()
+        .find_valid(|level| number(level.current_balance))
         .or_else(|| {
-            let granted = scope.find_valid(|fields| &fields.total_granted)?;
-            difference(granted, scope.find_valid(|fields| &fields.total_consumed)?)
+            let granted = scope.find_valid(|level| number(level.total_granted))?;
+            difference(&granted, &scope.find_valid(|level| number(level.total_consumed))?)
         })?;
     Some(CreditBalance {
         is_exhausted: left.as_f64()? <= 0.0,
-        valid_until: scope.find_date(|fields| &fields.valid_until, None),
+        valid_until: scope.find_valid(|level| level.valid_until.date()),
     })
 }
 
 fn difference(minuend: &Number, subtrahend: &Number) -> Option<Number> {
-    let whole = minuend
-        .as_i64()
-        .zip(subtrahend.as_i64())
-        .and_then(|(a, b)| a.checked_sub(b));
-    match whole {
+    let whole = minuend.as_i64().zip(subtrahend.as_i64());
+    match whole.and_then(|(minuend, subtrahend)| minuend.checked_sub(subtrahend)) {
         Some(whole) => Some(whole.into()),
-        None => Number::from_f64(minuend.as_f64()? - subtrahend.as_f64()?).map(as_javascript),
+        None => Number::from_f64(minuend.as_f64()? - subtrahend.as_f64()?).map(|float| as_javascript(&float)),
     }
 }
 
@@ -219,12 +198,13 @@ fn deleted_customer(scope: &Scope<'_>) -> Result<Subject, MalformedBody> {
     if let Some(subject) = scope.subject_if_any()? {
         return Ok(subject);
     }
-    let fields = &scope.level.fields;
-    let id = own_id(&fields.ref_id, &fields.id).map_err(|fault| fault.within(&scope.path()))?;
-    // An EventBridge envelope has an `id` of its own.
-    let id = id
-        .filter(|_| fields.detail_type.is_absent())
-        .ok_or_else(|| scope.missing("customerId"))?;
+    let id = scope.in_payload(|level| match level.ref_id.text()? {
+        Some(id) => Ok(Some(id)),
+        // An EventBridge envelope has an `id` of its own.
+        None if level.detail_type.is_absent() => level.id.text(),
+        None => Ok(None),
+    })?;
+    let id = id.ok_or_else(|| scope.missing("customerId"))?;
     Ok(Subject {
         customer: CustomerId(id.to_owned()),
         resource: None,
@@ -233,88 +213,63 @@ fn deleted_customer(scope: &Scope<'_>) -> Result<Subject, MalformedBody> {
 
 /// The customers of `customerIds` and `customers`, and the message's own, each once.
 fn listed(scope: &Scope<'_>) -> Result<Subjects, MalformedBody> {
-    let ids = scope.find(|fields| fields.customer_ids.take_list("customerIds"))?;
-    let mut subjects: Subjects = ids.unwrap_or_default();
-    let customers = scope.find(|fields| fields.customers.take_list("customers"))?;
-    subjects.append(&customers.unwrap_or_default());
+    let mut subjects = Subjects::default();
+    let mut add = |field: Field<'_>| {
+        let Some(list) = field.list()? else {
+            return Ok(None);
+        };
+        for (index, customer) in list.enumerate() {
+            let ids = listed_customer(customer);
+            if let Some((customer, resource)) =
+                ids.map_err(|fault| fault.within(&format!("[{index}]")).within(field.key))?
+            {
+                subjects.push(customer, resource);
+            }
+        }
+        Ok(Some(()))
+    };
+    scope.find(|level| add(level.customer_ids))?;
+    scope.find(|level| add(level.customers))?;
     if let Some(own) = scope.subject_if_any()? {
-        subjects.push(
-            own.customer.as_str(),
-            own.resource.as_ref().map(ResourceId::as_str),
-        );
+        let resource = own.resource.as_ref().map(ResourceId::as_str);
+        subjects.push(own.customer.as_str(), resource);
     }
     Ok(subjects.without_duplicates())
 }
 
-/// The ids of a customer in a list, and of its resource.
-pub(super) fn listed_customer<'s>(
-    listed: &'s ListedCustomer<'_>,
-) -> Result<(&'s str, Option<&'s str>), MalformedBody> {
-    let mut customer = flat_or_nested(&listed.customer_id, &listed.customer, "customer")?;
+/// The ids of a customer in a list, and of its resource. A listed customer is its id, or an object with it.
+fn listed_customer(listed: Field<'_>) -> Result<Option<(&str, Option<&str>)>, MalformedBody> {
+    if let Some(id) = listed.text_if_any() {
+        return Ok(Some((id, None)));
+    }
+    let Some(object) = listed.object()? else {
+        return Ok(None);
+    };
+    let mut customer = flat_or_nested(object.get("customerId"), object.get("customer"))?;
     if customer.is_none() {
-        customer = own_id(&listed.ref_id, &listed.id)?;
+        customer = own_id(object)?;
     }
     let customer = customer.ok_or_else(|| MalformedBody::at("customerId", "missing"))?;
-    Ok((
-        customer,
-        flat_or_nested(&listed.resource_id, &listed.resource, "resource")?,
-    ))
-}
-
-/// `customerId`, else `customer.refId`, else `customer.id`; a resource alike.
-pub(super) fn flat_or_nested<'s>(
-    flat: &'s Field<Cow<'_, str>>,
-    nested: &'s Field<Box<Reference<'_>>>,
-    key: &str,
-) -> Result<Option<&'s str>, MalformedBody> {
-    if let Some(id) = flat.text()? {
-        return Ok(Some(id));
-    }
-    match nested.get()? {
-        Some(nested) => own_id(&nested.ref_id, &nested.id).map_err(|fault| fault.within(key)),
-        None => Ok(None),
-    }
-}
-
-/// The id of an object itself: `refId` where there is one (in GraphQL, `id` is then an internal UUID), else `id`.
-fn own_id<'s>(
-    ref_id: &'s Field<Cow<'_, str>>,
-    id: &'s Field<Cow<'_, str>>,
-) -> Result<Option<&'s str>, MalformedBody> {
-    match ref_id.text()? {
-        Some(id) => Ok(Some(id)),
-        None => id.text(),
-    }
+    let resource = flat_or_nested(object.get("resourceId"), object.get("resource"))?;
+    Ok(Some((customer, resource)))
 }
 
 /// `feature.refId`, else `featureId`, else `feature.id`.
-fn feature_id<'s>(
-    flat: &'s Field<Cow<'_, str>>,
-    feature: &'s Field<Box<Reference<'_>>>,
-) -> Result<Option<&'s str>, MalformedBody> {
-    let feature = feature.get()?;
-    let of = |id: Option<&'s Field<Cow<'_, str>>>| {
-        id.map_or(Ok(None), Field::text)
-            .map_err(|fault| fault.within("feature"))
-    };
-    if let Some(id) = of(feature.map(|feature| &feature.ref_id))? {
-        return Ok(Some(id));
+fn feature_id<'t>(flat: Field<'t>, feature: Field<'t>) -> Result<Option<&'t str>, MalformedBody> {
+    let feature = feature.object()?.unwrap_or_default();
+    for id in [feature.get("refId"), flat, feature.get("id")] {
+        if let Some(id) = id.text()? {
+            return Ok(Some(id));
+        }
     }
-    match flat.text()? {
-        Some(id) => Ok(Some(id)),
-        None => of(feature.map(|feature| &feature.id)),
-    }
+    Ok(None)
 }
 
 /// `currencyId`, else `currency.currencyId`, else `currency.refId`, else `currency.id`.
-fn currency_id<'s>(flat: &'s Field<Cow<'_, str>>, currency: Option<&'s Reference<'_>>) -> Option<&'s str> {
-    flat.caption().or_else(|| {
-        let currency = currency?;
-        let nested = [&currency.currency_id, &currency.ref_id, &currency.id];
-        nested.into_iter().find_map(Field::caption)
-    })
-}
-
-fn date(field: &Field<Timestamp>) -> Option<EpochMs> {
-    field.if_valid().map(|at| at.0)
+pub(super) fn currency_id<'t>(flat: Field<'t>, currency: Field<'t>) -> Option<&'t str> {
+    let currency = currency.object().ok().flatten().unwrap_or_default();
+    let nested = ["currencyId", "refId", "id"]
+        .into_iter()
+        .map(|key| currency.get(key));
+    std::iter::once(flat).chain(nested).find_map(Field::text_if_any)
 }

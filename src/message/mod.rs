@@ -1,20 +1,18 @@
 //! Decodes a message from the queue: every shape a state change comes in (webhook, GraphQL v1 and v2, event log; raw, in
 //! SNS and EventBridge envelopes) becomes ONE type, so that the rest of the code knows no shape. Pure.
 //!
-//! A body is read once, by `serde_json`, into the structs of `wire`, whose fields accept any value (`field`). `envelope`
-//! finds the event's type and the payload, `convert` makes the domain values. Lists are converted entry by entry while they
-//! are read (`list`). What is not understood is a fault with its location; what the location held is never shown, since
-//! it is a customer's.
+//! `serde_json` reads a body once, into the nodes of `tree`. `envelope` finds the event's type and the payload; `convert`,
+//! and `entries` for lists, make the domain values. What is not understood is a fault with its location; what the location
+//! held is never shown, since it is a customer's.
 
 mod convert;
+mod entries;
 mod envelope;
 mod event_types;
-mod field;
-mod list;
 mod subjects;
 mod surrogates;
 mod timestamp;
-mod wire;
+mod tree;
 
 #[cfg(test)]
 mod tests;
@@ -22,7 +20,8 @@ mod tests;
 pub use self::subjects::Subjects;
 pub use self::surrogates::replace_lone_surrogates;
 use self::timestamp::StateTimes;
-use crate::entitlement::{CurrencyId, Entitlement, EpochMs, FeatureId, MeasuredUsage, Subject};
+use crate::clock::EpochMs;
+use crate::entitlement::{CurrencyId, Entitlement, FeatureId, MeasuredUsage, Subject};
 
 /// One decoded SQS body.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,12 +118,11 @@ pub fn decode(body: &str, sent_at: EpochMs) -> Result<Message, MalformedBody> {
 
 /// The same for an answer of the Edge API: `fallback` is the time of a state that has no other.
 pub fn decode_answer(body: &str, asked_at: EpochMs, fallback: EpochMs) -> Result<Message, MalformedBody> {
-    envelope::open(body, &mut |event_type, scope| {
+    envelope::open(body, |event_type, scope| {
         let mut times = StateTimes::new(asked_at, fallback);
-        let own_time = scope.find_date(|fields| &fields.timestamp, Some(&times));
+        let own_time = scope.find_time(&times, |level| level.timestamp);
         // Stigg's webhook reference requires `entitlementsUpdatedAt` where it lets `timestamp` be absent.
-        let stated =
-            own_time.or_else(|| scope.find_date(|fields| &fields.entitlements_updated_at, Some(&times)));
+        let stated = own_time.or_else(|| scope.find_time(&times, |level| level.entitlements_updated_at));
         times.fallback = stated.unwrap_or(fallback);
         Ok(Message {
             event: convert::event(event_type, scope, &times)?,

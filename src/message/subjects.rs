@@ -44,14 +44,6 @@ impl Subjects {
         self.ends.push([customer_end, self.end()]);
     }
 
-    /// Adds those of another list.
-    pub(super) fn append(&mut self, other: &Self) {
-        for index in 0..other.len() {
-            let (customer, resource) = other.ids_of(index);
-            self.push(customer, Some(resource));
-        }
-    }
-
     /// Keeps the first of those that are the same.
     pub(super) fn without_duplicates(self) -> Self {
         let ids_of = |index: &u32| self.ids_of(*index as usize);

@@ -4,7 +4,6 @@
 //! 0, which they test for truth before they read it. Text that spells the epoch is a date as any other: an entitlement
 //! valid until 1970 has ended, and as the time of a state it is the far-past marker, which overwrites anything.
 
-use std::borrow::Cow;
 use std::cell::Cell;
 
 use serde_json::Number;
@@ -12,8 +11,7 @@ use time::error::Parse as ParseError;
 use time::format_description::well_known::{Iso8601, Rfc3339};
 use time::{Date, OffsetDateTime, PrimitiveDateTime};
 
-use super::field::FromJson;
-use crate::entitlement::EpochMs;
+use crate::clock::EpochMs;
 
 /// A JavaScript `Date` ends 100,000,000 days either side of 1970.
 const MS_MAX: i64 = 8_640_000_000_000_000;
@@ -43,42 +41,31 @@ impl StateTimes {
         }
     }
 
-    /// True unless the time is more than an hour after the message was sent, or before 2015.
-    pub(super) fn is_possible(&self, at: EpochMs) -> bool {
+    /// The time, unless it is more than an hour after the message was sent, or before 2015.
+    pub(super) fn possible(&self, at: Option<EpochMs>) -> Option<EpochMs> {
+        let at = at?;
         let is_possible = at == FAR_PAST || (FIRST_STATE..=self.latest).contains(&at);
         self.impossible
             .set(self.impossible.get() + u32::from(!is_possible));
-        is_possible
+        is_possible.then_some(at)
     }
 }
 
-/// A date in a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Timestamp(pub(super) EpochMs);
-
-/// ISO 8601 text, a number of epoch milliseconds, or such a number as text.
-impl<'de> FromJson<'de> for Timestamp {
-    const WANTED: &'static str = "a date";
-
-    fn from_number(number: Number) -> Option<Self> {
-        // A fraction of a millisecond is cut off, as `new Date(1.9)` does. What does not fit is no date.
-        #[expect(clippy::cast_possible_truncation, reason = "saturates beyond every date")]
-        let ms = number
-            .as_i64()
-            .or_else(|| number.as_f64().map(|float| float as i64))?;
-        from_ms(ms)
-    }
-
-    fn from_text(text: Cow<'de, str>) -> Option<Self> {
-        if text.len() >= 12 && text.bytes().all(|byte| byte.is_ascii_digit()) {
-            return from_ms(text.parse().ok()?);
-        }
-        iso(&text).map(Self)
-    }
+/// A number of epoch milliseconds. A fraction of one is cut off, as `new Date(1.9)` does.
+pub(super) fn of_number(number: &Number) -> Option<EpochMs> {
+    #[expect(clippy::cast_possible_truncation, reason = "saturates beyond every date")]
+    let ms = number
+        .as_i64()
+        .or_else(|| number.as_f64().map(|float| float as i64))?;
+    (ms != 0 && (-MS_MAX..=MS_MAX).contains(&ms)).then_some(EpochMs(ms))
 }
 
-fn from_ms(ms: i64) -> Option<Timestamp> {
-    (ms != 0 && (-MS_MAX..=MS_MAX).contains(&ms)).then_some(Timestamp(EpochMs(ms)))
+/// ISO 8601, or a number of epoch milliseconds.
+pub(super) fn of_text(text: &str) -> Option<EpochMs> {
+    if text.len() >= 12 && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return of_number(&text.parse::<u64>().ok()?.into());
+    }
+    iso(text)
 }
 
 /// `2026-11-20`, `2026-11-20T08:00Z`, `2026-11-20 08:00:00.000+02:00` …; a date alone is midnight UTC. A time without a
@@ -90,7 +77,9 @@ fn iso(text: &str) -> Option<EpochMs> {
     let is_calendar_date = byte(4) == Some(&b'-') && byte(7) == Some(&b'-');
     let has_separator = byte(10).is_none_or(|separator| b"Tt ".contains(separator));
     let has_minutes = byte(13).is_none_or(|colon| *colon == b':');
-    let has_seconds = text.find(['.', ',']).is_none_or(|fraction| fraction == 19);
+    let mut bytes = text.bytes();
+    let fraction = bytes.position(|byte| matches!(byte, b'.' | b','));
+    let has_seconds = fraction.is_none_or(|at| at == 19);
     if !(is_calendar_date && has_separator && has_minutes && has_seconds) {
         return None;
     }
@@ -111,23 +100,23 @@ fn iso(text: &str) -> Option<EpochMs> {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::field::Field;
+    use super::super::tree::Tree;
     use super::*;
 
     fn of_json(value: &Value) -> Option<EpochMs> {
-        let field: Field<Timestamp> = serde_json::from_str(&value.to_string()).unwrap();
-        field.into_value().map(|timestamp| timestamp.0)
+        Tree::parse(&value.to_string()).unwrap().root("").date()
     }
 
     #[test]
     fn a_state_is_neither_from_before_2015_nor_from_an_hour_ahead() {
         let times = StateTimes::new(EpochMs(1_795_161_600_000), FAR_PAST);
         for possible in [0, 1_420_070_400_000, 1_795_161_600_000, 1_795_165_200_000] {
-            assert!(times.is_possible(EpochMs(possible)), "{possible}");
+            let possible = Some(EpochMs(possible));
+            assert_eq!(times.possible(possible), possible);
         }
         assert_eq!(times.impossible.get(), 0);
         for impossible in [-1, 1, 1_420_070_399_999, 1_795_161_600, 1_795_165_200_001, MS_MAX] {
-            assert!(!times.is_possible(EpochMs(impossible)), "{impossible}");
+            assert_eq!(times.possible(Some(EpochMs(impossible))), None, "{impossible}");
         }
         assert_eq!(times.impossible.get(), 6);
     }

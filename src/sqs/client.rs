@@ -19,8 +19,8 @@ use super::{BatchOutcome, Delivery, Operation, Queue, QueueError, ReceiptHandle}
 use crate::aws::signing::Signer;
 use crate::aws::{Credentials, CredentialsProvider};
 use crate::clock;
+use crate::clock::EpochMs;
 use crate::config::Proxy;
-use crate::entitlement::EpochMs;
 use crate::http_client::{HttpClient, HttpOptions};
 
 /// Deletes and visibility changes are small and quick.

@@ -1,7 +1,7 @@
 //! How a failed queue call is reported: what failed, for which queue, why, and the remedy, in one line. Pure.
 
 use super::client::SqsSettings;
-use super::protocol::Refusal;
+use super::protocol::QueueRefusal;
 use super::{EntryFailure, Operation, QueueError, region};
 use crate::aws::{Credentials, CredentialsProvider, quotable};
 use crate::http_client::{HttpError, HttpErrorKind};
@@ -82,7 +82,7 @@ impl Fault {
 }
 
 /// SQS refused, or something before it did. `ahead_ms` is how far this machine's clock is ahead of the answer's `Date`.
-pub(super) fn refused(call: FailedCall<'_>, refusal: &Refusal, ahead_ms: Option<i64>) -> QueueError {
+pub(super) fn refused(call: FailedCall<'_>, refusal: &QueueRefusal, ahead_ms: Option<i64>) -> QueueError {
     let (status, fault) = (refusal.status, refusal.fault());
     let mut code = refusal.code.clone();
     // A known code holds no secret, and stays readable whatever the secret is.

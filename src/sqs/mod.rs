@@ -1,5 +1,6 @@
 //! The SQS queue that messages come from, called by signed HTTP requests.
 
+mod bodies;
 pub mod client;
 pub mod errors;
 mod long_polls;
@@ -9,7 +10,7 @@ mod server_clock;
 
 use std::time::{Duration, Instant};
 
-use crate::entitlement::EpochMs;
+use crate::clock::EpochMs;
 
 /// Needed to delete a received message or to change its visibility. Each receive returns a new one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

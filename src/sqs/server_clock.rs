@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::errors::{SKEW_MS_MIN, off_by};
-use crate::entitlement::EpochMs;
+use crate::clock::EpochMs;
 
 /// A correction ends only here, so that a clock at the threshold is not reported again and again.
 const CORRECTED_MS_MIN: i64 = SKEW_MS_MIN - 60_000;

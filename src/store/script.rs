@@ -368,7 +368,7 @@ fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<
             emit.number(write.usages.len()).number(write.credits.len());
             emit.number(write.rate_currencies.len());
             emit.number(write.sent_at.0)
-                .flag(write.is_answer)
+                .flag(write.is_from_edge_api)
                 .number(write.list.timestamp.0);
             emit.text(&write.list.value);
             emit.text(write.metadata.as_ref().map_or("", |metadata| &metadata.value));

@@ -54,6 +54,7 @@ fn pure_modules_do_no_io_and_read_no_clock() {
         "message/",
         "entitlement/",
         "cache/",
+        "sqs/bodies.rs",
         "sqs/errors.rs",
         "sqs/long_polls.rs",
         "sqs/protocol.rs",

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::*;
-use crate::entitlement::EpochMs;
+use crate::clock::EpochMs;
 use crate::message::{Event, Message, UsageOf, decode};
 
 const SENT_AT: EpochMs = EpochMs(1_795_200_000_000);

@@ -10,7 +10,8 @@ mod timestamps;
 use serde_json::Value;
 
 use super::{Event, MalformedBody, Message, UsageOf, decode};
-use crate::entitlement::{Entitlement, EpochMs, Subject, Usage};
+use crate::clock::EpochMs;
+use crate::entitlement::{Entitlement, Subject, Usage};
 
 /// The `SentTimestamp` of every message here.
 const SENT_AT: EpochMs = EpochMs(1_795_200_000_000);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::{CreditBalance, Event, message_time};
 use super::{decoded, described};
-use crate::entitlement::EpochMs;
+use crate::clock::EpochMs;
 
 /// An hour and a millisecond after the message was sent.
 const AHEAD: i64 = 1_795_203_600_001;

@@ -5,7 +5,7 @@ use url::Url;
 
 use super::*;
 use crate::aws::CredentialsError;
-use crate::entitlement::EpochMs;
+use crate::clock::EpochMs;
 
 /// Keys of this source.
 struct Keys {
@@ -70,8 +70,8 @@ fn report<T>(
     })
 }
 
-fn refusal(status: u16, code: &str, message: &str) -> Refusal {
-    Refusal {
+fn refusal(status: u16, code: &str, message: &str) -> QueueRefusal {
+    QueueRefusal {
         status,
         code: code.to_owned(),
         message: message.to_owned(),

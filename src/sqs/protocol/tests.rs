@@ -148,8 +148,12 @@ fn an_answer_that_is_not_sqss_is_an_error_without_its_content() {
             "the answer is JSON, but not SQS's (line 1 column 22)",
         ),
         (
-            br#"{"Messages":[{"Body":1}]}"#,
-            "the answer is JSON, but not SQS's (line 1 column 22)",
+            br#"{"Messages":[{"MessageId":true}]}"#,
+            "the answer is JSON, but not SQS's (line 1 column 30)",
+        ),
+        (
+            br#"{"Messages":[{"MessageId":"m","ReceiptHandle":"r","Body":0}]}"#,
+            "the answer has a Body that is no text",
         ),
     ] {
         assert_eq!(received(answer).unwrap_err(), error);
