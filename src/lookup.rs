@@ -1,72 +1,70 @@
-//! Host names, looked up within a deadline.
+//! Host names, resolved within a deadline.
 //!
-//! The system's look-up has none of its own: where one of two name servers is silent, each takes five seconds, and
-//! where all are, half a minute. A caller waits as long as it can afford; a look-up that takes longer goes on without
-//! it, and whoever asks next has its answer. So a peer whose name is found slowly is slow to be reached, not out of
-//! reach. Of one name there is one look-up under way, however many ask.
+//! The system's resolver takes five seconds for each name server that does not answer. A caller waits for as long as it
+//! can; a lookup that takes longer goes on without it, and the next caller gets its answer. Each name is resolved once at
+//! a time, however many callers wait for it.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-
-/// An answer that nobody waited for any more holds for this long: longer than callers wait between two tries, short
-/// enough that a moved peer is found.
-const LATE_ANSWER_HOLDS: Duration = Duration::from_secs(10);
-/// The system's resolver wants some; the default is 2 MiB.
+/// An answer that nobody waited for is valid for this long: longer than the pause between two attempts.
+const LATE_ANSWER_VALID: Duration = Duration::from_secs(10);
+/// The system's resolver needs some; the default is 2 MiB.
 const STACK_BYTES: usize = 512 * 1024;
-
-type System = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
-type Peer = (String, u16);
 
 /// Why there is no address.
 #[derive(Debug)]
 pub enum LookupError {
     /// The answer is still to come.
     NotInTime,
-    /// In the system's words.
+    /// The system's error.
     Failed(io::Error),
 }
 
-/// Look-ups under way.
-pub struct Lookups {
-    system: Arc<System>,
-    under_way: Mutex<HashMap<Peer, Arc<Lookup>>>,
-}
-
-struct Lookup {
-    /// Ends when there is an answer.
-    ended: Receiver<()>,
-    answer: Mutex<Option<Answer>>,
-}
-
+/// Lookups in progress, by host.
 #[derive(Clone)]
-struct Answer {
-    at: Instant,
-    addresses: Result<Vec<SocketAddr>, (ErrorKind, String)>,
+pub struct Lookups(Arc<Shared>);
+
+type Resolve = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
+
+struct Shared {
+    resolve: Box<Resolve>,
+    hosts: Mutex<HashMap<String, Progress>>,
+    answered: Condvar,
+}
+
+enum Progress {
+    InProgress,
+    Answered {
+        at: Instant,
+        addresses: Result<Vec<IpAddr>, (ErrorKind, String)>,
+        /// Somebody has it: the next caller wants to know anew.
+        is_taken: bool,
+    },
 }
 
 impl Default for Lookups {
     fn default() -> Self {
-        Self::by(|host, port| (host, port).to_socket_addrs().map(Iterator::collect))
+        Self::by(|host| Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
     }
 }
 
 impl Lookups {
     /// Asks this instead of the system.
-    fn by(system: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> Self {
-        Self {
-            system: Arc::new(system),
-            under_way: Mutex::default(),
-        }
+    fn by(resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Shared {
+            resolve: Box::new(resolve),
+            hosts: Mutex::default(),
+            answered: Condvar::new(),
+        }))
     }
 
-    /// The addresses of a host, which may be one itself. Never an empty list.
+    /// The addresses of a host name or address, at least one.
     pub fn addresses(
         &self,
         host: &str,
@@ -76,69 +74,62 @@ impl Lookups {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
-        let peer = (host.to_owned(), port);
-        let lookup = self.lookup(&peer).map_err(LookupError::Failed)?;
-        if let Err(RecvTimeoutError::Timeout) = lookup.ended.recv_deadline(deadline) {
+        let mut hosts = self.hosts();
+        if hosts.get(host).is_none_or(Progress::is_over) {
+            self.start(host).map_err(LookupError::Failed)?;
+            hosts.insert(host.to_owned(), Progress::InProgress);
+        }
+        let is_waiting = |hosts: &mut HashMap<_, _>| matches!(hosts.get(host), Some(Progress::InProgress));
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waited = self.0.answered.wait_timeout_while(hosts, left, is_waiting);
+        let (mut hosts, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let Some(Progress::Answered {
+            addresses, is_taken, ..
+        }) = hosts.get_mut(host)
+        else {
             return Err(LookupError::NotInTime);
-        }
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        // What was waited for is not kept: the next one who asks wants to know anew.
-        if under_way
-            .get(&peer)
-            .is_some_and(|known| Arc::ptr_eq(known, &lookup))
-        {
-            under_way.remove(&peer);
-        }
-        drop(under_way);
-        match lookup.answer().map(|answer| answer.addresses) {
-            Some(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
-            Some(Err((kind, words))) => Err(LookupError::Failed(io::Error::new(kind, words))),
-            Some(Ok(_)) | None => Err(LookupError::Failed(io::Error::new(
+        };
+        *is_taken = true;
+        match addresses {
+            Ok(found) if found.is_empty() => Err(LookupError::Failed(io::Error::new(
                 ErrorKind::NotFound,
                 "the host name has no address",
             ))),
+            Ok(found) => Ok(found
+                .iter()
+                .map(|address| SocketAddr::new(*address, port))
+                .collect()),
+            Err((kind, message)) => Err(LookupError::Failed(io::Error::new(*kind, message.as_str()))),
         }
     }
 
-    /// The look-up of this peer that is under way, or has ended lately without anybody waiting; else a new one.
-    fn lookup(&self, peer: &Peer) -> io::Result<Arc<Lookup>> {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_gone_off = |lookup: &Arc<Lookup>| {
-            lookup
-                .answer()
-                .is_some_and(|answer| answer.at.elapsed() > LATE_ANSWER_HOLDS)
+    fn start(&self, host: &str) -> io::Result<()> {
+        let (lookups, host) = (self.clone(), host.to_owned());
+        let resolve = move || {
+            let addresses = (lookups.0.resolve)(&host).map_err(|error| (error.kind(), error.to_string()));
+            let answer = Progress::Answered {
+                at: Instant::now(),
+                addresses,
+                is_taken: false,
+            };
+            lookups.hosts().insert(host, answer);
+            lookups.0.answered.notify_all();
         };
-        if let Some(lookup) = under_way.get(peer).filter(|lookup| !has_gone_off(lookup)) {
-            return Ok(Arc::clone(lookup));
-        }
-        let (ends, ended) = bounded::<()>(0); // only its end is waited for
-        let lookup = Arc::new(Lookup {
-            ended,
-            answer: Mutex::default(),
-        });
-        let ask = {
-            let (system, lookup, (host, port)) =
-                (Arc::clone(&self.system), Arc::clone(&lookup), peer.clone());
-            move || {
-                let addresses = system(&host, port).map_err(|error| (error.kind(), error.to_string()));
-                let at = Instant::now();
-                *lookup.answer.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(Answer { at, addresses });
-                drop(ends);
-            }
-        };
-        Builder::new()
-            .name("lookup".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(ask)?;
-        under_way.insert(peer.clone(), Arc::clone(&lookup));
-        Ok(lookup)
+        let thread = Builder::new().name("lookup".to_owned()).stack_size(STACK_BYTES);
+        thread.spawn(resolve).map(|_| ())
+    }
+
+    fn hosts(&self) -> MutexGuard<'_, HashMap<String, Progress>> {
+        self.0.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Lookup {
-    fn answer(&self) -> Option<Answer> {
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+impl Progress {
+    fn is_over(&self) -> bool {
+        match self {
+            Self::InProgress => false,
+            Self::Answered { at, is_taken, .. } => *is_taken || at.elapsed() > LATE_ANSWER_VALID,
+        }
     }
 }
 
@@ -160,21 +151,25 @@ mod tests {
         ([127, 0, 0, number], 6379).into()
     }
 
+    fn ip(number: u8) -> IpAddr {
+        address(number).ip()
+    }
+
     #[test]
     fn an_address_is_not_looked_up() {
-        let lookups = Lookups::by(|_, _| panic!("asked"));
+        let lookups = Lookups::by(|_| panic!("asked"));
         let found = lookups.addresses("::1", 6379, Instant::now()).unwrap();
         assert_eq!(found, ["[::1]:6379".parse().unwrap()]);
     }
 
     #[test]
     fn an_answer_that_comes_too_late_for_one_is_there_for_the_next_who_asks() {
-        let (answer, answers) = bounded::<u8>(0);
+        let (answer, answers) = crossbeam_channel::bounded::<u8>(0);
         let asked = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&asked);
-        let lookups = Lookups::by(move |_, _| {
+        let lookups = Lookups::by(move |_| {
             counted.fetch_add(1, Ordering::SeqCst);
-            Ok(vec![address(answers.recv().unwrap())])
+            Ok(vec![ip(answers.recv().unwrap())])
         });
         for _ in 0..3 {
             let in_vain = lookups.addresses("db", 6379, Instant::now() + Duration::from_millis(5));
@@ -189,9 +184,9 @@ mod tests {
     #[test]
     fn an_answer_that_was_waited_for_is_not_kept() {
         let asked = AtomicUsize::new(0);
-        let lookups = Lookups::by(move |_, _| {
+        let lookups = Lookups::by(move |_| {
             let number = asked.fetch_add(1, Ordering::SeqCst);
-            Ok(vec![address(u8::try_from(number).unwrap())])
+            Ok(vec![ip(u8::try_from(number).unwrap())])
         });
         for number in 0..3 {
             let found = lookups.addresses("db", 6379, Instant::now() + PATIENCE).unwrap();
@@ -200,18 +195,18 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_in_the_systems_words_and_no_address_is_one() {
-        let failing = Lookups::by(|_, _| Err(io::Error::other("Name or service not known")));
-        let told = failing.addresses("db", 6379, Instant::now() + PATIENCE);
+    fn a_failure_has_the_systems_message_and_no_address_is_one() {
+        let failing = Lookups::by(|_| Err(io::Error::other("Name or service not known")));
+        let answer = failing.addresses("db", 6379, Instant::now() + PATIENCE);
         assert!(
-            matches!(&told, Err(LookupError::Failed(error)) if error.to_string() == "Name or service not known"),
-            "{told:?}"
+            matches!(&answer, Err(LookupError::Failed(error)) if error.to_string() == "Name or service not known"),
+            "{answer:?}"
         );
-        let empty = Lookups::by(|_, _| Ok(Vec::new()));
-        let told = empty.addresses("db", 6379, Instant::now() + PATIENCE);
+        let empty = Lookups::by(|_| Ok(Vec::new()));
+        let answer = empty.addresses("db", 6379, Instant::now() + PATIENCE);
         assert!(
-            matches!(&told, Err(LookupError::Failed(error)) if error.kind() == ErrorKind::NotFound),
-            "{told:?}"
+            matches!(&answer, Err(LookupError::Failed(error)) if error.kind() == ErrorKind::NotFound),
+            "{answer:?}"
         );
     }
 }

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::{DONE, FAILED, complain, complain_of_settings, print};
 use crate::config::Settings;
-use crate::http_client::{Answer, HttpClient, HttpErrorKind, HttpOptions};
+use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions, HttpResponse};
 
 /// The service answers at once or is in trouble; orchestrators give a probe not much more.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ pub(super) fn run(settings: &Settings, path: &str) -> u8 {
     FAILED
 }
 
-fn ask(port: u16, path: &str) -> Result<Answer, String> {
+fn ask(port: u16, path: &str) -> Result<HttpResponse, String> {
     let mut words = String::new();
     for host in LOOPBACKS {
         let url = format!("http://{host}:{port}{path}");
@@ -64,10 +64,10 @@ fn ask(port: u16, path: &str) -> Result<Answer, String> {
                 ) =>
             {
                 if words.is_empty() {
-                    words = error.words;
+                    words = error.message;
                 }
             }
-            Err(error) => return Err(error.words),
+            Err(error) => return Err(error.message),
         }
     }
     Err(words)

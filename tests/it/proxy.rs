@@ -204,7 +204,8 @@ fn that_does_not_let_the_queue_through_is_a_complaint() {
         .set("HTTPS_PROXY", network.proxy.url(None));
     let service = Service::spawn(&settings);
     service.wait_for_complaint(&[
-        &format!("refuses to connect to {host}:443"),
+        &format!("the proxy at http://127.0.0.1:{}", network.proxy.port),
+        "does not connect to this host",
         "403",
         "allow this host and port on the proxy",
         "NO_PROXY",
