@@ -34,6 +34,10 @@ enum Stream {
     Tls(Box<StreamOwned<ClientConnection, TimedSocket>>),
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("the TLS handshake failed: {0}")]
+struct HandshakeFailed(#[source] io::Error);
+
 /// A socket whose reads and writes end by a deadline, however many they are.
 struct TimedSocket {
     socket: Socket,
@@ -97,8 +101,7 @@ impl Transport {
             Stream::Plain(socket) => socket,
             tls @ Stream::Tls(_) => return Ok(Self::over(tls)),
         };
-        let failed =
-            |error: io::Error| io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"));
+        let failed = |error: io::Error| io::Error::new(error.kind(), HandshakeFailed(error));
         let mut tls = ClientConnection::new(config, name).map_err(|error| failed(io::Error::other(error)))?;
         while tls.is_handshaking() {
             tls.complete_io(&mut socket).map_err(failed)?;
