@@ -6,7 +6,7 @@
 
 mod dial;
 
-use std::io::{ErrorKind, Read as _};
+use std::io::ErrorKind;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, Rustls
 use ureq::{Agent, Timeout};
 use url::Url;
 
-use self::dial::{Dial, LookupFailed, NoResolver};
+use self::dial::{Dial, NoResolver};
 use crate::config::Proxy;
 
 /// The part of a call's deadline for lookup, connecting, proxy and TLS together, so that a peer that drops packets is told
@@ -27,8 +27,6 @@ const IDLE_AGE_MAX: Duration = Duration::from_secs(15);
 /// Buffers of a connection. A response head must fit into the first.
 const INPUT_BYTES: usize = 64 * 1024;
 const OUTPUT_BYTES: usize = 16 * 1024;
-/// Allocated for a body by its `Content-Length` alone.
-const BELIEVED_BYTES_MAX: u64 = 1024 * 1024;
 
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
@@ -66,31 +64,25 @@ pub struct HttpResponse {
 
 /// Why there was no response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // each has a label
 pub enum HttpErrorKind {
-    /// The deadline passed, or connecting took too long.
     Timeout,
-    /// The name could not be resolved.
     HostNotFound,
-    /// Nothing listens there.
     ConnectionRefused,
     /// No route, or the connection broke.
     Connection,
-    /// The certificate was not accepted, or the handshake failed.
     Tls,
-    /// The body was longer than allowed.
     AnswerTooLarge,
     /// What came back was not HTTP, or the request could not be put as HTTP.
     Protocol,
-    /// The proxy did not connect us.
     Proxy(ProxyFault),
 }
 
 /// What is wrong with the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // each has a remedy
 pub enum ProxyFault {
-    /// It cannot be connected to: no such name, nothing listens.
     Unreachable,
-    /// It requires another user and password (407).
     Authentication,
     /// It does not connect to this peer, or does not answer as a proxy.
     Refused,
@@ -134,17 +126,13 @@ impl HttpErrorKind {
 
 impl ProxyFault {
     /// What to do about it, as the end of an error.
+    #[rustfmt::skip]
     pub fn remedy(self) -> &'static str {
         match self {
-            Self::Unreachable => {
-                "check HTTPS_PROXY and the way there (DNS, firewall); NO_PROXY names hosts that are called without it"
-            }
-            Self::Authentication => {
-                "set http://user:password@host:port in HTTPS_PROXY, with special characters percent-encoded"
-            }
-            Self::Refused => {
-                "allow this host and port on the proxy, or name the host in NO_PROXY to call it directly"
-            }
+            Self::Unreachable => "check HTTPS_PROXY and the way there (DNS, firewall); NO_PROXY names hosts that are called \
+                                  without it",
+            Self::Authentication => "set http://user:password@host:port in HTTPS_PROXY, with special characters percent-encoded",
+            Self::Refused => "allow this host and port on the proxy, or name the host in NO_PROXY to call it directly",
         }
     }
 }
@@ -168,25 +156,25 @@ impl HttpClient {
         deadline: Option<Duration>,
     ) -> Result<HttpResponse, HttpError> {
         let agent = self.agent()?;
-        let response = if request.body().is_empty() && request.method() == http::Method::GET {
-            run(&agent, request.map(|_| ()), deadline)
-        } else {
-            run(&agent, request, deadline)
+        let request = match deadline {
+            Some(deadline) => agent
+                .configure_request(request)
+                .timeout_global(Some(deadline))
+                .build(),
+            None => request,
         };
+        let response = if request.body().is_empty() && request.method() == http::Method::GET {
+            agent.run(request.map(|_| ()))
+        } else {
+            agent.run(request)
+        };
+        let limit = self.options.answer_bytes_max;
         let mut response = response.map_err(|error| self.describe(&error))?;
-        let length = response.body().content_length().unwrap_or_default();
-        let mut body =
-            Vec::with_capacity(usize::try_from(length.min(BELIEVED_BYTES_MAX)).unwrap_or_default());
-        let reader = response.body_mut().with_config();
-        let mut reader = reader.limit(self.options.answer_bytes_max).reader();
-        reader
-            .read_to_end(&mut body)
-            .map_err(|error| self.describe(&ureq::Error::from(error)))?;
-        let (parts, _) = response.into_parts();
+        let body = response.body_mut().with_config().limit(limit).read_to_vec();
         Ok(HttpResponse {
-            status: parts.status.as_u16(),
-            headers: parts.headers,
-            body,
+            status: response.status().as_u16(),
+            body: body.map_err(|error| self.describe(&error))?,
+            headers: response.into_parts().0.headers,
         })
     }
 
@@ -234,132 +222,75 @@ impl HttpClient {
     }
 
     fn describe(&self, error: &ureq::Error) -> HttpError {
-        let (kind, message) = cause(error);
-        let Some(proxy) = &self.options.proxy else {
-            return HttpError { kind, message };
-        };
-        let at = proxy.address();
-        let (kind, message) = match kind {
-            // The peer's own name is resolved by the proxy, and its connection is the proxy's.
-            HttpErrorKind::HostNotFound | HttpErrorKind::ConnectionRefused => (
-                HttpErrorKind::Proxy(ProxyFault::Unreachable),
-                format!("cannot connect to the proxy at {at}: {message}"),
-            ),
-            HttpErrorKind::Proxy(ProxyFault::Authentication) if proxy.has_login() => (
+        let (mut kind, mut message) = cause(error);
+        if let Some(at) = self.options.proxy.as_ref().map(Proxy::address) {
+            if matches!(
                 kind,
-                format!("the proxy at {at} refuses the user and password ({message})"),
-            ),
-            HttpErrorKind::Proxy(ProxyFault::Authentication) => (
-                kind,
-                format!("the proxy at {at} requires a user and a password ({message})"),
-            ),
-            HttpErrorKind::Proxy(_) => (
-                kind,
-                format!("the proxy at {at} does not connect to this host ({message})"),
-            ),
-            HttpErrorKind::Timeout
-            | HttpErrorKind::Connection
-            | HttpErrorKind::Tls
-            | HttpErrorKind::AnswerTooLarge
-            | HttpErrorKind::Protocol => (kind, format!("{message} (through the proxy at {at})")),
-        };
+                HttpErrorKind::HostNotFound | HttpErrorKind::ConnectionRefused
+            ) {
+                // The proxy resolves the peer's name and connects to it.
+                kind = HttpErrorKind::Proxy(ProxyFault::Unreachable);
+                message = format!("cannot connect to the proxy at {at}: {message}");
+            } else {
+                message = format!("{message} (through the proxy at {at})");
+            }
+        }
         HttpError { kind, message }
     }
 }
 
-#[allow(clippy::wildcard_enum_match_arm)] // ureq's enum is open: what it adds is a protocol fault to us
+#[rustfmt::skip]
+#[allow(clippy::wildcard_enum_match_arm)] // both enums are open: the rest is described by its own text
 fn cause(error: &ureq::Error) -> (HttpErrorKind, String) {
-    match error {
-        ureq::Error::Timeout(Timeout::Connect) => {
-            (HttpErrorKind::Timeout, "timed out while connecting".to_owned())
-        }
-        ureq::Error::Timeout(Timeout::Resolve) => (
-            HttpErrorKind::HostNotFound,
-            "cannot resolve the host name: no answer in time".to_owned(),
-        ),
-        ureq::Error::Timeout(_) => (
-            HttpErrorKind::Timeout,
-            "timed out: no complete answer within the deadline".to_owned(),
-        ),
-        ureq::Error::BodyExceedsLimit(limit) => (
-            HttpErrorKind::AnswerTooLarge,
-            format!("the answer is longer than {limit} bytes"),
-        ),
-        ureq::Error::Rustls(_) | ureq::Error::Tls(_) | ureq::Error::Pem(_) => {
-            (HttpErrorKind::Tls, format!("the TLS handshake failed: {error}"))
-        }
-        ureq::Error::Io(error) => io_cause(error),
-        ureq::Error::ConnectProxyFailed(reason) => {
-            // The status is only in ureq's text; a test watches it.
-            let fault = if reason.contains("407") {
-                ProxyFault::Authentication
-            } else {
-                ProxyFault::Refused
-            };
-            (HttpErrorKind::Proxy(fault), reason.clone())
-        }
-        ureq::Error::Other(other) if other.is::<LookupFailed>() => (
-            HttpErrorKind::HostNotFound,
-            format!("cannot resolve the host name: {other}"),
-        ),
-        _ => (HttpErrorKind::Protocol, error.to_string()),
-    }
-}
-
-fn run(
-    agent: &Agent,
-    request: http::Request<impl ureq::AsSendBody>,
-    deadline: Option<Duration>,
-) -> Result<http::Response<ureq::Body>, ureq::Error> {
-    let Some(deadline) = deadline else {
-        return agent.run(request);
+    use HttpErrorKind as Kind;
+    use ureq::Error;
+    let is_of_tls = |io: &std::io::Error| {
+        io.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
     };
-    let configured = agent.configure_request(request);
-    agent.run(configured.timeout_global(Some(deadline)).build())
-}
-
-#[allow(clippy::wildcard_enum_match_arm)] // std's list is open: the rest is described by its own text
-fn io_cause(error: &std::io::Error) -> (HttpErrorKind, String) {
-    let of_tls = error.get_ref().filter(|inner| inner.is::<rustls::Error>());
-    if let Some(error) = of_tls {
-        return (HttpErrorKind::Tls, format!("the TLS handshake failed: {error}"));
-    }
-    match error.kind() {
-        ErrorKind::ConnectionRefused => (HttpErrorKind::ConnectionRefused, "connection refused".to_owned()),
-        ErrorKind::TimedOut | ErrorKind::WouldBlock => (HttpErrorKind::Timeout, "timed out".to_owned()),
-        ErrorKind::UnexpectedEof
-        | ErrorKind::ConnectionReset
-        | ErrorKind::ConnectionAborted
-        | ErrorKind::BrokenPipe => (
-            HttpErrorKind::Connection,
-            format!("the connection was closed before the answer was complete ({error})"),
-        ),
-        _ => (
-            HttpErrorKind::Connection,
-            format!("the connection failed: {error}"),
-        ),
+    match error {
+        Error::Timeout(Timeout::Connect) => (Kind::Timeout, "timed out while connecting".to_owned()),
+        Error::Timeout(_) => (Kind::Timeout, "timed out: no complete answer within the deadline".to_owned()),
+        Error::BodyExceedsLimit(limit) => (Kind::AnswerTooLarge, format!("the answer is longer than {limit} bytes")),
+        // The status is only in ureq's text.
+        Error::ConnectProxyFailed(why) if why.contains("407") => (Kind::Proxy(ProxyFault::Authentication),
+            format!("the proxy refuses the user and password, or requires them ({why})")),
+        Error::ConnectProxyFailed(why) => (Kind::Proxy(ProxyFault::Refused),
+            format!("the proxy does not connect to this host ({why})")),
+        // See `dial`.
+        Error::Other(lookup) => (Kind::HostNotFound, lookup.to_string()),
+        Error::Rustls(_) | Error::Tls(_) | Error::Pem(_) => (Kind::Tls, format!("the TLS handshake failed: {error}")),
+        Error::Io(io) if is_of_tls(io) => (Kind::Tls, format!("the TLS handshake failed: {io}")),
+        Error::Io(io) => match io.kind() {
+            ErrorKind::ConnectionRefused => (Kind::ConnectionRefused, "connection refused".to_owned()),
+            ErrorKind::TimedOut => (Kind::Timeout, "timed out".to_owned()),
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe =>
+                (Kind::Connection, format!("the connection was closed before the answer was complete ({io})")),
+            _ => (Kind::Connection, format!("the connection failed: {io}")),
+        },
+        _ => (Kind::Protocol, error.to_string()),
     }
 }
 
 /// The authorities that this machine trusts.
 fn system_roots() -> Result<RootCerts, HttpError> {
-    let loaded = rustls_native_certs::load_native_certs();
-    if loaded.certs.is_empty() {
-        let cause = loaded.errors.first().map(|error| format!(" ({error})"));
+    let rustls_native_certs::CertificateResult { certs, errors, .. } =
+        rustls_native_certs::load_native_certs();
+    if certs.is_empty() {
+        let cause = errors
+            .first()
+            .map_or("none were found".to_owned(), ToString::to_string);
         return Err(HttpError {
             kind: HttpErrorKind::Tls,
             message: format!(
-                "this machine has no trusted root certificates{}; install ca-certificates or name a PEM file in \
-                 SSL_CERT_FILE",
-                cause.unwrap_or_default()
+                "this machine has no trusted root certificates ({cause}); install ca-certificates or name a PEM file in \
+                 SSL_CERT_FILE"
             ),
         });
     }
-    let roots = loaded
-        .certs
+    Ok(certs
         .iter()
-        .map(|der| Certificate::from_der(der).to_owned());
-    Ok(roots.collect::<Vec<_>>().into())
+        .map(|der| Certificate::from_der(der).to_owned())
+        .into())
 }
 
 #[cfg(test)]

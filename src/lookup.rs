@@ -1,51 +1,31 @@
 //! Host names, resolved within a deadline.
 //!
 //! The system's resolver takes five seconds for each name server that does not answer. A caller waits for as long as it
-//! can; a lookup that takes longer goes on without it, and the next caller gets its answer. Each name is resolved once at
-//! a time, however many callers wait for it.
+//! can; a lookup that takes longer goes on without it, and the next caller gets its answer.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 /// An answer that nobody waited for is valid for this long: longer than the pause between two attempts.
 const LATE_ANSWER_VALID: Duration = Duration::from_secs(10);
 /// The system's resolver needs some; the default is 2 MiB.
 const STACK_BYTES: usize = 512 * 1024;
 
-/// Why there is no address.
-#[derive(Debug)]
-pub enum LookupError {
-    /// The answer is still to come.
-    NotInTime,
-    /// The system's error.
-    Failed(io::Error),
-}
-
-/// Lookups in progress, by host.
-#[derive(Clone)]
-pub struct Lookups(Arc<Shared>);
-
 type Resolve = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
+type Lookup = Receiver<(Instant, io::Result<Vec<IpAddr>>)>;
 
-struct Shared {
-    resolve: Box<Resolve>,
-    hosts: Mutex<HashMap<String, Progress>>,
-    answered: Condvar,
-}
-
-enum Progress {
-    InProgress,
-    Answered {
-        at: Instant,
-        addresses: Result<Vec<IpAddr>, (ErrorKind, String)>,
-        /// Somebody has it: the next caller wants to know anew.
-        is_taken: bool,
-    },
+/// Resolves names by the system.
+pub struct Lookups {
+    resolve: Arc<Resolve>,
+    /// Those whose callers gave up, by host: as many as there were callers at a time.
+    abandoned: Mutex<HashMap<String, Vec<Lookup>>>,
 }
 
 impl Default for Lookups {
@@ -56,80 +36,57 @@ impl Default for Lookups {
 
 impl Lookups {
     /// Asks this instead of the system.
-    fn by(resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Shared {
-            resolve: Box::new(resolve),
-            hosts: Mutex::default(),
-            answered: Condvar::new(),
-        }))
+    pub(crate) fn by(resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Self {
+        Self {
+            resolve: Arc::new(resolve),
+            abandoned: Mutex::default(),
+        }
     }
 
     /// The addresses of a host name or address, at least one.
-    pub fn addresses(
-        &self,
-        host: &str,
-        port: u16,
-        deadline: Instant,
-    ) -> Result<Vec<SocketAddr>, LookupError> {
+    pub fn addresses(&self, host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
+        let failed = |kind, why: &str| io::Error::new(kind, format!("cannot resolve the host name: {why}"));
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
-        let mut hosts = self.hosts();
-        if hosts.get(host).is_none_or(Progress::is_over) {
-            self.start(host).map_err(LookupError::Failed)?;
-            hosts.insert(host.to_owned(), Progress::InProgress);
-        }
-        let is_waiting = |hosts: &mut HashMap<_, _>| matches!(hosts.get(host), Some(Progress::InProgress));
-        let left = deadline.saturating_duration_since(Instant::now());
-        let waited = self.0.answered.wait_timeout_while(hosts, left, is_waiting);
-        let (mut hosts, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let Some(Progress::Answered {
-            addresses, is_taken, ..
-        }) = hosts.get_mut(host)
-        else {
-            return Err(LookupError::NotInTime);
-        };
-        *is_taken = true;
-        match addresses {
-            Ok(found) if found.is_empty() => Err(LookupError::Failed(io::Error::new(
-                ErrorKind::NotFound,
-                "the host name has no address",
-            ))),
-            Ok(found) => Ok(found
-                .iter()
-                .map(|address| SocketAddr::new(*address, port))
-                .collect()),
-            Err((kind, message)) => Err(LookupError::Failed(io::Error::new(*kind, message.as_str()))),
+        loop {
+            let abandoned = self.abandoned().get_mut(host).and_then(Vec::pop);
+            let is_new = abandoned.is_none();
+            let lookup = abandoned.map_or_else(|| self.start(host), Ok)?;
+            match lookup.recv_deadline(deadline) {
+                Ok((at, _)) if !is_new && at.elapsed() > LATE_ANSWER_VALID => {}
+                Ok((_, Ok(found))) if !found.is_empty() => {
+                    return Ok(found
+                        .into_iter()
+                        .map(|address| SocketAddr::new(address, port))
+                        .collect());
+                }
+                Ok((_, Err(error))) => return Err(failed(error.kind(), &error.to_string())),
+                Ok(_) | Err(RecvTimeoutError::Disconnected) => {
+                    return Err(failed(ErrorKind::NotFound, "it has no address"));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.abandoned().entry(host.to_owned()).or_default().push(lookup);
+                    let why = "no answer in time, this machine's DNS is slow or does not answer";
+                    return Err(failed(ErrorKind::Other, why));
+                }
+            }
         }
     }
 
-    fn start(&self, host: &str) -> io::Result<()> {
-        let (lookups, host) = (self.clone(), host.to_owned());
-        let resolve = move || {
-            let addresses = (lookups.0.resolve)(&host).map_err(|error| (error.kind(), error.to_string()));
-            let answer = Progress::Answered {
-                at: Instant::now(),
-                addresses,
-                is_taken: false,
-            };
-            lookups.hosts().insert(host, answer);
-            lookups.0.answered.notify_all();
-        };
+    fn start(&self, host: &str) -> io::Result<Lookup> {
+        let (answer, lookup) = bounded(1);
+        let (resolve, host) = (Arc::clone(&self.resolve), host.to_owned());
         let thread = Builder::new().name("lookup".to_owned()).stack_size(STACK_BYTES);
-        thread.spawn(resolve).map(|_| ())
+        thread.spawn(move || {
+            let addresses = resolve(&host);
+            answer.send((Instant::now(), addresses))
+        })?;
+        Ok(lookup)
     }
 
-    fn hosts(&self) -> MutexGuard<'_, HashMap<String, Progress>> {
-        self.0.hosts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Progress {
-    fn is_over(&self) -> bool {
-        match self {
-            Self::InProgress => false,
-            Self::Answered { at, is_taken, .. } => *is_taken || at.elapsed() > LATE_ANSWER_VALID,
-        }
+    fn abandoned(&self) -> MutexGuard<'_, HashMap<String, Vec<Lookup>>> {
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -173,12 +130,15 @@ mod tests {
         });
         for _ in 0..3 {
             let in_vain = lookups.addresses("db", 6379, Instant::now() + Duration::from_millis(5));
-            assert!(matches!(in_vain, Err(LookupError::NotInTime)), "{in_vain:?}");
+            assert!(
+                in_vain.unwrap_err().to_string().contains("no answer in time"),
+                "lookup"
+            );
         }
         answer.send(7).unwrap();
         let found = lookups.addresses("db", 6379, Instant::now() + PATIENCE).unwrap();
         assert_eq!(found, [address(7)]);
-        assert_eq!(asked.load(Ordering::SeqCst), 1, "one look-up for all of them");
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "one lookup for all of them");
     }
 
     #[test]
@@ -199,13 +159,13 @@ mod tests {
         let failing = Lookups::by(|_| Err(io::Error::other("Name or service not known")));
         let answer = failing.addresses("db", 6379, Instant::now() + PATIENCE);
         assert!(
-            matches!(&answer, Err(LookupError::Failed(error)) if error.to_string() == "Name or service not known"),
+            matches!(&answer, Err(error) if error.to_string() == "cannot resolve the host name: Name or service not known"),
             "{answer:?}"
         );
         let empty = Lookups::by(|_| Ok(Vec::new()));
         let answer = empty.addresses("db", 6379, Instant::now() + PATIENCE);
         assert!(
-            matches!(&answer, Err(LookupError::Failed(error)) if error.kind() == ErrorKind::NotFound),
+            matches!(&answer, Err(error) if error.kind() == ErrorKind::NotFound),
             "{answer:?}"
         );
     }

@@ -10,6 +10,7 @@
 
 mod credentials;
 mod parts;
+mod plaintext;
 pub mod profiles;
 mod proxy;
 mod queue;

@@ -69,11 +69,6 @@ impl Proxy {
         format!("{scheme}://{}:{}", self.proxy.host(), self.proxy.port())
     }
 
-    /// It has a user and a password.
-    pub fn has_login(&self) -> bool {
-        self.proxy.username().is_some()
-    }
-
     /// As the HTTP client takes it.
     pub fn of_ureq(&self) -> ureq::Proxy {
         self.proxy.clone()

@@ -154,7 +154,7 @@ pub(super) fn edge_api(settings: &Settings, findings: &mut Findings) -> Option<(
     Some((key?, url?))
 }
 
-fn is_loopback(url: &Url) -> bool {
+pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
         Some(url::Host::Ipv4(address)) => address.is_loopback(),

@@ -9,8 +9,8 @@ use url::Url;
 use super::settings::Settings;
 use super::values::{Faults, Findings, Raw, raw, shown};
 use super::{
-    CacheUpdatePolicy, Config, Expiry, LogConfig, LogFormat, PoisonPolicy, SentryConfig, credentials, proxy,
-    queue, redis,
+    CacheUpdatePolicy, Config, Expiry, LogConfig, LogFormat, PoisonPolicy, SentryConfig, credentials,
+    plaintext, proxy, queue, redis,
 };
 use crate::entitlement::stored::CacheFormat;
 
@@ -40,6 +40,9 @@ impl Settings {
         let queue = queue::address(self, findings);
         let region = queue.as_ref().map(|queue| queue.region.as_str());
         let credentials = credentials::credentials(self, findings, region);
+        if let Some(credentials) = &credentials {
+            plaintext::notices(self, credentials, findings);
+        }
         let proxy = proxy::proxy(self, findings);
         let batch_size = findings.number(raw!(self, queue.batch_size), &(1..=10));
         let wait_time_secs = findings.number(raw!(self, queue.wait_time_secs), &(0..=20));

@@ -1,7 +1,7 @@
 //! TCP connections of the HTTP client: ureq's own, with the name lookup inside the time for connecting.
 //!
-//! ureq resolves the name before each call, on a thread of its own, even if the call then takes a pooled connection: a DNS
-//! server that is down would break connections that work. Here a name is resolved when a connection is made.
+//! ureq resolves the name before each call, on a new thread, even if the call then takes a pooled connection: a DNS server
+//! that is down would break connections that work. Here a name is resolved when a connection is made.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,17 +14,12 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, NextTimeout, TcpConnector, Transport,
 };
 
-use crate::lookup::{LookupError, Lookups};
+use crate::lookup::Lookups;
 
 /// For a call without a deadline, which there is none of.
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_mins(1);
 /// ureq takes so many.
 const ADDRESSES_MAX: usize = 16;
-
-/// The system resolver's error.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct LookupFailed(String);
 
 /// Leaves the lookup to [`Dial`].
 #[derive(Debug)]
@@ -44,7 +39,7 @@ pub(super) struct Dial {
 }
 
 impl<In: Transport> Connector<In> for Dial {
-    type Out = Either<In, Dialed<<TcpConnector as Connector<()>>::Out>>;
+    type Out = Either<In, Dialed<<TcpConnector as Connector>::Out>>;
 
     fn connect(
         &self,
@@ -54,58 +49,35 @@ impl<In: Transport> Connector<In> for Dial {
         if let Some(through_proxy) = chained {
             return Ok(Some(Either::A(through_proxy)));
         }
-        let connect_by = Instant::now() + (*details.timeout.after).min(CONNECT_TIMEOUT_MAX);
-        let addrs = self.resolve(details.uri, connect_by)?;
-        let left = connect_by.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(ureq::Error::Timeout(Timeout::Connect));
-        }
+        let (uri, mut timeout) = (details.uri, details.timeout);
+        let connect_by = Instant::now() + (*timeout.after).min(CONNECT_TIMEOUT_MAX);
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let default_port = if details.needs_tls() { 443 } else { 80 };
+        let found = self
+            .lookups
+            .addresses(host, uri.port_u16().unwrap_or(default_port), connect_by);
+        let found = found.map_err(|error| ureq::Error::Other(Box::new(error)))?;
+        let mut addrs = NoResolver.empty();
+        found
+            .into_iter()
+            .take(ADDRESSES_MAX)
+            .for_each(|address| addrs.push(address));
+        timeout.after = connect_by.saturating_duration_since(Instant::now()).into();
         let details = ConnectionDetails {
-            uri: details.uri,
             addrs,
+            timeout,
+            now: (details.current_time)(),
+            uri,
             config: details.config,
             request_level: details.request_level,
             resolver: details.resolver,
-            now: (details.current_time)(),
-            timeout: NextTimeout {
-                after: left.into(),
-                ..details.timeout
-            },
             current_time: Arc::clone(&details.current_time),
             run_connector: Arc::clone(&details.run_connector),
             register_shutdown: Arc::clone(&details.register_shutdown),
         };
         let tcp = Connector::<()>::connect(&self.tcp, &details, None)?;
-        Ok(tcp.map(|tcp| {
-            Either::B(Dialed {
-                tcp,
-                connect_by: Some((details.timeout.reason, connect_by)),
-            })
-        }))
-    }
-}
-
-impl Dial {
-    fn resolve(&self, uri: &Uri, deadline: Instant) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let host = uri.host().unwrap_or_default();
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let default_port = if uri.scheme_str() == Some("https") {
-            443
-        } else {
-            80
-        };
-        let port = uri.port_u16().unwrap_or(default_port);
-        let found = self.lookups.addresses(host, port, deadline);
-        let found = found.map_err(|error| match error {
-            LookupError::NotInTime => ureq::Error::Timeout(Timeout::Resolve),
-            LookupError::Failed(error) => ureq::Error::Other(Box::new(LookupFailed(error.to_string()))),
-        })?;
-        let mut addresses = NoResolver.empty();
-        found
-            .into_iter()
-            .take(ADDRESSES_MAX)
-            .for_each(|address| addresses.push(address));
-        Ok(addresses)
+        let connect_by = Some((timeout.reason, connect_by));
+        Ok(tcp.map(|tcp| Either::B(Dialed { tcp, connect_by })))
     }
 }
 
@@ -140,5 +112,59 @@ impl<T: Transport> Transport for Dialed<T> {
         // It goes to the pool, or comes from there: the next call has another deadline.
         self.connect_by = None;
         self.tcp.is_open()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ureq::Agent;
+
+    use super::*;
+    use crate::http_client::stub::{Reply, Stub};
+
+    fn agent(lookups: Lookups, deadline: Duration) -> Agent {
+        let config = Agent::config_builder().timeout_global(Some(deadline)).proxy(None);
+        let tcp = TcpConnector::default();
+        Agent::with_parts(config.build(), Dial { lookups, tcp }, NoResolver)
+    }
+
+    #[test]
+    fn a_lookup_that_does_not_end_costs_the_deadline_and_no_more() {
+        let (_never, ends) = crossbeam_channel::bounded::<()>(0);
+        let lookups = Lookups::by(move |_| {
+            let _ = ends.recv();
+            Ok(Vec::new())
+        });
+        let began = Instant::now();
+        let error = agent(lookups, Duration::from_millis(100))
+            .get("http://db.test")
+            .call()
+            .unwrap_err();
+        assert!(error.to_string().contains("no answer in time"), "{error}");
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "took {:?}",
+            began.elapsed()
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_no_longer_resolved_does_not_end_a_connection() {
+        let stub = Stub::start([Stub::ok("one"), Stub::ok("two"), Reply::Silence]);
+        let first = std::sync::atomic::AtomicBool::new(true);
+        let lookups = Lookups::by(move |_| {
+            let is_first = first.swap(false, std::sync::atomic::Ordering::SeqCst);
+            if is_first {
+                Ok(vec![[127, 0, 0, 1].into()])
+            } else {
+                Err(std::io::Error::other("down"))
+            }
+        });
+        let agent = agent(lookups, Duration::from_secs(10));
+        let url = format!("http://db.test:{}", stub.url.port().unwrap());
+        for body in ["one", "two"] {
+            let mut response = agent.get(&url).call().unwrap();
+            assert_eq!(response.body_mut().read_to_string().unwrap(), body);
+        }
     }
 }

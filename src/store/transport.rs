@@ -16,7 +16,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use socket2::{Socket, TcpKeepalive};
 
-use crate::lookup::{LookupError, Lookups};
+use crate::lookup::Lookups;
 
 /// After this and a few probes a peer that vanished is noticed, even while nothing is sent.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -48,14 +48,7 @@ struct TimedSocket {
 impl Transport {
     /// Connects to the addresses of the name in turn, until one answers.
     pub(super) fn tcp(host: &str, port: u16, lookups: &Lookups, deadline: Instant) -> io::Result<Self> {
-        let addresses = lookups
-            .addresses(host, port, deadline)
-            .map_err(|error| match error {
-                LookupError::Failed(error) => error,
-                LookupError::NotInTime => io::Error::other(
-                    "its host name was not resolved in time, this machine's DNS is slow or does not answer",
-                ),
-            })?;
+        let addresses = lookups.addresses(host, port, deadline)?;
         let mut failed = io::Error::from(ErrorKind::NotFound);
         for (index, address) in addresses.iter().enumerate() {
             // An address that drops packets must leave time for the next.

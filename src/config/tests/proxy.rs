@@ -1,4 +1,4 @@
-//! `HTTPS_PROXY` and `NO_PROXY`.
+//! `HTTPS_PROXY` and `NO_PROXY`; and calls that are not encrypted.
 
 use url::Url;
 
@@ -173,4 +173,48 @@ fn an_exception_that_is_not_understood_is_skipped_with_a_notice() {
         notices(&[("NO_PROXY", values)]).is_empty(),
         "without a proxy it has no effect"
     );
+}
+
+#[test]
+fn a_session_token_that_travels_over_plain_http_is_one_notice_for_each_peer() {
+    const QUEUE: (&str, &str) = ("QUEUE_URL", "http://sqs.us-east-1.amazonaws.com/1/q");
+    const KEYS: [(&str, &str); 2] = [
+        ("AWS_ACCESS_KEY_ID", "AKIA1"),
+        ("AWS_SECRET_ACCESS_KEY", "s3cret"),
+    ];
+    let token = ("AWS_SESSION_TOKEN", "t0ken");
+    let of_queue = "is not https: the session token travels unencrypted";
+    assert_eq!(notices(&[QUEUE, KEYS[0], KEYS[1]]), [""; 0], "without a token");
+    assert_eq!(
+        notices(&[QUEUE, KEYS[0], KEYS[1], token]),
+        [format!("QUEUE_URL: {of_queue}")]
+    );
+    // Those of the Edge API have a token.
+    assert_eq!(notices(&[QUEUE]), [format!("QUEUE_URL: {of_queue}")]);
+    assert_eq!(
+        notices(&[("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:9324"), QUEUE]),
+        [""; 0]
+    );
+    assert_eq!(
+        notices(&[
+            ("AWS_ENDPOINT_URL", "http://aws.example"),
+            KEYS[0],
+            KEYS[1],
+            token
+        ]),
+        [format!("AWS_ENDPOINT_URL: {of_queue}")]
+    );
+
+    let file = super::TestFile::new("identity-token", b"eyJ.eyJ.sig");
+    let path = file.path();
+    let role = [
+        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/reader"),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", path.as_str()),
+        ("AWS_ENDPOINT_URL_STS", "http://sts.example"),
+    ];
+    assert_eq!(
+        notices(&role),
+        ["AWS_ENDPOINT_URL_STS: is not https: the role's token and keys travel unencrypted"]
+    );
+    assert_eq!(notices(&[role[2]]), [""; 0], "nobody asks STS");
 }
