@@ -4,7 +4,7 @@
 //! that is down would break connections that work. Here a name is resolved when a connection is made.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ureq::Timeout;
 use ureq::config::Config;
@@ -14,12 +14,8 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, NextTimeout, TcpConnector, Transport,
 };
 
+use super::CONNECT_TIMEOUT;
 use crate::lookup::Lookups;
-
-/// For a call without a deadline, which there is none of.
-const CONNECT_TIMEOUT_MAX: Duration = Duration::from_mins(1);
-/// ureq takes so many.
-const ADDRESSES_MAX: usize = 16;
 
 /// Leaves the lookup to [`Dial`].
 #[derive(Debug)]
@@ -50,7 +46,7 @@ impl<In: Transport> Connector<In> for Dial {
             return Ok(Some(Either::A(through_proxy)));
         }
         let (uri, mut timeout) = (details.uri, details.timeout);
-        let connect_by = Instant::now() + (*timeout.after).min(CONNECT_TIMEOUT_MAX);
+        let connect_by = Instant::now() + (*timeout.after).min(CONNECT_TIMEOUT);
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let default_port = if details.needs_tls() { 443 } else { 80 };
         let found = self
@@ -58,10 +54,8 @@ impl<In: Transport> Connector<In> for Dial {
             .addresses(host, uri.port_u16().unwrap_or(default_port), connect_by);
         let found = found.map_err(|error| ureq::Error::Other(Box::new(error)))?;
         let mut addrs = NoResolver.empty();
-        found
-            .into_iter()
-            .take(ADDRESSES_MAX)
-            .for_each(|address| addrs.push(address));
+        // As many as ureq takes.
+        found.into_iter().take(16).for_each(|address| addrs.push(address));
         timeout.after = connect_by.saturating_duration_since(Instant::now()).into();
         let details = ConnectionDetails {
             addrs,
@@ -117,6 +111,8 @@ impl<T: Transport> Transport for Dialed<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use ureq::Agent;
 
     use super::*;

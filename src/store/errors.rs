@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use redis::{ErrorKind, RedisError};
 
-use super::tls;
+use super::tls_errors;
 use crate::config::{RedisAddress, RedisConfig};
 
 /// A fault of Redis, or of the way to it.
@@ -172,8 +172,8 @@ pub fn server_name(config: &RedisConfig) -> String {
 /// A fault of a connection attempt or of a call. `doing` says what was tried: "cannot write to".
 pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -> StoreError {
     let text = error.to_string();
-    if let Some((tls, failure)) = config.tls.as_ref().zip(tls::failure_of(error)) {
-        let (at, why) = (server_name(config), tls::explain(failure, tls));
+    if let Some((tls, failure)) = config.tls.as_ref().zip(tls_errors::failure_of(error)) {
+        let (at, why) = (server_name(config), tls_errors::explain(failure, tls));
         return StoreError::new(Cause::Io, format!("{doing} Redis at {at}: {why}"));
     }
     let (cause, words) = if error.is_timeout() {
@@ -260,18 +260,17 @@ fn tls_hint(config: &RedisConfig) -> &'static str {
 
 fn io_remedy(words: &str, config: &RedisConfig) -> String {
     let text = words.to_lowercase();
-    if config.tls.is_some() && text.contains("handshake") {
-        return "check that it speaks TLS at this port (if not, set REDIS_TLS=0)".to_owned();
-    }
     let is_closed = ["reset", "broken pipe", "end of file", "unexpected eof"]
         .iter()
         .any(|part| text.contains(part));
-    let hint = match &config.tls {
-        Some(_) if is_closed => "; if it requires a client certificate, check REDIS_TLS_CERT_FILE",
-        None if is_closed => tls_hint(config),
-        Some(_) | None => "",
-    };
+    let hint = if is_closed { tls_hint(config) } else { "" };
     let settings = address_settings(config);
+    if config.tls.is_some() && (is_closed || text.contains("handshake")) {
+        return format!(
+            "check {settings}, that Redis is running and speaks TLS at this port (if not, set REDIS_TLS=0) and, if it requires a \
+             client certificate, REDIS_TLS_CERT_FILE"
+        );
+    }
     format!("check {settings} and that Redis is running and reachable from here{hint}")
 }
 

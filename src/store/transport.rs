@@ -16,6 +16,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use socket2::{Socket, TcpKeepalive};
 
+use super::tls_errors::failure_of;
 use crate::lookup::Lookups;
 
 /// After this and a few probes a peer that vanished is noticed, even while nothing is sent.
@@ -97,7 +98,14 @@ impl Transport {
         let failed = |error: io::Error| io::Error::new(error.kind(), HandshakeFailed(error));
         let mut tls = ClientConnection::new(config, name).map_err(|error| failed(io::Error::other(error)))?;
         while tls.is_handshaking() {
-            tls.complete_io(&mut socket).map_err(failed)?;
+            if let Err(error) = tls.complete_io(&mut socket) {
+                // A server that closes says why before it does, perhaps while more is being sent.
+                let alert = tls
+                    .read_tls(&mut socket)
+                    .ok()
+                    .and_then(|_| tls.process_new_packets().err());
+                return Err(failed(alert.map_or(error, io::Error::other)));
+            }
         }
         Ok(Self::over(Stream::Tls(Box::new(StreamOwned::new(tls, socket)))))
     }
@@ -130,7 +138,9 @@ impl Transport {
     pub(super) fn query(&mut self, command: &Cmd) -> RedisResult<Value> {
         let reply = match self.send(&command.get_packed_command()) {
             // A server that closes says why before it does (too many clients, say): more than a broken pipe tells.
-            Err(error) if error.is_connection_dropped() => self.receive().map_err(|_| error)?,
+            Err(error) if error.is_connection_dropped() => self
+                .receive()
+                .map_err(|said| if failure_of(&said).is_some() { said } else { error })?,
             sent => sent.and_then(|()| self.receive())?,
         };
         if let Value::ServerError(error) = reply {
