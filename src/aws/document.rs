@@ -11,11 +11,7 @@ use super::Credentials;
 use super::redaction::redact;
 use crate::entitlement::EpochMs;
 use crate::json::holds_at_most;
-
-/// How much of a refusal's words is quoted, in characters.
-const QUOTED_CHARS_MAX: usize = 200;
-/// Codes are names.
-const CODE_CHARS_MAX: usize = 60;
+use crate::log::{peer_code, peer_text};
 
 /// Documents have about ten.
 const VALUES_MAX: usize = 1_000;
@@ -55,20 +51,15 @@ pub fn refusal(body: &[u8], secret: Option<&str>) -> Option<String> {
         let found = found.unwrap_or_default();
         redact(found, secret)
     };
-    let code = one_line(&text(["code", "Code"]), CODE_CHARS_MAX);
-    let words = one_line(&text(["message", "Message"]), QUOTED_CHARS_MAX);
+    let code = text(["code", "Code"]);
+    let code = peer_code(&code).unwrap_or_default().to_owned();
+    let words = peer_text(&text(["message", "Message"]));
     match (code.is_empty(), words.is_empty()) {
         (true, true) => None,
         (false, true) => Some(code),
         (true, false) => Some(words),
         (false, false) => Some(format!("{code}: {words}")),
     }
-}
-
-fn one_line(text: &str, chars_max: usize) -> String {
-    let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
-    let short: String = text.chars().map(plain).take(chars_max).collect();
-    short.trim().to_owned()
 }
 
 #[cfg(test)]
@@ -119,6 +110,6 @@ mod tests {
         assert_eq!(quoted(r#"{"code":7}"#), None);
         assert_eq!(quoted("<html>t0ken-of-a-pod</html>"), None);
         let long = quoted(&format!(r#"{{"message":"{}"}}"#, "ä".repeat(1000))).unwrap();
-        assert_eq!(long.chars().count(), QUOTED_CHARS_MAX);
+        assert!(long.chars().count() < 400);
     }
 }

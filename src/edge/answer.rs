@@ -7,6 +7,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::aws::Credentials;
 use crate::entitlement::{EpochMs, ResourceId, Subject};
 use crate::json;
+use crate::log::peer_code;
 
 /// An answer that is of no use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,13 +92,8 @@ fn object(status: u16, body: &[u8]) -> Result<Value, AnswerFault> {
     if errors.is_null() || errors.as_array().is_some_and(Vec::is_empty) {
         return Ok(body);
     }
-    // Of the first, only what looks like a code: a text could repeat what was asked.
-    let code = errors
-        .pointer("/0/extensions/code")
-        .and_then(Value::as_str)
-        .unwrap_or("no code");
-    let is_plain = |letter: &char| letter.is_ascii_alphanumeric() || " _-".contains(*letter);
-    let code: String = code.chars().filter(is_plain).take(60).collect();
+    let code = errors.pointer("/0/extensions/code").and_then(Value::as_str);
+    let code = code.and_then(peer_code).unwrap_or("no code");
     Err(unexpected(&format!("it lists errors ({code})")))
 }
 

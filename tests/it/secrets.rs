@@ -1,7 +1,9 @@
 //! Secrets are told to nobody: through every source of credentials, and through peers that refuse in the words they
 //! were sent, answer with half a document, or say nothing, nothing of a secret is in the log at debug level, on standard
-//! error, on any page of the service or in its error reports. Neither as it is nor in base64 nor percent-encoded.
+//! error, on any page of the service or in its error reports. Neither as it is nor in base64 nor percent-encoded. Nor is
+//! a customer (`customers`).
 
+mod customers;
 mod sources;
 
 use base64::Engine as _;
@@ -20,8 +22,7 @@ use crate::support::service::{Service, Settings, run_to_end};
 use crate::support::wait::{PATIENCE, wait_until};
 use sources::{
     Peer, Source, container, edge, in_the_environment, in_the_environment_for_a_while, instance,
-    json_refusal, profile, program_of_a_profile, role_of_a_profile, secret, secrets_of, session_key,
-    web_identity,
+    json_refusal, profile, secret, secrets_of, session_key, web_identity,
 };
 
 /// Modes in which a peer tells what it should not, or nothing.
@@ -120,39 +121,15 @@ fn goes_untold(source: &Source) {
             });
         }
         source.peer.turn(Mode::Serve);
-        if let Peer::Program(_) = source.peer {
-            // The one that hangs is still waited for. What comes of a source that is well, the story of a fresh start tells.
-            let told = told(&service, &sentry);
-            service.stop();
-            assert_untold(name, &told, &all_secrets(source, dsn_key));
-            let fresh = Service::spawn(&settings);
-            return goes_untold_when_well(fresh, source, &stage, &queue, &sentry, dsn_key);
-        }
     }
-    goes_untold_when_well(service, source, &stage, &queue, &sentry, dsn_key);
-}
-
-/// The source is well by now.
-fn goes_untold_when_well(
-    service: Service,
-    source: &Source,
-    stage: &FakeStage,
-    queue: &Hostile,
-    sentry: &SentryStub,
-    dsn_key: &str,
-) {
-    let told = queue_does_wrong(&service, source, stage, queue, sentry);
+    let told = queue_does_wrong(&service, source, &stage, &queue, &sentry);
     service.stop();
     // That the key was nobody's in the end is what the queue complains of.
     stage.queue.complaints();
-    assert_untold(source.name, &told, &all_secrets(source, dsn_key));
-}
-
-fn all_secrets(source: &Source, dsn_key: &str) -> Vec<String> {
     let mut secrets = secrets_of(&source.key);
     secrets.extend(source.secrets.iter().cloned());
     secrets.push(dsn_key.to_owned());
-    secrets
+    assert_untold(name, &told, &secrets);
 }
 
 /// Gives all that was told.
@@ -213,14 +190,7 @@ fn all_at_once(sources: &[Source]) {
 
 #[test]
 fn of_static_keys_and_of_profiles() {
-    let files = Directory::new();
-    all_at_once(&[
-        in_the_environment(),
-        in_the_environment_for_a_while(),
-        profile(),
-        role_of_a_profile(&files),
-        program_of_a_profile(),
-    ]);
+    all_at_once(&[in_the_environment(), in_the_environment_for_a_while(), profile()]);
 }
 
 #[test]

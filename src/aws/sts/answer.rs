@@ -10,15 +10,12 @@ use time::format_description::well_known::Rfc3339;
 use super::Credentials;
 use crate::aws::quotable;
 use crate::entitlement::EpochMs;
+use crate::log::{peer_code, peer_text};
 
 /// A good answer has about twenty nodes.
 const NODES_MAX: u32 = 1_000;
 /// A good answer has one attribute, and at most two of these at the end of each value.
 const EQUALS_MAX: usize = 100;
-/// Words of a refusal that are quoted.
-const WORDS_CHARS_MAX: usize = 300;
-/// Codes become kinds of log lines: a foreign one must not be longer than a name is.
-const CODE_CHARS_MAX: usize = 60;
 
 /// What STS says when it refuses.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,19 +81,8 @@ pub fn caller(body: &str) -> Result<String, &'static str> {
 /// The code and the words of an answer with another status than 200. Secrets were cut before.
 pub fn refusal(status: u16, body: &str) -> Refusal {
     let named = error_in(body).and_then(|(code, words)| {
-        let code: String = code
-            .chars()
-            .filter(|letter| letter.is_ascii_alphanumeric() || "._-".contains(*letter))
-            .take(CODE_CHARS_MAX)
-            .collect();
-        let words: String = quotable(&words)
-            .split_whitespace()
-            .collect::<Vec<_>>()
-            .join(" ")
-            .chars()
-            .filter(|letter| !letter.is_control())
-            .take(WORDS_CHARS_MAX)
-            .collect();
+        let code = peer_code(code.trim()).unwrap_or_default().to_owned();
+        let words = peer_text(quotable(&words));
         (!code.is_empty()).then_some(Refusal { code, words })
     });
     named.unwrap_or_else(|| Refusal {
