@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -249,10 +249,15 @@ impl Findings {
             .map_err(fault)
             .and_then(|(mode, content)| Ok((mode, read(&content)?)));
         let (mode, value) = value.map_err(|fault| self.fault(raw, fault)).ok()?;
-        if raw.setting.holds == Holds::SecretFile && mode & 0o006 != 0 {
-            let what = format!("every user can read or change {path} (mode {mode:04o})");
-            let what = format!("{what}; chmod 600 it (in Kubernetes, defaultMode: 0440)");
-            self.notice(raw, what);
+        // Kubernetes and Docker mount secrets readable by all, where no other users are.
+        let is_mounted =
+            path.starts_with("/run/secrets/") || Path::new(path).with_file_name("..data").exists();
+        let others = if is_mounted { 0o002 } else { 0o006 };
+        if raw.setting.holds == Holds::SecretFile && mode & others != 0 {
+            self.notice(
+                raw,
+                format!("every user can read or change {path} (mode {mode:04o}); chmod 600 it"),
+            );
         }
         Some(value)
     }

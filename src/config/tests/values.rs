@@ -397,14 +397,30 @@ fn a_secret_file_that_every_user_can_read_or_change_is_told() {
     };
     for mode in [0o666, 0o644, 0o604, 0o602] {
         let expected = format!(
-            "REDIS_PASSWORD_FILE: every user can read or change {path} (mode {mode:04o}); chmod 600 it (in Kubernetes, \
-             defaultMode: 0440)"
+            "REDIS_PASSWORD_FILE: every user can read or change {path} (mode {mode:04o}); chmod 600 it"
         );
         assert_eq!(with_mode(mode), [expected]);
     }
     for mode in [0o600, 0o400, 0o440, 0o660, 0o601] {
         assert_eq!(with_mode(mode), [""; 0], "{mode:o}");
     }
+}
+
+#[test]
+fn a_secret_that_kubernetes_mounts_is_told_only_if_others_can_change_it() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let volume = std::env::temp_dir().join(format!("pcs-volume-{}", std::process::id()));
+    std::fs::create_dir_all(volume.join("..2026")).unwrap();
+    std::os::unix::fs::symlink("..2026", volume.join("..data")).unwrap();
+    let file = volume.join("password");
+    std::fs::write(&file, "secret").unwrap();
+    let notices_at = |mode: u32| {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        notices(&[("REDIS_PASSWORD_FILE", file.to_str().unwrap())]).len()
+    };
+    assert_eq!((notices_at(0o644), notices_at(0o666)), (0, 1));
+    std::fs::remove_dir_all(&volume).unwrap();
 }
 
 #[test]
