@@ -1,7 +1,4 @@
-//! Stigg's Edge API, as far as this service asks it: credentials for the event queue, the remote
-//! configuration, and a customer's entitlements.
-//!
-//! Every call has a deadline and a bounded answer, which is read in `answer`.
+//! Stigg's Edge API: credentials for the event queue, the remote configuration, and a customer's entitlements.
 
 pub mod answer;
 
@@ -17,15 +14,12 @@ use crate::config::{Proxy, Secret};
 use crate::entitlement::Subject;
 use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions};
 
-/// How this service names itself to the Edge API. Inferred from how Stigg's SDKs name themselves.
+/// How this service names itself. Inferred from how Stigg's SDKs name themselves.
 const SOURCE: &str = "PERSISTENT_CACHE_SERVICE";
-const API_VERSION: &str = "1";
-
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Credentials and configuration are a few kilobytes; an entitlement list, later, stays below this too.
 const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Asks the Edge API, with the server API key read anew for each request.
+/// A client of the Edge API. The server API key is read anew for each request.
 #[derive(Debug)]
 pub struct EdgeClient {
     http: HttpClient,
@@ -33,7 +27,7 @@ pub struct EdgeClient {
     api_key: Secret,
 }
 
-/// A question to the Edge API that got no usable answer.
+/// A call without a usable answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct EdgeError {
@@ -41,7 +35,7 @@ pub struct EdgeError {
     pub message: String,
     /// What kind of fault it is.
     pub kind: EdgeErrorKind,
-    /// For how long the API asked to be left alone (`Retry-After` in seconds; dates are not read).
+    /// `Retry-After` in seconds; dates are not read.
     pub retry_after: Option<Duration>,
 }
 
@@ -76,12 +70,12 @@ impl fmt::Display for EdgeErrorKind {
 }
 
 impl EdgeClient {
-    /// A client of the API at `base` (`EDGE_API_URL`), by this proxy if it is for that. Calls nobody yet.
+    /// A client of the API at `base` (`EDGE_API_URL`).
     pub fn new(base: Url, api_key: Secret, proxy: Option<Proxy>) -> Self {
         Self::for_many(base, api_key, proxy, 1, DEADLINE)
     }
 
-    /// The same for so many callers at a time, each of which has that long to wait for an answer.
+    /// The same for this many callers at a time, with this deadline for each call.
     pub fn for_many(
         base: Url,
         api_key: Secret,
@@ -95,11 +89,8 @@ impl EdgeClient {
             deadline,
             proxy,
         };
-        Self {
-            http: HttpClient::new(&base, options),
-            base,
-            api_key,
-        }
+        let http = HttpClient::new(&base, options);
+        Self { http, base, api_key }
     }
 
     /// Temporary AWS credentials that may consume this queue.
@@ -109,29 +100,23 @@ impl EdgeClient {
         self.get("get queue credentials", &url, answer::credentials)
     }
 
-    /// The DSN that error reports should go to, if the remote configuration names one.
+    /// The DSN for error reports, if the remote configuration has one.
     pub fn sentry_dsn(&self) -> Result<Option<String>, EdgeError> {
         let url = self.url("v1/config/server-sdk-configuration.json");
         self.get("get the remote configuration", &url, answer::sentry_dsn)
     }
 
-    /// What is true of a customer or a resource now: the body of the message that would tell it.
+    /// A customer's or a resource's state now, as the body of the message that would say it.
     pub fn entitlements_state(&self, subject: &Subject) -> Result<String, EdgeError> {
         const WHAT: &str = "get the entitlements";
         let customer = subject.customer.as_str();
+        if matches!(customer, "." | "..") {
+            let why = format!("a customer that is called '{customer}' cannot be part of a URL");
+            return Err(self.error(WHAT, EdgeErrorKind::NoUrl, &why));
+        }
         let mut url = self.url("v1/c/");
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().push(customer).push("entitlements-state.json");
-        }
-        if matches!(customer, "." | "..") {
-            // As part of a path they lead elsewhere.
-            return Err(EdgeError {
-                message: format!(
-                    "cannot {WHAT} of a customer that is called '{customer}': no URL can name it"
-                ),
-                kind: EdgeErrorKind::NoUrl,
-                retry_after: None,
-            });
         }
         if let Some(resource) = &subject.resource {
             url.query_pairs_mut().append_pair("resourceId", resource.as_str());
@@ -141,7 +126,7 @@ impl EdgeClient {
         })
     }
 
-    /// Where the API is, for logs: scheme, host and port, never user or password.
+    /// Scheme, host and port, for logs.
     pub fn address(&self) -> String {
         self.base.origin().ascii_serialization()
     }
@@ -149,9 +134,16 @@ impl EdgeClient {
     fn url(&self, path: &str) -> Url {
         let mut url = self.base.clone();
         url.set_path(&format!("{}/{path}", self.base.path().trim_end_matches('/')));
-        url.set_query(None);
-        url.set_fragment(None);
         url
+    }
+
+    fn error(&self, what: &str, kind: EdgeErrorKind, cause_and_remedy: &str) -> EdgeError {
+        let at = self.address();
+        EdgeError {
+            message: format!("cannot {what} from the Edge API at {at}: {cause_and_remedy}"),
+            kind,
+            retry_after: None,
+        }
     }
 
     fn get<T>(
@@ -160,29 +152,24 @@ impl EdgeClient {
         url: &Url,
         read: impl Fn(u16, &[u8]) -> Result<T, AnswerFault>,
     ) -> Result<T, EdgeError> {
-        let fault = |kind, cause_and_remedy: String| EdgeError {
-            message: format!(
-                "cannot {what} from the Edge API at {}: {cause_and_remedy}",
-                self.address()
-            ),
-            kind,
-            retry_after: None,
-        };
         let api_key = self.api_key.read().map_err(|error| {
-            let cause = format!("{error}; check SERVER_API_KEY_FILE");
-            fault(EdgeErrorKind::ApiKeyUnreadable, cause)
+            self.error(
+                what,
+                EdgeErrorKind::ApiKeyUnreadable,
+                &format!("{error}; check SERVER_API_KEY_FILE"),
+            )
         })?;
         let request = Request::get(url.as_str())
             .header("X-API-KEY", api_key.trim())
-            .header("X-API-VERSION", API_VERSION)
+            .header("X-API-VERSION", "1")
             .header("source", SOURCE)
             .header("accept", "application/json")
-            .body(Vec::new())
-            .map_err(|_| {
-                let cause = "the API key holds characters no header may; check SERVER_API_KEY";
-                fault(EdgeErrorKind::ApiKeyInvalid, cause.to_owned())
-            })?;
-        let answer = self.http.send(request, None).map_err(|error| {
+            .body(Vec::new());
+        let request = request.map_err(|_| {
+            let why = "the API key has characters that no header may have; check SERVER_API_KEY";
+            self.error(what, EdgeErrorKind::ApiKeyInvalid, why)
+        })?;
+        let response = self.http.send(request, None).map_err(|error| {
             let remedy = match error.kind {
                 HttpErrorKind::AnswerTooLarge | HttpErrorKind::Protocol => {
                     "check EDGE_API_URL: is this Stigg's Edge API?"
@@ -194,21 +181,23 @@ impl EdgeClient {
                 | HttpErrorKind::Connection => "check EDGE_API_URL and the way there (DNS, firewall)",
                 HttpErrorKind::Proxy(fault) => fault.remedy(),
             };
-            fault(
+            self.error(
+                what,
                 EdgeErrorKind::Unanswered(error.kind),
-                format!("{error}; {remedy}"),
+                &format!("{error}; {remedy}"),
             )
         })?;
-        read(answer.status, &answer.body).map_err(|error| EdgeError {
-            retry_after: retry_after(&answer.headers),
-            ..fault(error.kind, error.cause_and_remedy)
+        read(response.status, &response.body).map_err(|fault| {
+            let seconds = response
+                .headers
+                .get("retry-after")
+                .and_then(|value| value.to_str().ok()?.trim().parse().ok());
+            EdgeError {
+                retry_after: seconds.map(Duration::from_secs),
+                ..self.error(what, fault.kind, &fault.cause_and_remedy)
+            }
         })
     }
-}
-
-fn retry_after(headers: &http::HeaderMap) -> Option<Duration> {
-    let seconds = headers.get("retry-after")?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
 }
 
 #[cfg(test)]

@@ -1,144 +1,92 @@
-//! Host names, looked up within a deadline.
+//! Host names, resolved within a deadline.
 //!
-//! The system's look-up has none of its own: where one of two name servers is silent, each takes five seconds, and
-//! where all are, half a minute. A caller waits as long as it can afford; a look-up that takes longer goes on without
-//! it, and whoever asks next has its answer. So a peer whose name is found slowly is slow to be reached, not out of
-//! reach. Of one name there is one look-up under way, however many ask.
+//! The system's resolver takes five seconds for each name server that does not answer. A caller waits for as long as it
+//! can; a lookup that takes longer goes on without it, and the next caller gets its answer.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-/// An answer that nobody waited for any more holds for this long: longer than callers wait between two tries, short
-/// enough that a moved peer is found.
-const LATE_ANSWER_HOLDS: Duration = Duration::from_secs(10);
-/// The system's resolver wants some; the default is 2 MiB.
+/// An answer that nobody waited for is valid for this long: longer than the pause between two attempts.
+const LATE_ANSWER_VALID: Duration = Duration::from_secs(10);
+/// The system's resolver needs some; the default is 2 MiB.
 const STACK_BYTES: usize = 512 * 1024;
 
-type System = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
-type Peer = (String, u16);
+type Resolve = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
+type Lookup = Receiver<(Instant, io::Result<Vec<IpAddr>>)>;
 
-/// Why there is no address.
-#[derive(Debug)]
-pub enum LookupError {
-    /// The answer is still to come.
-    NotInTime,
-    /// In the system's words.
-    Failed(io::Error),
-}
-
-/// Look-ups under way.
+/// Resolves names by the system.
 pub struct Lookups {
-    system: Arc<System>,
-    under_way: Mutex<HashMap<Peer, Arc<Lookup>>>,
-}
-
-struct Lookup {
-    /// Ends when there is an answer.
-    ended: Receiver<()>,
-    answer: Mutex<Option<Answer>>,
-}
-
-#[derive(Clone)]
-struct Answer {
-    at: Instant,
-    addresses: Result<Vec<SocketAddr>, (ErrorKind, String)>,
+    resolve: Arc<Resolve>,
+    /// Those whose callers gave up, by host: as many as there were callers at a time.
+    abandoned: Mutex<HashMap<String, Vec<Lookup>>>,
 }
 
 impl Default for Lookups {
     fn default() -> Self {
-        Self::by(|host, port| (host, port).to_socket_addrs().map(Iterator::collect))
+        Self::by(|host| Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect()))
     }
 }
 
 impl Lookups {
     /// Asks this instead of the system.
-    fn by(system: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> Self {
+    pub(crate) fn by(resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Self {
         Self {
-            system: Arc::new(system),
-            under_way: Mutex::default(),
+            resolve: Arc::new(resolve),
+            abandoned: Mutex::default(),
         }
     }
 
-    /// The addresses of a host, which may be one itself. Never an empty list.
-    pub fn addresses(
-        &self,
-        host: &str,
-        port: u16,
-        deadline: Instant,
-    ) -> Result<Vec<SocketAddr>, LookupError> {
+    /// The addresses of a host name or address, at least one.
+    pub fn addresses(&self, host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
+        let failed = |kind, why: &str| io::Error::new(kind, format!("cannot resolve the host name: {why}"));
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
-        let peer = (host.to_owned(), port);
-        let lookup = self.lookup(&peer).map_err(LookupError::Failed)?;
-        if let Err(RecvTimeoutError::Timeout) = lookup.ended.recv_deadline(deadline) {
-            return Err(LookupError::NotInTime);
-        }
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        // What was waited for is not kept: the next one who asks wants to know anew.
-        if under_way
-            .get(&peer)
-            .is_some_and(|known| Arc::ptr_eq(known, &lookup))
-        {
-            under_way.remove(&peer);
-        }
-        drop(under_way);
-        match lookup.answer().map(|answer| answer.addresses) {
-            Some(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
-            Some(Err((kind, words))) => Err(LookupError::Failed(io::Error::new(kind, words))),
-            Some(Ok(_)) | None => Err(LookupError::Failed(io::Error::new(
-                ErrorKind::NotFound,
-                "the host name has no address",
-            ))),
+        loop {
+            let abandoned = self.abandoned().get_mut(host).and_then(Vec::pop);
+            let is_new = abandoned.is_none();
+            let lookup = abandoned.map_or_else(|| self.start(host), Ok)?;
+            match lookup.recv_deadline(deadline) {
+                Ok((at, _)) if !is_new && at.elapsed() > LATE_ANSWER_VALID => {}
+                Ok((_, Ok(found))) if !found.is_empty() => {
+                    return Ok(found
+                        .into_iter()
+                        .map(|address| SocketAddr::new(address, port))
+                        .collect());
+                }
+                Ok((_, Err(error))) => return Err(failed(error.kind(), &error.to_string())),
+                Ok(_) | Err(RecvTimeoutError::Disconnected) => {
+                    return Err(failed(ErrorKind::NotFound, "it has no address"));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    self.abandoned().entry(host.to_owned()).or_default().push(lookup);
+                    let why = "no answer in time, this machine's DNS is slow or does not answer";
+                    return Err(failed(ErrorKind::Other, why));
+                }
+            }
         }
     }
 
-    /// The look-up of this peer that is under way, or has ended lately without anybody waiting; else a new one.
-    fn lookup(&self, peer: &Peer) -> io::Result<Arc<Lookup>> {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_gone_off = |lookup: &Arc<Lookup>| {
-            lookup
-                .answer()
-                .is_some_and(|answer| answer.at.elapsed() > LATE_ANSWER_HOLDS)
-        };
-        if let Some(lookup) = under_way.get(peer).filter(|lookup| !has_gone_off(lookup)) {
-            return Ok(Arc::clone(lookup));
-        }
-        let (ends, ended) = bounded::<()>(0); // only its end is waited for
-        let lookup = Arc::new(Lookup {
-            ended,
-            answer: Mutex::default(),
-        });
-        let ask = {
-            let (system, lookup, (host, port)) =
-                (Arc::clone(&self.system), Arc::clone(&lookup), peer.clone());
-            move || {
-                let addresses = system(&host, port).map_err(|error| (error.kind(), error.to_string()));
-                let at = Instant::now();
-                *lookup.answer.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(Answer { at, addresses });
-                drop(ends);
-            }
-        };
-        Builder::new()
-            .name("lookup".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(ask)?;
-        under_way.insert(peer.clone(), Arc::clone(&lookup));
+    fn start(&self, host: &str) -> io::Result<Lookup> {
+        let (answer, lookup) = bounded(1);
+        let (resolve, host) = (Arc::clone(&self.resolve), host.to_owned());
+        let thread = Builder::new().name("lookup".to_owned()).stack_size(STACK_BYTES);
+        thread.spawn(move || {
+            let addresses = resolve(&host);
+            answer.send((Instant::now(), addresses))
+        })?;
         Ok(lookup)
     }
-}
 
-impl Lookup {
-    fn answer(&self) -> Option<Answer> {
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn abandoned(&self) -> MutexGuard<'_, HashMap<String, Vec<Lookup>>> {
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -160,38 +108,45 @@ mod tests {
         ([127, 0, 0, number], 6379).into()
     }
 
+    fn ip(number: u8) -> IpAddr {
+        address(number).ip()
+    }
+
     #[test]
     fn an_address_is_not_looked_up() {
-        let lookups = Lookups::by(|_, _| panic!("asked"));
+        let lookups = Lookups::by(|_| panic!("asked"));
         let found = lookups.addresses("::1", 6379, Instant::now()).unwrap();
         assert_eq!(found, ["[::1]:6379".parse().unwrap()]);
     }
 
     #[test]
     fn an_answer_that_comes_too_late_for_one_is_there_for_the_next_who_asks() {
-        let (answer, answers) = bounded::<u8>(0);
+        let (answer, answers) = crossbeam_channel::bounded::<u8>(0);
         let asked = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&asked);
-        let lookups = Lookups::by(move |_, _| {
+        let lookups = Lookups::by(move |_| {
             counted.fetch_add(1, Ordering::SeqCst);
-            Ok(vec![address(answers.recv().unwrap())])
+            Ok(vec![ip(answers.recv().unwrap())])
         });
         for _ in 0..3 {
             let in_vain = lookups.addresses("db", 6379, Instant::now() + Duration::from_millis(5));
-            assert!(matches!(in_vain, Err(LookupError::NotInTime)), "{in_vain:?}");
+            assert!(
+                in_vain.unwrap_err().to_string().contains("no answer in time"),
+                "lookup"
+            );
         }
         answer.send(7).unwrap();
         let found = lookups.addresses("db", 6379, Instant::now() + PATIENCE).unwrap();
         assert_eq!(found, [address(7)]);
-        assert_eq!(asked.load(Ordering::SeqCst), 1, "one look-up for all of them");
+        assert_eq!(asked.load(Ordering::SeqCst), 1, "one lookup for all of them");
     }
 
     #[test]
     fn an_answer_that_was_waited_for_is_not_kept() {
         let asked = AtomicUsize::new(0);
-        let lookups = Lookups::by(move |_, _| {
+        let lookups = Lookups::by(move |_| {
             let number = asked.fetch_add(1, Ordering::SeqCst);
-            Ok(vec![address(u8::try_from(number).unwrap())])
+            Ok(vec![ip(u8::try_from(number).unwrap())])
         });
         for number in 0..3 {
             let found = lookups.addresses("db", 6379, Instant::now() + PATIENCE).unwrap();
@@ -200,18 +155,18 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_in_the_systems_words_and_no_address_is_one() {
-        let failing = Lookups::by(|_, _| Err(io::Error::other("Name or service not known")));
-        let told = failing.addresses("db", 6379, Instant::now() + PATIENCE);
+    fn a_failure_has_the_systems_message_and_no_address_is_one() {
+        let failing = Lookups::by(|_| Err(io::Error::other("Name or service not known")));
+        let answer = failing.addresses("db", 6379, Instant::now() + PATIENCE);
         assert!(
-            matches!(&told, Err(LookupError::Failed(error)) if error.to_string() == "Name or service not known"),
-            "{told:?}"
+            matches!(&answer, Err(error) if error.to_string() == "cannot resolve the host name: Name or service not known"),
+            "{answer:?}"
         );
-        let empty = Lookups::by(|_, _| Ok(Vec::new()));
-        let told = empty.addresses("db", 6379, Instant::now() + PATIENCE);
+        let empty = Lookups::by(|_| Ok(Vec::new()));
+        let answer = empty.addresses("db", 6379, Instant::now() + PATIENCE);
         assert!(
-            matches!(&told, Err(LookupError::Failed(error)) if error.kind() == ErrorKind::NotFound),
-            "{told:?}"
+            matches!(&answer, Err(error) if error.kind() == ErrorKind::NotFound),
+            "{answer:?}"
         );
     }
 }

@@ -10,7 +10,7 @@ use http::Request;
 
 use super::{Credentials, CredentialsError, Fetch, document};
 use crate::config::ContainerSource;
-use crate::http_client::{Answer, HttpClient, HttpErrorKind, HttpOptions};
+use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions, HttpResponse};
 
 /// The agent may have to fetch, too; but whoever waits for credentials waits for this.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -71,7 +71,7 @@ impl ContainerCredentials {
         Ok(Some(token))
     }
 
-    fn parse(&self, answer: &Answer, token: Option<&str>) -> Result<Credentials, CredentialsError> {
+    fn parse(&self, answer: &HttpResponse, token: Option<&str>) -> Result<Credentials, CredentialsError> {
         if answer.status == 200 {
             let parsed = document::read(&answer.body).and_then(|document| document::credentials(&document));
             return parsed.map_err(|what| {

@@ -18,7 +18,7 @@ use super::{Credentials, CredentialsError, Fetch, document};
 use crate::clock;
 use crate::config::InstanceMetadataSource;
 use crate::entitlement::EpochMs;
-use crate::http_client::{Answer, HttpClient, HttpErrorKind, HttpOptions};
+use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions, HttpResponse};
 
 /// Each call. The service answers in milliseconds.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -89,7 +89,12 @@ impl InstanceMetadataCredentials {
         }
     }
 
-    fn send(&self, method: Method, path: &str, header: (&str, &str)) -> Result<Answer, CredentialsError> {
+    fn send(
+        &self,
+        method: Method,
+        path: &str,
+        header: (&str, &str),
+    ) -> Result<HttpResponse, CredentialsError> {
         let base = self.endpoint.as_str().trim_end_matches('/');
         let is_put = method == Method::PUT;
         let request = Request::builder()
@@ -183,7 +188,7 @@ impl InstanceMetadataCredentials {
     }
 
     /// One path of the metadata. A token that is refused is replaced, once: the instance may have been restarted.
-    fn get(&self, path: &str) -> Result<Answer, CredentialsError> {
+    fn get(&self, path: &str) -> Result<HttpResponse, CredentialsError> {
         let ask = |token: &str| self.send(Method::GET, path, ("x-aws-ec2-metadata-token", token));
         let answer = ask(&self.token()?)?;
         if answer.status != 401 {
@@ -213,7 +218,7 @@ impl InstanceMetadataCredentials {
         Ok(role.to_owned())
     }
 
-    fn refused(&self, answer: &Answer) -> CredentialsError {
+    fn refused(&self, answer: &HttpResponse) -> CredentialsError {
         let remedy = match answer.status {
             401 => "it refuses the token that it has just given",
             404 => ATTACH_A_ROLE,
@@ -230,7 +235,7 @@ impl InstanceMetadataCredentials {
         self.fault("unexpected_answer", &cause)
     }
 
-    fn parse(&self, role: &str, answer: &Answer) -> Result<Credentials, CredentialsError> {
+    fn parse(&self, role: &str, answer: &HttpResponse) -> Result<Credentials, CredentialsError> {
         if answer.status != 200 {
             return Err(self.refused(answer));
         }

@@ -19,7 +19,7 @@ use super::{Credentials, CredentialsError};
 use crate::clock;
 use crate::config::profiles::Role;
 use crate::config::{Proxy, StsEndpoint};
-use crate::http_client::{Answer, HttpClient, HttpErrorKind, HttpOptions};
+use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions, HttpResponse};
 
 const SERVICE: &str = "sts";
 const API_VERSION: &str = "2011-06-15";
@@ -182,7 +182,7 @@ impl StsClient {
         Ok(request)
     }
 
-    fn refused(&self, role: &Role, by: By<'_>, answer: &Answer) -> CredentialsError {
+    fn refused(&self, role: &Role, by: By<'_>, answer: &HttpResponse) -> CredentialsError {
         // Secrets go before anything is shortened: half of one would not be found any more.
         let body = by.redact(&String::from_utf8_lossy(&answer.body));
         let Refusal { code, words } = answer::refusal(answer.status, &body);

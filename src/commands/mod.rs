@@ -110,7 +110,7 @@ fn probe(settings: &Settings, path: &str) -> Result<u8, CommandError> {
                 };
             }
             Err(error) => {
-                why = error.words;
+                why = error.message;
                 if !matches!(
                     error.kind,
                     HttpErrorKind::ConnectionRefused | HttpErrorKind::Connection

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use url::Url;
 
-pub use proxy::{NoProxy, Proxy};
+pub use proxy::Proxy;
 pub use secret::Secret;
 pub use settings::{Environment, Settings, of_process};
 pub use shown::{Shown, ShownSetting, ShownSettings};

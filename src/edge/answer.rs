@@ -1,7 +1,4 @@
-//! The Edge API's answers, read. Pure: status and body in, what they say out.
-//!
-//! An answer is taken strictly: a missing field is a fault that names it. No fault repeats what the answer held,
-//! since it may hold secrets.
+//! The Edge API's answers. Pure: status and body in, their meaning out. No error repeats the body, which may hold secrets.
 
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -17,112 +14,88 @@ use crate::log::peer_code;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause_and_remedy}")]
 pub struct AnswerFault {
-    /// Why, and what to do about it. Nothing of the answer but its status and an error code.
+    /// Why, and what to do about it.
     pub cause_and_remedy: String,
     /// What kind of fault it is.
     pub kind: EdgeErrorKind,
 }
 
-/// Reads the answer to `GET /v1/credentials/event-queue.json`.
-///
-/// # Errors
-/// It is a refusal, or lacks one of its four fields, or its expiration is no date.
+/// `GET /v1/credentials/event-queue.json`.
 pub fn credentials(status: u16, body: &[u8]) -> Result<Credentials, AnswerFault> {
     let answer = object(status, body)?;
     let field = |name: &str| match answer.get(name).and_then(Value::as_str) {
         Some(value) if !value.is_empty() => Ok(value.to_owned()),
         _ => Err(unexpected(&format!("it has no {name}"))),
     };
-    let expires_at = OffsetDateTime::parse(&field("expiration")?, &Rfc3339)
-        .ok()
-        .and_then(|at| i64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok())
-        .ok_or_else(|| unexpected("its expiration is not a date"))?;
+    let expiration = OffsetDateTime::parse(&field("expiration")?, &Rfc3339)
+        .map_err(|_| unexpected("its expiration is not a date"))?;
+    let expires_at = i64::try_from(expiration.unix_timestamp_nanos() / 1_000_000).map(EpochMs);
     Ok(Credentials {
         access_key_id: field("accessKeyId")?,
         secret_access_key: field("secretAccessKey")?,
         session_token: Some(field("sessionToken")?),
-        expires_at: Some(EpochMs(expires_at)),
+        expires_at: expires_at.ok(),
     })
 }
 
-/// Reads the answer to `GET /v1/config/server-sdk-configuration.json`: the DSN in it, if there is one.
-///
-/// # Errors
-/// It is a refusal, or no remote configuration.
+/// `GET /v1/config/server-sdk-configuration.json`: the DSN in it, if there is one.
 pub fn sentry_dsn(status: u16, body: &[u8]) -> Result<Option<String>, AnswerFault> {
-    match object(status, body)?.pointer("/data/sdkConfiguration") {
-        Some(Value::Object(configuration)) => Ok(configuration
-            .get("sentryDsn")
-            .and_then(Value::as_str)
-            .filter(|dsn| !dsn.is_empty())
-            .map(str::to_owned)),
-        _ => Err(unexpected("it has no data.sdkConfiguration")),
-    }
+    let answer = object(status, body)?;
+    let configuration = answer
+        .pointer("/data/sdkConfiguration")
+        .filter(|value| value.is_object());
+    let configuration = configuration.ok_or_else(|| unexpected("it has no data.sdkConfiguration"))?;
+    let dsn = configuration["sentryDsn"].as_str().filter(|dsn| !dsn.is_empty());
+    Ok(dsn.map(str::to_owned))
 }
 
-/// Reads the answer to `GET /v1/c/{customerId}/entitlements-state.json`: as the body of the message that would tell the
-/// same, so that there is one decoder for both.
-///
-/// # Errors
-/// It is a refusal, or has no list of entitlements.
+/// `GET /v1/c/{customerId}/entitlements-state.json`, as the body of the message that would say the same, so that one
+/// decoder reads both.
 pub fn entitlements_state(status: u16, body: &[u8], subject: &Subject) -> Result<String, AnswerFault> {
-    let mut answer = object(status, body)?;
-    let Some(Value::Object(state)) = answer.pointer_mut("/data/entitlementsState") else {
+    let answer = object(status, body)?;
+    let Some(state) = answer.pointer("/data/entitlementsState") else {
         return Err(unexpected("it has no data.entitlementsState"));
     };
-    let list = state
-        .remove("entitlementsV2")
-        .filter(Value::is_array)
-        .or_else(|| state.remove("entitlements"))
-        .filter(Value::is_array)
-        .ok_or_else(|| unexpected("it has no data.entitlementsState.entitlementsV2"))?;
+    let list = ["entitlementsV2", "entitlements"]
+        .iter()
+        .find_map(|name| state.get(name).filter(|list| list.is_array()));
+    let list = list.ok_or_else(|| unexpected("it has no data.entitlementsState.entitlementsV2"))?;
     let message = json!({
         "__typename": "EntitlementsUpdatedV2",
         "customerId": subject.customer.as_str(),
         "resourceId": subject.resource.as_ref().map(ResourceId::as_str),
         "entitlementsV2": list,
-        "accessDeniedReason": state.remove("accessDeniedReason"),
+        "accessDeniedReason": state.get("accessDeniedReason"),
     });
     Ok(message.to_string())
 }
 
-/// The JSON of an answer that is no refusal, neither by its status nor by its `errors`.
+/// The JSON of an answer that is not a refusal, by its status or its `errors`.
 fn object(status: u16, body: &[u8]) -> Result<Value, AnswerFault> {
-    let refused = |remedy: &str| AnswerFault {
-        cause_and_remedy: format!("HTTP status {status}; {remedy}"),
-        kind: EdgeErrorKind::Status(status),
+    let remedy = match status {
+        200 => "",
+        401 | 403 => "check SERVER_API_KEY: a full-access server key of this environment",
+        429 => "too many requests: it is tried again later",
+        500.. => "the Edge API has a fault of its own: it is tried again later",
+        _ => "check EDGE_API_URL: is this Stigg's Edge API?",
     };
-    match status {
-        200 => {}
-        401 | 403 => {
-            return Err(refused(
-                "check SERVER_API_KEY: a full-access server key of this environment",
-            ));
-        }
-        429 => return Err(refused("too many requests: it is tried again later")),
-        500.. => {
-            return Err(refused(
-                "the Edge API has a fault of its own: it is tried again later",
-            ));
-        }
-        _ => return Err(refused("check EDGE_API_URL: is this Stigg's Edge API?")),
+    if status != 200 {
+        return Err(AnswerFault {
+            cause_and_remedy: format!("HTTP status {status}; {remedy}"),
+            kind: EdgeErrorKind::Status(status),
+        });
     }
     if !json::is_plausible(body) {
         return Err(unexpected("it holds more values than its length allows"));
     }
     let body: Value = serde_json::from_slice(body).map_err(|_| unexpected("it is not JSON"))?;
-    match body.get("errors") {
-        None | Some(Value::Null) => Ok(body),
-        Some(Value::Array(errors)) if errors.is_empty() => Ok(body),
-        Some(errors) => {
-            let code = errors
-                .pointer("/0/extensions/code")
-                .and_then(Value::as_str)
-                .and_then(peer_code)
-                .unwrap_or("no code");
-            Err(unexpected(&format!("it lists errors ({code})")))
-        }
+    let errors = &body["errors"];
+    if errors.is_null() || errors.as_array().is_some_and(Vec::is_empty) {
+        return Ok(body);
     }
+    let code = errors.pointer("/0/extensions/code").and_then(Value::as_str);
+    let code = code.and_then(peer_code).unwrap_or("no code");
+    Err(unexpected(&format!("it lists errors ({code})")))
 }
 
 fn unexpected(fault: &str) -> AnswerFault {

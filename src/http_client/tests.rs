@@ -81,7 +81,7 @@ fn the_clients_own_deadline_holds_where_a_call_names_none() {
         .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "timed out: no whole answer within the deadline"
+        "timed out: no complete answer within the deadline"
     );
 }
 
@@ -92,7 +92,7 @@ fn faults_of_the_way_there_are_told_apart() {
         .send(get(&refused, "/"), None)
         .unwrap_err();
     assert_eq!(
-        (error.kind, error.words.as_str()),
+        (error.kind, error.message.as_str()),
         (HttpErrorKind::ConnectionRefused, "connection refused")
     );
 
@@ -102,7 +102,10 @@ fn faults_of_the_way_there_are_told_apart() {
         .send(get(&unknown, "/"), None)
         .unwrap_err();
     assert_eq!(error.kind, HttpErrorKind::HostNotFound, "{error}");
-    assert!(error.words.starts_with("cannot resolve the host name"), "{error}");
+    assert!(
+        error.message.starts_with("cannot resolve the host name"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -119,7 +122,7 @@ fn answers_that_are_no_answers_are_errors() {
     assert_eq!(closed.kind, HttpErrorKind::Connection, "{closed}");
 
     let too_long = fault(Stub::ok("x".repeat(1001)));
-    assert_eq!(too_long.words, "the answer is longer than 1000 bytes");
+    assert_eq!(too_long.message, "the answer is longer than 1000 bytes");
 }
 
 #[test]
@@ -140,4 +143,118 @@ fn the_crypto_provider_can_be_installed_from_everywhere() {
     install_crypto_provider();
     install_crypto_provider();
     assert!(CryptoProvider::get_default().is_some());
+}
+
+fn call_through(proxy: &str, deadline_ms: u64) -> HttpError {
+    // No resolver knows this name.
+    let peer = Url::parse("https://peer.invalid/path").unwrap();
+    let options = HttpOptions {
+        pool_size: 1,
+        answer_bytes_max: 1000,
+        deadline: Duration::from_millis(deadline_ms),
+        proxy: Some(Proxy::parse(proxy).unwrap()),
+    };
+    HttpClient::new(&peer, options)
+        .send(get(&peer, "/path"), None)
+        .unwrap_err()
+}
+
+fn with_login(stub: &Stub) -> String {
+    stub.url.as_str().replace("http://", "http://user:s3cr%2Ft@")
+}
+
+#[test]
+fn a_proxy_is_asked_for_the_peer_by_name_with_the_login() {
+    let refusal = || Reply::Answer(403, "", String::new());
+    let stub = Stub::start([refusal(), refusal()]);
+    call_through(&with_login(&stub), 5_000);
+    let asked = stub.asked();
+    assert_eq!(asked.line, "CONNECT peer.invalid:443");
+    assert_eq!(asked.header("host"), "peer.invalid:443");
+    assert_eq!(asked.header("proxy-authorization"), "Basic dXNlcjpzM2NyL3Q=");
+    assert!(
+        asked
+            .header("user-agent")
+            .starts_with("persistent-cache-service/")
+    );
+
+    call_through(stub.url.as_str(), 5_000);
+    assert_eq!(stub.asked().header("proxy-authorization"), "");
+}
+
+#[test]
+fn a_fault_of_a_proxy_has_a_kind_and_names_the_proxy_without_its_login() {
+    for (status, fault, message) in [
+        (
+            407,
+            ProxyFault::Authentication,
+            "refuses the user and password, or requires them",
+        ),
+        (403, ProxyFault::Refused, "does not connect to this host"),
+        (502, ProxyFault::Refused, "does not connect to this host"),
+    ] {
+        let stub = Stub::start([Reply::Answer(status, "", String::new())]);
+        let at = stub.url.as_str().trim_end_matches('/');
+        let error = call_through(&with_login(&stub), 5_000);
+        assert_eq!(error.kind, HttpErrorKind::Proxy(fault));
+        let why = format!("proxy server responded {status}/{status}");
+        assert_eq!(
+            error.message,
+            format!("the proxy {message} ({why}) (through the proxy at {at})")
+        );
+    }
+
+    let dead = dead_url();
+    let at = dead.as_str().trim_end_matches('/');
+    let error = call_through(&at.replace("http://", "http://user:s3cret@"), 5_000);
+    assert_eq!(error.kind, HttpErrorKind::Proxy(ProxyFault::Unreachable));
+    assert_eq!(
+        error.message,
+        format!("cannot connect to the proxy at {at}: connection refused")
+    );
+
+    let error = call_through("http://a..b.invalid:3128", 5_000);
+    assert_eq!(error.kind, HttpErrorKind::Proxy(ProxyFault::Unreachable));
+    let begins = "cannot connect to the proxy at http://a..b.invalid:3128: cannot resolve the host name: ";
+    assert!(error.message.starts_with(begins), "{error}");
+}
+
+#[test]
+fn a_proxy_that_speaks_something_else_is_an_error_that_names_it() {
+    for bytes in [
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n".to_vec(),
+        vec![b'x'; 200_000],
+        Vec::new(),
+    ] {
+        let stub = Stub::start([Reply::Bytes(bytes)]);
+        let error = call_through(&with_login(&stub), 5_000);
+        assert!(
+            error.message.contains("the proxy at http://127.0.0.1:"),
+            "{error}"
+        );
+        assert!(!error.message.contains("s3cr"), "{error}");
+    }
+}
+
+#[test]
+fn a_proxy_that_is_silent_or_drips_costs_the_deadline_and_no_more() {
+    for reply in [Reply::Silence, Reply::Drip, Reply::DripHead] {
+        let stub = Stub::start([reply]);
+        let began = Instant::now();
+        let error = call_through(stub.url.as_str(), 500);
+        // The drip's head is a 200, after which come bytes that are not TLS.
+        assert!(
+            matches!(error.kind, HttpErrorKind::Timeout | HttpErrorKind::Tls),
+            "{error:?}"
+        );
+        assert!(
+            error.message.contains("(through the proxy at http://127.0.0.1:"),
+            "{error}"
+        );
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "took {:?}",
+            began.elapsed()
+        );
+    }
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use redis::{ErrorKind, RedisError};
 
+use super::tls_errors;
 use crate::config::{RedisAddress, RedisConfig};
 use crate::log::{peer_code, peer_text};
 
@@ -172,6 +173,10 @@ pub fn server_name(config: &RedisConfig) -> String {
 /// A fault of a connection attempt or of a call. `doing` says what was tried: "cannot write to".
 pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -> StoreError {
     let text = error.to_string();
+    if let Some((tls, failure)) = config.tls.as_ref().zip(tls_errors::failure_of(error)) {
+        let (at, why) = (server_name(config), tls_errors::explain(failure, tls));
+        return StoreError::new(Cause::Io, format!("{doing} Redis at {at}: {why}"));
+    }
     let (cause, words) = if error.is_timeout() {
         (Cause::Timeout, "no answer in time".to_owned())
     } else if error.is_io_error() {
@@ -254,29 +259,18 @@ fn tls_hint(config: &RedisConfig) -> &'static str {
 
 fn io_remedy(words: &str, config: &RedisConfig) -> String {
     let text = words.to_lowercase();
-    let has = |part: &&str| text.contains(*part);
-    if let Some(tls) = &config.tls {
-        // The server's judgement of the client's certificate; what this side finds wrong is no alert received.
-        let refusals = ["alert: unknownca", "alert: badcertificate", "alert: certificate"];
-        if tls.cert_file.is_some() && text.contains("received fatal") && refusals.iter().any(has) {
-            return "the server refuses the certificate that is shown to it: check that the one in REDIS_TLS_CERT_FILE has not \
-                    expired and is signed by an authority that the server trusts"
-                .to_owned();
-        }
-        if ["certificate", "tls", "handshake", "fatal alert"].iter().any(has) {
-            return "check REDIS_TLS, REDIS_TLS_CA_FILE and REDIS_TLS_SERVER_NAME: the server's certificate must be valid for its \
-                    name; if it asks for a client certificate, set REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE"
-                .to_owned();
-        }
-    }
     let is_closed = ["reset", "broken pipe", "end of file", "unexpected eof"]
         .iter()
-        .any(has);
-    format!(
-        "check {} and that Redis is running and reachable from here{}",
-        address_settings(config),
-        if is_closed { tls_hint(config) } else { "" }
-    )
+        .any(|part| text.contains(part));
+    let hint = if is_closed { tls_hint(config) } else { "" };
+    let settings = address_settings(config);
+    if config.tls.is_some() && (is_closed || text.contains("handshake")) {
+        return format!(
+            "check {settings}, that Redis is running and speaks TLS at this port (if not, set REDIS_TLS=0) and, if it requires a \
+             client certificate, REDIS_TLS_CERT_FILE"
+        );
+    }
+    format!("check {settings} and that Redis is running and reachable from here{hint}")
 }
 
 #[cfg(test)]

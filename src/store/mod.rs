@@ -13,6 +13,7 @@ mod redis_store;
 mod script;
 mod sentinel;
 mod tls;
+mod tls_errors;
 mod transport;
 
 use std::time::Duration;

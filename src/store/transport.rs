@@ -16,7 +16,8 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use socket2::{Socket, TcpKeepalive};
 
-use crate::lookup::{LookupError, Lookups};
+use super::tls_errors::failure_of;
+use crate::lookup::Lookups;
 
 /// After this and a few probes a peer that vanished is noticed, even while nothing is sent.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -34,6 +35,10 @@ enum Stream {
     Tls(Box<StreamOwned<ClientConnection, TimedSocket>>),
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error("the TLS handshake failed: {0}")]
+struct HandshakeFailed(#[source] io::Error);
+
 /// A socket whose reads and writes end by a deadline, however many they are.
 struct TimedSocket {
     socket: Socket,
@@ -44,14 +49,7 @@ struct TimedSocket {
 impl Transport {
     /// Connects to the addresses of the name in turn, until one answers.
     pub(super) fn tcp(host: &str, port: u16, lookups: &Lookups, deadline: Instant) -> io::Result<Self> {
-        let addresses = lookups
-            .addresses(host, port, deadline)
-            .map_err(|error| match error {
-                LookupError::Failed(error) => error,
-                LookupError::NotInTime => io::Error::other(
-                    "its host name was not resolved in time, this machine's DNS is slow or does not answer",
-                ),
-            })?;
+        let addresses = lookups.addresses(host, port, deadline)?;
         let mut failed = io::Error::from(ErrorKind::NotFound);
         for (index, address) in addresses.iter().enumerate() {
             // An address that drops packets must leave time for the next.
@@ -97,11 +95,17 @@ impl Transport {
             Stream::Plain(socket) => socket,
             tls @ Stream::Tls(_) => return Ok(Self::over(tls)),
         };
-        let failed =
-            |error: io::Error| io::Error::new(error.kind(), format!("the TLS handshake failed: {error}"));
+        let failed = |error: io::Error| io::Error::new(error.kind(), HandshakeFailed(error));
         let mut tls = ClientConnection::new(config, name).map_err(|error| failed(io::Error::other(error)))?;
         while tls.is_handshaking() {
-            tls.complete_io(&mut socket).map_err(failed)?;
+            if let Err(error) = tls.complete_io(&mut socket) {
+                // A server that closes says why before it does, perhaps while more is being sent.
+                let alert = tls
+                    .read_tls(&mut socket)
+                    .ok()
+                    .and_then(|_| tls.process_new_packets().err());
+                return Err(failed(alert.map_or(error, io::Error::other)));
+            }
         }
         Ok(Self::over(Stream::Tls(Box::new(StreamOwned::new(tls, socket)))))
     }
@@ -134,7 +138,9 @@ impl Transport {
     pub(super) fn query(&mut self, command: &Cmd) -> RedisResult<Value> {
         let reply = match self.send(&command.get_packed_command()) {
             // A server that closes says why before it does (too many clients, say): more than a broken pipe tells.
-            Err(error) if error.is_connection_dropped() => self.receive().map_err(|_| error)?,
+            Err(error) if error.is_connection_dropped() => self
+                .receive()
+                .map_err(|said| if failure_of(&said).is_some() { said } else { error })?,
             sent => sent.and_then(|()| self.receive())?,
         };
         if let Value::ServerError(error) = reply {

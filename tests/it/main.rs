@@ -79,4 +79,5 @@ mod logs;
 mod renewed_certificates;
 mod reports;
 mod status_page;
+mod tls_matrix;
 mod watching;

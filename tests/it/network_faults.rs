@@ -67,8 +67,8 @@ fn of_every_kind_towards_the_queue_end_by_a_deadline_and_heal() {
     }
     // A fault of the same kind within half a minute is counted in one line.
     for words in [
-        "timed out: no whole answer within the deadline",
-        "the connection was closed before the answer was whole",
+        "timed out: no complete answer within the deadline",
+        "the connection was closed before the answer was complete",
         "is this an SQS endpoint?",
     ] {
         service.wait_for_complaint(&["cannot receive messages", &stage.queue.url(), words]);

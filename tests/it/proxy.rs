@@ -171,6 +171,50 @@ fn a_plain_http_queue_is_called_without_it() {
 }
 
 #[test]
+fn values_that_are_not_understood_are_skipped_with_a_notice_and_the_service_works() {
+    let stage = Stage::new();
+    let proxy = ConnectProxy::start();
+    let through_none = &["HTTPS_PROXY", "has no effect", "https calls are made directly"];
+    for (https_proxy, no_proxy, notice) in [
+        (String::new(), "*.local, 169.254/16", None),
+        (
+            "socks5://user:s0cks-pass@proxy:1080".to_owned(),
+            "",
+            Some(through_none.as_slice()),
+        ),
+        (
+            "http://user:s0cks-pass@[proxy".to_owned(),
+            "",
+            Some(through_none.as_slice()),
+        ),
+        (
+            proxy.url(None),
+            "*.local, 169.254/16",
+            Some(&["NO_PROXY", "'169.254/16' is skipped"]),
+        ),
+        (
+            proxy.url(None),
+            "<local>;10.0.0.0/8",
+            Some(&["NO_PROXY", "'<local>;10.0.0.0/8' is skipped"]),
+        ),
+    ] {
+        let settings = stage
+            .settings()
+            .set("CACHE_UPDATE_POLICY", "UPSERT")
+            .set("HTTPS_PROXY", &https_proxy)
+            .set("NO_PROXY", no_proxy);
+        let service = Service::start(&settings);
+        apply_one(&stage, &service, "customer-1");
+        if let Some(words) = notice {
+            service.wait_for_complaint(words);
+        }
+        assert_hidden(&service, &["s0cks-pass"]);
+        service.stop();
+    }
+    assert_eq!(proxy.connects(), []);
+}
+
+#[test]
 fn that_refuses_the_login_is_a_complaint_and_heals() {
     let host = format!("sqs.{REGION}.amazonaws.com");
     let network = Network::new(&host);
@@ -204,7 +248,8 @@ fn that_does_not_let_the_queue_through_is_a_complaint() {
         .set("HTTPS_PROXY", network.proxy.url(None));
     let service = Service::spawn(&settings);
     service.wait_for_complaint(&[
-        &format!("refuses to connect to {host}:443"),
+        &format!("the proxy at http://127.0.0.1:{}", network.proxy.port),
+        "does not connect to this host",
         "403",
         "allow this host and port on the proxy",
         "NO_PROXY",

@@ -2,6 +2,7 @@
 // stdout, matched by `id`. Ends when stdin ends.
 //
 // usage: node driver.mjs DIRECTORY-OF-NODE_MODULES
+import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import readline from 'node:readline';
 import { askForEntitlement, openStiggClient } from './stigg-client.mjs';
@@ -60,6 +61,26 @@ const operations = {
       featureId: request.featureId,
       options: request.options ?? undefined,
     });
+  },
+  /** Whether ioredis, by which the SDK reads, takes a server with these TLS options. Null, or why not. */
+  async tls({ host, port, ca, cert, key, insecure }) {
+    const { Redis } = createRequire(`${modules}/`)(`${modules}/node_modules/ioredis`);
+    const file = (path) => (path ? readFileSync(path) : undefined);
+    const tls = { ca: file(ca), cert: file(cert), key: file(key), rejectUnauthorized: !insecure };
+    const redis = new Redis({ host, port, tls, family: 4, lazyConnect: true, retryStrategy: () => null, maxRetriesPerRequest: 0 });
+    let first;
+    redis.on('error', (error) => {
+      first ??= error;
+    });
+    try {
+      await redis.connect();
+      await redis.ping();
+      return null;
+    } catch (error) {
+      return String((first ?? error).code ?? (first ?? error).message);
+    } finally {
+      redis.disconnect();
+    }
   },
   async close(request) {
     const client = the(request);

@@ -1,9 +1,9 @@
-//! `HTTPS_PROXY` and `NO_PROXY`.
+//! `HTTPS_PROXY` and `NO_PROXY`; and calls that are not encrypted.
 
 use url::Url;
 
 use super::super::Proxy;
-use super::{config, faults, notices, settings};
+use super::{config, notices, settings};
 
 fn proxy(value: &str) -> Proxy {
     config(&[("HTTPS_PROXY", value)]).proxy.unwrap()
@@ -26,50 +26,55 @@ fn its_address_is_taken_with_and_without_scheme_and_port() {
         ("https://proxy.internal", "https://proxy.internal:443"),
         ("http://[fd00::1]:3128", "http://[fd00::1]:3128"),
     ] {
-        assert_eq!(proxy(value).shown(), shown, "{value}");
+        assert_eq!(proxy(value).address(), shown, "{value}");
     }
 }
 
 #[test]
-fn user_and_password_are_decoded_and_never_shown() {
+fn user_and_password_are_never_shown() {
     let proxy = proxy("http://us%40er:p%2Fss%3Aw0rd@proxy.internal:3128");
-    assert_eq!(proxy.login.as_ref().unwrap().read().unwrap(), "us@er:p/ss:w0rd");
-    let shown = format!("{proxy:?} {}", proxy.shown());
+    let login = proxy.of_ureq();
+    assert_eq!(
+        login.username().zip(login.password()),
+        Some(("us@er", "p/ss:w0rd"))
+    );
+    let shown = format!("{proxy:?} {}", proxy.address());
     for secret in ["us@er", "us%40er", "w0rd"] {
         assert!(!shown.contains(secret), "{shown}");
     }
 }
 
 #[test]
-fn what_is_no_http_proxy_is_a_fault_that_repeats_no_password() {
-    let remedy = "set http://host:port or http://user:password@host:port, with special characters of user and \
-                  password percent-encoded";
-    for (value, fault) in [
+fn what_is_no_http_proxy_is_a_notice_that_repeats_no_password() {
+    for (value, remedy) in [
         (
             "socks5://user:s3cret@proxy:1080",
-            "SOCKS proxies are not supported; set an HTTP proxy, http://host:port".to_owned(),
+            "SOCKS proxies are not supported; set an HTTP proxy, http://host:port",
+        ),
+        (
+            "socks5h://proxy:1080",
+            "SOCKS proxies are not supported; set an HTTP proxy, http://host:port",
         ),
         (
             "ftp://user:s3cret@proxy:21",
-            format!("is not the URL of an HTTP proxy; {remedy}"),
+            "set http://host:port or http://user:password@host:port",
         ),
-        (
-            "http://user:s3cret@proxy:3128/path",
-            format!("holds more than host and port; {remedy}"),
-        ),
-        (
-            "http://user:s3cret@proxy:port",
-            format!("is not a URL (invalid port number); {remedy}"),
-        ),
-        (
-            "http://us%3Aer:s3cret@proxy",
-            "the user holds a colon, which the sign-in of proxies cannot carry; use another user".to_owned(),
-        ),
+        ("http://user:s3cret@proxy:3128/path", "set http://host:port or"),
+        ("http://user:s3/cret@proxy:3128", "set http://host:port or"),
+        ("http://user:s3?cret@proxy:3128", "set http://host:port or"),
+        ("http://user:s3cret@proxy:port", "set http://host:port or"),
+        ("http://user:s3 cret@proxy:3128", "set http://host:port or"),
+        ("http://", "set http://host:port or"),
+        ("proxy server:3128", "set http://host:port or"),
     ] {
-        assert_eq!(
-            faults(&[("HTTPS_PROXY", value)]),
-            [format!("HTTPS_PROXY: {fault}")]
-        );
+        let config = config(&[("HTTPS_PROXY", value)]);
+        assert_eq!(config.proxy, None, "{value}");
+        let [notice] = config.notices.as_slice() else {
+            panic!("{value}: {:?}", config.notices);
+        };
+        let begins = format!("HTTPS_PROXY: has no effect, https calls are made directly: {remedy}");
+        assert!(notice.starts_with(&begins), "{value}: {notice}");
+        assert!(!notice.contains("s3"), "{notice}");
     }
 }
 
@@ -77,11 +82,11 @@ fn what_is_no_http_proxy_is_a_fault_that_repeats_no_password() {
 fn the_lower_case_names_are_taken_where_the_others_are_not_set() {
     let lower = config(&[("https_proxy", "lower:1"), ("no_proxy", "example.com")]);
     let proxy = lower.proxy.unwrap();
-    assert_eq!(proxy.shown(), "http://lower:1");
+    assert_eq!(proxy.address(), "http://lower:1");
     assert!(!proxy.is_for(&Url::parse("https://example.com").unwrap()));
 
     let both = config(&[("https_proxy", "lower:1"), ("HTTPS_PROXY", "upper:2")]);
-    assert_eq!(both.proxy.unwrap().shown(), "http://upper:2");
+    assert_eq!(both.proxy.unwrap().address(), "http://upper:2");
 
     let environment = [
         ("QUEUE_URL", "https://sqs.us-east-1.amazonaws.com/1/q"),
@@ -90,7 +95,7 @@ fn the_lower_case_names_are_taken_where_the_others_are_not_set() {
         ("https_proxy", "lower:1"),
     ];
     let flag = settings(&["--https-proxy", "flag:3"], &environment);
-    assert_eq!(flag.validate().unwrap().proxy.unwrap().shown(), "http://flag:3");
+    assert_eq!(flag.validate().unwrap().proxy.unwrap().address(), "http://flag:3");
 }
 
 #[test]
@@ -137,16 +142,79 @@ fn only_https_goes_through_the_proxy() {
 }
 
 #[test]
-fn an_exception_that_is_no_host_is_a_fault_each() {
+fn an_exception_that_is_not_understood_is_skipped_with_a_notice() {
+    let proxy = ("HTTPS_PROXY", "proxy:3128");
     let remedy =
-        "is no host; set names (example.com), addresses, ranges (10.0.0.0/8) or *, with commas in between";
+        "is skipped; set names (example.com), addresses, ranges (10.0.0.0/8) or *, with commas in between";
+    let values = "*.local, 169.254/16,10.0.0.0/33,https://x,example.com,a:b:c,<local>";
+    let with_faults = config(&[proxy, ("NO_PROXY", values)]);
+    let skipped = ["169.254/16", "10.0.0.0/33", "https://x", "a:b:c", "<local>"];
     assert_eq!(
-        faults(&[("NO_PROXY", "10.0.0.0/33,https://x,example.com,a:b:c")]),
-        [
-            format!("NO_PROXY: '10.0.0.0/33' {remedy}"),
-            format!("NO_PROXY: 'https://x' {remedy}"),
-            format!("NO_PROXY: 'a:b:c' {remedy}"),
-        ]
+        with_faults.notices,
+        skipped.map(|entry| format!("NO_PROXY: '{entry}' {remedy}"))
     );
-    assert!(notices(&[("NO_PROXY", "localhost,.svc,.cluster.local,169.254.169.254")]).is_empty());
+    for direct in ["https://example.com", "https://printer.local"] {
+        assert!(
+            !with_faults
+                .proxy
+                .as_ref()
+                .unwrap()
+                .is_for(&Url::parse(direct).unwrap())
+        );
+    }
+    assert!(
+        notices(&[
+            proxy,
+            ("NO_PROXY", "localhost,.svc,.cluster.local,169.254.169.254")
+        ])
+        .is_empty()
+    );
+    assert!(
+        notices(&[("NO_PROXY", values)]).is_empty(),
+        "without a proxy it has no effect"
+    );
+}
+
+#[test]
+fn a_session_token_that_travels_over_plain_http_is_one_notice_for_each_peer() {
+    const QUEUE: (&str, &str) = ("QUEUE_URL", "http://sqs.us-east-1.amazonaws.com/1/q");
+    const KEYS: [(&str, &str); 2] = [
+        ("AWS_ACCESS_KEY_ID", "AKIA1"),
+        ("AWS_SECRET_ACCESS_KEY", "s3cret"),
+    ];
+    let token = ("AWS_SESSION_TOKEN", "t0ken");
+    let of_queue = "is not https: the session token travels unencrypted";
+    assert_eq!(notices(&[QUEUE, KEYS[0], KEYS[1]]), [""; 0], "without a token");
+    assert_eq!(
+        notices(&[QUEUE, KEYS[0], KEYS[1], token]),
+        [format!("QUEUE_URL: {of_queue}")]
+    );
+    // Those of the Edge API have a token.
+    assert_eq!(notices(&[QUEUE]), [format!("QUEUE_URL: {of_queue}")]);
+    assert_eq!(
+        notices(&[("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:9324"), QUEUE]),
+        [""; 0]
+    );
+    assert_eq!(
+        notices(&[
+            ("AWS_ENDPOINT_URL", "http://aws.example"),
+            KEYS[0],
+            KEYS[1],
+            token
+        ]),
+        [format!("AWS_ENDPOINT_URL: {of_queue}")]
+    );
+
+    let file = super::TestFile::new("identity-token", b"eyJ.eyJ.sig");
+    let path = file.path();
+    let role = [
+        ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/reader"),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", path.as_str()),
+        ("AWS_ENDPOINT_URL_STS", "http://sts.example"),
+    ];
+    assert_eq!(
+        notices(&role),
+        ["AWS_ENDPOINT_URL_STS: is not https: the role's token and keys travel unencrypted"]
+    );
+    assert_eq!(notices(&[role[2]]), [""; 0], "nobody asks STS");
 }

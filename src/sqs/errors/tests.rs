@@ -297,7 +297,7 @@ fn regions_that_disagree_are_reported_with_every_refusal_of_the_callers() {
 fn no_answer_names_the_endpoint_and_where_it_is_set() {
     let error = HttpError {
         kind: HttpErrorKind::ConnectionRefused,
-        words: "connection refused".to_owned(),
+        message: "connection refused".to_owned(),
     };
     let settings = settings("eu-central-1", "events");
     let error = report(Operation::Receive, &settings, &STATIC, |call| {

@@ -218,6 +218,18 @@ pub fn under_balance(entries: &Value, currency: &str, left: i64, valid_until: Op
     call(json!({"op": "underBalance", "entries": entries, "balance": balance}))
 }
 
+/// Whether ioredis takes a server with these TLS options: `host`, `port`, `ca`, `cert`, `key` (paths), `insecure`. Why not, if
+/// it does not.
+pub fn ioredis_connects(mut options: Value) -> Result<(), String> {
+    options["op"] = json!("tls");
+    let why = call(options);
+    if why.is_null() {
+        Ok(())
+    } else {
+        Err(why.to_string())
+    }
+}
+
 impl Drop for Sdk {
     fn drop(&mut self) {
         if !std::thread::panicking() {

@@ -59,7 +59,8 @@ impl Certificate {
     }
 }
 
-fn openssl(directory: &Path, arguments: &str) {
+/// Runs openssl in this directory.
+pub fn openssl(directory: &Path, arguments: &str) {
     let mut command = Command::new(system_program("openssl"));
     let output = command
         .args(arguments.split_whitespace())

@@ -1,0 +1,166 @@
+//! TCP connections of the HTTP client: ureq's own, with the name lookup inside the time for connecting.
+//!
+//! ureq resolves the name before each call, on a new thread, even if the call then takes a pooled connection: a DNS server
+//! that is down would break connections that work. Here a name is resolved when a connection is made.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ureq::Timeout;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, Either, NextTimeout, TcpConnector, Transport,
+};
+
+use super::CONNECT_TIMEOUT;
+use crate::lookup::Lookups;
+
+/// Leaves the lookup to [`Dial`].
+#[derive(Debug)]
+pub(super) struct NoResolver;
+
+impl Resolver for NoResolver {
+    fn resolve(&self, _: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        Ok(self.empty())
+    }
+}
+
+/// Resolves the host and connects to it, if there is no connection (through a proxy) already.
+#[derive(Debug, Default)]
+pub(super) struct Dial {
+    lookups: Lookups,
+    tcp: TcpConnector,
+}
+
+impl<In: Transport> Connector<In> for Dial {
+    type Out = Either<In, Dialed<<TcpConnector as Connector>::Out>>;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, ureq::Error> {
+        if let Some(through_proxy) = chained {
+            return Ok(Some(Either::A(through_proxy)));
+        }
+        let (uri, mut timeout) = (details.uri, details.timeout);
+        let connect_by = Instant::now() + (*timeout.after).min(CONNECT_TIMEOUT);
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let default_port = if details.needs_tls() { 443 } else { 80 };
+        let found = self
+            .lookups
+            .addresses(host, uri.port_u16().unwrap_or(default_port), connect_by);
+        let found = found.map_err(|error| ureq::Error::Other(Box::new(error)))?;
+        let mut addrs = NoResolver.empty();
+        // As many as ureq takes.
+        found.into_iter().take(16).for_each(|address| addrs.push(address));
+        timeout.after = connect_by.saturating_duration_since(Instant::now()).into();
+        let details = ConnectionDetails {
+            addrs,
+            timeout,
+            now: (details.current_time)(),
+            uri,
+            config: details.config,
+            request_level: details.request_level,
+            resolver: details.resolver,
+            current_time: Arc::clone(&details.current_time),
+            run_connector: Arc::clone(&details.run_connector),
+            register_shutdown: Arc::clone(&details.register_shutdown),
+        };
+        let tcp = Connector::<()>::connect(&self.tcp, &details, None)?;
+        let connect_by = Some((timeout.reason, connect_by));
+        Ok(tcp.map(|tcp| Either::B(Dialed { tcp, connect_by })))
+    }
+}
+
+/// A TCP connection. Until its first call is over, it also ends waits that began while connecting: ureq waits anew for each
+/// byte of a proxy's answer.
+#[derive(Debug)]
+pub(super) struct Dialed<T> {
+    tcp: T,
+    connect_by: Option<(Timeout, Instant)>,
+}
+
+impl<T: Transport> Transport for Dialed<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.tcp.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        self.tcp.transmit_output(amount, timeout)
+    }
+
+    fn await_input(&mut self, mut timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        if let Some((reason, connect_by)) = self.connect_by
+            && reason == timeout.reason
+        {
+            let left = connect_by.saturating_duration_since(Instant::now());
+            timeout.after = left.min(*timeout.after).into();
+        }
+        self.tcp.await_input(timeout)
+    }
+
+    fn is_open(&mut self) -> bool {
+        // It goes to the pool, or comes from there: the next call has another deadline.
+        self.connect_by = None;
+        self.tcp.is_open()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ureq::Agent;
+
+    use super::*;
+    use crate::http_client::stub::{Reply, Stub};
+
+    fn agent(lookups: Lookups, deadline: Duration) -> Agent {
+        let config = Agent::config_builder().timeout_global(Some(deadline)).proxy(None);
+        let tcp = TcpConnector::default();
+        Agent::with_parts(config.build(), Dial { lookups, tcp }, NoResolver)
+    }
+
+    #[test]
+    fn a_lookup_that_does_not_end_costs_the_deadline_and_no_more() {
+        let (_never, ends) = crossbeam_channel::bounded::<()>(0);
+        let lookups = Lookups::by(move |_| {
+            let _ = ends.recv();
+            Ok(Vec::new())
+        });
+        let began = Instant::now();
+        let error = agent(lookups, Duration::from_millis(100))
+            .get("http://db.test")
+            .call()
+            .unwrap_err();
+        assert!(error.to_string().contains("no answer in time"), "{error}");
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "took {:?}",
+            began.elapsed()
+        );
+    }
+
+    #[test]
+    fn a_name_that_is_no_longer_resolved_does_not_end_a_connection() {
+        let stub = Stub::start([Stub::ok("one"), Stub::ok("two"), Reply::Silence]);
+        let first = std::sync::atomic::AtomicBool::new(true);
+        let lookups = Lookups::by(move |_| {
+            let is_first = first.swap(false, std::sync::atomic::Ordering::SeqCst);
+            if is_first {
+                Ok(vec![[127, 0, 0, 1].into()])
+            } else {
+                Err(std::io::Error::other("down"))
+            }
+        });
+        let agent = agent(lookups, Duration::from_secs(10));
+        let url = format!("http://db.test:{}", stub.url.port().unwrap());
+        for body in ["one", "two"] {
+            let mut response = agent.get(&url).call().unwrap();
+            assert_eq!(response.body_mut().read_to_string().unwrap(), body);
+        }
+    }
+}
