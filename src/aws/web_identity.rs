@@ -1,87 +1,65 @@
-//! Temporary credentials of a role that trusts an identity provider, for its token: IAM roles for service accounts on
-//! Kubernetes, and whoever else writes such a token into a file.
+//! Temporary credentials of a role for the token of an identity provider: IAM roles for service accounts (IRSA), and
+//! whatever else writes such a token into a file.
 
-use super::sts::{StsAccess, StsClient, made_up_session_name};
+use super::sts::StsClient;
 use super::{Credentials, CredentialsError, Fetch};
-use crate::config::profiles::Role;
-use crate::config::{Proxy, Secret, WebIdentitySource};
+use crate::clock;
+use crate::config::{Proxy, WebIdentitySource};
 
-/// Fetches from STS, with the token as it is in its file at that moment.
+/// Fetches from STS with the token that the file holds at that moment.
 #[derive(Debug)]
 pub struct WebIdentityCredentials {
-    token: Secret,
-    role: Role,
+    source: WebIdentitySource,
     session_name: String,
-    sts: StsAccess,
-    /// For logs: asked for at every call to the queue.
-    source: String,
+    sts: Result<StsClient, CredentialsError>,
 }
 
 impl WebIdentityCredentials {
-    /// `AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN`; STS is reached by this proxy.
+    /// `AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN`.
     pub fn new(source: WebIdentitySource, proxy: Option<Proxy>) -> Self {
-        let role = Role {
-            arn: source.role_arn,
-            session_name: source.session_name,
-            external_id: None,
-            duration_secs: None,
-            region: None,
-        };
-        let endpoint = source.sts;
-        Self::of_role(source.token, role, StsAccess { endpoint, proxy })
-    }
-
-    /// The same of a profile. The role's own region goes before that of `sts`.
-    pub fn of_role(token: Secret, role: Role, sts: StsAccess) -> Self {
-        let at = StsClient::new(&sts, role.region.as_deref())
-            .map(|sts| format!(", from STS at {}", sts.address()))
-            .unwrap_or_default();
+        // CloudTrail shows this service, and which start of it.
+        let default_name = || format!("persistent-cache-service-{}", clock::now().0 / 1_000);
+        let purpose = format!("get credentials of role {}", source.role_arn);
         Self {
-            token,
-            session_name: role.session_name.clone().unwrap_or_else(made_up_session_name),
-            source: format!("temporary credentials of role {} by web identity{at}", role.arn),
-            role,
-            sts,
+            session_name: source.session_name.clone().unwrap_or_else(default_name),
+            sts: StsClient::new(&source.sts, proxy, &purpose),
+            source,
         }
     }
 }
 
 impl Fetch for WebIdentityCredentials {
     fn fetch(&self) -> Result<Credentials, CredentialsError> {
+        let role_arn = &self.source.role_arn;
         let fault = |kind: &str, cause: &str| CredentialsError {
-            message: format!(
-                "cannot assume role {} for the token of a web identity: {cause}",
-                self.role.arn
-            ),
+            message: format!("cannot get credentials of role {role_arn}: {cause}"),
             kind: format!("web_identity_{kind}"),
         };
-        let token = self.token.read().map_err(|error| {
-            fault(
-                "token_unreadable",
-                &format!("{error}; check the path (AWS_WEB_IDENTITY_TOKEN_FILE) and its permissions"),
-            )
+        let token = self.source.token.read().map_err(|error| {
+            let cause = format!("cannot read the identity token: {error}");
+            let remedy = "check the path (AWS_WEB_IDENTITY_TOKEN_FILE) and its permissions";
+            fault("token_unreadable", &format!("{cause}; {remedy}"))
         })?;
         let token = token.trim();
         if token.is_empty() {
-            return Err(fault(
-                "token_empty",
-                "its file is empty; whoever writes it (AWS_WEB_IDENTITY_TOKEN_FILE) must put a token into it",
-            ));
+            let cause = "the file of the identity token (AWS_WEB_IDENTITY_TOKEN_FILE) is empty; its issuer must write it";
+            return Err(fault("token_empty", cause));
         }
-        let sts = StsClient::new(&self.sts, self.role.region.as_deref())
-            .ok_or_else(|| fault("region", "its region has no STS; check AWS_REGION"))?;
-        sts.assume_role_with_web_identity(&self.role, &self.session_name, token)
+        let sts = self.sts.as_ref().map_err(Clone::clone)?;
+        sts.assume_role_with_web_identity(role_arn, &self.session_name, token)
     }
 
     fn source(&self) -> String {
-        self.source.clone()
+        let role_arn = &self.source.role_arn;
+        let address = self.sts.as_ref().map(StsClient::address).unwrap_or_default();
+        format!("temporary credentials of role {role_arn} by web identity, from STS at {address}")
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::StsEndpoint;
+    use crate::config::{Secret, StsEndpoint};
     use crate::http_client::stub::{Reply, Stub, dead_url};
 
     fn credentials(token: Secret, url: url::Url) -> WebIdentityCredentials {

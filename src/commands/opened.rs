@@ -9,7 +9,6 @@ use crate::cache::keyspace::Keyspace;
 use crate::config::{CacheAccess, CacheUpdatePolicy, EdgeAccess, Faults, Settings};
 use crate::http_client;
 use crate::log::{self as service_log, LogHandle};
-use crate::shutdown::Stop;
 use crate::store::{RedisStore, StoreRules};
 
 /// The cache, opened for a command.
@@ -94,6 +93,6 @@ pub(super) fn start_log(settings: &Settings) -> Result<Option<LogHandle>, u8> {
 /// configuration has seen to.
 fn signer(access: &CacheAccess) -> Option<Arc<dyn CredentialsProvider>> {
     let iam = access.redis.iam.as_ref()?;
-    let (provider, _) = own_provider(&iam.credentials, access.proxy.clone(), Stop::never())?;
+    let (provider, _) = own_provider(&iam.credentials, access.proxy.clone())?;
     Some(provider)
 }

@@ -4,11 +4,10 @@
 //! since it may hold secrets.
 
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use crate::aws::Credentials;
-use crate::entitlement::{EpochMs, ResourceId, Subject};
+use crate::aws::answers::temporary;
+use crate::entitlement::{ResourceId, Subject};
 use crate::json;
 
 /// An answer that is of no use.
@@ -27,20 +26,8 @@ pub struct AnswerFault {
 /// It is a refusal, or lacks one of its four fields, or its expiration is no date.
 pub fn credentials(status: u16, body: &[u8]) -> Result<Credentials, AnswerFault> {
     let answer = object(status, body)?;
-    let field = |name: &str| match answer.get(name).and_then(Value::as_str) {
-        Some(value) if !value.is_empty() => Ok(value.to_owned()),
-        _ => Err(unexpected(&format!("it has no {name}"))),
-    };
-    let expires_at = OffsetDateTime::parse(&field("expiration")?, &Rfc3339)
-        .ok()
-        .and_then(|at| i64::try_from(at.unix_timestamp_nanos() / 1_000_000).ok())
-        .ok_or_else(|| unexpected("its expiration is not a date"))?;
-    Ok(Credentials {
-        access_key_id: field("accessKeyId")?,
-        secret_access_key: field("secretAccessKey")?,
-        session_token: Some(field("sessionToken")?),
-        expires_at: Some(EpochMs(expires_at)),
-    })
+    let names = ["accessKeyId", "secretAccessKey", "sessionToken", "expiration"];
+    temporary(names, |name| answer.get(name)?.as_str()).map_err(|what| unexpected(&what))
 }
 
 /// Reads the answer to `GET /v1/config/server-sdk-configuration.json`: the DSN in it, if there is one.

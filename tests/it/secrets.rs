@@ -20,8 +20,7 @@ use crate::support::service::{Service, Settings, run_to_end};
 use crate::support::wait::{PATIENCE, wait_until};
 use sources::{
     Peer, Source, container, edge, in_the_environment, in_the_environment_for_a_while, instance,
-    json_refusal, profile, program_of_a_profile, role_of_a_profile, secret, secrets_of, session_key,
-    web_identity,
+    json_refusal, profile, secret, secrets_of, session_key, web_identity,
 };
 
 /// Modes in which a peer tells what it should not, or nothing.
@@ -120,14 +119,6 @@ fn goes_untold(source: &Source) {
             });
         }
         source.peer.turn(Mode::Serve);
-        if let Peer::Program(_) = source.peer {
-            // The one that hangs is still waited for. What comes of a source that is well, the story of a fresh start tells.
-            let told = told(&service, &sentry);
-            service.stop();
-            assert_untold(name, &told, &all_secrets(source, dsn_key));
-            let fresh = Service::spawn(&settings);
-            return goes_untold_when_well(fresh, source, &stage, &queue, &sentry, dsn_key);
-        }
     }
     goes_untold_when_well(service, source, &stage, &queue, &sentry, dsn_key);
 }
@@ -213,14 +204,7 @@ fn all_at_once(sources: &[Source]) {
 
 #[test]
 fn of_static_keys_and_of_profiles() {
-    let files = Directory::new();
-    all_at_once(&[
-        in_the_environment(),
-        in_the_environment_for_a_while(),
-        profile(),
-        role_of_a_profile(&files),
-        program_of_a_profile(),
-    ]);
+    all_at_once(&[in_the_environment(), in_the_environment_for_a_while(), profile()]);
 }
 
 #[test]

@@ -4,23 +4,22 @@ use std::sync::Arc;
 
 use super::{Area, Finding};
 use crate::aws::provider;
-use crate::aws::sts::{StsAccess, StsClient};
+use crate::aws::sts::StsClient;
 use crate::aws::{CredentialsProvider, EdgeCredentials};
 use crate::clock;
 use crate::commands::human;
 use crate::config::{Config, StsEndpoint};
 use crate::edge::EdgeClient;
-use crate::shutdown::Stop;
 
 /// None if there are no credentials: then nothing can be asked with them.
 pub(super) fn check(
     config: &Config,
-    endpoint: StsEndpoint,
+    endpoint: &StsEndpoint,
     edge: &Arc<EdgeClient>,
     findings: &mut Vec<Finding>,
 ) -> Option<Arc<dyn CredentialsProvider>> {
     let of_edge = EdgeCredentials::new(Arc::clone(edge), config.queue_url.clone());
-    let (provider, _) = provider(&config.credentials, config.proxy.clone(), of_edge, Stop::never());
+    let (provider, _) = provider(&config.credentials, config.proxy.clone(), of_edge);
     let credentials = match provider.current(clock::now()) {
         Ok(credentials) => credentials,
         Err(error) => {
@@ -34,19 +33,13 @@ pub(super) fn check(
         .unwrap_or_default();
     findings.push(Area::Credentials.ok(format!("{}{until}", provider.describe())));
 
-    let access = StsAccess {
-        endpoint,
-        proxy: config.proxy.clone(),
-    };
-    let caller = match StsClient::new(&access, None) {
-        Some(sts) => sts.caller(&credentials),
-        None => Err("the region has no STS; check AWS_REGION".to_owned()),
-    };
+    let caller = StsClient::new(endpoint, config.proxy.clone(), "identify the caller")
+        .and_then(|sts| sts.caller(&credentials));
     findings.push(match caller {
         Ok(arn) => Area::Credentials.ok(format!("the caller is {arn}")),
         Err(why) => Area::Credentials.warning(format!(
-            "cannot tell who the caller is ({}): the service itself need not know",
-            why.trim_end_matches('.')
+            "{}: the service itself does not need this",
+            why.message.trim_end_matches('.')
         )),
     });
     Some(provider)

@@ -157,7 +157,7 @@ fn look(settings: &Settings, args: &CheckArgs) -> Result<Vec<Finding>, u8> {
         config.server_api_key.clone(),
         config.proxy.clone(),
     ));
-    let provider = credentials::check(&config, settings.sts_endpoint(), &edge, &mut findings);
+    let provider = credentials::check(&config, &settings.sts_endpoint(), &edge, &mut findings);
     if let Some(provider) = provider {
         queue::check(&config, provider, args.receive, &mut findings);
     }

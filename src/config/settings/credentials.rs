@@ -43,7 +43,7 @@ pub struct CredentialSettings {
     /// File that holds it; read again each time.
     #[arg(long, value_name = "PATH")]
     pub aws_container_authorization_token_file: Option<String>,
-    /// Profile of the files that the AWS CLI and SDKs share.
+    /// Profile with static keys in the files that the AWS CLI and SDKs share.
     #[arg(long, value_name = "NAME")]
     pub aws_profile: Option<String>,
     /// The shared config file; `~/.aws/config` by default.
@@ -55,7 +55,7 @@ pub struct CredentialSettings {
     /// EC2's instance metadata.
     #[arg(long, value_name = "URL", default_value = "http://169.254.169.254")]
     pub aws_ec2_metadata_service_endpoint: Option<String>,
-    /// Where roles are assumed, instead of the region's STS; `AWS_ENDPOINT_URL` goes after it.
+    /// STS, instead of the region's; `AWS_ENDPOINT_URL` goes after it.
     #[arg(long, value_name = "URL")]
     pub aws_endpoint_url_sts: Option<String>,
     /// What `~` stands for in the two shared files' names.

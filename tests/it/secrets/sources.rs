@@ -1,7 +1,5 @@
 //! Each source of AWS credentials, with secrets of its own and a peer that can be told to do wrong.
 
-use std::path::Path;
-
 use persistent_cache_service::clock;
 use serde_json::json;
 
@@ -33,8 +31,6 @@ pub fn secrets_of(key: &AccessKey) -> Vec<String> {
 /// What can be told to do wrong.
 pub enum Peer {
     Of(Hostile),
-    /// A program that does what a file says, and notes that it was called.
-    Program(Directory),
     /// The credentials are in a file.
     File(Directory),
     Nobody,
@@ -44,10 +40,6 @@ impl Peer {
     pub fn turn(&self, mode: Mode) {
         match self {
             Self::Of(peer) => peer.turn(mode),
-            Self::Program(files) => {
-                files.write("calls", "");
-                files.write("mode", &format!("{mode:?}"));
-            }
             Self::File(_) | Self::Nobody => {}
         }
     }
@@ -56,12 +48,6 @@ impl Peer {
     pub fn has_done(&self, mode: Mode) -> bool {
         match self {
             Self::Of(peer) => peer.calls(mode) >= 2,
-            Self::Program(files) => {
-                // A program that hangs is given half a minute, and then killed.
-                let calls =
-                    std::fs::read_to_string(Path::new(files.path()).join("calls")).unwrap_or_default();
-                calls.lines().count() >= if mode == Mode::Stall { 1 } else { 2 }
-            }
             Self::File(_) | Self::Nobody => true,
         }
     }
@@ -95,14 +81,14 @@ fn in_an_hour() -> String {
     iso(clock::now().0 + 3_600_000)
 }
 
-fn sts(key: &AccessKey, action: &'static str) -> Hostile {
+fn sts(key: &AccessKey) -> Hostile {
     let key = key.clone();
     Hostile::http(
         move |_| {
             format!(
-                "<{action}Response><{action}Result><Credentials><AccessKeyId>{}</AccessKeyId><SecretAccessKey>{}\
+                "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>{}</AccessKeyId><SecretAccessKey>{}\
                  </SecretAccessKey><SessionToken>{}</SessionToken><Expiration>{}</Expiration></Credentials>\
-                 </{action}Result></{action}Response>",
+                 </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
                 key.id,
                 key.secret,
                 key.session_token.as_deref().unwrap_or_default(),
@@ -115,9 +101,9 @@ fn sts(key: &AccessKey, action: &'static str) -> Hostile {
 
 fn document(key: &AccessKey) -> String {
     json!({
-        "Version": 1, "Code": "Success", "Type": "AWS-HMAC", "LastUpdated": iso(clock::now().0),
+        "Code": "Success", "Type": "AWS-HMAC", "LastUpdated": iso(clock::now().0),
         "AccessKeyId": key.id, "SecretAccessKey": key.secret, "Token": key.session_token,
-        "SessionToken": key.session_token, "Expiration": in_an_hour(),
+        "Expiration": in_an_hour(),
     })
     .to_string()
 }
@@ -157,7 +143,7 @@ pub fn in_the_environment_for_a_while() -> Source {
 pub fn web_identity(files: &Directory) -> Source {
     let key = session_key("web-identity");
     let token = secret("identity-token");
-    let sts = sts(&key, "AssumeRoleWithWebIdentity");
+    let sts = sts(&key);
     Source {
         name: "web identity",
         settings: vec![
@@ -236,58 +222,6 @@ pub fn profile() -> Source {
         key,
         secrets: Vec::new(),
         peer: Peer::File(files),
-    }
-}
-
-pub fn role_of_a_profile(files: &Directory) -> Source {
-    let key = session_key("assumed");
-    let person = session_key("person");
-    let sts = sts(&key, "AssumeRole");
-    let config = format!(
-        "[profile reader]\nrole_arn = {ROLE}\nsource_profile = person\nexternal_id = tenant-4711\n[profile person]\n\
-         aws_access_key_id = {}\naws_secret_access_key = {}\naws_session_token = {}\n",
-        person.id,
-        person.secret,
-        person.session_token.clone().unwrap_or_default()
-    );
-    Source {
-        name: "profile with a role",
-        settings: vec![
-            ("AWS_PROFILE", "reader".to_owned()),
-            ("AWS_CONFIG_FILE", files.write("roles", &config)),
-            ("AWS_ENDPOINT_URL_STS", sts.url()),
-        ],
-        key,
-        secrets: secrets_of(&person),
-        peer: Peer::Of(sts),
-    }
-}
-
-pub fn program_of_a_profile() -> Source {
-    let key = session_key("program");
-    let argument = secret("argument");
-    let files = Directory::new();
-    let path = files.path();
-    let told = format!("{} {}", key.secret, key.session_token.clone().unwrap_or_default());
-    files.write("answer", &document(&key));
-    let program = files.write(
-        "program",
-        &format!(
-            "echo call >> {path}/calls\necho '{told}' >&2\ncase \"$(cat {path}/mode)\" in\n\
-             Refuse) echo '{told}'; exit 1;;\nGarbage) head -c 200 {path}/answer; echo '{told}';;\n\
-             Stall) exec sleep 600;;\n*) cat {path}/answer;;\nesac\n"
-        ),
-    );
-    let config = format!("[profile program]\ncredential_process = /bin/sh {program} --token '{argument}'\n");
-    Source {
-        name: "profile with a program",
-        settings: vec![
-            ("AWS_PROFILE", "program".to_owned()),
-            ("AWS_CONFIG_FILE", files.write("config", &config)),
-        ],
-        key,
-        secrets: vec![argument],
-        peer: Peer::Program(files),
     }
 }
 

@@ -1,51 +1,46 @@
-//! Credentials that the operator gave. Their files are read at each use, so that rotated ones are taken up.
+//! Keys that the operator set. A file is read at each use, so that rotated keys apply at once.
 
 use std::sync::Arc;
 
 use super::{Credentials, CredentialsError, CredentialsProvider};
-use crate::config::Secret;
+use crate::config::{Secret, StaticKeys};
 use crate::entitlement::EpochMs;
 
-/// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, if given, `AWS_SESSION_TOKEN`.
+/// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, for temporary keys, `AWS_SESSION_TOKEN`.
 #[derive(Debug, Clone)]
-pub struct StaticCredentials {
-    access_key_id: String,
-    secret_access_key: Secret,
-    session_token: Option<Secret>,
-}
+pub struct StaticCredentials(pub(super) StaticKeys);
 
 impl StaticCredentials {
     /// The key id and where its secrets are.
     pub fn new(access_key_id: String, secret_access_key: Secret, session_token: Option<Secret>) -> Self {
-        Self {
+        Self(StaticKeys {
             access_key_id,
             secret_access_key,
             session_token,
-        }
+        })
+    }
+
+    /// The keys as they are now.
+    pub(super) fn read(&self) -> Result<Credentials, CredentialsError> {
+        let token = self.0.session_token.as_ref();
+        Ok(Credentials {
+            access_key_id: self.0.access_key_id.clone(),
+            secret_access_key: read(&self.0.secret_access_key, "AWS_SECRET_ACCESS_KEY")?,
+            session_token: token.map(|token| read(token, "AWS_SESSION_TOKEN")).transpose()?,
+            expires_at: None,
+        })
     }
 }
 
 impl CredentialsProvider for StaticCredentials {
     fn current(&self, _now: EpochMs) -> Result<Arc<Credentials>, CredentialsError> {
-        let session_token = self
-            .session_token
-            .as_ref()
-            .map(|token| read(token, "AWS_SESSION_TOKEN"))
-            .transpose()?;
-        Ok(Arc::new(Credentials {
-            access_key_id: self.access_key_id.clone(),
-            secret_access_key: read(&self.secret_access_key, "AWS_SECRET_ACCESS_KEY")?,
-            session_token,
-            expires_at: None,
-        }))
+        self.read().map(Arc::new)
     }
 
-    fn invalidate(&self, _access_key_id: &str, _now: EpochMs) {
-        // There is nowhere to fetch others from; a rotated file is read at the next use anyway.
-    }
+    fn invalidate(&self, _access_key_id: &str, _now: EpochMs) {}
 
     fn describe(&self) -> String {
-        format!("static credentials with key id {}", self.access_key_id)
+        format!("static credentials with key id {}", self.0.access_key_id)
     }
 
     fn expiry(&self) -> Option<EpochMs> {
@@ -54,15 +49,14 @@ impl CredentialsProvider for StaticCredentials {
 }
 
 fn read(secret: &Secret, name: &str) -> Result<String, CredentialsError> {
-    let fault = |cause: String| CredentialsError {
-        message: format!("cannot read {name}, for signing SQS calls: {cause}; check {name} and {name}_FILE"),
+    let fault = |cause: &str| CredentialsError {
+        message: format!("cannot read {name}: {cause}; check {name} and {name}_FILE"),
         kind: "credentials_unreadable".to_owned(),
     };
-    let value = secret.read().map_err(|error| fault(error.to_string()))?;
-    if value.trim().is_empty() {
-        Err(fault("it is empty".to_owned()))
-    } else {
-        Ok(value.trim().to_owned())
+    let value = secret.read().map_err(|error| fault(&error.to_string()))?;
+    match value.trim() {
+        "" => Err(fault("it is empty")),
+        value => Ok(value.to_owned()),
     }
 }
 
@@ -71,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rotated_secret_file_is_taken_up_at_the_next_call() {
+    fn a_rotated_secret_file_applies_at_the_next_call() {
         let path = std::env::temp_dir().join(format!("pcs-static-{}", std::process::id()));
         std::fs::write(&path, "first\n").unwrap();
         let provider = StaticCredentials::new("AKIA1".to_owned(), Secret::file(&path), None);
@@ -90,7 +84,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         let absent = provider.current(EpochMs(0)).unwrap_err().to_string();
         assert!(
-            absent.starts_with("cannot read AWS_SECRET_ACCESS_KEY, for signing SQS calls: "),
+            absent.starts_with("cannot read AWS_SECRET_ACCESS_KEY: "),
             "{absent}"
         );
         assert!(absent.contains(&path.display().to_string()), "{absent}");

@@ -1,0 +1,125 @@
+//! The HTTP client of a source of credentials: bounded answers, a deadline, no redirects, and errors that say what failed,
+//! where, why, and the remedy.
+
+use std::time::Duration;
+
+use http::Request;
+use url::Url;
+
+use super::{CredentialsError, answers};
+use crate::config::Proxy;
+use crate::http_client::{Answer, HttpClient, HttpErrorKind, HttpOptions};
+
+/// Credentials are a few kilobytes.
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
+/// A peer that gives credentials.
+#[derive(Debug)]
+pub struct Endpoint {
+    http: HttpClient,
+    pub url: Url,
+    /// What a failure prevents: "get the container's credentials".
+    purpose: String,
+    words: EndpointWords,
+}
+
+/// What the errors of an endpoint say.
+#[derive(Debug, Clone, Copy)]
+pub struct EndpointWords {
+    /// Begins the kind of each error.
+    pub kind: &'static str,
+    /// What it should be: "STS".
+    pub expected: &'static str,
+    /// The settings that name it.
+    pub settings: &'static str,
+    /// The remedy if it does not answer.
+    pub unreachable: &'static str,
+}
+
+impl Endpoint {
+    /// Makes no call.
+    pub fn new(
+        url: Url,
+        deadline: Duration,
+        proxy: Option<Proxy>,
+        purpose: &str,
+        words: EndpointWords,
+    ) -> Self {
+        let options = HttpOptions {
+            pool_size: 1,
+            answer_bytes_max: ANSWER_BYTES_MAX,
+            deadline,
+            proxy,
+        };
+        Self {
+            http: HttpClient::new(&url, options),
+            url,
+            purpose: purpose.to_owned(),
+            words,
+        }
+    }
+
+    /// Scheme, host and port, for logs. The path may be a secret.
+    pub fn address(&self) -> String {
+        self.url.origin().ascii_serialization()
+    }
+
+    /// The answer to a request, whatever its status.
+    pub fn send(&self, request: http::Result<Request<Vec<u8>>>) -> Result<Answer, CredentialsError> {
+        let (expected, settings) = (self.words.expected, self.words.settings);
+        let request = request.map_err(|_| {
+            let cause = "a token holds characters that no HTTP header may hold";
+            self.fault("request_invalid", &format!("{cause}; check it, and {settings}"))
+        })?;
+        self.http.send(request, None).map_err(|error| {
+            let remedy = match error.kind {
+                HttpErrorKind::AnswerTooLarge | HttpErrorKind::Protocol => {
+                    format!("is this {expected}? check {settings}")
+                }
+                HttpErrorKind::Tls => {
+                    format!("check {settings} and the trusted certificates of this machine")
+                }
+                HttpErrorKind::Timeout
+                | HttpErrorKind::HostNotFound
+                | HttpErrorKind::ConnectionRefused
+                | HttpErrorKind::Connection => self.words.unreachable.to_owned(),
+                HttpErrorKind::Proxy(fault) => fault.remedy().to_owned(),
+            };
+            self.fault(error.kind.label(), &format!("{error}; {remedy}"))
+        })
+    }
+
+    /// An error of this endpoint.
+    pub fn fault(&self, kind: &str, cause_and_remedy: &str) -> CredentialsError {
+        let address = self.address();
+        CredentialsError {
+            message: format!("cannot {} from {address}: {cause_and_remedy}", self.purpose),
+            kind: format!("{}_{kind}", self.words.kind),
+        }
+    }
+
+    /// An answer with status 200 that is not as documented.
+    pub fn unexpected(&self, what: &str) -> CredentialsError {
+        let (expected, settings) = (self.words.expected, self.words.settings);
+        let cause = format!("the answer is not as documented: {what}; is this {expected}? check {settings}");
+        self.fault("unexpected_answer", &cause)
+    }
+
+    /// A refusal with the code and message of its body, and the remedy for the code.
+    pub fn refused(
+        &self,
+        status: u16,
+        body: Option<(String, String)>,
+        secrets: &[&str],
+        remedy: impl Fn(&str) -> String,
+    ) -> CredentialsError {
+        let (code, text) = answers::refusal(status, body, secrets);
+        let remedy = match status {
+            300..=399 => format!("redirects are not followed; check {}", self.words.settings),
+            429 => "too many requests: it is tried again later".to_owned(),
+            500.. => "the fault is on the other side: it is tried again later".to_owned(),
+            _ => remedy(&code),
+        };
+        self.fault(&format!("http_{status}"), &format!("{text}; {remedy}"))
+    }
+}
