@@ -1,7 +1,6 @@
 //! What the sources of credentials answer: XML of STS, JSON of the endpoints of containers and of instances. Pure.
 //!
-//! An error names what is missing and repeats nothing, since the answer may hold secrets. No answer costs more than a
-//! multiple of its length: values and nodes are counted before they are parsed.
+//! An error repeats nothing of an answer, which may hold secrets. Values and nodes are counted before they are parsed.
 
 use roxmltree::{Document, Node, ParsingOptions};
 use serde_json::Value;
@@ -13,16 +12,15 @@ use super::{Credentials, quotable};
 use crate::entitlement::EpochMs;
 use crate::json::holds_at_most;
 
-/// A JSON document with credentials has about ten values, an answer of STS about twenty nodes.
+/// Documents have about ten values, answers of STS about twenty nodes and one attribute.
 const VALUES_MAX: usize = 1_000;
-/// An answer of STS has one attribute, and base64 ends with at most two of these.
 const EQUALS_MAX: usize = 100;
 /// How much of a refusal is quoted.
 const CODE_CHARS_MAX: usize = 60;
 const MESSAGE_CHARS_MAX: usize = 200;
 
-/// The names of the four fields of temporary credentials: key id, secret, session token, expiration.
-pub type FieldNames = [&'static str; 4];
+/// The names of key id, secret, session token and expiration.
+type FieldNames = [&'static str; 4];
 const OF_STS: FieldNames = ["AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration"];
 const OF_METADATA: FieldNames = ["AccessKeyId", "SecretAccessKey", "Token", "Expiration"];
 
@@ -86,13 +84,11 @@ pub fn sts_credentials(body: &str) -> Result<Credentials, String> {
 /// The ARN in STS's answer to `GetCallerIdentity`.
 pub fn caller_arn(body: &str) -> Result<String, String> {
     let document = xml(body).ok_or("it is not XML")?;
-    let arn = element(&document, "Arn")
-        .and_then(|arn| arn.text())
-        .map(str::trim);
-    let is_arn = |arn: &&str| arn.starts_with("arn:") && arn.chars().all(|letter| letter.is_ascii_graphic());
-    arn.filter(is_arn)
-        .map(str::to_owned)
-        .ok_or_else(|| "it has no ARN".to_owned())
+    let arn = element(&document, "Arn").and_then(|arn| arn.text()?.trim().strip_prefix("arn:"));
+    match arn {
+        Some(arn) if arn.chars().all(|letter| letter.is_ascii_graphic()) => Ok(format!("arn:{arn}")),
+        _ => Err("it has no ARN".to_owned()),
+    }
 }
 
 /// Code and message of an `Error` element, as AWS's query protocol has it; either may be empty.
@@ -115,10 +111,8 @@ pub fn refusal(status: u16, error: Option<(String, String)>, secrets: &[&str]) -
     let quoted =
         |text: &str, chars_max| -> String { redact(text, secrets).chars().take(chars_max).collect() };
     let code = quoted(&code, CODE_CHARS_MAX);
-    let text = match quoted(quotable(&words.join(" ")), MESSAGE_CHARS_MAX) {
-        message if message.is_empty() => format!("HTTP {status} {code}"),
-        message => format!("HTTP {status} {code} ({message})"),
-    };
+    let message = quoted(quotable(&words.join(" ")), MESSAGE_CHARS_MAX);
+    let text = format!("HTTP {status} {code} ({message})").replace(" ()", "");
     (code, text.replace("  ", " ").trim_end().to_owned())
 }
 

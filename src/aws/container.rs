@@ -38,29 +38,15 @@ impl ContainerCredentials {
             authorization: source.authorization,
         }
     }
-
-    fn token(&self) -> Result<Option<String>, CredentialsError> {
-        let fault = |cause: &str| {
-            let cause = format!("{cause}; check AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
-            self.endpoint.fault("token_unreadable", &cause)
-        };
-        let Some(authorization) = &self.authorization else {
-            return Ok(None);
-        };
-        let token = authorization
-            .read()
-            .map_err(|error| fault(&format!("cannot read the authorization token: {error}")))?;
-        match token.trim() {
-            // While the file is replaced it may be empty. A call without a token would be refused.
-            "" => Err(fault("the authorization token is empty")),
-            token => Ok(Some(token.to_owned())),
-        }
-    }
 }
 
 impl Fetch for ContainerCredentials {
     fn fetch(&self) -> Result<Credentials, CredentialsError> {
-        let token = self.token()?;
+        let setting = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
+        let token = self.authorization.as_ref();
+        let token = token
+            .map(|secret| self.endpoint.token(secret, setting))
+            .transpose()?;
         let mut request = Request::get(self.endpoint.url.as_str()).header("accept", "application/json");
         if let Some(token) = &token {
             request = request.header("authorization", token);

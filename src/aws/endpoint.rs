@@ -7,13 +7,11 @@ use http::Request;
 use url::Url;
 
 use super::{CredentialsError, answers};
-use crate::config::Proxy;
+use crate::config::{Proxy, Secret};
 use crate::http_client::{Answer, HttpClient, HttpErrorKind, HttpOptions};
 
-/// Credentials are a few kilobytes.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
-/// A peer that gives credentials.
 #[derive(Debug)]
 pub struct Endpoint {
     http: HttpClient,
@@ -23,21 +21,19 @@ pub struct Endpoint {
     words: EndpointWords,
 }
 
-/// What the errors of an endpoint say.
+/// What its errors say.
 #[derive(Debug, Clone, Copy)]
 pub struct EndpointWords {
     /// Begins the kind of each error.
     pub kind: &'static str,
-    /// What it should be: "STS".
     pub expected: &'static str,
-    /// The settings that name it.
+    /// Those that name it.
     pub settings: &'static str,
     /// The remedy if it does not answer.
     pub unreachable: &'static str,
 }
 
 impl Endpoint {
-    /// Makes no call.
     pub fn new(
         url: Url,
         deadline: Duration,
@@ -59,23 +55,31 @@ impl Endpoint {
         }
     }
 
-    /// Scheme, host and port, for logs. The path may be a secret.
+    /// Scheme, host and port. The path may be a secret.
     pub fn address(&self) -> String {
         self.url.origin().ascii_serialization()
     }
 
+    /// A token that the request carries, as it is now. While its file is replaced it may be empty.
+    pub fn token(&self, secret: &Secret, setting: &str) -> Result<String, CredentialsError> {
+        let cause = match secret.read() {
+            Ok(token) if !token.trim().is_empty() => return Ok(token.trim().to_owned()),
+            Ok(_) => "the token is empty".to_owned(),
+            Err(error) => format!("cannot read the token: {error}"),
+        };
+        Err(self.fault("token_unreadable", &format!("{cause}; check {setting}")))
+    }
+
     /// The answer to a request, whatever its status.
     pub fn send(&self, request: http::Result<Request<Vec<u8>>>) -> Result<Answer, CredentialsError> {
-        let (expected, settings) = (self.words.expected, self.words.settings);
+        let settings = self.words.settings;
         let request = request.map_err(|_| {
             let cause = "a token holds characters that no HTTP header may hold";
             self.fault("request_invalid", &format!("{cause}; check it, and {settings}"))
         })?;
         self.http.send(request, None).map_err(|error| {
             let remedy = match error.kind {
-                HttpErrorKind::AnswerTooLarge | HttpErrorKind::Protocol => {
-                    format!("is this {expected}? check {settings}")
-                }
+                HttpErrorKind::AnswerTooLarge | HttpErrorKind::Protocol => self.is_this_it(),
                 HttpErrorKind::Tls => {
                     format!("check {settings} and the trusted certificates of this machine")
                 }
@@ -89,20 +93,22 @@ impl Endpoint {
         })
     }
 
-    /// An error of this endpoint.
     pub fn fault(&self, kind: &str, cause_and_remedy: &str) -> CredentialsError {
-        let address = self.address();
+        let (purpose, address) = (&self.purpose, self.address());
         CredentialsError {
-            message: format!("cannot {} from {address}: {cause_and_remedy}", self.purpose),
+            message: format!("cannot {purpose} from {address}: {cause_and_remedy}"),
             kind: format!("{}_{kind}", self.words.kind),
         }
     }
 
     /// An answer with status 200 that is not as documented.
     pub fn unexpected(&self, what: &str) -> CredentialsError {
-        let (expected, settings) = (self.words.expected, self.words.settings);
-        let cause = format!("the answer is not as documented: {what}; is this {expected}? check {settings}");
+        let cause = format!("the answer is not as documented: {what}; {}", self.is_this_it());
         self.fault("unexpected_answer", &cause)
+    }
+
+    fn is_this_it(&self) -> String {
+        format!("is this {}? check {}", self.words.expected, self.words.settings)
     }
 
     /// A refusal with the code and message of its body, and the remedy for the code.

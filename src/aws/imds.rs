@@ -1,10 +1,9 @@
-//! Temporary credentials of an EC2 instance's role, from version 2 of the instance metadata service (IMDS).
-//!
-//! Version 1, which gives credentials to anyone who can make the machine send a GET, is never used. The service is one hop
-//! away: no proxy is used, and each of the three calls has two seconds, so that a machine without it is found out soon.
+//! Temporary credentials of an EC2 instance's role, from version 2 of the instance metadata service (IMDS). It is one hop
+//! away: no proxy is used, and each of the three calls has two seconds. Version 1, which gives credentials to anyone who can
+//! make the machine send a GET, is never used.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{Method, Request};
 
@@ -14,32 +13,27 @@ use crate::config::InstanceMetadataSource;
 use crate::http_client::Answer;
 
 const DEADLINE: Duration = Duration::from_secs(2);
-/// The longest life of a session token that the service allows.
-const TOKEN_LIFE: Duration = Duration::from_hours(6);
-/// A token is replaced this long before it expires.
-const TOKEN_SPARE: Duration = Duration::from_mins(1);
-
 const TOKEN_PATH: &str = "latest/api/token";
 const ROLE_PATH: &str = "latest/meta-data/iam/security-credentials/";
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
-const TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
+/// The longest life that the service allows for a session token.
+const TTL: (&str, &str) = ("x-aws-ec2-metadata-token-ttl-seconds", "21600");
 
 const WORDS: EndpointWords = EndpointWords {
     kind: "imds",
     expected: "the instance metadata service",
     settings: "AWS_EC2_METADATA_SERVICE_ENDPOINT",
     unreachable: "is this an EC2 instance? in a container on one, the answers need a hop limit of 2 (aws ec2 \
-                  modify-instance-metadata-options --http-put-response-hop-limit 2); otherwise unset CREDENTIAL_SOURCE, or \
-                  check AWS_EC2_METADATA_SERVICE_ENDPOINT",
+                  modify-instance-metadata-options --http-put-response-hop-limit 2); elsewhere unset CREDENTIAL_SOURCE",
 };
-const ATTACH_A_ROLE: &str =
+const NO_ROLE: &str =
     "the instance has no role: attach an instance profile to it, or unset CREDENTIAL_SOURCE";
 
 /// Fetches from the instance metadata service.
 pub struct InstanceMetadataCredentials {
     endpoint: Endpoint,
-    /// A session token, and until when it is used.
-    token: Mutex<Option<(String, Instant)>>,
+    /// The session token, used until it is refused.
+    token: Mutex<Option<String>>,
 }
 
 impl InstanceMetadataCredentials {
@@ -72,7 +66,7 @@ impl InstanceMetadataCredentials {
                  AWS_EC2_METADATA_SERVICE_ENDPOINT"
             }
             (401, false) => "it refuses the token that it has just given",
-            (404, false) => ATTACH_A_ROLE,
+            (404, false) => NO_ROLE,
             _ => "is this the instance metadata service? check AWS_EC2_METADATA_SERVICE_ENDPOINT",
         };
         Err(self
@@ -80,36 +74,27 @@ impl InstanceMetadataCredentials {
             .refused(answer.status, None, &[], |_| remedy.to_owned()))
     }
 
-    /// The current token, or a new one.
-    fn token(&self) -> Result<String, CredentialsError> {
+    /// The session token, or a new one.
+    fn token(&self, is_refused: bool) -> Result<String, CredentialsError> {
         let mut held = self.token.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((token, until)) = &*held
-            && Instant::now() < *until
-        {
+        if let Some(token) = held.as_ref().filter(|_| !is_refused) {
             return Ok(token.clone());
         }
-        let asked_at = Instant::now();
-        let ttl = TOKEN_LIFE.as_secs().to_string();
-        let answer = self.send(Method::PUT, TOKEN_PATH, (TTL_HEADER, &ttl))?;
-        let answer = self.accepted(answer, true)?;
+        let answer = self.accepted(self.send(Method::PUT, TOKEN_PATH, TTL)?, true)?;
         let token = String::from_utf8_lossy(&answer.body).trim().to_owned();
         if token.is_empty() {
             return Err(self.endpoint.unexpected("the token is empty"));
         }
-        let ttl = answer.headers.get(TTL_HEADER);
-        let ttl = ttl.and_then(|secs| secs.to_str().ok()?.trim().parse().ok());
-        let life = ttl.map_or(TOKEN_LIFE, Duration::from_secs).min(TOKEN_LIFE);
-        *held = Some((token.clone(), asked_at + life.saturating_sub(TOKEN_SPARE)));
+        *held = Some(token.clone());
         Ok(token)
     }
 
-    /// One path of the metadata. A refused token is replaced once: the instance may have been restarted.
+    /// One path of the metadata. A token is refused when it has expired or the instance was restarted.
     fn get(&self, path: &str) -> Result<Answer, CredentialsError> {
         let ask = |token: &str| self.send(Method::GET, path, (TOKEN_HEADER, token));
-        let mut answer = ask(&self.token()?)?;
+        let mut answer = ask(&self.token(false)?)?;
         if answer.status == 401 {
-            *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            answer = ask(&self.token()?)?;
+            answer = ask(&self.token(true)?)?;
         }
         self.accepted(answer, false)
     }
@@ -119,7 +104,7 @@ impl InstanceMetadataCredentials {
         let text = String::from_utf8_lossy(&answer.body);
         let role = text.lines().next().unwrap_or_default().trim();
         if role.is_empty() {
-            return Err(self.endpoint.fault("no_role", ATTACH_A_ROLE));
+            return Err(self.endpoint.fault("no_role", NO_ROLE));
         }
         // What IAM allows in the name of a role. It becomes part of a path.
         let is_allowed = |letter: char| letter.is_ascii_alphanumeric() || "_+=,.@-".contains(letter);

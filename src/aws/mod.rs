@@ -1,30 +1,28 @@
 //! AWS credentials: where they come from, how temporary ones are renewed, and how requests are signed with them.
 //!
-//! [`provider`] builds the provider of a configured source. Sources whose credentials change (`web_identity`,
-//! `container`, `imds`, `edge`, `profile`) implement [`Fetch`], and `renewal` keeps what they fetch. `endpoint` is the
-//! HTTP client of a source, and `answers` reads what it answers. Secrets appear in no `Debug`, log line or error.
+//! [`provider`] builds the provider of a configured source. Sources whose credentials change
+//! implement [`Fetch`], and `renewal` keeps what they fetch. `endpoint` is the HTTP client of a source, and `answers` reads
+//! what it answers. Secrets appear in no `Debug`, log line or error.
 
 pub mod answers;
 mod container;
 mod edge;
 mod endpoint;
 mod imds;
-mod profile;
 mod redaction;
 mod renewal;
 pub mod signing;
 mod static_keys;
 pub mod sts;
-mod web_identity;
 
 use std::fmt;
 use std::sync::Arc;
 
 use self::container::ContainerCredentials;
 use self::imds::InstanceMetadataCredentials;
-use self::profile::ProfileCredentials;
 use self::redaction::redact;
-use self::web_identity::WebIdentityCredentials;
+use self::static_keys::ProfileCredentials;
+use self::sts::WebIdentityCredentials;
 use crate::config::{CredentialSource, Proxy};
 use crate::entitlement::EpochMs;
 
@@ -36,13 +34,13 @@ pub use self::static_keys::StaticCredentials;
 /// What a request is signed with.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The key id: not a secret.
+    /// Not a secret.
     pub access_key_id: String,
     /// The secret.
     pub secret_access_key: String,
-    /// Also a secret; temporary credentials have one.
+    /// For temporary credentials. Also a secret.
     pub session_token: Option<String>,
-    /// When they expire; none for static keys.
+    /// None for static keys.
     pub expires_at: Option<EpochMs>,
 }
 

@@ -2,48 +2,32 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-const REDACTED: &str = "[redacted]";
-
-/// A shorter text is not one of AWS's secrets, and removing it would only garble the peer's message.
+/// Nothing shorter is a secret of AWS's. Removing it would only garble the message.
 const SECRET_LEN_MIN: usize = 8;
-
-/// What stays as it is in a URL.
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// The text without these secrets: as they are, as in a URL or a form (hexadecimal digits in either case), and as in JSON
-/// with escaped slashes.
+/// The text without these secrets: as they are, as in a URL or a form, and as in JSON with escaped slashes. Upper and lower
+/// case count as the same, as they are in percent-encoding.
 pub fn redact(text: &str, secrets: &[&str]) -> String {
     let mut text = text.to_owned();
     for secret in secrets.iter().filter(|secret| secret.len() >= SECRET_LEN_MIN) {
-        let spellings = [
+        for spelling in [
             (*secret).to_owned(),
             utf8_percent_encode(secret, UNRESERVED).to_string(),
             url::form_urlencoded::byte_serialize(secret.as_bytes()).collect(),
             secret.replace('/', "\\/"),
-        ];
-        for spelling in spellings {
-            text = without(&text, &spelling);
+        ] {
+            let (lower, spelling) = (text.to_ascii_lowercase(), spelling.to_ascii_lowercase());
+            for (at, found) in lower.rmatch_indices(&spelling) {
+                text.replace_range(at..at + found.len(), "[redacted]");
+            }
         }
     }
     text
-}
-
-/// Compares without regard to ASCII case.
-fn without(text: &str, spelling: &str) -> String {
-    let mut redacted = String::with_capacity(text.len());
-    let mut end = 0;
-    for (start, found) in text
-        .to_ascii_lowercase()
-        .match_indices(&spelling.to_ascii_lowercase())
-    {
-        redacted.extend([&text[end..start], REDACTED]);
-        end = start + found.len();
-    }
-    redacted + &text[end..]
 }
 
 /// AWS's message up to where it quotes the signed request, which holds the session token.

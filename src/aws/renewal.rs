@@ -1,8 +1,6 @@
 //! Keeps temporary credentials fresh: renews them well before they expire, uses the old ones to the last moment if that
-//! fails, and makes one fetch at a time.
-//!
-//! Time and chance are arguments. A service thread calls `renew_if_due(now)`, waits for `next_renewal_in(now)` and repeats.
-//! Without that thread, callers fetch when the old credentials have expired.
+//! fails, and makes one fetch at a time. A thread calls `renew_if_due`, waits for `next_renewal_in` and repeats. Without it,
+//! callers fetch when the old credentials have expired.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,9 +15,9 @@ const LEAD_MS_MIN: i64 = 5 * 60 * 1000;
 const LEAD_SHARE: i64 = 6;
 /// Credentials without an expiry come from files, which are read again this often.
 const REREAD_MS: i64 = 60 * 1000;
-/// The wait after a successful fetch, however many calls AWS refuses.
+/// The wait after a fetch that succeeded, …
 const REFETCH_MIN: Duration = Duration::from_secs(5);
-/// The wait after a fetch that failed, or that brought what AWS refuses, too.
+/// … and after one that failed or brought what AWS refuses, too.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Credentials that have already expired when they arrive are used for this long.
@@ -41,9 +39,8 @@ pub struct RenewingCredentials {
     decided_by: &'static str,
     /// A number from 0 to 1 at each call.
     chance: fn() -> f64,
-    /// Locked during a fetch.
+    /// Locked during a fetch, unlike what is held.
     fetching: Mutex<Fetching>,
-    /// Never locked for long.
     held: Mutex<HeldCredentials>,
 }
 
@@ -100,10 +97,8 @@ impl RenewingCredentials {
     fn usable(&self, now: EpochMs) -> (Option<Arc<Credentials>>, bool) {
         let held = lock(&self.held);
         let is_valid = |held: &&Arc<Credentials>| held.expires_at.is_none_or(|expires_at| now < expires_at);
-        (
-            held.credentials.as_ref().filter(is_valid).cloned(),
-            held.is_refused,
-        )
+        let usable = held.credentials.as_ref().filter(is_valid).cloned();
+        (usable, held.is_refused)
     }
 
     /// How long the renewal loop may wait before its next step.
@@ -134,8 +129,8 @@ impl RenewingCredentials {
         fetching.not_before_ms = now.0 + i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
         fetching.last_error = fetched.as_ref().err().cloned();
         let mut credentials = fetched?;
-        // This machine's clock may be ahead. And the instance metadata service gives out expired credentials, which AWS
-        // accepts, while it cannot renew them. So AWS decides.
+        // This machine's clock may be ahead. And the instance metadata service gives out expired credentials while it
+        // cannot renew them, which AWS accepts.
         let is_extended = credentials.expires_at.is_some_and(|at| at <= now);
         if is_extended {
             credentials.expires_at = Some(EpochMs(now.0 + EXTENSION_MS));

@@ -37,10 +37,11 @@ pub struct SignError(&'static str);
 pub struct Signer {
     service: &'static str,
     region: String,
-    key: Mutex<Option<DayKey>>,
+    key: Mutex<DayKey>,
 }
 
 /// A signing key, and what it was derived from.
+#[derive(Default)]
 struct DayKey {
     secret: String,
     date: String,
@@ -53,7 +54,7 @@ impl Signer {
         Self {
             service,
             region: region.into(),
-            key: Mutex::new(None),
+            key: Mutex::default(),
         }
     }
 
@@ -95,16 +96,15 @@ impl Signer {
     }
 
     fn signature(&self, to_sign: &str, date: &str, secret: &str, at: Duration) -> String {
-        let mut kept = self.key.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.take_if(|key| key.secret != secret || key.date != date);
-        let key = kept.get_or_insert_with(|| {
-            let key = generate_signing_key(secret, UNIX_EPOCH + at, &self.region, self.service);
-            DayKey {
+        let mut key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
+        if key.secret != secret || key.date != date {
+            let bytes = generate_signing_key(secret, UNIX_EPOCH + at, &self.region, self.service);
+            *key = DayKey {
                 secret: secret.to_owned(),
                 date: date.to_owned(),
-                bytes: key.as_ref().to_vec(),
-            }
-        });
+                bytes: bytes.as_ref().to_vec(),
+            };
+        }
         calculate_signature(&key.bytes, to_sign.as_bytes())
     }
 }

@@ -1,9 +1,9 @@
-//! Keys that the operator set. A file is read at each use, so that rotated keys apply at once.
+//! Keys that the operator set: in the environment, in a file that is read at each use, or in a profile.
 
 use std::sync::Arc;
 
-use super::{Credentials, CredentialsError, CredentialsProvider};
-use crate::config::{Secret, StaticKeys};
+use super::{Credentials, CredentialsError, CredentialsProvider, Fetch};
+use crate::config::{ProfileSource, Secret, StaticKeys};
 use crate::entitlement::EpochMs;
 
 /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, for temporary keys, `AWS_SESSION_TOKEN`.
@@ -49,14 +49,33 @@ impl CredentialsProvider for StaticCredentials {
 }
 
 fn read(secret: &Secret, name: &str) -> Result<String, CredentialsError> {
-    let fault = |cause: &str| CredentialsError {
+    let cause = match secret.read() {
+        Ok(value) if !value.trim().is_empty() => return Ok(value.trim().to_owned()),
+        Ok(_) => "it is empty".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(CredentialsError {
         message: format!("cannot read {name}: {cause}; check {name} and {name}_FILE"),
         kind: "credentials_unreadable".to_owned(),
-    };
-    let value = secret.read().map_err(|error| fault(&error.to_string()))?;
-    match value.trim() {
-        "" => Err(fault("it is empty")),
-        value => Ok(value.to_owned()),
+    })
+}
+
+/// The keys of a profile in the files that the AWS CLI and SDKs share, read again at each renewal.
+#[derive(Debug)]
+pub struct ProfileCredentials(pub ProfileSource);
+
+impl Fetch for ProfileCredentials {
+    fn fetch(&self) -> Result<Credentials, CredentialsError> {
+        let ProfileSource { name, files } = &self.0;
+        let keys = files.keys(name).map_err(|error| CredentialsError {
+            message: format!("cannot get the credentials of profile '{name}': {error}"),
+            kind: "profile_unusable".to_owned(),
+        })?;
+        StaticCredentials(keys).read()
+    }
+
+    fn source(&self) -> String {
+        format!("credentials of profile '{}'", self.0.name)
     }
 }
 

@@ -1,5 +1,4 @@
-//! AWS's Security Token Service: a role's credentials for the token of an identity provider, and whose credentials these
-//! are.
+//! AWS's Security Token Service: credentials of a role for the token of an identity provider, and who a caller is.
 
 use std::time::Duration;
 
@@ -10,9 +9,9 @@ use url::form_urlencoded::Serializer;
 
 use super::endpoint::{Endpoint, EndpointWords};
 use super::signing::Signer;
-use super::{Credentials, CredentialsError, answers};
+use super::{Credentials, CredentialsError, Fetch, answers};
 use crate::clock;
-use crate::config::{Proxy, StsEndpoint};
+use crate::config::{Proxy, StsEndpoint, WebIdentitySource};
 use crate::http_client::Answer;
 
 const API_VERSION: &str = "2011-06-15";
@@ -104,38 +103,72 @@ impl StsClient {
             return parse(&body).map_err(|what| self.endpoint.unexpected(&what));
         }
         let error = answers::xml_error(&body);
-        Err(self
+        Err(self.endpoint.refused(answer.status, error, secrets, remedy))
+    }
+}
+
+fn remedy(code: &str) -> String {
+    let remedy = match code {
+        "ExpiredTokenException" | "ExpiredToken" => {
+            "the identity token has expired: its issuer must renew the file (AWS_WEB_IDENTITY_TOKEN_FILE)"
+        }
+        "InvalidIdentityToken" | "IDPRejectedClaim" => {
+            "check that the file (AWS_WEB_IDENTITY_TOKEN_FILE) holds a token of the identity provider that the role's \
+             trust policy names, and that IAM knows the provider with the token's audience"
+        }
+        "AccessDenied" => {
+            "check AWS_ROLE_ARN, and that the role's trust policy allows sts:AssumeRoleWithWebIdentity to the token's \
+             subject (namespace and service account) and audience"
+        }
+        "IDPCommunicationError" => "AWS could not reach the identity provider: it is tried again later",
+        "RegionDisabledException" => {
+            "STS of this region is not active for this account: activate it in the account's settings, or name another \
+             region's endpoint in AWS_ENDPOINT_URL_STS"
+        }
+        "ValidationError" => "check AWS_ROLE_ARN and AWS_ROLE_SESSION_NAME",
+        _ if code.starts_with("Throttl") => "too many requests: it is tried again later",
+        "" => "is this STS? check AWS_ENDPOINT_URL_STS and AWS_ENDPOINT_URL",
+        _ => "the STS API reference explains this code",
+    };
+    remedy.to_owned()
+}
+
+/// Credentials of a role for the token that a file holds at that moment: IAM roles for service accounts (IRSA), and
+/// whatever else writes such tokens.
+#[derive(Debug)]
+pub struct WebIdentityCredentials {
+    source: WebIdentitySource,
+    session_name: String,
+    sts: Result<StsClient, CredentialsError>,
+}
+
+impl WebIdentityCredentials {
+    /// `AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN`.
+    pub fn new(source: WebIdentitySource, proxy: Option<Proxy>) -> Self {
+        // CloudTrail shows this service, and which start of it.
+        let default_name = || format!("persistent-cache-service-{}", clock::now().0 / 1_000);
+        let purpose = format!("get credentials of role {}", source.role_arn);
+        Self {
+            session_name: source.session_name.clone().unwrap_or_else(default_name),
+            sts: StsClient::new(&source.sts, proxy, &purpose),
+            source,
+        }
+    }
+}
+
+impl Fetch for WebIdentityCredentials {
+    fn fetch(&self) -> Result<Credentials, CredentialsError> {
+        let sts = self.sts.as_ref().map_err(Clone::clone)?;
+        let token = sts
             .endpoint
-            .refused(answer.status, error, secrets, |code| self.remedy(code)))
+            .token(&self.source.token, "AWS_WEB_IDENTITY_TOKEN_FILE")?;
+        sts.assume_role_with_web_identity(&self.source.role_arn, &self.session_name, &token)
     }
 
-    fn remedy(&self, code: &str) -> String {
-        let remedy = match code {
-            "ExpiredTokenException" | "ExpiredToken" => {
-                "the identity token has expired: its issuer must renew the file (AWS_WEB_IDENTITY_TOKEN_FILE)"
-            }
-            "InvalidIdentityToken" | "IDPRejectedClaim" => {
-                "check that the file (AWS_WEB_IDENTITY_TOKEN_FILE) holds a token of the identity provider that the role's \
-                 trust policy names, and that IAM knows the provider with the token's audience"
-            }
-            "AccessDenied" => {
-                "check AWS_ROLE_ARN, and that the role's trust policy allows sts:AssumeRoleWithWebIdentity to the token's \
-                 subject (namespace and service account) and audience"
-            }
-            "IDPCommunicationError" => "AWS could not reach the identity provider: it is tried again later",
-            "RegionDisabledException" => {
-                return format!(
-                    "STS of region {} is not active for this account: activate it in the account's settings, or name \
-                     another region's endpoint in AWS_ENDPOINT_URL_STS",
-                    self.region
-                );
-            }
-            "ValidationError" => "check AWS_ROLE_ARN and AWS_ROLE_SESSION_NAME",
-            _ if code.starts_with("Throttl") => "too many requests: it is tried again later",
-            "" => "is this STS? check AWS_ENDPOINT_URL_STS and AWS_ENDPOINT_URL",
-            _ => "the STS API reference explains this code",
-        };
-        remedy.to_owned()
+    fn source(&self) -> String {
+        let role_arn = &self.source.role_arn;
+        let address = self.sts.as_ref().map(StsClient::address).unwrap_or_default();
+        format!("temporary credentials of role {role_arn} by web identity, from STS at {address}")
     }
 }
 

@@ -211,16 +211,11 @@ fn web_identity(settings: &Settings, findings: &mut Findings, region: Option<&st
 
 fn sts(settings: &Settings, findings: &mut Findings, region: Option<&str>) -> Result<StsEndpoint, Faulty> {
     let own = raw!(settings, credentials.aws_endpoint_url_sts);
-    let general = raw!(settings, queue.aws_endpoint_url);
-    let (raw, url) = match own.value {
-        Some(_) => (own, Some(findings.http_url(own).ok_or(Faulty)?)),
+    let url = match own.value {
+        Some(_) => Some(findings.http_url(own).ok_or(Faulty)?),
         // Its faults are reported for the queue.
-        None => (general, Findings::default().http_url(general)),
+        None => Findings::default().http_url(raw!(settings, queue.aws_endpoint_url)),
     };
-    if url.as_ref().is_some_and(is_unencrypted) {
-        let what = "is not https: the identity token and the credentials of the role travel unencrypted";
-        findings.notice(raw, what);
-    }
     Ok(StsEndpoint {
         region: region.unwrap_or_default().to_owned(),
         url,
@@ -275,37 +270,26 @@ fn relative_uri(path: &str) -> Result<Url, String> {
 fn full_uri(uri: &str) -> Result<Url, String> {
     let remedy = "set the URL that ECS or EKS gave";
     let url = Url::parse(uri).map_err(|error| format!("is not a URL ({error}); {remedy}"))?;
-    let is_the_platforms = match url.host() {
+    let is_local = match url.host() {
+        Some(Host::Ipv4(address)) if address.is_loopback() => true,
         Some(Host::Ipv4(address)) => matches!(address.octets(), [169, 254, 170, 2 | 23]),
+        Some(Host::Ipv6(address)) if address.is_loopback() => true,
         Some(Host::Ipv6(address)) => address.segments() == [0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x23],
-        Some(Host::Domain(_)) | None => false,
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
     };
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(format!("is not an http or https URL; {remedy}"));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        let what = "holds a user or password; remove them, and set AWS_CONTAINER_AUTHORIZATION_TOKEN";
-        return Err(what.to_owned());
-    }
-    if is_unencrypted(&url) && !is_the_platforms {
-        return Err(format!(
+    match url.scheme() {
+        "http" | "https" if !url.username().is_empty() || url.password().is_some() => {
+            Err("holds a user or password; remove them, and set AWS_CONTAINER_AUTHORIZATION_TOKEN".to_owned())
+        }
+        "http" if !is_local => Err(format!(
             "would send credentials unencrypted to {}: http is for loopback, ECS (169.254.170.2) and EKS (169.254.170.23, \
              fd00:ec2::23) alone; set https, or {remedy}",
             url.host_str().map(shown).unwrap_or_default()
-        ));
+        )),
+        "http" | "https" => Ok(url),
+        _ => Err(format!("is not an http or https URL; {remedy}")),
     }
-    Ok(url)
-}
-
-/// True if it leaves this machine without TLS.
-fn is_unencrypted(url: &Url) -> bool {
-    let is_loopback = match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
-    url.scheme() == "http" && !is_loopback
 }
 
 /// `AWS_PROFILE`, or `default` where a profile is asked for without a name.

@@ -4,7 +4,6 @@
 //! settings (`s3 =` and indented lines below it), which no INI library knows; `parse` is all that three settings need.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::{Secret, StaticKeys};
@@ -12,29 +11,18 @@ use super::{Secret, StaticKeys};
 /// Far beyond what people write.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// How else a profile can come to credentials, and what to use instead.
-const UNSUPPORTED: [(&str, &str); 9] = [
-    (
-        "web_identity_token_file",
-        "set AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN instead",
-    ),
-    ("role_arn", ROLE),
-    ("source_profile", ROLE),
-    ("credential_source", ROLE),
-    (
-        "credential_process",
-        "let that program write aws_access_key_id, aws_secret_access_key and aws_session_token into the profile, which is \
-         read again every minute",
-    ),
-    ("sso_session", PERSON),
-    ("sso_start_url", PERSON),
-    ("sso_account_id", PERSON),
-    ("login_session", PERSON),
+/// How else a profile can come to credentials.
+const UNSUPPORTED: [&str; 9] = [
+    "web_identity_token_file",
+    "role_arn",
+    "source_profile",
+    "credential_source",
+    "credential_process",
+    "sso_session",
+    "sso_start_url",
+    "sso_account_id",
+    "login_session",
 ];
-const ROLE: &str = "run the service with the role itself (web identity, a container's role or CREDENTIAL_SOURCE=instance-metadata), \
-                    or write keys into the profile";
-const PERSON: &str = "nobody can sign in for a service: use a role (web identity, a container's role or \
-                      CREDENTIAL_SOURCE=instance-metadata) or write keys into the profile";
 
 /// Settings of one profile, names in lower case.
 type ProfileSettings = BTreeMap<String, String>;
@@ -67,13 +55,13 @@ impl ProfileFiles {
             let files = [&self.config, &self.credentials].into_iter().flatten();
             let files: Vec<String> = files.map(|path| path.display().to_string()).collect();
             return Err(ProfileError(format!(
-                "profile '{profile}' is not in {}; there {}. Its section is [profile {profile}] in the config file and \
+                "profile '{profile}' is not in {}, which {}; its section is [profile {profile}] in the config file and \
                  [{profile}] in the credentials file",
                 files.join(" or "),
                 if known.is_empty() {
-                    "is no profile".to_owned()
+                    "have none".to_owned()
                 } else {
-                    format!("are {}", known.join(", "))
+                    format!("have {}", known.join(", "))
                 },
             )));
         };
@@ -90,41 +78,48 @@ fn keys_of(settings: &ProfileSettings) -> Result<StaticKeys, String> {
             .filter(|value| !value.is_empty())
     };
     let (id, secret) = (get("aws_access_key_id"), get("aws_secret_access_key"));
-    let unsupported = UNSUPPORTED.iter().find(|(name, _)| get(name).is_some());
+    let unsupported = UNSUPPORTED.iter().find(|name| get(name).is_some());
     match (id, secret, unsupported) {
         (Some(id), Some(secret), _) if get("role_arn").is_none() => Ok(StaticKeys {
             access_key_id: id.to_owned(),
             secret_access_key: Secret::inline(secret),
             session_token: get("aws_session_token").map(Secret::inline),
         }),
-        (_, _, Some((name, remedy))) => Err(format!(
-            "has {name}, and this service takes only static keys from a profile; {remedy}"
-        )),
+        (_, _, Some(name)) => {
+            let remedy = match *name {
+                "web_identity_token_file" => "set AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN instead",
+                "credential_process" => {
+                    "let that program write aws_access_key_id, aws_secret_access_key and aws_session_token into the \
+                     profile, which is read again every minute"
+                }
+                _ => {
+                    "run the service with a role of its own (web identity, the container's role or \
+                     CREDENTIAL_SOURCE=instance-metadata), or write keys into the profile"
+                }
+            };
+            Err(format!(
+                "has {name}, and this service takes only static keys from a profile; {remedy}"
+            ))
+        }
         (Some(_), _, _) => Err("has aws_access_key_id without aws_secret_access_key; add it".to_owned()),
         (_, Some(_), _) => Err("has aws_secret_access_key without aws_access_key_id; add it".to_owned()),
         _ => Err("holds no keys; add aws_access_key_id and aws_secret_access_key".to_owned()),
     }
 }
 
+/// The text of a file; empty if it does not exist. It is read again and again, so a pipe will not do.
 fn read(path: &Path) -> Result<String, ProfileError> {
     let fault = |what: &str| ProfileError(format!("cannot read profiles from {}: {what}", path.display()));
-    let unreadable = |error: std::io::Error| fault(&format!("{error}; check the path and its permissions"));
     match std::fs::metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(String::new()),
-        // A pipe would be empty the second time, or block the reader for ever.
-        Ok(metadata) if !metadata.is_file() => return Err(fault("it is not a file; name one")),
-        _ => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Ok(file) if !file.is_file() || file.len() > FILE_BYTES_MAX => {
+            Err(fault("it is not a file of at most 1 MiB; is it the right path?"))
+        }
+        _ => match std::fs::read(path) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(error) => Err(fault(&format!("{error}; check the path and its permissions"))),
+        },
     }
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        let what = format!("it is longer than {FILE_BYTES_MAX} bytes; is it the right file?");
-        return Err(fault(&what));
-    }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Adds the profiles of a file. A line that sets nothing is skipped.
@@ -303,7 +298,7 @@ mod tests {
             ),
             (
                 "role_arn = x\nsource_profile = b\n".to_owned(),
-                "has role_arn, and this service takes only static keys from a profile; run the service with the role",
+                "has role_arn, and this service takes only static keys from a profile; run the service with a role",
             ),
             (
                 with_keys("role_arn = x\nsource_profile = a\n"),
@@ -321,8 +316,8 @@ mod tests {
                 "credential_process = /bin/x --token hunter2\n".to_owned(),
                 "let that program write aws_access_key_id",
             ),
-            ("sso_session = work\n".to_owned(), "nobody can sign in"),
-            ("login_session = arn\n".to_owned(), "nobody can sign in"),
+            ("sso_session = work\n".to_owned(), "has sso_session, and"),
+            ("login_session = arn\n".to_owned(), "run the service with a role"),
         ] {
             let error = error_of(&settings);
             assert!(

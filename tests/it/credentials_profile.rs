@@ -109,12 +109,12 @@ fn what_gives_no_static_keys_is_refused_at_the_start_with_what_to_do() {
         (
             format!("role_arn = {ROLE}\nsource_profile = person\n[profile person]\n{keys}"),
             "role_arn",
-            "run the service with the role itself",
+            "run the service with a role of its own",
         ),
         (
             format!("role_arn = {ROLE}\nsource_profile = work\n{keys}"),
             "role_arn",
-            "run the service with the role itself",
+            "run the service with a role of its own",
         ),
         (
             format!("role_arn = {ROLE}\ncredential_source = Ec2InstanceMetadata\n"),
@@ -136,7 +136,7 @@ fn what_gives_no_static_keys_is_refused_at_the_start_with_what_to_do() {
              sso_start_url = https://company.example/start\n"
                 .to_owned(),
             "sso_session",
-            "nobody can sign in for a service",
+            "run the service with a role of its own",
         ),
     ] {
         let config = files.write("config", &format!("[profile work]\n{settings}"));

@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::Secret;
 use crate::entitlement::EpochMs;
 use crate::http_client::stub::{Asked, Reply, Stub, dead_url};
 
@@ -131,11 +132,7 @@ fn each_refusal_of_a_token_has_its_remedy_and_never_the_token() {
             "sts:AssumeRoleWithWebIdentity to the token's subject",
         ),
         (400, "IDPCommunicationError", "it is tried again later"),
-        (
-            403,
-            "RegionDisabledException",
-            "STS of region eu-central-1 is not active",
-        ),
+        (403, "RegionDisabledException", "STS of this region is not active"),
         (400, "ValidationError", "check AWS_ROLE_ARN"),
         (400, "Throttling", "too many requests"),
         (503, "ServiceUnavailable", "it is tried again later"),
@@ -179,4 +176,55 @@ fn whoever_answers_in_place_of_sts_is_told_from_it() {
         .unwrap_err();
     assert_eq!(error.kind, "sts_connection_refused");
     assert!(error.message.contains("VPC endpoint of STS"), "{error}");
+}
+
+fn web_identity(token: Secret, url: url::Url) -> WebIdentityCredentials {
+    let source = WebIdentitySource {
+        token,
+        role_arn: "arn:aws:iam::1:role/r".to_owned(),
+        session_name: None,
+        sts: StsEndpoint {
+            region: "us-east-1".to_owned(),
+            url: Some(url),
+        },
+    };
+    WebIdentityCredentials::new(source, None)
+}
+
+#[test]
+fn the_token_is_read_anew_each_time_and_the_session_has_a_name() {
+    let path = std::env::temp_dir().join(format!("pcs-web-identity-{}", std::process::id()));
+    let refusals = [(); 2].map(|()| Reply::Answer(400, "", String::new()));
+    let stub = Stub::start(refusals);
+    let source = web_identity(Secret::file(&path), stub.url.clone());
+    for token in ["first", "second"] {
+        std::fs::write(&path, format!("{token}\n")).unwrap();
+        source.fetch().unwrap_err();
+        let asked = stub.asked().body;
+        assert!(asked.ends_with(&format!("&WebIdentityToken={token}")), "{asked}");
+        assert!(
+            asked.contains("RoleSessionName=persistent-cache-service-"),
+            "{asked}"
+        );
+    }
+    std::fs::write(&path, "\n").unwrap();
+    assert_eq!(source.fetch().unwrap_err().kind, "sts_token_unreadable");
+    std::fs::remove_file(&path).unwrap();
+    let error = source.fetch().unwrap_err();
+    assert_eq!(error.kind, "sts_token_unreadable");
+    assert!(error.message.contains(&path.display().to_string()), "{error}");
+    assert!(stub.was_left_alone());
+}
+
+#[test]
+fn the_source_names_role_and_endpoint_but_not_the_token() {
+    let source = web_identity(Secret::inline("hunter2"), dead_url());
+    assert!(
+        source.source().starts_with(
+            "temporary credentials of role arn:aws:iam::1:role/r by web identity, from STS at http://127.0.0.1:"
+        ),
+        "{}",
+        source.source()
+    );
+    assert!(!format!("{source:?}").contains("hunter2"));
 }

@@ -393,8 +393,8 @@ fn a_profile_that_cannot_be_used_is_a_fault_with_its_remedy() {
         assert_eq!(
             with_file(name),
             [format!(
-                "AWS_PROFILE: profile '{name}' is not in {path}; there are default, role. Its section is [profile {name}] in \
-                 the config file and [{name}] in the credentials file"
+                "AWS_PROFILE: profile '{name}' is not in {path}, which have default, role; its section is [profile {name}] \
+                 in the config file and [{name}] in the credentials file"
             )]
         );
     }
@@ -406,7 +406,7 @@ fn a_profile_that_cannot_be_used_is_a_fault_with_its_remedy() {
         with_file("role"),
         [
             "AWS_PROFILE: profile 'role' has role_arn, and this service takes only static keys from a profile; run the \
-             service with the role itself (web identity, a container's role or CREDENTIAL_SOURCE=instance-metadata), or \
+             service with a role of its own (web identity, the container's role or CREDENTIAL_SOURCE=instance-metadata), or \
              write keys into the profile"
         ]
     );
@@ -424,31 +424,6 @@ fn a_profile_that_cannot_be_used_is_a_fault_with_its_remedy() {
         ]),
         ["AWS_SHARED_CREDENTIALS_FILE: there is no such file; correct the path, or unset it"]
     );
-}
-
-#[test]
-fn sts_without_tls_is_a_notice_unless_it_is_on_this_machine() {
-    let token = TestFile::new("plain-sts", b"token\n");
-    let path = token.path();
-    let with = |variable: &str, url: &str| {
-        notices(&[
-            ("AWS_WEB_IDENTITY_TOKEN_FILE", &path),
-            ("AWS_ROLE_ARN", ROLE),
-            ("AWS_ENDPOINT_URL_SQS", "https://sqs.example/"),
-            (variable, url),
-        ])
-    };
-    for variable in ["AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"] {
-        assert_eq!(
-            with(variable, "http://sts.example/"),
-            [format!(
-                "{variable}: is not https: the identity token and the credentials of the role travel unencrypted"
-            )]
-        );
-        for url in ["https://sts.example/", "http://localhost:4566/", "http://[::1]/"] {
-            assert_eq!(with(variable, url), [""; 0]);
-        }
-    }
 }
 
 #[test]
