@@ -111,7 +111,9 @@ impl RedisStore {
             [get, pttl]
         };
         let questions: Vec<Cmd> = keys.iter().flat_map(questions).collect();
-        let replies = self.on_a_connection(|connection| self.round_trip(connection, &questions))?;
+        let replies = self
+            .pool
+            .on_a_connection(|connection| self.pool.round_trip(connection, &questions))?;
         let (pairs, _) = replies.as_chunks::<2>();
         pairs
             .iter()
@@ -120,11 +122,11 @@ impl RedisStore {
     }
 
     fn key_snapshot(&self, value: &Value, expiry: &Value) -> Result<KeySnapshot, StoreError> {
-        let reply = |reply: &Value| self.unless_refused(reply.clone(), "cannot read from");
+        let reply = |reply: &Value| self.pool.unless_refused(reply.clone(), "cannot read from");
         let content = match reply(value) {
             Ok(Value::Nil) => Content::Absent,
             Ok(Value::BulkString(bytes)) => String::from_utf8(bytes).map_or(Content::NotText, Content::Text),
-            Ok(_) => return Err(self.not_ours("GET answered in an unknown form")),
+            Ok(_) => return Err(self.pool.not_ours("GET answered in an unknown form")),
             Err(error) if error.cause == Cause::WrongType => Content::Foreign,
             Err(error) => return Err(error),
         };
@@ -134,7 +136,7 @@ impl RedisStore {
                 KeyExpiry::In(Duration::from_millis(left))
             }),
             Err(error) if error.cause == Cause::NoPermission => KeyExpiry::Unknown,
-            Ok(_) | Err(_) => return Err(self.not_ours("PTTL answered in an unknown form")),
+            Ok(_) | Err(_) => return Err(self.pool.not_ours("PTTL answered in an unknown form")),
         };
         Ok(KeySnapshot { content, expiry })
     }
@@ -179,7 +181,9 @@ impl RedisStore {
         if read.as_deref() == Some(VALUE) {
             return Ok(());
         }
-        Err(self.not_ours("a key that was written does not read as what was written"))
+        Err(self
+            .pool
+            .not_ours("a key that was written does not read as what was written"))
     }
 
     /// Takes a lock for so long. False: somebody else holds it.
@@ -218,7 +222,7 @@ impl RedisStore {
         let mut scan = PrefixScan::default();
         let mut cursor = b"0".to_vec();
         for _ in 0..STEPS_MAX {
-            let (next, keys) = self.on_a_connection(|connection| {
+            let (next, keys) = self.pool.on_a_connection(|connection| {
                 self.scan(connection, &cursor, ANY_CUSTOMER_KEYS, KEYS_A_STEP)
             })?;
             for key in keys {
@@ -252,13 +256,15 @@ impl RedisStore {
     ) -> Result<(Vec<u8>, Vec<Vec<u8>>), StoreError> {
         let mut scan = cmd("SCAN");
         scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(count);
-        let reply = self.query(connection, &scan, "cannot scan the keys of")?;
-        redis::from_redis_value(reply).map_err(|_| self.not_ours("SCAN answered in an unknown form"))
+        let reply = self.pool.query(connection, &scan, "cannot scan the keys of")?;
+        redis::from_redis_value(reply).map_err(|_| self.pool.not_ours("SCAN answered in an unknown form"))
     }
 
     fn ask<T: redis::FromRedisValue>(&self, command: &Cmd, doing: &str) -> Result<T, StoreError> {
-        let reply = self.on_a_connection(|connection| self.query(connection, command, doing))?;
-        redis::from_redis_value(reply).map_err(|_| self.not_ours("a reply of an unknown form"))
+        let reply = self
+            .pool
+            .on_a_connection(|connection| self.pool.query(connection, command, doing))?;
+        redis::from_redis_value(reply).map_err(|_| self.pool.not_ours("a reply of an unknown form"))
     }
 }
 

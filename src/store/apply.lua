@@ -5,20 +5,119 @@
 -- ARGV  1 number of deciding keys      2 expiry of written keys in seconds, '' for none
 --       3 '1' for UPDATE_IF_EXISTS     4 '1' for a dry run: nothing is written
 --       5 expiry of a tombstone in s   6 now, epoch ms
---       then for each change its kind (a name in `changes` below) and its arguments
--- Returns {status, written, stale} for each change in one flat array: the number of keys written, and of keys left because
---       something newer is stored; in a dry run, lists of these keys. For a change that failed: {FAILED, error, 0}.
+--       then 'usages', their number, the number of write locks of each, and the arguments of each;
+--       or a kind of `changes` below and its arguments; and so on
+-- Returns for each change: status + 16 * (keys written + 65536 * keys left because something newer is stored); in a dry run
+--       {status, {keys written}, {keys left}}; for a change that failed, the error as a string.
 --
 -- A tombstone is '<when the last purge was sent>[:<timestamp of the newest list that it deleted>]'.
 -- A balance record is '<timestamp of the credit usage beside it>,<timestamp of the usage that its period is from>,
 -- <timestamp of the balance>,<1 if it is exhausted, else 0>,<validUntil>'; unknown parts are empty.
-local APPLIED, LOCKED, NOT_CACHED, PURGED_LATER, NO_CUSTOMER, ADJUST_LIST, CONFLICT, FAILED = 0, 1, 2, 3, 4, 5, 6, 9
-local call, deciding, expiry = redis.call, tonumber(ARGV[1]), ARGV[2]
-local update_if_exists, dry_run, tombstone_secs, now = ARGV[3] == '1', ARGV[4] == '1', ARGV[5], tonumber(ARGV[6])
-local stored = deciding > 0 and call('MGET', unpack(KEYS, 1, deciding)) or {}
+--
+-- Most calls are of usages alone. A function is created anew in each call, and all of them cost more than one usage does: the
+-- script returns before it creates those that usages do not need.
+local APPLIED, LOCKED, NOT_CACHED, PURGED_LATER, NO_CUSTOMER, ADJUST_LIST, CONFLICT = 0, 1, 2, 3, 4, 5, 6
+local KEYS, ARGV, call, expiry, dry_run = KEYS, ARGV, redis.call, ARGV[2], ARGV[4] == '1'
+local next_deciding, next_other, next_arg = 1, tonumber(ARGV[1]) + 1, 7
+local stored = next_other > 1 and call('MGET', unpack(KEYS, 1, next_other - 1)) or {}
 local set_here = {} -- what this call has set, by key; false if deleted
-local d, k, a = 1, deciding + 1, 7 -- the next change's first deciding key, other key and argument
-local written, stale
+local results, written, stale = {}, nil, nil
+
+-- True if what is stored is newer than `timestamp`. 0 is the far-past marker that readers write: it replaces anything.
+local function is_stored_newer(at, timestamp)
+    if not at or at == timestamp or timestamp == '0' then return false end
+    at = tonumber(at)
+    return at and at > tonumber(timestamp)
+end
+
+-- Writes a value and its timestamp, unless something newer is stored.
+local function write(timestamp_index, timestamp, key, value)
+    local timestamp_key = KEYS[timestamp_index]
+    local at = set_here[timestamp_key]
+    if at == nil then at = stored[timestamp_index] end
+    if is_stored_newer(at, timestamp) then
+        if dry_run then stale[#stale + 1] = key else stale = stale + 1 end
+        return
+    end
+    set_here[key], set_here[timestamp_key] = value, timestamp
+    if dry_run then
+        written[#written + 1] = key
+        return
+    end
+    written = written + 1
+    if expiry == '' then
+        call('SET', key, value)
+        call('SET', timestamp_key, timestamp)
+    else
+        call('SET', key, value, 'EX', expiry)
+        call('SET', timestamp_key, timestamp, 'EX', expiry)
+    end
+end
+
+-- A usage of a metered feature.
+-- Deciding keys: write locks, K#timestamp, the usage's timestamp. Other keys: refetch lock, usage. Arguments: timestamp, value.
+local function usage(locks, first, other, arg)
+    for index = first, first + locks - 1 do
+        if stored[index] then return LOCKED end
+    end
+    local customer = first + locks
+    local is_cached = set_here[KEYS[customer]]
+    if is_cached == nil then is_cached = stored[customer] end
+    if not is_cached and call('EXISTS', KEYS[other]) == 0 then return NO_CUSTOMER end
+    write(customer + 1, ARGV[arg], KEYS[other + 1], ARGV[arg + 1])
+    return APPLIED
+end
+
+local function run(change, ...)
+    written, stale = dry_run and {} or 0, dry_run and {} or 0
+    local is_done, status = pcall(change, ...)
+    if not is_done then
+        -- Redis 7 raises a table, Redis 6 a text with the error after a position.
+        local message = type(status) == 'table' and status.err or tostring(status)
+        status = string.match(message, '%-(%u%u+ .*)') or message
+    elseif dry_run then
+        status = { status, written, stale }
+    else
+        status = status + 16 * (written + 65536 * stale)
+    end
+    results[#results + 1] = status
+end
+
+-- Runs the usages that come next, if any.
+local function run_usages()
+    while ARGV[next_arg] == 'usages' do
+        local usages, locks = tonumber(ARGV[next_arg + 1]), tonumber(ARGV[next_arg + 2])
+        next_arg = next_arg + 3
+        for _ = 1, usages do
+            local first, other, arg = next_deciding, next_other, next_arg
+            next_deciding, next_other, next_arg = first + locks + 2, other + 2, arg + 2
+            run(usage, locks, first, other, arg)
+        end
+    end
+end
+
+run_usages()
+if next_arg > #ARGV then return results end
+
+local update_if_exists, tombstone_secs, now, changes = ARGV[3] == '1', ARGV[5], tonumber(ARGV[6]), {}
+
+-- The next argument, and the first index of the next `n` deciding or other keys.
+local function arg()
+    next_arg = next_arg + 1
+    return ARGV[next_arg - 1]
+end
+
+local function number() return tonumber(arg()) end
+
+local function deciding(n)
+    next_deciding = next_deciding + n
+    return next_deciding - n
+end
+
+local function other(n)
+    next_other = next_other + n
+    return next_other - n
+end
 
 local function read(index)
     local value = set_here[KEYS[index]]
@@ -31,23 +130,13 @@ local function exists(key)
     return call('EXISTS', key) == 1
 end
 
--- The timestamp at this index; nil if there is none or it is not a number.
-local function time_at(index)
-    local value = read(index)
-    return value and tonumber(value)
-end
-
--- True if something newer than `timestamp` is stored. 0 is the far-past marker that readers write: it replaces anything.
-local function is_newer(index, timestamp)
-    local at = time_at(index)
-    return at and at > timestamp and timestamp ~= 0
-end
-
-local function is_locked(first, count)
-    for index = first, first + count - 1 do
+local function is_locked(first, locks)
+    for index = first, first + locks - 1 do
         if read(index) then return true end
     end
 end
+
+local function is_newer(index, timestamp) return is_stored_newer(read(index), timestamp) end
 
 local function count(key, is_written)
     if dry_run then
@@ -66,17 +155,13 @@ local function set(key, value)
     if expiry == '' then call('SET', key, value) else call('SET', key, value, 'EX', expiry) end
 end
 
--- Writes a value with its timestamp.
-local function put(key, value, timestamp_key, timestamp)
-    count(key, true)
-    set(key, value)
-    set(timestamp_key, timestamp)
-end
-
 local function delete(key)
     set_here[key] = false
     if not dry_run then call('DEL', key) end
 end
+
+-- The timestamp at this index; nil if there is none or it is not a number.
+local function time_at(index) return tonumber(read(index) or nil) end
 
 local function read_tombstone(index)
     local purged, deleted = string.match(read(index) or '', '^(%d+):?(%d*)$')
@@ -100,13 +185,12 @@ end
 
 -- Writes the usage of a credit currency. Usage, period and balance are each the newest that was seen, in whatever order
 -- messages come: one without a period keeps the stored period, and one older than the stored usage may still bring the period.
--- Deciding keys from `first`: timestamp, value, balance record. Arguments from `arg`: timestamp, usage, period start and end
+-- Deciding keys from `first`: timestamp, value, balance record. Arguments from `a`: timestamp, usage, period start and end
 -- ('' for none), '1' for nextResetDate; then, with `has_balance`: '1' exhausted, '0' not, '' unknown, and validUntil.
 -- Returns true if the balance is the newest that was seen.
-local function put_credit(first, arg, has_balance)
-    local timestamp, usage, from, to = ARGV[arg], ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
-    local has_next_reset_date = ARGV[arg + 4] == '1'
-    local at, before, key, record_key = tonumber(timestamp), read(first + 1) or '', KEYS[first + 1], KEYS[first + 2]
+local function put_credit(first, a, has_balance)
+    local timestamp, usage, from, to, has_next_reset_date = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4] == '1'
+    local at, before, key = tonumber(timestamp), read(first + 1) or '', KEYS[first + 1]
     local value_at, period_at, balance_at, exhausted, valid_until =
         string.match(read(first + 2) or '', '^(%d*),(%d*),(%d*),(%d?),(%-?%d*)$')
     local before_from = string.match(before, '"usagePeriodStart":(%d+)') or ''
@@ -115,25 +199,26 @@ local function put_credit(first, arg, has_balance)
     if (value_at or '') ~= stored_at then -- written by a reader, or by an older version of this service
         period_at = before_from .. before_to ~= '' and stored_at or ''
     end
-    local has_period = from .. to ~= ''
-    if not is_newer(first, at) then
-        if has_period then period_at = timestamp else from, to = before_from, before_to end
-        put(key, credit_json(usage, from, to, has_next_reset_date), KEYS[first], timestamp)
-        stored_at = timestamp
-    else
-        count(key, false)
+    local has_period, is_stale = from .. to ~= '', is_newer(first, timestamp)
+    count(key, not is_stale)
+    local is_period_newer = has_period and (not is_stale or at > (tonumber(period_at) or -1))
+    if is_stale then
         usage = string.match(before, '"currentUsage":(%-?[%d%.eE+-]+)')
-        if has_period and usage and at > (tonumber(period_at) or -1) then
-            set(key, credit_json(usage, from, to, has_next_reset_date))
-            set(KEYS[first], stored_at)
-            period_at = timestamp
-        end
+    else
+        stored_at = timestamp
+        if not has_period then from, to = before_from, before_to end
     end
-    local is_newest = has_balance and ARGV[arg + 5] ~= '' and at >= (tonumber(balance_at) or -1)
+    if not is_stale or is_period_newer and usage then
+        if is_period_newer then period_at = timestamp end
+        set(key, credit_json(usage, from, to, has_next_reset_date))
+        set(KEYS[first], stored_at)
+    end
+    local is_newest = has_balance and ARGV[a + 5] ~= '' and at >= (tonumber(balance_at) or -1)
     if is_newest then
-        balance_at, exhausted, valid_until = timestamp, ARGV[arg + 5], ARGV[arg + 6]
+        balance_at, exhausted, valid_until = timestamp, ARGV[a + 5], ARGV[a + 6]
     end
-    set(record_key, table.concat({ stored_at, period_at or '', balance_at or '', exhausted or '', valid_until or '' }, ','))
+    set(KEYS[first + 2],
+        table.concat({ stored_at, period_at or '', balance_at or '', exhausted or '', valid_until or '' }, ','))
     return is_newest
 end
 
@@ -141,30 +226,11 @@ end
 -- SDK that gets no entitlements from Stigg replaces whatever is stored. `refetch` is 'again' for the first try, 'wait' for
 -- those after it, which write only what is not yet stored, and '' where the lock does not matter. `index` is that of its
 -- timestamp.
-local function while_refetching(refetch, lock, index, timestamp, write)
+local function while_refetching(refetch, lock, index, timestamp, write_it)
     local is_held = refetch ~= '' and exists(lock)
     if is_held and refetch == 'wait' and (time_at(index) or -1) >= timestamp then return LOCKED end
-    local status = write()
+    local status = write_it()
     return is_held and LOCKED or status
-end
-
-local changes = {}
-
--- A usage of a metered feature.
--- Deciding keys: write locks, K#timestamp, the usage's timestamp. Other keys: refetch lock, usage.
--- Arguments: number of locks, timestamp, value.
-function changes.usage()
-    local locks, timestamp, value = tonumber(ARGV[a + 1]), ARGV[a + 2], ARGV[a + 3]
-    local first, customer, own, refetch, key = d, d + locks, d + locks + 1, KEYS[k], KEYS[k + 1]
-    d, k, a = d + locks + 2, k + 2, a + 4
-    if is_locked(first, locks) then return LOCKED end
-    if not read(customer) and not exists(refetch) then return NO_CUSTOMER end
-    if is_newer(own, tonumber(timestamp)) then
-        count(key, false)
-    else
-        put(key, value, KEYS[own], timestamp)
-    end
-    return APPLIED
 end
 
 -- A credit balance.
@@ -172,16 +238,17 @@ end
 -- Arguments: number of locks, refetch, text in any list that the balance concerns ('' if no list is adjusted), then those
 -- of put_credit.
 function changes.balance()
-    local locks, refetch, concerned = tonumber(ARGV[a + 1]), ARGV[a + 2], ARGV[a + 3]
-    local first, customer, credit, arg, lock, key = d, d + locks, d + locks + 1, a + 4, KEYS[k], KEYS[k + 1]
-    d, k, a = d + locks + 4, k + 2, a + 11
+    local locks, refetch, credit_rate_text, a = number(), arg(), arg(), next_arg
+    local first, customer, credit = deciding(locks), deciding(1), deciding(3)
+    local lock, key = KEYS[other(1)], KEYS[other(1)]
+    next_arg = a + 7
     if is_locked(first, locks) then return LOCKED end
     if not read(customer) and not exists(lock) then return NO_CUSTOMER end
-    return while_refetching(refetch, lock, credit, tonumber(ARGV[arg]), function()
-        if not put_credit(credit, arg, true) or concerned == '' then return APPLIED end
+    local at = tonumber(ARGV[a])
+    return while_refetching(refetch, lock, credit, at, function()
+        if not put_credit(credit, a, true) or credit_rate_text == '' then return APPLIED end
         local list_at = time_at(customer)
-        local is_concerned = list_at and list_at <= tonumber(ARGV[arg])
-            and string.find(call('GET', key) or '', concerned, 1, true)
+        local is_concerned = list_at and list_at <= at and string.find(call('GET', key) or '', credit_rate_text, 1, true)
         return is_concerned and ADJUST_LIST or APPLIED
     end)
 end
@@ -194,15 +261,14 @@ end
 -- Stigg was asked; '1' if Stigg was asked; timestamp; list; metadata ('' for none); (timestamp, value) of each usage; those of
 -- put_credit for each credit.
 function changes.entitlements()
-    local locks, refetch, tombstones = tonumber(ARGV[a + 1]), ARGV[a + 2], tonumber(ARGV[a + 3])
-    local usages, credits, rates = tonumber(ARGV[a + 4]), tonumber(ARGV[a + 5]), tonumber(ARGV[a + 6])
-    local sent_at, is_answer, timestamp = tonumber(ARGV[a + 7]), ARGV[a + 8] == '1', ARGV[a + 9]
-    local list, metadata, arg = ARGV[a + 10], ARGV[a + 11], a + 12
-    local at, lists = tonumber(timestamp), metadata ~= '' and 2 or 1
-    local first, environment, list_at = d, d + locks, d + locks + tombstones
-    local usage_at, lock, key = list_at + lists, KEYS[k], k + 1
-    local credit, rate = usage_at + usages, usage_at + usages + 3 * credits
-    d, k, a = rate + rates, key + lists + usages, arg + 2 * usages + 5 * credits
+    local locks, refetch, tombstones, usages, credits, rates = number(), arg(), number(), number(), number(), number()
+    local sent_at, is_from_edge_api, timestamp, list, metadata = number(), arg() == '1', arg(), arg(), arg()
+    local at, lists, usage_arg = tonumber(timestamp), metadata ~= '' and 2 or 1, next_arg
+    local credit_arg = usage_arg + 2 * usages
+    local first, environment, list_at, usage_at = deciding(locks), deciding(tombstones), deciding(lists), deciding(usages)
+    local credit, rate = deciding(3 * credits), deciding(rates)
+    local lock, key, usage_key = KEYS[other(1)], other(lists), other(usages)
+    next_arg = credit_arg + 5 * credits
     if is_locked(first, locks) then return LOCKED end
 
     -- If a purge was sent after this message, or at the same time, the message is out of order. So is one whose list is older
@@ -212,7 +278,7 @@ function changes.entitlements()
     local own_purged, own_deleted = read_tombstone(environment + 1)
     local stored_at = time_at(list_at) or 0
     -- A redrive gives a message a new SentTimestamp: if nothing is stored to compare with, the list's own time counts too.
-    if stored_at == 0 and at > 0 and not is_answer then sent_at = math.min(sent_at, at) end
+    if stored_at == 0 and at > 0 and not is_from_edge_api then sent_at = math.min(sent_at, at) end
     for index = environment, list_at - 1 do
         local purged = read_tombstone(index)
         local is_customers = index == environment + 2
@@ -226,7 +292,7 @@ function changes.entitlements()
             return PURGED_LATER
         end
     end
-    if own_deleted > at and at ~= 0 and not is_answer then return PURGED_LATER end
+    if own_deleted > at and at ~= 0 and not is_from_edge_api then return PURGED_LATER end
 
     if update_if_exists then
         local is_cached
@@ -243,27 +309,21 @@ function changes.entitlements()
 
     return while_refetching(refetch, lock, list_at, at, function()
         -- A reader may have written a newer list without metadata (SDK 3.x), or the far-past marker beside newer metadata.
-        local is_stale = is_newer(list_at, at) or lists == 2 and is_newer(list_at + 1, at)
-        if is_stale then
-            for i = 0, lists - 1 do count(KEYS[key + i], false) end
-        else
-            put(KEYS[key], list, KEYS[list_at], timestamp)
-            if lists == 2 then put(KEYS[key + 1], metadata, KEYS[list_at + 1], timestamp) end
+        local is_stale = is_newer(list_at, timestamp) or lists == 2 and is_newer(list_at + 1, timestamp)
+        for i = 0, lists - 1 do
+            count(KEYS[key + i], not is_stale)
+            if not is_stale then
+                set(KEYS[key + i], i == 0 and list or metadata)
+                set(KEYS[list_at + i], timestamp)
+            end
         end
         for i = 0, usages - 1 do
-            local usage_key, usage_timestamp = KEYS[key + lists + i], ARGV[arg + 2 * i]
-            if is_newer(usage_at + i, tonumber(usage_timestamp)) then
-                count(usage_key, false)
-            else
-                put(usage_key, ARGV[arg + 2 * i + 1], KEYS[usage_at + i], usage_timestamp)
-            end
+            write(usage_at + i, ARGV[usage_arg + 2 * i], KEYS[usage_key + i], ARGV[usage_arg + 2 * i + 1])
         end
-        for i = 0, credits - 1 do put_credit(credit + 3 * i, arg + 2 * usages + 5 * i, false) end
-        if not is_stale then
-            for index = rate, rate + rates - 1 do
-                local balance_at = tonumber(string.match(read(index) or '', '^%d*,%d*,(%d+)'))
-                if balance_at and balance_at > at then return ADJUST_LIST end
-            end
+        for i = 0, credits - 1 do put_credit(credit + 3 * i, credit_arg + 5 * i, false) end
+        for index = rate, rate + rates - 1 do
+            local balance_at = tonumber(string.match(read(index) or '', '^%d*,%d*,(%d+)'))
+            if not is_stale and balance_at and balance_at > at then return ADJUST_LIST end
         end
         return APPLIED
     end)
@@ -273,10 +333,11 @@ end
 -- Deciding keys: K, K#timestamp, balance records. Arguments: number of deciding keys, the new list, what was read of each ('' for
 -- nothing).
 function changes.replace()
-    local keys, list, first, arg = tonumber(ARGV[a + 1]), ARGV[a + 2], d, a + 3
-    d, a = d + keys, arg + keys
+    local keys, list = number(), arg()
+    local first, a = deciding(keys), next_arg
+    next_arg = a + keys
     for i = 0, keys - 1 do
-        if (read(first + i) or '') ~= ARGV[arg + i] then return CONFLICT end
+        if (read(first + i) or '') ~= ARGV[a + i] then return CONFLICT end
     end
     count(KEYS[first], true)
     set_here[KEYS[first]] = list
@@ -290,17 +351,18 @@ end
 -- Deciding keys: locks, tombstone, K#timestamp, metadata's timestamp. Other keys: K, metadata.
 -- Arguments: number of locks, when the purge was sent, '1' to forget what the tombstone recorded.
 function changes.purge()
-    local locks, sent_at, resets = tonumber(ARGV[a + 1]), ARGV[a + 2], ARGV[a + 3] == '1'
-    local first, tombstone, keys = d, d + locks, { KEYS[k], KEYS[k + 1], KEYS[d + locks + 1], KEYS[d + locks + 2] }
-    d, k, a = d + locks + 3, k + 2, a + 4
+    local locks, sent_at, resets = number(), arg(), arg() == '1'
+    local first, tombstone, timestamps, values = deciding(locks), deciding(1), deciding(2), other(2)
+    local keys = { KEYS[values], KEYS[values + 1], KEYS[timestamps], KEYS[timestamps + 1] }
     if is_locked(first, locks) then return LOCKED end
     local purged, deleted = read_tombstone(tombstone)
     local is_known = purged and not resets
-    if resets then purged, deleted = nil, 0 end
-    if purged and tonumber(purged) > tonumber(sent_at) then sent_at = purged end
-    if not resets then
-        for index = tombstone + 1, tombstone + 2 do
-            local latest = math.max(now, tonumber(sent_at))
+    if is_known and tonumber(purged) > tonumber(sent_at) then sent_at = purged end
+    if resets then
+        deleted = 0
+    else
+        local latest = math.max(now, tonumber(sent_at))
+        for index = timestamps, timestamps + 1 do
             deleted = math.max(deleted, math.min(time_at(index) or 0, latest))
         end
     end
@@ -323,11 +385,12 @@ end
 -- Deciding keys: (timestamp, tombstone) of each value. Other keys: the values. Arguments: when the invalidation was sent, number
 -- of values; for each '1' if it is a list and so has a tombstone.
 function changes.unlink()
-    local sent_at, values, first, key, arg = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2]), d, k, a + 3
-    d, k, a = d + 2 * values, k + values, arg + values
+    local sent_at, values, a = number(), number(), next_arg
+    local first, key = deciding(2 * values), other(values)
+    next_arg = a + values
     for i = 0, values - 1 do
         local index = first + 2 * i
-        local at = ARGV[arg + i] == '1' and time_at(index)
+        local at = ARGV[a + i] == '1' and time_at(index)
         if at and at > sent_at then
             local purged, deleted = read_tombstone(index + 1)
             at = math.min(at, math.max(now, sent_at))
@@ -339,16 +402,12 @@ function changes.unlink()
 end
 
 -- An invalidation: it is not atomic, so the store makes it of several steps.
-function changes.nothing()
-    a = a + 1
-    return APPLIED
-end
+function changes.nothing() return APPLIED end
 
 -- Sets the environment's tombstone, or a probe key that shows that writes work. Deciding key: the tombstone. Arguments: the
 -- time, expiry in seconds, '1' to overwrite a later time.
 function changes.tombstone()
-    local index, sent_at, secs, resets = d, ARGV[a + 1], ARGV[a + 2], ARGV[a + 3] == '1'
-    d, a = d + 1, a + 4
+    local sent_at, secs, resets, index = arg(), arg(), arg() == '1', deciding(1)
     local purged = read_tombstone(index)
     if purged and not resets and tonumber(purged) > tonumber(sent_at) then sent_at = purged end
     call('SET', KEYS[index], sent_at, 'EX', secs)
@@ -358,24 +417,13 @@ end
 
 -- Deletes the environment's tombstone if it still has this time. Deciding key: the tombstone. Argument: the time.
 function changes.clear()
-    local index, sent_at = d, ARGV[a + 1]
-    d, a = d + 1, a + 2
+    local sent_at, index = arg(), deciding(1)
     if read(index) == sent_at then delete(KEYS[index]) end
     return APPLIED
 end
 
-local results, size = {}, 0
-while a <= #ARGV do
-    written, stale = dry_run and {} or 0, dry_run and {} or 0
-    local is_done, status = pcall(changes[ARGV[a]])
-    if is_done then
-        results[size + 1], results[size + 2], results[size + 3] = status, written, stale
-    else
-        -- Redis 7 raises a table, Redis 6 a text with the error after a position.
-        local message = type(status) == 'table' and status.err or tostring(status)
-        message = string.match(message, '%-(%u%u+ .*)') or message
-        results[size + 1], results[size + 2], results[size + 3] = FAILED, message, 0
-    end
-    size = size + 3
-end
+repeat
+    run(changes[arg()])
+    run_usages()
+until next_arg > #ARGV
 return results

@@ -8,6 +8,7 @@ pub mod admin;
 mod connection;
 mod errors;
 mod iam_token;
+mod pool;
 mod redis_store;
 mod script;
 mod sentinel;

@@ -1,12 +1,12 @@
-//! The store on a real Redis: a pool of connections, and the calls that change the cache.
+//! The store on a real Redis: the calls that change the cache.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use redis::{Cmd, Value, cmd};
+use redis::{Value, cmd};
 
-use super::connection::{CONNECTION_LIFETIME, ConnectionManager, PooledConnection};
-use super::errors::{Cause, StoreError, server_name, translate, translate_answer};
+use super::connection::PooledConnection;
+use super::errors::{Cause, StoreError, translate_answer};
+use super::pool::ConnectionPool;
 use super::script::{self, CallOptions, SOURCE, Step, StepResult, StepStatus, StoreRules};
 use super::{CacheStore, LockPatience, Outcome, PrefixScan};
 use crate::aws::CredentialsProvider;
@@ -17,14 +17,6 @@ use crate::clock;
 use crate::config::RedisConfig;
 use crate::entitlement::CurrencyId;
 
-/// One deadline for a whole round trip, however many replies it has.
-const ROUND_TRIP: Duration = Duration::from_secs(5);
-/// How long to wait for a connection: longer than one attempt, so that the attempt's own error is what is reported.
-const CHECKOUT: Duration = Duration::from_secs(4);
-/// One slice of that wait.
-const CHECKOUT_SLICE: Duration = Duration::from_millis(50);
-/// A connection that was unused for this long may have been closed by the server.
-const IDLE: Duration = Duration::from_millis(500);
 /// Keys examined by one SCAN: a millisecond of the server's time.
 const SCAN_COUNT: u32 = 1_000;
 /// Scanned keys that one call deletes: three arguments each.
@@ -32,34 +24,12 @@ const UNLINKED_AT_ONCE: usize = 900;
 /// Tries to adjust a list that others change meanwhile, before its message has to wait.
 const ADJUST_TRIES: usize = 10;
 
-/// A pool of connections to one Redis.
+/// Changes the cache on one Redis.
 pub struct RedisStore {
     pub(super) config: RedisConfig,
     rules: StoreRules,
-    manager: ConnectionManager,
-    pool: r2d2::Pool<ConnectionManager>,
+    pub(super) pool: ConnectionPool,
     sha1: String,
-    last_connect_error: LastConnectError,
-}
-
-/// The pool tells its callers only that there is no connection; this keeps why.
-#[derive(Debug, Clone, Default)]
-struct LastConnectError(Arc<Mutex<Option<(Instant, StoreError)>>>);
-
-impl LastConnectError {
-    /// Why the last attempt failed, if it has failed since then. Several callers may wait for the same attempt.
-    fn since(&self, began: Instant) -> Option<StoreError> {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref()
-            .filter(|(at, _)| *at >= began)
-            .map(|(_, error)| error.clone())
-    }
-}
-
-impl r2d2::HandleError<StoreError> for LastConnectError {
-    fn handle_error(&self, error: StoreError) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), error));
-    }
 }
 
 /// What a change would do.
@@ -76,149 +46,19 @@ pub struct DryRun {
 type StepResults = Vec<Result<StepResult, StoreError>>;
 
 impl RedisStore {
-    /// A pool of at most `connections`, connected when first needed: this never fails for a Redis that is unavailable.
-    /// `signer` signs ElastiCache's tokens; without REDIS_IAM_AUTH none is needed.
+    /// A pool of at most `connections`. `signer` signs ElastiCache's tokens; without REDIS_IAM_AUTH none is needed.
     pub fn new(
         config: RedisConfig,
         rules: StoreRules,
         connections: u32,
         signer: Option<Arc<dyn CredentialsProvider>>,
     ) -> Self {
-        let last_connect_error = LastConnectError::default();
-        // One thread connects: more would only try an unavailable Redis from several sides at once.
-        let connector = scheduled_thread_pool::ScheduledThreadPool::builder()
-            .num_threads(1)
-            .thread_name_pattern("redis-dial-{}")
-            .build();
-        let manager = ConnectionManager::new(config.clone(), signer);
-        let pool = r2d2::Pool::builder()
-            .max_size(connections.max(1))
-            .min_idle(Some(0))
-            .test_on_check_out(false)
-            .connection_timeout(CHECKOUT)
-            .max_lifetime(Some(CONNECTION_LIFETIME))
-            .idle_timeout(Some(Duration::from_mins(1)))
-            .error_handler(Box::new(last_connect_error.clone()))
-            .thread_pool(Arc::new(connector))
-            .build_unchecked(manager.clone());
         Self {
+            pool: ConnectionPool::new(config.clone(), connections, signer),
             config,
             rules,
-            manager,
-            pool,
             sha1: redis::Script::new(SOURCE).get_hash().to_owned(),
-            last_connect_error,
         }
-    }
-
-    fn connection(&self) -> Result<r2d2::PooledConnection<ConnectionManager>, StoreError> {
-        let began = Instant::now();
-        let deadline = began + CHECKOUT;
-        loop {
-            // The pool goes on connecting in the background and would let its callers wait for that. Waiting in slices, a
-            // caller learns of a failed attempt soon after it has failed.
-            match self.pool.get_timeout(CHECKOUT_SLICE) {
-                // Dropping it ends it: the pool makes another one.
-                Ok(connection) if self.manager.is_outdated(&connection) => {}
-                Ok(connection) => return Ok(connection),
-                Err(timeout) => {
-                    if let Some(error) = self.last_connect_error.since(began) {
-                        return Err(error);
-                    }
-                    if Instant::now() >= deadline {
-                        let at = server_name(&self.config);
-                        return Err(StoreError::new(
-                            Cause::Timeout,
-                            format!(
-                                "cannot connect to Redis at {at}: {timeout}; check that Redis is running and reachable from here"
-                            ),
-                        ));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Acts on a connection; again on another one if that had been connected before and turns out to be closed, as servers
-    /// and load balancers do with idle ones: that says nothing of Redis. A new connection that breaks does.
-    pub(super) fn on_a_connection<T>(
-        &self,
-        act: impl Fn(&mut PooledConnection) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        let mut others = self.pool.max_size();
-        loop {
-            let mut connection = self.connection()?;
-            let may_be_closed = connection.has_served || connection.last_used.elapsed() > IDLE;
-            match act(&mut connection) {
-                Err(error) if may_be_closed && others > 0 && error.cause == Cause::Io => {
-                    others -= 1;
-                    log::debug!(err:% = error; "an idle connection to Redis was closed; taking another one");
-                }
-                ended => return ended,
-            }
-        }
-    }
-
-    /// Sends commands together and reads a reply each; a server's error is a value. Any error breaks the connection, as
-    /// does a panic, since replies of this round trip may still come.
-    pub(super) fn round_trip(
-        &self,
-        connection: &mut PooledConnection,
-        commands: &[Cmd],
-    ) -> Result<Vec<Value>, StoreError> {
-        let was_broken = std::mem::replace(&mut connection.is_broken, true);
-        let mut request = Vec::new();
-        for command in commands {
-            command.write_packed_command(&mut request);
-        }
-        let transport = &mut connection.transport;
-        transport.set_deadline(Instant::now() + ROUND_TRIP);
-        let replies = transport
-            .send(&request)
-            .and_then(|()| {
-                commands
-                    .iter()
-                    .map(|_| transport.receive())
-                    .collect::<Result<_, _>>()
-            })
-            .map_err(|error| translate(&error, "lost the connection to", &self.config))?;
-        connection.is_broken = was_broken;
-        connection.has_served = true;
-        connection.last_used = Instant::now();
-        Ok(replies)
-    }
-
-    /// One command. A server's error is an error; unless an ACL forbids the command, it breaks the connection.
-    pub(super) fn query(
-        &self,
-        connection: &mut PooledConnection,
-        command: &Cmd,
-        doing: &str,
-    ) -> Result<Value, StoreError> {
-        let reply = self.round_trip(connection, std::slice::from_ref(command))?.pop();
-        let reply = self.unless_refused(reply.unwrap_or(Value::Nil), doing);
-        if let Err(error) = &reply {
-            connection.is_broken |= !matches!(error.cause, Cause::NoPermission | Cause::NoScript);
-        }
-        reply
-    }
-
-    pub(super) fn unless_refused(&self, reply: Value, doing: &str) -> Result<Value, StoreError> {
-        if let Value::ServerError(error) = reply {
-            let detail = error.details().unwrap_or_default();
-            return Err(translate_answer(error.code(), detail, doing, &self.config));
-        }
-        Ok(reply)
-    }
-
-    pub(super) fn not_ours(&self, what: &str) -> StoreError {
-        let at = server_name(&self.config);
-        StoreError::new(
-            Cause::Protocol,
-            format!(
-                "cannot use the answer of Redis at {at}: {what}; check that it is a Redis and not a proxy that changes answers"
-            ),
-        )
     }
 
     /// Does steps, in as many calls as they take.
@@ -228,7 +68,7 @@ impl RedisStore {
         is_dry_run: bool,
         keep_going: &dyn Fn() -> bool,
     ) -> Result<StepResults, StoreError> {
-        self.on_a_connection(|connection| {
+        self.pool.on_a_connection(|connection| {
             let mut results = Vec::with_capacity(steps.len());
             while results.len() < steps.len() {
                 let (done, rest) = (results.len(), &steps[results.len()..]);
@@ -301,7 +141,7 @@ impl RedisStore {
         };
         let answer = self.eval(connection, steps, options)?;
         let results = script::results(&answer).filter(|results| results.len() == steps.len());
-        let results = results.ok_or_else(|| self.not_ours("the script answered in an unknown form"))?;
+        let results = results.ok_or_else(|| self.pool.not_ours("the script answered in an unknown form"))?;
         let refused = |words: String| {
             let (code, detail) = words.split_once(' ').unwrap_or_default();
             let is_code = code.len() > 2 && code.bytes().all(|byte| byte.is_ascii_uppercase());
@@ -325,14 +165,14 @@ impl RedisStore {
         let mut refused = None;
         if !connection.sends_source {
             let by_sha1 = script::call("EVALSHA", &self.sha1, steps, options);
-            let mut tried = self.query(connection, &by_sha1, WRITING);
+            let mut tried = self.pool.query(connection, &by_sha1, WRITING);
             if matches!(&tried, Err(error) if error.cause == Cause::NoScript) {
                 // Redis was restarted, or somebody called SCRIPT FLUSH.
                 let mut load = cmd("SCRIPT");
                 load.arg("LOAD").arg(SOURCE);
-                tried = self.query(connection, &load, "cannot load the script into");
+                tried = self.pool.query(connection, &load, "cannot load the script into");
                 if tried.is_ok() {
-                    tried = self.query(connection, &by_sha1, WRITING);
+                    tried = self.pool.query(connection, &by_sha1, WRITING);
                 }
             }
             match tried {
@@ -342,7 +182,9 @@ impl RedisStore {
                 tried => return tried,
             }
         }
-        let answer = self.query(connection, &script::call("EVAL", SOURCE, steps, options), WRITING);
+        let answer = self
+            .pool
+            .query(connection, &script::call("EVAL", SOURCE, steps, options), WRITING);
         if answer.is_ok() && refused.is_some() {
             (connection.sends_source, connection.is_broken) = (true, false);
         }
@@ -377,8 +219,9 @@ impl RedisStore {
         let mut mget = cmd("MGET");
         mget.arg(&keys);
         for _ in 0..ADJUST_TRIES {
-            let reply =
-                self.on_a_connection(|connection| self.query(connection, &mget, "cannot read from"))?;
+            let reply = self
+                .pool
+                .on_a_connection(|connection| self.pool.query(connection, &mget, "cannot read from"))?;
             // What is not text is no list that anybody reads.
             let Ok(values) = redis::from_redis_value::<Vec<Option<String>>>(reply) else {
                 return Ok(Ok(true));
@@ -537,11 +380,12 @@ impl CacheStore for RedisStore {
         invalidation: &Invalidation,
         keep_going: &dyn Fn() -> bool,
     ) -> Result<u64, StoreError> {
-        self.on_a_connection(|connection| self.scan_and_unlink(connection, invalidation, keep_going))
+        self.pool
+            .on_a_connection(|connection| self.scan_and_unlink(connection, invalidation, keep_going))
     }
 
     fn probe_write(&self) -> Result<(), StoreError> {
-        self.on_a_connection(|connection| self.probe(connection))
+        self.pool.on_a_connection(|connection| self.probe(connection))
     }
 
     fn scan_prefixes(&self, own: &Keyspace, keep_going: &dyn Fn() -> bool) -> Result<PrefixScan, StoreError> {
@@ -549,11 +393,14 @@ impl CacheStore for RedisStore {
     }
 
     fn follow_primary(&self) -> Result<(), StoreError> {
-        self.manager.follow_primary()
+        self.pool.manager.follow_primary()
     }
 
     fn ping(&self) -> Result<(), StoreError> {
-        match self.on_a_connection(|connection| self.query(connection, &cmd("PING"), "cannot use")) {
+        match self
+            .pool
+            .on_a_connection(|connection| self.pool.query(connection, &cmd("PING"), "cannot use"))
+        {
             // An ACL that forbids PING forbids no write.
             Err(error) if error.cause != Cause::NoPermission => Err(error),
             Ok(_) | Err(_) => Ok(()),
@@ -561,22 +408,22 @@ impl CacheStore for RedisStore {
     }
 
     fn info(&self) -> Result<String, StoreError> {
-        self.on_a_connection(|connection| {
+        self.pool.on_a_connection(|connection| {
             let mut text = String::new();
             for section in ["stats", "memory", "replication"] {
-                let reply = self.query(
+                let reply = self.pool.query(
                     connection,
                     cmd("INFO").arg(section),
                     "cannot read the statistics of",
                 )?;
                 let section = redis::from_redis_value::<String>(reply);
-                text.push_str(&section.map_err(|_| self.not_ours("INFO is not text"))?);
+                text.push_str(&section.map_err(|_| self.pool.not_ours("INFO is not text"))?);
             }
             // Found before a write fails.
             if text.contains("role:slave") && text.contains("slave_read_only:1") {
                 // Another connection may lead to the primary: the name may have moved there.
                 connection.is_broken = true;
-                return Err(self.manager.replica_error());
+                return Err(self.pool.manager.replica_error());
             }
             Ok(text)
         })

@@ -128,38 +128,39 @@ impl Keys {
             Self::Names(names) => names,
         }
     }
-
-    fn read(value: &Value) -> Option<Self> {
-        if let Value::Array(names) = value {
-            return names.iter().map(text).collect::<Option<_>>().map(Self::Names);
-        }
-        let Value::Int(count) = value else { return None };
-        Some(Self::Count(u64::try_from(*count).ok()?))
-    }
 }
 
-/// The script's answer: three values for each step. An inner error is Redis's own text. `None` if this is not an answer of
-/// the script.
+/// The script's answer: a value for each step. An inner error is Redis's own text. `None` if this is not an answer of the
+/// script.
 pub fn results(answer: &Value) -> Option<Vec<Result<StepResult, String>>> {
     let Value::Array(values) = answer else { return None };
-    let (steps, []) = values.as_chunks::<3>() else {
-        return None;
-    };
-    steps.iter().map(result).collect()
+    values.iter().map(result).collect()
 }
 
-fn result([status, written, stale]: &[Value; 3]) -> Option<Result<StepResult, String>> {
-    const FAILED: usize = 9;
-    let Value::Int(number) = status else { return None };
-    let number = usize::try_from(*number).ok()?;
-    if number == FAILED {
-        return text(written).map(Err);
-    }
+fn result(value: &Value) -> Option<Result<StepResult, String>> {
+    let (status, written, stale) = if let Value::Int(number) = value {
+        let number = u64::try_from(*number).ok()?;
+        let (written, stale) = (number >> 4 & 0xffff, number >> 20);
+        (number & 0xf, Keys::Count(written), Keys::Count(stale))
+    } else if let Value::Array(values) = value {
+        let [Value::Int(status), written, stale] = values.as_slice() else {
+            return None;
+        };
+        (u64::try_from(*status).ok()?, names(written)?, names(stale)?)
+    } else {
+        return Some(Err(text(value)?));
+    };
+    let status = *STATUSES.get(usize::try_from(status).ok()?)?;
     Some(Ok(StepResult {
-        status: *STATUSES.get(number)?,
-        written: Keys::read(written)?,
-        stale: Keys::read(stale)?,
+        status,
+        written,
+        stale,
     }))
+}
+
+fn names(value: &Value) -> Option<Keys> {
+    let Value::Array(names) = value else { return None };
+    names.iter().map(text).collect::<Option<_>>().map(Keys::Names)
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -197,7 +198,7 @@ pub(super) struct CallOptions<'a> {
 pub(super) fn steps_in_call(steps: &[Step<'_>]) -> usize {
     let (mut arguments, mut bytes) = (0, 0);
     for (index, step) in steps.iter().enumerate() {
-        emit(step, &mut |_, parts| {
+        emit(std::slice::from_ref(step), &mut |_, parts| {
             arguments += 1;
             bytes += parts.iter().map(|part| part.len()).sum::<usize>();
         });
@@ -212,20 +213,18 @@ pub(super) fn steps_in_call(steps: &[Step<'_>]) -> usize {
 pub(super) fn call(command: &str, script: &str, steps: &[Step<'_>], options: CallOptions<'_>) -> Cmd {
     let mut bytes: Vec<u8> = Vec::new();
     let [mut deciding, mut others, mut arguments] = [const { Vec::new() }; 3];
-    for step in steps {
-        emit(step, &mut |part, pieces| {
-            let start = bytes.len();
-            for piece in pieces {
-                bytes.extend_from_slice(piece);
-            }
-            let list: &mut Vec<Range<usize>> = match part {
-                Part::Deciding => &mut deciding,
-                Part::Other => &mut others,
-                Part::Argument => &mut arguments,
-            };
-            list.push(start..bytes.len());
-        });
-    }
+    emit(steps, &mut |part, pieces| {
+        let start = bytes.len();
+        for piece in pieces {
+            bytes.extend_from_slice(piece);
+        }
+        let list: &mut Vec<Range<usize>> = match part {
+            Part::Deciding => &mut deciding,
+            Part::Other => &mut others,
+            Part::Argument => &mut arguments,
+        };
+        list.push(start..bytes.len());
+    });
     let add = |call: &mut Cmd, ranges: &[Range<usize>]| {
         for range in ranges {
             call.write_arg(bytes.get(range.clone()).unwrap_or_default());
@@ -255,11 +254,40 @@ enum Part {
     Argument,
 }
 
-/// Emits a step's keys and arguments, each kind in the order that `apply.lua` expects. Each is given in parts, which are
-/// joined.
-fn emit(step: &Step<'_>, sink: &mut dyn FnMut(Part, &[&[u8]])) {
-    let mut step_sink = Emitter(sink);
-    let emit = &mut step_sink;
+/// The number of locks that a usage respects. None if the step is not a usage.
+fn usage_locks(step: &Step<'_>) -> Option<usize> {
+    let Step::Change(CacheChange::WriteUsage(usage), patience) = step else {
+        return None;
+    };
+    Some(respected_locks(&usage.locks, *patience).len())
+}
+
+fn respected_locks(locks: &ReaderLocks, patience: LockPatience) -> &[String] {
+    if patience.respects_write_lock {
+        &locks.write
+    } else {
+        &[]
+    }
+}
+
+/// Emits the keys and arguments of steps, each kind in the order that `apply.lua` expects. Each key or argument is given in
+/// parts, which are joined.
+fn emit(steps: &[Step<'_>], sink: &mut dyn FnMut(Part, &[&[u8]])) {
+    let mut emit = Emitter(sink);
+    // Usages in a row with as many locks each are one group.
+    for group in
+        steps.chunk_by(|one, next| usage_locks(one).is_some() && usage_locks(one) == usage_locks(next))
+    {
+        if let Some(locks) = group.first().and_then(usage_locks) {
+            emit.text("usages").number(group.len()).number(locks);
+        }
+        for step in group {
+            emit_step(step, &mut emit);
+        }
+    }
+}
+
+fn emit_step(step: &Step<'_>, emit: &mut Emitter<'_, '_>) {
     match step {
         Step::Change(change, patience) => emit_change(change, *patience, emit),
         Step::Replace { read, list } => {
@@ -303,7 +331,9 @@ fn emit(step: &Step<'_>, sink: &mut dyn FnMut(Part, &[&[u8]])) {
 fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<'_, '_>) {
     match change {
         CacheChange::WriteUsage(usage) => {
-            emit.text("usage").locks(&usage.locks, patience, false);
+            for lock in respected_locks(&usage.locks, patience) {
+                emit.deciding(lock);
+            }
             emit.deciding_timestamp(&usage.customer_key)
                 .other(&usage.locks.refetch);
             emit.write(&usage.write);
@@ -413,13 +443,12 @@ impl Emitter<'_, '_> {
 
     /// The locks that are still respected, and their number.
     fn locks(&mut self, locks: &ReaderLocks, patience: LockPatience, is_purge: bool) -> &mut Self {
-        let write = locks.write.iter().filter(|_| patience.respects_write_lock);
+        let write = respected_locks(locks, patience);
         let refetch = (is_purge && patience.respects_refetch_lock).then_some(&locks.refetch);
-        let respected: Vec<&String> = write.chain(refetch).collect();
-        for lock in &respected {
+        for lock in write.iter().chain(refetch) {
             self.deciding(lock);
         }
-        self.number(respected.len())
+        self.number(write.len() + usize::from(refetch.is_some()))
     }
 
     /// What a list or a balance does while the refetch lock is held, see `while_refetching` in `apply.lua`.
