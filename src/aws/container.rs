@@ -1,7 +1,7 @@
 //! Temporary credentials of an ECS task or an EKS pod, from the endpoint that the platform provides.
 //!
-//! The endpoint is on this machine or its network, so no proxy is used. On ECS the path of the URI is as good as a password
-//! and therefore never shown. The authorization token is read for each fetch, since EKS rotates its file.
+//! The endpoint is near, so no proxy is used. On ECS the path of the URI is as good as a password and therefore never shown.
+//! The authorization token is read for each fetch, since EKS rotates its file.
 
 use std::time::Duration;
 
@@ -11,10 +11,9 @@ use super::endpoint::{Endpoint, EndpointWords};
 use super::{Credentials, CredentialsError, Fetch, answers};
 use crate::config::{ContainerSource, Secret};
 
-/// The agent may have to fetch them itself.
-const DEADLINE: Duration = Duration::from_secs(5);
-
 const WORDS: EndpointWords = EndpointWords {
+    // The agent may have to fetch them itself.
+    deadline: Duration::from_secs(5),
     kind: "container",
     expected: "the endpoint of ECS or EKS Pod Identity",
     settings: "AWS_CONTAINER_CREDENTIALS_FULL_URI and _RELATIVE_URI",
@@ -34,7 +33,7 @@ impl ContainerCredentials {
     pub fn new(source: ContainerSource) -> Self {
         let purpose = "get the container's credentials";
         Self {
-            endpoint: Endpoint::new(source.uri, DEADLINE, None, purpose, WORDS),
+            endpoint: Endpoint::new(source.uri, None, purpose, WORDS),
             authorization: source.authorization,
         }
     }
@@ -42,11 +41,11 @@ impl ContainerCredentials {
 
 impl Fetch for ContainerCredentials {
     fn fetch(&self) -> Result<Credentials, CredentialsError> {
-        let setting = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE";
-        let token = self.authorization.as_ref();
-        let token = token
-            .map(|secret| self.endpoint.token(secret, setting))
-            .transpose()?;
+        let read = |secret| {
+            self.endpoint
+                .token(secret, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
+        };
+        let token = self.authorization.as_ref().map(read).transpose()?;
         let mut request = Request::get(self.endpoint.url.as_str()).header("accept", "application/json");
         if let Some(token) = &token {
             request = request.header("authorization", token);
@@ -60,14 +59,13 @@ impl Fetch for ContainerCredentials {
         let secrets: Vec<&str> = token.iter().map(String::as_str).collect();
         let error = answers::document_error(&answer.body);
         Err(self.endpoint.refused(answer.status, error, &secrets, |_| {
-            let remedy = if matches!(answer.status, 401 | 403) {
+            if matches!(answer.status, 401 | 403) {
                 "check AWS_CONTAINER_AUTHORIZATION_TOKEN or the file of AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE and, on EKS, \
                  the role of the pod identity association and its trust policy"
             } else {
                 "check that the ECS task has a task role or that the pod's service account has a pod identity \
                  association, and AWS_CONTAINER_CREDENTIALS_FULL_URI and _RELATIVE_URI"
-            };
-            remedy.to_owned()
+            }
         }))
     }
 

@@ -21,9 +21,10 @@ pub struct Endpoint {
     words: EndpointWords,
 }
 
-/// What its errors say.
+/// How an endpoint is called, and what its errors say.
 #[derive(Debug, Clone, Copy)]
 pub struct EndpointWords {
+    pub deadline: Duration,
     /// Begins the kind of each error.
     pub kind: &'static str,
     pub expected: &'static str,
@@ -34,17 +35,11 @@ pub struct EndpointWords {
 }
 
 impl Endpoint {
-    pub fn new(
-        url: Url,
-        deadline: Duration,
-        proxy: Option<Proxy>,
-        purpose: &str,
-        words: EndpointWords,
-    ) -> Self {
+    pub fn new(url: Url, proxy: Option<Proxy>, purpose: &str, words: EndpointWords) -> Self {
         let options = HttpOptions {
             pool_size: 1,
             answer_bytes_max: ANSWER_BYTES_MAX,
-            deadline,
+            deadline: words.deadline,
             proxy,
         };
         Self {
@@ -80,9 +75,7 @@ impl Endpoint {
         self.http.send(request, None).map_err(|error| {
             let remedy = match error.kind {
                 HttpErrorKind::AnswerTooLarge | HttpErrorKind::Protocol => self.is_this_it(),
-                HttpErrorKind::Tls => {
-                    format!("check {settings} and the trusted certificates of this machine")
-                }
+                HttpErrorKind::Tls => format!("check {settings} and this machine's trusted certificates"),
                 HttpErrorKind::Timeout
                 | HttpErrorKind::HostNotFound
                 | HttpErrorKind::ConnectionRefused
@@ -117,13 +110,13 @@ impl Endpoint {
         status: u16,
         body: Option<(String, String)>,
         secrets: &[&str],
-        remedy: impl Fn(&str) -> String,
+        remedy: impl Fn(&str) -> &'static str,
     ) -> CredentialsError {
         let (code, text) = answers::refusal(status, body, secrets);
         let remedy = match status {
-            300..=399 => format!("redirects are not followed; check {}", self.words.settings),
-            429 => "too many requests: it is tried again later".to_owned(),
-            500.. => "the fault is on the other side: it is tried again later".to_owned(),
+            300..=399 => "redirects are not followed; is this the right URL?",
+            429 => "too many requests: it is tried again later",
+            500.. => "the fault is on the other side: it is tried again later",
             _ => remedy(&code),
         };
         self.fault(&format!("http_{status}"), &format!("{text}; {remedy}"))

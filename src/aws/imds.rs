@@ -12,7 +12,6 @@ use super::{Credentials, CredentialsError, Fetch, answers};
 use crate::config::InstanceMetadataSource;
 use crate::http_client::Answer;
 
-const DEADLINE: Duration = Duration::from_secs(2);
 const TOKEN_PATH: &str = "latest/api/token";
 const ROLE_PATH: &str = "latest/meta-data/iam/security-credentials/";
 const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
@@ -20,6 +19,7 @@ const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
 const TTL: (&str, &str) = ("x-aws-ec2-metadata-token-ttl-seconds", "21600");
 
 const WORDS: EndpointWords = EndpointWords {
+    deadline: Duration::from_secs(2),
     kind: "imds",
     expected: "the instance metadata service",
     settings: "AWS_EC2_METADATA_SERVICE_ENDPOINT",
@@ -41,7 +41,7 @@ impl InstanceMetadataCredentials {
     pub fn new(source: &InstanceMetadataSource) -> Self {
         let purpose = "get the instance's credentials";
         Self {
-            endpoint: Endpoint::new(source.endpoint.clone(), DEADLINE, None, purpose, WORDS),
+            endpoint: Endpoint::new(source.endpoint.clone(), None, purpose, WORDS),
             token: Mutex::new(None),
         }
     }
@@ -69,9 +69,7 @@ impl InstanceMetadataCredentials {
             (404, false) => NO_ROLE,
             _ => "is this the instance metadata service? check AWS_EC2_METADATA_SERVICE_ENDPOINT",
         };
-        Err(self
-            .endpoint
-            .refused(answer.status, None, &[], |_| remedy.to_owned()))
+        Err(self.endpoint.refused(answer.status, None, &[], |_| remedy))
     }
 
     /// The session token, or a new one.
@@ -125,10 +123,7 @@ impl Fetch for InstanceMetadataCredentials {
         if !matches!(code, None | Some("Success")) {
             let body = answers::document_error(&answer.body);
             return Err(self.endpoint.refused(200, body, &[], |_| {
-                format!(
-                    "there are no credentials for role {role}: check the role of the instance profile, and that its trust \
-                     policy lets ec2.amazonaws.com assume it"
-                )
+                "check the role of the instance profile, and that its trust policy lets ec2.amazonaws.com assume it"
             }));
         }
         answers::document_credentials(&document).map_err(unexpected)

@@ -68,42 +68,35 @@ pub trait CredentialsProvider: Send + Sync {
     /// When the current credentials expire, if they do.
     fn expiry(&self) -> Option<EpochMs>;
 
-    /// The settings that decide about these credentials, for the remedy of a refusal: "check …". None for static keys,
-    /// whose settings the remedy names one by one.
+    /// The settings that decide about these credentials, for the remedy of a refusal. None for static keys.
     fn decided_by(&self) -> Option<&str> {
         None
     }
 }
 
-/// A provider and, unless its keys are static, the part of it that a thread renews ahead of expiry. Without that thread
-/// a caller waits for the fetch.
+/// A provider and, unless its keys are static, the part of it that a thread renews ahead of expiry.
 pub type Provider = (Arc<dyn CredentialsProvider>, Option<Arc<RenewingCredentials>>);
 
 /// The provider of a source.
 pub fn provider(source: &CredentialSource, proxy: Option<Proxy>, edge: EdgeCredentials) -> Provider {
-    own_provider(source, proxy).unwrap_or_else(|| renewing(source, edge))
+    own_provider(source, proxy).unwrap_or_else(|| renewing(source, Box::new(edge)))
 }
 
 /// The provider of the operator's own AWS credentials. None if the source is the Edge API.
 pub fn own_provider(source: &CredentialSource, proxy: Option<Proxy>) -> Option<Provider> {
-    match source {
-        CredentialSource::Static(keys) => Some((Arc::new(StaticCredentials(keys.clone())), None)),
-        CredentialSource::WebIdentity(web) => {
-            Some(renewing(source, WebIdentityCredentials::new(web.clone(), proxy)))
-        }
-        CredentialSource::Container(container) => {
-            Some(renewing(source, ContainerCredentials::new(container.clone())))
-        }
-        CredentialSource::Profile(profile) => Some(renewing(source, ProfileCredentials(profile.clone()))),
-        CredentialSource::InstanceMetadata(instance) => {
-            Some(renewing(source, InstanceMetadataCredentials::new(instance)))
-        }
-        CredentialSource::EdgeApi => None,
-    }
+    let fetch: Box<dyn Fetch> = match source {
+        CredentialSource::Static(keys) => return Some((Arc::new(StaticCredentials(keys.clone())), None)),
+        CredentialSource::WebIdentity(web) => Box::new(WebIdentityCredentials::new(web.clone(), proxy)),
+        CredentialSource::Container(source) => Box::new(ContainerCredentials::new(source.clone())),
+        CredentialSource::Profile(profile) => Box::new(ProfileCredentials(profile.clone())),
+        CredentialSource::InstanceMetadata(source) => Box::new(InstanceMetadataCredentials::new(source)),
+        CredentialSource::EdgeApi => return None,
+    };
+    Some(renewing(source, fetch))
 }
 
-fn renewing(source: &CredentialSource, fetch: impl Fetch + 'static) -> Provider {
-    let renewing = Arc::new(RenewingCredentials::new(Box::new(fetch), source.variables()));
+fn renewing(source: &CredentialSource, fetch: Box<dyn Fetch>) -> Provider {
+    let renewing = Arc::new(RenewingCredentials::new(fetch, source.variables()));
     (Arc::<RenewingCredentials>::clone(&renewing), Some(renewing))
 }
 

@@ -16,9 +16,9 @@ use crate::http_client::Answer;
 
 const API_VERSION: &str = "2011-06-15";
 const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
-const DEADLINE: Duration = Duration::from_secs(10);
 
 const WORDS: EndpointWords = EndpointWords {
+    deadline: Duration::from_secs(10),
     kind: "sts",
     expected: "STS",
     settings: "AWS_ENDPOINT_URL_STS and AWS_ENDPOINT_URL",
@@ -37,14 +37,12 @@ impl StsClient {
     /// Makes no call. `purpose` begins the errors: "get credentials of role …".
     pub fn new(access: &StsEndpoint, proxy: Option<Proxy>, purpose: &str) -> Result<Self, CredentialsError> {
         let url = access.url.clone().or_else(|| regional_url(&access.region));
-        let mut url = url.ok_or_else(|| CredentialsError {
+        let url = url.ok_or_else(|| CredentialsError {
             message: format!("cannot {purpose}: the region has no STS; check AWS_REGION"),
             kind: "sts_region".to_owned(),
         })?;
-        url.set_query(None);
-        url.set_fragment(None);
         Ok(Self {
-            endpoint: Endpoint::new(url, DEADLINE, proxy, purpose, WORDS),
+            endpoint: Endpoint::new(url, proxy, purpose, WORDS),
             region: access.region.clone(),
         })
     }
@@ -107,8 +105,8 @@ impl StsClient {
     }
 }
 
-fn remedy(code: &str) -> String {
-    let remedy = match code {
+fn remedy(code: &str) -> &'static str {
+    match code {
         "ExpiredTokenException" | "ExpiredToken" => {
             "the identity token has expired: its issuer must renew the file (AWS_WEB_IDENTITY_TOKEN_FILE)"
         }
@@ -129,8 +127,7 @@ fn remedy(code: &str) -> String {
         _ if code.starts_with("Throttl") => "too many requests: it is tried again later",
         "" => "is this STS? check AWS_ENDPOINT_URL_STS and AWS_ENDPOINT_URL",
         _ => "the STS API reference explains this code",
-    };
-    remedy.to_owned()
+    }
 }
 
 /// Credentials of a role for the token that a file holds at that moment: IAM roles for service accounts (IRSA), and
@@ -159,9 +156,8 @@ impl WebIdentityCredentials {
 impl Fetch for WebIdentityCredentials {
     fn fetch(&self) -> Result<Credentials, CredentialsError> {
         let sts = self.sts.as_ref().map_err(Clone::clone)?;
-        let token = sts
-            .endpoint
-            .token(&self.source.token, "AWS_WEB_IDENTITY_TOKEN_FILE")?;
+        let secret = &self.source.token;
+        let token = sts.endpoint.token(secret, "AWS_WEB_IDENTITY_TOKEN_FILE")?;
         sts.assume_role_with_web_identity(&self.source.role_arn, &self.session_name, &token)
     }
 
@@ -183,10 +179,12 @@ fn regional_url(region: &str) -> Option<Url> {
         region if region.starts_with("eu-isoe-") => "cloud.adc-e.uk",
         _ => "amazonaws.com",
     };
-    let host = format!("sts.{region}.{domain}");
-    let url = Url::parse(&format!("https://{host}/")).ok()?;
     // A slash in the region would end the host early.
-    (url.host_str() == Some(&host)).then_some(url)
+    let is_plain = region
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let url = Url::parse(&format!("https://sts.{region}.{domain}/"));
+    url.ok().filter(|_| is_plain)
 }
 
 #[cfg(test)]

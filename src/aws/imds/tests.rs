@@ -149,8 +149,8 @@ fn a_document_that_is_no_success_or_not_whole_is_told() {
     assert_eq!(kind, "imds_http_200");
     assert_eq!(
         what,
-        "HTTP 200 AssumeRoleUnauthorizedAccess (EC2 cannot assume the role queue-reader.); there are no credentials for role \
-         queue-reader: check the role of the instance profile, and that its trust policy lets ec2.amazonaws.com assume it"
+        "HTTP 200 AssumeRoleUnauthorizedAccess (EC2 cannot assume the role queue-reader.); \
+         check the role of the instance profile, and that its trust policy lets ec2.amazonaws.com assume it"
     );
     for (body, fault) in [
         ("<html>", "it is not JSON"),
@@ -170,7 +170,7 @@ fn a_machine_without_it_says_so_within_seconds() {
     let stub = Stub::start([Reply::Silence]);
     let began = Instant::now();
     let error = source(&stub.url).fetch().unwrap_err();
-    assert!(began.elapsed() < DEADLINE * 2, "took {:?}", began.elapsed());
+    assert!(began.elapsed() < WORDS.deadline * 2, "took {:?}", began.elapsed());
     assert_eq!(error.kind, "imds_timeout");
     assert!(
         error.message.contains("--http-put-response-hop-limit 2"),
