@@ -220,10 +220,8 @@ fn renewal_time_ms(now: EpochMs, expires_at: Option<EpochMs>, chance: f64) -> i6
     };
     let life_ms = expires_at_ms.saturating_sub(now.0);
     let lead_ms = (life_ms / LEAD_SHARE).max(LEAD_MS_MIN).min(life_ms / 2);
-    #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
-    // minutes in ms: far within both types
-    let jitter_ms = (lead_ms as f64 / 5.0 * chance) as i64;
-    expires_at_ms - lead_ms - jitter_ms
+    let jitter = Duration::from_millis(lead_ms.unsigned_abs() / 5).mul_f64(chance);
+    expires_at_ms - lead_ms - i64::try_from(jitter.as_millis()).unwrap_or_default()
 }
 
 #[cfg(test)]

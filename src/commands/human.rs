@@ -7,18 +7,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::entitlement::EpochMs;
 
-/// A text of others, as it may stand on a terminal: what would move its cursor, colour it or end the line is escaped.
-pub(super) fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_control() {
-            shown.extend(character.escape_debug());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
-}
+pub(super) use crate::log::printable;
 
 /// `2026-11-24T12:00:00Z`; the number itself if it is no date.
 pub(super) fn date(at: EpochMs) -> String {

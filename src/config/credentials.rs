@@ -165,16 +165,14 @@ fn static_keys(settings: &Settings, findings: &mut Findings, _region: Option<&st
         findings.notice(token, what);
     }
     let session_token = findings.token(token, Raw { value: None, ..token });
-    match secret_access_key {
-        Some(secret_access_key) if is_plain && session_token.is_some() == token.value.is_some() => {
-            Ok(Some(CredentialSource::Static(StaticKeys {
-                access_key_id: access_key_id.to_owned(),
-                secret_access_key,
-                session_token,
-            })))
-        }
-        _ => Err(Faulty),
+    if !is_plain || session_token.is_some() != token.value.is_some() {
+        return Err(Faulty);
     }
+    Ok(Some(CredentialSource::Static(StaticKeys {
+        access_key_id: access_key_id.to_owned(),
+        secret_access_key: secret_access_key.ok_or(Faulty)?,
+        session_token,
+    })))
 }
 
 /// Token file and role, or neither.
@@ -247,15 +245,9 @@ fn container(settings: &Settings, findings: &mut Findings, _region: Option<&str>
         let what = "holds a line break or another character that no HTTP header may hold; copy it once more";
         return fault(findings, given, what);
     }
-    match uri {
-        Some(uri) if authorization.is_some() == given.is_some() => {
-            Ok(Some(CredentialSource::Container(ContainerSource {
-                uri,
-                authorization,
-            })))
-        }
-        _ => Err(Faulty),
-    }
+    let uri = uri.filter(|_| authorization.is_some() == given.is_some());
+    let container = uri.map(|uri| ContainerSource { uri, authorization });
+    container.map(CredentialSource::Container).ok_or(Faulty).map(Some)
 }
 
 /// A path on ECS's own address.

@@ -9,6 +9,7 @@ use crate::aws::Credentials;
 use crate::aws::answers::temporary;
 use crate::entitlement::{ResourceId, Subject};
 use crate::json;
+use crate::log::peer_code;
 
 /// An answer that is of no use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -103,13 +104,8 @@ fn object(status: u16, body: &[u8]) -> Result<Value, AnswerFault> {
             let code = errors
                 .pointer("/0/extensions/code")
                 .and_then(Value::as_str)
+                .and_then(peer_code)
                 .unwrap_or("no code");
-            // Only something that looks like a code: words could repeat what was asked.
-            let code: String = code
-                .chars()
-                .filter(|c| c.is_ascii_alphanumeric() || " _-".contains(*c))
-                .take(60)
-                .collect();
             Err(unexpected(&format!("it lists errors ({code})")))
         }
     }

@@ -1,33 +1,28 @@
-//! Faults that come again and again, as few lines.
-//!
-//! The first fault of a kind is logged at once. Those that follow within a window are counted, and come as one
-//! line with their number and the last error when the window ends; as long as they go on, a line a window. A
-//! fault may also end: [`FaultLog::recovered`] says how long it lasted, so that the return can be logged.
-//!
-//! The time is an argument, and the number of kinds is bounded: a kind must not be made of a customer's data, and
-//! if it is, nothing grows.
+//! Faults: the last of each kind, for the status page and for what is said of a recovery; and what repeats, as few
+//! records. Time is an argument, and memory is bounded whatever a peer sends.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::panic::Location;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::Level;
 
-use super::recent::{RecentFault, RecentFaults};
+use super::OUTPUT;
+use super::record::RecordParts;
+use super::text::{printable, without_addresses};
 
-/// How long repetitions are only counted.
 const WINDOW: Duration = Duration::from_secs(30);
-/// More kinds than the service has; the rest share one.
+const SOURCES_MAX: usize = 100;
+/// More kinds than the service has.
 const KINDS_MAX: usize = 64;
-const OTHER: &str = "other";
+/// On the status page: more than a person reads.
+const RECENT_MAX: usize = 20;
+const RECENT_CHARS_MAX: usize = 600;
 
-/// Summarises repeated faults. Shared by all threads.
+/// The last fault of each kind, the newest last. Shared by all threads.
 #[derive(Debug, Default)]
-pub struct FaultLog {
-    kinds: Mutex<Kinds>,
-    recent: Mutex<RecentFaults>,
-}
+pub struct FaultLog(Mutex<Vec<RecentFault>>);
 
 /// A fault that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,393 +33,366 @@ pub struct Outage {
     pub faults: u64,
 }
 
+/// A kind of fault, as it was met last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // as in FaultLog::fault
+pub struct RecentFault {
+    pub kind: String,
+    pub level: Level,
+    pub message: String,
+    pub error: String,
+    /// How often since `first_at`.
+    pub times: u64,
+    pub first_at: Instant,
+    pub last_at: Instant,
+    /// What it hindered has worked since.
+    pub is_over: bool,
+    outage_since: Instant,
+    outage_faults: u64,
+}
+
 impl FaultLog {
     /// Without faults.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A fault of this kind happened now: logs it, or counts it. The kind is a constant of the code, such as
-    /// `redis` or `sqs.receive`; two faults that need different remedies are of different kinds.
+    /// A fault of this kind happened now: logs it. The kind is a constant of the code, such as `redis` or `sqs.receive`;
+    /// faults that need different remedies are of different kinds.
     #[track_caller]
     pub fn fault(&self, kind: &str, level: Level, message: &str, error: &str, now: Instant) {
-        let target = module_of(Location::caller().file());
-        let lines = self.with_kinds(|kinds| kinds.fault(kind, level, message, error, now, &target));
-        lines.iter().for_each(Line::log);
-        self.recent(|recent| recent.note(kind, level, message, error, now));
+        self.note(kind, level, message, error, now);
+        // `src/pipeline/gate.rs` as `persistent_cache_service::pipeline::gate`.
+        let file = Location::caller().file().replace("src/", "").replace(".rs", "");
+        let module = file.trim_end_matches("/mod").replace('/', "::");
+        let target = format!("{}::{module}", env!("CARGO_CRATE_NAME"));
+        log::log!(target: &target, level, err = error, fault = kind; "{message}");
     }
 
-    /// The last faults, each kind once, the newest first; for the status page.
-    pub fn recent_faults(&self) -> Vec<RecentFault> {
-        self.recent(|recent| recent.all())
-    }
-
-    /// Logs the summary of each window that has ended. To be called about every second.
-    pub fn tick(&self, now: Instant) {
-        let lines = self.with_kinds(|kinds| kinds.tick(now));
-        lines.iter().for_each(Line::log);
-    }
-
-    /// Logs the summary of every window, ended or not: for the end of the process.
-    pub fn flush(&self, now: Instant) {
-        let lines = self.with_kinds(|kinds| kinds.flush(now));
-        lines.iter().for_each(Line::log);
-    }
-
-    /// What these kinds of fault hindered (all kinds that begin so) is done again. Some if there was such a
-    /// fault, and none for `quiet_for`: the caller logs the return. None, cheaply, if all was well before.
-    pub fn recovered(&self, kinds: &str, quiet_for: Duration, now: Instant) -> Option<Outage> {
-        let outage = self.with_kinds(|known| known.recovered(kinds, quiet_for, now));
-        if outage.is_some() {
-            self.recent(|recent| recent.over(kinds));
+    /// The same, without logging it: the caller does, with the key `fault`.
+    pub fn note(&self, kind: &str, level: Level, message: &str, error: &str, now: Instant) {
+        let mut faults = self.lock();
+        let known = faults.iter().position(|fault| fault.kind == kind);
+        let known = known.map(|index| faults.remove(index));
+        let (times, first_at) = known
+            .as_ref()
+            .map_or((0, now), |known| (known.times, known.first_at));
+        let outage = known.filter(|known| !known.is_over);
+        let (outage_since, outage_faults) =
+            outage.map_or((now, 0), |known| (known.outage_since, known.outage_faults));
+        if faults.len() >= KINDS_MAX {
+            faults.remove(0);
         }
-        outage
-    }
-
-    fn recent<T>(&self, act: impl FnOnce(&mut RecentFaults) -> T) -> T {
-        // Bounded and short work; what a panic left behind can still be shown.
-        act(&mut self.recent.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Lines are logged after the lock is released: writing to stdout may block.
-    fn with_kinds<T>(&self, act: impl FnOnce(&mut Kinds) -> T) -> T {
-        // A panic in between leaves counts, nothing that could be half done.
-        act(&mut self.kinds.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-/// A line to be logged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Line {
-    kind: String,
-    level: Level,
-    message: String,
-    error: String,
-    target: String,
-    /// For a summary: how often, in how many seconds.
-    repeated: Option<(u64, u64)>,
-}
-
-impl Line {
-    fn log(&self) {
-        let (kind, error, target) = (self.kind.as_str(), self.error.as_str(), self.target.as_str());
-        match self.repeated {
-            None => log::log!(target: target, self.level, err = error, fault = kind; "{}", self.message),
-            Some((repeated, window_secs)) => {
-                log::log!(target: target, self.level, err = error, fault = kind, repeated, window_secs; "{}", self.message);
-            }
-        }
-    }
-}
-
-/// `src/pipeline/gate.rs` as `persistent_cache_service::pipeline::gate`.
-fn module_of(file: &str) -> String {
-    let path = file.strip_prefix("src/").unwrap_or(file);
-    let path = path.strip_suffix(".rs").unwrap_or(path);
-    let path = path.strip_suffix("/mod").unwrap_or(path);
-    format!("{}::{}", env!("CARGO_CRATE_NAME"), path.replace('/', "::"))
-}
-
-#[derive(Debug, Default)]
-struct Kinds(BTreeMap<String, Kind>);
-
-/// What is known of one kind of fault.
-#[derive(Debug)]
-struct Kind {
-    since: Instant,
-    last: Instant,
-    total: u64,
-    /// Since when repetitions are counted; none if it is quiet.
-    window: Option<Instant>,
-    repeated: u64,
-    level: Level,
-    message: String,
-    error: String,
-    /// The module that it came from.
-    target: String,
-}
-
-impl Kinds {
-    fn fault(
-        &mut self,
-        kind: &str,
-        level: Level,
-        message: &str,
-        error: &str,
-        now: Instant,
-        target: &str,
-    ) -> Vec<Line> {
-        let name = self.place_for(kind).to_owned();
-        let kind = self.0.entry(name.clone()).or_insert_with(|| Kind {
-            since: now,
-            last: now,
-            total: 0,
-            window: None,
-            repeated: 0,
+        faults.push(RecentFault {
+            kind: kind.to_owned(),
             level,
-            message: String::new(),
-            error: String::new(),
-            target: String::new(),
+            message: message.to_owned(),
+            error: error.to_owned(),
+            times: times + 1,
+            first_at,
+            last_at: now,
+            is_over: false,
+            outage_since,
+            outage_faults: outage_faults + 1,
         });
-        let mut lines: Vec<Line> = kind.end_window(&name, now).into_iter().collect();
-        kind.last = now;
-        kind.total += 1;
-        kind.level = level;
-        message.clone_into(&mut kind.message);
-        error.clone_into(&mut kind.error);
-        target.clone_into(&mut kind.target);
-        if kind.window.is_some() {
-            kind.repeated += 1;
-        } else {
-            kind.window = Some(now);
-            lines.push(kind.line(&name, None));
-        }
-        lines
     }
 
-    fn tick(&mut self, now: Instant) -> Vec<Line> {
-        self.0
-            .iter_mut()
-            .filter_map(|(name, kind)| kind.end_window(name, now))
-            .collect()
+    /// The last faults, each kind once, the newest first. Their texts are printable and of bounded length.
+    pub fn recent_faults(&self) -> Vec<RecentFault> {
+        let short = |text: &str| printable(&text.chars().take(RECENT_CHARS_MAX).collect::<String>());
+        let shown = |fault: &RecentFault| RecentFault {
+            kind: short(&fault.kind),
+            message: short(&without_addresses(&fault.message)),
+            error: short(&without_addresses(&fault.error)),
+            ..fault.clone()
+        };
+        self.lock().iter().rev().take(RECENT_MAX).map(shown).collect()
     }
 
-    fn flush(&mut self, now: Instant) -> Vec<Line> {
-        self.0
-            .iter_mut()
-            .filter_map(|(name, kind)| kind.summarise(name, now))
-            .collect()
+    /// Logs the summaries of what was limited, as far as they are due. To be called about every second.
+    pub fn tick(&self, now: Instant) {
+        OUTPUT.get().inspect(|out| out.end_windows(WINDOW, now));
     }
 
-    fn recovered(&mut self, kinds: &str, quiet_for: Duration, now: Instant) -> Option<Outage> {
-        let is_one_of_them = |(name, _): &(&String, &Kind)| name.starts_with(kinds);
-        let is_noisy = |(_, kind): (&String, &Kind)| now.saturating_duration_since(kind.last) < quiet_for;
-        if self.0.iter().filter(is_one_of_them).any(is_noisy) {
+    /// Logs all summaries: for the end of the process.
+    pub fn flush(&self, now: Instant) {
+        OUTPUT.get().inspect(|out| out.end_windows(Duration::ZERO, now));
+    }
+
+    /// What these kinds of fault (all that begin so) hindered works again. Some if there was such a fault, and none
+    /// for `quiet_for`; then the next one is logged at once.
+    pub fn recovered(&self, kinds: &str, quiet_for: Duration, now: Instant) -> Option<Outage> {
+        let mut faults = self.lock();
+        let is_one = |fault: &&mut RecentFault| !fault.is_over && fault.kind.starts_with(kinds);
+        let mut ended: Vec<&mut RecentFault> = faults.iter_mut().filter(is_one).collect();
+        let since = ended.iter().map(|fault| fault.outage_since).min()?;
+        let last_at = ended.iter().map(|fault| fault.last_at).max()?;
+        if now.saturating_duration_since(last_at) < quiet_for {
             return None;
         }
-        let mut outage: Option<Outage> = None;
-        self.0.retain(|name, kind| {
-            if !name.starts_with(kinds) {
-                return true;
-            }
-            let lasted = now.saturating_duration_since(kind.since);
-            let before = outage.take().unwrap_or(Outage { lasted, faults: 0 });
-            outage = Some(Outage {
-                lasted: before.lasted.max(lasted),
-                faults: before.faults + kind.total,
-            });
-            false
-        });
-        outage
+        for fault in &mut ended {
+            fault.is_over = true;
+        }
+        OUTPUT.get().inspect(|out| out.limiter().forget(kinds));
+        Some(Outage {
+            lasted: now.saturating_duration_since(since),
+            faults: ended.iter().map(|fault| fault.outage_faults).sum(),
+        })
     }
 
-    /// The name to count a kind under: its own if it is known or there is room, the shared one if all are in use.
-    fn place_for<'a>(&mut self, kind: &'a str) -> &'a str {
-        if self.0.contains_key(kind) || self.0.len() < KINDS_MAX {
-            return kind;
-        }
-        let longest_quiet = self
-            .0
-            .iter()
-            .filter(|(_, kind)| kind.window.is_none())
-            .min_by_key(|(_, kind)| kind.last)
-            .map(|(name, _)| name.clone());
-        match longest_quiet {
-            Some(name) => {
-                self.0.remove(&name);
-                kind
-            }
-            None => OTHER,
+    fn lock(&self) -> MutexGuard<'_, Vec<RecentFault>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner) // nothing can be half done
+    }
+}
+
+/// Of each source (a kind of fault, or a place in the code) the first records of a window pass: see
+/// [`RecordParts::source`]. The rest are counted, and become one record, the last of them with their number, when the
+/// window ends. As long as they go on that is the first record of the next window.
+#[derive(Default)]
+pub(super) struct Limiter(HashMap<String, Window>);
+
+struct Window {
+    began: Instant,
+    passed: u32,
+    repeated: u64,
+    last: Option<RecordParts>,
+}
+
+impl Window {
+    fn new(began: Instant, passed: u32) -> Self {
+        let (repeated, last) = (0, None);
+        Self {
+            began,
+            passed,
+            repeated,
+            last,
         }
     }
 }
 
-impl Kind {
-    /// If the window has ended: the summary of what was counted in it, and a new window; or quiet, if nothing was.
-    fn end_window(&mut self, name: &str, now: Instant) -> Option<Line> {
-        let began = self.window?;
-        if now.saturating_duration_since(began) < WINDOW {
-            return None;
+impl Limiter {
+    /// Gives the record back if it passes.
+    pub(super) fn pass(&mut self, record: RecordParts, now: Instant) -> Option<RecordParts> {
+        let (mut source, at_most) = record.source();
+        if self.0.len() >= SOURCES_MAX && !self.0.contains_key(&source) {
+            source = String::new();
         }
-        let line = self.summarise(name, now);
-        if line.is_none() {
-            self.window = None;
+        let window = self.0.entry(source).or_insert_with(|| Window::new(now, 0));
+        if window.passed < at_most {
+            window.passed += 1;
+            return Some(record);
         }
-        line
+        window.repeated += 1;
+        window.last = Some(record);
+        None
     }
 
-    /// What was counted, if anything; counting begins anew.
-    fn summarise(&mut self, name: &str, now: Instant) -> Option<Line> {
-        let began = self.window?;
-        if self.repeated == 0 {
-            return None;
-        }
-        let window_secs = now.saturating_duration_since(began).as_secs();
-        let line = self.line(name, Some((self.repeated, window_secs)));
-        self.window = Some(now);
-        self.repeated = 0;
-        Some(line)
+    /// The summaries of the windows that have lasted so long.
+    pub(super) fn end(&mut self, at_least: Duration, now: Instant) -> Vec<RecordParts> {
+        let mut summaries = Vec::new();
+        self.0.retain(|_, window| {
+            let lasted = now.saturating_duration_since(window.began);
+            if lasted >= at_least {
+                let Some(last) = window.last.take() else {
+                    return false;
+                };
+                let counted = last.with("repeated", window.repeated);
+                summaries.push(counted.with("window_secs", lasted.as_secs()));
+                *window = Window::new(now, 1);
+            }
+            true
+        });
+        summaries
     }
 
-    fn line(&self, name: &str, repeated: Option<(u64, u64)>) -> Line {
-        Line {
-            kind: name.to_owned(),
-            level: self.level,
-            message: self.message.clone(),
-            error: self.error.clone(),
-            target: self.target.clone(),
-            repeated,
-        }
+    /// These kinds of fault (all that begin so) are over.
+    pub(super) fn forget(&mut self, kinds: &str) {
+        self.0.retain(|source, _| !source.starts_with(kinds));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use log::Record;
+    use log::kv::Value;
+
     use super::*;
+    use crate::entitlement::EpochMs;
 
-    struct Story {
-        kinds: Kinds,
-        start: Instant,
+    fn at(start: Instant, secs: u64) -> Instant {
+        start + Duration::from_secs(secs)
     }
 
-    impl Story {
-        fn new() -> Self {
-            Self {
-                kinds: Kinds::default(),
-                start: Instant::now(),
-            }
-        }
-
-        fn at(&self, secs: u64) -> Instant {
-            self.start + Duration::from_secs(secs)
-        }
-
-        fn fault(&mut self, kind: &str, error: &str, secs: u64) -> Vec<String> {
-            let now = self.at(secs);
-            text(
-                &self
-                    .kinds
-                    .fault(kind, Level::Warn, &format!("{kind} failed"), error, now, "here"),
-            )
-        }
-
-        fn tick(&mut self, secs: u64) -> Vec<String> {
-            let now = self.at(secs);
-            text(&self.kinds.tick(now))
-        }
-    }
-
-    fn text(lines: &[Line]) -> Vec<String> {
-        lines
+    /// A record with these fields of text.
+    fn record(message: &str, fields: &[(&str, &str)]) -> RecordParts {
+        let fields: Vec<(&str, Value<'_>)> = fields
             .iter()
-            .map(|line| match line.repeated {
-                None => format!("{}: {}", line.message, line.error),
-                Some((times, secs)) => format!("{}: {}, {times} times in {secs} s", line.message, line.error),
-            })
+            .map(|(name, value)| (*name, (*value).into()))
+            .collect();
+        let args = format_args!("{message}");
+        let mut record = Record::builder();
+        RecordParts::new(&record.target("t").args(args).key_values(&fields).build(), None)
+    }
+
+    fn json(records: impl IntoIterator<Item = RecordParts>) -> Vec<String> {
+        let json = |record: RecordParts| record.to_json(EpochMs(0), "msg", "err");
+        let known = "{\"time\":\"1970-01-01T00:00:00.000Z\",\"level\":\"info\",\"target\":\"t\",\"thread\":\"unnamed\",\"msg\":";
+        records
+            .into_iter()
+            .map(|record| json(record).replace(known, ""))
             .collect()
     }
 
-    #[test]
-    fn the_first_fault_is_logged_at_once_and_a_burst_becomes_one_line_with_its_count() {
-        let mut story = Story::new();
-        assert_eq!(story.fault("redis", "refused", 0), ["redis failed: refused"]);
-        for _ in 0..57 {
-            assert!(story.fault("redis", "timed out", 10).is_empty());
-        }
-        assert!(story.tick(29).is_empty());
-        assert_eq!(story.tick(30), ["redis failed: timed out, 57 times in 30 s"]);
-        assert!(story.tick(31).is_empty());
+    /// How many of so many records pass.
+    fn passed(limiter: &mut Limiter, of: u32, now: Instant, record: impl Fn(u32) -> RecordParts) -> usize {
+        (0..of)
+            .filter(|number| limiter.pass(record(*number), now).is_some())
+            .count()
     }
 
     #[test]
-    fn a_fault_that_goes_on_is_one_line_a_window() {
-        let mut story = Story::new();
-        let mut lines = Vec::new();
-        for second in 0..=90 {
-            lines.extend(story.fault("redis", "refused", second));
-            lines.extend(story.tick(second));
-        }
+    fn of_a_kind_of_fault_one_record_passes_ten_if_they_name_messages_and_of_a_place_thirty() {
+        let (mut limiter, now) = (Limiter::default(), Instant::now());
         assert_eq!(
-            lines,
-            [
-                "redis failed: refused",
-                "redis failed: refused, 29 times in 30 s",
-                "redis failed: refused, 30 times in 30 s",
-                "redis failed: refused, 30 times in 30 s",
-            ]
+            passed(&mut limiter, 1_000, now, |_| record("m", &[("fault", "redis")])),
+            1
         );
-    }
-
-    #[test]
-    fn after_a_quiet_window_a_fault_is_logged_at_once_again() {
-        let mut story = Story::new();
-        story.fault("redis", "refused", 0);
-        assert!(story.tick(30).is_empty());
-        assert_eq!(story.fault("redis", "refused", 31), ["redis failed: refused"]);
-    }
-
-    #[test]
-    fn kinds_are_counted_apart() {
-        let mut story = Story::new();
-        story.fault("redis", "refused", 0);
-        assert_eq!(story.fault("sqs.receive", "403", 1), ["sqs.receive failed: 403"]);
-    }
-
-    #[test]
-    fn without_ticks_nothing_is_lost() {
-        let mut story = Story::new();
-        story.fault("redis", "refused", 0);
-        story.fault("redis", "refused", 5);
         assert_eq!(
-            story.fault("redis", "timed out", 40),
-            ["redis failed: refused, 1 times in 40 s"]
+            passed(&mut limiter, 1_000, now, |_| record("m", &[("fault", "queue")])),
+            1,
+            "counted apart"
         );
-        let now = story.at(45);
-        assert_eq!(
-            text(&story.kinds.flush(now)),
-            ["redis failed: timed out, 1 times in 5 s"]
-        );
-        assert!(story.kinds.flush(now).is_empty());
-    }
-
-    #[test]
-    fn a_recovery_tells_how_long_it_lasted_once_and_the_next_fault_is_logged_at_once() {
-        let mut story = Story::new();
-        let log = FaultLog::new();
-        assert_eq!(log.recovered("redis", Duration::ZERO, story.at(0)), None);
-        story.fault("redis", "refused", 0);
-        story.fault("redis", "refused", 45);
-        story.tick(80);
-        let now = story.at(100);
-        let outage = Outage {
-            lasted: Duration::from_secs(100),
-            faults: 2,
+        let malformed = |number: u32| {
+            record(
+                "m",
+                &[("fault", "malformed"), ("message_id", &number.to_string())],
+            )
         };
-        assert_eq!(story.kinds.recovered("redis", Duration::ZERO, now), Some(outage));
-        assert_eq!(story.kinds.recovered("redis", Duration::ZERO, now), None);
-        assert_eq!(story.fault("redis", "refused", 101), ["redis failed: refused"]);
-    }
-
-    #[test]
-    fn the_number_of_kinds_is_bounded_and_quiet_ones_make_room() {
-        let mut story = Story::new();
-        for number in 0..1000 {
-            story.fault(&format!("kind-{number}"), "x", 0);
+        assert_eq!(passed(&mut limiter, 20_000, now, malformed), 10);
+        assert_eq!(
+            passed(&mut limiter, 1_000, now, |number| record(
+                &number.to_string(),
+                &[]
+            )),
+            30
+        );
+        let summaries = json(limiter.end(Duration::ZERO, at(now, 7))).join("");
+        for (field, count) in [
+            ("message_id\":\"19999", 19_990),
+            ("redis", 999),
+            ("queue", 999),
+            ("999\"", 970),
+        ] {
+            let rest = format!(",\"repeated\":{count},\"window_secs\":7}}");
+            assert!(
+                summaries.contains(&rest) && summaries.contains(field),
+                "{field}: {summaries}"
+            );
         }
-        assert_eq!(story.kinds.0.len(), KINDS_MAX + 1);
-        assert!(story.fault("one more", "x", 1).is_empty());
-        story.tick(60);
-        story.tick(120);
-        assert_eq!(story.fault("one more", "x", 121), ["one more failed: x"]);
-        assert!(story.kinds.0.len() <= KINDS_MAX + 1);
-        assert!(story.kinds.0.contains_key("one more"));
     }
 
     #[test]
-    fn a_clock_that_seems_to_go_back_does_no_harm() {
-        let mut story = Story::new();
-        story.fault("redis", "refused", 50);
-        assert!(story.fault("redis", "refused", 10).is_empty());
-        assert!(story.tick(20).is_empty());
+    fn a_fault_that_goes_on_is_one_summary_a_window_and_after_a_quiet_one_it_passes_at_once() {
+        let (mut limiter, start) = (Limiter::default(), Instant::now());
+        let mut logged = Vec::new();
+        for secs in 0..=90 {
+            logged.extend(limiter.end(WINDOW, at(start, secs)));
+            let record = record(&secs.to_string(), &[("fault", "redis")]);
+            logged.extend(limiter.pass(record, at(start, secs)));
+        }
+        let summary = |last: u32, repeated: u32| {
+            format!("\"{last}\",\"fault\":\"redis\",\"repeated\":{repeated},\"window_secs\":30}}")
+        };
+        let expected = [
+            "\"0\",\"fault\":\"redis\"}".to_owned(),
+            summary(29, 29),
+            summary(59, 30),
+            summary(89, 30),
+        ];
+        assert_eq!(json(logged), expected);
+        assert_eq!(json(limiter.end(WINDOW, at(start, 120))), [summary(90, 1)]);
+        assert!(limiter.end(WINDOW, at(start, 150)).is_empty());
+        assert!(
+            limiter
+                .pass(record("m", &[("fault", "redis")]), at(start, 151))
+                .is_some()
+        );
+        assert!(
+            limiter
+                .pass(record("m", &[("fault", "redis")]), at(start, 100))
+                .is_none(),
+            "a clock that goes back"
+        );
+    }
+
+    #[test]
+    fn sources_are_bounded_in_number_and_a_fault_that_is_over_passes_at_once() {
+        let (mut limiter, now) = (Limiter::default(), Instant::now());
+        let fault = |number: u32| record("m", &[("fault", &format!("redis {number}"))]);
+        assert_eq!(passed(&mut limiter, 10_000, now, fault), SOURCES_MAX + 1);
+        assert_eq!(limiter.0.len(), SOURCES_MAX + 1);
+        limiter.forget("redis ");
+        assert!(limiter.pass(fault(1), now).is_some());
+    }
+
+    fn fault(faults: &FaultLog, kind: &str, error: &str, now: Instant) {
+        faults.fault(kind, Level::Warn, "it failed", error, now);
+    }
+
+    #[test]
+    fn a_recovery_tells_how_long_it_lasted_once() {
+        let (faults, start) = (FaultLog::new(), Instant::now());
+        let recovered = |secs| faults.recovered("redis", Duration::from_secs(5), at(start, secs));
+        let outage = |secs, faults| {
+            let lasted = Duration::from_secs(secs);
+            Some(Outage { lasted, faults })
+        };
+        assert_eq!(recovered(0), None);
+        fault(&faults, "redis io", "refused", start);
+        fault(&faults, "redis timeout", "hangs", at(start, 45));
+        fault(&faults, "queue", "403", at(start, 99));
+        assert_eq!(recovered(49), None, "too soon");
+        assert_eq!(recovered(100), outage(100, 2));
+        assert_eq!(recovered(101), None);
+        fault(&faults, "redis io", "refused", at(start, 101));
+        assert_eq!(recovered(111), outage(10, 1));
+    }
+
+    #[test]
+    fn of_the_last_faults_each_kind_is_there_once_the_newest_first_and_says_whether_it_is_over() {
+        let (faults, now) = (FaultLog::new(), Instant::now());
+        for (kind, error) in [("redis io", "a"), ("queue", "b"), ("redis io", "c")] {
+            fault(&faults, kind, error, now);
+        }
+        let recent = || -> Vec<(String, String, u64, bool)> {
+            let recent = faults.recent_faults().into_iter();
+            recent
+                .map(|fault| (fault.kind, fault.error, fault.times, fault.is_over))
+                .collect()
+        };
+        let expected = |redis_times, redis_is_over| {
+            [
+                ("redis io", "c", redis_times, redis_is_over),
+                ("queue", "b", 1, false),
+            ]
+            .map(|(kind, error, times, is_over)| (kind.to_owned(), error.to_owned(), times, is_over))
+        };
+        assert_eq!(recent(), expected(2, false));
+        faults.recovered("redis", Duration::ZERO, now);
+        assert_eq!(recent(), expected(2, true));
+        fault(&faults, "redis io", "c", now);
+        assert_eq!(recent(), expected(3, false));
+    }
+
+    #[test]
+    fn kinds_are_bounded_in_number_and_texts_in_length_and_what_is_shown_is_printable() {
+        let (faults, now) = (FaultLog::new(), Instant::now());
+        for kind in 0..1_000 {
+            fault(&faults, &format!("kind {kind}"), &"\u{202e}é".repeat(10_000), now);
+        }
+        assert_eq!(faults.lock().len(), KINDS_MAX);
+        let recent = faults.recent_faults();
+        assert_eq!((recent.len(), recent[0].kind.as_str()), (RECENT_MAX, "kind 999"));
+        assert!(recent[0].error.len() < RECENT_CHARS_MAX * 10 && !recent[0].error.contains('\u{202e}'));
     }
 }

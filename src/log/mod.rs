@@ -1,39 +1,31 @@
-//! The log: one line a record to stdout, as JSON for machines or as text for people.
+//! The log: one record a line to stdout, as JSON for machines or as text for people.
 //!
-//! Code logs through the `log` crate with key-values: `log::warn!(err:% = error; "cannot reach Redis")`. The key
-//! `err` comes out under `LOG_ERROR_KEY`, any other as a field. `line` is what a record looks like, `panics` makes a
-//! panic one line, `faults` makes a burst of the same fault one line,
-//! `recent` keeps the last ones for the status page.
-//!
-//! Below `debug` only this crate's own records are written, and warnings of others; r2d2's never, since it logs
-//! every failed connection attempt, many a second, and the store says the same once. Others' `trace` is never
-//! written: it holds the bytes of requests, keys and all. A reader of stdout that went away, or hangs, costs the
-//! lines, not the process (`outlet`).
+//! Code logs through the `log` crate with key-values: `log::warn!(err:% = error; "cannot reach Redis")`. The key `err`
+//! comes out under `LOG_ERROR_KEY`, any other as a field. Whatever repeats above `debug` is limited, so that no peer can
+//! flood the log. Text of peers goes through [`peer_text`] where it enters.
 
 mod faults;
-mod line;
-mod outlet;
-mod panics;
-mod recent;
+mod record;
+mod text;
+mod writer;
 
 use std::io::{IsTerminal, stderr, stdout};
-use std::sync::Arc;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use flexi_logger::writers::LogWriter;
 use flexi_logger::{DeferredNow, ErrorChannel, FlexiLoggerError, LogSpecBuilder, LogSpecification, Logger};
 use log::{Level, LevelFilter, Record};
 
-pub use faults::{FaultLog, Outage};
-pub use panics::install_panic_hook;
-pub use recent::RecentFault;
+pub use faults::{FaultLog, Outage, RecentFault};
+pub use text::{peer_code, peer_text, printable};
 
 use crate::clock;
 use crate::config::{LogConfig, LogFormat};
-use line::Line;
-use outlet::Outlet;
-
-/// This crate's targets, as `log` has them: the module path.
-const OWN_TARGETS: &str = "persistent_cache_service";
+use faults::Limiter;
+use record::RecordParts;
+use writer::PatientWriter;
 
 /// Keeps the log going, and can change its level. Dropping the last clone ends the log.
 #[must_use = "the log ends when this is dropped"]
@@ -58,83 +50,111 @@ impl LogHandle {
 
 /// Starts the log on standard output, once for a process. Fails if there is a logger already.
 pub fn start(config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
-    start_on(Outlet::new(stdout()), stdout().is_terminal(), config)
+    start_on(stdout(), config)
 }
 
-/// The same on standard error: for commands, whose standard output is for what they found out.
+/// The same on standard error: for commands, whose standard output is for their results.
 pub fn start_on_stderr(config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
-    start_on(Outlet::new(stderr()), stderr().is_terminal(), config)
+    start_on(stderr(), config)
 }
 
-fn start_on(outlet: Outlet, is_terminal: bool, config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
-    let output = Output {
-        outlet,
-        is_coloured: config.colour && is_terminal,
+fn start_on(
+    stream: impl IsTerminal + AsFd + Send + Sync + 'static,
+    config: &LogConfig,
+) -> Result<LogHandle, FlexiLoggerError> {
+    let output: &'static Output = OUTPUT.get_or_init(|| Output {
+        is_coloured: config.colour && stream.is_terminal(),
+        writer: PatientWriter::new(stream),
         config: config.clone(),
-    };
+        limiter: Mutex::default(),
+    });
     let logger = Logger::with(specification(config.level))
         .log_to_writer(Box::new(output))
-        // flexi_logger's own troubles have nowhere better to go, and its default is a panic.
+        // flexi_logger's own faults have nowhere better to go, and its default is a panic.
         .error_channel(ErrorChannel::DevNull)
         .panic_if_error_channel_is_broken(false)
         .start()?;
-    Ok(LogHandle {
-        logger: Arc::new(logger),
-        level: config.level,
-    })
+    let (logger, level) = (Arc::new(logger), config.level);
+    Ok(LogHandle { logger, level })
 }
 
+/// Of other crates only warnings: below are bytes of requests. Nothing of r2d2's, since it logs each failed connection
+/// attempt, many a second, and the store logs the same once.
 fn specification(level: LevelFilter) -> LogSpecification {
-    // What others say below a warning is their own affair (bytes and headers of requests, in some), and would bury
-    // what we say.
-    let of_others = level.min(LevelFilter::Warn);
     LogSpecBuilder::new()
-        .default(of_others)
-        .module(OWN_TARGETS, level)
+        .default(level.min(LevelFilter::Warn))
+        .module(env!("CARGO_CRATE_NAME"), level)
         .module("r2d2", LevelFilter::Off)
         .build()
 }
 
-/// Standard output, or standard error, and what a line looks like there.
+/// Logs every panic from now on as one error record. The standard hook writes several lines to stderr.
+pub fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|panic| {
+        let at = panic.location().map(ToString::to_string).unwrap_or_default();
+        let text = panic.payload_as_str().unwrap_or("a panic without text");
+        // A composed text may quote what was at hand: "byte index 4 is out of bounds of `…`".
+        let is_safe = panic.payload().is::<&'static str>() || log::log_enabled!(Level::Debug);
+        let text = if is_safe { text.to_owned() } else { peer_text(text) };
+        log::error!(err = text.as_str(), at = at.as_str(); "a thread panicked: this is a fault of the service, please report it");
+    }));
+}
+
+static OUTPUT: OnceLock<Output> = OnceLock::new();
+
+/// Standard output, or standard error, and what a record looks like there.
 struct Output {
-    outlet: Outlet,
+    writer: PatientWriter,
     is_coloured: bool,
     config: LogConfig,
+    limiter: Mutex<Limiter>,
 }
 
 impl Output {
-    fn line(&self, record: &Record) -> String {
-        let line = Line::new(record, clock::now(), std::thread::current().name());
-        let mut text = match self.config.format {
-            LogFormat::Json => line.to_json(&self.config.message_key, &self.config.error_key),
-            LogFormat::Text => line.to_text(self.is_coloured),
-        };
-        text.push('\n');
-        text
+    fn write(&self, records: impl IntoIterator<Item = RecordParts>) {
+        let lines: String = records.into_iter().map(|record| self.line(&record)).collect();
+        if !lines.is_empty() {
+            self.writer.write(&lines, |lost| {
+                let loss = "lines before this one are lost: whoever reads this log had stopped reading";
+                self.line(&RecordParts::warning(module_path!(), format!("{lost} {loss}")))
+            });
+        }
     }
 
-    /// What is said when somebody reads again.
-    fn lost(&self, lines: u64) -> String {
-        let mut record = Record::builder();
-        record.level(Level::Warn).target(module_path!());
-        self.line(
-            &record
-                .args(format_args!(
-                    "{lines} lines before this one are lost: whoever reads this log had stopped reading"
-                ))
-                .build(),
-        )
+    fn line(&self, record: &RecordParts) -> String {
+        let (config, now) = (&self.config, clock::now());
+        let line = match config.format {
+            LogFormat::Json => record.to_json(now, &config.message_key, &config.error_key),
+            LogFormat::Text => record.to_text(now, self.is_coloured),
+        };
+        line + "\n"
+    }
+
+    fn limiter(&self) -> MutexGuard<'_, Limiter> {
+        self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs the summaries of what was limited in windows that have lasted so long.
+    fn end_windows(&self, at_least: Duration, now: Instant) {
+        let summaries = self.limiter().end(at_least, now);
+        self.write(summaries); // without the lock: this may block
     }
 }
 
-impl LogWriter for Output {
+impl LogWriter for &'static Output {
     fn write(&self, _now: &mut DeferredNow, record: &Record) -> std::io::Result<()> {
-        self.outlet.write(&self.line(record), |lines| self.lost(lines));
+        let parts = RecordParts::new(record, std::thread::current().name());
+        if record.level() > Level::Info {
+            Output::write(self, Some(parts));
+        } else {
+            let passed = self.limiter().pass(parts, Instant::now());
+            Output::write(self, passed);
+        }
         Ok(())
     }
 
     fn flush(&self) -> std::io::Result<()> {
-        Ok(()) // nothing is held back
+        Ok(()) // nothing is buffered
     }
 }
 

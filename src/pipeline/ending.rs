@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use log::Level;
 
@@ -70,7 +70,8 @@ impl Context {
         self.metrics.write_errors.inc();
         let kind = error.cause.label();
         let message = format!("cannot apply message {}: {fate}", delivery.message_id);
-        self.fault(&format!("write {kind}"), Level::Error, &message, &error.message);
+        let kind_of_fault = format!("write {kind}");
+        self.message_fault(delivery, &kind_of_fault, Level::Error, &message, &error.message);
         self.reporter
             .report_error(&format!("Redis refused a change: {kind}"));
         ending
@@ -83,8 +84,12 @@ impl Context {
         self.reporter
             .report_error(&format!("cannot read a message: {error}"));
         let (message_id, receive_count) = (delivery.message_id.as_str(), delivery.receive_count);
+        let fault = "malformed";
+        let (message, error) = (format!("cannot read a message: {fate}"), error.to_string());
+        self.faults
+            .note(fault, Level::Warn, &message, &error, Instant::now());
         if self.malformed_ids.is_new(message_id) {
-            log::warn!(message_id, bytes = body_bytes, receive_count, err:% = error; "cannot read a message: {fate}");
+            log::warn!(fault, message_id, bytes = body_bytes, receive_count, err = error.as_str(); "{message}");
         } else {
             log::debug!("message {message_id} still cannot be read");
         }
@@ -97,7 +102,7 @@ impl Context {
         let message_id = &delivery.message_id;
         let message = format!("a defect of this service was met by message {message_id}: {fate}");
         let error = "panic; see the line before, and report it";
-        self.fault("panic", Level::Error, &message, error);
+        self.message_fault(delivery, "panic", Level::Error, &message, error);
         ending
     }
 
@@ -109,7 +114,7 @@ impl Context {
             "the receipt handle of message {} has expired",
             delivery.message_id
         );
-        self.fault("expired", Level::Warn, message, &error);
+        self.message_fault(delivery, "expired", Level::Warn, message, &error);
     }
 
     /// Timestamps in the message were ignored.
@@ -119,7 +124,13 @@ impl Context {
         let message = format!("message {message_id} carries impossible timestamps: they are ignored");
         let error =
             format!("{timestamps} of them are more than an hour ahead of SentTimestamp, or before 2015");
-        self.fault("implausible timestamp", Level::Warn, &message, &error);
+        self.message_fault(delivery, "implausible timestamp", Level::Warn, &message, &error);
+    }
+
+    fn message_fault(&self, delivery: &Delivery, kind: &str, level: Level, message: &str, error: &str) {
+        self.faults.note(kind, level, message, error, Instant::now());
+        let message_id = delivery.message_id.as_str();
+        log::log!(level, fault = kind, message_id, err = error; "{message}");
     }
 
     /// How a message that failed ends, and that in words.

@@ -1,10 +1,11 @@
 //! How a failed queue call is reported: what failed, for which queue, why, and the remedy, in one line. Pure.
 
 use super::client::SqsSettings;
-use super::protocol::{Refusal, one_line};
+use super::protocol::Refusal;
 use super::{EntryFailure, Operation, QueueError, region};
 use crate::aws::{Credentials, CredentialsProvider, quotable};
 use crate::http_client::{HttpError, HttpErrorKind};
+use crate::log::peer_text;
 
 /// AWS refuses signatures that are 5 minutes off; from here on this machine's clock is reported.
 pub(super) const SKEW_MS_MIN: i64 = 4 * 60 * 1000;
@@ -89,7 +90,7 @@ pub(super) fn refused(call: FailedCall<'_>, refusal: &Refusal, ahead_ms: Option<
         code = call.credentials.redact(&code);
     }
     // Redacted before it is shortened: half of a secret would not be found.
-    let mut message = one_line(&call.credentials.redact(quotable(&refusal.message)));
+    let mut message = peer_text(&call.credentials.redact(quotable(&refusal.message)));
     if !message.is_empty() {
         message = format!(" ({message})");
     }

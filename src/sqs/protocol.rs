@@ -18,6 +18,7 @@ use super::errors::Fault;
 use super::{BatchOutcome, Delivery, EntryFailure, ReceiptHandle};
 use crate::aws::answers::xml_error;
 use crate::entitlement::EpochMs;
+use crate::log::{peer_code, peer_text};
 use crate::message::replace_lone_surrogates;
 
 /// The content type of every call.
@@ -27,8 +28,6 @@ pub const CONTENT_TYPE: &str = "application/x-amz-json-1.0";
 const SHORT_ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// How much of a refusal is read: of a proxy's page, the beginning tells what it is.
 const REFUSAL_BYTES_MAX: usize = 16 * 1024;
-/// How much of a peer's text is quoted.
-const QUOTED_CHARS_MAX: usize = 200;
 /// Where a JavaScript date ends: no message was sent later.
 const SENT_MS_MAX: i64 = 8_640_000_000_000_000;
 
@@ -184,8 +183,13 @@ pub fn parse_batch(answer: &[u8], entries: usize) -> Result<BatchOutcome, String
     // Failures last: if an entry is in both lists, it is safer to try again.
     for entry in answer.failed.unwrap_or_default() {
         let failure = EntryFailure {
-            code: one_line(entry.code.as_deref().unwrap_or("Unknown")),
-            message: one_line(entry.message.as_deref().unwrap_or_default()),
+            code: entry
+                .code
+                .as_deref()
+                .and_then(peer_code)
+                .unwrap_or("Unknown")
+                .to_owned(),
+            message: peer_text(entry.message.as_deref().unwrap_or_default()),
             sender_fault: entry.sender_fault,
         };
         set(&entry.id, Some(failure));
@@ -213,19 +217,18 @@ pub fn parse_error(status: u16, error_header: Option<&str>, body: &[u8]) -> Refu
         (None, without_tags(&body))
     };
     let codes = [code.as_deref(), error_header];
-    let mut codes = codes.into_iter().flatten().map(bare_code);
-    let code = codes.find(|code| !code.is_empty());
+    let code = codes.into_iter().flatten().find_map(bare_code);
     Refusal {
         status,
-        code: code.unwrap_or_else(|| format!("Http{status}")),
+        code: code.map_or_else(|| format!("Http{status}"), str::to_owned),
         message,
     }
 }
 
 /// `com.amazonaws.sqs#QueueDoesNotExist` -> `QueueDoesNotExist`; headers append `;Sender` or `:http://…`.
-fn bare_code(code: &str) -> String {
+fn bare_code(code: &str) -> Option<&str> {
     let code = code.rsplit_once('#').map_or(code, |(_, bare)| bare);
-    one_line(code.split([';', ':']).next().unwrap_or_default())
+    peer_code(code.split([';', ':']).next().unwrap_or_default().trim())
 }
 
 fn without_tags(html: &str) -> String {
@@ -233,17 +236,6 @@ fn without_tags(html: &str) -> String {
     // The first piece has no tag before it, and then no `>` either.
     let texts = pieces.map(|piece| piece.split_once('>').map_or(piece, |(_, text)| text));
     texts.collect::<Vec<_>>().join(" ")
-}
-
-/// One printable line of bounded length: a peer's text must neither flood nor forge a log.
-pub(super) fn one_line(text: &str) -> String {
-    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.retain(|character| !character.is_control());
-    if let Some((end, _)) = line.char_indices().nth(QUOTED_CHARS_MAX) {
-        line.truncate(end);
-        line.push('…');
-    }
-    line
 }
 
 /// Invalid UTF-8 and lone surrogates become U+FFFD, so that one odd body does not lose the batch. An error tells nothing

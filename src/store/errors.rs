@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use redis::{ErrorKind, RedisError};
 
 use crate::config::{RedisAddress, RedisConfig};
+use crate::log::{peer_code, peer_text};
 
 /// A fault of Redis, or of the way to it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -122,7 +123,7 @@ impl Cause {
         } else {
             known(code)
                 .or_else(wrapped)
-                .unwrap_or_else(|| Self::Other(code.to_owned()))
+                .unwrap_or_else(|| Self::Other(peer_code(code).unwrap_or("ERR").to_owned()))
         }
     }
 }
@@ -183,24 +184,22 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
     } else if let Some(code) = error.code() {
         return translate_answer(code, error.detail().unwrap_or_default(), doing, config);
     } else {
-        (Cause::Other(format!("{:?}", error.kind())), text)
+        (Cause::Other(format!("{:?}", error.kind())), peer_text(&text))
     };
     describe(cause, &words, doing, config)
 }
 
 /// A server's error, by its code and its text.
 pub(super) fn translate_answer(code: &str, detail: &str, doing: &str, config: &RedisConfig) -> StoreError {
-    let detail = without_arguments(detail).trim().trim_end_matches('.');
-    let words = format!("{code} {detail}");
-    describe(Cause::of(code, detail), &words, doing, config)
+    let cause = Cause::of(code, detail);
+    let words = server_words(code, detail);
+    describe(cause, words.trim_end_matches('.'), doing, config)
 }
 
-/// Redis quotes the arguments of a command that it does not know: a customer's keys, or a password.
-pub(super) fn without_arguments(detail: &str) -> &str {
-    detail
-        .split(", with args beginning with")
-        .next()
-        .unwrap_or_default()
+/// What may be shown of a server's error: neither the arguments that it quotes nor a code that is none.
+pub(super) fn server_words(code: &str, detail: &str) -> String {
+    let code = peer_code(code).unwrap_or("ERR");
+    [code, " ", &peer_text(detail)].concat().trim_end().to_owned()
 }
 
 /// The error line: the cause, in plain words where Redis's own text says less, and the remedy.

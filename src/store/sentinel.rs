@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use redis::{Value, cmd};
 
 use super::connection::{DialPlan, Login, authenticate, open};
-use super::errors::{Cause, StoreError, without_arguments};
+use super::errors::{Cause, StoreError, server_words};
 use crate::config::{RedisTls, SentinelConfig};
+use crate::log::peer_text;
 
 /// One server's share of the time.
 pub(super) const EACH: Duration = Duration::from_secs(1);
@@ -112,12 +113,8 @@ fn ask(
     let words = |error: redis::RedisError| match error.detail() {
         _ if error.kind() == redis::ErrorKind::Parse => "its answer is not one of a sentinel".to_owned(),
         Some(detail) if error.is_io_error() => detail.to_owned(),
-        Some(detail) => format!(
-            "{} {}",
-            error.code().unwrap_or_default(),
-            without_arguments(detail)
-        ),
-        None => error.to_string(),
+        Some(detail) => server_words(error.code().unwrap_or_default(), detail),
+        None => peer_text(&error.to_string()),
     };
     // The name to expect in the certificate is the primary's, not the sentinel's.
     let tls = config.tls.then(|| RedisTls {

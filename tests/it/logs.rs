@@ -2,7 +2,11 @@
 
 use serde_json::Value;
 
+use crate::fakes::queue::QueueOptions;
+use crate::fakes::refusing_redis::{How, Refusal, RefusingRedis};
 use crate::support::child::Signal;
+use crate::support::fake_stage::FakeStage;
+use crate::support::hostile::{Hostile, Mode};
 use crate::support::messages::{Shape, entitlements_updated, purge, usage_updated};
 use crate::support::sdk::Owner;
 use crate::support::service::{SERVER_API_KEY, Service, binary};
@@ -301,4 +305,153 @@ fn an_error_in_text_is_one_line_that_says_what_and_why() {
     assert!(line.contains("Z ERROR poller-"), "{line}");
     assert!(why.contains("127.0.0.1:9"), "{line}");
     service.stop();
+}
+
+#[test]
+fn a_flood_of_messages_with_the_same_fault_is_ten_lines_with_their_ids_and_a_count() {
+    const EACH: usize = 500;
+    let stage = FakeStage::new(QueueOptions::default());
+    let proxy = RefusingRedis::start(stage.redis_address());
+    proxy.refuse(&[Refusal {
+        only_with: Some("unlucky"),
+        ..Refusal::of(&["EVALSHA", "EVAL"], How::Error("QUOTA of this key exceeded"))
+    }]);
+    let settings = stage
+        .settings()
+        .set("POISON_POLICY", "delete")
+        .set("REDIS_PORT", proxy.port().to_string());
+    let service = Service::start(&settings);
+    let in_a_month = purge(Owner::customer("customer-1"), hours_ago(-700)).raw();
+    let refused = purge(Owner::customer("unlucky"), hours_ago(1)).raw();
+    let kinds = [
+        ("malformed", "cannot read a message", "[\"no event\"]".to_owned()),
+        ("implausible timestamp", "impossible timestamps", in_a_month),
+        ("write QUOTA", "cannot apply message", refused),
+    ];
+    for (_, _, body) in &kinds {
+        (0..EACH).for_each(|_| _ = stage.queue.send(body));
+    }
+    service.wait_for_metric(
+        "persistent_cache_messages_failed_total{reason=\"other\"}",
+        EACH as f64,
+    );
+    let status = service.get("/status").body;
+    service.signal(Signal::Terminate);
+    service.wait_for_exit(crate::support::wait::PATIENCE);
+    let log = service.log();
+    assert!(log.len() < 100, "{} lines", log.len());
+    for (kind, words, _) in kinds {
+        let (summaries, single): (Vec<&Value>, Vec<&Value>) = log
+            .iter()
+            .filter(|record| record["fault"] == kind)
+            .partition(|record| record["repeated"].is_u64());
+        assert!(single.len() >= 10, "{kind}: {log:#?}");
+        let windows = summaries.len().max(1);
+        assert!(single.len() <= 10 * windows, "{kind}: {single:?}");
+        let ids: std::collections::HashSet<&str> = single
+            .iter()
+            .filter_map(|record| record["message_id"].as_str())
+            .collect();
+        assert_eq!(ids.len(), single.len(), "each names a message of its own");
+        let counted: u64 = summaries
+            .iter()
+            .filter_map(|record| record["repeated"].as_u64())
+            .sum();
+        let all = counted + single.len() as u64;
+        assert!(all >= EACH as u64, "{kind}: {all} are logged or counted");
+        assert!(
+            summaries
+                .iter()
+                .all(|record| record["msg"].as_str().unwrap().contains(words))
+        );
+        assert!(status.contains(words), "{status}");
+    }
+    drop(service);
+}
+
+#[test]
+fn a_peer_whose_every_answer_is_worth_a_line_does_not_flood_the_log() {
+    let stage = FakeStage::new(QueueOptions::default());
+    // Two servers behind one name, of which one's clock is wrong.
+    let calls = std::sync::atomic::AtomicUsize::new(0);
+    let queue = Hostile::http(
+        move |_| {
+            let is_wrong = calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) % 2 == 1;
+            let date = if is_wrong {
+                "Sun, 06 Nov 1994 08:49:37 GMT"
+            } else {
+                "Sun, 06 Nov 2095 08:49:37 GMT"
+            };
+            format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ndate: {date}\r\nconnection: close\r\n\r\n{{}}")
+        },
+        str::to_owned,
+    );
+    let settings = stage
+        .settings()
+        .set("WAIT_TIME_SECS", "0")
+        .set("CONSUMERS", "4")
+        .set("AWS_ENDPOINT_URL_SQS", queue.url());
+    let service = Service::start(&settings);
+    service.wait_until("many answers", || queue.calls(Mode::Serve) >= 300);
+    let lines = service
+        .log_lines()
+        .iter()
+        .filter(|line| line.contains("clock"))
+        .count();
+    assert!((1..=60).contains(&lines), "{lines} lines");
+    service.stop();
+    stage.queue.complaints();
+}
+
+/// Characters that steer a terminal, or are not seen, in what peers say and in what is logged of it.
+const STEERING: &str =
+    "\u{202e}\u{202a}\u{2066}\u{2069}\u{200e}\u{200f}\u{61c}\u{200b}\u{feff}\u{9b}\u{7f}\u{ad}\u{e0041}";
+
+fn refuses_steering(_: &str) -> String {
+    serde_json::json!({"__type": format!("Odd{STEERING}"), "message": format!("gnp.exe{STEERING} in the queue")}).to_string()
+}
+
+#[test]
+fn no_text_of_others_steers_a_terminal_in_json_in_text_or_on_the_page() {
+    for format in ["json", "text"] {
+        let stage = FakeStage::new(QueueOptions::default());
+        let proxy = RefusingRedis::start(stage.redis_address());
+        let queue = Hostile::before(stage.queue_address(), refuses_steering);
+        let settings = stage
+            .settings()
+            .set("LOG_FORMAT", format)
+            .set("LOG_LEVEL", "debug")
+            .set("AWS_ENDPOINT_URL_SQS", queue.url())
+            .set("REDIS_PORT", proxy.port().to_string());
+        let service = Service::start(&settings);
+        // A key at debug.
+        let customer = format!("customer{STEERING}");
+        let state = State::new(
+            Owner::customer(&customer),
+            hours_ago(1),
+            &[boolean("feature-sso")],
+        );
+        stage.deliver(&service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
+        let said: &'static str = Box::leak(format!("ODD the{STEERING} disk is odd").into_boxed_str());
+        proxy.refuse(&[Refusal::of(&["PING"], How::Error(said))]);
+        queue.turn(Mode::Refuse);
+        let logged = |part: &str| service.log_lines().iter().any(|line| line.contains(part));
+        service.wait_until("both faults", || logged("disk is odd") && logged("in the queue"));
+        let pages = ["/", "/status"].map(|path| service.get(path).body);
+        assert!(pages.iter().all(|page| page.contains("disk is odd")), "{pages:?}");
+        proxy.pass();
+        queue.turn(Mode::Serve);
+        service.signal(Signal::Terminate);
+        service.wait_for_exit(crate::support::wait::PATIENCE);
+        let lines = service.log_lines();
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.to_lowercase().contains("\\u{202e}") || line.contains("\\u202e"))
+        );
+        for text in lines.iter().chain(&pages).chain(&service.stderr()) {
+            let found = text.chars().find(|letter| STEERING.contains(*letter));
+            assert_eq!(found, None, "{text:?}");
+        }
+    }
 }

@@ -4,7 +4,6 @@ use persistent_cache_service::clock;
 
 use crate::support::aws::{Directory, apply_one, assert_hidden, without_keys};
 use crate::support::edge::EdgeStub;
-use crate::support::sentry::SentryStub;
 use crate::support::service::{SERVER_API_KEY, Service};
 use crate::support::stage::Stage;
 
@@ -67,52 +66,5 @@ fn of_the_server_api_key_is_used_for_the_next_credentials() {
     });
     assert_eq!(service.get("/readyz").status, 200);
     assert_hidden(&service, &[SERVER_API_KEY, SECOND, &second_credentials.secret]);
-    service.stop();
-}
-
-#[test]
-fn of_the_sentry_dsn_is_where_the_next_reports_go() {
-    let (stage, files) = (Stage::new(), Directory::new());
-    let (first, second) = (SentryStub::start(), SentryStub::start());
-    let path = files.write("sentry-dsn", &first.dsn);
-    let settings = stage
-        .settings()
-        .unset("DISABLE_SENTRY")
-        .set("SENTRY_DSN_FILE", path)
-        .set("LOG_LEVEL", "debug");
-    let service = Service::start(&settings);
-    service.wait_until("reports are on", || {
-        service
-            .log_lines()
-            .iter()
-            .any(|line| line.contains("errors of this service are reported to Sentry"))
-    });
-
-    files.write("sentry-dsn", "https://n0-dsn");
-    service.wait_for_complaint(&[
-        "SENTRY_DSN_FILE has changed, but cannot be used",
-        "the DSN before",
-    ]);
-    stage
-        .queue
-        .send(r#"{"type":"measurement.reported","customer":{}}"#);
-    service.wait_until("a report", || first.reports().contains("cannot read a message"));
-
-    files.write("sentry-dsn", &second.dsn);
-    service.wait_until("the new DSN to be taken up", || {
-        service
-            .log_lines()
-            .iter()
-            .any(|line| line.contains("errors are reported to the new DSN"))
-    });
-    let before = first.reports();
-    stage
-        .queue
-        .send(r#"{"type":"entitlements.updated","customer":7}"#);
-    service.wait_until("a report to the new one", || {
-        second.reports().contains("cannot read a message")
-    });
-    assert_eq!(first.reports(), before);
-    assert_hidden(&service, &["publickey", "n0-dsn"]);
     service.stop();
 }

@@ -1,7 +1,9 @@
 //! Secrets are told to nobody: through every source of credentials, and through peers that refuse in the words they
 //! were sent, answer with half a document, or say nothing, nothing of a secret is in the log at debug level, on standard
-//! error, on any page of the service or in its error reports. Neither as it is nor in base64 nor percent-encoded.
+//! error, on any page of the service or in its error reports. Neither as it is nor in base64 nor percent-encoded. Nor is
+//! a customer (`customers`).
 
+mod customers;
 mod sources;
 
 use base64::Engine as _;
@@ -120,30 +122,14 @@ fn goes_untold(source: &Source) {
         }
         source.peer.turn(Mode::Serve);
     }
-    goes_untold_when_well(service, source, &stage, &queue, &sentry, dsn_key);
-}
-
-/// The source is well by now.
-fn goes_untold_when_well(
-    service: Service,
-    source: &Source,
-    stage: &FakeStage,
-    queue: &Hostile,
-    sentry: &SentryStub,
-    dsn_key: &str,
-) {
-    let told = queue_does_wrong(&service, source, stage, queue, sentry);
+    let told = queue_does_wrong(&service, source, &stage, &queue, &sentry);
     service.stop();
     // That the key was nobody's in the end is what the queue complains of.
     stage.queue.complaints();
-    assert_untold(source.name, &told, &all_secrets(source, dsn_key));
-}
-
-fn all_secrets(source: &Source, dsn_key: &str) -> Vec<String> {
     let mut secrets = secrets_of(&source.key);
     secrets.extend(source.secrets.iter().cloned());
     secrets.push(dsn_key.to_owned());
-    secrets
+    assert_untold(name, &told, &secrets);
 }
 
 /// Gives all that was told.

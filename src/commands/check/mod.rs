@@ -19,6 +19,7 @@ use super::terminal::Paint;
 use super::{CONFIGURATION, DONE, FAILED, Opened, complain, print};
 use crate::config::Settings;
 use crate::edge::EdgeClient;
+use crate::log::printable;
 
 /// There are warnings, and nothing worse.
 const WARNED: u8 = 3;
@@ -175,7 +176,12 @@ fn lines(findings: &[Finding], paint: Paint) -> String {
             Status::Warning => paint.yellow("warning"),
             Status::Failure => paint.red("failure"),
         };
-        let _ = writeln!(text, "{status}  {:<13}  {}", finding.area.label(), finding.text);
+        let _ = writeln!(
+            text,
+            "{status}  {:<13}  {}",
+            finding.area.label(),
+            printable(&finding.text)
+        );
     }
     text
 }

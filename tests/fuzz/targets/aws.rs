@@ -77,7 +77,7 @@ fn are_whole(credentials: &Credentials) -> Result<(), String> {
 /// A refusal is a line, without the token.
 fn is_a_refusal(code: &str, text: &str) -> Result<(), String> {
     is_a_line(code, 60)?;
-    is_a_line(text, 300)?;
+    is_a_line(text, 400)?;
     hold(!text.contains("t0ken-of-a-pod"), || {
         format!("the token is cut out of a refusal: {text}")
     })

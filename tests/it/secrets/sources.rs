@@ -44,10 +44,10 @@ impl Peer {
         }
     }
 
-    /// It did so, and what came of it was seen by the service: where there is a second call, the first has ended.
+    /// It did so, and the service has its answer. Where it says nothing, a second call shows that the first has ended.
     pub fn has_done(&self, mode: Mode) -> bool {
         match self {
-            Self::Of(peer) => peer.calls(mode) >= 2,
+            Self::Of(peer) => peer.calls(mode) >= if mode == Mode::Stall { 2 } else { 1 },
             Self::File(_) | Self::Nobody => true,
         }
     }

@@ -151,7 +151,7 @@ impl Hostile {
         }
     }
 
-    /// What it was asked for while it behaved so.
+    /// What it was asked for, and over HTTP has answered, while it behaved so.
     pub fn calls(&self, mode: Mode) -> usize {
         self.state.lock().unwrap().calls[mode as usize]
     }
@@ -167,10 +167,13 @@ impl Drop for Hostile {
 
 /// The mode of this call; counts it.
 fn called(state: &Mutex<State>) -> Mode {
-    let mut state = state.lock().unwrap();
-    let mode = state.mode;
-    state.calls[mode as usize] += 1;
+    let mode = state.lock().unwrap().mode;
+    count(state, mode);
     mode
+}
+
+fn count(state: &Mutex<State>, mode: Mode) {
+    state.lock().unwrap().calls[mode as usize] += 1;
 }
 
 /// Until the other side hangs up.
@@ -187,7 +190,7 @@ fn speak_http(
     refusal: &str,
 ) -> std::io::Result<()> {
     let request = read_request(&mut client)?;
-    let mode = called(state);
+    let mode = state.lock().unwrap().mode;
     // What is behind the request line, on one line. What may be secret comes first: quotes are shortened.
     let (_, sent) = request.text.split_once("\r\n").unwrap_or_default();
     let interesting = ["authorization", "token", "key"];
@@ -201,6 +204,7 @@ fn speak_http(
         Mode::Serve => {
             let answer = answers(&request);
             if answer.starts_with("HTTP/1.1") {
+                count(state, mode);
                 return client.write_all(answer.as_bytes());
             }
             ("200 OK", answer)
@@ -212,6 +216,7 @@ fn speak_http(
             ("200 OK", format!("{half} {words}"))
         }
         Mode::Stall => {
+            count(state, mode);
             say_nothing(&mut client);
             return Ok(());
         }
@@ -221,7 +226,9 @@ fn speak_http(
         client,
         "HTTP/1.1 {status}\r\ncontent-length: {}\r\n{token_life}\r\nconnection: close\r\n\r\n{body}",
         body.len()
-    )
+    )?;
+    count(state, mode);
+    Ok(())
 }
 
 /// Head and body of a request or an answer.
