@@ -179,7 +179,7 @@ pub fn parse(args: Vec<OsString>, environment: &Environment) -> Result<CommandLi
     if let Some((_, of_command)) = matches.subcommand() {
         all.insert(0, of_command);
     }
-    let settings = Settings::from_matches(&all, environment)?;
+    let settings = Settings::from_matches(&all, environment);
     let command = matches
         .subcommand_name()
         .map(|_| Command::from_arg_matches(&matches))
@@ -210,27 +210,32 @@ mod tests {
     fn without_a_command_it_is_the_service() {
         let line = parse_words("--port 4001", &[]).unwrap();
         assert!(line.command.is_none());
-        assert_eq!(line.settings.http.port.as_deref(), Some("4001"));
+        assert_eq!(line.settings.port_to_probe().unwrap(), 4001);
     }
 
     #[test]
     fn a_setting_may_stand_before_a_command_behind_it_or_in_the_environment() {
         for (words, environment, port) in [
-            ("--port 1 ready", [("PORT", "3")], "1"),
-            ("ready --port 2", [("PORT", "3")], "2"),
-            ("--port 1 ready --port 2", [("PORT", "3")], "2"),
-            ("ready", [("PORT", "3")], "3"),
+            ("--port 1 ready", [("PORT", "3")], 1),
+            ("ready --port 2", [("PORT", "3")], 2),
+            ("--port 1 ready --port 2", [("PORT", "3")], 2),
+            ("ready", [("PORT", "3")], 3),
         ] {
             let line = parse_words(words, &environment).unwrap();
             assert!(matches!(line.command, Some(Command::Ready)), "{words}");
-            assert_eq!(line.settings.http.port.as_deref(), Some(port), "{words}");
+            assert_eq!(line.settings.port_to_probe().unwrap(), port, "{words}");
         }
     }
 
     #[test]
     fn a_command_takes_every_setting_and_shows_those_it_uses() {
         let line = parse_words("ready --redis-host r", &[]).unwrap();
-        assert_eq!(line.settings.redis.redis_host.as_deref(), Some("r"));
+        let shown = line.settings.shown().0;
+        assert!(
+            shown
+                .iter()
+                .any(|setting| setting.name == "REDIS_HOST" && setting.is_given)
+        );
         let help = parse_words("ready --help", &[]).unwrap_err().to_string();
         assert!(
             help.contains("--port") && !help.contains("--redis-host"),

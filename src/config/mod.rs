@@ -1,15 +1,13 @@
 //! Settings (raw: environment and flags) -> Config (validated, all faults at once). The only reader of the
 //! environment.
 //!
-//! `settings` says which settings there are, `table` shows them to readers of README and `shown` to those of the status
-//! page, `validate` judges them with
-//! the help of `values` (numbers, choices, secrets), `queue` (region, endpoint), `credentials` (where AWS's come from;
-//! `profiles` reads the files that AWS's tools share), `proxy` and `redis` (address, TLS). `parts` judges no more than a
-//! command needs. A fault or a notice never holds a
-//! secret's value, nor that of a URL that may hold a password.
+//! `table` says which settings there are, `settings` takes them from flags and environment, `shown` is what the status
+//! page may show. `validate` judges them with the help of `values` (numbers, choices, secrets), `queue`, `redis`, `proxy`,
+//! `credentials` and `profiles` (the files that AWS's tools share). A fault or a notice never holds a secret's value, nor
+//! that of a URL that may hold a password.
 
 mod credentials;
-mod parts;
+mod plaintext;
 mod profiles;
 mod proxy;
 mod queue;
@@ -29,7 +27,6 @@ use std::time::Duration;
 
 use url::Url;
 
-pub use parts::{CacheAccess, EdgeAccess};
 pub use proxy::{NoProxy, Proxy};
 pub use secret::Secret;
 pub use settings::{Environment, Settings, of_process};
@@ -58,13 +55,11 @@ pub enum CredentialSource {
 }
 
 /// Keys as the operator gave them.
+#[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaticKeys {
-    /// The key id: not a secret.
     pub access_key_id: String,
-    /// The secret.
     pub secret_access_key: Secret,
-    /// For temporary credentials.
     pub session_token: Option<Secret>,
 }
 
@@ -119,12 +114,8 @@ pub struct ProfileSource {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RedisAddress {
     /// Host name or address, and port.
-    Tcp {
-        /// Host name or address.
-        host: String,
-        /// Port.
-        port: u16,
-    },
+    #[allow(missing_docs)]
+    Tcp { host: String, port: u16 },
     /// A unix socket.
     Unix(PathBuf),
     /// Where the sentinels say.
@@ -132,32 +123,26 @@ pub enum RedisAddress {
 }
 
 /// The sentinels, and how to ask them.
+#[allow(missing_docs)] // as the settings `REDIS_SENTINEL_…`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SentinelConfig {
     /// Host and port of each, at least one.
     pub sentinels: Vec<(String, u16)>,
-    /// Their name of the primary.
     pub master: String,
-    /// ACL user at the sentinels.
     pub username: Option<String>,
-    /// Password at the sentinels.
     pub password: Option<Secret>,
-    /// The sentinels speak TLS, too.
     pub tls: bool,
 }
 
 /// TLS to Redis.
+#[allow(missing_docs)] // as the settings `REDIS_TLS_…`
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RedisTls {
-    /// PEM file of the authorities to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// PEM file of the client certificate; goes with `key_file`.
+    /// Goes with `key_file`.
     pub cert_file: Option<PathBuf>,
-    /// PEM file of its private key.
     pub key_file: Option<PathBuf>,
-    /// The name in the server's certificate, where it is not the host's.
     pub server_name: Option<String>,
-    /// Do not verify the server's certificate.
     pub insecure: bool,
 }
 
@@ -175,19 +160,17 @@ pub struct RedisIam {
 }
 
 /// How to reach Redis.
+#[allow(missing_docs)] // as the settings `REDIS_…`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisConfig {
-    /// Where.
     pub address: RedisAddress,
-    /// Database number.
     pub db: u16,
-    /// ACL user; none is the `default` user.
+    /// Without one, the `default` user.
     pub username: Option<String>,
-    /// Password.
     pub password: Option<Secret>,
     /// What tokens are signed for, instead of a password.
     pub iam: Option<RedisIam>,
-    /// TLS, if on.
+    /// None without TLS.
     pub tls: Option<RedisTls>,
 }
 
@@ -220,7 +203,7 @@ pub enum PoisonPolicy {
     Delete,
 }
 
-/// Where Sentry's DSN comes from.
+/// Where Sentry's DSN comes from. It is read once, at start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SentryConfig {
     /// `DISABLE_SENTRY`.
@@ -242,71 +225,76 @@ pub enum LogFormat {
 }
 
 /// What the log looks like.
+#[allow(missing_docs)] // as the settings `LOG_…`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
-    /// `LOG_LEVEL`.
     pub level: log::LevelFilter,
-    /// `LOG_FORMAT`.
     pub format: LogFormat,
     /// Text may be coloured on a terminal: not `NO_COLOR`.
     pub colour: bool,
-    /// `LOG_MESSAGE_KEY`.
     pub message_key: String,
-    /// `LOG_ERROR_KEY`.
     pub error_key: String,
 }
 
-/// A whole, valid configuration.
+/// A whole, valid configuration. Fields without a comment are the settings of that name.
+#[allow(missing_docs)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// AWS region of the queue.
     pub region: String,
-    /// The queue, as given: what goes into request bodies.
+    /// As given: what goes into request bodies.
     pub queue_url: String,
     /// Where SQS calls go: `AWS_ENDPOINT_URL_SQS`, else `AWS_ENDPOINT_URL`, else the queue URL's scheme and host.
     pub sqs_endpoint: Url,
-    /// Where credentials come from.
     pub credentials: CredentialSource,
     /// The proxy for https calls, but never for those to containers' and instances' own endpoints.
     pub proxy: Option<Proxy>,
-    /// Stigg's server API key.
     pub server_api_key: Secret,
-    /// The Edge API.
     pub edge_api_url: Url,
-    /// First part of every key.
     pub environment_prefix: String,
-    /// Redis.
     pub redis: RedisConfig,
-    /// Messages a receive, 1 to 10.
+    /// 1 to 10.
     pub batch_size: u8,
-    /// Life of written keys.
     pub expiry: Expiry,
-    /// Which customers are written.
     pub cache_update_policy: CacheUpdatePolicy,
-    /// What is written.
     pub cache_format: CacheFormat,
-    /// Error reports.
     pub sentry: SentryConfig,
-    /// Port of the HTTP endpoints.
     pub port: u16,
-    /// There are a status page and `/status`.
     pub status_page: bool,
-    /// The log.
     pub log: LogConfig,
-    /// Pollers, at least 1.
+    /// At least 1.
     pub consumers: usize,
-    /// Workers, at least 1.
+    /// At least 1.
     pub workers: usize,
-    /// Long poll, 0 to 20 s.
+    /// 0 to 20 s.
     pub wait_time: Duration,
-    /// Budget of a stop.
     pub shutdown_timeout: Duration,
-    /// What becomes of unreadable bodies.
     pub poison_policy: PoisonPolicy,
     /// Things worth a warning in the log at start (ignored settings, aliases in use …), one line each.
     pub notices: Vec<String>,
     /// The settings as anybody may see them.
     pub shown: ShownSettings,
+}
+
+/// The part of a configuration that commands need for the cache. What they do not need is not judged.
+#[allow(missing_docs)] // as in [`Config`]
+#[derive(Debug)]
+pub struct CacheAccess {
+    pub redis: RedisConfig,
+    pub environment_prefix: String,
+    pub policy: CacheUpdatePolicy,
+    pub format: CacheFormat,
+    pub expiry: Expiry,
+    /// The way to AWS, where Redis is signed in to with its credentials.
+    pub proxy: Option<Proxy>,
+    pub notices: Vec<String>,
+}
+
+/// Stigg's Edge API: where it is, and the server API key.
+#[allow(missing_docs)]
+#[derive(Debug)]
+pub struct EdgeAccess {
+    pub url: Url,
+    pub key: Secret,
 }
 
 impl CredentialSource {

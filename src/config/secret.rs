@@ -24,22 +24,16 @@ impl Secret {
         Self(SecretSource::File(path.into()))
     }
 
-    /// True if it can change while the service runs.
-    pub fn is_file(&self) -> bool {
-        matches!(self.0, SecretSource::File(_))
-    }
-
     /// The secret, as it is now. Fails if its file cannot be read; the error names the path.
     pub fn read(&self) -> std::io::Result<String> {
         match &self.0 {
             SecretSource::Inline(value) => Ok(value.clone()),
-            SecretSource::File(path) => match std::fs::read_to_string(path) {
-                Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
-                Err(error) => Err(std::io::Error::new(
-                    error.kind(),
-                    format!("{}: {error}", path.display()),
-                )),
-            },
+            SecretSource::File(path) => {
+                let text = std::fs::read_to_string(path).map_err(|error| {
+                    std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+                })?;
+                Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+            }
         }
     }
 }

@@ -1,43 +1,209 @@
-//! README's tables of settings, made of the same definitions as the flags and the help.
+//! The settings: one row each, from which flags, help, `*_FILE` variants, validation, README's tables and `/status` are
+//! made. A variable's name in small letters with dashes is its flag.
 
 use std::fmt::Write;
 
-use clap::CommandFactory;
+use self::Holds::{Bool, Hidden, Number, Secret, SecretFile, Text};
 
-use super::settings::{Settings, variable};
+/// One row.
+#[derive(Debug)]
+pub(super) struct SettingRow {
+    /// The heading that it is listed under. The settings of [`UNLISTED`] are in neither help nor README.
+    pub group: &'static str,
+    pub variable: &'static str,
+    pub holds: Holds,
+    pub default: Option<&'static str>,
+    /// Markdown.
+    pub help: &'static str,
+}
+
+/// What a value is. The texts are the value's name in the help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holds {
+    Text(&'static str),
+    /// A whole number within these bounds.
+    Number(&'static str, u64, u64),
+    /// As a flag it may stand alone, for yes.
+    Bool,
+    /// White space inside counts. Line breaks at the end do not, as in a secret's file. Never shown.
+    Secret,
+    /// A file with a secret, which should be readable by nobody else.
+    SecretFile,
+    /// Never shown: whoever knows it can use it.
+    Hidden(&'static str),
+}
+
+/// Older names, and what the environment tells without meaning this service.
+pub(super) const UNLISTED: &str = "Other";
+
+macro_rules! settings {
+    (@default) => { None };
+    (@default $default:literal) => { Some($default) };
+    ($($group:tt { $($variable:ident: $holds:expr $(, $default:literal)? => $help:literal;)* })*) => {
+        pub(super) const TABLE: &[SettingRow] = &[$($(SettingRow {
+            group: $group,
+            variable: stringify!($variable),
+            holds: $holds,
+            default: settings!(@default $($default)?),
+            help: $help,
+        },)*)*];
+    };
+}
+
+settings! {
+    "Queue" {
+        AWS_REGION: Text("REGION") => "AWS region of the queue. Required, unless `QUEUE_URL` tells it.";
+        QUEUE_URL: Text("URL") => "URL of the SQS queue. Required.";
+        AWS_ENDPOINT_URL_SQS: Text("URL") => "Where SQS is called, with its path, instead of the host in `QUEUE_URL`.";
+        AWS_ENDPOINT_URL: Text("URL") => "The same for all AWS services; `AWS_ENDPOINT_URL_SQS` goes before it.";
+        BATCH_SIZE: Number("N", 1, 10), "1" => "Messages per receive, 1 to 10.";
+        WAIT_TIME_SECS: Number("SECS", 0, 20), "20" => "Seconds that a long poll waits for messages, 0 to 20.";
+        POISON_POLICY: Text("POLICY"), "redrive" =>
+            "Unreadable messages: `redrive` leaves them to the queue's dead-letter rule, `delete` logs and deletes them.";
+    }
+    "AWS credentials" {
+        CREDENTIAL_SOURCE: Text("SOURCE"), "auto" => "`auto` takes the first source that is set, else the Edge API. `static`, \
+            `web-identity`, `container`, `profile`, `instance-metadata` and `edge` take that one.";
+        AWS_ACCESS_KEY_ID: Text("ID") => "Access key id.";
+        AWS_SECRET_ACCESS_KEY: Secret => "Secret that belongs to the access key id.";
+        AWS_SECRET_ACCESS_KEY_FILE: SecretFile => "File that holds the secret; read again when it changes.";
+        AWS_SESSION_TOKEN: Secret => "Session token, if the access key is a temporary one.";
+        AWS_WEB_IDENTITY_TOKEN_FILE: Text("PATH") =>
+            "File with a token of an identity provider, for which `AWS_ROLE_ARN` is assumed; read again each time.";
+        AWS_ROLE_ARN: Text("ARN") => "Role to assume with the token.";
+        AWS_ROLE_SESSION_NAME: Text("NAME") =>
+            "Name of the session, as in CloudTrail. By default `persistent-cache-service-` and a number.";
+        AWS_CONTAINER_CREDENTIALS_FULL_URI: Hidden("URL") =>
+            "Credentials endpoint of a container: https, or http to a loopback address or one of ECS and EKS.";
+        AWS_CONTAINER_CREDENTIALS_RELATIVE_URI: Hidden("PATH") => "The same as a path on ECS's address; goes before it.";
+        AWS_CONTAINER_AUTHORIZATION_TOKEN: Secret => "What the container's endpoint wants in `Authorization`.";
+        AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE: Text("PATH") => "File that holds it; read again each time.";
+        AWS_PROFILE: Text("NAME") => "Profile with static keys in the files that the AWS CLI and SDKs share.";
+        AWS_CONFIG_FILE: Text("PATH") => "The shared config file; `~/.aws/config` by default.";
+        AWS_SHARED_CREDENTIALS_FILE: Text("PATH") => "The shared credentials file; `~/.aws/credentials` by default.";
+        AWS_EC2_METADATA_SERVICE_ENDPOINT: Text("URL"), "http://169.254.169.254" => "EC2's instance metadata.";
+        AWS_ENDPOINT_URL_STS: Text("URL") => "STS, instead of the region's; `AWS_ENDPOINT_URL` goes after it.";
+    }
+    "Stigg" {
+        SERVER_API_KEY: Secret => "Stigg's server API key. Required.";
+        SERVER_API_KEY_FILE: SecretFile => "File that holds the key; read again when it changes.";
+        EDGE_API_URL: Text("URL"), "https://edge.api.stigg.io" => "URL of Stigg's Edge API.";
+    }
+    "Proxy" {
+        HTTPS_PROXY: Text("URL") =>
+            "Proxy for https calls: `http://host:port`, or `http://user:password@host:port`. `https_proxy` is read too.";
+        NO_PROXY: Text("HOSTS") => "Hosts that are called without the proxy: names (each with all below it), addresses, \
+            ranges (`10.0.0.0/8`) or `*`, separated by commas. `no_proxy` is read too.";
+    }
+    "Redis" {
+        REDIS_HOST: Text("HOST") => "Host name or address of Redis. Required, unless `REDIS_URL` is given.";
+        REDIS_PORT: Number("PORT", 1, 65_535), "6379" => "Port of Redis.";
+        REDIS_DB: Number("N", 0, 65_535), "0" => "Database number.";
+        REDIS_USERNAME: Text("NAME") => "ACL user. Without one, the password is that of the user `default`.";
+        REDIS_PASSWORD: Secret => "Password of the user.";
+        REDIS_PASSWORD_FILE: SecretFile => "File that holds the password; read again when it changes.";
+        REDIS_TLS: Bool, "0" => "Connect with TLS.";
+        REDIS_TLS_CA_FILE: Text("PATH") => "PEM file of the authorities to trust, instead of the system's.";
+        REDIS_TLS_CERT_FILE: Text("PATH") => "PEM file of the client certificate.";
+        REDIS_TLS_KEY_FILE: SecretFile => "PEM file of that certificate's private key.";
+        REDIS_TLS_SERVER_NAME: Text("NAME") => "Name in the server's certificate, if it is not the host's.";
+        REDIS_TLS_INSECURE: Bool, "0" => "Do not verify the server's certificate. For tests only.";
+        REDIS_URL: Text("URL") => "All of the above but the `REDIS_TLS_` settings in one: \
+            `redis://user:password@host:6379/0`, `rediss://` for TLS, or `unix:///path/of/socket?db=0`.";
+        REDIS_SENTINELS: Text("LIST") =>
+            "Sentinels that know the primary, instead of `REDIS_HOST`: `host:port,…` (port 26379 if left out).";
+        REDIS_SENTINEL_MASTER: Text("NAME") => "The sentinels' name of the primary.";
+        REDIS_SENTINEL_USERNAME: Text("NAME") => "ACL user at the sentinels.";
+        REDIS_SENTINEL_PASSWORD: Secret => "Password at the sentinels.";
+        REDIS_SENTINEL_PASSWORD_FILE: SecretFile => "File that holds it; read again when it changes.";
+        REDIS_SENTINEL_TLS: Bool => "Connect to the sentinels with TLS. By default as `REDIS_TLS`.";
+        REDIS_IAM_AUTH: Bool, "0" => "Authenticate to ElastiCache by IAM, with a token signed for each connection. Needs AWS \
+            credentials, TLS, `REDIS_USERNAME` and `REDIS_IAM_CACHE_NAME`.";
+        REDIS_IAM_CACHE_NAME: Text("NAME") => "Name of the serverless cache, or id of the replication group.";
+        REDIS_IAM_REGION: Text("REGION") => "AWS region of the cache. By default that of the queue.";
+        REDIS_IAM_SERVERLESS: Bool, "0" => "The cache is a serverless one, which wants tokens of its own kind.";
+    }
+    "Cache" {
+        ENVIRONMENT_PREFIX: Text("PREFIX"), "production" => "First part of every key: the same as in the SDKs that read.";
+        CACHE_UPDATE_POLICY: Text("POLICY"), "UPDATE_IF_EXISTS" =>
+            "Which customers are written: `UPDATE_IF_EXISTS` those that are in the cache, `UPSERT` all.";
+        CACHE_FORMAT: Text("FORMAT"), "compatible" =>
+            "Which SDKs read the entries: `v3`, `v4`, or `compatible` for any mixture of 2.x, 3.x and 4.x.";
+        KEYS_TTL_IN_SECS: Text("SECS"), "604800" => "Seconds that an entry lives; negative: for ever.";
+    }
+    "HTTP" {
+        PORT: Number("PORT", 0, 65_535), "4000" =>
+            "Port of `/livez`, `/readyz`, `/metrics` and the status page; 0 takes a free one, which the log tells.";
+        STATUS_PAGE: Bool, "1" => "Serve the status page, `/`, and the same as JSON, `/status`; else 404.";
+    }
+    "Log" {
+        LOG_LEVEL: Text("LEVEL"), "info" =>
+            "`error`, `warn`, `info` or `debug`, each with those before it; `trace` is for work on the service itself.";
+        LOG_FORMAT: Text("FORMAT"), "json" => "`json`, one object a line for machines, or `text` for people.";
+        NO_COLOR: Bool => "No colour in text, whatever the value is. There is colour only on a terminal.";
+        LOG_MESSAGE_KEY: Text("KEY"), "msg" => "JSON key of the message.";
+        LOG_ERROR_KEY: Text("KEY"), "err" => "JSON key of the error.";
+    }
+    "Sentry" {
+        SENTRY_DSN: Hidden("DSN") => "Where internal errors are reported. Without one, Stigg's Edge API is asked for it.";
+        SENTRY_DSN_FILE: SecretFile => "File that holds the DSN; read once, at start.";
+        DISABLE_SENTRY: Bool, "0" => "Report no errors to Sentry.";
+    }
+    "Running" {
+        CONSUMERS: Number("N", 1, 256), "10" => "Pollers of the queue, 1 to 256.";
+        WORKERS: Number("N", 1, 256) => "Workers that write to Redis, 1 to 256. By default one per core, 2 to 8.";
+        SHUTDOWN_TIMEOUT_SECS: Number("SECS", 1, 3600), "10" => "Seconds that a stop may take, 1 to 3600.";
+    }
+    UNLISTED {
+        HOME: Text("PATH") => "What `~` stands for in the names of the two shared files.";
+        REDIS_ENVIRONMENT_PREFIX: Text("PREFIX") => "`ENVIRONMENT_PREFIX`.";
+        REDIS_USER: Text("NAME") => "`REDIS_USERNAME`.";
+        TTL_IN_SECS: Text("SECS") => "`KEYS_TTL_IN_SECS`.";
+        CACHE_LOCK_RETRY_COUNT: Text("N") => "Accepted, without effect.";
+    }
+}
+
+impl SettingRow {
+    /// The name of its argument: the variable in small letters.
+    pub fn id(&self) -> String {
+        self.variable.to_ascii_lowercase()
+    }
+
+    pub fn flag(&self) -> String {
+        self.id().replace('_', "-")
+    }
+
+    /// Nothing of its value may be seen.
+    pub fn is_secret(&self) -> bool {
+        matches!(self.holds, Secret | Hidden(_))
+    }
+}
+
+/// Where a setting is in [`TABLE`]. Does not compile for a name that is not there, as it is called in constants.
+pub(super) const fn position(name: &str) -> usize {
+    let mut position = 0;
+    while !TABLE[position].variable.eq_ignore_ascii_case(name) {
+        position += 1;
+    }
+    position
+}
 
 /// Markdown: a table for each group of settings (variable, flag, default, meaning).
 pub fn settings_table() -> String {
-    let command = Settings::command();
     let mut table = String::new(); // takes everything, so that the results of writing need no look
     let mut group = "";
-    for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
-        let heading = arg.get_help_heading().unwrap_or("Other");
-        if heading != group {
+    for setting in TABLE.iter().filter(|setting| setting.group != UNLISTED) {
+        if setting.group != group {
             let gap = if group.is_empty() { "" } else { "\n" };
-            let _ = write!(
-                table,
-                "{gap}**{heading}**\n\n| Variable | Flag | Default | Meaning |\n|---|---|---|---|\n"
-            );
-            group = heading;
+            group = setting.group;
+            let header = "| Variable | Flag | Default | Meaning |\n|---|---|---|---|";
+            let _ = writeln!(table, "{gap}**{group}**\n\n{header}");
         }
-        let variable = variable(arg.get_id().as_str());
-        let flag = arg.get_long().unwrap_or_default();
-        let default = arg
-            .get_default_values()
-            .first()
-            .map(|value| format!("`{}`", value.to_string_lossy()))
-            .unwrap_or_default();
-        let meaning = arg
-            .get_help()
-            .map(ToString::to_string)
-            .unwrap_or_default()
-            .replace('|', "\\|");
-        let stop = if meaning.ends_with('.') { "" } else { "." };
-        let _ = writeln!(
-            table,
-            "| `{variable}` | `--{flag}` | {default} | {meaning}{stop} |"
-        );
+        let (variable, flag, help) = (setting.variable, setting.flag(), setting.help);
+        let default = setting
+            .default
+            .map_or(String::new(), |default| format!("`{default}`"));
+        let _ = writeln!(table, "| `{variable}` | `--{flag}` | {default} | {help} |");
     }
     table
 }

@@ -9,6 +9,7 @@ mod redis_tls;
 mod shown;
 mod values;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::{Config, Environment, Settings, settings_table};
@@ -28,7 +29,17 @@ fn settings(flags: &[&str], environment: &[(&str, &str)]) -> Settings {
         .iter()
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
-    Settings::read_from(["persistent-cache-service"].iter().chain(flags), &environment).unwrap()
+    let flags = ["persistent-cache-service"].iter().chain(flags);
+    read(flags, &environment).unwrap()
+}
+
+/// The settings in these arguments (the first is the program's name) and this environment.
+fn read<A: Into<OsString> + Clone>(
+    arguments: impl IntoIterator<Item = A>,
+    environment: &Environment,
+) -> Result<Settings, clap::Error> {
+    let matches = Settings::flags().try_get_matches_from(arguments)?;
+    Ok(Settings::from_matches(&[&matches], environment))
 }
 
 /// The least, with these on top; an empty value takes one away.
@@ -79,6 +90,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     let mut config = config(&[]);
     assert!((2..=8).contains(&config.workers));
     config.workers = 4;
+    config.shown = super::ShownSettings::default();
     let expected = r#"Config {
     region: "us-east-1",
     queue_url: "https://sqs.us-east-1.amazonaws.com/123456789012/changes",
@@ -149,7 +161,9 @@ fn the_least_configuration_has_the_documented_defaults() {
     shutdown_timeout: 10s,
     poison_policy: Redrive,
     notices: [],
-    shown: as the status page shows them,
+    shown: ShownSettings(
+        [],
+    ),
 }"#;
     assert_eq!(format!("{config:#?}"), expected);
 }
@@ -171,14 +185,14 @@ fn all_faults_come_at_once_each_with_its_variable_and_its_remedy() {
     .unwrap_err();
     let expected = "\
 QUEUE_URL: is required; set the queue's URL, https://sqs.<region>.amazonaws.com/<account>/<name>
-AWS_REGION: is required; set the queue's region, for instance us-east-1
+AWS_REGION: is required, as QUEUE_URL does not tell it; set the queue's region, like us-east-1
 AWS_SECRET_ACCESS_KEY: is required with AWS_ACCESS_KEY_ID; set it (or AWS_SECRET_ACCESS_KEY_FILE), or unset AWS_ACCESS_KEY_ID to use another source of credentials
-BATCH_SIZE: '11' is not a whole number from 1 to 10; set one
 SERVER_API_KEY: is required; set it, or SERVER_API_KEY_FILE, to a server API key of the environment
-REDIS_HOST: REDIS_HOST or REDIS_URL is required; set the host name of Redis
+REDIS_HOST: is required (or REDIS_URL); set the host name of Redis
 REDIS_PORT: '6379x' is not a whole number from 1 to 65535; set one
 CACHE_UPDATE_POLICY: 'always' is not known; set one of UPDATE_IF_EXISTS, UPSERT
-DISABLE_SENTRY: 'maybe' is neither yes nor no; set 1, true, yes or on, or 0, false, no or off
+DISABLE_SENTRY: 'maybe' is neither yes nor no; set 1 or 0
+BATCH_SIZE: '11' is not a whole number from 1 to 10; set one
 WORKERS: '0' is not a whole number from 1 to 256; set one";
     assert_eq!(faults.to_string(), expected);
 }
@@ -245,14 +259,13 @@ fn white_space_around_a_value_is_dropped_but_that_of_a_secret_counts() {
 #[cfg(unix)]
 #[test]
 fn a_value_that_is_not_utf_8_is_a_fault_and_does_not_hide_the_others() {
-    use std::ffi::OsString;
     use std::os::unix::ffi::OsStringExt;
 
     let broken = || OsString::from_vec(b"a\xffb".to_vec());
     let environment: Environment = [(OsString::from("REDIS_PASSWORD"), broken())].into();
     let mut flag = OsString::from("--environment-prefix=");
     flag.push(broken());
-    let faults = Settings::read_from([OsString::from("x"), flag], &environment)
+    let faults = read([OsString::from("x"), flag], &environment)
         .unwrap()
         .validate()
         .unwrap_err();
@@ -279,11 +292,7 @@ fn a_value_that_is_not_utf_8_is_a_fault_and_does_not_hide_the_others() {
 
 #[test]
 fn an_unknown_flag_is_refused_the_usual_way_and_help_and_version_end_well() {
-    let exit = |flag: &str| {
-        Settings::read_from(["x", flag], &Environment::new())
-            .unwrap_err()
-            .exit_code()
-    };
+    let exit = |flag: &str| read(["x", flag], &Environment::new()).unwrap_err().exit_code();
     assert_eq!(
         (exit("--redis-hots=db-1"), exit("--help"), exit("--version")),
         (2, 0, 0)
@@ -293,9 +302,7 @@ fn an_unknown_flag_is_refused_the_usual_way_and_help_and_version_end_well() {
 #[test]
 fn help_names_each_variable_fits_100_columns_and_never_shows_a_value_of_the_environment() {
     let environment: Environment = [("REDIS_PASSWORD".into(), "hunter2".into())].into();
-    let help = Settings::read_from(["x", "--help"], &environment)
-        .unwrap_err()
-        .to_string();
+    let help = read(["x", "--help"], &environment).unwrap_err().to_string();
     for text in [
         "[env: QUEUE_URL]",
         "[env: REDIS_PASSWORD]",

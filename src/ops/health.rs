@@ -1,18 +1,18 @@
-//! What is known of the service's health. Pure state: others report, the endpoints ask, the time is an argument.
-//!
-//! Each fact is one atomic, so that no loop ever waits for a probe. A readiness that is put together while facts
-//! change may mix the old and the new; the next probe sees it right.
+//! The service's health. The loops report and the endpoints ask; the time is an argument.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long silence and failure are borne.
+use serde::Serialize;
+
+/// How long silence and failures are tolerated.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Longer than any call with its deadline, the wait after a failed one and some room: a poller that has not come
-    /// round for so long never will.
+    /// Longer than any call with its deadline and the wait after a failed one: a poller that has made no progress for so
+    /// long never will.
     pub silent_after: Duration,
-    /// A queue that fails for less than this is no reason to be taken out of service.
+    /// A queue that fails for less than this does not make the service unready.
     pub failing_grace: Duration,
 }
 
@@ -26,181 +26,153 @@ impl Default for Patience {
     }
 }
 
-/// For a poller that is not failing.
-const NEVER: u64 = u64::MAX;
-
-/// Reports come in from the loops, questions from the endpoints. Shared by all threads.
+/// What is known of the service's health. Shared by all threads; its lock is held for moments only.
 #[derive(Debug)]
 pub struct HealthBoard {
-    began: Instant,
     patience: Patience,
-    pollers: Vec<PollerFacts>,
+    pollers: Mutex<Vec<PollerHealth>>,
     redis_connected: AtomicBool,
-    stop_begun: AtomicBool,
+    is_stopping: AtomicBool,
 }
 
-/// Times are milliseconds since the board was made.
-#[derive(Debug)]
-struct PollerFacts {
-    /// A call ended, whatever its end, or the poller waits on purpose.
-    came_round_at: AtomicU64,
-    has_succeeded: AtomicBool,
-    /// The first failure after the last success, or [`NEVER`].
-    failing_since: AtomicU64,
-    has_ended: AtomicBool,
+#[derive(Debug, Clone)]
+struct PollerHealth {
+    progress_at: Instant,
+    has_succeeded: bool,
+    /// The first failure after the last success.
+    failing_since: Option<Instant>,
+    has_ended: bool,
 }
 
-/// What `/readyz` answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Readiness {
-    /// Ready: Redis answers, at least one poller is alive, and no stop has begun.
-    pub up: bool,
-    /// Pollers that are alive: they get answers from the queue, or have failed for less than the grace.
-    pub consumers: usize,
-    /// Redis answered last time.
-    pub redis_connected: bool,
+/// What `/readyz` says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Readiness {
+    pub(crate) up: bool,
+    /// Pollers that are alive: they can receive, or have failed for less than the grace.
+    pub(crate) consumers: usize,
+    pub(crate) redis_connected: bool,
 }
 
-/// How the pollers fare.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pollers {
-    /// As `/readyz` counts them.
-    pub alive: usize,
-    /// Their last call to the queue failed.
-    pub failing: usize,
-    /// They have not come round for longer than any call may take.
-    pub silent: usize,
-    /// All there are.
-    pub total: usize,
+/// The pollers, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct PollerCounts {
+    /// As in [`Readiness::consumers`].
+    alive: usize,
+    failing: usize,
+    silent: usize,
+    total: usize,
 }
 
 impl HealthBoard {
     /// A board for this many pollers; Redis is not connected and no poller has succeeded yet.
     pub fn new(pollers: usize, patience: Patience, now: Instant) -> Self {
-        let unknown = || PollerFacts {
-            came_round_at: AtomicU64::new(0),
-            has_succeeded: AtomicBool::new(false),
-            failing_since: AtomicU64::new(NEVER),
-            has_ended: AtomicBool::new(false),
+        let unknown = PollerHealth {
+            progress_at: now,
+            has_succeeded: false,
+            failing_since: None,
+            has_ended: false,
         };
         Self {
-            began: now,
             patience,
-            pollers: (0..pollers).map(|_| unknown()).collect(),
+            pollers: Mutex::new(vec![unknown; pollers]),
             redis_connected: AtomicBool::new(false),
-            stop_begun: AtomicBool::new(false),
+            is_stopping: AtomicBool::new(false),
         }
     }
 
-    /// Redis answered, or did not.
+    /// Redis can be used, or cannot.
     pub fn set_redis_connected(&self, connected: bool) {
         self.redis_connected.store(connected, Ordering::Release);
     }
 
-    /// Redis answered last time.
+    /// Redis can be used.
     pub fn is_redis_connected(&self) -> bool {
         self.redis_connected.load(Ordering::Acquire)
     }
 
-    /// This poller's call to the queue succeeded. A number that the board was not made for is ignored, here and
-    /// below: health reporting stops no loop.
+    /// This poller's call to the queue succeeded.
     pub fn call_succeeded(&self, poller: usize, now: Instant) {
-        self.came_round(poller, now);
-        if let Some(facts) = self.pollers.get(poller) {
-            facts.failing_since.store(NEVER, Ordering::Release);
-            facts.has_succeeded.store(true, Ordering::Release);
-        }
+        self.update(poller, |poller| {
+            poller.progress_at = now;
+            poller.has_succeeded = true;
+            poller.failing_since = None;
+        });
     }
 
     /// This poller's call to the queue failed.
     pub fn call_failed(&self, poller: usize, now: Instant) {
-        self.came_round(poller, now);
-        if let Some(facts) = self.pollers.get(poller)
-            && facts.failing_since.load(Ordering::Acquire) == NEVER
-        {
-            facts.failing_since.store(self.ms(now), Ordering::Release);
-        }
+        self.update(poller, |poller| {
+            poller.progress_at = now;
+            poller.failing_since.get_or_insert(now);
+        });
     }
 
     /// This poller waits on purpose: for Redis, or for the workers.
-    pub fn came_round(&self, poller: usize, now: Instant) {
-        if let Some(facts) = self.pollers.get(poller) {
-            facts.came_round_at.store(self.ms(now), Ordering::Release);
-        }
+    pub fn waits(&self, poller: usize, now: Instant) {
+        self.update(poller, |poller| poller.progress_at = now);
     }
 
     /// This poller's loop has ended.
     pub fn ended(&self, poller: usize) {
-        if let Some(facts) = self.pollers.get(poller) {
-            facts.has_ended.store(true, Ordering::Release);
-        }
+        self.update(poller, |poller| poller.has_ended = true);
     }
 
-    /// A stop has begun: not ready from now on, for good.
+    /// The service is stopping: not ready from now on.
     pub fn begin_stop(&self) {
-        self.stop_begun.store(true, Ordering::Release);
+        self.is_stopping.store(true, Ordering::Release);
     }
 
-    /// A stop has begun.
+    /// The service is stopping.
     pub fn is_stopping(&self) -> bool {
-        self.stop_begun.load(Ordering::Acquire)
+        self.is_stopping.load(Ordering::Acquire)
     }
 
-    /// How the pollers fare now.
-    pub fn pollers(&self, now: Instant) -> Pollers {
-        let now_ms = self.ms(now);
+    pub(super) fn pollers(&self, now: Instant) -> PollerCounts {
+        let patience = self.patience;
+        let is_failing = |poller: &PollerHealth| poller.failing_since.is_some();
+        let is_silent = |poller: &PollerHealth| now - poller.progress_at > patience.silent_after;
+        let is_alive = |poller: &PollerHealth| {
+            let is_tolerated = poller
+                .failing_since
+                .is_none_or(|then| now - then < patience.failing_grace);
+            poller.has_succeeded && !poller.has_ended && !is_silent(poller) && is_tolerated
+        };
+        let pollers = self.pollers.lock().unwrap_or_else(PoisonError::into_inner);
         let count =
-            |is_so: &dyn Fn(&PollerFacts) -> bool| self.pollers.iter().filter(|facts| is_so(facts)).count();
-        Pollers {
-            alive: self.readiness(now).consumers,
-            failing: count(&|facts| facts.failing_since.load(Ordering::Acquire) != NEVER),
-            silent: count(&|facts| !self.comes_round(facts, now_ms)),
-            total: self.pollers.len(),
+            |is_so: &dyn Fn(&PollerHealth) -> bool| pollers.iter().filter(|poller| is_so(poller)).count();
+        PollerCounts {
+            alive: count(&is_alive),
+            failing: count(&is_failing),
+            silent: count(&is_silent),
+            total: pollers.len(),
         }
     }
 
-    /// False if no poller has come round for longer than any of its calls may take: the loops are dead, and only a
-    /// restart helps. A queue or a Redis that is away is no such thing. During a stop the pollers end on purpose.
+    /// False if no poller has made progress for longer than any of its calls may take: the loops are dead, and only a
+    /// restart helps. Neither an unavailable queue nor an unavailable Redis causes this, nor does a shutdown.
     pub fn is_live(&self, now: Instant) -> bool {
-        let now_ms = self.ms(now);
-        self.stop_begun.load(Ordering::Acquire)
-            || self.pollers.is_empty()
-            || self.pollers.iter().any(|facts| self.comes_round(facts, now_ms))
+        let pollers = self.pollers(now);
+        self.is_stopping() || pollers.total == 0 || pollers.silent < pollers.total
     }
 
-    /// What `/readyz` answers now.
-    pub fn readiness(&self, now: Instant) -> Readiness {
-        let now_ms = self.ms(now);
-        let is_alive = |facts: &&PollerFacts| {
-            let failing_since = facts.failing_since.load(Ordering::Acquire);
-            facts.has_succeeded.load(Ordering::Acquire)
-                && !facts.has_ended.load(Ordering::Acquire)
-                && self.comes_round(facts, now_ms)
-                && (failing_since == NEVER
-                    || now_ms.saturating_sub(failing_since) < millis(self.patience.failing_grace))
-        };
-        let consumers = self.pollers.iter().filter(is_alive).count();
+    /// Up if Redis can be used, at least one poller is alive, and the service is not stopping.
+    pub(crate) fn readiness(&self, now: Instant) -> Readiness {
+        let consumers = self.pollers(now).alive;
         let redis_connected = self.is_redis_connected();
-        let stop_begun = self.stop_begun.load(Ordering::Acquire);
         Readiness {
-            up: redis_connected && consumers >= 1 && !stop_begun,
+            up: redis_connected && consumers >= 1 && !self.is_stopping(),
             consumers,
             redis_connected,
         }
     }
 
-    fn comes_round(&self, facts: &PollerFacts, now_ms: u64) -> bool {
-        let silent_ms = now_ms.saturating_sub(facts.came_round_at.load(Ordering::Acquire));
-        silent_ms <= millis(self.patience.silent_after)
+    /// A number that the board was not made for is ignored: health reporting stops no loop.
+    fn update(&self, poller: usize, change: impl FnOnce(&mut PollerHealth)) {
+        let mut pollers = self.pollers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(poller) = pollers.get_mut(poller) {
+            change(poller);
+        }
     }
-
-    fn ms(&self, now: Instant) -> u64 {
-        millis(now.saturating_duration_since(self.began))
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -261,7 +233,10 @@ mod tests {
         let (board, began) = ready_board();
         board.call_failed(1, after(began, 1));
         board.call_failed(1, after(began, 14));
-        assert!(board.readiness(after(began, 15)).up, "14 s of failures are borne");
+        assert!(
+            board.readiness(after(began, 15)).up,
+            "14 s of failures are tolerated"
+        );
         board.call_failed(1, after(began, 16));
         assert_eq!(board.readiness(after(began, 16)), readiness(false, 0, true));
         assert!(board.is_live(after(began, 16)), "a restart would not help");
@@ -279,13 +254,13 @@ mod tests {
     }
 
     #[test]
-    fn pollers_that_do_not_come_round_are_dead_and_one_that_fails_or_waits_is_not() {
+    fn pollers_that_make_no_progress_are_dead_and_one_that_fails_or_waits_is_not() {
         let (board, began) = ready_board();
         board.call_failed(0, after(began, 30));
         assert!(board.is_live(after(began, 90)), "it failed 60 s ago");
         assert!(!board.is_live(after(began, 91)));
         assert_eq!(board.readiness(after(began, 91)).consumers, 0);
-        board.came_round(1, after(began, 3_000));
+        board.waits(1, after(began, 3_000));
         assert!(board.is_live(after(began, 3_010)), "it waits for Redis");
     }
 
@@ -302,10 +277,10 @@ mod tests {
     }
 
     #[test]
-    fn pollers_are_counted_by_how_they_fare() {
+    fn pollers_are_counted() {
         let (board, began) = ready_board();
         board.call_failed(0, after(began, 1));
-        let counted = |alive, failing, silent| Pollers {
+        let counted = |alive, failing, silent| PollerCounts {
             alive,
             failing,
             silent,

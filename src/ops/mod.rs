@@ -1,8 +1,7 @@
-//! What operators see: health, metrics, the status page, and the HTTP endpoints that serve them.
+//! What operators see: health, metrics and the status page, and the HTTP endpoints that serve them.
 
+mod endpoints;
 pub mod health;
 pub mod metrics;
 pub mod server;
 pub mod status;
-
-mod series;

@@ -59,7 +59,7 @@ impl Poller {
         let context = Arc::clone(&self.context);
         let drain = &context.shutdown.drain;
         if !context.gate.wait_open(drain, REPORT_EVERY) {
-            return context.health.came_round(self.index, Instant::now());
+            return context.health.waits(self.index, Instant::now());
         }
         let wait = if self.is_proven {
             context.wait_time
@@ -106,7 +106,7 @@ impl Poller {
             select! {
                 send(self.deliveries, deliveries) -> _ => return,
                 recv(release.channel()) -> _ => return,
-                default(REPORT_EVERY) => self.context.health.came_round(self.index, Instant::now()),
+                default(REPORT_EVERY) => self.context.health.waits(self.index, Instant::now()),
             }
         }
     }

@@ -30,8 +30,13 @@ const DEADLINE: Duration = Duration::from_mins(5);
 #[test]
 fn people_can_read_and_use_the_status_page() {
     let stage = Stage::new();
-    let service = Service::start(&stage.settings().set("CACHE_UPDATE_POLICY", "UPSERT"));
-    // Something to show under the last errors.
+    let settings = stage
+        .settings()
+        .set("CACHE_UPDATE_POLICY", "UPSERT")
+        .set("POISON_POLICY", "delete");
+    let service = Service::start(&settings);
+    // Something to show under the recent errors.
+    stage.queue.send("no JSON \u{202e}txet");
     stage.redis.stop();
     service.wait_until("Redis to be missed", || service.get("/readyz").status == 503);
     stage.redis.restart();

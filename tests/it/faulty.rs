@@ -83,7 +83,7 @@ fn the_service_with_a_defect() {
     };
     let is_named = |defect: &&Defect| name.to_str() == Some(&format!("{defect:?}"));
     let defect = *DEFECTS.iter().find(is_named).expect("a known defect");
-    let settings = ServiceSettings::read_from(["service"], &environment).expect("settings");
+    let settings = ServiceSettings::from_matches(&[], &environment);
     let config = settings.validate().expect("a valid configuration");
     let _log = service_log::start(&config.log).expect("a log");
     service_log::install_panic_hook();

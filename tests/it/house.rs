@@ -65,7 +65,7 @@ fn pure_modules_do_no_io_and_read_no_clock() {
         "json",
         "store/iam_token.rs",
         "ops/health.rs",
-        "ops/status/",
+        "ops/status.rs",
         "config/shown.rs",
         "log/faults.rs",
         "log/record.rs",

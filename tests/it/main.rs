@@ -71,6 +71,7 @@ mod command_purge;
 mod command_replay;
 mod command_warm;
 mod config;
+mod hostile_clients;
 mod house;
 mod http;
 mod logs;

@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+use crate::fakes::queue::QueueOptions;
+use crate::support::fake_stage::FakeStage;
 use crate::support::messages::{Shape, entitlements_updated};
 use crate::support::sdk::Owner;
 use crate::support::service::{SERVER_API_KEY, Service};
@@ -69,7 +71,11 @@ fn they_tell_what_runs_and_what_was_done_and_show_no_secret_and_no_customer() {
         (page.status, page.content_type.as_str()),
         (200, "text/html; charset=utf-8")
     );
-    assert!(page.body.contains(">Ready</p>"), "{}", page.body);
+    assert!(
+        page.body.contains("<a href=\"status\">status as JSON</a>"),
+        "{}",
+        page.body
+    );
     let secret = stage.queue.moto.service_user.secret.clone();
     for text in [&page.body, &told.to_string()] {
         let hidden = [
@@ -119,6 +125,39 @@ fn what_fails_is_told_with_its_cause_and_that_it_is_over() {
     service.stop();
 }
 
+/// In `errors`, by what they say.
+fn times(told: &Value, what: &str) -> u64 {
+    let errors = told["errors"].as_array().expect("errors").iter();
+    let matching = errors.filter(|error| error["what"].as_str().is_some_and(|text| text.contains(what)));
+    matching.filter_map(|error| error["times"].as_u64()).sum()
+}
+
+#[test]
+fn malformed_messages_are_among_the_errors_and_counted_as_often_as_everywhere_else() {
+    for policy in ["delete", "redrive"] {
+        let stage = FakeStage::new(QueueOptions::default());
+        let service = Service::start(&stage.settings().set("POISON_POLICY", policy));
+        for body in ["no JSON", r#"{"type":"EntitlementsUpdated"}"#, "[]"] {
+            stage.queue.send(body);
+        }
+        service.wait_for_metric("persistent_cache_messages_malformed_total", 3.0);
+        let told = status(&service);
+        let malformed = told["messages"]["malformed"].as_u64().expect("a count");
+        assert!(malformed >= 3, "{told}");
+        assert_eq!(
+            times(&told, "cannot read a message"),
+            malformed,
+            "{policy}: {told}"
+        );
+        service.wait_until("the errors to be in the rates", || {
+            status(&service)["rates"][0]["errors_per_min"]
+                .as_f64()
+                .is_some_and(|rate| rate > 0.0)
+        });
+        service.stop();
+    }
+}
+
 #[test]
 fn they_answer_head_and_refuse_other_methods() {
     let stage = Stage::new();
@@ -138,7 +177,7 @@ fn they_answer_head_and_refuse_other_methods() {
             "{refused}"
         );
     }
-    // The others are answered as ever.
+    // The others have the headers that all have.
     let live = service.ask("GET", "/livez");
     let names: Vec<&str> = live
         .lines()
@@ -146,10 +185,12 @@ fn they_answer_head_and_refuse_other_methods() {
         .map_while(|line| Some(line.split_once(": ")?.0))
         .collect();
     let expected = [
+        "Connection",
         "Date",
         "Content-Type",
         "Server",
         "Cache-Control",
+        "X-Content-Type-Options",
         "Content-Length",
     ];
     assert_eq!(names, expected, "{live}");

@@ -95,7 +95,7 @@ fn a_region_is_required_where_the_queue_url_does_not_tell_it() {
         assert_eq!(
             faults(&[("QUEUE_URL", queue_url)]),
             [
-                "AWS_REGION: is required, as QUEUE_URL does not tell it; set the queue's region, for instance us-east-1"
+                "AWS_REGION: is required, as QUEUE_URL does not tell it; set the queue's region, like us-east-1"
             ]
         );
         assert_eq!(
@@ -138,8 +138,7 @@ fn what_is_no_queue_url_is_a_fault_with_its_remedy() {
         ),
         (
             "https://sqs.us-east-1.amazonaws.com/",
-            "names no queue; set the whole URL, https://sqs.<region>.amazonaws.com/<account>/<name>"
-                .to_owned(),
+            format!("names no queue; {remedy}"),
         ),
         (
             "my-queue",
@@ -202,4 +201,28 @@ fn the_edge_api_takes_a_base_url_and_a_key_that_fits_a_header() {
             "EDGE_API_URL: holds a user or password, which would show in the log; remove them",
         ]
     );
+}
+
+#[test]
+fn a_session_token_that_goes_to_the_queue_without_tls_is_told() {
+    let keys = [("AWS_ACCESS_KEY_ID", "AKIA1"), ("AWS_SECRET_ACCESS_KEY", "s")];
+    let token = ("AWS_SESSION_TOKEN", "token");
+    let region = ("AWS_REGION", "us-east-1");
+    let queue = ("QUEUE_URL", "http://sqs.internal:9324/1/q");
+    let endpoint = ("AWS_ENDPOINT_URL_SQS", "http://10.0.0.1:9324");
+    let told = |name: &str| format!("{name}: is not https: the session token travels unencrypted");
+    let notices = |more: &[(&str, &str)]| notices(&[more, &[region]].concat());
+    assert_eq!(notices(&[keys[0], keys[1], token, queue]), [told("QUEUE_URL")]);
+    assert_eq!(
+        notices(&[keys[0], keys[1], token, endpoint]),
+        [told("AWS_ENDPOINT_URL_SQS")]
+    );
+    assert_eq!(
+        notices(&[queue]),
+        [told("QUEUE_URL")],
+        "the Edge API's credentials have one"
+    );
+    assert_eq!(notices(&[keys[0], keys[1], queue]), [""; 0], "no token");
+    let loopback = ("QUEUE_URL", "http://127.0.0.1:9324/1/q");
+    assert_eq!(notices(&[keys[0], keys[1], token, loopback]), [""; 0]);
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::super::{RedisAddress, RedisConfig, RedisIam, RedisTls, Secret, SentinelConfig};
-use super::{config, faults, notices};
+use super::{config, faults, notices, settings};
 
 fn tcp(host: &str, port: u16) -> RedisAddress {
     RedisAddress::Tcp {
@@ -52,49 +52,56 @@ fn an_ipv6_address_is_taken_with_and_without_brackets() {
 #[test]
 fn what_is_no_host_name_is_a_fault_with_its_remedy() {
     for (host, fault) in [
-        (
-            "redis://db-1:6379",
-            "is a URL; set it as REDIS_URL instead, or only the host name here",
-        ),
-        (
-            "db-1:6379",
-            "'db-1:6379' holds a port; set 'db-1' here and the port as REDIS_PORT",
-        ),
+        ("redis://db-1:6379", "is a URL or a path"),
+        ("/run/redis.sock", "is a URL or a path"),
+        ("db-1:6379", "'db-1:6379' is not one host name or address"),
         (
             "[fd00::1]:6379",
-            "'[fd00::1]:6379' holds a port; set '[fd00::1]' here and the port as REDIS_PORT",
+            "'[fd00::1]:6379' is not one host name or address",
         ),
-        (
-            "/run/redis.sock",
-            "is a path; for a unix socket set REDIS_URL=unix:///path/of/socket",
-        ),
-        (
-            "db-1,db-2",
-            "'db-1,db-2' is more than one host; set the host name of the primary",
-        ),
+        ("db-1,db-2", "'db-1,db-2' is not one host name or address"),
         (
             "user@db-1",
-            "the value (not shown, it may hold a password) is not a host name or an address; set one without port, \
-             user or path",
+            "the value (not shown, it may hold a password) is not one host name or address",
         ),
-        (
-            "db 1",
-            "'db 1' is not a host name or an address; set one without port, user or path",
-        ),
+        ("db 1", "'db 1' is not one host name or address"),
     ] {
-        assert_eq!(faults(&[("REDIS_HOST", host)]), [format!("REDIS_HOST: {fault}")]);
+        let remedy = if fault.starts_with("is a URL") {
+            "set it as REDIS_URL (unix:///path for a socket)"
+        } else {
+            "set only that, and the port as REDIS_PORT"
+        };
+        assert_eq!(
+            faults(&[("REDIS_HOST", host)]),
+            [format!("REDIS_HOST: {fault}; {remedy}")]
+        );
     }
 }
 
 #[test]
-fn the_port_that_kubernetes_sets_for_a_service_named_redis_is_explained() {
-    assert_eq!(
-        faults(&[("REDIS_PORT", "tcp://10.96.0.7:6379")]),
-        [
-            "REDIS_PORT: 'tcp://10.96.0.7:6379' is what Kubernetes sets for a Service of that name; set a number \
-             yourself, or enableServiceLinks: false in the pod"
-        ]
-    );
+fn the_port_that_kubernetes_sets_for_a_service_named_redis_counts_as_not_set() {
+    for (value, beside, address) in [
+        ("tcp://10.96.0.7:6380", ("REDIS_HOST", "db-1"), tcp("db-1", 6379)),
+        (
+            "udp://[fd00::7]:6380",
+            ("REDIS_URL", "redis://db-2:7000"),
+            tcp("db-2", 7000),
+        ),
+        ("sctp://10.0.0.1:1", ("REDIS_HOST", "db-3"), tcp("db-3", 6379)),
+    ] {
+        let config = config(&[("REDIS_HOST", ""), ("REDIS_PORT", value), beside]);
+        assert_eq!(config.redis.address, address);
+        let notice = format!(
+            "REDIS_PORT: '{value}' is ignored: Kubernetes sets it for a Service of that name (service links); set a \
+             number yourself, or enableServiceLinks: false in the pod"
+        );
+        assert_eq!(config.notices, [notice]);
+    }
+    // Not in a flag, which Kubernetes does not set; nor in a variable of another name.
+    let flag = settings(&["--redis-port", "tcp://10.96.0.7:6379"], &super::LEAST);
+    assert_eq!(flag.validate().unwrap_err().lines().len(), 1);
+    let url = faults(&[("REDIS_HOST", ""), ("REDIS_URL", "tcp://10.96.0.7:6379")]);
+    assert!(url[0].contains("must start with redis://"), "{url:?}");
 }
 
 #[test]
@@ -157,8 +164,7 @@ fn what_is_no_redis_url_is_a_fault_with_its_remedy_that_does_not_show_it() {
         ),
         (
             "redis://db-1:port",
-            "is not a URL (invalid port number); set redis://user:password@host:6379/0, with special characters of \
-             the password percent-encoded",
+            "is not a URL (invalid port number); set redis://user:password@host:6379/0, the password percent-encoded",
         ),
         ("redis:///0", "names no host; set redis://host:6379"),
         ("redis://db-1:0", "holds the port 0; set one from 1 to 65535"),
@@ -172,23 +178,27 @@ fn what_is_no_redis_url_is_a_fault_with_its_remedy_that_does_not_show_it() {
         ),
         (
             "redis://db-1?db=1",
-            "holds a query, which is not known; remove what follows ?, or percent-encode a ? of the password",
+            "holds a query; remove it, or percent-encode a ? of the password",
         ),
         (
             "redis://db-1#insecure",
-            "holds a fragment; remove what follows #, or percent-encode a # of the password",
+            "holds a fragment; remove it, or percent-encode a # of the password",
         ),
         (
             "redis://:%ff@db-1",
-            "holds a percent-encoded part that is not UTF-8; encode it as UTF-8",
+            "holds a percent-encoded part that is not UTF-8; correct it",
         ),
         (
             "unix://run/redis.sock",
-            "names no absolute path; set unix:///path/of/socket, with three slashes",
+            "names no absolute path; set unix:///path/of/socket",
+        ),
+        (
+            "unix:run.sock",
+            "names no absolute path; set unix:///path/of/socket",
         ),
         (
             "unix:///run/redis.sock?tls=1",
-            "holds a query that is not known; use db, user and pass",
+            "holds a query; remove it, or percent-encode a ? of the password",
         ),
     ] {
         assert_eq!(
@@ -213,9 +223,8 @@ fn a_url_together_with_what_it_says_is_a_fault_that_names_both() {
             ("REDIS_TLS", "0"),
         ]),
         [
-            "REDIS_URL: is given together with REDIS_HOST, REDIS_PORT, REDIS_DB, REDIS_USERNAME, REDIS_USER, \
-             REDIS_PASSWORD, REDIS_PASSWORD_FILE, REDIS_TLS; unset either the URL or REDIS_HOST, REDIS_PORT, \
-             REDIS_DB, REDIS_USERNAME, REDIS_USER, REDIS_PASSWORD, REDIS_PASSWORD_FILE, REDIS_TLS"
+            "REDIS_URL: is given together with REDIS_HOST, REDIS_PORT, REDIS_DB, REDIS_USERNAME, REDIS_PASSWORD, \
+             REDIS_PASSWORD_FILE, REDIS_TLS, REDIS_USER; unset either"
         ]
     );
 }
@@ -224,7 +233,7 @@ fn a_url_together_with_what_it_says_is_a_fault_that_names_both() {
 fn a_user_without_a_password_is_a_notice() {
     assert_eq!(
         notices(&[("REDIS_USERNAME", "stigg")]),
-        ["REDIS_USERNAME: is given without a password; Redis signs in by both, so set REDIS_PASSWORD too"]
+        ["REDIS_USERNAME: is given without a password, and Redis needs both; set REDIS_PASSWORD"]
     );
 }
 
@@ -272,35 +281,32 @@ fn tokens_are_signed_for_the_queues_region_unless_another_is_named() {
 
 #[test]
 fn what_iam_cannot_work_with_is_told_with_its_remedy() {
+    const NEEDS_TLS: &str = "REDIS_IAM_AUTH: needs TLS to the host of an ElastiCache; set REDIS_HOST and REDIS_TLS=1, or a \
+                             rediss:// URL";
     for (more, expected) in [
-        (
-            &[("REDIS_TLS", "0")][..],
-            "REDIS_IAM_AUTH: needs TLS, without which the token could be read on the way; set REDIS_TLS=1",
-        ),
+        (&[("REDIS_TLS", "0")][..], NEEDS_TLS),
         (
             &[("REDIS_USERNAME", "")],
-            "REDIS_USERNAME: is required with REDIS_IAM_AUTH; set the ElastiCache user, whose name and id must be the \
-             same",
+            "REDIS_USERNAME: is required with REDIS_IAM_AUTH; set the ElastiCache user's id",
         ),
         (
             &[("REDIS_IAM_CACHE_NAME", "")],
-            "REDIS_IAM_CACHE_NAME: is required with REDIS_IAM_AUTH; set the name of the serverless cache or the id of \
-             the replication group",
+            "REDIS_IAM_CACHE_NAME: is required with REDIS_IAM_AUTH; set the name of the serverless cache or replication \
+             group",
         ),
         (
             &[("REDIS_IAM_CACHE_NAME", "my-cache.x.cache.amazonaws.com")],
-            "REDIS_IAM_CACHE_NAME: 'my-cache.x.cache.amazonaws.com' is not the name of a cache; set the name of the \
-             serverless cache or the id of the replication group (letters, digits and dashes), not its host name",
+            "REDIS_IAM_CACHE_NAME: 'my-cache.x.cache.amazonaws.com' is not the name of a cache; set that, not its host \
+             name",
         ),
         (
             &[("REDIS_PASSWORD", "p")],
-            "REDIS_PASSWORD: is given together with REDIS_IAM_AUTH, which signs in with tokens; unset one of the two",
+            "REDIS_IAM_AUTH: uses tokens instead of a password; unset one of the two",
         ),
         (
             &[("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", "")],
-            "REDIS_IAM_AUTH: needs AWS credentials of your own, and there are only those of Stigg's Edge API, which can \
-             read the queue and cannot sign in to your cache; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
-             another source of credentials",
+            "REDIS_IAM_AUTH: needs AWS credentials other than those of Stigg's Edge API; set AWS_ACCESS_KEY_ID and \
+             AWS_SECRET_ACCESS_KEY, or another source of credentials",
         ),
         (
             &[
@@ -308,12 +314,11 @@ fn what_iam_cannot_work_with_is_told_with_its_remedy() {
                 ("REDIS_SENTINELS", "s-1"),
                 ("REDIS_SENTINEL_MASTER", "m"),
             ],
-            "REDIS_IAM_AUTH: is on together with REDIS_SENTINELS, which ElastiCache does not have; set REDIS_HOST to the \
-             primary endpoint",
+            NEEDS_TLS,
         ),
         (
             &[("REDIS_IAM_AUTH", "0")],
-            "REDIS_IAM_CACHE_NAME: is given, but REDIS_IAM_AUTH is off; set REDIS_IAM_AUTH=1, or unset it",
+            "REDIS_IAM_CACHE_NAME: is given while REDIS_IAM_AUTH is off; set REDIS_IAM_AUTH=1, or unset it",
         ),
     ] {
         assert_eq!(faults(&iam(more)), [expected]);
@@ -327,8 +332,8 @@ fn what_iam_cannot_work_with_is_told_with_its_remedy() {
     assert_eq!(
         faults(&iam(&unix)),
         [
-            "REDIS_IAM_AUTH: is on, but REDIS_URL names a unix socket, where no ElastiCache is; set the cache's host name",
-            "REDIS_URL: holds a password, but REDIS_IAM_AUTH signs in with tokens; remove it",
+            NEEDS_TLS,
+            "REDIS_IAM_AUTH: uses tokens instead of a password; unset one of the two",
         ]
     );
 }
@@ -387,12 +392,10 @@ fn what_is_wrong_with_sentinels_is_told_with_its_remedy() {
     assert_eq!(
         faults(&[("REDIS_SENTINELS", "s-1:x"), ("REDIS_HOST", "db-1")]),
         [
-            "REDIS_HOST: is given together with REDIS_SENTINELS, which tell where the primary is; unset REDIS_HOST or \
-             REDIS_SENTINELS",
+            "REDIS_HOST: is given together with REDIS_SENTINELS; unset one of the two",
             "REDIS_SENTINELS: 's-1:x' is not host:port; set a list like sentinel-1:26379,sentinel-2:26379",
-            "REDIS_SENTINELS: names no sentinel; set a list like sentinel-1:26379,sentinel-2:26379",
-            "REDIS_SENTINEL_MASTER: is required with REDIS_SENTINELS; set the name that the sentinels give the primary, \
-             often mymaster",
+            "REDIS_SENTINEL_MASTER: is required with REDIS_SENTINELS; set the sentinels' name of the primary, often \
+             mymaster",
         ]
     );
     assert_eq!(

@@ -5,10 +5,12 @@ use crate::config::Shown;
 
 fn shown(flags: &[&str], environment: &[(&str, &str)], name: &str) -> (Shown, bool) {
     let settings = settings(flags, environment);
-    let found = settings.shown().0.iter().find(|setting| setting.name == name);
-    found
-        .map(|setting| (setting.value.clone(), setting.is_given))
-        .unwrap()
+    let found = settings
+        .shown()
+        .0
+        .into_iter()
+        .find(|setting| setting.name == name);
+    found.map(|setting| (setting.value, setting.is_given)).unwrap()
 }
 
 fn text(text: &str) -> Shown {

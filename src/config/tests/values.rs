@@ -1,7 +1,7 @@
 //! Numbers, choices, booleans, older names, secrets in files, the log, Sentry.
 
 use super::super::{CacheUpdatePolicy, Expiry, LogFormat, PoisonPolicy, Secret, SentryConfig};
-use super::{TestFile, config, faults, notices};
+use super::{LEAST, TestFile, config, faults, notices, settings};
 use crate::entitlement::stored::CacheFormat;
 
 #[test]
@@ -67,7 +67,7 @@ fn booleans_are_taken_in_every_spelling_and_case() {
     }
     assert_eq!(
         faults(&[("REDIS_TLS", "2")]),
-        ["REDIS_TLS: '2' is neither yes nor no; set 1, true, yes or on, or 0, false, no or off"]
+        ["REDIS_TLS: '2' is neither yes nor no; set 1 or 0"]
     );
 }
 
@@ -91,7 +91,7 @@ fn choices_are_taken_in_any_case_and_a_fault_lists_them() {
         ("CACHE_UPDATE_POLICY", "UPDATE_IF_EXISTS, UPSERT"),
         ("CACHE_FORMAT", "compatible, v3, v4"),
         ("POISON_POLICY", "redrive, delete"),
-        ("LOG_LEVEL", "error, warn, info, debug"),
+        ("LOG_LEVEL", "error, warn, info, debug, trace"),
         ("LOG_FORMAT", "json, text"),
     ] {
         assert_eq!(
@@ -137,9 +137,9 @@ fn older_names_work_where_the_newer_is_not_set_and_a_notice_names_the_newer() {
     assert_eq!(
         older.notices,
         [
-            "REDIS_USER: is the older name of REDIS_USERNAME; it works, but use REDIS_USERNAME",
-            "REDIS_ENVIRONMENT_PREFIX: is the older name of ENVIRONMENT_PREFIX; it works, but use ENVIRONMENT_PREFIX",
-            "TTL_IN_SECS: is the older name of KEYS_TTL_IN_SECS; it works, but use KEYS_TTL_IN_SECS",
+            "REDIS_USER: is the older name of REDIS_USERNAME; use REDIS_USERNAME",
+            "REDIS_ENVIRONMENT_PREFIX: is the older name of ENVIRONMENT_PREFIX; use ENVIRONMENT_PREFIX",
+            "TTL_IN_SECS: is the older name of KEYS_TTL_IN_SECS; use KEYS_TTL_IN_SECS",
         ]
     );
 
@@ -173,15 +173,11 @@ fn the_life_of_keys_is_seconds_negative_for_ever_and_never_zero() {
     ] {
         assert_eq!(config(&[("KEYS_TTL_IN_SECS", value)]).expiry, expiry);
     }
-    let remedy = "set the seconds that an entry lives, or -1 for ever";
-    for (value, fault) in [
-        ("0", "0 would let entries expire as they are written"),
-        ("7d", "'7d' is not a whole number"),
-        ("604800000000", "'604800000000' is more than 100 years"),
-    ] {
+    let remedy = "is no lifetime; set 1 to 3153600000 seconds (100 years), or -1 for ever";
+    for value in ["0", "7d", "604800000000"] {
         assert_eq!(
             faults(&[("KEYS_TTL_IN_SECS", value)]),
-            [format!("KEYS_TTL_IN_SECS: {fault}; {remedy}")]
+            [format!("KEYS_TTL_IN_SECS: '{value}' {remedy}")]
         );
     }
     assert_eq!(
@@ -240,14 +236,12 @@ fn a_secret_given_twice_or_whose_file_is_of_no_use_is_a_fault() {
         let of = |more: &[(&str, &str)]| faults(&[&others[..], more].concat());
         assert_eq!(
             of(&[(name, dsn), (&file, &empty.path())]),
-            [format!(
-                "{name}: is given together with {file}; unset one of the two"
-            )]
+            [format!("{name}: is given together with {file}; unset one")]
         );
         assert_eq!(
             of(&[(&file, &empty.path())]),
             [format!(
-                "{file}: {} is empty; put the secret into it",
+                "{file}: {} is empty or not UTF-8; put the secret into it",
                 empty.path()
             )]
         );
@@ -289,13 +283,11 @@ fn what_cannot_be_read_again_is_no_file_for_a_secret() {
 fn log_keys_that_would_come_twice_in_a_line_are_faults() {
     assert_eq!(
         faults(&[("LOG_MESSAGE_KEY", "level")]),
-        [
-            "LOG_MESSAGE_KEY: 'level' is a field of every log line; set another key than time, level, target, thread"
-        ]
+        ["LOG_MESSAGE_KEY: must be another key than time, level, target, thread; change it"]
     );
     assert_eq!(
         faults(&[("LOG_MESSAGE_KEY", "err")]),
-        ["LOG_ERROR_KEY: is the same as LOG_MESSAGE_KEY; set another key"]
+        ["LOG_ERROR_KEY: must be another key than time, level, target, thread, err; change it"]
     );
     let log = config(&[("LOG_MESSAGE_KEY", "message"), ("LOG_ERROR_KEY", "error")]).log;
     assert_eq!(
@@ -327,5 +319,120 @@ fn sentry_is_off_or_has_a_dsn_or_asks_for_one() {
                  DISABLE_SENTRY=1"
             ]
         );
+    }
+}
+
+#[test]
+fn a_value_in_quotes_is_kept_and_told() {
+    let quoted = "starts and ends with quotes, which are part of the value (docker --env-file keeps them); remove them";
+    for (name, value) in [
+        ("ENVIRONMENT_PREFIX", "\"production\""),
+        ("REDIS_USERNAME", "'stigg'"),
+        ("REDIS_PASSWORD", "\"p\""),
+        ("LOG_MESSAGE_KEY", "\"message\""),
+    ] {
+        let notices = notices(&[("REDIS_PASSWORD", "p"), (name, value)]);
+        assert_eq!(notices, [format!("{name}: {quoted}")], "{value}");
+    }
+    let kept = config(&[("ENVIRONMENT_PREFIX", "'staging'")]);
+    assert_eq!(kept.environment_prefix, "'staging'");
+    for value in ["\"", "'a", "a\"", "\"a'"] {
+        assert!(notices(&[("ENVIRONMENT_PREFIX", value)]).is_empty(), "{value}");
+    }
+    assert_eq!(
+        faults(&[("PORT", "\"4000\""), ("REDIS_TLS", "'1'")]),
+        [
+            "REDIS_TLS: '\\'1\\'' is neither yes nor no; set 1 or 0; remove the quotes around the value",
+            "PORT: '\\\"4000\\\"' is not a whole number from 0 to 65535; set one; remove the quotes around the value",
+        ]
+    );
+}
+
+#[test]
+fn a_secret_given_as_a_flag_is_told_without_it() {
+    let notices = |flags: &[&str], environment: &[(&str, &str)]| {
+        let settings = settings(flags, &[&LEAST[..], environment].concat());
+        settings.validate().unwrap().notices
+    };
+    for (flag, secret) in [
+        ("--server-api-key", "hunter2"),
+        ("--redis-password", "hunter2"),
+        ("--sentry-dsn", "https://hunter2@sentry.example/1"),
+        ("--https-proxy", "http://user:hunter2@proxy:3128"),
+        ("--https-proxy", "user:hunter2@proxy:3128"),
+    ] {
+        let notices = notices(&[flag, secret], &[]);
+        let name = flag.trim_start_matches('-').replace('-', "_").to_uppercase();
+        assert_eq!(notices.len(), 1, "{notices:?}");
+        assert!(notices[0].starts_with(&format!("{name}: is given as a flag, ")));
+        assert!(!notices[0].contains("hunter2"), "{notices:?}");
+    }
+    for url in ["redis://:hunter2@db-1", "unix:///run/redis.sock?pass=hunter2"] {
+        let notices = notices(&["--redis-url", url], &[("REDIS_HOST", "")]);
+        assert!(
+            notices[0].starts_with("REDIS_URL: is given as a flag, "),
+            "{notices:?}"
+        );
+    }
+    let harmless = [
+        "--redis-host",
+        "db-1",
+        "--environment-prefix",
+        "a@b",
+        "--https-proxy",
+        "proxy:3128",
+    ];
+    assert_eq!(notices(&harmless, &[]), [""; 0]);
+}
+
+#[test]
+fn a_secret_file_that_every_user_can_read_or_change_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let file = TestFile::new("open-secret", b"secret");
+    let path = file.path();
+    let with_mode = |mode: u32| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        notices(&[("REDIS_PASSWORD_FILE", &path)])
+    };
+    for mode in [0o666, 0o644, 0o604, 0o602] {
+        let expected = format!(
+            "REDIS_PASSWORD_FILE: every user can read or change {path} (mode {mode:04o}); chmod 600 it"
+        );
+        assert_eq!(with_mode(mode), [expected]);
+    }
+    for mode in [0o600, 0o400, 0o440, 0o660, 0o601] {
+        assert_eq!(with_mode(mode), [""; 0], "{mode:o}");
+    }
+}
+
+#[test]
+fn a_secret_that_kubernetes_mounts_is_told_only_if_others_can_change_it() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let volume = std::env::temp_dir().join(format!("pcs-volume-{}", std::process::id()));
+    std::fs::create_dir_all(volume.join("..2026")).unwrap();
+    std::os::unix::fs::symlink("..2026", volume.join("..data")).unwrap();
+    let file = volume.join("password");
+    std::fs::write(&file, "secret").unwrap();
+    let notices_at = |mode: u32| {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        notices(&[("REDIS_PASSWORD_FILE", file.to_str().unwrap())]).len()
+    };
+    assert_eq!((notices_at(0o644), notices_at(0o666)), (0, 1));
+    std::fs::remove_dir_all(&volume).unwrap();
+}
+
+#[test]
+fn what_others_set_in_another_encoding_prevents_nothing() {
+    use std::os::unix::ffi::OsStringExt;
+
+    for name in ["HOME", "NO_PROXY", "https_proxy", "NO_COLOR"] {
+        let least = LEAST.iter().map(|(name, value)| (name.into(), value.into()));
+        let odd = std::ffi::OsString::from_vec(b"/home/\xe9".to_vec());
+        let environment = least.chain([(name.into(), odd)]).collect();
+        let config = super::read(["x"], &environment).unwrap().validate().unwrap();
+        let name = name.to_uppercase();
+        assert_eq!(config.notices, [format!("{name}: is not UTF-8, and is ignored")]);
     }
 }

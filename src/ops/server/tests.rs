@@ -1,44 +1,31 @@
-//! Real requests over real connections: what an orchestrator, a scraper and a bad client would see.
+//! Real requests over real connections: what an orchestrator, a scraper and a bad client see.
+
+use std::thread;
 
 use super::*;
 use crate::ops::health::Patience;
-use crate::ops::series;
+use crate::ops::status::Fixed;
+use crate::shutdown::Stop;
 
-/// Longer than any answer takes; only a failing test waits for it.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// Longer than any response takes; only a failing test waits for it.
+const PATIENCE: Duration = Duration::from_secs(10);
+const GET: &str = "GET /livez HTTP/1.1\r\nHost: here\r\n\r\n";
 
-/// Limits that no client of a test meets, and knocks that a queued connection does not wait for long.
-const PATIENT: Limits = Limits {
-    idle: Duration::from_mins(1),
-    write: Duration::from_mins(1),
-    knock_every: Duration::from_millis(100),
-};
-
-/// A running server, its board, and the port to ask.
-struct Site {
-    server: OpsServer,
-    health: Arc<HealthBoard>,
+fn server() -> OpsServer {
+    let now = Instant::now();
+    let health = Arc::new(HealthBoard::new(10, Patience::default(), now));
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let status = StatusBoard::new(
+        Fixed::default(),
+        health.clone(),
+        metrics.clone(),
+        Arc::default(),
+        now,
+    );
+    OpsServer::bind(0, health, metrics, Some(Arc::new(status))).unwrap()
 }
 
-/// A server that listens and does not run yet.
-fn site(limits: Limits) -> Site {
-    site_with(limits, Patience::default())
-}
-
-fn board(pollers: usize, patience: Patience) -> Arc<HealthBoard> {
-    Arc::new(HealthBoard::new(pollers, patience, Instant::now()))
-}
-
-fn site_with(limits: Limits, patience: Patience) -> Site {
-    let health = board(10, patience);
-    let server = OpsServer::bind_with(limits, 0, Arc::clone(&health), Arc::new(Metrics::new().unwrap()));
-    Site {
-        server: server.unwrap(),
-        health,
-    }
-}
-
-/// Ends the server also when a story fails, so that its thread can be joined.
+/// Stops the server also when a test fails, so that its thread can be joined.
 struct Unblock<'a>(&'a OpsServer);
 
 impl Drop for Unblock<'_> {
@@ -47,409 +34,248 @@ impl Drop for Unblock<'_> {
     }
 }
 
-/// Runs the server while `story` is told.
-fn run(site: &Site, story: impl FnOnce(&Site)) {
+/// Runs a server while `test` uses it.
+fn with(server: &OpsServer, test: impl FnOnce(&OpsServer)) {
     thread::scope(|scope| {
-        scope.spawn(|| site.server.run());
-        let _unblock = Unblock(&site.server);
-        story(site);
+        scope.spawn(|| server.run());
+        let _unblock = Unblock(server);
+        test(server);
     });
 }
 
-fn with_site(limits: Limits, story: impl FnOnce(&Site)) {
-    run(&site(limits), story);
+fn with_server(test: impl FnOnce(&OpsServer)) {
+    with(&server(), test);
 }
 
-impl Site {
+impl OpsServer {
     fn connect(&self) -> TcpStream {
-        let connection = TcpStream::connect(listener::loopback(self.server.local_port())).unwrap();
-        connection.set_read_timeout(Some(DEADLINE)).unwrap();
-        connection.set_write_timeout(Some(DEADLINE)).unwrap();
+        let connection = TcpStream::connect((Ipv4Addr::LOCALHOST, self.local_port())).unwrap();
+        connection.set_read_timeout(Some(PATIENCE)).unwrap();
+        connection.set_write_timeout(Some(PATIENCE)).unwrap();
         connection
     }
 
-    /// Sends a request as it stands and reads until the server closes the connection.
+    /// Sends this and reads until the server closes the connection.
     fn send(&self, request: &str) -> String {
         let mut connection = self.connect();
         connection.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).unwrap();
-        answer
-    }
-
-    /// Status and body of one request on a connection of its own.
-    fn ask(&self, method: &str, target: &str) -> (u16, String) {
-        let answer = self.send(&format!(
-            "{method} {target} HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
-        ));
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        (status_of(head), body.to_owned())
+        response(&mut connection)
     }
 }
 
-fn status_of(head: &str) -> u16 {
-    head.split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok())
-        .unwrap_or_default()
-}
-
-/// Reads one answer with a told length from a connection that stays open.
-fn read_answer(connection: &mut TcpStream) -> (String, String) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        connection.read_exact(&mut byte).unwrap();
-        head.extend(byte);
-    }
-    let head = String::from_utf8(head).unwrap();
-    let length = head
-        .lines()
-        .find_map(|line| line.strip_prefix("Content-Length: "))
-        .unwrap();
-    let mut body = vec![0; length.parse().unwrap()];
-    connection.read_exact(&mut body).unwrap();
-    (head, String::from_utf8(body).unwrap())
+fn response(connection: &mut TcpStream) -> String {
+    let mut response = String::new();
+    connection.read_to_string(&mut response).unwrap();
+    response
 }
 
 #[test]
-fn livez_follows_the_loops() {
-    with_site(PATIENT, |site| {
-        assert_eq!(site.ask("GET", "/livez"), (200, r#"{"status":"UP"}"#.to_owned()));
+fn a_response_has_its_headers_its_length_and_its_body_and_the_connection_ends() {
+    with_server(|server| {
+        let response = server.send(GET);
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        assert_eq!(body, r#"{"status":"UP"}"#);
+        let (status, headers) = head.split_once("\r\n").unwrap();
+        assert_eq!(status, "HTTP/1.1 200 OK");
+        let headers: Vec<&str> = headers
+            .lines()
+            .filter(|header| !header.starts_with("Date: "))
+            .collect();
+        assert_eq!(
+            headers,
+            [
+                "Connection: close",
+                "Content-Type: application/json",
+                "Server: persistent-cache-service",
+                "Cache-Control: no-store",
+                "X-Content-Type-Options: nosniff",
+                "Content-Length: 15",
+            ]
+        );
     });
-    let impatient = Patience {
-        silent_after: Duration::ZERO,
-        ..Patience::default()
-    };
-    let site = site_with(PATIENT, impatient);
-    run(&site, |site| {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while site.ask("GET", "/livez") != (503, r#"{"status":"DOWN"}"#.to_owned()) {
+}
+
+#[test]
+fn head_has_the_length_and_no_body_and_http_1_0_is_answered_in_its_version() {
+    with_server(|server| {
+        let response = server.send("HEAD /livez HTTP/1.0\r\n\r\n");
+        assert!(response.starts_with("HTTP/1.0 200 OK\r\n"), "{response}");
+        assert!(response.contains("\r\nContent-Length: 15\r\n"), "{response}");
+        assert!(response.ends_with("\r\n\r\n"), "{response}");
+    });
+}
+
+#[test]
+fn metrics_are_prometheus_text_with_the_health_of_now() {
+    with_server(|server| {
+        server.endpoints.health.set_redis_connected(true);
+        server.endpoints.health.call_succeeded(4, Instant::now());
+        let response = server.send("GET /metrics HTTP/1.1\r\n\r\n");
+        for part in [
+            "\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n",
+            "\npersistent_cache_consumers 1\n",
+            "\npersistent_cache_redis_up 1\n",
+            "\n# TYPE process_open_fds gauge\n",
+        ] {
+            assert!(response.contains(part), "{part} in {response}");
+        }
+    });
+}
+
+#[test]
+fn a_head_may_come_in_pieces_and_what_follows_it_is_not_answered() {
+    with_server(|server| {
+        let mut connection = server.connect();
+        connection.set_nodelay(true).unwrap();
+        for piece in GET.as_bytes().chunks(7) {
+            connection.write_all(piece).unwrap();
+        }
+        connection.write_all(GET.repeat(100).as_bytes()).unwrap();
+        let response = response(&mut connection);
+        assert_eq!(response.matches("HTTP/1.1").count(), 1, "{response}");
+    });
+}
+
+#[test]
+fn a_client_that_sends_a_body_still_reads_why_it_is_refused() {
+    with_server(|server| {
+        let length = 3_000_000;
+        let head = format!("POST /livez HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
+        let response = server.send(&(head + &"x".repeat(length)));
+        assert!(
+            response.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"),
+            "{response}"
+        );
+        assert!(response.contains("\r\nAllow: GET, HEAD\r\n"), "{response}");
+    });
+}
+
+#[test]
+fn each_refusal_has_its_reason_phrase() {
+    with_server(|server| {
+        for (request, status) in [
+            ("GET / HTTP/1.1\r\n:\r\n\r\n", "400 Bad Request"),
+            (
+                "GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+                "411 Length Required",
+            ),
+            (
+                "GET / HTTP/1.1\r\nContent-Length: 9\r\n\r\n",
+                "413 Payload Too Large",
+            ),
+            (&"x".repeat(9_000), "431 Request Header Fields Too Large"),
+            (
+                "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                "505 HTTP Version Not Supported",
+            ),
+        ] {
+            let response = server.send(request);
             assert!(
-                Instant::now() < deadline,
-                "no poller has come round, and yet it lives"
+                response.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+                "{status}: {response}"
             );
         }
     });
 }
 
 #[test]
-fn readyz_follows_the_board_to_the_stop() {
-    let down = r#"{"status":"DOWN","consumers":0,"redis":"DISCONNECTED"}"#;
-    let up = r#"{"status":"UP","consumers":10,"redis":"CONNECTED"}"#;
-    let stopping = r#"{"status":"DOWN","consumers":10,"redis":"CONNECTED"}"#;
-    with_site(PATIENT, |site| {
-        assert_eq!(site.ask("GET", "/readyz"), (503, down.to_owned()));
-        site.health.set_redis_connected(true);
-        (0..10).for_each(|poller| site.health.call_succeeded(poller, Instant::now()));
-        assert_eq!(site.ask("GET", "/readyz"), (200, up.to_owned()));
-        site.health.begin_stop();
-        assert_eq!(site.ask("GET", "/readyz/?full=1"), (503, stopping.to_owned()));
-    });
-}
-
-#[test]
-fn metrics_are_prometheus_text_with_the_boards_state_of_now() {
-    with_site(PATIENT, |site| {
-        site.health.set_redis_connected(true);
-        site.health.call_succeeded(4, Instant::now());
-        let answer = site.send("GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n");
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-        assert!(
-            answer.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"),
-            "{answer}"
-        );
-        for series in series::ALL
-            .iter()
-            .filter(|series| series.name != series::CREDENTIALS_EXPIRY.name)
-        {
-            let line = format!("\n# TYPE {} {}\n", series.name, series.kind.as_str());
-            assert!(answer.contains(&line), "{line}");
+fn a_head_that_is_late_is_a_408_and_a_client_that_takes_nothing_is_cut_off() {
+    let mut server = server();
+    server.deadline = Duration::from_millis(200);
+    with(&server, |server| {
+        let mut slow = server.connect();
+        slow.write_all(b"GET /livez HT").unwrap();
+        let mut silent = server.connect();
+        for connection in [&mut slow, &mut silent] {
+            assert!(response(connection).starts_with("HTTP/1.1 408 Request Time"));
         }
-        for line in [
-            "persistent_cache_consumers 1",
-            "persistent_cache_redis_up 1",
-            "# TYPE process_open_fds gauge",
-        ] {
-            assert!(answer.contains(&format!("\n{line}\n")), "{line}");
+        // It never closes its side.
+        let mut lingering = server.connect();
+        lingering.write_all(GET.as_bytes()).unwrap();
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE && lingering.write_all(b"x").is_ok() {
+            Stop::never().wait(Duration::from_millis(10));
         }
+        assert!(began.elapsed() < PATIENCE, "it is still connected");
     });
 }
 
 #[test]
-fn what_is_not_there_is_a_json_404_and_other_methods_a_json_405() {
-    with_site(PATIENT, |site| {
-        let not_found = (404, r#"{"error":"not found","path":"/healthz"}"#.to_owned());
-        assert_eq!(site.ask("GET", "/healthz?x=1"), not_found);
-        assert_eq!(site.ask("PUT", "/healthz"), not_found);
-        let answer = site.send("POST /livez HTTP/1.0\r\nContent-Length: 2\r\n\r\n{}");
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert_eq!(
-            (status_of(head), body),
-            (405, r#"{"error":"method not allowed","path":"/livez"}"#)
-        );
-        assert!(head.contains("\r\nAllow: GET, HEAD"), "{head}");
-        assert!(head.contains("\r\nContent-Type: application/json"), "{head}");
-    });
-}
-
-#[test]
-fn head_tells_the_length_and_sends_no_body() {
-    with_site(PATIENT, |site| {
-        let answer = site.send("HEAD /livez HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n");
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-        assert!(answer.contains("\r\nContent-Length: 15\r\n"), "{answer}");
-        assert!(answer.ends_with("\r\n\r\n"), "{answer}");
-    });
-}
-
-#[test]
-fn a_connection_is_kept_for_the_next_request_and_closed_when_the_client_says_so() {
-    with_site(PATIENT, |site| {
-        let mut connection = site.connect();
-        for _ in 0..3 {
-            connection
-                .write_all(b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n")
-                .unwrap();
-            let (head, body) = read_answer(&mut connection);
-            assert_eq!((status_of(&head), body.as_str()), (200, r#"{"status":"UP"}"#));
-        }
-        connection
-            .write_all(b"GET /livez HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
-            .unwrap();
-        read_answer(&mut connection);
-        assert_eq!(connection.read(&mut [0]).unwrap(), 0, "closed");
-        assert!(
-            site.send("GET /livez HTTP/1.0\r\n\r\n")
-                .ends_with(r#"{"status":"UP"}"#)
-        );
-    });
-}
-
-#[test]
-fn pipelined_requests_are_answered_in_their_order() {
-    with_site(PATIENT, |site| {
-        let mut connection = site.connect();
-        for number in 0..50 {
-            write!(connection, "GET /{number} HTTP/1.1\r\nHost: here\r\n\r\n").unwrap();
-        }
-        for number in 0..50 {
-            let (_, body) = read_answer(&mut connection);
-            assert_eq!(body, format!(r#"{{"error":"not found","path":"/{number}"}}"#));
-        }
-    });
-}
-
-#[test]
-fn clients_that_hang_do_not_keep_a_good_one_waiting() {
-    with_site(PATIENT, |site| {
-        let silent: Vec<_> = (0..20).map(|_| site.connect()).collect();
-        let mut halfway = site.connect();
-        halfway.write_all(b"GET /livez HTTP/1.1\r\nHost: he").unwrap();
-        assert_eq!(site.ask("GET", "/livez").0, 200);
-        drop((silent, halfway));
-    });
-}
-
-#[test]
-fn a_client_that_asks_much_and_reads_nothing_does_not_keep_a_good_one_waiting() {
-    with_site(PATIENT, |site| {
-        let mut greedy = site.connect();
-        // Some 40 MB of answers: more than the buffers between the two hold, so a handler is stuck with it.
-        greedy
-            .write_all(
-                "GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n"
-                    .repeat(3_000)
-                    .as_bytes(),
-            )
-            .unwrap();
+fn more_clients_than_are_served_at_a_time_do_not_delay_a_good_one() {
+    with_server(|server| {
+        let silent: Vec<_> = (0..3 * CONNECTIONS_MAX).map(|_| server.connect()).collect();
+        let began = Instant::now();
         for _ in 0..20 {
-            assert_eq!(site.ask("GET", "/livez").0, 200);
+            assert!(server.send(GET).starts_with("HTTP/1.1 200 OK\r\n"));
         }
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        drop(silent);
     });
 }
 
 #[test]
-fn announced_bodies_neither_hold_the_handlers_nor_end_the_process() {
-    with_site(PATIENT, |site| {
-        let heads = [
-            "POST /livez HTTP/1.1\r\nContent-Length: 9000000000000000000\r\n\r\n",
-            "POST /livez HTTP/1.1\r\nContent-Length: 18446744073709551615\r\n\r\n",
-            "POST /livez HTTP/1.1\r\nContent-Length: 5000\r\n\r\n",
-            "POST /livez HTTP/1.1\r\nContent-Length: 1025\r\n\r\n",
-            "POST /livez HTTP/1.1\r\nContent-Length: 10\r\nExpect: 100-continue\r\n\r\n",
-            "POST /livez HTTP/1.1\r\nContent-Length: 10\r\n\r\n",
-            "POST /livez HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n",
-            "GET /livez HTTP/1.1\r\nContent-Length: 5000\r\nConnection: upgrade\r\n\r\n",
-        ];
-        let held: Vec<_> = heads
-            .into_iter()
-            .map(|head| {
-                let mut connection = site.connect();
-                connection.write_all(head.as_bytes()).unwrap();
-                connection
-            })
-            .collect();
-        for _ in 0..20 {
-            assert_eq!(site.ask("GET", "/livez").0, 200);
-        }
-        drop(held);
-        assert_eq!(site.ask("GET", "/livez").0, 200);
-    });
-}
-
-#[test]
-fn garbage_is_refused_or_dropped_and_the_next_request_is_answered() {
-    with_site(PATIENT, |site| {
-        for garbage in [
-            "\r\n\r\n",
-            "GET\r\n\r\n",
-            "GET /livez\r\n\r\n",
-            "GET /livez HTTP/1.1\r\nno colon\r\n\r\n",
-        ] {
-            let answer = site.send(garbage);
-            assert!(answer.starts_with("HTTP/1.1 400 "), "{garbage:?}: {answer}");
-        }
-        let mut connection = site.connect();
-        connection
-            .write_all(b"\x16\x03\x01\x02\x00 \xff\xfe\r\n\r\n")
-            .unwrap();
-        assert_eq!(
-            connection.read(&mut [0]).unwrap_or(0),
-            0,
-            "a TLS handshake gets no answer"
-        );
-        let long_header = format!("GET /livez HTTP/1.0\r\nX: {}\r\n\r\n", "x".repeat(1_000_000));
-        assert!(site.send(&long_header).starts_with("HTTP/1.0 200 "));
-        let mut from_http_2 = site.connect();
-        from_http_2
-            .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-            .unwrap();
-        assert_eq!(site.ask("GET", "/livez").0, 200);
-    });
-}
-
-#[test]
-fn a_silent_client_is_cut_off() {
-    let limits = Limits {
-        idle: Duration::from_millis(300),
-        ..PATIENT
+fn the_connection_that_is_missed_least_makes_room() {
+    let server = server();
+    let response = || Phase::Response(Vec::new());
+    let head = || Phase::Head(Vec::new());
+    let phases = [response(), head(), Phase::Drain, head()];
+    let connection = |(number, phase)| Connection {
+        stream: server.connect(),
+        phase,
+        deadline: Instant::now() + Duration::from_secs(number),
     };
-    with_site(limits, |site| {
-        assert_eq!(
-            site.connect().read(&mut [0]).unwrap(),
-            0,
-            "closed by the server, within the test's deadline"
+    let mut connections: Vec<Connection> = (0..).zip(phases).map(connection).collect();
+    let deadlines: Vec<Instant> = connections.iter().map(|connection| connection.deadline).collect();
+    let mut evicted = Vec::new();
+    while evict(&mut connections) {
+        let is_gone = |deadline: &Instant| {
+            connections
+                .iter()
+                .all(|connection| connection.deadline != *deadline)
+        };
+        let gone = (0..deadlines.len()).filter(|number| is_gone(&deadlines[*number]));
+        evicted.extend(
+            gone.filter(|number| !evicted.contains(number))
+                .collect::<Vec<_>>(),
         );
-    });
+    }
+    assert_eq!(evicted, [2, 1, 3, 0]);
 }
 
 #[test]
-fn the_server_goes_on_after_accepting_has_ended() {
-    // Without a knock in time, a silent client is cut off at about the moment when accepting ends too.
-    let limits = Limits {
-        idle: Duration::from_millis(300),
-        knock_every: DEADLINE,
-        ..PATIENT
-    };
-    with_site(limits, |site| {
-        let first = Arc::clone(&lock(&site.server.current));
-        for _ in 0..3 {
-            assert_eq!(site.connect().read(&mut [0]).unwrap(), 0);
-            assert_eq!(site.ask("GET", "/livez").0, 200);
-        }
-        assert!(
-            !Arc::ptr_eq(&first, &lock(&site.server.current)),
-            "it was opened anew"
+fn it_is_reached_by_ipv4_and_where_the_host_has_it_by_ipv6() {
+    let listener = listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    TcpStream::connect((Ipv4Addr::LOCALHOST, address.port())).expect("by IPv4");
+    if address.is_ipv6() {
+        TcpStream::connect((Ipv6Addr::LOCALHOST, address.port())).expect("by IPv6");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_an_error_with_its_remedy() {
+    for taken in [
+        TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap(),
+        listen(0).unwrap(),
+    ] {
+        let port = taken.local_addr().unwrap().port();
+        let cause = listen(port).unwrap_err();
+        let expected = format!(
+            "cannot listen on port {port} for the HTTP endpoints: Address already in use (os error 98); \
+             set PORT to a free one, of 1024 or more unless as root"
         );
-    });
+        assert_eq!(ServerError { port, cause }.to_string(), expected);
+    }
 }
 
 #[test]
-fn knocks_in_time_keep_accepting_from_ending() {
-    let limits = Limits {
-        idle: Duration::from_secs(1),
-        ..PATIENT
-    };
-    with_site(limits, |site| {
-        let first = Arc::clone(&lock(&site.server.current));
-        for _ in 0..2 {
-            assert_eq!(site.connect().read(&mut [0]).unwrap(), 0);
-        }
-        assert!(
-            Arc::ptr_eq(&first, &lock(&site.server.current)),
-            "it was never opened anew"
-        );
-    });
-}
-
-#[test]
-fn a_server_that_no_longer_answers_is_opened_anew() {
-    let site = site(PATIENT);
-    // What a panic in the accept loop leaves behind: a server that gets nothing and tells nothing. The first one
-    // is dropped here, before anything else connects, so that its own accept loop has ended.
-    let elsewhere = listener::bind(0).unwrap();
-    *lock(&site.server.current) = Arc::new(open(&elsewhere).unwrap());
-    run(&site, |site| assert_eq!(site.ask("GET", "/livez").0, 200));
-}
-
-#[test]
-fn a_stop_does_not_wait_for_a_client_that_reads_nothing() {
-    let site = site(Limits {
-        write: Duration::from_millis(100),
-        ..PATIENT
-    });
-    let mut greedy = site.connect();
-    run(&site, |site| {
-        greedy
-            .write_all(
-                "GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n"
-                    .repeat(3_000)
-                    .as_bytes(),
-            )
-            .unwrap();
-        assert_eq!(site.ask("GET", "/livez").0, 200);
-    });
-    // `run` has returned, while the client is still there; and what it asked for last is no burden either.
-    drop(site);
-    drop(greedy);
-}
-
-#[test]
-fn a_port_in_use_is_told_with_its_remedy() {
-    let taken = OpsServer::bind(
-        0,
-        board(1, Patience::default()),
-        Arc::new(Metrics::new().unwrap()),
-        None,
-    )
-    .unwrap();
-    let port = taken.local_port();
-    let again = OpsServer::bind(
-        port,
-        board(1, Patience::default()),
-        Arc::new(Metrics::new().unwrap()),
-        None,
-    );
-    assert_eq!(
-        again.err().unwrap().to_string(),
-        format!(
-            "cannot listen on port {port} for the HTTP endpoints: it is in use; \
-             stop what listens there or set PORT to a free one"
-        )
-    );
-}
-
-#[test]
-fn unblock_before_run_lets_run_return_at_once() {
-    let server = OpsServer::bind(
-        0,
-        board(1, Patience::default()),
-        Arc::new(Metrics::new().unwrap()),
-        None,
-    )
-    .unwrap();
-    server.unblock();
-    server.unblock();
-    server.run();
+fn a_stop_waits_for_no_client_and_may_come_before_the_start() {
+    let stopped = server();
+    stopped.unblock();
+    stopped.unblock();
+    stopped.run();
+    let server = server();
+    let mut silent = server.connect();
+    with(&server, |server| drop(server.send(GET)));
+    assert_eq!(silent.read(&mut [0]).unwrap_or_default(), 0);
 }

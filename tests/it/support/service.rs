@@ -95,6 +95,14 @@ pub fn run_to_end(settings: &Settings, arguments: &[&str]) -> (ExitStatus, Strin
     )
 }
 
+/// What a process holds of the machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Footprint {
+    pub resident_kib: usize,
+    pub threads: usize,
+    pub descriptors: usize,
+}
+
 /// A running service.
 pub struct Service {
     process: Process,
@@ -258,6 +266,24 @@ impl Service {
             .and_then(|rest| rest.split_whitespace().next())
             .expect("a peak");
         number.parse().expect("a number")
+    }
+
+    /// What it holds of the machine now.
+    pub fn footprint(&self) -> Footprint {
+        let directory = format!("/proc/{}", self.process.id());
+        let status = std::fs::read_to_string(format!("{directory}/status")).expect("a running service");
+        let number = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let number = line.and_then(|rest| rest.split_whitespace().next());
+            number.and_then(|number| number.parse().ok()).expect("a number")
+        };
+        Footprint {
+            resident_kib: number("VmRSS:"),
+            threads: number("Threads:"),
+            descriptors: std::fs::read_dir(format!("{directory}/fd"))
+                .expect("a running service")
+                .count(),
+        }
     }
 
     /// Its exit status, once it has ended.
