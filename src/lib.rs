@@ -60,6 +60,7 @@ pub mod service;
 
 pub mod commands;
 
+pub mod backoff;
 pub mod build_info;
 pub mod clock;
 pub mod config;

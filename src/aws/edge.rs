@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Credentials, CredentialsError, Fetch};
 use crate::edge::EdgeClient;
 
-/// Fetches from the Edge API; [`RenewingCredentials`](super::RenewingCredentials) keeps what comes.
+/// Fetches credentials for the queue from the Edge API.
 #[derive(Debug)]
 pub struct EdgeCredentials {
     edge: Arc<EdgeClient>,
@@ -46,7 +46,7 @@ mod tests {
     use crate::http_client::stub::{Reply, Stub};
 
     #[test]
-    fn a_refusal_names_the_remedy_and_heals_when_the_edge_api_does() {
+    fn a_refusal_names_the_remedy_and_the_next_answer_is_used() {
         let stub = Stub::start([
             Reply::Answer(401, "", String::new()),
             Stub::ok(
@@ -55,7 +55,7 @@ mod tests {
         ]);
         let edge = Arc::new(EdgeClient::new(stub.url.clone(), Secret::inline("key"), None));
         let source = EdgeCredentials::new(edge, "https://sqs.us-east-1.amazonaws.com/1/q".to_owned());
-        let provider = RenewingCredentials::new(Box::new(source));
+        let provider = RenewingCredentials::new(Box::new(source), "SERVER_API_KEY");
 
         let refused = provider.current(EpochMs(0)).unwrap_err();
         assert_eq!(refused.kind, "edge_http_401");

@@ -1,52 +1,50 @@
-//! Where AWS credentials come from, how temporary ones stay fresh, and how requests are signed with them.
+//! AWS credentials: where they come from, how temporary ones are renewed, and how requests are signed with them.
 //!
-//! A provider hands out what it holds without waiting wherever it can. Nothing here reads the clock: callers say
-//! what time it is. No secret shows in a `Debug`, a description or an error.
+//! [`provider`] builds the provider of a configured source. Sources whose credentials change
+//! implement [`Fetch`], and `renewal` keeps what they fetch. `endpoint` is the HTTP client of a source, and `answers` reads
+//! what it answers. Secrets appear in no `Debug`, log line or error.
 
-pub mod container;
-pub mod document;
-pub mod edge;
-pub mod fixed;
-pub mod imds;
-mod process;
-pub mod profile;
-pub mod provider;
+pub mod answers;
+mod container;
+mod edge;
+mod endpoint;
+mod imds;
 mod redaction;
-pub mod renewing;
+mod renewal;
 pub mod signing;
+mod static_keys;
 pub mod sts;
-pub mod web_identity;
 
 use std::fmt;
 use std::sync::Arc;
 
+use self::container::ContainerCredentials;
+use self::imds::InstanceMetadataCredentials;
 use self::redaction::redact;
+use self::static_keys::ProfileCredentials;
+use self::sts::WebIdentityCredentials;
+use crate::config::{CredentialSource, Proxy};
 use crate::entitlement::EpochMs;
 
-pub use self::container::ContainerCredentials;
 pub use self::edge::EdgeCredentials;
-pub use self::fixed::StaticCredentials;
-pub use self::imds::InstanceMetadataCredentials;
-pub use self::profile::{NamedSources, ProfileCredentials};
-pub use self::provider::{Provider, own_provider, provider};
 pub(crate) use self::redaction::quotable;
-pub use self::renewing::{Fetch, Renewal, RenewingCredentials};
-pub use self::web_identity::WebIdentityCredentials;
+pub use self::renewal::{Fetch, RenewingCredentials};
+pub use self::static_keys::StaticCredentials;
 
-/// What a call is signed with.
+/// What a request is signed with.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The key id: not a secret.
+    /// Not a secret.
     pub access_key_id: String,
     /// The secret.
     pub secret_access_key: String,
-    /// A secret too; temporary credentials have one.
+    /// For temporary credentials. Also a secret.
     pub session_token: Option<String>,
-    /// When they stop working; none for static ones.
+    /// None for static keys.
     pub expires_at: Option<EpochMs>,
 }
 
-/// No credentials could be had.
+/// No credentials are available.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct CredentialsError {
@@ -56,34 +54,61 @@ pub struct CredentialsError {
     pub kind: String,
 }
 
-/// A source of credentials that is asked before each call.
+/// Provides the credentials for each call.
 pub trait CredentialsProvider: Send + Sync {
-    /// The credentials to sign with at `now`. May fetch, within the source's own deadline, if none are at hand.
+    /// The credentials to sign with at `now`. Fetches, within the source's own deadline, only if it holds none.
     fn current(&self, now: EpochMs) -> Result<Arc<Credentials>, CredentialsError>;
 
-    /// AWS refused this key: the source may fetch anew, at most every few seconds. Nothing happens if it is not
-    /// the key that is held.
+    /// AWS refused this key: the provider may fetch others. Has no effect if it is not the current key.
     fn invalidate(&self, access_key_id: &str, now: EpochMs);
 
-    /// The source, and the key id if one is known: for logs. No secret.
+    /// The source, and the key id if it is known, for logs. No secret.
     fn describe(&self) -> String;
 
-    /// When what is held stops working, if it does.
+    /// When the current credentials expire, if they do.
     fn expiry(&self) -> Option<EpochMs>;
 
-    /// What decides about these credentials, for the remedy of a refusal: names of settings, as in "check …".
-    /// None for keys that the operator gave himself: they are named one by one.
+    /// The settings that decide about these credentials, for the remedy of a refusal. None for static keys.
     fn decided_by(&self) -> Option<&str> {
         None
     }
 }
 
+/// A provider and, unless its keys are static, the part of it that a thread renews ahead of expiry.
+pub type Provider = (Arc<dyn CredentialsProvider>, Option<Arc<RenewingCredentials>>);
+
+/// The provider of a source.
+pub fn provider(source: &CredentialSource, proxy: Option<Proxy>, edge: EdgeCredentials) -> Provider {
+    own_provider(source, proxy).unwrap_or_else(|| renewing(source, Box::new(edge)))
+}
+
+/// The provider of the operator's own AWS credentials. None if the source is the Edge API.
+pub fn own_provider(source: &CredentialSource, proxy: Option<Proxy>) -> Option<Provider> {
+    let fetch: Box<dyn Fetch> = match source {
+        CredentialSource::Static(keys) => return Some((Arc::new(StaticCredentials(keys.clone())), None)),
+        CredentialSource::WebIdentity(web) => Box::new(WebIdentityCredentials::new(web.clone(), proxy)),
+        CredentialSource::Container(source) => Box::new(ContainerCredentials::new(source.clone())),
+        CredentialSource::Profile(profile) => Box::new(ProfileCredentials(profile.clone())),
+        CredentialSource::InstanceMetadata(source) => Box::new(InstanceMetadataCredentials::new(source)),
+        CredentialSource::EdgeApi => return None,
+    };
+    Some(renewing(source, fetch))
+}
+
+fn renewing(source: &CredentialSource, fetch: Box<dyn Fetch>) -> Provider {
+    let renewing = Arc::new(RenewingCredentials::new(fetch, source.variables()));
+    (Arc::<RenewingCredentials>::clone(&renewing), Some(renewing))
+}
+
 impl Credentials {
-    /// The text without the secrets of these credentials, whoever put them there: AWS quotes the session token
-    /// in the words of some refusals.
+    /// The text without the secrets of these credentials: AWS quotes the session token in some refusals.
     pub fn redact(&self, text: &str) -> String {
+        redact(text, &self.secrets())
+    }
+
+    fn secrets(&self) -> Vec<&str> {
         let secrets = [Some(&self.secret_access_key), self.session_token.as_ref()];
-        redact(text, secrets.into_iter().flatten().map(String::as_str))
+        secrets.into_iter().flatten().map(String::as_str).collect()
     }
 }
 
@@ -92,13 +117,8 @@ impl fmt::Debug for Credentials {
         formatter
             .debug_struct("Credentials")
             .field("access_key_id", &self.access_key_id)
-            .field("secret_access_key", &"[redacted]")
-            .field(
-                "session_token",
-                &self.session_token.as_ref().map(|_| "[redacted]"),
-            )
             .field("expires_at", &self.expires_at)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -107,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_show_neither_in_debug_nor_in_redacted_text() {
+    fn secrets_appear_neither_in_debug_nor_in_redacted_text() {
         let credentials = Credentials {
             access_key_id: "AKIA1".to_owned(),
             secret_access_key: "hunter2-hunter2".to_owned(),
@@ -116,9 +136,7 @@ mod tests {
         };
         let shown = format!("{credentials:?}");
         assert!(
-            shown.contains("AKIA1")
-                && !shown.contains("hunter2-hunter2")
-                && !shown.contains("tok3n-of-the-session"),
+            shown.contains("AKIA1") && !shown.contains("hunter2") && !shown.contains("tok3n"),
             "{shown}"
         );
         assert_eq!(

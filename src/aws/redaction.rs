@@ -1,68 +1,46 @@
-//! Secrets are cut out of what peers say before anybody reads it: refusals quote what they refuse.
+//! Removes secrets from what a peer says: refusals quote what they refuse.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-const INSTEAD: &str = "[redacted]";
-
-/// A shorter text is no secret of AWS's, and cutting it out would only garble what the peer says.
+/// Nothing shorter is a secret of AWS's. Removing it would only garble the message.
 const SECRET_LEN_MIN: usize = 8;
-
-/// What URLs and forms leave as it is.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// The text without these secrets, in every spelling in which a peer quotes what it was sent: as it is, as in a form or a
-/// URL (in either case of hexadecimal digits), and as in JSON that escapes its slashes.
-pub fn redact<'a>(text: &str, secrets: impl IntoIterator<Item = &'a str>) -> String {
+/// The text without these secrets: as they are, as in a URL or a form, and as in JSON with escaped slashes. Upper and lower
+/// case count as the same, as they are in percent-encoding.
+pub fn redact(text: &str, secrets: &[&str]) -> String {
     let mut text = text.to_owned();
-    for secret in secrets
-        .into_iter()
-        .filter(|secret| secret.len() >= SECRET_LEN_MIN)
-    {
-        let encoded = utf8_percent_encode(secret, ENCODED).to_string();
-        let of_a_form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
-        let spellings = [
-            secret.to_owned(),
-            lower(&encoded),
-            encoded,
-            lower(&of_a_form),
-            of_a_form,
+    for secret in secrets.iter().filter(|secret| secret.len() >= SECRET_LEN_MIN) {
+        for spelling in [
+            (*secret).to_owned(),
+            utf8_percent_encode(secret, UNRESERVED).to_string(),
+            url::form_urlencoded::byte_serialize(secret.as_bytes()).collect(),
             secret.replace('/', "\\/"),
-        ];
-        for spelling in spellings {
-            text = text.replace(&spelling, INSTEAD);
+        ] {
+            let (lower, spelling) = (text.to_ascii_lowercase(), spelling.to_ascii_lowercase());
+            for (at, found) in lower.rmatch_indices(&spelling) {
+                text.replace_range(at..at + found.len(), "[redacted]");
+            }
         }
     }
     text
 }
 
-/// AWS's words up to where it quotes the signed request, which holds the session token.
-pub fn quotable(words: &str) -> &str {
+/// AWS's message up to where it quotes the signed request, which holds the session token.
+pub fn quotable(message: &str) -> &str {
     let quotation = [
         "The Canonical String",
         "The String-to-Sign",
         "Canonical String for this request",
     ]
     .iter()
-    .filter_map(|start| words.find(start))
+    .filter_map(|start| message.find(start))
     .min();
-    quotation.map_or(words, |at| &words[..at]).trim_end()
-}
-
-/// With lower hexadecimal digits.
-fn lower(encoded: &str) -> String {
-    let mut letters = encoded.chars();
-    let mut lower = String::with_capacity(encoded.len());
-    while let Some(letter) = letters.next() {
-        lower.push(letter);
-        if letter == '%' {
-            lower.extend(letters.by_ref().take(2).map(|digit| digit.to_ascii_lowercase()));
-        }
-    }
-    lower
+    quotation.map_or(message, |at| &message[..at]).trim_end()
 }
 
 #[cfg(test)]
@@ -70,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_cut_out_in_every_spelling() {
+    fn a_secret_is_removed_in_every_spelling() {
         let secret = "a/B+c=~ é";
         for quoted in [
             "a/B+c=~ é",
@@ -79,14 +57,18 @@ mod tests {
             "a%2FB%2Bc%3D%7E+%C3%A9",
             "a\\/B+c=~ é",
         ] {
-            let told = format!("Token={quoted}&x=1");
-            assert_eq!(redact(&told, [secret]), "Token=[redacted]&x=1", "{quoted}");
+            let told = format!("É Token={quoted}&x=1 {quoted}");
+            assert_eq!(
+                redact(&told, &[secret]),
+                "É Token=[redacted]&x=1 [redacted]",
+                "{quoted}"
+            );
         }
     }
 
     #[test]
     fn what_is_too_short_for_a_secret_garbles_nothing() {
         let told = "AccessDenied: access to the resource is denied";
-        assert_eq!(redact(told, ["", "c", "Access", "denied"]), told);
+        assert_eq!(redact(told, &["", "c", "Access", "denied"]), told);
     }
 }

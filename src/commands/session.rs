@@ -43,7 +43,7 @@ impl Session {
             expiry: access.expiry,
         };
         let iam = access.redis.iam.as_ref();
-        let signer = iam.and_then(|iam| own_provider(&iam.credentials, access.proxy, Stop::never()));
+        let signer = iam.and_then(|iam| own_provider(&iam.credentials, access.proxy));
         Ok(Self {
             layout: Layout {
                 keyspace,

@@ -8,7 +8,7 @@
 
 mod credentials;
 mod plaintext;
-pub mod profiles;
+mod profiles;
 mod proxy;
 mod queue;
 mod redis;
@@ -46,8 +46,8 @@ pub enum CredentialSource {
     WebIdentity(WebIdentitySource),
     /// Temporary ones of the ECS task or the EKS pod.
     Container(ContainerSource),
-    /// A profile of the shared files of the AWS CLI and SDKs (`AWS_PROFILE`).
-    Profile(Box<ProfileSource>),
+    /// Static keys of a profile in the files that the AWS CLI and SDKs share (`AWS_PROFILE`).
+    Profile(ProfileSource),
     /// Temporary ones of the EC2 instance.
     InstanceMetadata(InstanceMetadataSource),
     /// Temporary ones from the Edge API.
@@ -101,21 +101,13 @@ pub struct InstanceMetadataSource {
     pub endpoint: Url,
 }
 
-/// A profile, and all that it may refer to.
+/// A profile with static keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProfileSource {
     /// `AWS_PROFILE`.
     pub name: String,
-    /// Where profiles are; read again for each fetch.
+    /// Where profiles are; read again for each renewal.
     pub files: ProfileFiles,
-    /// Where roles are assumed, unless the profile names another region.
-    pub sts: StsEndpoint,
-    /// `credential_source = Environment`: the static keys of the environment, if given.
-    pub environment: Option<StaticKeys>,
-    /// `credential_source = EcsContainer`: the container's, if there is one.
-    pub container: Option<ContainerSource>,
-    /// `credential_source = Ec2InstanceMetadata`.
-    pub instance_metadata: InstanceMetadataSource,
 }
 
 /// Where Redis is.

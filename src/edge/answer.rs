@@ -1,12 +1,11 @@
 //! The Edge API's answers. Pure: status and body in, their meaning out. No error repeats the body, which may hold secrets.
 
 use serde_json::{Value, json};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::EdgeErrorKind;
 use crate::aws::Credentials;
-use crate::entitlement::{EpochMs, ResourceId, Subject};
+use crate::aws::answers::temporary;
+use crate::entitlement::{ResourceId, Subject};
 use crate::json;
 use crate::log::peer_code;
 
@@ -23,19 +22,8 @@ pub struct AnswerFault {
 /// `GET /v1/credentials/event-queue.json`.
 pub fn credentials(status: u16, body: &[u8]) -> Result<Credentials, AnswerFault> {
     let answer = object(status, body)?;
-    let field = |name: &str| match answer.get(name).and_then(Value::as_str) {
-        Some(value) if !value.is_empty() => Ok(value.to_owned()),
-        _ => Err(unexpected(&format!("it has no {name}"))),
-    };
-    let expiration = OffsetDateTime::parse(&field("expiration")?, &Rfc3339)
-        .map_err(|_| unexpected("its expiration is not a date"))?;
-    let expires_at = i64::try_from(expiration.unix_timestamp_nanos() / 1_000_000).map(EpochMs);
-    Ok(Credentials {
-        access_key_id: field("accessKeyId")?,
-        secret_access_key: field("secretAccessKey")?,
-        session_token: Some(field("sessionToken")?),
-        expires_at: expires_at.ok(),
-    })
+    let names = ["accessKeyId", "secretAccessKey", "sessionToken", "expiration"];
+    temporary(names, |name| answer.get(name)?.as_str()).map_err(|what| unexpected(&what))
 }
 
 /// `GET /v1/config/server-sdk-configuration.json`: the DSN in it, if there is one.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::threads::Background;
-use crate::aws::{CredentialsProvider, EdgeCredentials, Renewal, RenewingCredentials, provider};
+use crate::aws::{CredentialsProvider, EdgeCredentials, RenewingCredentials, provider};
 use crate::clock;
 use crate::config::{Config, CredentialSource};
 use crate::edge::EdgeClient;
@@ -33,7 +33,7 @@ pub(super) fn start(
     background: &mut Background,
 ) -> anyhow::Result<Arc<dyn CredentialsProvider>> {
     let edge = EdgeCredentials::new(Arc::clone(edge), config.queue_url.clone());
-    let (provider, renewing) = provider(source, config.proxy.clone(), edge, background.exit.clone());
+    let (provider, renewing) = provider(source, config.proxy.clone(), edge);
     log::info!(credentials = provider.describe().as_str(); "calls to {} are signed", purpose.signs);
     if let Some(credentials) = renewing {
         let (metrics, faults) = (Arc::clone(&background.metrics), Arc::clone(&background.faults));
@@ -51,20 +51,21 @@ fn renew(
     purpose: &'static Purpose,
     metrics: &Metrics,
     faults: &FaultLog,
-    stop: &Stop,
+    exit: &Stop,
 ) {
     let (kind, what) = (purpose.thread, purpose.signs);
     let mut logged = None;
     loop {
-        match credentials.renew_if_due(clock::now()) {
-            Renewal::NotDue => {}
-            Renewal::Renewed { .. } => {
+        let renewed = credentials.renew_if_due(clock::now());
+        let holds_any = credentials.holds_any(clock::now());
+        match renewed {
+            Ok(()) => {
                 if let Some(outage) = faults.recovered(kind, Duration::ZERO, Instant::now()) {
                     log::info!(lasted_secs = outage.lasted.as_secs_f64(); "credentials can be had again");
                 }
             }
-            Renewal::Failed(error) => {
-                let message = if credentials.holds_any(clock::now()) {
+            Err(error) => {
+                let message = if holds_any {
                     format!(
                         "cannot renew the credentials of {what}: those at hand are used as long as they last"
                     )
@@ -74,9 +75,9 @@ fn renew(
                 faults.fault(kind, log::Level::Error, &message, &error.message, Instant::now());
             }
         }
-        // Whoever fetched them: a caller whose call was refused may have been quicker than this loop.
+        // A caller may have fetched them, not this loop.
         let held = Some((credentials.describe(), credentials.expiry()));
-        if credentials.holds_any(clock::now()) && held != logged {
+        if holds_any && held != logged {
             log::info!(credentials = credentials.describe().as_str(); "renewed the credentials of {what}");
             logged = held;
         }
@@ -85,7 +86,7 @@ fn renew(
             gauge.set(seconds(expiry));
         }
         let wait = credentials.next_renewal_in(clock::now());
-        if stop.wait(wait.max(Duration::from_millis(100))) {
+        if exit.wait(wait.max(Duration::from_millis(100))) {
             return;
         }
     }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::bodies::taken_out;
 use super::errors::Fault;
 use super::{BatchOutcome, Delivery, EntryFailure, ReceiptHandle};
-use crate::aws::sts::answer::error_in;
+use crate::aws::answers::xml_error;
 use crate::clock::EpochMs;
 use crate::log::{peer_code, peer_text};
 use crate::message::replace_lone_surrogates;
@@ -238,7 +238,7 @@ pub fn parse_error(status: u16, error_header: Option<&str>, body: &[u8]) -> Queu
         let field = |name| error.get(name).and_then(Value::as_str).map(str::to_owned);
         let message = field("message").or(field("Message"));
         (field("__type").or(field("code")), message.unwrap_or_default())
-    } else if let Some((code, message)) = error_in(&body) {
+    } else if let Some((code, message)) = xml_error(&body) {
         (Some(code), message)
     } else {
         (None, without_tags(&body))

@@ -137,7 +137,7 @@ fn that_are_handed_out_expired_are_used_on() {
     let instance = Instance::new();
     let key = instance.give(-60);
     let service = Service::start(&instance.settings());
-    service.wait_for_complaint(&["hands out expired credentials", "used on", ROLE]);
+    service.wait_for_complaint(&["instance's", "hands out expired credentials", "used on", "clock"]);
     apply_one(&instance.stage, &service, "customer-1");
     assert_eq!(instance.imds.fetches(), 1, "they are not asked for at each call");
     instance.told_no_secret(&service, &[&key]);

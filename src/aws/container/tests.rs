@@ -54,7 +54,7 @@ fn they_are_asked_for_with_the_token_as_it_is_now() {
     assert_eq!(empty.kind, "container_token_unreadable");
     std::fs::write(&path, "two\nlines\n").unwrap();
     let lines = source.fetch().unwrap_err();
-    assert_eq!(lines.kind, "container_token_invalid");
+    assert_eq!(lines.kind, "container_request_invalid");
     assert!(!lines.message.contains("lines"), "{lines}");
     std::fs::remove_file(&path).unwrap();
     let absent = source.fetch().unwrap_err();
@@ -65,7 +65,7 @@ fn they_are_asked_for_with_the_token_as_it_is_now() {
 #[test]
 fn without_a_token_there_is_no_header() {
     let stub = Stub::start([Stub::ok(DOCUMENT)]);
-    let provider = RenewingCredentials::new(Box::new(source(&stub.url, None)));
+    let provider = RenewingCredentials::new(Box::new(source(&stub.url, None)), "THE_SETTING");
     assert_eq!(provider.current(EpochMs(0)).unwrap().access_key_id, "ASIA1");
     let asked = stub.asked();
     assert!(!asked.headers.iter().any(|(name, _)| name == "authorization"));
@@ -86,7 +86,7 @@ fn a_refusal_is_told_with_code_and_remedy() {
     assert_eq!(refused.kind, "container_http_403");
     assert_eq!(
         refused.message,
-        "HTTP status 403 (AccessDenied: token [redacted] is not known); check AWS_CONTAINER_AUTHORIZATION_TOKEN or the \
+        "HTTP 403 AccessDenied (token [redacted] is not known); check AWS_CONTAINER_AUTHORIZATION_TOKEN or the \
          file of AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE and, on EKS, the role of the pod identity association and its \
          trust policy"
     );
@@ -101,7 +101,7 @@ fn a_refusal_is_told_with_code_and_remedy() {
         let error = fault(Reply::Answer(status, headers, "<html>".to_owned()));
         assert_eq!(error.kind, format!("container_http_{status}"));
         assert!(
-            error.message.starts_with(&format!("HTTP status {status}; ")) && error.message.contains(remedy),
+            error.message.starts_with(&format!("HTTP {status}; ")) && error.message.contains(remedy),
             "{error}"
         );
     }
@@ -115,10 +115,7 @@ fn an_answer_that_is_not_as_documented_is_told_and_not_repeated() {
             r#"{"AccessKeyId":"ASIA1","SecretAccessKey":"s3cret","Token":"t0ken"}"#,
             "it has no Expiration",
         ),
-        (
-            r#"{"code":"NotYet","message":"wait"}"#,
-            "it has no Expiration (NotYet: wait)",
-        ),
+        (r#"{"code":"NotYet","message":"wait"}"#, "it has no Expiration"),
     ] {
         let error = fault(Stub::ok(body));
         assert_eq!(error.kind, "container_unexpected_answer");
@@ -145,5 +142,5 @@ fn an_endpoint_that_is_not_there_says_what_to_look_for() {
     let began = Instant::now();
     let error = source(&stub.url, None).fetch().unwrap_err();
     assert_eq!(error.kind, "container_timeout");
-    assert!(began.elapsed() < DEADLINE * 2, "took {:?}", began.elapsed());
+    assert!(began.elapsed() < WORDS.deadline * 2, "took {:?}", began.elapsed());
 }

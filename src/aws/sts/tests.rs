@@ -1,18 +1,9 @@
 use super::*;
+use crate::config::Secret;
 use crate::entitlement::EpochMs;
 use crate::http_client::stub::{Asked, Reply, Stub, dead_url};
 
 const ROLE_ARN: &str = "arn:aws:iam::123456789012:role/reader";
-
-fn role() -> Role {
-    Role {
-        arn: ROLE_ARN.to_owned(),
-        session_name: None,
-        external_id: None,
-        duration_secs: None,
-        region: None,
-    }
-}
 
 fn keys() -> Credentials {
     Credentials {
@@ -23,24 +14,21 @@ fn keys() -> Credentials {
     }
 }
 
-fn access(url: Option<Url>) -> StsAccess {
-    let region = "us-east-1".to_owned();
-    StsAccess {
-        endpoint: StsEndpoint { region, url },
-        proxy: None,
-    }
+fn at(region: &str, url: Option<Url>) -> Result<StsClient, CredentialsError> {
+    let region = region.to_owned();
+    StsClient::new(&StsEndpoint { region, url }, None, "get credentials of role r")
 }
 
 fn sts(url: &Url) -> StsClient {
-    StsClient::new(&access(Some(url.clone())), Some("eu-central-1")).unwrap()
+    at("eu-central-1", Some(url.clone())).unwrap()
 }
 
-fn answer(action: &str) -> Reply {
-    Stub::ok(format!(
-        "<{action}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><{action}Result><Credentials>\
-         <AccessKeyId>ASIA1</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken>\
-         <Expiration>2030-01-01T00:00:00Z</Expiration></Credentials></{action}Result></{action}Response>"
-    ))
+fn answer() -> Reply {
+    Stub::ok(
+        "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIA1</AccessKeyId>\
+         <SecretAccessKey>s</SecretAccessKey><SessionToken>t</SessionToken><Expiration>2030-01-01T00:00:00Z</Expiration>\
+         </Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
+    )
 }
 
 fn form(asked: &Asked) -> Vec<(String, String)> {
@@ -58,9 +46,9 @@ fn refusal(status: u16, code: &str, words: &str) -> Reply {
 
 #[test]
 fn a_token_is_exchanged_without_a_signature() {
-    let stub = Stub::start([answer("AssumeRoleWithWebIdentity")]);
+    let stub = Stub::start([answer()]);
     let credentials = sts(&stub.url)
-        .assume_role_with_web_identity(&role(), "pod 1", "token.of.a.pod")
+        .assume_role_with_web_identity(ROLE_ARN, "pod 1", "token.of.a.pod")
         .unwrap();
     assert_eq!(credentials.access_key_id, "ASIA1");
     assert_eq!(credentials.expires_at, Some(EpochMs(1_893_456_000_000)));
@@ -69,8 +57,8 @@ fn a_token_is_exchanged_without_a_signature() {
     assert_eq!(asked.header("content-type"), FORM);
     assert_eq!(asked.header("authorization"), "");
     let expected = [
-        ("Action", "AssumeRoleWithWebIdentity"),
         ("Version", "2011-06-15"),
+        ("Action", "AssumeRoleWithWebIdentity"),
         ("RoleArn", ROLE_ARN),
         ("RoleSessionName", "pod 1"),
         ("WebIdentityToken", "token.of.a.pod"),
@@ -82,14 +70,12 @@ fn a_token_is_exchanged_without_a_signature() {
 }
 
 #[test]
-fn a_role_is_assumed_with_a_signature_for_sts_in_its_region() {
-    let stub = Stub::start([answer("AssumeRole")]);
-    let role = Role {
-        external_id: Some("x/1".to_owned()),
-        duration_secs: Some(900),
-        ..role()
-    };
-    sts(&stub.url).assume_role(&role, "me", &keys()).unwrap();
+fn the_caller_is_asked_for_with_a_signature_for_sts_in_its_region() {
+    let stub = Stub::start([Stub::ok(
+        "<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>arn:aws:iam::1:user/u</Arn></GetCallerIdentityResult>\
+         </GetCallerIdentityResponse>",
+    )]);
+    assert_eq!(sts(&stub.url).caller(&keys()).unwrap(), "arn:aws:iam::1:user/u");
     let asked = stub.asked();
     let authorization = asked.header("authorization");
     assert!(
@@ -98,17 +84,23 @@ fn a_role_is_assumed_with_a_signature_for_sts_in_its_region() {
         "{authorization}"
     );
     assert_eq!(asked.header("x-amz-security-token"), "session-tok3n");
-    let expected = [
-        ("Action", "AssumeRole"),
-        ("Version", "2011-06-15"),
-        ("RoleArn", ROLE_ARN),
-        ("RoleSessionName", "me"),
-        ("DurationSeconds", "900"),
-        ("ExternalId", "x/1"),
-    ];
+    let expected = [("Version", "2011-06-15"), ("Action", "GetCallerIdentity")];
     assert_eq!(
         form(&asked),
         expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+    );
+
+    let stub = Stub::start([refusal(
+        403,
+        "SignatureDoesNotMatch",
+        "hunter2-hunter2 and session-tok3n",
+    )]);
+    let error = sts(&stub.url).caller(&keys()).unwrap_err();
+    assert!(
+        error
+            .message
+            .contains("HTTP 403 SignatureDoesNotMatch ([redacted] and [redacted])"),
+        "{error}"
     );
 }
 
@@ -120,18 +112,19 @@ fn the_region_of_each_partition_has_its_own_address() {
         ("cn-north-1", "https://sts.cn-north-1.amazonaws.com.cn"),
         ("eusc-de-east-1", "https://sts.eusc-de-east-1.amazonaws.eu"),
     ] {
-        let client = StsClient::new(&access(None), Some(region)).unwrap();
-        assert_eq!(client.address(), address);
+        assert_eq!(at(region, None).unwrap().address(), address);
     }
-    let own = StsClient::new(&access(None), None).unwrap();
-    assert_eq!(own.address(), "https://sts.us-east-1.amazonaws.com");
-    assert!(StsClient::new(&access(None), Some("attacker.example/")).is_none());
+    let error = at("attacker.example/", None).unwrap_err();
+    assert_eq!(
+        error.message,
+        "cannot get credentials of role r: the region has no STS; check AWS_REGION"
+    );
 }
 
 #[test]
 fn each_refusal_of_a_token_has_its_remedy_and_never_the_token() {
     for (status, code, remedy) in [
-        (400, "ExpiredTokenException", "must renew it"),
+        (400, "ExpiredTokenException", "must renew the file"),
         (400, "InvalidIdentityToken", "the identity provider that"),
         (
             403,
@@ -139,50 +132,23 @@ fn each_refusal_of_a_token_has_its_remedy_and_never_the_token() {
             "sts:AssumeRoleWithWebIdentity to the token's subject",
         ),
         (400, "IDPCommunicationError", "it is tried again later"),
-        (
-            403,
-            "RegionDisabledException",
-            "STS of region eu-central-1 is not active",
-        ),
-        (400, "ValidationError", "check the role's ARN"),
-        (400, "Throttling", "too many calls"),
-        (503, "ServiceUnavailable", "a fault of its own"),
+        (403, "RegionDisabledException", "STS of this region is not active"),
+        (400, "ValidationError", "check AWS_ROLE_ARN"),
+        (400, "Throttling", "too many requests"),
+        (503, "ServiceUnavailable", "it is tried again later"),
         (400, "SomethingNew", "the STS API reference"),
     ] {
         let stub = Stub::start([refusal(status, code, "Token token.of.a.pod is no good")]);
         let error = sts(&stub.url)
-            .assume_role_with_web_identity(&role(), "me", "token.of.a.pod")
+            .assume_role_with_web_identity(ROLE_ARN, "me", "token.of.a.pod")
             .unwrap_err();
-        assert_eq!(error.kind, format!("sts_{code}"));
+        assert_eq!(error.kind, format!("sts_http_{status}"));
         let start = format!(
-            "cannot assume role {ROLE_ARN} at STS, {}: HTTP {status} {code} (Token [redacted] is no good); ",
+            "cannot get credentials of role r from {}: HTTP {status} {code} (Token [redacted] is no good); ",
             stub.url.as_str().trim_end_matches('/')
         );
         assert!(error.message.starts_with(&start), "{error}");
         assert!(error.message.contains(remedy), "{error}");
-    }
-}
-
-#[test]
-fn each_refusal_of_a_signature_names_the_key_and_never_its_secret() {
-    for (status, code, remedy) in [
-        (
-            403,
-            "AccessDenied",
-            "allow key id AKIA1 sts:AssumeRole on this role",
-        ),
-        (403, "InvalidClientTokenId", "AWS does not know key id AKIA1"),
-        (403, "ExpiredToken", "the session of key id AKIA1"),
-        (
-            403,
-            "SignatureDoesNotMatch",
-            "check the secret of key id AKIA1 and this machine's clock",
-        ),
-    ] {
-        let stub = Stub::start([refusal(status, code, "hunter2-hunter2 and session-tok3n")]);
-        let error = sts(&stub.url).assume_role(&role(), "me", &keys()).unwrap_err();
-        assert!(error.message.contains(remedy), "{error}");
-        assert!(error.message.contains("([redacted] and [redacted])"), "{error}");
     }
 }
 
@@ -195,15 +161,70 @@ fn whoever_answers_in_place_of_sts_is_told_from_it() {
         Stub::ok("x".repeat(100_000)),
     ]);
     for words in [
-        "HTTP 502 Http502; STS has a fault of its own",
-        "HTTP 404 Http404; is this STS? check AWS_ENDPOINT_URL_STS",
-        "the answer is not as documented: it is not XML; is this STS?",
+        "HTTP 502; the fault is on the other side",
+        "HTTP 404; is this STS? check AWS_ENDPOINT_URL_STS",
+        "the answer is not as documented: it is not XML; is this STS? check AWS_ENDPOINT_URL_STS",
         "the answer is longer than 65536 bytes; is this STS?",
     ] {
-        let error = sts(&stub.url).assume_role(&role(), "me", &keys()).unwrap_err();
+        let error = sts(&stub.url)
+            .assume_role_with_web_identity(ROLE_ARN, "me", "token.of.a.pod")
+            .unwrap_err();
         assert!(error.message.contains(words), "{error}");
     }
-    let error = sts(&dead_url()).assume_role(&role(), "me", &keys()).unwrap_err();
+    let error = sts(&dead_url())
+        .assume_role_with_web_identity(ROLE_ARN, "me", "token.of.a.pod")
+        .unwrap_err();
     assert_eq!(error.kind, "sts_connection_refused");
     assert!(error.message.contains("VPC endpoint of STS"), "{error}");
+}
+
+fn web_identity(token: Secret, url: url::Url) -> WebIdentityCredentials {
+    let source = WebIdentitySource {
+        token,
+        role_arn: "arn:aws:iam::1:role/r".to_owned(),
+        session_name: None,
+        sts: StsEndpoint {
+            region: "us-east-1".to_owned(),
+            url: Some(url),
+        },
+    };
+    WebIdentityCredentials::new(source, None)
+}
+
+#[test]
+fn the_token_is_read_anew_each_time_and_the_session_has_a_name() {
+    let path = std::env::temp_dir().join(format!("pcs-web-identity-{}", std::process::id()));
+    let refusals = [(); 2].map(|()| Reply::Answer(400, "", String::new()));
+    let stub = Stub::start(refusals);
+    let source = web_identity(Secret::file(&path), stub.url.clone());
+    for token in ["first", "second"] {
+        std::fs::write(&path, format!("{token}\n")).unwrap();
+        source.fetch().unwrap_err();
+        let asked = stub.asked().body;
+        assert!(asked.ends_with(&format!("&WebIdentityToken={token}")), "{asked}");
+        assert!(
+            asked.contains("RoleSessionName=persistent-cache-service-"),
+            "{asked}"
+        );
+    }
+    std::fs::write(&path, "\n").unwrap();
+    assert_eq!(source.fetch().unwrap_err().kind, "sts_token_unreadable");
+    std::fs::remove_file(&path).unwrap();
+    let error = source.fetch().unwrap_err();
+    assert_eq!(error.kind, "sts_token_unreadable");
+    assert!(error.message.contains(&path.display().to_string()), "{error}");
+    assert!(stub.was_left_alone());
+}
+
+#[test]
+fn the_source_names_role_and_endpoint_but_not_the_token() {
+    let source = web_identity(Secret::inline("hunter2"), dead_url());
+    assert!(
+        source.source().starts_with(
+            "temporary credentials of role arn:aws:iam::1:role/r by web identity, from STS at http://127.0.0.1:"
+        ),
+        "{}",
+        source.source()
+    );
+    assert!(!format!("{source:?}").contains("hunter2"));
 }

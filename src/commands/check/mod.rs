@@ -14,13 +14,12 @@ use serde_json::json;
 use self::Severity::{Failure, Good, Note, Warning};
 use super::output::{date, show};
 use super::{CONFIGURATION, CommandError, DONE, FAILED, Session};
-use crate::aws::sts::{StsAccess, StsClient};
+use crate::aws::sts::StsClient;
 use crate::aws::{EdgeCredentials, provider};
 use crate::clock;
 use crate::config::{CredentialSource, Settings};
 use crate::edge::EdgeClient;
 use crate::log::printable;
-use crate::shutdown::Stop;
 
 /// There are warnings, and nothing worse.
 const WARNED: u8 = 3;
@@ -170,19 +169,17 @@ fn check(settings: &Settings, args: &CheckArgs) -> Result<Report, CommandError> 
     let (url, key, proxy) = (&config.edge_api_url, &config.server_api_key, &config.proxy);
     let edge = Arc::new(EdgeClient::new(url.clone(), key.clone(), proxy.clone()));
     let of_edge = EdgeCredentials::new(Arc::clone(&edge), queue.clone());
-    let (provider, _) = provider(&config.credentials, proxy.clone(), of_edge, Stop::never());
+    let (provider, _) = provider(&config.credentials, proxy.clone(), of_edge);
     let credentials = provider.current(clock::now());
     match &credentials {
         Err(error) => report.failure(error),
         Ok(credentials) => {
             let until = credentials.expires_at.map(|at| format!(", until {}", date(at.0)));
             report.good(provider.describe() + &until.unwrap_or_default());
-            let (endpoint, proxy) = (settings.sts_endpoint(), proxy.clone());
-            let sts = StsClient::new(&StsAccess { endpoint, proxy }, None);
-            let sts = sts.ok_or_else(|| "the region has no STS; check AWS_REGION".to_owned());
+            let sts = StsClient::new(&settings.sts_endpoint(), proxy.clone(), "identify the caller");
             match sts.and_then(|sts| sts.caller(credentials)) {
                 Ok(arn) => report.good(format!("the caller is {arn}")),
-                Err(why) => report.warning(format!("the caller is unknown: {why}. The service does without")),
+                Err(error) => report.warning(format!("{error}. The service does without")),
             }
             peers::queue(&mut report, &config, provider, args.receive);
         }

@@ -36,7 +36,7 @@ fn profile(set: &[(&str, &str)]) -> ProfileSource {
     let CredentialSource::Profile(source) = config(set).credentials else {
         panic!("no profile for {set:?}")
     };
-    *source
+    source
 }
 
 #[test]
@@ -109,8 +109,8 @@ fn keys_that_cannot_be_right_are_faults_and_those_that_may_not_be_are_notices() 
     assert_eq!(
         notices(&[("AWS_SESSION_TOKEN", "token")]),
         [
-            "AWS_SESSION_TOKEN: has no effect without AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; the Edge API's \
-             credentials are used"
+            "AWS_SESSION_TOKEN: has no effect without AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; the source of \
+             credentials is edge"
         ]
     );
 }
@@ -218,8 +218,8 @@ fn a_web_identity_needs_its_role_and_a_role_its_token() {
     assert_eq!(
         faults(&[("AWS_ROLE_ARN", ROLE)]),
         [
-            "AWS_WEB_IDENTITY_TOKEN_FILE: is required with AWS_ROLE_ARN; set it, or unset AWS_ROLE_ARN (a role that is \
-             assumed with keys goes into a profile, see AWS_PROFILE)"
+            "AWS_WEB_IDENTITY_TOKEN_FILE: is required with AWS_ROLE_ARN; set it, or unset AWS_ROLE_ARN (no role is \
+             assumed with keys)"
         ]
     );
     assert_eq!(
@@ -385,42 +385,29 @@ fn the_shared_files_are_below_the_home_unless_they_are_named() {
 fn a_profile_that_cannot_be_used_is_a_fault_with_its_remedy() {
     let file = TestFile::new(
         "profiles",
-        b"[default]\n[profile env]\nrole_arn=arn:aws:iam::1:role/r\ncredential_source=Environment\n\
-          [profile ecs]\nrole_arn=arn:aws:iam::1:role/r\ncredential_source=EcsContainer\n[bare]\n",
+        b"[default]\n[profile role]\nrole_arn=arn:aws:iam::1:role/r\nsource_profile=default\n[bare]\n",
     );
     let path = file.path();
     let with_file = |name: &str| faults(&[("AWS_CONFIG_FILE", &path), ("AWS_PROFILE", name)]);
-    assert_eq!(
-        with_file("nobody"),
-        [format!(
-            "AWS_PROFILE: profile 'nobody' is not in {path}; there are default, ecs, env"
-        )]
-    );
-    assert_eq!(
-        with_file("bare"),
-        [format!(
-            "AWS_PROFILE: profile 'bare' is not in {path}; in the config file its section must be [profile bare]"
-        )]
-    );
+    for name in ["nobody", "bare"] {
+        assert_eq!(
+            with_file(name),
+            [format!(
+                "AWS_PROFILE: profile '{name}' is not in {path}, which have default, role; its section is [profile {name}] \
+                 in the config file and [{name}] in the credentials file"
+            )]
+        );
+    }
     assert_eq!(
         with_file("default"),
-        [
-            "AWS_PROFILE: profile 'default' holds no credentials; add aws_access_key_id and aws_secret_access_key, \
-             role_arn with source_profile, or credential_process"
-        ]
+        ["AWS_PROFILE: profile 'default' holds no keys; add aws_access_key_id and aws_secret_access_key"]
     );
     assert_eq!(
-        with_file("env"),
+        with_file("role"),
         [
-            "AWS_PROFILE: profile 'env' has credential_source = Environment; set AWS_ACCESS_KEY_ID and \
-             AWS_SECRET_ACCESS_KEY"
-        ]
-    );
-    assert_eq!(
-        with_file("ecs"),
-        [
-            "AWS_PROFILE: profile 'ecs' has credential_source = EcsContainer; set AWS_CONTAINER_CREDENTIALS_FULL_URI \
-             or AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"
+            "AWS_PROFILE: profile 'role' has role_arn, and this service takes only static keys from a profile; run the \
+             service with a role of its own (web identity, the container's role or CREDENTIAL_SOURCE=instance-metadata), or \
+             write keys into the profile"
         ]
     );
     assert_eq!(
@@ -437,26 +424,6 @@ fn a_profile_that_cannot_be_used_is_a_fault_with_its_remedy() {
         ]),
         ["AWS_SHARED_CREDENTIALS_FILE: there is no such file; correct the path, or unset it"]
     );
-}
-
-#[test]
-fn a_profile_that_takes_the_environments_keys_is_asked_for_by_name() {
-    let file = TestFile::new(
-        "environment",
-        b"[profile env]\nrole_arn=arn:aws:iam::1:role/r\ncredential_source=Environment\n",
-    );
-    let path = file.path();
-    let set = [
-        &KEYS[..],
-        &[
-            ("AWS_CONFIG_FILE", path.as_str()),
-            ("AWS_PROFILE", "env"),
-            ("CREDENTIAL_SOURCE", "profile"),
-        ],
-    ]
-    .concat();
-    let keys = profile(&set).environment.unwrap();
-    assert_eq!(keys.access_key_id, "AKIA123");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use fastrand::Rng;
 use super::bytes;
 
 const SAMPLES: [&str; 4] = [
-    r#"<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><AssumedRoleUser><AssumedRoleId>A:s</AssumedRoleId><Arn>arn:aws:sts::1:assumed-role/r/s</Arn></AssumedRoleUser><Credentials><AccessKeyId>ASIA1</AccessKeyId><SecretAccessKey>s3cret</SecretAccessKey><SessionToken>t0ken</SessionToken><Expiration>2030-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></AssumeRoleResponse>"#,
+    r#"<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult><UserId>A</UserId><Account>1</Account><Arn>arn:aws:iam::1:user/u</Arn></GetCallerIdentityResult><ResponseMetadata><RequestId>1</RequestId></ResponseMetadata></GetCallerIdentityResponse>"#,
     r#"<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleWithWebIdentityResult><Audience>sts.amazonaws.com</Audience><Credentials><SessionToken>t0ken</SessionToken><SecretAccessKey>s3cret</SecretAccessKey><Expiration>2030-01-01T00:00:00.000Z</Expiration><AccessKeyId>ASIA1</AccessKeyId></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"#,
     r#"<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>User: arn:aws:sts::1:assumed-role/a/b is not authorized to perform: sts:AssumeRole</Message></Error><RequestId>1</RequestId></ErrorResponse>"#,
     "<html><head><title>502 Bad Gateway</title></head><body>no</body></html>",
@@ -40,8 +40,8 @@ const PIECES: [&str; 22] = [
 
 /// Names that are looked for.
 const NAMES: [&str; 12] = [
-    "AssumeRoleResponse",
-    "AssumeRoleResult",
+    "GetCallerIdentityResult",
+    "Arn",
     "Credentials",
     "AccessKeyId",
     "SecretAccessKey",

@@ -3,8 +3,7 @@
 use std::sync::LazyLock;
 
 use fastrand::Rng;
-use persistent_cache_service::aws::sts::answer;
-use persistent_cache_service::aws::{Credentials, document};
+use persistent_cache_service::aws::{Credentials, answers};
 use serde_json::json;
 
 use super::{Memory, Target, hold, is_a_line, refuses_depth};
@@ -14,7 +13,7 @@ use crate::mutate::{json_input, xml};
 
 pub const STS: Target = Target {
     name: "sts",
-    about: "STS's answer to AssumeRole and AssumeRoleWithWebIdentity, and its refusals",
+    about: "STS's answers to AssumeRoleWithWebIdentity and GetCallerIdentity, and its refusals",
     weight: 6,
     memory: Memory {
         per_byte: 16,
@@ -75,39 +74,44 @@ fn are_whole(credentials: &Credentials) -> Result<(), String> {
     })
 }
 
+/// A refusal is a line, without the token.
+fn is_a_refusal(code: &str, text: &str) -> Result<(), String> {
+    is_a_line(code, 60)?;
+    is_a_line(text, 400)?;
+    hold(!text.contains("t0ken-of-a-pod"), || {
+        format!("the token is cut out of a refusal: {text}")
+    })
+}
+
 fn sts(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
-    let mut understood = false;
-    for action in ["AssumeRole", "AssumeRoleWithWebIdentity"] {
-        match probe.measure(|| answer::credentials(action, input)) {
-            Ok(credentials) => {
-                are_whole(&credentials)?;
-                understood = true;
-            }
-            Err(fault) => tells_nothing(&fault)?,
-        }
-    }
     let text = String::from_utf8_lossy(input);
-    let refusal = probe.measure(|| answer::refusal(403, &text));
-    hold(!refusal.code.is_empty(), || "a refusal has a code".to_owned())?;
-    is_a_line(&refusal.code, 60)?;
-    is_a_line(&refusal.words, 300)?;
-    Ok(understood || refusal.code != "Http403")
+    let credentials = probe.measure(|| answers::sts_credentials(&text));
+    match &credentials {
+        Ok(credentials) => are_whole(credentials)?,
+        Err(fault) => tells_nothing(fault)?,
+    }
+    let caller = probe.measure(|| answers::caller_arn(&text));
+    match &caller {
+        Ok(arn) => is_a_line(arn, input.len())?,
+        Err(fault) => tells_nothing(fault)?,
+    }
+    let (code, quoted) =
+        probe.measure(|| answers::refusal(403, answers::xml_error(&text), &["t0ken-of-a-pod"]));
+    is_a_refusal(&code, &quoted)?;
+    Ok(credentials.is_ok() || !code.is_empty())
 }
 
 fn metadata(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
-    let read = probe.measure(|| document::read(input).and_then(|document| document::credentials(&document)));
+    let read = probe
+        .measure(|| answers::document(input).and_then(|document| answers::document_credentials(&document)));
     refuses_depth(input, read.is_ok())?;
-    let refusal = probe.measure(|| document::refusal(input, Some("t0ken-of-a-pod")));
-    refuses_depth(input, refusal.is_some())?;
-    if let Some(refusal) = &refusal {
-        is_a_line(refusal, 60 + 2 + 200)?;
-        hold(!refusal.contains("t0ken-of-a-pod"), || {
-            format!("the token is cut out of a refusal: {refusal}")
-        })?;
-    }
+    let error = probe.measure(|| answers::document_error(input));
+    refuses_depth(input, error.is_some())?;
+    let (code, quoted) = probe.measure(|| answers::refusal(403, error, &["t0ken-of-a-pod"]));
+    is_a_refusal(&code, &quoted)?;
     match &read {
         Ok(credentials) => are_whole(credentials)?,
         Err(fault) => tells_nothing(fault)?,
     }
-    Ok(read.is_ok() || refusal.is_some())
+    Ok(read.is_ok() || !code.is_empty())
 }

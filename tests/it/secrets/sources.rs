@@ -81,14 +81,14 @@ fn in_an_hour() -> String {
     iso(clock::now().0 + 3_600_000)
 }
 
-fn sts(key: &AccessKey, action: &'static str) -> Hostile {
+fn sts(key: &AccessKey) -> Hostile {
     let key = key.clone();
     Hostile::http(
         move |_| {
             format!(
-                "<{action}Response><{action}Result><Credentials><AccessKeyId>{}</AccessKeyId><SecretAccessKey>{}\
+                "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>{}</AccessKeyId><SecretAccessKey>{}\
                  </SecretAccessKey><SessionToken>{}</SessionToken><Expiration>{}</Expiration></Credentials>\
-                 </{action}Result></{action}Response>",
+                 </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
                 key.id,
                 key.secret,
                 key.session_token.as_deref().unwrap_or_default(),
@@ -101,9 +101,9 @@ fn sts(key: &AccessKey, action: &'static str) -> Hostile {
 
 fn document(key: &AccessKey) -> String {
     json!({
-        "Version": 1, "Code": "Success", "Type": "AWS-HMAC", "LastUpdated": iso(clock::now().0),
+        "Code": "Success", "Type": "AWS-HMAC", "LastUpdated": iso(clock::now().0),
         "AccessKeyId": key.id, "SecretAccessKey": key.secret, "Token": key.session_token,
-        "SessionToken": key.session_token, "Expiration": in_an_hour(),
+        "Expiration": in_an_hour(),
     })
     .to_string()
 }
@@ -143,7 +143,7 @@ pub fn in_the_environment_for_a_while() -> Source {
 pub fn web_identity(files: &Directory) -> Source {
     let key = session_key("web-identity");
     let token = secret("identity-token");
-    let sts = sts(&key, "AssumeRoleWithWebIdentity");
+    let sts = sts(&key);
     Source {
         name: "web identity",
         settings: vec![

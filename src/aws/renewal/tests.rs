@@ -7,7 +7,7 @@ use super::*;
 const MINUTE: i64 = 60_000;
 const HOUR: i64 = 60 * MINUTE;
 
-/// Answers from a script and counts; panics when asked more often than the script foresees.
+/// Answers from a script and counts; panics when asked more often than the script has answers.
 #[derive(Default)]
 struct Script {
     answers: Mutex<VecDeque<Result<Credentials, CredentialsError>>>,
@@ -54,7 +54,8 @@ fn scripted(
         answers: Mutex::new(answers.into_iter().collect()),
         asked: AtomicUsize::new(0),
     });
-    let provider = RenewingCredentials::with_chance(Box::new(Arc::clone(&script)), Box::new(move || chance));
+    let mut provider = RenewingCredentials::new(Box::new(Arc::clone(&script)), "THE_SETTING");
+    provider.chance = if chance > 0.5 { || 1.0 } else { || 0.0 };
     (script, provider)
 }
 
@@ -63,12 +64,13 @@ fn key_id(provider: &RenewingCredentials, now_ms: i64) -> String {
 }
 
 /// Drives the loop as the service would, from `from` to `to`, and returns when it fetched.
-fn fetch_times(provider: &RenewingCredentials, from: i64, to: i64) -> Vec<i64> {
+fn fetch_times((script, provider): &(Arc<Script>, RenewingCredentials), from: i64, to: i64) -> Vec<i64> {
     let (mut now, mut times) = (from, Vec::new());
     while now <= to {
-        match provider.renew_if_due(EpochMs(now)) {
-            Renewal::NotDue => {}
-            Renewal::Renewed { .. } | Renewal::Failed(_) => times.push(now),
+        let before = script.asked.load(Ordering::SeqCst);
+        let _ = provider.renew_if_due(EpochMs(now));
+        if script.asked.load(Ordering::SeqCst) > before {
+            times.push(now);
         }
         let wait = i64::try_from(provider.next_renewal_in(EpochMs(now)).as_millis()).unwrap();
         assert!(wait > 0, "the loop would spin at {now}");
@@ -91,11 +93,11 @@ fn the_first_call_fetches_and_later_ones_do_not() {
 
 #[test]
 fn an_hour_long_key_is_renewed_ten_minutes_ahead_and_earlier_by_chance() {
-    let (_, punctual) = scripted(0.0, [key("A", HOUR), key("B", 2 * HOUR)]);
+    let punctual = scripted(0.0, [key("A", HOUR), key("B", 2 * HOUR)]);
     assert_eq!(fetch_times(&punctual, 0, 55 * MINUTE), [0, 50 * MINUTE]);
-    assert_eq!(key_id(&punctual, 55 * MINUTE), "B");
+    assert_eq!(key_id(&punctual.1, 55 * MINUTE), "B");
 
-    let (_, early) = scripted(1.0, [key("A", HOUR), key("B", 2 * HOUR)]);
+    let early = scripted(1.0, [key("A", HOUR), key("B", 2 * HOUR)]);
     assert_eq!(fetch_times(&early, 0, 55 * MINUTE), [0, 48 * MINUTE]);
 }
 
@@ -114,9 +116,9 @@ fn a_short_lived_key_is_renewed_at_half_of_its_life_and_never_in_a_spin() {
         15 * MINUTE
     );
     // One that lives for a second is fetched every five seconds, no oftener.
-    let (_, provider) = scripted(0.0, (0..5).map(|round| key("A", round * 5_000 + 1_000)));
+    let scripted = scripted(0.0, (0..5).map(|round| key("A", round * 5_000 + 1_000)));
     assert_eq!(
-        fetch_times(&provider, 0, 20_000),
+        fetch_times(&scripted, 0, 20_000),
         [0, 5_000, 10_000, 15_000, 20_000]
     );
 }
@@ -124,27 +126,29 @@ fn a_short_lived_key_is_renewed_at_half_of_its_life_and_never_in_a_spin() {
 #[test]
 fn the_old_key_is_used_to_its_last_moment_while_renewing_fails() {
     let failures = std::iter::repeat_with(down).take(200);
-    let (script, provider) = scripted(1.0, [key("A", HOUR)].into_iter().chain(failures));
-    let times = fetch_times(&provider, 0, HOUR - 1);
+    let scripted = scripted(0.0, [key("A", HOUR)].into_iter().chain(failures));
+    let times = fetch_times(&scripted, 0, HOUR - 1);
+    let (script, provider) = scripted;
     assert_eq!(key_id(&provider, HOUR - 1), "A");
-    // 48 min, then waits of 1, 2, 4, 8, 16 s and 30 s ever after.
+    // At 50 min, then after 1, 2, 4, 8, 16 s and 30 s from then on.
     let waits: Vec<i64> = times[1..].windows(2).map(|pair| pair[1] - pair[0]).collect();
-    assert_eq!(times[1], 48 * MINUTE);
+    assert_eq!(times[1], 50 * MINUTE);
     assert_eq!(waits[..7], [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
 
     let expired = provider.current(EpochMs(HOUR)).unwrap_err();
     assert_eq!(expired.to_string(), "source is down");
     script.answers.lock().unwrap().push_front(key("B", 3 * HOUR));
     assert_eq!(
-        key_id(&provider, HOUR + BACKOFF_MAX_MS),
+        key_id(&provider, HOUR + 30_000),
         "B",
-        "a mended source heals it"
+        "a source that recovers is used"
     );
+    assert_eq!(provider.renew_if_due(EpochMs(HOUR + 31_000)), Ok(()));
 }
 
 #[test]
 fn a_failing_source_is_not_asked_by_every_caller() {
-    let (script, provider) = scripted(1.0, [down(), key("A", HOUR)]);
+    let (script, provider) = scripted(0.0, [down(), key("A", HOUR)]);
     for _ in 0..10 {
         assert_eq!(provider.current(EpochMs(0)).unwrap_err().kind, "down");
     }
@@ -153,7 +157,7 @@ fn a_failing_source_is_not_asked_by_every_caller() {
 }
 
 #[test]
-fn a_refused_key_is_fetched_anew_at_most_every_five_seconds() {
+fn a_refused_key_is_replaced_at_most_every_five_seconds() {
     let (script, provider) = scripted(0.0, [key("A", HOUR), key("B", HOUR), key("C", HOUR)]);
     assert_eq!(key_id(&provider, 0), "A");
     provider.invalidate("A", EpochMs(10_000));
@@ -169,12 +173,12 @@ fn a_refused_key_is_fetched_anew_at_most_every_five_seconds() {
 }
 
 #[test]
-fn fresh_keys_that_are_refused_too_are_fetched_anew_after_growing_times() {
-    let names = ["a", "b", "c", "d", "e", "f", "g"];
+fn fresh_keys_that_are_refused_too_are_replaced_after_growing_times() {
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
     let (script, provider) = scripted(0.0, names.map(|name| key(name, 10 * HOUR)));
     let mut fetched_at = Vec::new();
     let mut held = String::new();
-    for now in (0..=75_000).step_by(1_000) {
+    for now in (0..=110_000).step_by(1_000) {
         let key = key_id(&provider, now);
         provider.invalidate(&key, EpochMs(now));
         if key != held {
@@ -182,17 +186,12 @@ fn fresh_keys_that_are_refused_too_are_fetched_anew_after_growing_times() {
             held = key;
         }
     }
-    assert_eq!(fetched_at, [0, 5, 10, 20, 40, 70]);
-
-    // Long after, a refusal is news again.
-    key_id(&provider, HOUR);
-    assert_eq!(script.asked.load(Ordering::SeqCst), 7);
-    provider.invalidate("g", EpochMs(HOUR));
-    assert_eq!(key_id(&provider, HOUR + 4_999), "g");
+    assert_eq!(fetched_at, [0, 5, 10, 15, 20, 28, 44, 74, 104]);
+    assert_eq!(script.asked.load(Ordering::SeqCst), 9);
 }
 
 #[test]
-fn a_refused_key_stays_in_use_while_no_other_is_to_be_had() {
+fn a_refused_key_stays_in_use_while_there_is_no_other() {
     let (_, provider) = scripted(0.0, [key("A", HOUR), down()]);
     assert_eq!(key_id(&provider, 0), "A");
     provider.invalidate("A", EpochMs(10_000));
@@ -200,18 +199,38 @@ fn a_refused_key_stays_in_use_while_no_other_is_to_be_had() {
 }
 
 #[test]
-fn a_key_that_comes_expired_is_an_error_that_points_at_the_clock() {
-    let (_, provider) = scripted(0.0, [key("A", 500)]);
-    let error = provider.current(EpochMs(500)).unwrap_err().to_string();
+fn a_key_that_has_expired_by_this_clock_is_used_and_fetched_again_in_a_few_minutes() {
+    let scripted = scripted(0.0, [key("A", -HOUR), key("A", -HOUR), key("B", 2 * HOUR)]);
     assert_eq!(
-        error,
-        "scripted credentials had already expired when they came; check this machine's clock"
+        fetch_times(&scripted, 0, 15 * MINUTE),
+        [0, 5 * MINUTE, 10 * MINUTE]
     );
+    let (_, provider) = scripted;
+    assert_eq!(key_id(&provider, 15 * MINUTE), "B");
+    assert_eq!(provider.expiry(), Some(EpochMs(2 * HOUR)));
+}
+
+#[test]
+fn a_key_without_an_expiry_is_read_again_every_minute_and_the_old_one_outlives_a_fault() {
+    let keep = |id: &str| {
+        key(id, 0).map(|key| Credentials {
+            expires_at: None,
+            ..key
+        })
+    };
+    let scripted = scripted(0.0, [keep("A"), keep("B"), down(), keep("C")]);
+    assert_eq!(fetch_times(&scripted, 0, 2 * MINUTE), [0, MINUTE, 2 * MINUTE]);
+    let (_, provider) = scripted;
+    assert_eq!(key_id(&provider, 2 * MINUTE), "B");
+    let fault = provider.renew_if_due(EpochMs(2 * MINUTE + 500)).unwrap_err();
+    assert_eq!(fault.kind, "down", "it is told again until the next fetch");
+    assert_eq!(provider.renew_if_due(EpochMs(2 * MINUTE + 1_000)), Ok(()));
+    assert_eq!(key_id(&provider, 3 * MINUTE), "C");
 }
 
 #[test]
 fn a_clock_that_was_turned_back_does_not_delay_the_next_try() {
-    let (_, provider) = scripted(1.0, [down(), key("A", HOUR)]);
+    let (_, provider) = scripted(0.0, [down(), key("A", HOUR)]);
     assert!(provider.current(EpochMs(10 * HOUR)).is_err());
     assert_eq!(key_id(&provider, 0), "A");
 }
@@ -239,7 +258,7 @@ fn callers_that_come_at_once_share_one_fetch() {
         set_out: Barrier::new(2),
         asked: AtomicUsize::new(0),
     });
-    let provider = RenewingCredentials::with_chance(Box::new(Arc::clone(&slow)), Box::new(|| 0.0));
+    let provider = RenewingCredentials::new(Box::new(Arc::clone(&slow)), "THE_SETTING");
     std::thread::scope(|scope| {
         for _ in 0..CALLERS {
             scope.spawn(|| assert_eq!(key_id(&provider, 0), "A"));
@@ -248,11 +267,4 @@ fn callers_that_come_at_once_share_one_fetch() {
         slow.set_out.wait();
     });
     assert_eq!(slow.asked.load(Ordering::SeqCst), 1);
-}
-
-#[test]
-fn chance_stays_between_nought_and_one() {
-    let drawn: Vec<f64> = (0..1000).map(|_| random_fraction()).collect();
-    assert!(drawn.iter().all(|number| (0.0..1.0).contains(number)));
-    assert!(drawn.iter().any(|number| *number < 0.5) && drawn.iter().any(|number| *number >= 0.5));
 }

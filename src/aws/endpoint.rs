@@ -1,0 +1,124 @@
+//! The HTTP client of a source of credentials: bounded answers, a deadline, no redirects, and errors that say what failed,
+//! where, why, and the remedy.
+
+use std::time::Duration;
+
+use http::Request;
+use url::Url;
+
+use super::{CredentialsError, answers};
+use crate::config::{Proxy, Secret};
+use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions, HttpResponse};
+
+const ANSWER_BYTES_MAX: u64 = 64 * 1024;
+
+#[derive(Debug)]
+pub struct Endpoint {
+    http: HttpClient,
+    pub url: Url,
+    /// What a failure prevents: "get the container's credentials".
+    purpose: String,
+    words: EndpointWords,
+}
+
+/// How an endpoint is called, and what its errors say.
+#[derive(Debug, Clone, Copy)]
+pub struct EndpointWords {
+    pub deadline: Duration,
+    /// Begins the kind of each error.
+    pub kind: &'static str,
+    pub expected: &'static str,
+    /// Those that name it.
+    pub settings: &'static str,
+    /// The remedy if it does not answer.
+    pub unreachable: &'static str,
+}
+
+impl Endpoint {
+    pub fn new(url: Url, proxy: Option<Proxy>, purpose: &str, words: EndpointWords) -> Self {
+        let options = HttpOptions {
+            pool_size: 1,
+            answer_bytes_max: ANSWER_BYTES_MAX,
+            deadline: words.deadline,
+            proxy,
+        };
+        Self {
+            http: HttpClient::new(&url, options),
+            url,
+            purpose: purpose.to_owned(),
+            words,
+        }
+    }
+
+    /// Scheme, host and port. The path may be a secret.
+    pub fn address(&self) -> String {
+        self.url.origin().ascii_serialization()
+    }
+
+    /// A token that the request carries, as it is now. While its file is replaced it may be empty.
+    pub fn token(&self, secret: &Secret, setting: &str) -> Result<String, CredentialsError> {
+        let cause = match secret.read() {
+            Ok(token) if !token.trim().is_empty() => return Ok(token.trim().to_owned()),
+            Ok(_) => "the token is empty".to_owned(),
+            Err(error) => format!("cannot read the token: {error}"),
+        };
+        Err(self.fault("token_unreadable", &format!("{cause}; check {setting}")))
+    }
+
+    /// The answer to a request, whatever its status.
+    pub fn send(&self, request: http::Result<Request<Vec<u8>>>) -> Result<HttpResponse, CredentialsError> {
+        let settings = self.words.settings;
+        let request = request.map_err(|_| {
+            let cause = "a token holds characters that no HTTP header may hold";
+            self.fault("request_invalid", &format!("{cause}; check it, and {settings}"))
+        })?;
+        self.http.send(request, None).map_err(|error| {
+            let remedy = match error.kind {
+                HttpErrorKind::AnswerTooLarge | HttpErrorKind::Protocol => self.is_this_it(),
+                HttpErrorKind::Tls => format!("check {settings} and this machine's trusted certificates"),
+                HttpErrorKind::Timeout
+                | HttpErrorKind::HostNotFound
+                | HttpErrorKind::ConnectionRefused
+                | HttpErrorKind::Connection => self.words.unreachable.to_owned(),
+                HttpErrorKind::Proxy(fault) => fault.remedy().to_owned(),
+            };
+            self.fault(error.kind.label(), &format!("{error}; {remedy}"))
+        })
+    }
+
+    pub fn fault(&self, kind: &str, cause_and_remedy: &str) -> CredentialsError {
+        let (purpose, address) = (&self.purpose, self.address());
+        CredentialsError {
+            message: format!("cannot {purpose} from {address}: {cause_and_remedy}"),
+            kind: format!("{}_{kind}", self.words.kind),
+        }
+    }
+
+    /// An answer with status 200 that is not as documented.
+    pub fn unexpected(&self, what: &str) -> CredentialsError {
+        let cause = format!("the answer is not as documented: {what}; {}", self.is_this_it());
+        self.fault("unexpected_answer", &cause)
+    }
+
+    fn is_this_it(&self) -> String {
+        format!("is this {}? check {}", self.words.expected, self.words.settings)
+    }
+
+    /// A refusal with the code and message of its body, and the remedy for the code.
+    pub fn refused(
+        &self,
+        status: u16,
+        body: Option<(String, String)>,
+        secrets: &[&str],
+        remedy: impl Fn(&str) -> &'static str,
+    ) -> CredentialsError {
+        let (code, text) = answers::refusal(status, body, secrets);
+        let remedy = match status {
+            300..=399 => "redirects are not followed; is this the right URL?",
+            429 => "too many requests: it is tried again later",
+            500.. => "the fault is on the other side: it is tried again later",
+            _ => remedy(&code),
+        };
+        self.fault(&format!("http_{status}"), &format!("{text}; {remedy}"))
+    }
+}
