@@ -9,7 +9,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::redaction::redact;
 use super::{Credentials, quotable};
-use crate::entitlement::EpochMs;
+use crate::clock::EpochMs;
 use crate::json::holds_at_most;
 use crate::log::{peer_code, peer_text};
 

@@ -41,8 +41,8 @@ impl Fetch for EdgeCredentials {
 mod tests {
     use super::*;
     use crate::aws::{CredentialsProvider, RenewingCredentials};
+    use crate::clock::EpochMs;
     use crate::config::Secret;
-    use crate::entitlement::EpochMs;
     use crate::http_client::stub::{Reply, Stub};
 
     #[test]

@@ -23,8 +23,8 @@ use self::imds::InstanceMetadataCredentials;
 use self::redaction::redact;
 use self::static_keys::ProfileCredentials;
 use self::sts::WebIdentityCredentials;
+use crate::clock::EpochMs;
 use crate::config::{CredentialSource, Proxy};
-use crate::entitlement::EpochMs;
 
 pub use self::edge::EdgeCredentials;
 pub(crate) use self::redaction::quotable;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Credentials, CredentialsError, CredentialsProvider};
 use crate::backoff::Backoff;
-use crate::entitlement::EpochMs;
+use crate::clock::EpochMs;
 
 /// Time to notice and repair a failing source before the old credentials expire.
 const LEAD_MS_MIN: i64 = 5 * 60 * 1000;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{Credentials, CredentialsError, CredentialsProvider, Fetch};
+use crate::clock::EpochMs;
 use crate::config::{ProfileSource, Secret, StaticKeys};
-use crate::entitlement::EpochMs;
 
 /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, for temporary keys, `AWS_SESSION_TOKEN`.
 #[derive(Debug, Clone)]

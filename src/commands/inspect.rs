@@ -14,8 +14,8 @@ use crate::cache::readers::{
     EntryKind, Stored, StoredEntry, StoredList, entries, form, timestamp_ms, verdicts,
 };
 use crate::clock;
+use crate::clock::EpochMs;
 use crate::config::Settings;
-use crate::entitlement::EpochMs;
 use crate::log::printable;
 use crate::store::StoreError;
 use crate::store::admin::{Content, KeyExpiry, KeySnapshot};

@@ -19,15 +19,16 @@ use indicatif::ProgressBar;
 
 use super::output::{self, bar};
 use super::{CommandError, DONE, FAILED, Session, complain, open_lines, print, subject};
+use crate::backoff::Backoff;
 use crate::cache::{CacheChange, changes};
 use crate::clock;
+use crate::clock::EpochMs;
 use crate::config::{CacheUpdatePolicy, Settings};
 use crate::edge::{EdgeClient, EdgeError, EdgeErrorKind};
-use crate::entitlement::{EpochMs, Subject};
+use crate::entitlement::Subject;
 use crate::http_client::HttpErrorKind;
 use crate::log::printable;
 use crate::message::{self, Event};
-use crate::pipeline::backoff::Backoff;
 use crate::pipeline::worker::LOCKED_RETRY_MIN;
 use crate::shutdown::Stop;
 use crate::store::{CacheStore, LockPatience, Outcome, StoreError, WRITE_LOCK_MAX};

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::entitlement::EpochMs;
+use crate::clock::EpochMs;
 use crate::http_client::stub::{Reply, Stub, dead_url};
 
 const QUEUE_URL: &str = "https://sqs.us-east-1.amazonaws.com/1/a queue&more";

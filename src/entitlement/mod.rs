@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::Number;
 
-pub use crate::clock::EpochMs;
+use crate::clock::EpochMs;
 
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident) => {

@@ -217,7 +217,7 @@ mod tests {
     use log::kv::Value;
 
     use super::*;
-    use crate::entitlement::EpochMs;
+    use crate::clock::EpochMs;
 
     fn at(start: Instant, secs: u64) -> Instant {
         start + Duration::from_secs(secs)

@@ -7,8 +7,8 @@ use log::{Level, Record};
 use serde_json::{Map, Value as Json};
 
 use super::text::{printable, printable_json};
+use crate::clock::EpochMs;
 use crate::clock::rfc3339;
-use crate::entitlement::EpochMs;
 
 /// The key under which code gives an error: `log::warn!(err:% = error; …)`.
 const ERROR: &str = "err";

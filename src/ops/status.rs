@@ -18,8 +18,8 @@ use super::health::HealthBoard;
 use super::metrics::{FAILURE_REASONS, Metrics, QUEUE_OPERATIONS, SKIP_REASONS};
 use crate::build_info::{COMMIT, VERSION};
 use crate::clock;
+use crate::clock::EpochMs;
 use crate::config::{Shown, ShownSetting, ShownSettings};
-use crate::entitlement::EpochMs;
 use crate::log::FaultLog;
 
 /// The page. It is the same for every service: what it shows, it asks `/status` for.

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, select};
 use log::Level;
 
-use super::backoff::Backoff;
 use super::context::Context;
 use super::ending::Ending;
 use super::in_flight::Recorded;
+use crate::backoff::Backoff;
 use crate::sqs::Operation;
 
 /// SQS takes so many entries a call.

@@ -4,7 +4,6 @@
 //! A message is deleted only after Redis confirmed its effect, or when it has none. Otherwise it stays in the queue and is
 //! received again; applying it twice does no harm.
 
-pub use crate::backoff;
 pub mod context;
 pub mod deleter;
 pub mod ending;

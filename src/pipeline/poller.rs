@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, select};
 use log::Level;
 
-use super::backoff::Backoff;
 use super::context::{Context, seconds_now};
 use super::in_flight::InFlightDelivery;
+use crate::backoff::Backoff;
 use crate::sqs::Operation;
 
 /// The prefix of the kinds of all receive faults in the log.

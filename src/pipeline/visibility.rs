@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::backoff::Backoff;
 use super::context::Context;
 use super::deleter::BATCH_MAX;
 use super::in_flight::{ASSUMED_TIMEOUT, Extended, Extension};
+use crate::backoff::Backoff;
 use crate::sqs::Operation;
 
 pub struct Visibility {

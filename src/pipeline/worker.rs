@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, never, select};
 
-use super::backoff::Backoff;
 use super::context::{Context, add, seconds, seconds_now};
 use super::gate::WriteRetry;
 use super::in_flight::InFlightDelivery;
+use crate::backoff::Backoff;
 use crate::cache::{CacheChange, Changes, Invalidation, changes};
-use crate::entitlement::EpochMs;
+use crate::clock::EpochMs;
 use crate::message::{self, Event};
 use crate::store::{CacheStore, Cause, LockPatience, Outcome, StoreError};
 

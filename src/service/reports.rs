@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use super::threads::Background;
+use crate::backoff::Backoff;
 use crate::config::{Config, SentryConfig};
 use crate::edge::EdgeClient;
 use crate::log::FaultLog;
-use crate::pipeline::backoff::Backoff;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::Stop;
 

@@ -10,7 +10,7 @@ use super::connection::PooledConnection;
 use super::errors::{Cause, StoreError};
 use super::redis_store::RedisStore;
 use crate::cache::keyspace::{ANY_CUSTOMER_KEYS, Keyspace, prefix_of};
-use crate::entitlement::EpochMs;
+use crate::clock::EpochMs;
 
 /// How long a key of `check` lives, should nobody delete it.
 const PROBE_SECS: u32 = 10;

@@ -13,8 +13,8 @@ use http::Request;
 use url::form_urlencoded;
 
 use crate::aws::Credentials;
+use crate::clock::EpochMs;
 use crate::config::RedisIam;
-use crate::entitlement::EpochMs;
 
 /// How long ElastiCache takes a token: the longest that it allows. It is asked for at sign-in alone.
 const VALID_FOR: Duration = Duration::from_mins(15);

@@ -7,8 +7,8 @@ use redis::{Cmd, RedisWrite as _, Value};
 use super::{LockPatience, Outcome};
 use crate::cache::keyspace::{Keyspace, ReaderLocks, TIMESTAMP, balance_key};
 use crate::cache::{CacheChange, CreditWrite, KeyWrite};
+use crate::clock::EpochMs;
 use crate::config::{CacheUpdatePolicy, Expiry};
-use crate::entitlement::EpochMs;
 
 /// The script.
 pub(super) const SOURCE: &str = include_str!("apply.lua");

@@ -2,8 +2,8 @@ use std::time::Instant;
 
 use super::*;
 use crate::aws::{CredentialsProvider, RenewingCredentials};
+use crate::clock::EpochMs;
 use crate::config::Secret;
-use crate::entitlement::EpochMs;
 use crate::http_client::stub::{Reply, Stub, dead_url};
 
 const DOCUMENT: &str = r#"{"AccessKeyId":"ASIA1","SecretAccessKey":"s3cret","Token":"t0ken","Expiration":"2030-01-01T00:00:00Z","RoleArn":"TASK"}"#;

@@ -1,7 +1,7 @@
 use std::time::Instant;
 
 use super::*;
-use crate::entitlement::EpochMs;
+use crate::clock::EpochMs;
 use crate::http_client::stub::{Asked, Reply, Stub, dead_url};
 
 const ROLE_PATH: &str = "GET /latest/meta-data/iam/security-credentials/";

@@ -1,6 +1,6 @@
 use super::*;
+use crate::clock::EpochMs;
 use crate::config::Secret;
-use crate::entitlement::EpochMs;
 use crate::http_client::stub::{Asked, Reply, Stub, dead_url};
 
 const ROLE_ARN: &str = "arn:aws:iam::123456789012:role/reader";

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, unbounded};
 
 use super::{AT_ONCE, FakeQueue, FakeStore, Rig, deleted, delivery, is_retry, received_at, secs, usage_of};
+use crate::clock::EpochMs;
 use crate::config::PoisonPolicy;
-use crate::entitlement::EpochMs;
 use crate::pipeline::ending::Ending;
 use crate::pipeline::in_flight::InFlightDelivery;
 use crate::pipeline::worker::Worker;

@@ -2,8 +2,9 @@
 
 use std::sync::LazyLock;
 
+use persistent_cache_service::clock::EpochMs;
 use persistent_cache_service::edge::answer::{AnswerFault, credentials, entitlements_state, sentry_dsn};
-use persistent_cache_service::entitlement::{CustomerId, EpochMs, Subject};
+use persistent_cache_service::entitlement::{CustomerId, Subject};
 use persistent_cache_service::message;
 use sentry::types::Dsn;
 use serde_json::json;

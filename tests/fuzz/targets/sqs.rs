@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 use std::time::Instant;
 
 use fastrand::Rng;
-use persistent_cache_service::entitlement::EpochMs;
+use persistent_cache_service::clock::EpochMs;
 use persistent_cache_service::sqs::protocol::{parse_attributes, parse_batch, parse_error, parse_receive};
 use serde_json::{Value, json};
 
