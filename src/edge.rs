@@ -12,7 +12,7 @@ use self::answer::AnswerFault;
 use crate::aws::Credentials;
 use crate::config::{Proxy, Secret};
 use crate::entitlement::Subject;
-use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions};
+use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions, Remedies};
 
 /// How this service names itself. Inferred from how Stigg's SDKs name themselves.
 const SOURCE: &str = "PERSISTENT_CACHE_SERVICE";
@@ -170,17 +170,11 @@ impl EdgeClient {
             self.error(what, EdgeErrorKind::ApiKeyInvalid, why)
         })?;
         let response = self.http.send(request, None).map_err(|error| {
-            let remedy = match error.kind {
-                HttpErrorKind::AnswerTooLarge | HttpErrorKind::Protocol => {
-                    "check EDGE_API_URL: is this Stigg's Edge API?"
-                }
-                HttpErrorKind::Tls => "check EDGE_API_URL and the trusted certificates of this machine",
-                HttpErrorKind::Timeout
-                | HttpErrorKind::HostNotFound
-                | HttpErrorKind::ConnectionRefused
-                | HttpErrorKind::Connection => "check EDGE_API_URL and the way there (DNS, firewall)",
-                HttpErrorKind::Proxy(fault) => fault.remedy(),
-            };
+            let remedy = error.kind.remedy(Remedies {
+                unreachable: "check EDGE_API_URL and the way there (DNS, firewall)",
+                tls: "check EDGE_API_URL and the trusted certificates of this machine",
+                wrong_peer: "check EDGE_API_URL: is this Stigg's Edge API?",
+            });
             self.error(
                 what,
                 EdgeErrorKind::Unanswered(error.kind),

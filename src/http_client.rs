@@ -88,6 +88,17 @@ pub enum ProxyFault {
     Refused,
 }
 
+/// What to do about a call without a response, as its caller words it: only the caller knows the settings that name the peer.
+#[derive(Debug, Clone, Copy)]
+pub struct Remedies<'a> {
+    /// The peer cannot be reached, or does not answer in time.
+    pub unreachable: &'a str,
+    /// The TLS handshake failed.
+    pub tls: &'a str,
+    /// What answered is not the peer that was meant.
+    pub wrong_peer: &'a str,
+}
+
 /// A call without a response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -122,12 +133,24 @@ impl HttpErrorKind {
             Self::Proxy(ProxyFault::Refused) => "proxy_refused",
         }
     }
+
+    /// The remedy for this kind of error, as the end of its text.
+    pub fn remedy(self, remedies: Remedies<'_>) -> &str {
+        match self {
+            Self::Timeout | Self::HostNotFound | Self::ConnectionRefused | Self::Connection => {
+                remedies.unreachable
+            }
+            Self::Tls => remedies.tls,
+            Self::AnswerTooLarge | Self::Protocol => remedies.wrong_peer,
+            Self::Proxy(fault) => fault.remedy(),
+        }
+    }
 }
 
 impl ProxyFault {
     /// What to do about it, as the end of an error.
     #[rustfmt::skip]
-    pub fn remedy(self) -> &'static str {
+    fn remedy(self) -> &'static str {
         match self {
             Self::Unreachable => "check HTTPS_PROXY and the way there (DNS, firewall); NO_PROXY names hosts that are called \
                                   without it",

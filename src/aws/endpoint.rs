@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{CredentialsError, answers};
 use crate::config::{Proxy, Secret};
-use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions, HttpResponse};
+use crate::http_client::{HttpClient, HttpOptions, HttpResponse, Remedies};
 
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
@@ -73,15 +73,13 @@ impl Endpoint {
             self.fault("request_invalid", &format!("{cause}; check it, and {settings}"))
         })?;
         self.http.send(request, None).map_err(|error| {
-            let remedy = match error.kind {
-                HttpErrorKind::AnswerTooLarge | HttpErrorKind::Protocol => self.is_this_it(),
-                HttpErrorKind::Tls => format!("check {settings} and this machine's trusted certificates"),
-                HttpErrorKind::Timeout
-                | HttpErrorKind::HostNotFound
-                | HttpErrorKind::ConnectionRefused
-                | HttpErrorKind::Connection => self.words.unreachable.to_owned(),
-                HttpErrorKind::Proxy(fault) => fault.remedy().to_owned(),
-            };
+            let tls = format!("check {settings} and this machine's trusted certificates");
+            let wrong_peer = self.is_this_it();
+            let remedy = error.kind.remedy(Remedies {
+                unreachable: self.words.unreachable,
+                tls: &tls,
+                wrong_peer: &wrong_peer,
+            });
             self.fault(error.kind.label(), &format!("{error}; {remedy}"))
         })
     }

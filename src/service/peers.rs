@@ -25,7 +25,7 @@ const REDIS: Purpose = Purpose {
 
 /// What a receive may take beyond its long poll.
 pub(super) const RECEIVE_SLACK: Duration = Duration::from_secs(5);
-/// What a source of credentials may take for one fetch: a `credential_process` is the slowest.
+/// What a source of credentials may take for one fetch, with a margin: no endpoint has more than 10 s.
 pub(super) const CREDENTIALS_FETCH_MAX: Duration = Duration::from_secs(30);
 
 /// The client of the queue. `callers` is the number of threads that call at the same time.

@@ -53,8 +53,7 @@ pub(super) fn shut_down(
     }
     drop(triggers.exit);
     pipeline.deleters.wait(deadline);
-    // A `credential_process` is killed by the thread that started it, which may be a poller: without this wait it would
-    // outlive the service.
+    // A moment for those that can end now. A poller in a long poll is left behind.
     for threads in [&pipeline.workers, &pipeline.pollers] {
         threads.wait(deadline.min(Instant::now() + Duration::from_millis(200)));
     }

@@ -4,7 +4,7 @@ use super::client::SqsSettings;
 use super::protocol::QueueRefusal;
 use super::{EntryFailure, Operation, QueueError, region};
 use crate::aws::{Credentials, CredentialsProvider, quotable};
-use crate::http_client::{HttpError, HttpErrorKind};
+use crate::http_client::{HttpError, HttpErrorKind, Remedies};
 use crate::log::peer_text;
 
 /// AWS refuses signatures that are 5 minutes off; from here on this machine's clock is reported.
@@ -121,18 +121,19 @@ pub(super) fn refused(call: FailedCall<'_>, refusal: &QueueRefusal, ahead_ms: Op
 
 /// There was no answer.
 pub(super) fn unanswered(call: FailedCall<'_>, error: &HttpError) -> QueueError {
-    let remedy = match error.kind {
-        HttpErrorKind::Timeout | HttpErrorKind::Connection => {
-            format!("check the network on the way (firewall, proxy, VPC endpoint) and {ENDPOINT_SETTINGS}")
-        }
-        HttpErrorKind::HostNotFound => format!("check this machine's DNS, and {ENDPOINT_SETTINGS}"),
-        HttpErrorKind::ConnectionRefused => format!("nothing listens there: check {ENDPOINT_SETTINGS}"),
-        HttpErrorKind::Tls => {
-            "check this machine's trusted certificates (package ca-certificates, SSL_CERT_FILE)".to_owned()
-        }
-        HttpErrorKind::AnswerTooLarge | HttpErrorKind::Protocol => call.is_this_sqs(),
-        HttpErrorKind::Proxy(fault) => fault.remedy().to_owned(),
+    let unreachable = if error.kind == HttpErrorKind::HostNotFound {
+        "check this machine's DNS, and"
+    } else if error.kind == HttpErrorKind::ConnectionRefused {
+        "nothing listens there: check"
+    } else {
+        "check the network on the way (firewall, proxy, VPC endpoint) and"
     };
+    let (unreachable, wrong_peer) = (format!("{unreachable} {ENDPOINT_SETTINGS}"), call.is_this_sqs());
+    let remedy = error.kind.remedy(Remedies {
+        unreachable: &unreachable,
+        tls: "check this machine's trusted certificates (package ca-certificates, SSL_CERT_FILE)",
+        wrong_peer: &wrong_peer,
+    });
     let cause = format!("no answer from {}: {error}; {remedy}", call.endpoint());
     call.failed(error.kind.label(), &cause)
 }
