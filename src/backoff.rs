@@ -1,8 +1,8 @@
-//! How long to wait before the next try. Pure but for the jitter, which is given.
+//! How long to wait before the next try. Pure: the jitter is an argument.
 
 use std::time::Duration;
 
-/// Doubles from `first` to `longest`, starts anew after a success.
+/// Doubles from `first` to `longest`, and starts again after a success.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,

@@ -1,4 +1,4 @@
-//! Which build this is. `scripts/build`, or the `Containerfile`, tells the commit when it compiles.
+//! Which build this is. `scripts/build`, or the `Containerfile`, passes the commit at compile time.
 
 use std::sync::LazyLock;
 

@@ -19,7 +19,7 @@ const SOURCE: &str = "PERSISTENT_CACHE_SERVICE";
 const DEADLINE: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
 
-/// A client of the Edge API. The server API key is read anew for each request.
+/// A client of the Edge API. The server API key is read again for each request.
 #[derive(Debug)]
 pub struct EdgeClient {
     http: HttpClient,

@@ -19,7 +19,7 @@ use url::Url;
 use self::dial::{Dial, NoResolver};
 use crate::config::Proxy;
 
-/// The part of a call's deadline for lookup, connecting, proxy and TLS together, so that a peer that drops packets is told
+/// The part of a call's deadline for lookup, connecting, proxy and TLS together. It distinguishes a peer that drops packets
 /// from one that is slow to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Below the idle timeouts of AWS's and Stigg's front ends: a pooled connection is rarely one that they have closed.
@@ -172,7 +172,7 @@ impl HttpClient {
     }
 
     /// Sends one request and reads the whole response, within `deadline` or that of the options. The latter costs less:
-    /// for a deadline of its own, ureq copies its configuration and, until a call without one was made, sets up TLS anew.
+    /// for a deadline of its own, ureq copies its configuration and, until a call without one was made, sets up TLS again.
     pub fn send(
         &self,
         request: http::Request<Vec<u8>>,

@@ -1,12 +1,12 @@
-//! What JSON of a peer may cost. Pure.
+//! Bounds the memory that a peer's JSON may take. Pure.
 //!
 //! A parsed value has a size of its own: a list with one number in it takes four bytes as text and some five hundred
 //! as a value. Text of such a shape would take more than a hundred times its length in memory, where a message of
 //! Stigg's takes ten. So whoever parses a peer's text says how many values it may hold, and they are counted first.
 //! (How deep they may nest is bounded by serde_json: 127 levels.)
 
-/// For a text that must be taken whatever it is of: true up to a value for each eight bytes, and some thousands
-/// besides. Documented messages have one for more than twenty.
+/// For a text of any shape: true up to one value for each eight bytes, and some thousands more. Documented messages have
+/// one for more than twenty.
 pub fn is_plausible(text: &[u8]) -> bool {
     holds_at_most(text, 4_096 + text.len() / 8)
 }
@@ -14,7 +14,7 @@ pub fn is_plausible(text: &[u8]) -> bool {
 /// True if the text, as JSON, holds at most about so many values (lists and objects count twice). Text that is no
 /// JSON may give either answer.
 pub fn holds_at_most(text: &[u8], values_max: usize) -> bool {
-    // Each is begun, or ended, by a byte of its own.
+    // Each value takes at least one byte of its own.
     if text.len() <= values_max {
         return true;
     }

@@ -4,17 +4,21 @@
 //! `message` (decodes a queue message) -> `entitlement` (domain types and their JSON) -> `cache` (what has to change;
 //! pure) -> `store` (changes it in Redis). `sqs` is where messages come from, `aws` has credentials and signatures,
 //! `edge` is Stigg's API, `pipeline` has the loops, `ops` is what operators see, `service` starts every thread, and
-//! `commands` are the subcommands.
+//! `commands` are the subcommands. `config` reads the settings, `http_client` makes every HTTP call, `lookup` resolves host
+//! names within a deadline, `log` and `sentry_reports` report, and `backoff`, `clock`, `json` and `shutdown` are small parts
+//! that the others share.
 //!
-//! A body is read into a flat tree, not into structs: fewer lines, and quicker (`message::tree`). Two texts are not
-//! left to a JSON library: lists that are written (`entitlement::stored`), and the bodies in an answer of SQS (`sqs::bodies`).
+//! A body is read into a flat tree, not into structs, which takes less code and is faster (`message::tree`). Two kinds of text
+//! are not left to a JSON library: the lists that are written (`entitlement::stored`), and the bodies in an answer of SQS
+//! (`sqs::bodies`). Each file says what that saves. `aws::signing` writes the canonical request itself, and `ops::server` is
+//! our own HTTP front: their headers say why.
 //!
 //! # Threads
 //! ```text
-//! poller-0..P --Vec<InFlightDelivery>--> bounded --> worker-0..W --Vec<Recorded>--> bounded --> deleter-0..P
+//! poller-0..P --Vec<InFlightDelivery>--> bounded --> worker-0..W --Recorded--> bounded --> deleter-0..P
 //! visibility (extends what is in flight)   sampler (Redis health and statistics; whether the pollers make progress)
-//! prefix-check (once: whose customers are in Redis)   credentials (renewal)   reports (Sentry)   ops-http   signals
-//! watchdog (tells systemd that the loops are alive)
+//! prefix-check (once: whose customers are in Redis)   credentials, redis-credentials (renewal)   reports (Sentry's DSN, once)
+//! ops-http (every connection)   signals   watchdog (tells systemd that the loops are alive)   lookup (one per host lookup)
 //! SIGTERM/SIGINT: drain -> release -> exit (`shutdown`, `service::shut_down`)
 //! ```
 //! The loops are not scoped threads: a poller in a long poll cannot be woken, and must not delay the end of the

@@ -21,10 +21,10 @@ const STACK_BYTES: usize = 512 * 1024;
 type Resolve = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 type Lookup = Receiver<(Instant, io::Result<Vec<IpAddr>>)>;
 
-/// Resolves names by the system.
+/// Resolves names with the system's resolver.
 pub struct Lookups {
     resolve: Arc<Resolve>,
-    /// Those whose callers gave up, by host: as many as there were callers at a time.
+    /// Lookups whose callers gave up, by host: as many as there were callers at the same time.
     abandoned: Mutex<HashMap<String, Vec<Lookup>>>,
 }
 

@@ -8,7 +8,7 @@ use persistent_cache_service::service::{self, Overrides};
 use persistent_cache_service::{build_info, commands, log as service_log};
 use tikv_jemallocator::Jemalloc;
 
-/// README (Allocators) has it beside others; what it is told stands in `.cargo/config.toml`.
+/// README (Allocators) compares it with others; its options are in `.cargo/config.toml`.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 

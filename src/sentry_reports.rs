@@ -117,7 +117,7 @@ impl Reporter {
     }
 }
 
-/// What may be reported of a panic: its place, and its text if that stands in the source. A composed text may quote what
+/// What may be reported of a panic: its place, and its text if it is a literal in the source. A formatted text may quote what
 /// was being handled.
 fn panic_text(panic: &PanicHookInfo<'_>) -> String {
     let place = panic.location().map(ToString::to_string).unwrap_or_default();

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use http::Request;
 
-use super::endpoint::{Endpoint, EndpointWords};
+use super::endpoint::{Endpoint, EndpointDescription};
 use super::{Credentials, CredentialsError, Fetch, answers};
 use crate::config::{ContainerSource, Secret};
 
-const WORDS: EndpointWords = EndpointWords {
+const DESCRIPTION: EndpointDescription = EndpointDescription {
     // The agent may have to fetch them itself.
     deadline: Duration::from_secs(5),
     kind: "container",
@@ -33,7 +33,7 @@ impl ContainerCredentials {
     pub fn new(source: ContainerSource) -> Self {
         let purpose = "get the container's credentials";
         Self {
-            endpoint: Endpoint::new(source.uri, None, purpose, WORDS),
+            endpoint: Endpoint::new(source.uri, None, purpose, DESCRIPTION),
             authorization: source.authorization,
         }
     }

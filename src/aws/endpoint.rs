@@ -18,35 +18,35 @@ pub struct Endpoint {
     pub url: Url,
     /// What a failure prevents: "get the container's credentials".
     purpose: String,
-    words: EndpointWords,
+    description: EndpointDescription,
 }
 
-/// How an endpoint is called, and what its errors say.
+/// How an endpoint is called, and what errors say about it.
 #[derive(Debug, Clone, Copy)]
-pub struct EndpointWords {
+pub struct EndpointDescription {
     pub deadline: Duration,
     /// Begins the kind of each error.
     pub kind: &'static str,
     pub expected: &'static str,
-    /// Those that name it.
+    /// The settings that name the endpoint.
     pub settings: &'static str,
     /// The remedy if it does not answer.
     pub unreachable: &'static str,
 }
 
 impl Endpoint {
-    pub fn new(url: Url, proxy: Option<Proxy>, purpose: &str, words: EndpointWords) -> Self {
+    pub fn new(url: Url, proxy: Option<Proxy>, purpose: &str, description: EndpointDescription) -> Self {
         let options = HttpOptions {
             pool_size: 1,
             answer_bytes_max: ANSWER_BYTES_MAX,
-            deadline: words.deadline,
+            deadline: description.deadline,
             proxy,
         };
         Self {
             http: HttpClient::new(&url, options),
             url,
             purpose: purpose.to_owned(),
-            words,
+            description,
         }
     }
 
@@ -67,7 +67,7 @@ impl Endpoint {
 
     /// The answer to a request, whatever its status.
     pub fn send(&self, request: http::Result<Request<Vec<u8>>>) -> Result<HttpResponse, CredentialsError> {
-        let settings = self.words.settings;
+        let settings = self.description.settings;
         let request = request.map_err(|_| {
             let cause = "a token holds characters that no HTTP header may hold";
             self.fault("request_invalid", &format!("{cause}; check it, and {settings}"))
@@ -76,7 +76,7 @@ impl Endpoint {
             let tls = format!("check {settings} and this machine's trusted certificates");
             let wrong_peer = self.is_this_it();
             let remedy = error.kind.remedy(Remedies {
-                unreachable: self.words.unreachable,
+                unreachable: self.description.unreachable,
                 tls: &tls,
                 wrong_peer: &wrong_peer,
             });
@@ -88,7 +88,7 @@ impl Endpoint {
         let (purpose, address) = (&self.purpose, self.address());
         CredentialsError {
             message: format!("cannot {purpose} from {address}: {cause_and_remedy}"),
-            kind: format!("{}_{kind}", self.words.kind),
+            kind: format!("{}_{kind}", self.description.kind),
         }
     }
 
@@ -99,7 +99,10 @@ impl Endpoint {
     }
 
     fn is_this_it(&self) -> String {
-        format!("is this {}? check {}", self.words.expected, self.words.settings)
+        format!(
+            "is this {}? check {}",
+            self.description.expected, self.description.settings
+        )
     }
 
     /// A refusal with the code and message of its body, and the remedy for the code.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http::{Method, Request};
 
-use super::endpoint::{Endpoint, EndpointWords};
+use super::endpoint::{Endpoint, EndpointDescription};
 use super::{Credentials, CredentialsError, Fetch, answers};
 use crate::config::InstanceMetadataSource;
 use crate::http_client::HttpResponse;
@@ -18,7 +18,7 @@ const TOKEN_HEADER: &str = "x-aws-ec2-metadata-token";
 /// The longest life that the service allows for a session token.
 const TTL: (&str, &str) = ("x-aws-ec2-metadata-token-ttl-seconds", "21600");
 
-const WORDS: EndpointWords = EndpointWords {
+const DESCRIPTION: EndpointDescription = EndpointDescription {
     deadline: Duration::from_secs(2),
     kind: "imds",
     expected: "the instance metadata service",
@@ -41,7 +41,7 @@ impl InstanceMetadataCredentials {
     pub fn new(source: &InstanceMetadataSource) -> Self {
         let purpose = "get the instance's credentials";
         Self {
-            endpoint: Endpoint::new(source.endpoint.clone(), None, purpose, WORDS),
+            endpoint: Endpoint::new(source.endpoint.clone(), None, purpose, DESCRIPTION),
             token: Mutex::new(None),
         }
     }

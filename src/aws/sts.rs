@@ -7,7 +7,7 @@ use http::header::CONTENT_TYPE;
 use url::Url;
 use url::form_urlencoded::Serializer;
 
-use super::endpoint::{Endpoint, EndpointWords};
+use super::endpoint::{Endpoint, EndpointDescription};
 use super::signing::Signer;
 use super::{Credentials, CredentialsError, Fetch, answers};
 use crate::clock;
@@ -17,7 +17,7 @@ use crate::http_client::HttpResponse;
 const API_VERSION: &str = "2011-06-15";
 const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
 
-const WORDS: EndpointWords = EndpointWords {
+const DESCRIPTION: EndpointDescription = EndpointDescription {
     deadline: Duration::from_secs(10),
     kind: "sts",
     expected: "STS",
@@ -42,7 +42,7 @@ impl StsClient {
             kind: "sts_region".to_owned(),
         })?;
         Ok(Self {
-            endpoint: Endpoint::new(url, proxy, purpose, WORDS),
+            endpoint: Endpoint::new(url, proxy, purpose, DESCRIPTION),
             region: access.region.clone(),
         })
     }
@@ -69,7 +69,7 @@ impl StsClient {
         self.read(&answer, &[token], answers::sts_credentials)
     }
 
-    /// The ARN of the caller. AWS tells it to the holder of any valid credentials, without a permission.
+    /// The ARN of the caller. AWS returns it for any valid credentials, whatever their permissions.
     pub fn caller(&self, with: &Credentials) -> Result<String, CredentialsError> {
         let mut request = self.request(&[("Action", "GetCallerIdentity")]);
         if let Ok(request) = &mut request {

@@ -16,9 +16,9 @@ use crate::config::{Environment, Settings};
 /// A command beside the service itself.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Checks that everything the service needs is reachable and lets it in, with a remedy for what does not.
+    /// Checks that everything the service needs is reachable and that its credentials work, with a remedy for what fails.
     ///
-    /// Configuration, credentials (and whom AWS takes them for), queue, Redis, Edge API and clock. What the service does
+    /// Configuration, credentials (and whose they are for AWS), queue, Redis, Edge API and clock. What the service works
     /// without is a note. It leaves no trace: one key below the prefix is written to Redis and deleted again, and one message
     /// is received, hidden from nobody. As that raises its receive count, nothing is received where messages wait under a
     /// dead-letter rule of fewer than 5 receives, or under one that cannot be read, unless --receive is given. Exit status:
@@ -45,7 +45,7 @@ pub enum Command {
     /// Deletes what is cached for a customer, a resource or everyone, so that the next reader asks Stigg.
     ///
     /// Asks first on a terminal; elsewhere it needs --yes. It is recorded for 12 hours, so that messages that were sent
-    /// before bring nothing back. Usages of a customer stay, as they do for a purge that comes from the queue. Exit status:
+    /// before restore nothing. Usages of a customer stay, as they do for a purge that comes from the queue. Exit status:
     /// 0 if it was done, 1 if the answer was no or Redis failed, 2 if nobody could be asked.
     Purge(PurgeArgs),
     /// Asks a running service whether its loops make progress (GET /livez on PORT of this machine).
@@ -122,7 +122,7 @@ fn with_commands(setting_of: impl Fn(bool, Arg) -> Option<Arg>) -> clap::Command
 /// is clap's: help, version or a wrong flag, to be printed as it is.
 pub fn parse(args: Vec<OsString>, environment: &Environment) -> Result<CommandLine, clap::Error> {
     let matches = parsed().try_get_matches_from(args)?;
-    // What stands behind the command is nearer to it than what stands before.
+    // Flags after the command win over flags before it.
     let mut all = vec![&matches];
     if let Some((_, of_command)) = matches.subcommand() {
         all.insert(0, of_command);

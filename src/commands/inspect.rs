@@ -28,7 +28,7 @@ const NOT_CACHED: u8 = 3;
 pub struct InspectArgs {
     /// The customer's id, as it was given to Stigg.
     pub customer: String,
-    /// The id of one of the customer's resources: then it is this one's cache that is shown.
+    /// The id of one of the customer's resources, whose cache is shown instead.
     #[arg(long, value_name = "ID")]
     pub resource: Option<String>,
     /// Print JSON instead of a table.
@@ -264,7 +264,7 @@ fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// Fit for a terminal, `-` for nothing.
+/// The text for a terminal; `-` for nothing.
 fn shown(value: &Value) -> String {
     match value.as_str() {
         Some(text) => printable(text),

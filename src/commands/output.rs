@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::{CommandError, DONE};
 
-/// Writes a result. A reader that has gone does not need it.
+/// Writes a result. A closed pipe is no error.
 pub(super) fn print(text: impl AsRef<[u8]>) -> Result<u8, CommandError> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_ref()).and_then(|()| stdout.flush()) {

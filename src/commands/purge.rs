@@ -64,12 +64,12 @@ fn confirm(question: &str) -> Result<(), CommandError> {
     Err(CommandError::Failed("nothing was done".to_owned()))
 }
 
-/// Does what a message that is sent now does. Unlike that, it clears tombstones: an operator purges to start anew.
+/// Has the effect of a purge message that is sent now, but also clears tombstones: an operator purges to start from scratch.
 fn purge(session: &Session, event: Event) -> Result<String, StoreError> {
     let now = clock::now();
     let message = Message {
         event,
-        // A clock that is ahead would keep newer messages away.
+        // With a clock that is ahead, newer messages would be out of order.
         sent_at: session.store.time().map_or(now, |of_redis| of_redis.min(now)),
         implausible_timestamps: 0,
     };

@@ -25,7 +25,7 @@ const CHANGES_TOGETHER: usize = 250;
 /// What `replay` is asked.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// The file, one JSON message a line; - reads standard input.
+    /// File with one JSON message on each line; - reads standard input.
     pub file: String,
     /// Change nothing; print what each message would change.
     #[arg(long)]

@@ -1,4 +1,4 @@
-//! What commands begin with: the log on standard error, the store, and what they are asked about.
+//! What commands share: the log on standard error, the store, and the subject of the command.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, stdin};
@@ -22,7 +22,7 @@ pub(super) struct Session {
     /// ENVIRONMENT_PREFIX.
     pub prefix: String,
     pub store: RedisStore,
-    /// Names Redis in messages.
+    /// How messages name Redis.
     pub redis_at: String,
     _log: Option<LogHandle>,
 }

@@ -46,19 +46,19 @@ const NO_TIME: EpochMs = EpochMs(1);
 /// What `warm` is asked.
 #[derive(Debug, Args)]
 pub struct WarmArgs {
-    /// The file, a customer's id a line, or the customer's and, behind a tab, a resource's; - reads standard input.
+    /// File with a customer's id on each line, or a customer's and, after a tab, a resource's; - reads standard input.
     pub file: String,
-    /// Calls of the Edge API a second, retries included.
+    /// Calls to the Edge API per second, retries included.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub rate: u32,
-    /// Customers at the same time.
+    /// Customers that are filled at the same time.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub parallel: u32,
     /// Retries after a failure that may pass (429, 5xx, no answer), with growing waits. Where the API says how long to
-    /// wait (Retry-After), nobody calls for as long, two minutes at most.
+    /// wait (Retry-After), all calls pause for as long, two minutes at most.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=20))]
     pub retries: u32,
-    /// File of what is done: what is in it is skipped, and what is done is added. With it, a run that was interrupted
+    /// File that records finished lines: lines in it are skipped, and finished ones are added. With it, an interrupted run
     /// can be continued.
     #[arg(long, value_name = "PATH")]
     pub state: Option<String>,
@@ -233,7 +233,7 @@ enum Filled {
 /// Why a customer was not filled.
 #[derive(Debug)]
 enum FillError {
-    /// It may pass. For so long the Edge API asked not to be called.
+    /// It may pass. The Edge API asked for this pause.
     Retryable(String, Option<Duration>),
     /// It is this customer's own.
     Customer(String),
@@ -265,9 +265,9 @@ struct Filler<'a> {
     session: &'a Session,
     edge: &'a EdgeClient,
     retries: u32,
-    /// One call of any thread for each.
+    /// One for each call, of whichever thread.
     turns: Receiver<Instant>,
-    /// Nobody calls before.
+    /// No calls before this.
     paused_until: Mutex<Instant>,
 }
 

@@ -27,8 +27,8 @@ type ReadSource = fn(&Settings, &mut Findings, region: Option<&str>) -> Found;
 
 const AUTO: &str = "auto";
 const EDGE: &str = "edge";
-/// The sources of the operator's own: what `CREDENTIAL_SOURCE` calls them, and what has to be set. `auto` tries them in
-/// this order and leaves out the last: elsewhere each start would wait for an address that does not exist.
+/// The sources of the operator's own credentials: what `CREDENTIAL_SOURCE` calls them, and what has to be set. `auto` tries them in
+/// this order, without the last: outside of EC2, each start would wait for an address that does not exist.
 const SOURCES: [(&str, &str, ReadSource); 5] = [
     (
         "static",

@@ -284,7 +284,7 @@ pub struct CacheAccess {
     pub policy: CacheUpdatePolicy,
     pub format: CacheFormat,
     pub expiry: Expiry,
-    /// The way to AWS, where Redis is signed in to with its credentials.
+    /// The way to AWS, if AWS credentials authenticate to Redis.
     pub proxy: Option<Proxy>,
     pub notices: Vec<String>,
 }

@@ -1,6 +1,6 @@
 //! Static keys of a profile in the files that the AWS CLI and SDKs share, `~/.aws/config` and `~/.aws/credentials`.
 //!
-//! What the credentials file says of a profile goes before what the config file says. The format is INI with nested
+//! The credentials file takes precedence over the config file. The format is INI with nested
 //! settings (`s3 =` and indented lines below it), which no INI library knows; `parse` is all that three settings need.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use super::{Secret, StaticKeys};
 /// Far beyond what people write.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// How else a profile can come to credentials.
+/// Other ways in which a profile can provide credentials.
 const UNSUPPORTED: [&str; 9] = [
     "web_identity_token_file",
     "role_arn",
@@ -69,7 +69,7 @@ impl ProfileFiles {
     }
 }
 
-/// The keys of a profile. A role is an error even beside keys: in every SDK the role goes before them.
+/// The keys of a profile. A role is an error even beside keys: in every SDK the role takes precedence.
 fn keys_of(settings: &ProfileSettings) -> Result<StaticKeys, String> {
     let get = |name: &str| {
         settings

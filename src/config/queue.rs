@@ -40,7 +40,7 @@ pub(super) fn address<'a>(settings: &'a Settings, findings: &mut Findings) -> Op
     })
 }
 
-/// The region, as far as the settings tell it: for those who do without the queue.
+/// The region, if the settings tell it: for commands that do not use the queue.
 pub(super) fn region_if_told(settings: &Settings) -> Option<String> {
     let region = raw!(settings, queue.aws_region).value.map(str::to_owned);
     region.or_else(|| region::of_queue_url(raw!(settings, queue.queue_url).value?))

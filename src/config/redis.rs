@@ -16,7 +16,7 @@ use super::{RedisAddress, RedisConfig, RedisIam, RedisTls, Secret, SentinelConfi
 
 const DEFAULT_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26_379;
-/// Settings that refine what a URL tells, or are not about Redis.
+/// Settings that add to a URL, or are not about Redis.
 const BESIDE_A_URL: [&str; 4] = ["REDIS_URL", "REDIS_TLS_", "REDIS_IAM_", "REDIS_ENVIRONMENT_"];
 
 /// How to reach Redis. None after a fault. `region` is the queue's, none if there was a fault in it.
@@ -180,7 +180,7 @@ fn tls(settings: &Settings, config: Option<&mut RedisConfig>, findings: &mut Fin
     }
 }
 
-/// False if it is certain that the key is another certificate's. What cannot be used at all is told when it is used.
+/// False if it is certain that the key is another certificate's. A file that cannot be used at all is reported when it is used.
 fn belong_together(certificate: &Path, key: &Path) -> bool {
     let read = || {
         let chain = CertificateDer::pem_file_iter(certificate)?.collect::<Result<Vec<_>, _>>()?;
@@ -192,7 +192,7 @@ fn belong_together(certificate: &Path, key: &Path) -> bool {
     !pair.is_ok_and(|pair| pair.is_err_and(|error| error == mismatch))
 }
 
-/// What a URL tells. No fault shows the value, since it may hold a password.
+/// The settings in a URL. No fault shows the value, since it may hold a password.
 fn of_url(text: &str) -> Result<RedisConfig, String> {
     let decoded = |text: &str| {
         let decoded = percent_decode_str(text).decode_utf8();
@@ -282,7 +282,7 @@ fn iam(
             findings.require(username, " with REDIS_IAM_AUTH; set the ElastiCache user's id");
         }
     }
-    // What is wrong with them has been told of the queue's already, unless the queue uses the Edge API's.
+    // Their faults have been reported for the queue already, unless the queue uses the Edge API's credentials.
     let mut own = Findings::default();
     let credentials = credentials::aws_source(settings, &mut own, region);
     own.faults.retain(|fault| !findings.faults.contains(fault));

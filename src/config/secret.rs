@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// A secret that never shows: its `Debug` is redacted, and it has no `Display`. Given inline or as a file
-/// (`NAME_FILE`) that is read again at each use, so that a rotated one is taken up.
+/// (`NAME_FILE`) that is read again at each use, so that a rotated secret is used.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(SecretSource);
 

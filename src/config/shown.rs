@@ -21,7 +21,7 @@ pub struct ShownSetting {
 pub enum Shown {
     /// It has none.
     NotSet,
-    /// It has one that is nobody's business.
+    /// It has one, which is not shown.
     Secret,
     /// All of it but what must not be seen.
     Text(String),

@@ -33,7 +33,7 @@ pub(super) enum Holds {
     Hidden(&'static str),
 }
 
-/// Older names, and what the environment tells without meaning this service.
+/// Older names, and variables that are not meant for this service.
 pub(super) const UNLISTED: &str = "Other";
 
 macro_rules! settings {
@@ -52,10 +52,10 @@ macro_rules! settings {
 
 settings! {
     "Queue" {
-        AWS_REGION: Text("REGION") => "AWS region of the queue. Required, unless `QUEUE_URL` tells it.";
+        AWS_REGION: Text("REGION") => "AWS region of the queue. Required, unless `QUEUE_URL` names it.";
         QUEUE_URL: Text("URL") => "URL of the SQS queue. Required.";
         AWS_ENDPOINT_URL_SQS: Text("URL") => "Where SQS is called, with its path, instead of the host in `QUEUE_URL`.";
-        AWS_ENDPOINT_URL: Text("URL") => "The same for all AWS services; `AWS_ENDPOINT_URL_SQS` goes before it.";
+        AWS_ENDPOINT_URL: Text("URL") => "The same for all AWS services; `AWS_ENDPOINT_URL_SQS` takes precedence.";
         BATCH_SIZE: Number("N", 1, 10), "1" => "Messages per receive, 1 to 10.";
         WAIT_TIME_SECS: Number("SECS", 0, 20), "20" => "Seconds that a long poll waits for messages, 0 to 20.";
         POISON_POLICY: Text("POLICY"), "redrive" =>
@@ -75,14 +75,14 @@ settings! {
             "Name of the session, as in CloudTrail. By default `persistent-cache-service-` and a number.";
         AWS_CONTAINER_CREDENTIALS_FULL_URI: Hidden("URL") =>
             "Credentials endpoint of a container: https, or http to a loopback address or one of ECS and EKS.";
-        AWS_CONTAINER_CREDENTIALS_RELATIVE_URI: Hidden("PATH") => "The same as a path on ECS's address; goes before it.";
-        AWS_CONTAINER_AUTHORIZATION_TOKEN: Secret => "What the container's endpoint wants in `Authorization`.";
+        AWS_CONTAINER_CREDENTIALS_RELATIVE_URI: Hidden("PATH") => "The same as a path on ECS's address; takes precedence.";
+        AWS_CONTAINER_AUTHORIZATION_TOKEN: Secret => "Value of `Authorization` for the container's endpoint.";
         AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE: Text("PATH") => "File that holds it; read again each time.";
         AWS_PROFILE: Text("NAME") => "Profile with static keys in the files that the AWS CLI and SDKs share.";
         AWS_CONFIG_FILE: Text("PATH") => "The shared config file; `~/.aws/config` by default.";
         AWS_SHARED_CREDENTIALS_FILE: Text("PATH") => "The shared credentials file; `~/.aws/credentials` by default.";
         AWS_EC2_METADATA_SERVICE_ENDPOINT: Text("URL"), "http://169.254.169.254" => "EC2's instance metadata.";
-        AWS_ENDPOINT_URL_STS: Text("URL") => "STS, instead of the region's; `AWS_ENDPOINT_URL` goes after it.";
+        AWS_ENDPOINT_URL_STS: Text("URL") => "STS, instead of the region's; takes precedence over `AWS_ENDPOINT_URL`.";
     }
     "Stigg" {
         SERVER_API_KEY: Secret => "Stigg's server API key. Required.";
@@ -121,7 +121,7 @@ settings! {
             credentials, TLS, `REDIS_USERNAME` and `REDIS_IAM_CACHE_NAME`.";
         REDIS_IAM_CACHE_NAME: Text("NAME") => "Name of the serverless cache, or id of the replication group.";
         REDIS_IAM_REGION: Text("REGION") => "AWS region of the cache. By default that of the queue.";
-        REDIS_IAM_SERVERLESS: Bool, "0" => "The cache is a serverless one, which wants tokens of its own kind.";
+        REDIS_IAM_SERVERLESS: Bool, "0" => "The cache is a serverless one, whose tokens differ.";
     }
     "Cache" {
         ENVIRONMENT_PREFIX: Text("PREFIX"), "production" => "First part of every key: the same as in the SDKs that read.";
@@ -129,16 +129,16 @@ settings! {
             "Which customers are written: `UPDATE_IF_EXISTS` those that are in the cache, `UPSERT` all.";
         CACHE_FORMAT: Text("FORMAT"), "compatible" =>
             "Which SDKs read the entries: `v3`, `v4`, or `compatible` for any mixture of 2.x, 3.x and 4.x.";
-        KEYS_TTL_IN_SECS: Text("SECS"), "604800" => "Seconds that an entry lives; negative: for ever.";
+        KEYS_TTL_IN_SECS: Text("SECS"), "604800" => "Seconds until an entry expires; negative: never.";
     }
     "HTTP" {
         PORT: Number("PORT", 0, 65_535), "4000" =>
-            "Port of `/livez`, `/readyz`, `/metrics` and the status page; 0 takes a free one, which the log tells.";
+            "Port of `/livez`, `/readyz`, `/metrics` and the status page; 0 takes a free one, which the log names.";
         STATUS_PAGE: Bool, "1" => "Serve the status page, `/`, and the same as JSON, `/status`; else 404.";
     }
     "Log" {
         LOG_LEVEL: Text("LEVEL"), "info" =>
-            "`error`, `warn`, `info` or `debug`, each with those before it; `trace` is for work on the service itself.";
+            "`error`, `warn`, `info` or `debug`, each includes those before it; `trace` is for developing the service itself.";
         LOG_FORMAT: Text("FORMAT"), "json" => "`json`, one object a line for machines, or `text` for people.";
         NO_COLOR: Bool => "No colour in text, whatever the value is. There is colour only on a terminal.";
         LOG_MESSAGE_KEY: Text("KEY"), "msg" => "JSON key of the message.";
@@ -190,7 +190,7 @@ pub(super) const fn position(name: &str) -> usize {
 
 /// Markdown: a table for each group of settings (variable, flag, default, meaning).
 pub fn settings_table() -> String {
-    let mut table = String::new(); // takes everything, so that the results of writing need no look
+    let mut table = String::new(); // writing to it cannot fail
     let mut group = "";
     for setting in TABLE.iter().filter(|setting| setting.group != UNLISTED) {
         if setting.group != group {

@@ -61,8 +61,8 @@ impl Settings {
         findings.unless_faulty(access)
     }
 
-    /// Where STS is, for those who ask it whatever the source of the credentials is: `AWS_ENDPOINT_URL_STS`, else
-    /// `AWS_ENDPOINT_URL`, else the region's own.
+    /// Where STS is, whatever the source of the credentials: `AWS_ENDPOINT_URL_STS`, else `AWS_ENDPOINT_URL`, else the
+    /// region's own.
     pub fn sts_endpoint(&self) -> StsEndpoint {
         let own = raw!(self, credentials.aws_endpoint_url_sts).value;
         let url = own.or(raw!(self, queue.aws_endpoint_url).value);
@@ -91,7 +91,7 @@ impl Settings {
         findings.unless_faulty(Some(config))
     }
 
-    /// None only after a fault; there may be faults all the same.
+    /// None only after a fault. There may be faults even if it is some.
     fn config(&self, findings: &mut Findings) -> Option<Config> {
         let queue = queue::address(self, findings);
         let region = queue.as_ref().map(|queue| queue.region.as_str());

@@ -121,7 +121,7 @@ impl Findings {
         is_on.unwrap_or_default()
     }
 
-    /// One of these words, in any case. The list is also the fault's remedy.
+    /// One of these choices, in upper or lower case. The list is also the fault's remedy.
     pub fn choice<T: Copy, const N: usize>(&mut self, raw: Raw<'_>, choices: [(&str, T); N]) -> T {
         let choice = self.read(raw, |value| {
             let chosen = choices.iter().find(|(word, _)| word.eq_ignore_ascii_case(value));

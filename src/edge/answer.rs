@@ -1,4 +1,4 @@
-//! The Edge API's answers. Pure: status and body in, their meaning out. No error repeats the body, which may hold secrets.
+//! Reads the Edge API's answers. Pure: status and body in, result out. No error repeats the body, which may hold secrets.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::entitlement::{ResourceId, Subject};
 use crate::json;
 use crate::log::peer_code;
 
-/// An answer that is of no use.
+/// An answer that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{cause_and_remedy}")]
 pub struct AnswerFault {

@@ -75,8 +75,8 @@ impl<In: Transport> Connector<In> for Dial {
     }
 }
 
-/// A TCP connection. Until its first call is over, it also ends waits that began while connecting: ureq waits anew for each
-/// byte of a proxy's answer.
+/// A TCP connection. Until its first call is over, it also bounds waits that began while connecting: ureq starts a new wait for
+/// each byte of a proxy's answer.
 #[derive(Debug)]
 pub(super) struct Dialed<T> {
     tcp: T,

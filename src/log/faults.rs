@@ -1,5 +1,5 @@
-//! Faults: the last of each kind, for the status page and for what is said of a recovery; and what repeats, as few
-//! records. Time is an argument, and memory is bounded whatever a peer sends.
+//! Faults: keeps the last of each kind, for the status page and for reports of a recovery, and limits repeated records. Time is
+//! an argument, and memory is bounded whatever a peer sends.
 
 use std::collections::HashMap;
 use std::panic::Location;
@@ -33,7 +33,7 @@ pub struct Outage {
     pub faults: u64,
 }
 
-/// A kind of fault, as it was met last.
+/// The last fault of a kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)] // as in FaultLog::fault
 pub struct RecentFault {
@@ -45,7 +45,7 @@ pub struct RecentFault {
     pub times: u64,
     pub first_at: Instant,
     pub last_at: Instant,
-    /// What it hindered has worked since.
+    /// What it prevented has worked since.
     pub is_over: bool,
     outage_since: Instant,
     outage_faults: u64,
@@ -119,7 +119,7 @@ impl FaultLog {
         OUTPUT.get().inspect(|out| out.end_windows(Duration::ZERO, now));
     }
 
-    /// What these kinds of fault (all that begin so) hindered works again. Some if there was such a fault, and none
+    /// What these kinds of fault (all that begin with `kinds`) prevented works again. Some if there was such a fault, and none
     /// for `quiet_for`; then the next one is logged at once.
     pub fn recovered(&self, kinds: &str, quiet_for: Duration, now: Instant) -> Option<Outage> {
         let mut faults = self.lock();
@@ -145,9 +145,9 @@ impl FaultLog {
     }
 }
 
-/// Of each source (a kind of fault, or a place in the code) the first records of a window pass: see
-/// [`RecordParts::source`]. The rest are counted, and become one record, the last of them with their number, when the
-/// window ends. As long as they go on that is the first record of the next window.
+/// Limits repeated records. The first records of each source (a kind of fault, or a place in the code) pass in a window: see
+/// [`RecordParts::source`]. The rest are counted. When the window ends, the last of them is written with their number, and
+/// counts as the first record of the next window.
 #[derive(Default)]
 pub(super) struct Limiter(HashMap<String, Window>);
 
@@ -205,7 +205,7 @@ impl Limiter {
         summaries
     }
 
-    /// These kinds of fault (all that begin so) are over.
+    /// These kinds of fault (all that begin with `kinds`) are over.
     pub(super) fn forget(&mut self, kinds: &str) {
         self.0.retain(|source, _| !source.starts_with(kinds));
     }

@@ -78,8 +78,8 @@ fn start_on(
     Ok(LogHandle { logger, level })
 }
 
-/// Of other crates only warnings: below are bytes of requests. Nothing of r2d2's, since it logs each failed connection
-/// attempt, many a second, and the store logs the same once.
+/// Of other crates only warnings, since their debug records hold bytes of requests. Nothing of r2d2's, since it logs each failed
+/// connection attempt, many a second, and the store logs the same once.
 fn specification(level: LevelFilter) -> LogSpecification {
     LogSpecBuilder::new()
         .default(level.min(LevelFilter::Warn))
@@ -93,7 +93,7 @@ pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let at = panic.location().map(ToString::to_string).unwrap_or_default();
         let text = panic.payload_as_str().unwrap_or("a panic without text");
-        // A composed text may quote what was at hand: "byte index 4 is out of bounds of `…`".
+        // A composed text may quote what was being handled: "byte index 4 is out of bounds of `…`".
         let is_safe = panic.payload().is::<&'static str>() || log::log_enabled!(Level::Debug);
         let text = if is_safe { text.to_owned() } else { peer_text(text) };
         log::error!(err = text.as_str(), at = at.as_str(); "a thread panicked: this is a fault of the service, please report it");

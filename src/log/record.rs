@@ -19,7 +19,7 @@ const DIM: &str = "\u{1b}[2m";
 pub(super) struct RecordParts {
     level: Level,
     target: String,
-    /// In the source.
+    /// In the source file.
     line: u32,
     thread: String,
     message: String,
@@ -52,8 +52,8 @@ impl RecordParts {
         self
     }
 
-    /// What it repeats, and how many of those are written in a window: one of a kind of fault, ten if each names another
-    /// message, and thirty of a place in the code.
+    /// The record's source, and how many records of that source are written in a window: one for a kind of fault, ten if they
+    /// name messages, and thirty for a place in the code.
     pub(super) fn source(&self) -> (String, u32) {
         match self.fields.get("fault").and_then(Json::as_str) {
             Some(kind) if self.fields.contains_key("message_id") => (kind.to_owned(), 10),

@@ -1,4 +1,4 @@
-//! Text of others: what of it may be shown, and how, so that it neither reveals a customer nor steers a terminal. Pure.
+//! Text from peers: which part of it may be shown, and how, so that it neither reveals a customer nor controls a terminal. Pure.
 
 use std::fmt::Write;
 
@@ -33,7 +33,7 @@ pub fn peer_code(code: &str) -> Option<&str> {
     (matches!(code.len(), 1..=60) && code.bytes().all(is_code)).then_some(code)
 }
 
-/// The word may be part of a key, a JSON text, a form, or an address with a user or a query; or it quotes something
+/// True if the word may be part of a key, a JSON text, a form, or an address with a user or a query, or if it quotes something
 /// other than a name. The apostrophe of `can't` is no quote.
 fn quotes_data(word: &str) -> bool {
     let is_name = |text: &&str| text.bytes().all(|byte| byte.is_ascii_alphabetic());

@@ -1,4 +1,4 @@
-//! Writes records to a stream whose reader may stop reading, without waiting for it for long.
+//! Writes records to a stream, and does not wait for long if its reader stops reading.
 //!
 //! A pipe holds some 64 KiB and then makes its writers wait: a log driver that hangs would hold up every loop that logs.
 //! So a record is written only where there is room. When there has been none for a while, records are dropped until
@@ -22,7 +22,7 @@ pub(super) struct PatientWriter {
     lost: Mutex<Lost>,
 }
 
-/// What has not been reported yet. While there is something, room is not waited for.
+/// Lost records that have not been reported yet. While there are some, nothing waits for room.
 #[derive(Default)]
 struct Lost {
     records: u64,
@@ -60,7 +60,7 @@ impl PatientWriter {
         };
     }
 
-    /// False if there was no room for all of it. Any other failure could be reported to nobody.
+    /// False if there was no room for all of it. There is nowhere to report any other failure.
     fn write_all(&self, mut rest: &[u8], deadline: Instant) -> bool {
         while !rest.is_empty() {
             if !self.has_room(deadline) {
@@ -83,7 +83,7 @@ impl PatientWriter {
             match poll(&mut streams, Some(&wait)) {
                 Ok(ready) => return ready > 0,
                 Err(Errno::INTR) if !left.is_zero() => {}
-                // What cannot be waited for is written to, and fails there.
+                // If waiting fails, so will the write, which handles it.
                 Err(_) => return true,
             }
         }

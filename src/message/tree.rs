@@ -1,9 +1,9 @@
-//! A body as a flat list of nodes, in the order of its text, which they borrow from. `serde_json` reads it; an event takes
+//! A body as a flat list of nodes in the order of its text, from which they borrow. `serde_json` reads it, and an event takes
 //! what it needs.
 //!
-//! A value of another kind is a fault only for whoever needs it: an event that changes nothing here may hold anything. Of a
-//! repeated field the last counts, as in JavaScript. Structs with serde's derive refuse the whole message for either; structs
-//! with lenient fields took 370 lines more, and 782,000 instructions for a list of 50 features against 697,000.
+//! A value of the wrong type is a fault only if the event needs it: an event that changes nothing here may hold anything. Of a
+//! repeated field the last counts, as in JavaScript. Structs with serde's derive refuse the whole message for either. Structs
+//! with lenient fields took 370 more lines, and 782,000 instructions for a list of 50 features instead of 697,000.
 
 use std::borrow::Cow;
 use std::fmt::{Formatter, Result as FmtResult};
@@ -16,13 +16,13 @@ use super::{MalformedBody, timestamp};
 use crate::clock::EpochMs;
 use crate::entitlement::{Given, RawJson};
 
-/// A value, or the name of a field in front of its value.
+/// A value, or the name of a field, which precedes its value.
 pub(super) enum Node<'a> {
     Null,
     Bool(bool),
     Number(Number),
     Text(Cow<'a, str>),
-    /// So many nodes follow that belong to it.
+    /// The number of following nodes that belong to it.
     List(usize),
     Object(usize),
 }
@@ -38,7 +38,7 @@ impl<'a> Tree<'a> {
         json.end().map(|()| Self(nodes))
     }
 
-    /// The whole body; `key` is what a fault calls it.
+    /// The whole body; faults call it `key`.
     pub(super) fn root(&self, key: &'static str) -> Field<'_> {
         Field { key, nodes: &self.0 }
     }
@@ -191,7 +191,7 @@ impl<'t> Field<'t> {
         read(self.nodes).ok_or_else(wrong).map(Some)
     }
 
-    /// A text; none if it is empty: an empty id or reason says as little as an absent one.
+    /// A text; none if it is empty, since an empty id or reason means the same as an absent one.
     pub(super) fn text(self) -> Result<Option<&'t str>, MalformedBody> {
         let text = self.value("text", |nodes| match nodes {
             [Node::Text(text)] => Some(&**text),
@@ -200,7 +200,7 @@ impl<'t> Field<'t> {
         Ok(text.filter(|text| !text.is_empty()))
     }
 
-    /// The same for a text that may as well be of another kind.
+    /// The same, but a value of another type counts as absent.
     pub(super) fn text_if_any(self) -> Option<&'t str> {
         self.text().ok()?
     }
@@ -219,7 +219,7 @@ impl<'t> Field<'t> {
         })
     }
 
-    /// A date; what is none counts as absent, as it does for the SDKs.
+    /// A date; an invalid one counts as absent, as it does for the SDKs.
     pub(super) fn date(self) -> Option<EpochMs> {
         match self.nodes {
             [Node::Number(number), ..] => timestamp::of_number(number),
@@ -243,7 +243,7 @@ impl<'t> Field<'t> {
         })
     }
 
-    /// Tells an absent field from a null one, as readers do.
+    /// Distinguishes an absent field from a null one, as readers do.
     pub(super) fn given<T>(
         self,
         read: impl FnOnce(Self) -> Result<Option<T>, MalformedBody>,

@@ -1,4 +1,4 @@
-//! What is replied to the bytes of a request. No socket here.
+//! Turns the bytes of a request into a reply. No socket here.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

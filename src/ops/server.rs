@@ -220,7 +220,7 @@ fn listen(port: u16) -> io::Result<TcpListener> {
     }
 }
 
-/// Closes the connection that is missed least: one that has its response, else one without a complete request, else one
+/// Closes the connection that matters least: one that has its response, else one without a complete request, else one
 /// that is slow to take its response; of these the oldest. False if there is none.
 fn evict(connections: &mut Vec<Connection>) -> bool {
     let rank = |connection: &Connection| match connection.phase {
@@ -252,9 +252,9 @@ enum Phase {
 fn encode(reply: Reply) -> io::Result<Vec<u8>> {
     let common = [
         ("Content-Type", reply.content_type),
-        // The name and version of a library are nobody's business.
+        // Do not disclose the library and its version.
         ("Server", env!("CARGO_PKG_NAME")),
-        // A cached probe would be a lie.
+        // A cached probe result would be wrong.
         ("Cache-Control", "no-store"),
         ("X-Content-Type-Options", "nosniff"),
     ];

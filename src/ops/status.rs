@@ -22,13 +22,13 @@ use crate::clock::EpochMs;
 use crate::config::{Shown, ShownSetting, ShownSettings};
 use crate::log::FaultLog;
 
-/// The page. It is the same for every service: what it shows, it asks `/status` for.
+/// The page. It is static: everything it shows comes from `/status`.
 pub(super) const PAGE: &str = include_str!("status.html");
 
 /// Between two samples.
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
 const SAMPLES_MAX: usize = 91; // a quarter of an hour
-/// For which times rates are reported.
+/// The periods for which rates are reported.
 const WINDOWS_SECS: [u64; 3] = [60, 300, 900];
 
 /// The `Content-Security-Policy` of the page: its own style and script, and nothing else.
@@ -241,7 +241,7 @@ fn rates(from: &Sample, to: &Sample, now: Instant) -> Option<Value> {
     })
 }
 
-/// Of what was observed between two moments; null if that is nothing.
+/// Mean and 95th percentile of what was observed between two moments; null if nothing was.
 fn mean_and_p95(from: &proto::Histogram, to: &proto::Histogram) -> Value {
     let count = as_f64(to.get_sample_count().saturating_sub(from.get_sample_count()));
     if count == 0.0 {

@@ -71,7 +71,7 @@ impl Context {
         self.fault(kind, level, message, error);
     }
 
-    /// Logs that what these kinds of fault hindered works again: once, by whoever notices first.
+    /// Logs that what these kinds of fault prevented works again: once, by whoever notices first.
     pub fn queue_succeeded(&self, kinds: &str, what: &str) {
         // A queue that fails now and then must not log each recovery.
         const QUIET: Duration = Duration::from_secs(5);

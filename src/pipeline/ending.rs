@@ -133,7 +133,7 @@ impl Context {
         log::log!(level, fault = kind, message_id, err = error; "{message}");
     }
 
-    /// How a message that failed ends, and that in words.
+    /// How a failed message ends, and a text that says so.
     fn failed(&self, reason: &str, is_permanent: bool, delivery: &Delivery) -> (Ending, &'static str) {
         let policy = self.poison_policy;
         let ending = failure(is_permanent, policy, delivery.receive_count, fastrand::f64());

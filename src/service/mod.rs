@@ -190,8 +190,8 @@ fn wait_for_the_end(signals: &Receiver<i32>, deaths: &Receiver<String>, log_leve
     }
 }
 
-/// A call to the queue may take its wait, its slack, and a fetch of credentials before it; after a failed one comes
-/// a wait.
+/// A call to the queue may take its long poll, some slack, and a fetch of credentials before it. A failed call is followed by a
+/// wait.
 fn patience(config: &Config) -> Patience {
     let call_max = config.wait_time + peers::RECEIVE_SLACK + peers::CREDENTIALS_FETCH_MAX;
     Patience {

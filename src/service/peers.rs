@@ -69,7 +69,7 @@ pub(super) fn store(
     Ok(Arc::new(store))
 }
 
-/// How Redis is reached, so that nobody has to guess it from errors. No secret.
+/// Logs how Redis is reached, so that it need not be guessed from errors. No secret.
 fn log_redis(redis: &RedisConfig) {
     let address = server_name(redis);
     let mut sentinels = Vec::new();

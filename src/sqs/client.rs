@@ -68,7 +68,7 @@ pub struct SqsClient {
 }
 
 impl SqsClient {
-    /// Calls nobody yet.
+    /// Makes no call yet.
     pub fn new(mut settings: SqsSettings, credentials: Arc<dyn CredentialsProvider>) -> Self {
         let endpoint = &mut settings.endpoint;
         // As AWS's SDKs do: the path of the call, `/`, is appended to the endpoint's.

@@ -24,7 +24,7 @@ pub const CONTENT_TYPE: &str = "application/x-amz-json-1.0";
 
 /// The longest answer to anything but a receive. SQS's have a tenth of that; typed lists take more memory than text.
 const SHORT_ANSWER_BYTES_MAX: usize = 256 * 1024;
-/// How much of a refusal is read: of a proxy's page, the beginning tells what it is.
+/// How much of a refusal is read: the beginning of a proxy's page is enough to recognize it.
 const REFUSAL_BYTES_MAX: usize = 16 * 1024;
 /// Where a JavaScript date ends: no message was sent later.
 const SENT_MS_MAX: i64 = 8_640_000_000_000_000;

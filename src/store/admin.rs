@@ -12,7 +12,7 @@ use super::redis_store::RedisStore;
 use crate::cache::keyspace::{ANY_CUSTOMER_KEYS, Keyspace, prefix_of};
 use crate::clock::EpochMs;
 
-/// How long a key of `check` lives, should nobody delete it.
+/// When a key of `check` expires if it is not deleted.
 const PROBE_SECS: u32 = 10;
 /// Keys examined by one step of a scan for prefixes: a millisecond of the server's time.
 const KEYS_A_STEP: u32 = 1_000;

@@ -22,7 +22,7 @@ use crate::clock;
 use crate::config::{RedisAddress, RedisConfig, RedisIam, RedisTls};
 use crate::lookup::Lookups;
 
-/// Finding the primary, connecting, TLS and authentication, all of it.
+/// For finding the primary, connecting, TLS and authentication together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection lives this long at most, so that a name that moved to another address is followed, however busy it is.
 pub(super) const CONNECTION_LIFETIME: Duration = Duration::from_mins(10);
@@ -256,7 +256,7 @@ impl ConnectionManager {
             }
             error
         })?;
-        // One question now tells a server that does not speak Redis, or does not answer, from one that fails later.
+        // One command now distinguishes a server that does not speak Redis, or does not answer, from one that fails later.
         self.ask_if_allowed(&mut transport, &cmd("PING"))?;
         let now = Instant::now();
         Ok(PooledConnection {

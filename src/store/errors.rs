@@ -197,12 +197,12 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
 /// A server's error, by its code and its text.
 pub(super) fn translate_answer(code: &str, detail: &str, doing: &str, config: &RedisConfig) -> StoreError {
     let cause = Cause::of(code, detail);
-    let words = server_words(code, detail);
+    let words = server_text(code, detail);
     describe(cause, words.trim_end_matches('.'), doing, config)
 }
 
 /// What may be shown of a server's error: neither the arguments that it quotes nor a code that is none.
-pub(super) fn server_words(code: &str, detail: &str) -> String {
+pub(super) fn server_text(code: &str, detail: &str) -> String {
     let code = peer_code(code).unwrap_or("ERR");
     [code, " ", &peer_text(detail)].concat().trim_end().to_owned()
 }

@@ -1,9 +1,9 @@
 //! ElastiCache's IAM tokens. Pure: the time of the signature is an argument.
 //!
 //! A token is a pre-signed URL without its scheme: `GET <cache name>/?Action=connect&User=<user>`, signed in the
-//! query for the service `elasticache`, valid for 15 minutes. It stands where the password would stand. A serverless
+//! query for the service `elasticache`, valid for 15 minutes. It takes the place of the password. A serverless
 //! cache also wants `ResourceType=ServerlessCache`, which is signed with the rest. The arithmetic is `aws-sigv4`'s.
-//! It stands here, and not beside the queue's signing, since it signs no request: nothing is ever sent to that URL.
+//! It is here, and not with the queue's signing, because it signs no request: nothing is ever sent to that URL.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -16,12 +16,12 @@ use crate::aws::Credentials;
 use crate::clock::EpochMs;
 use crate::config::RedisIam;
 
-/// How long ElastiCache takes a token: the longest that it allows. It is asked for at sign-in alone.
+/// How long a token is valid: the longest that ElastiCache allows. It is needed only when a connection authenticates.
 const VALID_FOR: Duration = Duration::from_mins(15);
 
 const SERVICE: &str = "elasticache";
 
-/// Stands before the token in a URL, and is not signed.
+/// The part of the URL before the token. It is not signed.
 const SCHEME: &str = "https://";
 
 /// The token for `user`, valid from `at`. The error never holds a secret: the token itself is one.

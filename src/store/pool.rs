@@ -27,7 +27,7 @@ pub(super) struct ConnectionPool {
     last_connect_error: LastConnectError,
 }
 
-/// The pool tells its callers only that there is no connection; this keeps why.
+/// Keeps why there is no connection: the pool reports only that there is none.
 #[derive(Debug, Clone, Default)]
 struct LastConnectError(Arc<Mutex<Option<(Instant, StoreError)>>>);
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use redis::{Value, cmd};
 
 use super::connection::{DialPlan, Login, authenticate, open};
-use super::errors::{Cause, StoreError, server_words};
+use super::errors::{Cause, StoreError, server_text};
 use crate::config::{RedisTls, SentinelConfig};
 use crate::log::peer_text;
 
@@ -113,7 +113,7 @@ fn ask(
     let words = |error: redis::RedisError| match error.detail() {
         _ if error.kind() == redis::ErrorKind::Parse => "its answer is not one of a sentinel".to_owned(),
         Some(detail) if error.is_io_error() => detail.to_owned(),
-        Some(detail) => server_words(error.code().unwrap_or_default(), detail),
+        Some(detail) => server_text(error.code().unwrap_or_default(), detail),
         None => peer_text(&error.to_string()),
     };
     // The name to expect in the certificate is the primary's, not the sentinel's.

@@ -142,5 +142,9 @@ fn an_endpoint_that_is_not_there_says_what_to_look_for() {
     let began = Instant::now();
     let error = source(&stub.url, None).fetch().unwrap_err();
     assert_eq!(error.kind, "container_timeout");
-    assert!(began.elapsed() < WORDS.deadline * 2, "took {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < DESCRIPTION.deadline * 2,
+        "took {:?}",
+        began.elapsed()
+    );
 }

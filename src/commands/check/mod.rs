@@ -1,5 +1,5 @@
-//! `check`: asks everything that the service needs, with one line for each finding. What the service can do without fails
-//! nothing. It leaves no trace: see `peers`.
+//! `check`: checks everything that the service needs, with one line for each finding. What the service can do without is no
+//! failure. It leaves no trace: see `peers`.
 
 mod peers;
 
@@ -52,7 +52,7 @@ enum Area {
 enum Severity {
     #[serde(rename = "ok")]
     Good,
-    /// The service does without, which may well be intended.
+    /// The service works without it, which may be intended.
     Note,
     Warning,
     Failure,

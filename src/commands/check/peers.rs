@@ -1,8 +1,8 @@
 //! What `check` asks Redis, the queue and the clocks, without leaving a trace.
 //!
-//! The one key that is written to Redis is deleted again. A delete of a receipt that never was has no effect on the queue,
-//! and is refused like any other where it is not allowed. A receive raises the receive count of its message, even if it hides
-//! it for no time, so it is left out where a dead-letter rule would give the message up sooner for it.
+//! The one key that is written to Redis is deleted again. Deleting a receipt that never existed has no effect on the queue, but
+//! is refused if deleting is not allowed. A receive raises the receive count of its message, even with a visibility timeout of
+//! 0, so nothing is received where that could move the message to a dead-letter queue too early.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -39,7 +39,7 @@ const RECEIVES_FEW: u64 = 5;
 const REFUSED_FROM_SECS: u64 = 5 * 60;
 const MENTIONED_FROM_SECS: u64 = 10;
 
-/// Whether the service can write to Redis, and what that says about itself.
+/// Whether the service can write to Redis, and what Redis says about itself.
 pub(super) fn redis_server(report: &mut Report, session: &Session) {
     report.area = Area::Redis;
     let (store, keyspace, prefix) = (&session.store, &session.layout.keyspace, &session.prefix);
@@ -72,8 +72,8 @@ pub(super) fn redis_server(report: &mut Report, session: &Session) {
     }
 }
 
-/// Does what a worker does with the usage of a customer who never was, which changes nothing. An ACL has to allow scripts,
-/// and the SDKs' locks (`P-*`).
+/// Applies the usage of a customer who does not exist, as a worker would, which changes nothing. An ACL has to allow scripts and
+/// the SDKs' locks (`P-*`).
 fn apply_to_nobody(session: &Session, token: &str) -> Result<(), StoreError> {
     let (customer, feature) = (json!({"id": format!("check-{token}")}), json!({"id": "check"}));
     let body =
@@ -179,7 +179,7 @@ fn why_not_to_receive(attributes: Result<&Attributes, &QueueError>) -> Option<St
             format!("after {max} of them the dead-letter rule takes it")
         }
         Err(error) if error.refused => "whether a dead-letter rule counts it cannot be read".to_owned(),
-        // A call that nobody answered will hardly be answered now, but its error says why.
+        // The receive will probably fail as well, and its error says why.
         Err(_) => return None,
     };
     Some(format!("a receive raises a message's receive count, and {why}"))
