@@ -64,13 +64,16 @@ pub mod service;
 
 pub mod commands;
 
-pub mod backoff;
+pub mod config;
+
+pub mod http_client;
+
+pub mod log;
+
+mod backoff;
 pub mod build_info;
 pub mod clock;
-pub mod config;
-pub mod http_client;
-pub mod json;
-pub mod log;
-pub mod lookup;
-pub mod sentry_reports;
+mod json;
+mod lookup;
+mod sentry_reports;
 pub mod shutdown;

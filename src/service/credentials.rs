@@ -61,7 +61,7 @@ fn renew(
         match renewed {
             Ok(()) => {
                 if let Some(outage) = faults.recovered(kind, Duration::ZERO, Instant::now()) {
-                    log::info!(lasted_secs = outage.lasted.as_secs_f64(); "credentials can be had again");
+                    log::info!(lasted_secs = outage.lasted.as_secs_f64(); "credentials are available again");
                 }
             }
             Err(error) => {

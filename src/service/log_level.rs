@@ -33,7 +33,7 @@ impl LogLevel {
         if self.raised_until.is_some() {
             self.lower("SIGUSR1");
         } else if self.configured >= LevelFilter::Debug {
-            log::info!("SIGUSR1: the log says everything already, by LOG_LEVEL");
+            log::info!("SIGUSR1 has no effect: LOG_LEVEL is debug or trace already");
         } else {
             self.raised_until = Some(now + RAISED_FOR);
             (self.set)(LevelFilter::Debug); // before the line, and below after it: LOG_LEVEL=error would hide it

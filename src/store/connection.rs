@@ -111,7 +111,7 @@ pub(super) fn authenticate(
                 if !plan.has_warned_of_password.swap(true, Ordering::SeqCst) {
                     // Without the server's text, which may contain the password.
                     log::warn!(
-                        "{setting} is set, but the server does not ask for a password: going on without"
+                        "{setting} is set, but the server does not ask for a password: continuing without it"
                     );
                 }
             }

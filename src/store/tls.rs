@@ -59,7 +59,7 @@ impl TlsSetup {
             }
             // Files that are being replaced, or were replaced by mistake: what worked so far may still work.
             (Err(error), Some((_, config))) => {
-                log::warn!(err:% = error; "cannot use the changed TLS files of Redis: going on with those before");
+                log::warn!(err:% = error; "cannot use the changed TLS files of Redis: continuing with the previous ones");
                 Ok(Arc::clone(config))
             }
             (Err(error), None) => Err(error),

@@ -125,7 +125,7 @@ fn that_cannot_be_exchanged_any_more_works_to_the_last_second_and_then_heals() {
         service
             .log_lines()
             .iter()
-            .any(|line| line.contains("credentials can be had again"))
+            .any(|line| line.contains("credentials are available again"))
     });
     apply_one(&pod.stage, &service, "customer-2");
     assert_hidden(&service, &[secrets(&first), secrets(&second)].concat());
