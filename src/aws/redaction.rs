@@ -4,7 +4,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 /// Nothing shorter is a secret of AWS's. Removing it would only garble the message.
 const SECRET_LEN_MIN: usize = 8;
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
+/// What RFC 3986 never encodes stays as it is.
+pub(super) const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
