@@ -214,6 +214,23 @@ fn a_session_token_that_travels_over_plain_http_is_one_notice_for_each_peer() {
         [format!("AWS_ENDPOINT_URL: {of_queue}")]
     );
 
+    for (text, expected) in [
+        (
+            "aws_session_token = t0ken\n",
+            vec![format!("QUEUE_URL: {of_queue}")],
+        ),
+        ("", Vec::new()),
+    ] {
+        let text = format!("[p]\naws_access_key_id = A\naws_secret_access_key = s\n{text}");
+        let file = super::TestFile::new("session-profile", text.as_bytes());
+        let path = file.path();
+        let profile = [
+            ("AWS_PROFILE", "p"),
+            ("AWS_SHARED_CREDENTIALS_FILE", path.as_str()),
+        ];
+        assert_eq!(notices(&[QUEUE, profile[0], profile[1]]), expected);
+    }
+
     let file = super::TestFile::new("identity-token", b"eyJ.eyJ.sig");
     let path = file.path();
     let role = [
