@@ -68,7 +68,7 @@ impl Sampler {
             self.follow_at = now + FOLLOW_EVERY;
             match context.store.follow_primary() {
                 Ok(()) => {
-                    context.works_again("sentinel", "it can be asked whether Redis's primary has changed")
+                    context.works_again("sentinel", "it can be asked whether Redis's primary has changed");
                 }
                 Err(error) => {
                     let message =
