@@ -88,6 +88,10 @@ impl InstanceMetadataCredentials {
         if token.is_empty() {
             return Err(self.endpoint.unexpected("the token is empty"));
         }
+        // One that cannot be sent would never be refused, and so be kept for ever.
+        if !token.chars().all(|letter| letter.is_ascii_graphic()) {
+            return Err(self.endpoint.unexpected("what it gives is no token"));
+        }
         *held = Some(token.clone());
         Ok(token)
     }

@@ -18,7 +18,11 @@ pub(super) fn notices(settings: &Settings, credentials: &CredentialSource, findi
         CredentialSource::Container(_)
         | CredentialSource::InstanceMetadata(_)
         | CredentialSource::EdgeApi => (true, false),
-        CredentialSource::Profile(_) => (false, false),
+        // As its files are now; what is wrong with them has been reported.
+        CredentialSource::Profile(profile) => {
+            let keys = profile.files.keys(&profile.name);
+            (keys.is_ok_and(|keys| keys.session_token.is_some()), false)
+        }
     };
     for (applies, settings, what) in [
         (

@@ -75,6 +75,9 @@ impl Proxy {
     }
 }
 
+/// Entries of `NO_PROXY` that a notice names.
+const SHOWN_MAX: usize = 5;
+
 /// The proxy, if there is a usable one.
 pub(super) fn proxy(settings: &Settings, findings: &mut Findings) -> Option<Proxy> {
     let raw = raw!(settings, proxy.https_proxy);
@@ -90,17 +93,26 @@ pub(super) fn proxy(settings: &Settings, findings: &mut Findings) -> Option<Prox
     };
     let raw = raw!(settings, proxy.no_proxy);
     let entries = raw.value.unwrap_or_default().split([',', ' ', '\t']);
+    let mut skipped = Vec::new();
     for entry in entries.filter(|entry| !entry.is_empty()) {
         match Exception::parse(entry) {
             Some(exception) => proxy.no_proxy.push(exception),
-            None => findings.notice(
-                raw,
-                format!(
-                    "{} is skipped; set names (example.com), addresses, ranges (10.0.0.0/8) or *, with commas in between",
-                    shown(entry)
-                ),
-            ),
+            None => skipped.push(shown(entry)),
         }
+    }
+    if !skipped.is_empty() {
+        // One notice, however many there are: the log limits what repeats, and would drop the notices behind them.
+        let rest = match skipped.len().saturating_sub(SHOWN_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let verb = if skipped.len() == 1 { "is" } else { "are" };
+        skipped.truncate(SHOWN_MAX);
+        let remedy = "set names (example.com), addresses, ranges (10.0.0.0/8) or *, with commas in between";
+        findings.notice(
+            raw,
+            format!("{}{rest} {verb} skipped; {remedy}", skipped.join(", ")),
+        );
     }
     Some(proxy)
 }

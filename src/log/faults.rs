@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::panic::Location;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,9 +21,9 @@ const KINDS_MAX: usize = 64;
 const RECENT_MAX: usize = 20;
 const RECENT_CHARS_MAX: usize = 600;
 
-/// The last fault of each kind, the newest last. Shared by all threads.
+/// The last fault of each kind, the newest last, and the number of all. Shared by all threads.
 #[derive(Debug, Default)]
-pub struct FaultLog(Mutex<Vec<RecentFault>>);
+pub struct FaultLog(Mutex<Vec<RecentFault>>, AtomicU64);
 
 /// A fault that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,7 @@ impl FaultLog {
 
     /// The same, without logging it: the caller does, with the key `fault`.
     pub fn note(&self, kind: &str, level: Level, message: &str, error: &str, now: Instant) {
+        self.1.fetch_add(1, Ordering::Relaxed);
         let mut faults = self.lock();
         let known = faults.iter().position(|fault| fault.kind == kind);
         let known = known.map(|index| faults.remove(index));
@@ -107,6 +109,11 @@ impl FaultLog {
             ..fault.clone()
         };
         self.lock().iter().rev().take(RECENT_MAX).map(shown).collect()
+    }
+
+    /// How many faults there were, of whatever kind: unlike those of the kinds that are kept, it never falls.
+    pub fn total(&self) -> u64 {
+        self.1.load(Ordering::Relaxed)
     }
 
     /// Logs the summaries of what was limited, as far as they are due. To be called about every second.

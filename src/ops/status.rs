@@ -196,7 +196,7 @@ impl StatusBoard {
             at: now,
             received: self.metrics.messages_received.get(),
             processed: self.metrics.messages_processed.get(),
-            errors: self.faults.recent_faults().iter().map(|fault| fault.times).sum(),
+            errors: self.faults.total(),
             latency: histogram(&self.metrics.message_age),
             handling: histogram(&self.metrics.message_handling_duration),
         }
@@ -461,6 +461,22 @@ mod tests {
         assert_eq!(listed, 6);
         assert_eq!(json["history"][0]["errors_per_min"], 36.0);
         assert_eq!(json["rates"][0]["errors_per_min"], 36.0);
+    }
+
+    /// The list has the last kinds only: one that comes back to it must not bring its old count along.
+    #[test]
+    fn the_errors_of_the_chart_are_the_new_ones_however_many_kinds_there_are() {
+        let story = Story::new();
+        let note = |kind: &str, secs| {
+            let now = story.after(secs);
+            story.faults.note(kind, log::Level::Warn, "it failed", "why", now);
+        };
+        (0..1_000).for_each(|_| note("old", 0));
+        (0..20).for_each(|number| note(&format!("kind {number}"), 1));
+        story.board.tick(story.after(10));
+        note("old", 11);
+        story.board.tick(story.after(20));
+        assert_eq!(story.json(20)["history"][0]["errors_per_min"], 6.0);
     }
 
     #[test]

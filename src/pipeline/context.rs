@@ -72,8 +72,8 @@ impl Context {
     }
 
     /// Logs that what these kinds of fault prevented works again: once, by whoever notices first.
-    pub fn queue_succeeded(&self, kinds: &str, what: &str) {
-        // A queue that fails now and then must not log each recovery.
+    pub fn works_again(&self, kinds: &str, what: &str) {
+        // What fails now and then must not log each recovery.
         const QUIET: Duration = Duration::from_secs(5);
         if let Some(outage) = self.faults.recovered(kinds, QUIET, Instant::now()) {
             let lasted_secs = outage.lasted.as_secs_f64();

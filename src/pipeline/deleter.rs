@@ -131,7 +131,7 @@ impl Deleter {
         let label = operation.label();
         if failures.iter().all(Option::is_none) {
             self.context
-                .queue_succeeded(&format!("{label} "), &format!("calls ({label}) succeed"));
+                .works_again(&format!("{label} "), &format!("calls ({label}) succeed"));
         }
         let mut again = Vec::new();
         for (recorded, failure) in batch.into_iter().zip(failures) {

@@ -79,7 +79,7 @@ impl Poller {
                 self.was_busy = !received.is_empty();
                 context.health.call_succeeded(self.index, Instant::now());
                 context.metrics.last_poll.set(seconds_now());
-                context.queue_succeeded(FAULT, "messages can be received");
+                context.works_again(FAULT, "messages can be received");
                 self.backoff.reset();
                 if self.was_busy {
                     self.send(received);

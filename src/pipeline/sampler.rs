@@ -66,9 +66,15 @@ impl Sampler {
         // What is written to the old primary after a promotion is lost: the sooner it is noticed, the better.
         if now >= self.follow_at {
             self.follow_at = now + FOLLOW_EVERY;
-            if let Err(error) = context.store.follow_primary() {
-                let message = "cannot ask whether Redis's primary has changed: the one known so far is used";
-                context.fault("sentinel", Level::Warn, message, &error.message);
+            match context.store.follow_primary() {
+                Ok(()) => {
+                    context.works_again("sentinel", "it can be asked whether Redis's primary has changed");
+                }
+                Err(error) => {
+                    let message =
+                        "cannot ask whether Redis's primary has changed: the one known so far is used";
+                    context.fault("sentinel", Level::Warn, message, &error.message);
+                }
             }
         }
         if now >= self.sample_at || !context.gate.is_open() {
@@ -84,7 +90,11 @@ impl Sampler {
             return gate.read_failed(&error, began);
         }
         match store.info() {
-            Ok(info) => self.context.metrics.observe_redis_info(&info),
+            Ok(info) => {
+                self.context.metrics.observe_redis_info(&info);
+                self.context
+                    .works_again("info", "the statistics of Redis can be read");
+            }
             Err(error) if error.cause == Cause::ReadOnly => return gate.read_failed(&error, began),
             // An ACL may deny INFO: the cache works without its statistics.
             Err(error) => {

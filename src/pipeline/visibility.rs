@@ -58,7 +58,18 @@ impl Visibility {
             ),
             Ok(timeout) => {
                 self.context.in_flight.set_timeout(timeout);
-                log::debug!("the queue's visibility timeout is {} s", timeout.as_secs());
+                let (kinds, now) = (kinds(Operation::GetAttributes), Instant::now());
+                let was_assumed = self
+                    .context
+                    .faults
+                    .recovered(&kinds, Duration::ZERO, now)
+                    .is_some();
+                let level = if was_assumed {
+                    log::Level::Info
+                } else {
+                    log::Level::Debug
+                };
+                log::log!(level, "the queue's visibility timeout is {} s", timeout.as_secs());
             }
             Err(error) if error.refused => log::warn!(
                 err:% = error;
@@ -88,6 +99,11 @@ impl Visibility {
             let entries: Vec<_> = extensions.iter().map(entry).collect();
             match self.context.queue.change_visibility_batch(&entries) {
                 Ok(failures) => {
+                    if failures.iter().all(Option::is_none) {
+                        let what = "the visibility of messages in flight can be extended";
+                        self.context
+                            .works_again(&kinds(Operation::ChangeVisibility), what);
+                    }
                     for (extension, failure) in extensions.iter().zip(failures) {
                         let extended = match failure {
                             None => Extended::Until(called_at + extension.hidden_for),
@@ -118,8 +134,13 @@ impl Visibility {
     }
 
     fn failed(&self, operation: Operation, message: &str, kind: &str, error: &str) {
-        let kind = format!("visibility {} {kind}", operation.label());
+        let kind = kinds(operation) + kind;
         self.context
             .queue_failed(operation, &kind, log::Level::Warn, message, error);
     }
+}
+
+/// What the kinds of the faults of these calls begin with.
+fn kinds(operation: Operation) -> String {
+    format!("visibility {} ", operation.label())
 }

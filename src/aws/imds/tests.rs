@@ -91,6 +91,21 @@ fn a_refused_token_is_replaced() {
 }
 
 #[test]
+fn a_page_in_the_place_of_a_token_is_not_kept() {
+    let stub = Stub::start([
+        Stub::ok("<html>\nplease wait\n</html>"),
+        token("t0ken-1"),
+        Stub::ok("queue-reader"),
+        document("2030-01-01T00:00:00Z"),
+    ]);
+    let source = source(&stub.url);
+    let error = source.fetch().unwrap_err();
+    assert_eq!(error.kind, "imds_unexpected_answer");
+    assert!(error.message.contains("what it gives is no token"), "{error}");
+    assert_eq!(source.fetch().unwrap().access_key_id, "ASIA1");
+}
+
+#[test]
 fn version_1_is_never_used() {
     for status in [404, 405] {
         let stub = Stub::start([Reply::Answer(status, "", String::new()), Stub::ok("queue-reader")]);

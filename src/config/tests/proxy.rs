@@ -141,18 +141,27 @@ fn only_https_goes_through_the_proxy() {
     assert!(!proxy.is_for(&Url::parse("http://example.org").unwrap()));
 }
 
+/// The log limits what one place repeats: forty notices hid those of the settings behind NO_PROXY.
+#[test]
+fn exceptions_that_are_not_understood_are_one_notice_however_many_they_are() {
+    let values: Vec<String> = (0..40).map(|number| format!("10.0.{number}.*")).collect();
+    let notices = notices(&[("HTTPS_PROXY", "proxy:3128"), ("NO_PROXY", &values.join(","))]);
+    assert_eq!(notices.len(), 1, "{notices:?}");
+    assert!(
+        notices[0].contains("'10.0.4.*' and 35 more are skipped; set"),
+        "{notices:?}"
+    );
+}
+
 #[test]
 fn an_exception_that_is_not_understood_is_skipped_with_a_notice() {
     let proxy = ("HTTPS_PROXY", "proxy:3128");
     let remedy =
-        "is skipped; set names (example.com), addresses, ranges (10.0.0.0/8) or *, with commas in between";
+        "are skipped; set names (example.com), addresses, ranges (10.0.0.0/8) or *, with commas in between";
     let values = "*.local, 169.254/16,10.0.0.0/33,https://x,example.com,a:b:c,<local>";
     let with_faults = config(&[proxy, ("NO_PROXY", values)]);
-    let skipped = ["169.254/16", "10.0.0.0/33", "https://x", "a:b:c", "<local>"];
-    assert_eq!(
-        with_faults.notices,
-        skipped.map(|entry| format!("NO_PROXY: '{entry}' {remedy}"))
-    );
+    let skipped = "'169.254/16', '10.0.0.0/33', 'https://x', 'a:b:c', '<local>'";
+    assert_eq!(with_faults.notices, [format!("NO_PROXY: {skipped} {remedy}")]);
     for direct in ["https://example.com", "https://printer.local"] {
         assert!(
             !with_faults
@@ -204,6 +213,23 @@ fn a_session_token_that_travels_over_plain_http_is_one_notice_for_each_peer() {
         ]),
         [format!("AWS_ENDPOINT_URL: {of_queue}")]
     );
+
+    for (text, expected) in [
+        (
+            "aws_session_token = t0ken\n",
+            vec![format!("QUEUE_URL: {of_queue}")],
+        ),
+        ("", Vec::new()),
+    ] {
+        let text = format!("[p]\naws_access_key_id = A\naws_secret_access_key = s\n{text}");
+        let file = super::TestFile::new("session-profile", text.as_bytes());
+        let path = file.path();
+        let profile = [
+            ("AWS_PROFILE", "p"),
+            ("AWS_SHARED_CREDENTIALS_FILE", path.as_str()),
+        ];
+        assert_eq!(notices(&[QUEUE, profile[0], profile[1]]), expected);
+    }
 
     let file = super::TestFile::new("identity-token", b"eyJ.eyJ.sig");
     let path = file.path();

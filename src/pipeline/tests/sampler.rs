@@ -1,8 +1,9 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
-use super::{FakeStore, Rig, secs, store_error};
+use super::{FakeStore, Rig, delivery, secs, store_error};
 use crate::pipeline::sampler::Sampler;
+use crate::pipeline::visibility::Visibility;
 use crate::store::Cause;
 
 #[test]
@@ -31,4 +32,26 @@ fn a_failed_read_is_ended_by_the_next_one_that_succeeds() {
     let mut sampler = Sampler::new(rig.context.clone(), None);
     sampler.step(Instant::now() + secs(1));
     assert!(gate.is_open());
+}
+
+#[test]
+fn a_fault_of_the_side_is_over_when_what_it_hindered_works() {
+    let rig = Rig::new();
+    let a_while_ago = Instant::now().checked_sub(secs(10)).unwrap();
+    let kinds = [
+        "info",
+        "sentinel",
+        "visibility get_attributes Http500",
+        "visibility change_visibility Http500",
+    ];
+    for kind in kinds {
+        let faults = &rig.context.faults;
+        faults.note(kind, log::Level::Warn, "it failed", "why", a_while_ago);
+    }
+    let _held = rig.track(delivery("1", "{}"));
+    Sampler::new(rig.context.clone(), None).step(Instant::now());
+    Visibility::new(rig.context.clone(), Instant::now()).step(Instant::now() + secs(16));
+    let faults = rig.context.faults.recent_faults();
+    assert_eq!(faults.len(), kinds.len());
+    assert!(faults.iter().all(|fault| fault.is_over), "{faults:?}");
 }

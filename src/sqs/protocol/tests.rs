@@ -223,6 +223,21 @@ fn a_failures_code_and_message_are_one_short_line_each() {
 }
 
 #[test]
+fn control_characters_are_taken_in_a_body_without_other_escapes_and_refused_elsewhere() {
+    let read = |id: &str, body: &str| {
+        let answer =
+            format!(r#"{{"Messages":[{{"MessageId":"{id}","ReceiptHandle":"r","Body":"{body}"}}]}}"#);
+        parse_receive(answer.as_bytes(), Instant::now(), EpochMs(1))
+            .map(|mut messages| messages.remove(0).body)
+    };
+    assert_eq!(read("m", "{\n}").unwrap(), "{\n}");
+    for (id, body) in [("m\n", "{}"), ("m", "{\n\\n}")] {
+        let fault = read(id, body).unwrap_err();
+        assert!(fault.starts_with("the answer is not JSON"), "{fault}");
+    }
+}
+
+#[test]
 fn an_entry_that_both_succeeded_and_failed_counts_as_failed() {
     let answer = br#"{"Successful":[{"Id":"0"}],"Failed":[{"Id":"0","Code":"InternalError"}]}"#;
     let outcome = parse_batch(answer, 1).unwrap();
