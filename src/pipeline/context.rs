@@ -48,10 +48,10 @@ pub struct Context {
 }
 
 impl Context {
-    /// Records how a delivery ends and sends it to the deleters. Waits for room until the exit phase: there is none
+    /// Records how deliveries end and sends them to the deleters. Waits for room until the exit phase: there is none
     /// only while the queue fails.
-    pub fn record(&self, ended: InFlightDelivery, ending: Ending) {
-        if let Some(recorded) = self.in_flight.record(ended, ending) {
+    pub fn record(&self, ended: Vec<(InFlightDelivery, Ending)>) {
+        for recorded in self.in_flight.record(ended) {
             select! {
                 send(self.recorded, recorded) -> _ => {}
                 recv(self.shutdown.exit.channel()) -> _ => {}

@@ -133,10 +133,10 @@ impl Deleter {
             self.context
                 .works_again(&format!("{label} "), &format!("calls ({label}) succeed"));
         }
-        let mut again = Vec::new();
+        let (mut completed, mut again) = (Vec::new(), Vec::new());
         for (recorded, failure) in batch.into_iter().zip(failures) {
             match failure {
-                None => {}
+                None => completed.push(recorded),
                 Some(failure) if failure.is_final() => {
                     let error = format!("{}: {}", failure.code, failure.message);
                     self.failed(operation, "given up", GIVEN_UP, &error);
@@ -147,6 +147,7 @@ impl Deleter {
                 }
             }
         }
+        self.context.in_flight.complete(completed);
         again
     }
 

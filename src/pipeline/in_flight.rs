@@ -1,7 +1,7 @@
 //! The in-flight tracker: every delivery that was received and not yet completed, and every open poll.
 //!
-//! One mutex guards it, held for less than a microsecond a call. Whoever holds a [`Ticket`] works on its delivery;
-//! dropping the ticket, on whatever path, removes the entry.
+//! One mutex guards it, held for a few microseconds a call. All threads need it, so what is done for many deliveries takes
+//! it once. Whoever holds a [`Ticket`] works on its delivery; dropping the ticket, on whatever path, removes the entry.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -54,6 +54,8 @@ struct Entry {
 pub struct Ticket {
     id: u64,
     is_recorded: bool,
+    /// The entry was removed before the ticket is dropped.
+    is_removed: bool,
     in_flight: Arc<InFlight>,
 }
 
@@ -117,33 +119,53 @@ impl InFlight {
         }
     }
 
-    /// Records how a delivery ends. None if it is no longer this process's.
-    pub fn record(&self, ended: InFlightDelivery, ending: Ending) -> Option<Recorded> {
-        let InFlightDelivery { delivery, mut ticket } = ended;
+    /// Records how deliveries end. Those that are no longer this process's are left out.
+    pub fn record(&self, ended: Vec<(InFlightDelivery, Ending)>) -> Vec<Recorded> {
         let mut tracked = self.tracked();
-        let entry = tracked
-            .entries
-            .get_mut(&ticket.id)
-            .filter(|entry| !entry.is_recorded);
-        let is_held = entry.map(|entry| entry.is_recorded = true).is_some();
-        drop(tracked); // before the ticket that needs it
-        if !is_held {
-            return None;
-        }
-        ticket.is_recorded = true;
-        Some(Recorded {
-            receipt_handle: delivery.receipt_handle,
-            ending,
-            ticket,
-        })
+        let mut record = |ticket: &Ticket| {
+            let entry = tracked.entries.get_mut(&ticket.id);
+            let entry = entry.filter(|entry| !entry.is_recorded);
+            entry.map(|entry| entry.is_recorded = true).is_some()
+        };
+        let are_held: Vec<bool> = ended.iter().map(|(ended, _)| record(&ended.ticket)).collect();
+        drop(tracked); // before the tickets that need it
+        let recorded = |((ended, ending), is_held): ((InFlightDelivery, Ending), bool)| {
+            let InFlightDelivery { delivery, mut ticket } = ended;
+            // The entry may have been taken over: then it is not this ticket's to remove.
+            ticket.is_recorded = is_held;
+            is_held.then(|| Recorded {
+                receipt_handle: delivery.receipt_handle,
+                ending,
+                ticket,
+            })
+        };
+        ended.into_iter().zip(are_held).filter_map(recorded).collect()
     }
 
-    /// False if the delivery is no longer this process's: it is, or will be, received again by somebody, so whatever
-    /// is done with it here is in vain.
-    pub fn is_held(&self, ticket: &Ticket, now: Instant) -> bool {
+    /// Removes deliveries that are completed.
+    pub fn complete(&self, mut completed: Vec<Recorded>) {
+        if completed.is_empty() {
+            return;
+        }
+        let mut tracked = self.tracked();
+        for Recorded { ticket, .. } in &mut completed {
+            if tracked.entry(ticket).is_some() {
+                tracked.entries.remove(&ticket.id);
+            }
+            ticket.is_removed = true;
+        }
+        self.changed(&tracked);
+    }
+
+    /// For each delivery, false if it is no longer this process's: it is, or will be, received again by somebody, so
+    /// whatever is done with it here is in vain.
+    pub fn are_held<'a>(&self, tickets: impl Iterator<Item = &'a Ticket>, now: Instant) -> Vec<bool> {
         let tracked = self.tracked();
-        let entry = tracked.entry(ticket);
-        entry.is_some_and(|entry| !tracked.is_expired(entry, now))
+        let is_held = |ticket| {
+            let entry = tracked.entry(ticket);
+            entry.is_some_and(|entry| !tracked.is_expired(entry, now))
+        };
+        tickets.map(is_held).collect()
     }
 
     /// How long the message stays hidden, as far as is known.
@@ -268,6 +290,7 @@ impl InFlight {
         Ticket {
             id,
             is_recorded,
+            is_removed: false,
             in_flight: Arc::clone(self),
         }
     }
@@ -317,6 +340,9 @@ impl Tracked {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        if self.is_removed {
+            return;
+        }
         let mut tracked = self.in_flight.tracked();
         let is_kept = tracked.is_releasing && !self.is_recorded;
         if !is_kept && tracked.entry(self).is_some() {

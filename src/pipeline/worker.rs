@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, never, select};
 
 use super::context::{Context, add, seconds, seconds_now};
+use super::ending::Ending;
 use super::gate::WriteRetry;
 use super::in_flight::InFlightDelivery;
 use crate::backoff::Backoff;
@@ -42,6 +43,8 @@ pub struct Worker {
     taken: VecDeque<InFlightDelivery>,
     /// What the next round applies.
     jobs: Vec<Job>,
+    /// Not recorded yet.
+    ended: Vec<(InFlightDelivery, Ending)>,
     /// Behind readers' locks, until `retry_parked_at`.
     parked: Vec<Job>,
     retry_parked_at: Instant,
@@ -90,6 +93,7 @@ impl Worker {
             deliveries,
             taken: VecDeque::new(),
             jobs: Vec::new(),
+            ended: Vec::new(),
             parked: Vec::new(),
             retry_parked_at: Instant::now(),
             retry: None,
@@ -184,10 +188,15 @@ impl Worker {
         for job in done {
             self.end(job);
         }
+        self.record_ended();
+    }
+
+    fn record_ended(&mut self) {
+        self.context.record(std::mem::take(&mut self.ended));
     }
 
     /// `None` if it has ended: it cannot be read.
-    fn decode(&self, mut message: InFlightDelivery) -> Option<Job> {
+    fn decode(&mut self, mut message: InFlightDelivery) -> Option<Job> {
         let body = std::mem::take(&mut message.delivery.body);
         let (context, delivery) = (&self.context, &message.delivery);
         let decoded = catch_unwind(AssertUnwindSafe(|| {
@@ -214,7 +223,7 @@ impl Worker {
             Ok(Err(error)) => context.malformed(delivery, body.len(), &error),
             Err(_) => context.panicked(delivery),
         };
-        self.context.record(message, ending);
+        self.ended.push((message, ending));
         None
     }
 
@@ -240,7 +249,9 @@ impl Worker {
     /// One call for all jobs.
     fn apply(&mut self, jobs: Vec<Job>) {
         let started = Instant::now();
-        let is_held = |job: &Job| self.context.in_flight.is_held(&job.message.ticket, started);
+        let tickets = jobs.iter().map(|job| &job.message.ticket);
+        let mut are_held = self.context.in_flight.are_held(tickets, started).into_iter();
+        let is_held = |_: &Job| are_held.next().unwrap_or_default();
         let (jobs, lost): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(is_held);
         for job in lost {
             self.context.expired(&job.message.delivery);
@@ -262,10 +273,11 @@ impl Worker {
             Err(_) => {
                 for job in jobs {
                     let ending = self.context.panicked(&job.message.delivery);
-                    self.context.record(job.message, ending);
+                    self.ended.push((job.message, ending));
                 }
             }
         }
+        self.record_ended();
     }
 
     /// Applies what was begun of each job; an outcome per change, in order.
@@ -350,7 +362,7 @@ impl Worker {
     }
 
     /// All changes of the job were made, skipped or refused.
-    fn end(&self, job: Job) {
+    fn end(&mut self, job: Job) {
         let (context, delivery) = (&self.context, &job.message.delivery);
         if job.has_written {
             let age_secs = seconds_now() - seconds(delivery.sent_at);
@@ -360,7 +372,7 @@ impl Worker {
             Some(error) => context.refused(delivery, error),
             None => context.completed(delivery),
         };
-        context.record(job.message, ending);
+        self.ended.push((job.message, ending));
     }
 
     /// Counts an outcome. True if something was written.

@@ -24,7 +24,7 @@ fn with_deletes(deletes: VecDeque<Result<BatchOutcome, QueueError>>) -> Rig {
 
 fn recorded(rig: &Rig, id: &str, ending: Ending) -> Recorded {
     let delivery = rig.track(delivery(id, "{}"));
-    rig.in_flight().record(delivery, ending).unwrap()
+    rig.in_flight().record(vec![(delivery, ending)]).remove(0)
 }
 
 fn deletes(rig: &Rig, ids: impl IntoIterator<Item = usize>) -> Vec<Recorded> {
@@ -177,7 +177,7 @@ fn what_is_released_is_not_hidden_again_by_an_extension_that_was_under_way() {
     let rig = Rig::new();
     let held = rig.track(delivery("1", "{}"));
     let under_way = rig.in_flight().begin_extensions(10, Instant::now() + secs(20));
-    let released = rig.in_flight().record(held, AT_ONCE).unwrap();
+    let released = rig.in_flight().record(vec![(held, AT_ONCE)]).remove(0);
     let other = recorded(&rig, "other", AT_ONCE);
     let changed = || rig.queue.visibility.lock().unwrap().clone();
     thread::scope(|scope| {

@@ -35,7 +35,7 @@ fn succeed(in_flight: &Arc<InFlight>, now: Instant) -> Vec<(String, u64)> {
 }
 
 fn is_lost(in_flight: &InFlight, delivery: &InFlightDelivery, now: Instant) -> bool {
-    !in_flight.is_held(&delivery.ticket, now)
+    in_flight.are_held([&delivery.ticket].into_iter(), now) == [false]
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn the_most_urgent_messages_are_extended_first_and_no_more_than_a_call_takes() {
 #[test]
 fn what_is_recorded_or_dropped_is_not_extended_and_the_gauge_follows() {
     let ((in_flight, metrics), start) = (tracker(), Instant::now());
-    let recorded = in_flight.record(tracked(&in_flight, "1", start), Ending::Delete);
+    let recorded = in_flight.record(vec![(tracked(&in_flight, "1", start), Ending::Delete)]);
     let dropped = tracked(&in_flight, "2", start);
     assert_eq!(metrics.in_flight.get(), 2);
     drop(dropped);
@@ -142,11 +142,14 @@ fn what_is_recorded_during_its_extension_says_so_and_is_not_lost_by_it() {
     let ((in_flight, _), start) = (tracker(), Instant::now());
     let held = tracked(&in_flight, "1", start);
     let under_way = in_flight.begin_extensions(10, start + secs(15));
-    let recorded = in_flight.record(held, AT_ONCE).unwrap();
+    let recorded = in_flight.record(vec![(held, AT_ONCE)]).remove(0);
     assert!(in_flight.is_being_extended(&recorded.ticket));
     in_flight.end_extension(&under_way[0], Extended::Forgotten);
     assert!(!in_flight.is_being_extended(&recorded.ticket));
-    assert!(in_flight.is_held(&recorded.ticket, start + secs(15)));
+    assert_eq!(
+        in_flight.are_held([&recorded.ticket].into_iter(), start + secs(15)),
+        [true]
+    );
 }
 
 #[test]
@@ -154,7 +157,7 @@ fn a_release_takes_over_once_what_is_neither_recorded_nor_lost_and_leaves_its_ho
     let ((in_flight, metrics), start) = (tracker(), Instant::now());
     let lost = tracked(&in_flight, "lost", start);
     extend(&in_flight, start + secs(16), |_| Extended::Forgotten);
-    let _recorded = in_flight.record(tracked(&in_flight, "recorded", start), Ending::Delete);
+    let _recorded = in_flight.record(vec![(tracked(&in_flight, "recorded", start), Ending::Delete)]);
     let held = tracked(&in_flight, "held", start);
 
     let released = in_flight.take_over(start);
@@ -164,7 +167,7 @@ fn a_release_takes_over_once_what_is_neither_recorded_nor_lost_and_leaves_its_ho
         ("held", AT_ONCE)
     );
     assert!(in_flight.take_over(start).is_empty());
-    assert!(in_flight.record(held, Ending::Delete).is_none());
+    assert!(in_flight.record(vec![(held, Ending::Delete)]).is_empty());
     drop(lost);
     assert_eq!(metrics.in_flight.get(), 2, "recorded and released");
 }
