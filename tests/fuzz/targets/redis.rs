@@ -87,14 +87,22 @@ fn answer(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
     for answer in whole {
         if let Some(steps) = results(&answer) {
             understood = true;
-            let is_ours = matches!(&answer, Value::Array(fields) if fields.len() == 3 * steps.len());
-            hold(is_ours, || format!("{steps:?} come of three values each"))?;
-            for step in steps.iter().flatten() {
-                let possible = u64::try_from(i64::MAX).unwrap_or(u64::MAX);
-                hold(
-                    step.written.count() <= possible && step.stale.count() <= possible,
-                    || "counts are counts".to_owned(),
-                )?;
+            let Value::Array(values) = &answer else {
+                return Err(format!("{steps:?} come of {answer:?}"));
+            };
+            hold(values.len() == steps.len(), || {
+                format!("{steps:?} come of one value each")
+            })?;
+            for (step, value) in steps.iter().zip(values) {
+                // What was counted is in the number that it came from.
+                if let (Ok(step), Value::Int(number)) = (step, value) {
+                    let (written, stale) = (step.written.count(), step.stale.count());
+                    let counted = (written + (stale << 16)) << 4;
+                    hold(
+                        i64::try_from(counted).is_ok_and(|counted| number - counted < 16),
+                        || format!("{number} says {step:?}"),
+                    )?;
+                }
             }
         }
         if let Value::ServerError(error) = &answer {
