@@ -39,9 +39,9 @@ impl Ending {
 
 const RETRY_DELAY_MAX: Duration = Duration::from_mins(15);
 
-/// The ending of a message that failed: deleted if the policy says so, or retried. After 30 s if the failure is permanent (a body that cannot be read, a foreign value at its key), else after 2 s;
-/// doubled for each receive after the first. `jitter` in 0 to 1 takes up to half of the delay away, so that many
-/// failures do not return at once.
+/// The ending of a message that failed: deleted if the policy says so, or retried. After 30 s if the failure is permanent (a
+/// body that cannot be read, a foreign value at its key), else after 2 s; doubled for each receive after the first. `jitter` in
+/// 0 to 1 takes up to half of the delay away, so that many failures do not return at once.
 fn failure(is_permanent: bool, policy: PoisonPolicy, receive_count: u32, jitter: f64) -> Ending {
     if is_permanent && policy == PoisonPolicy::Delete {
         return Ending::Delete;
