@@ -13,20 +13,13 @@ pub struct Backoff {
 impl Backoff {
     /// The first failure waits for about `first`, no failure for more than `longest`.
     pub fn new(first: Duration, longest: Duration) -> Self {
-        Self {
-            first,
-            longest,
-            failures: 0,
-        }
+        Self { first, longest, failures: 0 }
     }
 
     /// The wait after one more failure. `jitter` in 0 to 1 takes up to half of it away, so that many who fail
     /// together do not come back together.
     pub fn next_wait(&mut self, jitter: f64) -> Duration {
-        let wait = self
-            .first
-            .saturating_mul(1 << self.failures.min(20))
-            .min(self.longest);
+        let wait = self.first.saturating_mul(1 << self.failures.min(20)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         wait.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
     }
@@ -47,10 +40,6 @@ mod tests {
         let waits: Vec<u128> = (0..4).map(|_| backoff.next_wait(0.0).as_millis()).collect();
         assert_eq!(waits, [250, 500, 1_000, 1_000]);
         backoff.reset();
-        assert_eq!(
-            backoff.next_wait(1.0).as_millis(),
-            125,
-            "jitter takes half away at most"
-        );
+        assert_eq!(backoff.next_wait(1.0).as_millis(), 125, "jitter takes half away at most");
     }
 }

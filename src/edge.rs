@@ -83,12 +83,7 @@ impl EdgeClient {
         callers: usize,
         deadline: Duration,
     ) -> Self {
-        let options = HttpOptions {
-            pool_size: callers,
-            answer_bytes_max: ANSWER_BYTES_MAX,
-            deadline,
-            proxy,
-        };
+        let options = HttpOptions { pool_size: callers, answer_bytes_max: ANSWER_BYTES_MAX, deadline, proxy };
         let http = HttpClient::new(&base, options);
         Self { http, base, api_key }
     }
@@ -121,9 +116,7 @@ impl EdgeClient {
         if let Some(resource) = &subject.resource {
             url.query_pairs_mut().append_pair("resourceId", resource.as_str());
         }
-        self.get(WHAT, &url, |status, body| {
-            answer::entitlements_state(status, body, subject)
-        })
+        self.get(WHAT, &url, |status, body| answer::entitlements_state(status, body, subject))
     }
 
     /// Scheme, host and port, for logs.
@@ -153,11 +146,7 @@ impl EdgeClient {
         read: impl Fn(u16, &[u8]) -> Result<T, AnswerFault>,
     ) -> Result<T, EdgeError> {
         let api_key = self.api_key.read().map_err(|error| {
-            self.error(
-                what,
-                EdgeErrorKind::ApiKeyUnreadable,
-                &format!("{error}; check SERVER_API_KEY_FILE"),
-            )
+            self.error(what, EdgeErrorKind::ApiKeyUnreadable, &format!("{error}; check SERVER_API_KEY_FILE"))
         })?;
         let request = Request::get(url.as_str())
             .header("X-API-KEY", api_key.trim())
@@ -175,11 +164,7 @@ impl EdgeClient {
                 tls: "check EDGE_API_URL and the trusted certificates of this machine",
                 wrong_peer: "check EDGE_API_URL: is this Stigg's Edge API?",
             });
-            self.error(
-                what,
-                EdgeErrorKind::Unanswered(error.kind),
-                &format!("{error}; {remedy}"),
-            )
+            self.error(what, EdgeErrorKind::Unanswered(error.kind), &format!("{error}; {remedy}"))
         })?;
         read(response.status, &response.body).map_err(|fault| {
             let seconds = response

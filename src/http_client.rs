@@ -180,10 +180,7 @@ impl HttpClient {
     ) -> Result<HttpResponse, HttpError> {
         let agent = self.agent()?;
         let request = match deadline {
-            Some(deadline) => agent
-                .configure_request(request)
-                .timeout_global(Some(deadline))
-                .build(),
+            Some(deadline) => agent.configure_request(request).timeout_global(Some(deadline)).build(),
             None => request,
         };
         let response = if request.body().is_empty() && request.method() == http::Method::GET {
@@ -213,15 +210,8 @@ impl HttpClient {
 
     fn build(&self) -> Result<Agent, HttpError> {
         install_crypto_provider();
-        let roots = if self.is_https {
-            system_roots()?
-        } else {
-            RootCerts::new_with_certs(&[])
-        };
-        let tls = TlsConfig::builder()
-            .provider(TlsProvider::Rustls)
-            .root_certs(roots)
-            .build();
+        let roots = if self.is_https { system_roots()? } else { RootCerts::new_with_certs(&[]) };
+        let tls = TlsConfig::builder().provider(TlsProvider::Rustls).root_certs(roots).build();
         let config = Agent::config_builder()
             .tls_config(tls)
             .proxy(self.options.proxy.as_ref().map(Proxy::of_ureq))
@@ -247,10 +237,7 @@ impl HttpClient {
     fn describe(&self, error: &ureq::Error) -> HttpError {
         let (mut kind, mut message) = cause(error);
         if let Some(at) = self.options.proxy.as_ref().map(Proxy::address) {
-            if matches!(
-                kind,
-                HttpErrorKind::HostNotFound | HttpErrorKind::ConnectionRefused
-            ) {
+            if matches!(kind, HttpErrorKind::HostNotFound | HttpErrorKind::ConnectionRefused) {
                 // The proxy resolves the peer's name and connects to it.
                 kind = HttpErrorKind::Proxy(ProxyFault::Unreachable);
                 message = format!("cannot connect to the proxy at {at}: {message}");
@@ -299,9 +286,7 @@ fn system_roots() -> Result<RootCerts, HttpError> {
     let rustls_native_certs::CertificateResult { certs, errors, .. } =
         rustls_native_certs::load_native_certs();
     if certs.is_empty() {
-        let cause = errors
-            .first()
-            .map_or("none were found".to_owned(), ToString::to_string);
+        let cause = errors.first().map_or("none were found".to_owned(), ToString::to_string);
         return Err(HttpError {
             kind: HttpErrorKind::Tls,
             message: format!(
@@ -310,10 +295,7 @@ fn system_roots() -> Result<RootCerts, HttpError> {
             ),
         });
     }
-    Ok(certs
-        .iter()
-        .map(|der| Certificate::from_der(der).to_owned())
-        .into())
+    Ok(certs.iter().map(|der| Certificate::from_der(der).to_owned()).into())
 }
 
 #[cfg(test)]

@@ -47,11 +47,8 @@ mod tests {
 
     #[test]
     fn values_are_counted_and_what_stands_in_texts_is_not() {
-        for (text, values) in [
-            ("[1,2,3]", 3),
-            (r#"{"a":[1,{}],"b":0}"#, 5),
-            (r#"["[,{",",\",,","\\",4]"#, 4),
-        ] {
+        for (text, values) in [("[1,2,3]", 3), (r#"{"a":[1,{}],"b":0}"#, 5), (r#"["[,{",",\",,","\\",4]"#, 4)]
+        {
             assert!(holds_at_most(text.as_bytes(), values), "{text}");
             assert!(!holds_at_most(text.as_bytes(), values - 1), "{text}");
         }

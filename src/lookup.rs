@@ -37,10 +37,7 @@ impl Default for Lookups {
 impl Lookups {
     /// Asks this instead of the system.
     pub(crate) fn by(resolve: impl Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync + 'static) -> Self {
-        Self {
-            resolve: Arc::new(resolve),
-            abandoned: Mutex::default(),
-        }
+        Self { resolve: Arc::new(resolve), abandoned: Mutex::default() }
     }
 
     /// The addresses of a host name or address, at least one.
@@ -56,10 +53,7 @@ impl Lookups {
             match lookup.recv_deadline(deadline) {
                 Ok((at, _)) if !is_new && at.elapsed() > LATE_ANSWER_VALID => {}
                 Ok((_, Ok(found))) if !found.is_empty() => {
-                    return Ok(found
-                        .into_iter()
-                        .map(|address| SocketAddr::new(address, port))
-                        .collect());
+                    return Ok(found.into_iter().map(|address| SocketAddr::new(address, port)).collect());
                 }
                 Ok((_, Err(error))) => return Err(failed(error.kind(), &error.to_string())),
                 Ok(_) | Err(RecvTimeoutError::Disconnected) => {
@@ -130,10 +124,7 @@ mod tests {
         });
         for _ in 0..3 {
             let in_vain = lookups.addresses("db", 6379, Instant::now() + Duration::from_millis(5));
-            assert!(
-                in_vain.unwrap_err().to_string().contains("no answer in time"),
-                "lookup"
-            );
+            assert!(in_vain.unwrap_err().to_string().contains("no answer in time"), "lookup");
         }
         answer.send(7).unwrap();
         let found = lookups.addresses("db", 6379, Instant::now() + PATIENCE).unwrap();
@@ -164,9 +155,6 @@ mod tests {
         );
         let empty = Lookups::by(|_| Ok(Vec::new()));
         let answer = empty.addresses("db", 6379, Instant::now() + PATIENCE);
-        assert!(
-            matches!(&answer, Err(error) if error.kind() == ErrorKind::NotFound),
-            "{answer:?}"
-        );
+        assert!(matches!(&answer, Err(error) if error.kind() == ErrorKind::NotFound), "{answer:?}");
     }
 }

@@ -32,10 +32,8 @@ fn run_service(settings: &Settings) -> ExitCode {
     let config = match settings.validate() {
         Ok(config) => config,
         Err(faults) => {
-            let _ = writeln!(
-                std::io::stderr(),
-                "the configuration has faults, nothing was started:\n{faults}"
-            );
+            let _ =
+                writeln!(std::io::stderr(), "the configuration has faults, nothing was started:\n{faults}");
             return ExitCode::from(commands::CONFIGURATION);
         }
     };
@@ -51,10 +49,7 @@ fn run_service(settings: &Settings) -> ExitCode {
     for notice in &config.notices {
         log::warn!("{notice}");
     }
-    let overrides = Overrides {
-        log: Some(log.clone()),
-        ..Overrides::default()
-    };
+    let overrides = Overrides { log: Some(log.clone()), ..Overrides::default() };
     match service::run(&config, overrides) {
         Ok(ended) => ExitCode::from(ended.exit_status()),
         Err(error) => {

@@ -142,11 +142,7 @@ mod tests {
     use crate::http_client::stub::{Asked, Reply, Stub, dead_url};
 
     fn dsn(peer: &Url) -> String {
-        format!(
-            "http://key@{}:{}/1",
-            peer.host_str().unwrap(),
-            peer.port().unwrap()
-        )
+        format!("http://key@{}:{}/1", peer.host_str().unwrap(), peer.port().unwrap())
     }
 
     fn started(peer: &Url) -> Reporter {
@@ -156,11 +152,7 @@ mod tests {
     }
 
     fn items(asked: &Asked) -> Vec<serde_json::Value> {
-        asked
-            .body
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
+        asked.body.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
     #[test]
@@ -197,22 +189,12 @@ mod tests {
     #[test]
     fn an_invalid_dsn_is_an_error_that_does_not_repeat_it() {
         let reporter = Reporter::default();
-        for dsn in [
-            "",
-            "not a url",
-            "https://sentry.example/1",
-            "https://s3cret@sentry.example",
-            "ftp://s3cret@x/1",
-        ] {
+        for dsn in
+            ["", "not a url", "https://sentry.example/1", "https://s3cret@sentry.example", "ftp://s3cret@x/1"]
+        {
             let error = reporter.start(dsn, "e", None).unwrap_err();
-            assert!(
-                error.starts_with("cannot report to Sentry: invalid DSN: "),
-                "{error}"
-            );
-            assert!(
-                error.ends_with("; check SENTRY_DSN") && !error.contains("s3cret"),
-                "{error}"
-            );
+            assert!(error.starts_with("cannot report to Sentry: invalid DSN: "), "{error}");
+            assert!(error.ends_with("; check SENTRY_DSN") && !error.contains("s3cret"), "{error}");
         }
         assert!(reporter.0.client.get().is_none());
     }
@@ -236,10 +218,7 @@ mod tests {
         assert!(std::panic::catch_unwind(|| panic!("a text of the source")).is_err());
         let told = told.lock().unwrap().join("\n");
         assert!(told.contains("panic at src/sentry_reports.rs:"), "{told}");
-        assert!(
-            told.contains("panic: a text of the source, at src/sentry_reports.rs:"),
-            "{told}"
-        );
+        assert!(told.contains("panic: a text of the source, at src/sentry_reports.rs:"), "{told}");
         assert!(!told.contains(customer), "{told}");
     }
 
@@ -252,19 +231,11 @@ mod tests {
             // More than the library's queue takes.
             reporter.report_error(&format!("fault {number}"));
         }
-        assert!(
-            began.elapsed() < Duration::from_secs(1),
-            "reporting took {:?}",
-            began.elapsed()
-        );
+        assert!(began.elapsed() < Duration::from_secs(1), "reporting took {:?}", began.elapsed());
         stub.asked();
         let stopping = Instant::now();
         reporter.close();
-        assert!(
-            stopping.elapsed() < Duration::from_secs(3),
-            "the stop took {:?}",
-            stopping.elapsed()
-        );
+        assert!(stopping.elapsed() < Duration::from_secs(3), "the stop took {:?}", stopping.elapsed());
     }
 
     #[test]
@@ -284,9 +255,7 @@ mod tests {
         assert!(!is_new(&mut reported, "a", start + Duration::from_secs(299)));
         assert!(is_new(&mut reported, "a", start + REPEATED_AFTER));
         let later = start + 2 * REPEATED_AFTER;
-        let passed = (0..1000)
-            .filter(|number| is_new(&mut reported, &number.to_string(), later))
-            .count();
+        let passed = (0..1000).filter(|number| is_new(&mut reported, &number.to_string(), later)).count();
         assert_eq!(passed, REMEMBERED_MAX);
     }
 }

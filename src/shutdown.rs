@@ -25,10 +25,7 @@ pub struct Stop {
 pub fn stop_pair() -> (StopTrigger, Stop) {
     let (sender, closed) = bounded(0);
     let is_stopped = Arc::new(AtomicBool::new(false));
-    let trigger = StopTrigger {
-        is_stopped: Arc::clone(&is_stopped),
-        _closes: sender,
-    };
+    let trigger = StopTrigger { is_stopped: Arc::clone(&is_stopped), _closes: sender };
     (trigger, Stop { is_stopped, closed })
 }
 
@@ -41,10 +38,7 @@ impl Drop for StopTrigger {
 impl Stop {
     /// A stop that never comes, for tests and one-off commands.
     pub fn never() -> Self {
-        Self {
-            is_stopped: Arc::default(),
-            closed: never(),
-        }
+        Self { is_stopped: Arc::default(), closed: never() }
     }
 
     /// True once the trigger has been dropped.
@@ -54,10 +48,7 @@ impl Stop {
 
     /// Waits for the stop, at most this long. True if it came.
     pub fn wait(&self, at_most: Duration) -> bool {
-        matches!(
-            self.closed.recv_timeout(at_most),
-            Err(RecvTimeoutError::Disconnected)
-        )
+        matches!(self.closed.recv_timeout(at_most), Err(RecvTimeoutError::Disconnected))
     }
 
     /// Becomes ready (disconnected) at the stop: for `crossbeam_channel::select!`.
@@ -88,10 +79,6 @@ pub(crate) struct ShutdownTriggers {
 pub(crate) fn shutdown_phases() -> (ShutdownTriggers, ShutdownPhases) {
     let ((drain, on_drain), (release, on_release), (exit, on_exit)) = (stop_pair(), stop_pair(), stop_pair());
     let triggers = ShutdownTriggers { drain, release, exit };
-    let phases = ShutdownPhases {
-        drain: on_drain,
-        release: on_release,
-        exit: on_exit,
-    };
+    let phases = ShutdownPhases { drain: on_drain, release: on_release, exit: on_exit };
     (triggers, phases)
 }

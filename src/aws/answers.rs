@@ -127,9 +127,7 @@ fn element<'a, 'input>(document: &'a Document<'input>, name: &str) -> Option<Nod
 }
 
 fn child_text<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
-    node.children()
-        .find(|child| child.tag_name().name() == name)?
-        .text()
+    node.children().find(|child| child.tag_name().name() == name)?.text()
 }
 
 #[cfg(test)]
@@ -179,11 +177,7 @@ mod tests {
             ("Credentials>", "Others>", "it has no Credentials"),
             ("<Ass", "<!DOCTYPE a [<!ENTITY x \"y\">]><Ass", "it is not XML"),
         ] {
-            assert_eq!(
-                sts_credentials(&WHOLE.replace(from, to)).unwrap_err(),
-                what,
-                "{to}"
-            );
+            assert_eq!(sts_credentials(&WHOLE.replace(from, to)).unwrap_err(), what, "{to}");
         }
     }
 
@@ -204,16 +198,10 @@ mod tests {
             for bad in [json!(null), json!(""), json!(7)] {
                 let mut document = whole.clone();
                 document[name] = bad;
-                assert_eq!(
-                    document_credentials(&document).unwrap_err(),
-                    format!("it has no {name}")
-                );
+                assert_eq!(document_credentials(&document).unwrap_err(), format!("it has no {name}"));
             }
         }
-        assert_eq!(
-            document_credentials(&json!([])).unwrap_err(),
-            "it has no Expiration"
-        );
+        assert_eq!(document_credentials(&json!([])).unwrap_err(), "it has no Expiration");
     }
 
     #[test]
@@ -242,11 +230,7 @@ mod tests {
             ),
             "HTTP 403 AccessDenied (Not authorized to [redacted])"
         );
-        for foreign in [
-            "",
-            "<html><body>Bad Gateway</body></html>",
-            "{\"message\": \"no\"}",
-        ] {
+        for foreign in ["", "<html><body>Bad Gateway</body></html>", "{\"message\": \"no\"}"] {
             assert_eq!(of_sts(foreign), "HTTP 403");
         }
 

@@ -41,10 +41,7 @@ impl ContainerCredentials {
 
 impl Fetch for ContainerCredentials {
     fn fetch(&self) -> Result<Credentials, CredentialsError> {
-        let read = |secret| {
-            self.endpoint
-                .token(secret, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
-        };
+        let read = |secret| self.endpoint.token(secret, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
         let token = self.authorization.as_ref().map(read).transpose()?;
         let mut request = Request::get(self.endpoint.url.as_str()).header("accept", "application/json");
         if let Some(token) = &token {

@@ -21,19 +21,14 @@ impl EdgeCredentials {
 
 impl Fetch for EdgeCredentials {
     fn fetch(&self) -> Result<Credentials, CredentialsError> {
-        self.edge
-            .event_queue_credentials(&self.queue_url)
-            .map_err(|error| CredentialsError {
-                message: error.message,
-                kind: format!("edge_{}", error.kind),
-            })
+        self.edge.event_queue_credentials(&self.queue_url).map_err(|error| CredentialsError {
+            message: error.message,
+            kind: format!("edge_{}", error.kind),
+        })
     }
 
     fn source(&self) -> String {
-        format!(
-            "temporary credentials from the Edge API at {}",
-            self.edge.address()
-        )
+        format!("temporary credentials from the Edge API at {}", self.edge.address())
     }
 }
 

@@ -42,12 +42,7 @@ impl Endpoint {
             deadline: description.deadline,
             proxy,
         };
-        Self {
-            http: HttpClient::new(&url, options),
-            url,
-            purpose: purpose.to_owned(),
-            description,
-        }
+        Self { http: HttpClient::new(&url, options), url, purpose: purpose.to_owned(), description }
     }
 
     /// Scheme, host and port. The path may be a secret.
@@ -99,10 +94,7 @@ impl Endpoint {
     }
 
     fn is_this_it(&self) -> String {
-        format!(
-            "is this {}? check {}",
-            self.description.expected, self.description.settings
-        )
+        format!("is this {}? check {}", self.description.expected, self.description.settings)
     }
 
     /// A refusal with the code and message of its body, and the remedy for the code.

@@ -54,8 +54,7 @@ impl InstanceMetadataCredentials {
     ) -> Result<HttpResponse, CredentialsError> {
         let base = self.endpoint.url.as_str().trim_end_matches('/');
         let request = Request::builder().method(method).uri(format!("{base}/{path}"));
-        self.endpoint
-            .send(request.header(header.0, header.1).body(Vec::new()))
+        self.endpoint.send(request.header(header.0, header.1).body(Vec::new()))
     }
 
     /// The answer, if its status is 200.

@@ -135,10 +135,7 @@ mod tests {
             expires_at: Some(EpochMs(5)),
         };
         let shown = format!("{credentials:?}");
-        assert!(
-            shown.contains("AKIA1") && !shown.contains("hunter2") && !shown.contains("tok3n"),
-            "{shown}"
-        );
+        assert!(shown.contains("AKIA1") && !shown.contains("hunter2") && !shown.contains("tok3n"), "{shown}");
         assert_eq!(
             credentials.redact("should have been 'x-amz-security-token:tok3n-of-the-session'"),
             "should have been 'x-amz-security-token:[redacted]'"

@@ -5,11 +5,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 /// Nothing shorter is a secret of AWS's. Removing it would only garble the message.
 const SECRET_LEN_MIN: usize = 8;
 /// What RFC 3986 never encodes stays as it is.
-pub(super) const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+pub(super) const UNRESERVED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The text without these secrets: as they are, as in a URL or a form, and as in JSON with escaped slashes. Upper and lower
 /// case count as the same, as they are in percent-encoding.
@@ -33,14 +30,10 @@ pub fn redact(text: &str, secrets: &[&str]) -> String {
 
 /// AWS's message up to where it quotes the signed request, which holds the session token.
 pub fn quotable(message: &str) -> &str {
-    let quotation = [
-        "The Canonical String",
-        "The String-to-Sign",
-        "Canonical String for this request",
-    ]
-    .iter()
-    .filter_map(|start| message.find(start))
-    .min();
+    let quotation = ["The Canonical String", "The String-to-Sign", "Canonical String for this request"]
+        .iter()
+        .filter_map(|start| message.find(start))
+        .min();
     quotation.map_or(message, |at| &message[..at]).trim_end()
 }
 
@@ -59,11 +52,7 @@ mod tests {
             "a\\/B+c=~ é",
         ] {
             let told = format!("É Token={quoted}&x=1 {quoted}");
-            assert_eq!(
-                redact(&told, &[secret]),
-                "É Token=[redacted]&x=1 [redacted]",
-                "{quoted}"
-            );
+            assert_eq!(redact(&told, &[secret]), "É Token=[redacted]&x=1 [redacted]", "{quoted}");
         }
     }
 

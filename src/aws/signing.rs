@@ -47,11 +47,7 @@ struct DayKey {
 impl Signer {
     /// For this service, by its signing name, and this region.
     pub fn new(service: &'static str, region: impl Into<String>) -> Self {
-        Self {
-            service,
-            region: region.into(),
-            key: Mutex::default(),
-        }
+        Self { service, region: region.into(), key: Mutex::default() }
     }
 
     /// Adds `x-amz-date`, `authorization` and, for temporary credentials, `x-amz-security-token`. The host, all headers
@@ -95,11 +91,8 @@ impl Signer {
         let mut key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
         if key.secret != secret || key.date != date {
             let bytes = generate_signing_key(secret, UNIX_EPOCH + at, &self.region, self.service);
-            *key = DayKey {
-                secret: secret.to_owned(),
-                date: date.to_owned(),
-                bytes: bytes.as_ref().to_vec(),
-            };
+            *key =
+                DayKey { secret: secret.to_owned(), date: date.to_owned(), bytes: bytes.as_ref().to_vec() };
         }
         calculate_signature(&key.bytes, to_sign.as_bytes())
     }
@@ -214,9 +207,7 @@ mod tests {
     #[test]
     fn the_published_test_suite_vector_comes_out() {
         // `post-vanilla` of AWS's Signature Version 4 test suite.
-        let mut request = Request::post("https://example.amazonaws.com/")
-            .body(Vec::new())
-            .unwrap();
+        let mut request = Request::post("https://example.amazonaws.com/").body(Vec::new()).unwrap();
         Signer::new("service", "us-east-1")
             .sign(&mut request, &credentials(None), EpochMs(1_440_938_160_000))
             .unwrap();
@@ -242,12 +233,7 @@ mod tests {
 
         // With an unusual port and a session token.
         let token = "FwoGZXIvYXdzEXAMPLE//TOKEN=";
-        let temporary = signed(
-            &signer(),
-            "http://127.0.0.1:4566/",
-            &credentials(Some(token)),
-            NOON,
-        );
+        let temporary = signed(&signer(), "http://127.0.0.1:4566/", &credentials(Some(token)), NOON);
         assert_eq!(
             header_of(&temporary, "authorization").unwrap(),
             "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20261102/eu-central-1/sqs/aws4_request, \
@@ -282,9 +268,7 @@ mod tests {
     #[test]
     fn credentials_that_fit_no_header_are_an_error_without_them() {
         for token in ["line\nbreak", "two words", "ü"] {
-            let error = signer()
-                .sign(&mut delete_at(AWS), &credentials(Some(token)), NOON)
-                .unwrap_err();
+            let error = signer().sign(&mut delete_at(AWS), &credentials(Some(token)), NOON).unwrap_err();
             let error = error.to_string();
             assert!(error.starts_with("cannot sign the request: "), "{error}");
             assert!(!error.contains(token), "{error}");

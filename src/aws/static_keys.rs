@@ -13,11 +13,7 @@ pub struct StaticCredentials(pub(super) StaticKeys);
 impl StaticCredentials {
     /// The key id and where its secrets are.
     pub fn new(access_key_id: String, secret_access_key: Secret, session_token: Option<Secret>) -> Self {
-        Self(StaticKeys {
-            access_key_id,
-            secret_access_key,
-            session_token,
-        })
+        Self(StaticKeys { access_key_id, secret_access_key, session_token })
     }
 
     /// The keys as they are now.
@@ -95,17 +91,11 @@ mod tests {
 
         std::fs::write(&path, "\n").unwrap();
         let empty = provider.current(EpochMs(0)).unwrap_err().to_string();
-        assert!(
-            empty.contains("it is empty; check AWS_SECRET_ACCESS_KEY"),
-            "{empty}"
-        );
+        assert!(empty.contains("it is empty; check AWS_SECRET_ACCESS_KEY"), "{empty}");
 
         std::fs::remove_file(&path).unwrap();
         let absent = provider.current(EpochMs(0)).unwrap_err().to_string();
-        assert!(
-            absent.starts_with("cannot read AWS_SECRET_ACCESS_KEY: "),
-            "{absent}"
-        );
+        assert!(absent.starts_with("cannot read AWS_SECRET_ACCESS_KEY: "), "{absent}");
         assert!(absent.contains(&path.display().to_string()), "{absent}");
     }
 

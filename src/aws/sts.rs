@@ -41,10 +41,7 @@ impl StsClient {
             message: format!("cannot {purpose}: the region has no STS; check AWS_REGION"),
             kind: "sts_region".to_owned(),
         })?;
-        Ok(Self {
-            endpoint: Endpoint::new(url, proxy, purpose, DESCRIPTION),
-            region: access.region.clone(),
-        })
+        Ok(Self { endpoint: Endpoint::new(url, proxy, purpose, DESCRIPTION), region: access.region.clone() })
     }
 
     /// Scheme, host and port, for logs.
@@ -180,9 +177,7 @@ fn regional_url(region: &str) -> Option<Url> {
         _ => "amazonaws.com",
     };
     // A slash in the region would end the host early.
-    let is_plain = region
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let is_plain = region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     let url = Url::parse(&format!("https://sts.{region}.{domain}/"));
     url.ok().filter(|_| is_plain)
 }

@@ -36,11 +36,7 @@ impl KnownBalance {
             valid_until: fields.next()?.parse().ok().map(EpochMs),
         };
         let currency = currency.clone();
-        Some(Self {
-            currency,
-            balance,
-            updated_at,
-        })
+        Some(Self { currency, balance, updated_at })
     }
 }
 
@@ -61,9 +57,7 @@ pub fn adjusted(list: &str, balances: &[KnownBalance]) -> Option<String> {
 fn adjust_entry(entry: &mut Value, balances: &[KnownBalance]) -> Option<bool> {
     let entitlement = entry.get_mut("calculatedEntitlement")?.as_object_mut()?;
     let currency = entitlement.get("creditRate")?.get("currencyId")?.as_str()?;
-    let known = balances
-        .iter()
-        .find(|known| known.currency.as_str() == currency)?;
+    let known = balances.iter().find(|known| known.currency.as_str() == currency)?;
     let balance = known.balance;
 
     let before = entitlement.clone();
@@ -99,10 +93,7 @@ mod tests {
     fn known(currency: &str, is_exhausted: bool, valid_until: Option<i64>) -> KnownBalance {
         KnownBalance {
             currency: CurrencyId(currency.to_owned()),
-            balance: CreditBalance {
-                is_exhausted,
-                valid_until: valid_until.map(EpochMs),
-            },
+            balance: CreditBalance { is_exhausted, valid_until: valid_until.map(EpochMs) },
             updated_at: EpochMs(1),
         }
     }
@@ -169,9 +160,6 @@ mod tests {
         let currency = CurrencyId("ai".to_owned());
         assert_eq!(KnownBalance::read(&currency, "5,5,,,"), None);
         assert_eq!(KnownBalance::read(&currency, ""), None);
-        assert_eq!(
-            KnownBalance::read(&currency, "5,,1,0,7"),
-            Some(known("ai", false, Some(7)))
-        );
+        assert_eq!(KnownBalance::read(&currency, "5,,1,0,7"), Some(known("ai", false, Some(7))));
     }
 }

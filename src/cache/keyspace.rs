@@ -89,8 +89,7 @@ impl Keyspace {
 
     /// True for a key of a customer of this environment.
     pub fn is_customer_key(&self, key: &[u8]) -> bool {
-        key.strip_prefix(self.prefix.as_bytes())
-            .is_some_and(|rest| rest.starts_with(CUSTOMER))
+        key.strip_prefix(self.prefix.as_bytes()).is_some_and(|rest| rest.starts_with(CUSTOMER))
     }
 
     /// The SCAN pattern of every customer's keys in the environment, glob characters of the prefix escaped.
@@ -124,9 +123,7 @@ impl Keyspace {
 /// The environment's prefix in a customer's key; `None` for any other key. If the prefix itself contains `:c_`, only its
 /// first part is returned.
 pub fn prefix_of(key: &[u8]) -> Option<String> {
-    let end = key
-        .windows(CUSTOMER.len())
-        .position(|window| window == CUSTOMER)?;
+    let end = key.windows(CUSTOMER.len()).position(|window| window == CUSTOMER)?;
     let prefix = key.get(..end)?;
     (!prefix.ends_with(b":purged")).then(|| String::from_utf8_lossy(prefix).into_owned())
 }
@@ -178,19 +175,10 @@ mod tests {
         let keys = Keyspace::new("production");
         let customer = keys.customer_key(&subject("cus:1", None));
         assert_eq!(customer, "production:c_cus:1");
-        assert_eq!(
-            keys.customer_key(&subject("cus", Some("site"))),
-            "production:c_cus:r_site"
-        );
+        assert_eq!(keys.customer_key(&subject("cus", Some("site"))), "production:c_cus:r_site");
         assert_eq!(metadata_key(&customer), "production:c_cus:1:metadata");
-        assert_eq!(
-            feature_usage_key(&customer, &FeatureId("api".to_owned())),
-            "production:c_cus:1:f_api"
-        );
-        assert_eq!(
-            credit_usage_key(&customer, &CurrencyId("ai".to_owned())),
-            "production:c_cus:1:credit_ai"
-        );
+        assert_eq!(feature_usage_key(&customer, &FeatureId("api".to_owned())), "production:c_cus:1:f_api");
+        assert_eq!(credit_usage_key(&customer, &CurrencyId("ai".to_owned())), "production:c_cus:1:credit_ai");
         assert_eq!(timestamp_key(&customer), "production:c_cus:1#timestamp");
     }
 
@@ -202,10 +190,7 @@ mod tests {
         assert_eq!(of_customer.refetch, "p:refetchEntityEntitlementsAfterCacheMiss-c");
         let of_resource = keys.reader_locks(&subject("c", Some("r")));
         assert_eq!(of_resource.write, ["p-c:r", "p-c"]);
-        assert_eq!(
-            of_resource.refetch,
-            "p:refetchEntityEntitlementsAfterCacheMiss-c:r"
-        );
+        assert_eq!(of_resource.refetch, "p:refetchEntityEntitlementsAfterCacheMiss-c:r");
         assert_eq!(
             keys.refetch_channel(&subject("c", Some("r"))),
             "p:refetchEntityEntitlementsAfterCacheMiss:c:r"
@@ -214,10 +199,7 @@ mod tests {
 
     #[test]
     fn glob_characters_of_a_prefix_match_only_themselves() {
-        assert_eq!(
-            Keyspace::new(r"a*b?c[d]e\f").customer_keys_pattern(),
-            r"a\*b\?c\[d\]e\\f:c_*"
-        );
+        assert_eq!(Keyspace::new(r"a*b?c[d]e\f").customer_keys_pattern(), r"a\*b\?c\[d\]e\\f:c_*");
     }
 
     #[test]
@@ -246,10 +228,7 @@ mod tests {
         let keys = Keyspace::new("p");
         for subject in [subject("c:1", None), subject("c", Some("r"))] {
             let key = keys.customer_key(&subject);
-            assert_eq!(
-                keys.tombstone_of(key.as_bytes()),
-                Some(keys.tombstone(&subject).into_bytes())
-            );
+            assert_eq!(keys.tombstone_of(key.as_bytes()), Some(keys.tombstone(&subject).into_bytes()));
         }
         for other in ["p:c_c:metadata", "p:c_c:f_api", "p:c_c:r_r:credit_ai", "q:c_c"] {
             assert_eq!(keys.tombstone_of(other.as_bytes()), None, "{other}");

@@ -360,11 +360,7 @@ mod tests {
             panic!("the list comes first");
         };
         assert_eq!(list.credits.len(), 100);
-        assert!(
-            4 * list.usages.len() + 8 * list.credits.len() < 3_850,
-            "{}",
-            list.usages.len()
-        );
+        assert!(4 * list.usages.len() + 8 * list.credits.len() < 3_850, "{}", list.usages.len());
         assert_eq!(list.usages.len() + changes.len(), 1_000, "the others follow");
     }
 }

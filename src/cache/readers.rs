@@ -91,11 +91,7 @@ impl StoredEntry {
         let object = |name: &str| value.get(name).filter(|value| value.is_object());
         let map = |value: &Value| value.as_object().cloned().unwrap_or_default();
         let entitlement = object("calculatedEntitlement");
-        let text = |path: &str| {
-            entitlement
-                .and_then(|it| it.pointer(path))
-                .and_then(Value::as_str)
-        };
+        let text = |path: &str| entitlement.and_then(|it| it.pointer(path)).and_then(Value::as_str);
         let is_metered = text("/feature/featureType") == Some("NUMBER")
             && matches!(text("/feature/meterType"), Some("Incremental" | "Fluctuating"));
         let kind = match text("/type") {
@@ -129,10 +125,9 @@ impl StoredEntry {
 pub fn entries(value: Option<&str>) -> Result<Vec<StoredEntry>, &'static str> {
     match value.map(serde_json::from_str) {
         None => Err("nothing is cached"),
-        Some(Ok(Value::Object(list))) => Ok(list
-            .iter()
-            .map(|(key, value)| StoredEntry::read(key, value))
-            .collect()),
+        Some(Ok(Value::Object(list))) => {
+            Ok(list.iter().map(|(key, value)| StoredEntry::read(key, value)).collect())
+        }
         Some(Ok(_)) => Err("the value is no JSON object"),
         Some(Err(_)) if value == Some("") => Err("the value is empty"),
         Some(Err(_)) => Err("the value is not JSON"),
@@ -163,11 +158,7 @@ pub fn timestamp_ms(text: &str) -> Option<i64> {
 /// What each generation of readers finds when it asks for the whole list. (3.x and 4.x miss a single feature only if
 /// that one's usage is missing.)
 pub fn verdicts(stored: &StoredList<'_>, entries: &Result<Vec<StoredEntry>, &'static str>) -> [Verdict; 3] {
-    let generations = [
-        (Generation::V2, "2.x"),
-        (Generation::V3, "3.x"),
-        (Generation::V4, "4.x"),
-    ];
+    let generations = [(Generation::V2, "2.x"), (Generation::V3, "3.x"), (Generation::V4, "4.x")];
     generations.map(|(generation, sdk)| {
         let misses = misses(generation, stored, entries);
         let is_v4 = |entry: &StoredEntry| entry.form == Some("v4");
@@ -179,11 +170,7 @@ pub fn verdicts(stored: &StoredList<'_>, entries: &Result<Vec<StoredEntry>, &'st
         } else {
             ("hit", Vec::new())
         };
-        Verdict {
-            sdk,
-            outcome,
-            reasons,
-        }
+        Verdict { sdk, outcome, reasons }
     })
 }
 
@@ -240,11 +227,7 @@ fn missing_usages(generation: Generation, entries: &[StoredEntry], usages: &[Sto
         })
         .map(|(entry, _)| entry.id.as_str())
         .collect();
-    let timed = if generation == Generation::V4 {
-        " with a timestamp"
-    } else {
-        ""
-    };
+    let timed = if generation == Generation::V4 { " with a timestamp" } else { "" };
     (!missing.is_empty()).then(|| format!("no usage{timed} is stored for {}", missing.join(", ")))
 }
 
@@ -258,10 +241,7 @@ mod tests {
 
     fn list<'a>(value: &'a str, timestamp: Option<&'a str>) -> StoredList<'a> {
         let value = Some(value);
-        StoredList {
-            list: Stored { value, timestamp },
-            ..StoredList::default()
-        }
+        StoredList { list: Stored { value, timestamp }, ..StoredList::default() }
     }
 
     fn of_all(list: &StoredList<'_>) -> [Verdict; 3] {
@@ -302,10 +282,7 @@ mod tests {
 
     #[test]
     fn a_credit_without_usage_is_a_miss_for_4_and_its_form_is_told_to_the_others() {
-        let list = StoredList {
-            usages: vec![Stored::default()],
-            ..list(V4_ONLY, Some("5"))
-        };
+        let list = StoredList { usages: vec![Stored::default()], ..list(V4_ONLY, Some("5")) };
         assert_eq!(hits(&list), [true, true, false]);
         let [_, v3, _] = of_all(&list);
         assert!(v3.reasons[0].contains("4.x form"));
@@ -313,17 +290,11 @@ mod tests {
 
     #[test]
     fn a_resource_older_than_its_customer_is_a_miss_from_3_on() {
-        let beside = |of_customer| StoredList {
-            of_customer: Some(of_customer),
-            ..list("{}", Some("5"))
-        };
+        let beside = |of_customer| StoredList { of_customer: Some(of_customer), ..list("{}", Some("5")) };
         assert_eq!(hits(&beside(Some("5"))), [true; 3]);
         assert_eq!(hits(&beside(Some("6"))), [true, false, false]);
         assert_eq!(hits(&beside(None)), [true, false, false]);
-        let without_its_own = StoredList {
-            of_customer: Some(Some("5")),
-            ..list("{}", None)
-        };
+        let without_its_own = StoredList { of_customer: Some(Some("5")), ..list("{}", None) };
         assert_eq!(hits(&without_its_own), [true, false, false]);
     }
 

@@ -138,10 +138,7 @@ mod tests {
     use super::*;
 
     fn parse_words(words: &str, environment: &[(&str, &str)]) -> Result<CommandLine, clap::Error> {
-        let environment = environment
-            .iter()
-            .map(|(name, value)| (name.into(), value.into()))
-            .collect();
+        let environment = environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
         let args = std::iter::once("persistent-cache-service").chain(words.split_whitespace());
         parse(args.map(OsString::from).collect(), &environment)
     }
@@ -177,16 +174,9 @@ mod tests {
     fn a_command_takes_every_setting_and_shows_those_it_uses() {
         let line = parse_words("ready --redis-host r", &[]).unwrap();
         let shown = line.settings.shown().0;
-        assert!(
-            shown
-                .iter()
-                .any(|setting| setting.name == "REDIS_HOST" && setting.is_given)
-        );
+        assert!(shown.iter().any(|setting| setting.name == "REDIS_HOST" && setting.is_given));
         let help = parse_words("ready --help", &[]).unwrap_err().to_string();
-        assert!(
-            help.contains("--port") && !help.contains("--redis-host"),
-            "{help}"
-        );
+        assert!(help.contains("--port") && !help.contains("--redis-host"), "{help}");
         assert!(!help.contains('`'), "{help}");
     }
 

@@ -137,10 +137,7 @@ impl Snapshots {
         let (expires, expires_in_secs) = match value.expiry {
             KeyExpiry::Absent => (None, None),
             KeyExpiry::Never => (Some("never".to_owned()), None),
-            KeyExpiry::In(left) => (
-                Some("in ".to_owned() + &span(left.as_secs())),
-                Some(left.as_secs()),
-            ),
+            KeyExpiry::In(left) => (Some("in ".to_owned() + &span(left.as_secs())), Some(left.as_secs())),
             KeyExpiry::Unknown => (Some("unknown (no PTTL for this user)".to_owned()), None),
         };
         json!({

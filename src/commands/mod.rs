@@ -51,9 +51,7 @@ enum CommandError {
 
 impl CommandError {
     fn of_file(doing: &str, path: &str, error: &io::Error) -> Self {
-        Self::Failed(format!(
-            "cannot {doing} {path}: {error}; check the path and its permissions"
-        ))
+        Self::Failed(format!("cannot {doing} {path}: {error}; check the path and its permissions"))
     }
 }
 
@@ -110,10 +108,7 @@ fn probe(settings: &Settings, path: &str) -> Result<u8, CommandError> {
             }
             Err(error) => {
                 why = error.message;
-                if !matches!(
-                    error.kind,
-                    HttpErrorKind::ConnectionRefused | HttpErrorKind::Connection
-                ) {
+                if !matches!(error.kind, HttpErrorKind::ConnectionRefused | HttpErrorKind::Connection) {
                     break;
                 }
             }

@@ -41,10 +41,7 @@ pub(super) fn run(settings: &Settings, args: &PurgeArgs) -> Result<u8, CommandEr
         let question = format!("Forget what is cached of {whom} of environment '{prefix}' in Redis at {at}?");
         confirm(&printable(&question))?;
     }
-    let subject = args
-        .customer
-        .as_ref()
-        .map(|customer| subject(customer, args.resource.as_deref()));
+    let subject = args.customer.as_ref().map(|customer| subject(customer, args.resource.as_deref()));
     let purged = subject.map(|subject| Event::Purged(std::iter::once(subject).collect()));
     print(purge(&session, purged.unwrap_or(Event::EnvironmentInvalidated))?)
 }

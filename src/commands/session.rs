@@ -37,11 +37,7 @@ impl Session {
         }
         http_client::install_crypto_provider();
         let keyspace = Keyspace::new(access.environment_prefix.as_str());
-        let rules = StoreRules {
-            keyspace: keyspace.clone(),
-            policy: access.policy,
-            expiry: access.expiry,
-        };
+        let rules = StoreRules { keyspace: keyspace.clone(), policy: access.policy, expiry: access.expiry };
         let iam = access.redis.iam.as_ref();
         let signer = iam.and_then(|iam| own_provider(&iam.credentials, access.proxy));
         Ok(Self {

@@ -98,9 +98,7 @@ pub(super) fn run(settings: &Settings, args: &WarmArgs) -> Result<u8, CommandErr
                     }
                 }
             };
-            let spawned = thread::Builder::new()
-                .name(format!("warm-{number}"))
-                .spawn_scoped(scope, fill);
+            let spawned = thread::Builder::new().name(format!("warm-{number}")).spawn_scoped(scope, fill);
             let cannot = "cannot start a thread; raise the limit of threads, or lower --parallel";
             spawned.map_err(|error| CommandError::Failed(format!("{cannot}: {error}")))?;
         }
@@ -187,13 +185,7 @@ impl Record {
         let done_before = lines.collect::<io::Result<_>>().map_err(unread)?;
         let _ = failed.as_ref().map(|file| file.set_len(0)); // a pipe has no length
         let (tally, bar) = ([0; TALLY.len()], bar(total, "customers"));
-        Ok(Self {
-            done_before,
-            state,
-            failed,
-            tally,
-            bar,
-        })
+        Ok(Self { done_before, state, failed, tally, bar })
     }
 
     fn add(&mut self, line: &str, result: Option<Result<Filled, FillError>>) -> Result<(), CommandError> {

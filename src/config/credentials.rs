@@ -30,21 +30,9 @@ const EDGE: &str = "edge";
 /// The sources of the operator's own credentials: what `CREDENTIAL_SOURCE` calls them, and what has to be set. `auto` tries them in
 /// this order, without the last: outside of EC2, each start would wait for an address that does not exist.
 const SOURCES: [(&str, &str, ReadSource); 5] = [
-    (
-        "static",
-        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-        static_keys,
-    ),
-    (
-        "web-identity",
-        "AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN",
-        web_identity,
-    ),
-    (
-        "container",
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI or AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-        container,
-    ),
+    ("static", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", static_keys),
+    ("web-identity", "AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN", web_identity),
+    ("container", "AWS_CONTAINER_CREDENTIALS_FULL_URI or AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", container),
     ("profile", "AWS_PROFILE", profile),
     ("instance-metadata", "nothing", instance_metadata),
 ];
@@ -57,9 +45,7 @@ pub(super) fn credentials(
 ) -> Option<CredentialSource> {
     let source = match choice(settings, findings) {
         EDGE => CredentialSource::EdgeApi,
-        _ => aws_source(settings, findings, region)
-            .ok()?
-            .unwrap_or(CredentialSource::EdgeApi),
+        _ => aws_source(settings, findings, region).ok()?.unwrap_or(CredentialSource::EdgeApi),
     };
     let token = raw!(settings, credentials.aws_session_token);
     if token.value.is_some() && raw!(settings, credentials.aws_access_key_id).value.is_none() {
@@ -89,11 +75,7 @@ pub(super) fn aws_source(settings: &Settings, findings: &mut Findings, region: O
     if found.is_none() {
         let raw = raw!(settings, credentials.credential_source);
         let what = format!("is '{choice}', but nothing of it is set");
-        return fault(
-            findings,
-            raw,
-            format!("{what}; set {needed}, or another CREDENTIAL_SOURCE"),
-        );
+        return fault(findings, raw, format!("{what}; set {needed}, or another CREDENTIAL_SOURCE"));
     }
     Ok(found)
 }
@@ -101,10 +83,7 @@ pub(super) fn aws_source(settings: &Settings, findings: &mut Findings, region: O
 fn choice(settings: &Settings, findings: &mut Findings) -> &'static str {
     let [fixed, web, container, profile, instance] = SOURCES.map(|(name, ..)| name);
     let names = [AUTO, fixed, web, container, profile, instance, EDGE];
-    findings.choice(
-        raw!(settings, credentials.credential_source),
-        names.map(|name| (name, name)),
-    )
+    findings.choice(raw!(settings, credentials.credential_source), names.map(|name| (name, name)))
 }
 
 fn fault<T>(
@@ -214,10 +193,7 @@ fn sts(settings: &Settings, findings: &mut Findings, region: Option<&str>) -> Re
         // Its faults are reported for the queue.
         None => Findings::default().http_url(raw!(settings, queue.aws_endpoint_url)),
     };
-    Ok(StsEndpoint {
-        region: region.unwrap_or_default().to_owned(),
-        url,
-    })
+    Ok(StsEndpoint { region: region.unwrap_or_default().to_owned(), url })
 }
 
 /// The container's endpoint, if one is set.
@@ -310,28 +286,19 @@ fn profile(settings: &Settings, findings: &mut Findings, _region: Option<&str>) 
     }
     for (raw, path) in [(config, &files.config), (credentials, &files.credentials)] {
         if raw.value.is_some() && !path.as_deref().is_some_and(Path::exists) {
-            return fault(
-                findings,
-                raw,
-                "there is no such file; correct the path, or unset it",
-            );
+            return fault(findings, raw, "there is no such file; correct the path, or unset it");
         }
     }
     if let Err(error) = files.keys(name) {
         return fault(findings, raw, error);
     }
-    Ok(Some(CredentialSource::Profile(ProfileSource {
-        name: name.to_owned(),
-        files,
-    })))
+    Ok(Some(CredentialSource::Profile(ProfileSource { name: name.to_owned(), files })))
 }
 
 fn instance_metadata(settings: &Settings, findings: &mut Findings, _region: Option<&str>) -> Found {
     let raw = raw!(settings, credentials.aws_ec2_metadata_service_endpoint);
     let endpoint = findings.http_url(raw).ok_or(Faulty)?;
-    Ok(Some(CredentialSource::InstanceMetadata(InstanceMetadataSource {
-        endpoint,
-    })))
+    Ok(Some(CredentialSource::InstanceMetadata(InstanceMetadataSource { endpoint })))
 }
 
 /// `arn:<partition>:iam::<account>:role/<name>`.
@@ -370,13 +337,7 @@ mod tests {
     fn arns_and_session_names_are_told_from_what_is_not_one() {
         assert!(is_role_arn("arn:aws:iam::123456789012:role/reader"));
         assert!(is_role_arn("arn:aws-cn:iam::1:role/path/name"));
-        for text in [
-            "",
-            "reader",
-            "arn:aws:iam::1:user/x",
-            "arn:aws:iam::1:role/",
-            "arn:aws:sts::1:role/x",
-        ] {
+        for text in ["", "reader", "arn:aws:iam::1:user/x", "arn:aws:iam::1:role/", "arn:aws:sts::1:role/x"] {
             assert!(!is_role_arn(text), "{text}");
         }
         assert!(is_session_name("pod-1@eu_=,.+"));

@@ -25,11 +25,7 @@ pub(super) fn notices(settings: &Settings, credentials: &CredentialSource, findi
         }
     };
     for (applies, settings, what) in [
-        (
-            has_session_token,
-            vec![sqs, any, queue],
-            "the session token travels",
-        ),
+        (has_session_token, vec![sqs, any, queue], "the session token travels"),
         (asks_sts, vec![sts, any], "the role's token and keys travel"),
     ] {
         // The first that is given is the endpoint.

@@ -58,11 +58,7 @@ impl ProfileFiles {
                 "profile '{profile}' is not in {}, which {}; its section is [profile {profile}] in the config file and \
                  [{profile}] in the credentials file",
                 files.join(" or "),
-                if known.is_empty() {
-                    "have none".to_owned()
-                } else {
-                    format!("have {}", known.join(", "))
-                },
+                if known.is_empty() { "have none".to_owned() } else { format!("have {}", known.join(", ")) },
             )));
         };
         keys_of(settings).map_err(|what| ProfileError(format!("profile '{profile}' {what}")))
@@ -71,12 +67,7 @@ impl ProfileFiles {
 
 /// The keys of a profile. A role is an error even beside keys: in every SDK the role takes precedence.
 fn keys_of(settings: &ProfileSettings) -> Result<StaticKeys, String> {
-    let get = |name: &str| {
-        settings
-            .get(name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
-    };
+    let get = |name: &str| settings.get(name).map(String::as_str).filter(|value| !value.is_empty());
     let (id, secret) = (get("aws_access_key_id"), get("aws_secret_access_key"));
     let unsupported = UNSUPPORTED.iter().find(|name| get(name).is_some());
     match (id, secret, unsupported) {
@@ -97,9 +88,7 @@ fn keys_of(settings: &ProfileSettings) -> Result<StaticKeys, String> {
                      CREDENTIAL_SOURCE=instance-metadata), or write keys into the profile"
                 }
             };
-            Err(format!(
-                "has {name}, and this service takes only static keys from a profile; {remedy}"
-            ))
+            Err(format!("has {name}, and this service takes only static keys from a profile; {remedy}"))
         }
         (Some(_), _, _) => Err("has aws_access_key_id without aws_secret_access_key; add it".to_owned()),
         (_, Some(_), _) => Err("has aws_secret_access_key without aws_access_key_id; add it".to_owned()),
@@ -133,9 +122,7 @@ fn parse(text: &str, is_config: bool, profiles: &mut BTreeMap<String, ProfileSet
             continue;
         }
         if let Some(header) = setting.strip_prefix('[') {
-            section = header
-                .split_once(']')
-                .and_then(|(name, _)| profile_name(name.trim(), is_config));
+            section = header.split_once(']').and_then(|(name, _)| profile_name(name.trim(), is_config));
             if let Some(name) = &section {
                 profiles.entry(name.clone()).or_default();
             }
@@ -148,9 +135,7 @@ fn parse(text: &str, is_config: bool, profiles: &mut BTreeMap<String, ProfileSet
         }
         indentation = spaces;
         if let (Some(profile), Some((name, value))) = (&section, setting.split_once('=')) {
-            let comment = value
-                .match_indices(['#', ';'])
-                .find(|(at, _)| value[..*at].ends_with([' ', '\t']));
+            let comment = value.match_indices(['#', ';']).find(|(at, _)| value[..*at].ends_with([' ', '\t']));
             let value = comment.map_or(value, |(at, _)| &value[..at]).trim();
             profiles
                 .entry(profile.clone())
@@ -163,9 +148,7 @@ fn parse(text: &str, is_config: bool, profiles: &mut BTreeMap<String, ProfileSet
 /// The profile of a section: `[default]` and `[profile NAME]` in the config file, `[NAME]` in the credentials file.
 fn profile_name(section: &str, is_config: bool) -> Option<String> {
     let name = if is_config && section != "default" {
-        section
-            .strip_prefix("profile")
-            .filter(|name| name.starts_with([' ', '\t']))?
+        section.strip_prefix("profile").filter(|name| name.starts_with([' ', '\t']))?
     } else {
         section
     };
@@ -179,17 +162,12 @@ mod tests {
     fn parsed(text: &str, is_config: bool) -> Vec<(String, Vec<(String, String)>)> {
         let mut profiles = BTreeMap::new();
         parse(text, is_config, &mut profiles);
-        profiles
-            .into_iter()
-            .map(|(name, settings)| (name, settings.into_iter().collect()))
-            .collect()
+        profiles.into_iter().map(|(name, settings)| (name, settings.into_iter().collect())).collect()
     }
 
     fn one(name: &str, settings: &[(&str, &str)]) -> (String, Vec<(String, String)>) {
-        let settings = settings
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
+        let settings =
+            settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         (name.to_owned(), settings)
     }
 
@@ -204,11 +182,7 @@ mod tests {
         let text = "[default]\na = 1\n[profile one]\nb=2\n[ profile  \"two words\" ]\nc = 3\n[sso-session x]\nd = 4\n[one]\ne = 5\n";
         assert_eq!(
             parsed(text, true),
-            [
-                one("default", &[("a", "1")]),
-                one("one", &[("b", "2")]),
-                one("two words", &[("c", "3")])
-            ]
+            [one("default", &[("a", "1")]), one("one", &[("b", "2")]), one("two words", &[("c", "3")])]
         );
         assert_eq!(
             parsed("[default]\n[one] # mine\nb = 2\n", false),
@@ -221,14 +195,7 @@ mod tests {
         let text = "\u{feff}# top\r\n\r\n[default]\r\n; note\r\n  # indented note\r\nAWS_Access_Key_Id = AKIA1 ; mine\r\nsecret=a#b;c=d\t# not this\r\nempty =\r\nno setting\r\n";
         assert_eq!(
             parsed(text, false),
-            [one(
-                "default",
-                &[
-                    ("aws_access_key_id", "AKIA1"),
-                    ("empty", ""),
-                    ("secret", "a#b;c=d")
-                ]
-            )]
+            [one("default", &[("aws_access_key_id", "AKIA1"), ("empty", ""), ("secret", "a#b;c=d")])]
         );
     }
 
@@ -236,15 +203,9 @@ mod tests {
     fn a_nested_setting_is_not_the_profiles_but_an_indented_section_is() {
         let text =
             "[profile p]\nregion = eu-west-1\ns3 =\n  region = us-east-1\n  max_queue_size=100\nlast = 3\n";
-        assert_eq!(
-            parsed(text, true),
-            [one("p", &[("last", "3"), ("region", "eu-west-1"), ("s3", "")])]
-        );
+        assert_eq!(parsed(text, true), [one("p", &[("last", "3"), ("region", "eu-west-1"), ("s3", "")])]);
         let indented = "[p]\n  a = 1\n  b = 2\n[q]\nc = 3\n";
-        assert_eq!(
-            parsed(indented, false),
-            [one("p", &[("a", "1"), ("b", "2")]), one("q", &[("c", "3")])]
-        );
+        assert_eq!(parsed(indented, false), [one("p", &[("a", "1"), ("b", "2")]), one("q", &[("c", "3")])]);
     }
 
     #[test]
@@ -264,16 +225,9 @@ mod tests {
             std::fs::write(&path, format!("[{section}]\naws_access_key_id = {name}\n")).unwrap();
             path
         });
-        std::fs::write(
-            &files[0],
-            "[profile a]\naws_access_key_id = A\naws_secret_access_key = s\n",
-        )
-        .unwrap();
+        std::fs::write(&files[0], "[profile a]\naws_access_key_id = A\naws_secret_access_key = s\n").unwrap();
         let [config, credentials] = files.clone();
-        let both = ProfileFiles {
-            config: Some(config),
-            credentials: Some(credentials),
-        };
+        let both = ProfileFiles { config: Some(config), credentials: Some(credentials) };
         let keys = both.keys("a").unwrap();
         assert_eq!(keys.access_key_id, "credentials");
         assert_eq!(keys.secret_access_key, Secret::inline("s"));
@@ -288,30 +242,18 @@ mod tests {
         let with_keys = |settings: &str| format!("{keys}{settings}");
         for (settings, words) in [
             (String::new(), "holds no keys; add aws_access_key_id"),
-            (
-                "aws_access_key_id = A\n".to_owned(),
-                "without aws_secret_access_key",
-            ),
-            (
-                "aws_secret_access_key = hunter2\n".to_owned(),
-                "without aws_access_key_id",
-            ),
+            ("aws_access_key_id = A\n".to_owned(), "without aws_secret_access_key"),
+            ("aws_secret_access_key = hunter2\n".to_owned(), "without aws_access_key_id"),
             (
                 "role_arn = x\nsource_profile = b\n".to_owned(),
                 "has role_arn, and this service takes only static keys from a profile; run the service with a role",
             ),
-            (
-                with_keys("role_arn = x\nsource_profile = a\n"),
-                "has role_arn, and",
-            ),
+            (with_keys("role_arn = x\nsource_profile = a\n"), "has role_arn, and"),
             (
                 "role_arn = x\nweb_identity_token_file = /t\n".to_owned(),
                 "set AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN instead",
             ),
-            (
-                "credential_source = Environment\n".to_owned(),
-                "has credential_source, and",
-            ),
+            ("credential_source = Environment\n".to_owned(), "has credential_source, and"),
             (
                 "credential_process = /bin/x --token hunter2\n".to_owned(),
                 "let that program write aws_access_key_id",
@@ -320,17 +262,12 @@ mod tests {
             ("login_session = arn\n".to_owned(), "run the service with a role"),
         ] {
             let error = error_of(&settings);
-            assert!(
-                error.contains(words) && !error.contains("hunter2"),
-                "{settings} -> {error}"
-            );
+            assert!(error.contains(words) && !error.contains("hunter2"), "{settings} -> {error}");
         }
         let mut beside = ProfileSettings::new();
-        for (name, value) in [
-            ("aws_access_key_id", "A"),
-            ("aws_secret_access_key", "s"),
-            ("sso_session", "x"),
-        ] {
+        for (name, value) in
+            [("aws_access_key_id", "A"), ("aws_secret_access_key", "s"), ("sso_session", "x")]
+        {
             beside.insert(name.to_owned(), value.to_owned());
         }
         assert_eq!(keys_of(&beside).unwrap().access_key_id, "A");

@@ -36,11 +36,7 @@ impl Proxy {
     pub fn parse(url: &str) -> Result<Self, &'static str> {
         const REMEDY: &str = "set http://host:port or http://user:password@host:port, with special characters of user and \
                               password percent-encoded";
-        let text = if url.contains("://") {
-            url.to_owned()
-        } else {
-            format!("http://{url}")
-        };
+        let text = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         // A / or ? of a password that is not encoded ends the host.
         let is_address =
             |url: &Url| url.path().len() <= 1 && url.query().is_none() && url.fragment().is_none();
@@ -48,10 +44,7 @@ impl Proxy {
             return Err(REMEDY);
         }
         let proxy = ureq::Proxy::new(&text).map_err(|_| REMEDY)?;
-        if !matches!(
-            proxy.protocol(),
-            ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https
-        ) {
+        if !matches!(proxy.protocol(), ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https) {
             return Err("SOCKS proxies are not supported; set an HTTP proxy, http://host:port");
         }
         let no_proxy = Vec::new();
@@ -84,10 +77,7 @@ pub(super) fn proxy(settings: &Settings, findings: &mut Findings) -> Option<Prox
     let mut proxy = match Proxy::parse(raw.value?) {
         Ok(proxy) => proxy,
         Err(why) => {
-            findings.notice(
-                raw,
-                format!("has no effect, https calls are made directly: {why}"),
-            );
+            findings.notice(raw, format!("has no effect, https calls are made directly: {why}"));
             return None;
         }
     };
@@ -109,10 +99,7 @@ pub(super) fn proxy(settings: &Settings, findings: &mut Findings) -> Option<Prox
         let verb = if skipped.len() == 1 { "is" } else { "are" };
         skipped.truncate(SHOWN_MAX);
         let remedy = "set names (example.com), addresses, ranges (10.0.0.0/8) or *, with commas in between";
-        findings.notice(
-            raw,
-            format!("{}{rest} {verb} skipped; {remedy}", skipped.join(", ")),
-        );
+        findings.notice(raw, format!("{}{rest} {verb} skipped; {remedy}", skipped.join(", ")));
     }
     Some(proxy)
 }
@@ -154,10 +141,7 @@ impl Hosts {
         if let Ok(network) = network {
             return Some(Self::Network(network));
         }
-        let name = text
-            .trim_start_matches('*')
-            .trim_start_matches('.')
-            .trim_end_matches('.');
+        let name = text.trim_start_matches('*').trim_start_matches('.').trim_end_matches('.');
         let is_name = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
         (!name.is_empty() && name.chars().all(is_name)).then(|| Self::Below(name.to_ascii_lowercase()))
     }

@@ -20,24 +20,15 @@ pub(super) struct QueueAddress<'a> {
 pub(super) fn address<'a>(settings: &'a Settings, findings: &mut Findings) -> Option<QueueAddress<'a>> {
     let given = raw!(settings, queue.queue_url);
     let queue_url = queue_url(given, findings);
-    let of_url = queue_url
-        .as_ref()
-        .and_then(|url| region::of_queue_url(url.as_str()));
+    let of_url = queue_url.as_ref().and_then(|url| region::of_queue_url(url.as_str()));
     let region = region(settings, findings, of_url);
-    let endpoints = [
-        raw!(settings, queue.aws_endpoint_url_sqs),
-        raw!(settings, queue.aws_endpoint_url),
-    ];
+    let endpoints = [raw!(settings, queue.aws_endpoint_url_sqs), raw!(settings, queue.aws_endpoint_url)];
     let own = endpoints.into_iter().find(|raw| raw.is_given);
     let endpoint = match own {
         Some(raw) => findings.http_url(raw),
         None => queue_url.and_then(|url| url.join("/").ok()),
     };
-    Some(QueueAddress {
-        region: region?,
-        queue_url: given.value?,
-        endpoint: endpoint?,
-    })
+    Some(QueueAddress { region: region?, queue_url: given.value?, endpoint: endpoint? })
 }
 
 /// The region, if the settings tell it: for commands that do not use the queue.
@@ -85,11 +76,7 @@ pub(super) fn region_name(value: &str) -> Result<String, String> {
     }
     let is_plain = |letter: char| matches!(letter, 'a'..='z' | '0'..='9' | '-');
     let fault = || shown(value) + " is not the name of a region; set one like us-east-1";
-    value
-        .chars()
-        .all(is_plain)
-        .then(|| value.to_owned())
-        .ok_or_else(fault)
+    value.chars().all(is_plain).then(|| value.to_owned()).ok_or_else(fault)
 }
 
 /// Stigg's server API key and the Edge API. None after a fault.

@@ -297,9 +297,7 @@ fn iam(
     findings.require(name, what);
     let cache_name = findings.read(name, |name| {
         let fault = || shown(name) + " is not the name of a cache; set that, not its host name";
-        let is_name = name
-            .chars()
-            .all(|letter| letter.is_ascii_alphanumeric() || letter == '-');
+        let is_name = name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-');
         // ElastiCache keeps names in lower case, and the signature is over what it keeps.
         is_name.then(|| name.to_ascii_lowercase()).ok_or_else(fault)
     });

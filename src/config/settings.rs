@@ -75,11 +75,7 @@ impl Settings {
     pub(super) fn raw(&self, position: usize) -> Raw<'_> {
         let given = self.given.get(position).and_then(Option::as_deref);
         let setting = &TABLE[position];
-        Raw {
-            setting,
-            value: given.or(setting.default),
-            is_given: given.is_some(),
-        }
+        Raw { setting, value: given.or(setting.default), is_given: given.is_some() }
     }
 
     pub(super) fn raws(&self) -> impl Iterator<Item = Raw<'_>> {
@@ -88,8 +84,7 @@ impl Settings {
 
     /// The settings that were given whose names begin with this.
     pub(super) fn given(&self, prefix: &'static str) -> impl Iterator<Item = Raw<'_>> {
-        self.raws()
-            .filter(move |raw| raw.is_given && raw.variable().starts_with(prefix))
+        self.raws().filter(move |raw| raw.is_given && raw.variable().starts_with(prefix))
     }
 }
 
@@ -103,11 +98,7 @@ impl std::fmt::Debug for Settings {
 impl Findings {
     /// The text of a value. What stands out about how it was given becomes a notice.
     fn text(&mut self, setting: &'static SettingRow, value: &OsStr, is_flag: bool) -> Option<String> {
-        let mut raw = Raw {
-            setting,
-            value: None,
-            is_given: true,
-        };
+        let mut raw = Raw { setting, value: None, is_given: true };
         let Some(text) = value.to_str() else {
             // Others set these for other programs too: what is not understood of them prevents nothing.
             if matches!(setting.variable, "HOME" | "HTTPS_PROXY" | "NO_COLOR" | "NO_PROXY") {
@@ -117,11 +108,8 @@ impl Findings {
             }
             return None;
         };
-        let text = if setting.holds == Holds::Secret {
-            text.trim_end_matches(['\r', '\n'])
-        } else {
-            text.trim()
-        };
+        let text =
+            if setting.holds == Holds::Secret { text.trim_end_matches(['\r', '\n']) } else { text.trim() };
         raw.value = Some(text);
         if !is_flag && is_of_a_service_link(setting, text) {
             let what = "is ignored: Kubernetes sets it for a Service of that name (service links)";

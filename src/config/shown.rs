@@ -34,9 +34,7 @@ pub struct ShownSettings(pub Vec<ShownSetting>);
 impl Settings {
     /// What the status page shows of these settings. Unlisted ones only if they are given.
     pub fn shown(&self) -> ShownSettings {
-        let raws = self
-            .raws()
-            .filter(|raw| raw.is_given || raw.setting.group != UNLISTED);
+        let raws = self.raws().filter(|raw| raw.is_given || raw.setting.group != UNLISTED);
         let shown = raws.map(|raw| ShownSetting {
             name: raw.setting.variable.to_owned(),
             group: raw.setting.group.to_owned(),
@@ -49,11 +47,7 @@ impl Settings {
 
 fn shown(setting: &SettingRow, value: &str) -> Shown {
     let is_address = value.contains("://");
-    let text = if is_address {
-        address(value)
-    } else {
-        Some(value.to_owned())
-    };
+    let text = if is_address { address(value) } else { Some(value.to_owned()) };
     let text = text.filter(|text| !setting.is_secret() && !text.contains('@'));
     text.map_or(Shown::Secret, Shown::Text)
 }

@@ -200,9 +200,7 @@ pub fn settings_table() -> String {
             let _ = writeln!(table, "{gap}**{group}**\n\n{header}");
         }
         let (variable, flag, help) = (setting.variable, setting.flag(), setting.help);
-        let default = setting
-            .default
-            .map_or(String::new(), |default| format!("`{default}`"));
+        let default = setting.default.map_or(String::new(), |default| format!("`{default}`"));
         let _ = writeln!(table, "| `{variable}` | `--{flag}` | {default} | {help} |");
     }
     table

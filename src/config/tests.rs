@@ -16,19 +16,14 @@ use super::{Config, Environment, Settings, settings_table};
 
 /// The least that a configuration needs.
 const LEAST: [(&str, &str); 3] = [
-    (
-        "QUEUE_URL",
-        "https://sqs.us-east-1.amazonaws.com/123456789012/changes",
-    ),
+    ("QUEUE_URL", "https://sqs.us-east-1.amazonaws.com/123456789012/changes"),
     ("SERVER_API_KEY", "server-key-4711"),
     ("REDIS_HOST", "redis.internal"),
 ];
 
 fn settings(flags: &[&str], environment: &[(&str, &str)]) -> Settings {
-    let environment: Environment = environment
-        .iter()
-        .map(|(name, value)| (name.into(), value.into()))
-        .collect();
+    let environment: Environment =
+        environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
     let flags = ["persistent-cache-service"].iter().chain(flags);
     read(flags, &environment).unwrap()
 }
@@ -52,11 +47,7 @@ fn config(more: &[(&str, &str)]) -> Config {
 }
 
 fn faults(more: &[(&str, &str)]) -> Vec<String> {
-    with(more)
-        .validate()
-        .expect_err("should have faults")
-        .lines()
-        .to_vec()
+    with(more).validate().expect_err("should have faults").lines().to_vec()
 }
 
 fn notices(more: &[(&str, &str)]) -> Vec<String> {
@@ -209,12 +200,9 @@ fn every_setting_is_a_flag_too_and_the_flag_wins_over_the_variable() {
         "--redis-password",
         "p w",
     ];
-    let config = settings(
-        &flags,
-        &[&LEAST[..], &[("PORT", "6000"), ("BATCH_SIZE", "7")]].concat(),
-    )
-    .validate()
-    .unwrap();
+    let config = settings(&flags, &[&LEAST[..], &[("PORT", "6000"), ("BATCH_SIZE", "7")]].concat())
+        .validate()
+        .unwrap();
     assert_eq!((config.port, config.redis.db, config.batch_size), (5000, 3, 7));
     assert_eq!(config.expiry, super::Expiry::Never);
     assert!(config.redis.tls.is_some());
@@ -223,36 +211,18 @@ fn every_setting_is_a_flag_too_and_the_flag_wins_over_the_variable() {
 
 #[test]
 fn an_empty_or_blank_value_counts_as_not_set() {
-    let empty = config(&[
-        ("PORT", ""),
-        ("AWS_ACCESS_KEY_ID", "  "),
-        ("REDIS_URL", "\n"),
-        ("REDIS_PASSWORD", ""),
-    ]);
+    let empty =
+        config(&[("PORT", ""), ("AWS_ACCESS_KEY_ID", "  "), ("REDIS_URL", "\n"), ("REDIS_PASSWORD", "")]);
     assert_eq!(empty, config(&[]));
     let settings = settings(&["--port="], &[&LEAST[..], &[("PORT", "6000")]].concat());
-    assert_eq!(
-        settings.validate().unwrap().port,
-        6000,
-        "an empty flag leaves it to the variable"
-    );
+    assert_eq!(settings.validate().unwrap().port, 6000, "an empty flag leaves it to the variable");
 }
 
 #[test]
 fn white_space_around_a_value_is_dropped_but_that_of_a_secret_counts() {
-    let config = config(&[
-        ("PORT", " 5000\n"),
-        ("REDIS_HOST", " db-1 "),
-        ("REDIS_PASSWORD", " p w \n"),
-    ]);
+    let config = config(&[("PORT", " 5000\n"), ("REDIS_HOST", " db-1 "), ("REDIS_PASSWORD", " p w \n")]);
     assert_eq!(config.port, 5000);
-    assert_eq!(
-        config.redis.address,
-        super::RedisAddress::Tcp {
-            host: "db-1".to_owned(),
-            port: 6379
-        }
-    );
+    assert_eq!(config.redis.address, super::RedisAddress::Tcp { host: "db-1".to_owned(), port: 6379 });
     assert_eq!(config.redis.password, Some(super::Secret::inline(" p w ")));
 }
 
@@ -265,58 +235,31 @@ fn a_value_that_is_not_utf_8_is_a_fault_and_does_not_hide_the_others() {
     let environment: Environment = [(OsString::from("REDIS_PASSWORD"), broken())].into();
     let mut flag = OsString::from("--environment-prefix=");
     flag.push(broken());
-    let faults = read([OsString::from("x"), flag], &environment)
-        .unwrap()
-        .validate()
-        .unwrap_err();
+    let faults = read([OsString::from("x"), flag], &environment).unwrap().validate().unwrap_err();
+    assert!(faults.lines().contains(&"REDIS_PASSWORD: is not UTF-8; set plain text".to_owned()), "{faults}");
     assert!(
-        faults
-            .lines()
-            .contains(&"REDIS_PASSWORD: is not UTF-8; set plain text".to_owned()),
+        faults.lines().contains(&"ENVIRONMENT_PREFIX: is not UTF-8; set plain text".to_owned()),
         "{faults}"
     );
-    assert!(
-        faults
-            .lines()
-            .contains(&"ENVIRONMENT_PREFIX: is not UTF-8; set plain text".to_owned()),
-        "{faults}"
-    );
-    assert!(
-        faults
-            .lines()
-            .iter()
-            .any(|fault| fault.starts_with("QUEUE_URL: ")),
-        "{faults}"
-    );
+    assert!(faults.lines().iter().any(|fault| fault.starts_with("QUEUE_URL: ")), "{faults}");
 }
 
 #[test]
 fn an_unknown_flag_is_refused_the_usual_way_and_help_and_version_end_well() {
     let exit = |flag: &str| read(["x", flag], &Environment::new()).unwrap_err().exit_code();
-    assert_eq!(
-        (exit("--redis-hots=db-1"), exit("--help"), exit("--version")),
-        (2, 0, 0)
-    );
+    assert_eq!((exit("--redis-hots=db-1"), exit("--help"), exit("--version")), (2, 0, 0));
 }
 
 #[test]
 fn help_names_each_variable_fits_100_columns_and_never_shows_a_value_of_the_environment() {
     let environment: Environment = [("REDIS_PASSWORD".into(), "hunter2".into())].into();
     let help = read(["x", "--help"], &environment).unwrap_err().to_string();
-    for text in [
-        "[env: QUEUE_URL]",
-        "[env: REDIS_PASSWORD]",
-        "[default: 6379]",
-        "\nRedis:\n",
-        "\nRunning:\n",
-    ] {
+    for text in ["[env: QUEUE_URL]", "[env: REDIS_PASSWORD]", "[default: 6379]", "\nRedis:\n", "\nRunning:\n"]
+    {
         assert!(help.contains(text), "{text}");
     }
     assert!(!help.contains("hunter2") && !help.contains('`'));
-    assert!(
-        !help.contains("cache-lock-retry-count"),
-        "names from before are hidden"
-    );
+    assert!(!help.contains("cache-lock-retry-count"), "names from before are hidden");
     let widest = help.lines().map(|line| line.chars().count()).max();
     assert!(widest <= Some(100), "{widest:?}");
 }
@@ -340,28 +283,19 @@ fn a_secret_shows_neither_in_debug_nor_in_faults_nor_in_notices() {
         ("AWS_SESSION_TOKEN", "hunter2 token"),
         ("SERVER_API_KEY", "hunter2 stigg"),
         ("SENTRY_DSN", "hunter2"),
-        (
-            "REDIS_URL",
-            "redis://:hunter2@db-1:hunter2/hunter2?hunter2#hunter2",
-        ),
+        ("REDIS_URL", "redis://:hunter2@db-1:hunter2/hunter2?hunter2#hunter2"),
         ("REDIS_HOST", "redis://:hunter2@db-1"),
         ("REDIS_PASSWORD", "hunter2"),
         ("REDIS_PASSWORD_FILE", "/nonexistent"),
         ("REDIS_SENTINEL_PASSWORD", "hunter2"),
         ("EDGE_API_URL", "https://hunter2:hunter2@edge.example/"),
-        (
-            "QUEUE_URL",
-            "https://user:hunter2@sqs.us-east-1.amazonaws.com/1/q",
-        ),
+        ("QUEUE_URL", "https://user:hunter2@sqs.us-east-1.amazonaws.com/1/q"),
         ("REDIS_PORT", "hunter2@6379"),
         ("REDIS_DB", "x:hunter2@db"),
     ]);
     let faults = wrong.validate().unwrap_err();
     assert!(faults.lines().len() >= 8, "{faults}");
-    assert!(
-        !format!("{wrong:?} {faults} {faults:?}").contains("hunter2"),
-        "{faults}"
-    );
+    assert!(!format!("{wrong:?} {faults} {faults:?}").contains("hunter2"), "{faults}");
 }
 
 #[test]
@@ -371,12 +305,8 @@ fn the_settings_in_the_readme_are_those_of_the_code() {
     const END: &str = "<!-- settings:end -->";
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
     let readme = std::fs::read_to_string(&path).unwrap();
-    let (before, rest) = readme
-        .split_once(BEGIN)
-        .expect("README.md has a line <!-- settings:begin -->");
-    let (written, after) = rest
-        .split_once(END)
-        .expect("README.md has a line <!-- settings:end -->");
+    let (before, rest) = readme.split_once(BEGIN).expect("README.md has a line <!-- settings:begin -->");
+    let (written, after) = rest.split_once(END).expect("README.md has a line <!-- settings:end -->");
     if std::env::var("UPDATE_README").is_ok_and(|value| value == "1") {
         std::fs::write(&path, format!("{before}{BEGIN}{}{END}{after}", settings_table())).unwrap();
         return;

@@ -216,9 +216,7 @@ impl Findings {
     fn pem(&mut self, raw: Raw<'_>, what: &str, is_valid: impl Fn(&[u8]) -> bool) -> Option<PathBuf> {
         let path = raw.value?;
         let fault = || format!("{path} holds no {what}; set a PEM file of one");
-        self.file(raw, path, |pem| {
-            is_valid(pem).then(|| path.into()).ok_or_else(fault)
-        })
+        self.file(raw, path, |pem| is_valid(pem).then(|| path.into()).ok_or_else(fault))
     }
 
     /// What a function makes of a file's content. In a fault the file is called `name`.
@@ -239,25 +237,17 @@ impl Findings {
         });
         // Not the error's own text, which may repeat the path.
         let fault = |error: std::io::Error| {
-            let why = error
-                .kind()
-                .to_string()
-                .replace("entity not found", "no such file");
+            let why = error.kind().to_string().replace("entity not found", "no such file");
             format!("cannot read {name}: {why}; check the path and its permissions")
         };
-        let value = file
-            .map_err(fault)
-            .and_then(|(mode, content)| Ok((mode, read(&content)?)));
+        let value = file.map_err(fault).and_then(|(mode, content)| Ok((mode, read(&content)?)));
         let (mode, value) = value.map_err(|fault| self.fault(raw, fault)).ok()?;
         // Kubernetes and Docker mount secrets readable by all, where no other users are.
         let is_mounted =
             path.starts_with("/run/secrets/") || Path::new(path).with_file_name("..data").exists();
         let others = if is_mounted { 0o002 } else { 0o006 };
         if raw.setting.holds == Holds::SecretFile && mode & others != 0 {
-            self.notice(
-                raw,
-                format!("every user can read or change {path} (mode {mode:04o}); chmod 600 it"),
-            );
+            self.notice(raw, format!("every user can read or change {path} (mode {mode:04o}); chmod 600 it"));
         }
         Some(value)
     }
@@ -265,11 +255,7 @@ impl Findings {
 
 /// True if the first and the last character are the same kind of quote.
 pub(super) fn is_quoted(value: &str) -> bool {
-    let is_in = |quote| {
-        value
-            .strip_prefix(quote)
-            .is_some_and(|rest| rest.ends_with(quote))
-    };
+    let is_in = |quote| value.strip_prefix(quote).is_some_and(|rest| rest.ends_with(quote));
     is_in('"') || is_in('\'')
 }
 

@@ -29,9 +29,7 @@ pub fn credentials(status: u16, body: &[u8]) -> Result<Credentials, AnswerFault>
 /// `GET /v1/config/server-sdk-configuration.json`: the DSN in it, if there is one.
 pub fn sentry_dsn(status: u16, body: &[u8]) -> Result<Option<String>, AnswerFault> {
     let answer = object(status, body)?;
-    let configuration = answer
-        .pointer("/data/sdkConfiguration")
-        .filter(|value| value.is_object());
+    let configuration = answer.pointer("/data/sdkConfiguration").filter(|value| value.is_object());
     let configuration = configuration.ok_or_else(|| unexpected("it has no data.sdkConfiguration"))?;
     let dsn = configuration["sentryDsn"].as_str().filter(|dsn| !dsn.is_empty());
     Ok(dsn.map(str::to_owned))

@@ -36,9 +36,7 @@ fn queue_credentials_are_asked_for_with_the_key_and_the_encoded_queue_url() {
     let asked = stub.asked();
     let (path, query) = asked.line.split_once('?').unwrap();
     assert_eq!(path, "GET /base/v1/credentials/event-queue.json");
-    let pairs: Vec<_> = url::form_urlencoded::parse(query.as_bytes())
-        .into_owned()
-        .collect();
+    let pairs: Vec<_> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
     assert_eq!(pairs, [("queueUrl".to_owned(), QUEUE_URL.to_owned())]);
     assert_eq!(asked.header("x-api-key"), "server-key-1");
     assert_eq!(asked.header("x-api-version"), "1");
@@ -52,10 +50,7 @@ fn an_answer_that_lacks_a_field_is_an_error_that_names_it_and_shows_nothing() {
         answer[name] = json!("");
         let error = refusal(200, &answer.to_string());
         assert!(error.message.contains(&format!("it has no {name}")), "{error}");
-        assert!(
-            !error.message.contains("s3cret") && !error.message.contains("t0ken"),
-            "{error}"
-        );
+        assert!(!error.message.contains("s3cret") && !error.message.contains("t0ken"), "{error}");
     }
     let mut answer = credentials_answer();
     answer["expiration"] = json!("s3cret tomorrow");
@@ -70,12 +65,7 @@ fn an_answer_that_lacks_a_field_is_an_error_that_names_it_and_shows_nothing() {
 fn each_refusal_says_what_to_check() {
     let unauthorized = refusal(401, "");
     assert_eq!(unauthorized.kind.to_string(), "http_401");
-    assert!(
-        unauthorized
-            .message
-            .contains("HTTP status 401; check SERVER_API_KEY"),
-        "{unauthorized}"
-    );
+    assert!(unauthorized.message.contains("HTTP status 401; check SERVER_API_KEY"), "{unauthorized}");
     assert!(!unauthorized.message.contains("server-key-1"));
     assert!(refusal(403, "<html>").message.contains("check SERVER_API_KEY"));
     assert!(refusal(404, "").message.contains("check EDGE_API_URL"));
@@ -83,18 +73,12 @@ fn each_refusal_says_what_to_check() {
     assert!(refusal(200, "<html>").message.contains("it is not JSON"));
     let listed = r#"{"data":null,"errors":[{"message":"no customer data here","extensions":{"code":"UNAUTHENTICATED"}}]}"#;
     let listed = refusal(200, listed);
-    assert!(
-        listed.message.contains("it lists errors (UNAUTHENTICATED)"),
-        "{listed}"
-    );
+    assert!(listed.message.contains("it lists errors (UNAUTHENTICATED)"), "{listed}");
 
     let dead = EdgeClient::new(dead_url(), Secret::inline("k"), None);
     let error = dead.sentry_dsn().unwrap_err();
     assert_eq!(error.kind.to_string(), "connection_refused");
-    assert!(
-        error.message.contains("connection refused; check EDGE_API_URL"),
-        "{error}"
-    );
+    assert!(error.message.contains("connection refused; check EDGE_API_URL"), "{error}");
 
     let absent = EdgeClient::new(dead_url(), Secret::file("/nonexistent/key"), None);
     let error = absent.sentry_dsn().unwrap_err();
@@ -114,19 +98,11 @@ fn the_sentry_dsn_is_what_the_remote_configuration_says_if_anything() {
         Stub::ok(r#"{"data":{}}"#),
     ]);
     let edge = edge(&stub);
-    assert_eq!(
-        edge.sentry_dsn().unwrap().as_deref(),
-        Some("https://key@sentry.example/1")
-    );
+    assert_eq!(edge.sentry_dsn().unwrap().as_deref(), Some("https://key@sentry.example/1"));
     assert_eq!(stub.asked().line, "GET /v1/config/server-sdk-configuration.json");
     assert_eq!(edge.sentry_dsn().unwrap(), None);
     assert_eq!(edge.sentry_dsn().unwrap(), None);
-    assert!(
-        edge.sentry_dsn()
-            .unwrap_err()
-            .message
-            .contains("it has no data.sdkConfiguration")
-    );
+    assert!(edge.sentry_dsn().unwrap_err().message.contains("it has no data.sdkConfiguration"));
 }
 
 #[test]
@@ -140,8 +116,5 @@ fn a_rotated_api_key_is_used_at_the_next_request() {
     std::fs::write(&path, "new\n").unwrap();
     edge.sentry_dsn().unwrap();
     std::fs::remove_file(&path).unwrap();
-    assert_eq!(
-        (stub.asked().header("x-api-key"), stub.asked().header("x-api-key")),
-        ("old", "new")
-    );
+    assert_eq!((stub.asked().header("x-api-key"), stub.asked().header("x-api-key")), ("old", "new"));
 }

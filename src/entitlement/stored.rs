@@ -59,9 +59,7 @@ pub fn entitlements_json(entitlements: &[Entitlement], format: CacheFormat) -> S
     const ENTRY_BYTES: usize = 768;
     let mut json = Json(String::with_capacity(2 + entitlements.len() * ENTRY_BYTES));
     let mut taken: HashSet<Cow<'_, str>> = HashSet::new();
-    let has_credits = entitlements
-        .iter()
-        .any(|entitlement| matches!(entitlement, Entitlement::Credit(_)));
+    let has_credits = entitlements.iter().any(|entitlement| matches!(entitlement, Entitlement::Credit(_)));
     json.raw("{");
     for entitlement in entitlements {
         if let Entitlement::Feature(feature) = entitlement {
@@ -95,10 +93,7 @@ pub fn usage_json(usage: &Usage, format: CacheFormat) -> String {
     let mut json = Json(String::with_capacity(USAGE_BYTES));
     json.raw("{");
     json.usage(usage, None);
-    json.field(
-        r#","nextResetDate":"#,
-        usage.period_end.filter(|_| format.has_next_reset_date()),
-    );
+    json.field(r#","nextResetDate":"#, usage.period_end.filter(|_| format.has_next_reset_date()));
     json.raw("}");
     json.0
 }
@@ -176,17 +171,11 @@ impl Json {
         let display_name = feature.display_name.as_deref().unwrap_or(id);
         self.field(r#","displayName":"#, is_v4.then_some(display_name));
         self.raw("}");
-        self.field(
-            r#","resourceId":"#,
-            entitlement.resource_id.as_ref().map(ResourceId::as_str),
-        );
+        self.field(r#","resourceId":"#, entitlement.resource_id.as_ref().map(ResourceId::as_str));
         self.given(r#","usageLimit":"#, &entitlement.usage_limit);
         self.given(r#","hasUnlimitedUsage":"#, &entitlement.has_unlimited_usage);
         self.field(r#","hasSoftLimit":"#, Some(&entitlement.has_soft_limit));
-        self.field(
-            r#","accessDeniedReason":"#,
-            entitlement.access_denied_reason.as_deref(),
-        );
+        self.field(r#","accessDeniedReason":"#, entitlement.access_denied_reason.as_deref());
         self.name(r#","enumValues":"#);
         self.raw(entitlement.enum_values.as_ref().map_or("[]", RawJson::get));
         self.field(r#","validUntil":"#, entitlement.valid_until);
@@ -197,10 +186,7 @@ impl Json {
         }
         let reset = |json: &mut Self| {
             json.given(r#","resetPeriod":"#, &entitlement.reset_period);
-            json.given(
-                r#","resetPeriodConfiguration":"#,
-                &entitlement.reset_period_configuration,
-            );
+            json.given(r#","resetPeriodConfiguration":"#, &entitlement.reset_period_configuration);
         };
         if is_v4 {
             self.field(r#","usagePeriodAnchor":"#, entitlement.usage_period_anchor);
@@ -211,10 +197,7 @@ impl Json {
             self.raw(r#","featureUsage":{"#);
             reset(self);
             self.usage(&entitlement.usage, entitlement.usage_period_anchor);
-            let next_reset = entitlement
-                .usage
-                .period_end
-                .filter(|_| format.has_next_reset_date());
+            let next_reset = entitlement.usage.period_end.filter(|_| format.has_next_reset_date());
             self.field(r#","nextResetDate":"#, next_reset);
             self.raw("}");
         }
@@ -227,10 +210,7 @@ impl Json {
         self.raw(entitlement.currency.get());
         self.given(r#","usageLimit":"#, &entitlement.usage_limit);
         self.field(r#","hasSoftLimit":"#, Some(&entitlement.has_soft_limit));
-        self.field(
-            r#","accessDeniedReason":"#,
-            entitlement.access_denied_reason.as_deref(),
-        );
+        self.field(r#","accessDeniedReason":"#, entitlement.access_denied_reason.as_deref());
         self.field(r#","validUntil":"#, entitlement.valid_until);
         self.raw("}");
         self.usage_data(&entitlement.usage, entitlement.usage_updated_at);

@@ -49,9 +49,7 @@ impl<In: Transport> Connector<In> for Dial {
         let connect_by = Instant::now() + (*timeout.after).min(CONNECT_TIMEOUT);
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let default_port = if details.needs_tls() { 443 } else { 80 };
-        let found = self
-            .lookups
-            .addresses(host, uri.port_u16().unwrap_or(default_port), connect_by);
+        let found = self.lookups.addresses(host, uri.port_u16().unwrap_or(default_port), connect_by);
         let found = found.map_err(|error| ureq::Error::Other(Box::new(error)))?;
         let mut addrs = NoResolver.empty();
         // As many as ureq takes.
@@ -132,16 +130,9 @@ mod tests {
             Ok(Vec::new())
         });
         let began = Instant::now();
-        let error = agent(lookups, Duration::from_millis(100))
-            .get("http://db.test")
-            .call()
-            .unwrap_err();
+        let error = agent(lookups, Duration::from_millis(100)).get("http://db.test").call().unwrap_err();
         assert!(error.to_string().contains("no answer in time"), "{error}");
-        assert!(
-            began.elapsed() < Duration::from_secs(5),
-            "took {:?}",
-            began.elapsed()
-        );
+        assert!(began.elapsed() < Duration::from_secs(5), "took {:?}", began.elapsed());
     }
 
     #[test]
@@ -150,11 +141,7 @@ mod tests {
         let first = std::sync::atomic::AtomicBool::new(true);
         let lookups = Lookups::by(move |_| {
             let is_first = first.swap(false, std::sync::atomic::Ordering::SeqCst);
-            if is_first {
-                Ok(vec![[127, 0, 0, 1].into()])
-            } else {
-                Err(std::io::Error::other("down"))
-            }
+            if is_first { Ok(vec![[127, 0, 0, 1].into()]) } else { Err(std::io::Error::other("down")) }
         });
         let agent = agent(lookups, Duration::from_secs(10));
         let url = format!("http://db.test:{}", stub.url.port().unwrap());

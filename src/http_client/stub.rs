@@ -43,10 +43,7 @@ pub struct Asked {
 impl Asked {
     /// A header's value, or an empty text.
     pub fn header(&self, name: &str) -> &str {
-        self.headers
-            .iter()
-            .find(|(known, _)| known == name)
-            .map_or("", |(_, value)| value)
+        self.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
     }
 }
 
@@ -87,17 +84,8 @@ impl Stub {
                 let _ = stream.shutdown(Shutdown::Both);
             }
         };
-        let thread = std::thread::Builder::new()
-            .name("stub".to_owned())
-            .spawn(serve)
-            .unwrap();
-        Self {
-            url,
-            asked,
-            closing,
-            open,
-            thread: Some(thread),
-        }
+        let thread = std::thread::Builder::new().name("stub".to_owned()).spawn(serve).unwrap();
+        Self { url, asked, closing, open, thread: Some(thread) }
     }
 
     /// An answer of status 200 with this body.
@@ -107,9 +95,7 @@ impl Stub {
 
     /// The next request that arrived.
     pub fn asked(&self) -> Asked {
-        self.asked
-            .recv_timeout(Duration::from_secs(10))
-            .expect("the stub was asked")
+        self.asked.recv_timeout(Duration::from_secs(10)).expect("the stub was asked")
     }
 
     /// True if no further request has arrived.
@@ -153,43 +139,26 @@ fn read_request(stream: &mut TcpStream, connection: usize) -> Option<Asked> {
         .filter_map(|line| line.split_once(": "))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
         .collect();
-    let length = headers
-        .iter()
-        .find(|(name, _)| name == "content-length")
-        .map_or(0, |(_, n)| n.parse().unwrap());
+    let length =
+        headers.iter().find(|(name, _)| name == "content-length").map_or(0, |(_, n)| n.parse().unwrap());
     let mut body = vec![0; length];
     stream.read_exact(&mut body).ok()?;
-    Some(Asked {
-        line,
-        headers,
-        body: String::from_utf8_lossy(&body).into_owned(),
-        connection,
-    })
+    Some(Asked { line, headers, body: String::from_utf8_lossy(&body).into_owned(), connection })
 }
 
 /// True if the connection can take another request.
 fn give(stream: &mut TcpStream, reply: &Reply) -> bool {
     match reply {
         Reply::Answer(status, headers, body) => {
-            let head = format!(
-                "HTTP/1.1 {status} Some\r\n{headers}Content-Length: {}\r\n\r\n",
-                body.len()
-            );
-            stream
-                .write_all(head.as_bytes())
-                .and_then(|()| stream.write_all(body.as_bytes()))
-                .is_ok()
+            let head = format!("HTTP/1.1 {status} Some\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
+            stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())).is_ok()
         }
         Reply::Bytes(bytes) => {
             let _ = stream.write_all(bytes);
             false
         }
         Reply::Drip | Reply::DripHead => {
-            let end = if matches!(reply, Reply::Drip) {
-                "\r\n\r\n"
-            } else {
-                "\r\nX-Long: "
-            };
+            let end = if matches!(reply, Reply::Drip) { "\r\n\r\n" } else { "\r\nX-Long: " };
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: 1000000{end}");
             let _ = stream.write_all(head.as_bytes());
             let (_never, pace): (Sender<()>, _) = channel();

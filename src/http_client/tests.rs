@@ -5,28 +5,16 @@ use super::*;
 
 fn client(base: &Url, deadline_ms: u64) -> HttpClient {
     let deadline = Duration::from_millis(deadline_ms);
-    HttpClient::new(
-        base,
-        HttpOptions {
-            pool_size: 2,
-            answer_bytes_max: 1000,
-            deadline,
-            proxy: None,
-        },
-    )
+    HttpClient::new(base, HttpOptions { pool_size: 2, answer_bytes_max: 1000, deadline, proxy: None })
 }
 
 fn get(base: &Url, path: &str) -> http::Request<Vec<u8>> {
-    http::Request::get(base.join(path).unwrap().as_str())
-        .body(Vec::new())
-        .unwrap()
+    http::Request::get(base.join(path).unwrap().as_str()).body(Vec::new()).unwrap()
 }
 
 fn fault(reply: Reply) -> HttpError {
     let stub = Stub::start([reply]);
-    client(&stub.url, 2_000)
-        .send(get(&stub.url, "/"), None)
-        .unwrap_err()
+    client(&stub.url, 2_000).send(get(&stub.url, "/"), None).unwrap_err()
 }
 
 #[test]
@@ -48,11 +36,7 @@ fn any_status_is_an_answer_and_a_redirect_is_not_followed() {
         ("GET /b", 0),
         "the connection is kept and used again"
     );
-    assert!(
-        second
-            .header("user-agent")
-            .starts_with("persistent-cache-service/")
-    );
+    assert!(second.header("user-agent").starts_with("persistent-cache-service/"));
     assert!(stub.was_left_alone());
 }
 
@@ -65,32 +49,21 @@ fn a_peer_that_never_answers_costs_the_deadline_and_no_more() {
             .send(get(&stub.url, "/"), Some(Duration::from_millis(300)))
             .unwrap_err();
         assert_eq!(error.kind, HttpErrorKind::Timeout, "{error}");
-        assert!(
-            started.elapsed() < Duration::from_secs(5),
-            "took {:?}",
-            started.elapsed()
-        );
+        assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
     }
 }
 
 #[test]
 fn the_clients_own_deadline_holds_where_a_call_names_none() {
     let stub = Stub::start([Reply::Silence]);
-    let error = client(&stub.url, 200)
-        .send(get(&stub.url, "/"), None)
-        .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "timed out: no complete answer within the deadline"
-    );
+    let error = client(&stub.url, 200).send(get(&stub.url, "/"), None).unwrap_err();
+    assert_eq!(error.to_string(), "timed out: no complete answer within the deadline");
 }
 
 #[test]
 fn faults_of_the_way_there_are_told_apart() {
     let refused = dead_url();
-    let error = client(&refused, 2_000)
-        .send(get(&refused, "/"), None)
-        .unwrap_err();
+    let error = client(&refused, 2_000).send(get(&refused, "/"), None).unwrap_err();
     assert_eq!(
         (error.kind, error.message.as_str()),
         (HttpErrorKind::ConnectionRefused, "connection refused")
@@ -98,14 +71,9 @@ fn faults_of_the_way_there_are_told_apart() {
 
     // A name that the resolver refuses by itself, without asking anybody.
     let unknown = Url::parse("http://a..b.invalid").unwrap();
-    let error = client(&unknown, 2_000)
-        .send(get(&unknown, "/"), None)
-        .unwrap_err();
+    let error = client(&unknown, 2_000).send(get(&unknown, "/"), None).unwrap_err();
     assert_eq!(error.kind, HttpErrorKind::HostNotFound, "{error}");
-    assert!(
-        error.message.starts_with("cannot resolve the host name"),
-        "{error}"
-    );
+    assert!(error.message.starts_with("cannot resolve the host name"), "{error}");
 }
 
 #[test]
@@ -113,9 +81,7 @@ fn answers_that_are_no_answers_are_errors() {
     let garbage = fault(Reply::Bytes(b"SSH-2.0-OpenSSH_9.2\r\n".to_vec()));
     assert_eq!(garbage.kind, HttpErrorKind::Protocol, "{garbage}");
 
-    let cut_short = fault(Reply::Bytes(
-        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345".to_vec(),
-    ));
+    let cut_short = fault(Reply::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345".to_vec()));
     assert_eq!(cut_short.kind, HttpErrorKind::Connection, "{cut_short}");
 
     let closed = fault(Reply::Bytes(Vec::new()));
@@ -132,10 +98,7 @@ fn https_needs_certificates_at_the_first_call_and_no_sooner_and_never_panics() {
     let client = client(&https, 300);
     // A machine without certificates says so; one with certificates meets a peer that never shakes hands.
     let error = client.send(get(&https, "/"), None).unwrap_err();
-    assert!(
-        matches!(error.kind, HttpErrorKind::Tls | HttpErrorKind::Timeout),
-        "{error:?}"
-    );
+    assert!(matches!(error.kind, HttpErrorKind::Tls | HttpErrorKind::Timeout), "{error:?}");
 }
 
 #[test]
@@ -154,9 +117,7 @@ fn call_through(proxy: &str, deadline_ms: u64) -> HttpError {
         deadline: Duration::from_millis(deadline_ms),
         proxy: Some(Proxy::parse(proxy).unwrap()),
     };
-    HttpClient::new(&peer, options)
-        .send(get(&peer, "/path"), None)
-        .unwrap_err()
+    HttpClient::new(&peer, options).send(get(&peer, "/path"), None).unwrap_err()
 }
 
 fn with_login(stub: &Stub) -> String {
@@ -172,11 +133,7 @@ fn a_proxy_is_asked_for_the_peer_by_name_with_the_login() {
     assert_eq!(asked.line, "CONNECT peer.invalid:443");
     assert_eq!(asked.header("host"), "peer.invalid:443");
     assert_eq!(asked.header("proxy-authorization"), "Basic dXNlcjpzM2NyL3Q=");
-    assert!(
-        asked
-            .header("user-agent")
-            .starts_with("persistent-cache-service/")
-    );
+    assert!(asked.header("user-agent").starts_with("persistent-cache-service/"));
 
     call_through(stub.url.as_str(), 5_000);
     assert_eq!(stub.asked().header("proxy-authorization"), "");
@@ -185,11 +142,7 @@ fn a_proxy_is_asked_for_the_peer_by_name_with_the_login() {
 #[test]
 fn a_fault_of_a_proxy_has_a_kind_and_names_the_proxy_without_its_login() {
     for (status, fault, message) in [
-        (
-            407,
-            ProxyFault::Authentication,
-            "refuses the user and password, or requires them",
-        ),
+        (407, ProxyFault::Authentication, "refuses the user and password, or requires them"),
         (403, ProxyFault::Refused, "does not connect to this host"),
         (502, ProxyFault::Refused, "does not connect to this host"),
     ] {
@@ -198,20 +151,14 @@ fn a_fault_of_a_proxy_has_a_kind_and_names_the_proxy_without_its_login() {
         let error = call_through(&with_login(&stub), 5_000);
         assert_eq!(error.kind, HttpErrorKind::Proxy(fault));
         let why = format!("proxy server responded {status}/{status}");
-        assert_eq!(
-            error.message,
-            format!("the proxy {message} ({why}) (through the proxy at {at})")
-        );
+        assert_eq!(error.message, format!("the proxy {message} ({why}) (through the proxy at {at})"));
     }
 
     let dead = dead_url();
     let at = dead.as_str().trim_end_matches('/');
     let error = call_through(&at.replace("http://", "http://user:s3cret@"), 5_000);
     assert_eq!(error.kind, HttpErrorKind::Proxy(ProxyFault::Unreachable));
-    assert_eq!(
-        error.message,
-        format!("cannot connect to the proxy at {at}: connection refused")
-    );
+    assert_eq!(error.message, format!("cannot connect to the proxy at {at}: connection refused"));
 
     let error = call_through("http://a..b.invalid:3128", 5_000);
     assert_eq!(error.kind, HttpErrorKind::Proxy(ProxyFault::Unreachable));
@@ -221,17 +168,10 @@ fn a_fault_of_a_proxy_has_a_kind_and_names_the_proxy_without_its_login() {
 
 #[test]
 fn a_proxy_that_speaks_something_else_is_an_error_that_names_it() {
-    for bytes in [
-        b"SSH-2.0-OpenSSH_9.2\r\n\r\n".to_vec(),
-        vec![b'x'; 200_000],
-        Vec::new(),
-    ] {
+    for bytes in [b"SSH-2.0-OpenSSH_9.2\r\n\r\n".to_vec(), vec![b'x'; 200_000], Vec::new()] {
         let stub = Stub::start([Reply::Bytes(bytes)]);
         let error = call_through(&with_login(&stub), 5_000);
-        assert!(
-            error.message.contains("the proxy at http://127.0.0.1:"),
-            "{error}"
-        );
+        assert!(error.message.contains("the proxy at http://127.0.0.1:"), "{error}");
         assert!(!error.message.contains("s3cr"), "{error}");
     }
 }
@@ -243,18 +183,8 @@ fn a_proxy_that_is_silent_or_drips_costs_the_deadline_and_no_more() {
         let began = Instant::now();
         let error = call_through(stub.url.as_str(), 500);
         // The drip's head is a 200, after which come bytes that are not TLS.
-        assert!(
-            matches!(error.kind, HttpErrorKind::Timeout | HttpErrorKind::Tls),
-            "{error:?}"
-        );
-        assert!(
-            error.message.contains("(through the proxy at http://127.0.0.1:"),
-            "{error}"
-        );
-        assert!(
-            began.elapsed() < Duration::from_secs(5),
-            "took {:?}",
-            began.elapsed()
-        );
+        assert!(matches!(error.kind, HttpErrorKind::Timeout | HttpErrorKind::Tls), "{error:?}");
+        assert!(error.message.contains("(through the proxy at http://127.0.0.1:"), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(5), "took {:?}", began.elapsed());
     }
 }

@@ -76,9 +76,7 @@ impl FaultLog {
         let mut faults = self.lock();
         let known = faults.iter().position(|fault| fault.kind == kind);
         let known = known.map(|index| faults.remove(index));
-        let (times, first_at) = known
-            .as_ref()
-            .map_or((0, now), |known| (known.times, known.first_at));
+        let (times, first_at) = known.as_ref().map_or((0, now), |known| (known.times, known.first_at));
         let outage = known.filter(|known| !known.is_over);
         let (outage_since, outage_faults) =
             outage.map_or((now, 0), |known| (known.outage_since, known.outage_faults));
@@ -168,12 +166,7 @@ struct Window {
 impl Window {
     fn new(began: Instant, passed: u32) -> Self {
         let (repeated, last) = (0, None);
-        Self {
-            began,
-            passed,
-            repeated,
-            last,
-        }
+        Self { began, passed, repeated, last }
     }
 }
 
@@ -232,10 +225,8 @@ mod tests {
 
     /// A record with these fields of text.
     fn record(message: &str, fields: &[(&str, &str)]) -> RecordParts {
-        let fields: Vec<(&str, Value<'_>)> = fields
-            .iter()
-            .map(|(name, value)| (*name, (*value).into()))
-            .collect();
+        let fields: Vec<(&str, Value<'_>)> =
+            fields.iter().map(|(name, value)| (*name, (*value).into())).collect();
         let args = format_args!("{message}");
         let mut record = Record::builder();
         RecordParts::new(&record.target("t").args(args).key_values(&fields).build(), None)
@@ -244,57 +235,33 @@ mod tests {
     fn json(records: impl IntoIterator<Item = RecordParts>) -> Vec<String> {
         let json = |record: RecordParts| record.to_json(EpochMs(0), "msg", "err");
         let known = "{\"time\":\"1970-01-01T00:00:00.000Z\",\"level\":\"info\",\"target\":\"t\",\"thread\":\"unnamed\",\"msg\":";
-        records
-            .into_iter()
-            .map(|record| json(record).replace(known, ""))
-            .collect()
+        records.into_iter().map(|record| json(record).replace(known, "")).collect()
     }
 
     /// How many of so many records pass.
     fn passed(limiter: &mut Limiter, of: u32, now: Instant, record: impl Fn(u32) -> RecordParts) -> usize {
-        (0..of)
-            .filter(|number| limiter.pass(record(*number), now).is_some())
-            .count()
+        (0..of).filter(|number| limiter.pass(record(*number), now).is_some()).count()
     }
 
     #[test]
     fn of_a_kind_of_fault_one_record_passes_ten_if_they_name_messages_and_of_a_place_thirty() {
         let (mut limiter, now) = (Limiter::default(), Instant::now());
-        assert_eq!(
-            passed(&mut limiter, 1_000, now, |_| record("m", &[("fault", "redis")])),
-            1
-        );
+        assert_eq!(passed(&mut limiter, 1_000, now, |_| record("m", &[("fault", "redis")])), 1);
         assert_eq!(
             passed(&mut limiter, 1_000, now, |_| record("m", &[("fault", "queue")])),
             1,
             "counted apart"
         );
-        let malformed = |number: u32| {
-            record(
-                "m",
-                &[("fault", "malformed"), ("message_id", &number.to_string())],
-            )
-        };
+        let malformed =
+            |number: u32| record("m", &[("fault", "malformed"), ("message_id", &number.to_string())]);
         assert_eq!(passed(&mut limiter, 20_000, now, malformed), 10);
-        assert_eq!(
-            passed(&mut limiter, 1_000, now, |number| record(
-                &number.to_string(),
-                &[]
-            )),
-            30
-        );
+        assert_eq!(passed(&mut limiter, 1_000, now, |number| record(&number.to_string(), &[])), 30);
         let summaries = json(limiter.end(Duration::ZERO, at(now, 7))).join("");
-        for (field, count) in [
-            ("message_id\":\"19999", 19_990),
-            ("redis", 999),
-            ("queue", 999),
-            ("999\"", 970),
-        ] {
+        for (field, count) in
+            [("message_id\":\"19999", 19_990), ("redis", 999), ("queue", 999), ("999\"", 970)]
+        {
             let rest = format!(",\"repeated\":{count},\"window_secs\":7}}");
-            assert!(
-                summaries.contains(&rest) && summaries.contains(field),
-                "{field}: {summaries}"
-            );
+            assert!(summaries.contains(&rest) && summaries.contains(field), "{field}: {summaries}");
         }
     }
 
@@ -310,24 +277,14 @@ mod tests {
         let summary = |last: u32, repeated: u32| {
             format!("\"{last}\",\"fault\":\"redis\",\"repeated\":{repeated},\"window_secs\":30}}")
         };
-        let expected = [
-            "\"0\",\"fault\":\"redis\"}".to_owned(),
-            summary(29, 29),
-            summary(59, 30),
-            summary(89, 30),
-        ];
+        let expected =
+            ["\"0\",\"fault\":\"redis\"}".to_owned(), summary(29, 29), summary(59, 30), summary(89, 30)];
         assert_eq!(json(logged), expected);
         assert_eq!(json(limiter.end(WINDOW, at(start, 120))), [summary(90, 1)]);
         assert!(limiter.end(WINDOW, at(start, 150)).is_empty());
+        assert!(limiter.pass(record("m", &[("fault", "redis")]), at(start, 151)).is_some());
         assert!(
-            limiter
-                .pass(record("m", &[("fault", "redis")]), at(start, 151))
-                .is_some()
-        );
-        assert!(
-            limiter
-                .pass(record("m", &[("fault", "redis")]), at(start, 100))
-                .is_none(),
+            limiter.pass(record("m", &[("fault", "redis")]), at(start, 100)).is_none(),
             "a clock that goes back"
         );
     }
@@ -373,16 +330,11 @@ mod tests {
         }
         let recent = || -> Vec<(String, String, u64, bool)> {
             let recent = faults.recent_faults().into_iter();
-            recent
-                .map(|fault| (fault.kind, fault.error, fault.times, fault.is_over))
-                .collect()
+            recent.map(|fault| (fault.kind, fault.error, fault.times, fault.is_over)).collect()
         };
         let expected = |redis_times, redis_is_over| {
-            [
-                ("redis io", "c", redis_times, redis_is_over),
-                ("queue", "b", 1, false),
-            ]
-            .map(|(kind, error, times, is_over)| (kind.to_owned(), error.to_owned(), times, is_over))
+            [("redis io", "c", redis_times, redis_is_over), ("queue", "b", 1, false)]
+                .map(|(kind, error, times, is_over)| (kind.to_owned(), error.to_owned(), times, is_over))
         };
         assert_eq!(recent(), expected(2, false));
         faults.recovered("redis", Duration::ZERO, now);

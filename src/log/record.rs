@@ -91,11 +91,7 @@ impl RecordParts {
     /// fields. The target follows at debug and below, and for records of other crates.
     pub(super) fn to_text(&self, now: EpochMs, is_coloured: bool) -> String {
         let paint = |code| {
-            if is_coloured {
-                (code, "\u{1b}[0m")
-            } else {
-                ("", "")
-            }
+            if is_coloured { (code, "\u{1b}[0m") } else { ("", "") }
         };
         let (colour, plain) = paint(match self.level {
             Level::Error => "\u{1b}[31m",
@@ -167,15 +163,11 @@ mod tests {
         fields: &[(&str, Value<'_>)],
         format: impl FnOnce(&RecordParts) -> String,
     ) -> String {
-        let fields: Vec<(Key<'_>, Value<'_>)> = fields
-            .iter()
-            .map(|(key, value)| (Key::from_str(key), value.clone()))
-            .collect();
+        let fields: Vec<(Key<'_>, Value<'_>)> =
+            fields.iter().map(|(key, value)| (Key::from_str(key), value.clone())).collect();
         let args = format_args!("{message}");
         let mut record = Record::builder();
-        record
-            .level(Level::Warn)
-            .target("persistent_cache_service::store");
+        record.level(Level::Warn).target("persistent_cache_service::store");
         let record = record.args(args).key_values(&fields).build();
         format(&RecordParts::new(&record, Some("worker-3")))
     }
@@ -212,17 +204,9 @@ mod tests {
     fn a_field_named_like_a_standard_one_never_makes_a_key_come_twice() {
         let line = json(
             "m",
-            &[
-                ("time", 1_u64.into()),
-                ("msg", "x".into()),
-                ("error", "y".into()),
-                ("time_", 2_u64.into()),
-            ],
+            &[("time", 1_u64.into()), ("msg", "x".into()), ("error", "y".into()), ("time_", 2_u64.into())],
         );
-        assert!(
-            line.ends_with(r#""msg":"m","time_":1,"msg_":"x","error_":"y","time__":2}"#),
-            "{line}"
-        );
+        assert!(line.ends_with(r#""msg":"m","time_":1,"msg_":"x","error_":"y","time__":2}"#), "{line}");
     }
 
     #[test]

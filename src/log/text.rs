@@ -14,10 +14,7 @@ pub fn peer_text(text: &str) -> String {
     // Redis quotes the arguments of a command that it does not know.
     let text = text.split(", with args").next().unwrap_or_default();
     let words: Vec<&str> = text.split_whitespace().collect();
-    let kept = words
-        .iter()
-        .position(|word| quotes_data(word))
-        .unwrap_or(words.len());
+    let kept = words.iter().position(|word| quotes_data(word)).unwrap_or(words.len());
     let mut shown = printable(&words[..kept].join(" "));
     let end = shown.char_indices().nth(CHARS_MAX).map(|(end, _)| end);
     if end.is_some() || kept < words.len() {
@@ -99,10 +96,7 @@ mod tests {
                 "unknown command 'EVALSHA', with args beginning with: 'abc' '5' 'production-alice@example.com'",
                 "unknown command 'EVALSHA'",
             ),
-            (
-                "unknown command `EVALSHA`, with args beginning with: `hunter`, ",
-                "unknown command `EVALSHA`",
-            ),
+            ("unknown command `EVALSHA`, with args beginning with: `hunter`, ", "unknown command `EVALSHA`"),
             (
                 "Keys in request don't hash to the same slot (context='within script', first-key='production:c_alice')",
                 "Keys in request don't hash to the same slot…",
@@ -141,37 +135,18 @@ mod tests {
 
     #[test]
     fn a_peers_text_is_one_printable_line_of_bounded_length() {
-        assert_eq!(
-            peer_text(" a\r\n b\u{202e}c\u{1b}[31m "),
-            "a b\\u{202e}c\\u{1b}[31m"
-        );
-        for long in [
-            "ä".repeat(100_000),
-            "ä ".repeat(100_000),
-            "\u{200b}".repeat(100_000),
-        ] {
+        assert_eq!(peer_text(" a\r\n b\u{202e}c\u{1b}[31m "), "a b\\u{202e}c\\u{1b}[31m");
+        for long in ["ä".repeat(100_000), "ä ".repeat(100_000), "\u{200b}".repeat(100_000)] {
             assert_eq!(peer_text(&long).chars().count(), CHARS_MAX + 1);
         }
     }
 
     #[test]
     fn a_code_is_taken_for_one_only_if_it_looks_like_one() {
-        for code in [
-            "ERR",
-            "AWS.SimpleQueueService.NonExistentQueue",
-            "Http502",
-            "no-code",
-        ] {
+        for code in ["ERR", "AWS.SimpleQueueService.NonExistentQueue", "Http502", "no-code"] {
             assert_eq!(peer_code(code), Some(code));
         }
-        for other in [
-            "",
-            "alice@example.com",
-            "production:c_alice",
-            "a b",
-            "Ä",
-            &"x".repeat(61),
-        ] {
+        for other in ["", "alice@example.com", "production:c_alice", "a b", "Ä", &"x".repeat(61)] {
             assert_eq!(peer_code(other), None, "{other}");
         }
     }

@@ -33,11 +33,7 @@ struct Lost {
 impl PatientWriter {
     pub(super) fn new(stream: impl AsFd + Send + Sync + 'static) -> Self {
         let (stream, patience, lost) = (Box::new(stream), PATIENCE, Mutex::default());
-        Self {
-            stream,
-            patience,
-            lost,
-        }
+        Self { stream, patience, lost }
     }
 
     /// Writes records that end with a line break, after what `report` says of the number of those that were lost.
@@ -54,10 +50,7 @@ impl PatientWriter {
             return;
         }
         let is_torn = !self.write_all((text + records).as_bytes(), Instant::now() + self.patience);
-        *lost = Lost {
-            records: u64::from(is_torn),
-            is_torn,
-        };
+        *lost = Lost { records: u64::from(is_torn), is_torn };
     }
 
     /// False if there was no room for all of it. There is nowhere to report any other failure.
@@ -109,10 +102,7 @@ mod tests {
     #[test]
     fn a_reader_that_stops_reading_costs_lines_and_nobody_waits_for_it() {
         let (reader, stream) = pipe().unwrap();
-        let writer = PatientWriter {
-            patience: Duration::from_millis(20),
-            ..PatientWriter::new(stream)
-        };
+        let writer = PatientWriter { patience: Duration::from_millis(20), ..PatientWriter::new(stream) };
         // More than any pipe holds: this ends only if nobody waits.
         for number in 0..LINES {
             writer.write(&line(number), report);
@@ -127,11 +117,7 @@ mod tests {
             line
         };
         for number in 0..LINES - lost {
-            assert_eq!(
-                next(),
-                line(number),
-                "what there was room for is whole and in order"
-            );
+            assert_eq!(next(), line(number), "what there was room for is whole and in order");
         }
         writer.write("again\n", report);
         assert_eq!(next(), report(lost));
@@ -143,10 +129,7 @@ mod tests {
     #[test]
     fn a_line_that_was_cut_short_is_ended_before_the_next() {
         let (reader, stream) = pipe().unwrap();
-        let writer = PatientWriter {
-            patience: Duration::from_millis(20),
-            ..PatientWriter::new(stream)
-        };
+        let writer = PatientWriter { patience: Duration::from_millis(20), ..PatientWriter::new(stream) };
         let long = "x".repeat(1024 * 1024);
         writer.write(&format!("{long}\n"), report);
         assert!(writer.lost.lock().unwrap().is_torn);

@@ -25,9 +25,7 @@ pub(super) fn event(
     scope: &Scope<'_>,
     times: &StateTimes,
 ) -> Result<Event, MalformedBody> {
-    let ignored = Event::Ignored {
-        label: event_type.name,
-    };
+    let ignored = Event::Ignored { label: event_type.name };
     Ok(match event_type.change {
         Change::Entitlements => return entitlements_updated(scope, times),
         Change::Usage => usage_updated(scope, times)?.map_or(ignored, Event::UsageUpdated),
@@ -83,18 +81,11 @@ fn usage_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<Option<UsageUp
         let Some(reference) = level.entitlement_reference.object()? else {
             return Ok(None);
         };
-        let texts = reference
-            .get("type")
-            .text()
-            .and_then(|kind| Ok((kind, reference.get("id").text()?)));
-        texts
-            .map(Some)
-            .map_err(|fault| fault.within("entitlementReference"))
+        let texts = reference.get("type").text().and_then(|kind| Ok((kind, reference.get("id").text()?)));
+        texts.map(Some).map_err(|fault| fault.within("entitlementReference"))
     })?;
     let of = if let Some((kind, id)) = reference {
-        let id = id
-            .ok_or_else(|| scope.missing("entitlementReference.id"))?
-            .to_owned();
+        let id = id.ok_or_else(|| scope.missing("entitlementReference.id"))?.to_owned();
         match kind {
             None | Some("FEATURE") => UsageOf::Feature(FeatureId(id)),
             Some("CREDIT") => UsageOf::Credit(CurrencyId(id)),
@@ -105,25 +96,14 @@ fn usage_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<Option<UsageUp
         if let (None, Some(entitlement)) = (id, entitlement) {
             id = feature_id(entitlement.get("featureId"), entitlement.get("feature"))?;
         }
-        UsageOf::Feature(FeatureId(
-            id.ok_or_else(|| scope.missing("feature.id"))?.to_owned(),
-        ))
+        UsageOf::Feature(FeatureId(id.ok_or_else(|| scope.missing("feature.id"))?.to_owned()))
     };
     // A usage event without a usage is a fault: null is "not known", and a zero would grant what is used up.
     let current_usage = scope.find(|level| level.current_usage.number())?;
     let current_usage = current_usage.ok_or_else(|| scope.missing("currentUsage"))?;
     let beside = entitlement.and_then(|entitlement| entitlement.get("usageUpdatedAt").date());
-    let balance = if let UsageOf::Credit(_) = &of {
-        credit_balance(scope)
-    } else {
-        None
-    };
-    Ok(Some(UsageUpdated {
-        subject,
-        of,
-        measured: measured(scope, times, current_usage, beside),
-        balance,
-    }))
+    let balance = if let UsageOf::Credit(_) = &of { credit_balance(scope) } else { None };
+    Ok(Some(UsageUpdated { subject, of, measured: measured(scope, times, current_usage, beside), balance }))
 }
 
 /// The balance of a credit currency. For the readers it is a usage: what has been consumed of it.
@@ -138,9 +118,7 @@ fn credit_balance_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<Usage
     if consumed.is_none() {
         let granted = scope.find(|level| level.total_granted.number())?;
         let balance = scope.find(|level| level.current_balance.number())?;
-        consumed = granted
-            .zip(balance)
-            .and_then(|(granted, balance)| difference(&granted, &balance));
+        consumed = granted.zip(balance).and_then(|(granted, balance)| difference(&granted, &balance));
     }
     let consumed = consumed.ok_or_else(|| scope.missing("totalConsumed"))?;
     Ok(UsageUpdated {
@@ -173,12 +151,10 @@ fn measured(
 /// What is left of the currency: `currentBalance`, else what is not consumed of `totalGranted`.
 fn credit_balance(scope: &Scope<'_>) -> Option<CreditBalance> {
     let number = |field: Field<'_>| field.number().ok()?;
-    let left = scope
-        .find_valid(|level| number(level.current_balance))
-        .or_else(|| {
-            let granted = scope.find_valid(|level| number(level.total_granted))?;
-            difference(&granted, &scope.find_valid(|level| number(level.total_consumed))?)
-        })?;
+    let left = scope.find_valid(|level| number(level.current_balance)).or_else(|| {
+        let granted = scope.find_valid(|level| number(level.total_granted))?;
+        difference(&granted, &scope.find_valid(|level| number(level.total_consumed))?)
+    })?;
     Some(CreditBalance {
         is_exhausted: left.as_f64()? <= 0.0,
         valid_until: scope.find_valid(|level| level.valid_until.date()),
@@ -205,10 +181,7 @@ fn deleted_customer(scope: &Scope<'_>) -> Result<Subject, MalformedBody> {
         None => Ok(None),
     })?;
     let id = id.ok_or_else(|| scope.missing("customerId"))?;
-    Ok(Subject {
-        customer: CustomerId(id.to_owned()),
-        resource: None,
-    })
+    Ok(Subject { customer: CustomerId(id.to_owned()), resource: None })
 }
 
 /// The customers of `customerIds` and `customers`, and the message's own, each once.
@@ -268,8 +241,6 @@ fn feature_id<'t>(flat: Field<'t>, feature: Field<'t>) -> Result<Option<&'t str>
 /// `currencyId`, else `currency.currencyId`, else `currency.refId`, else `currency.id`.
 pub(super) fn currency_id<'t>(flat: Field<'t>, currency: Field<'t>) -> Option<&'t str> {
     let currency = currency.object().ok().flatten().unwrap_or_default();
-    let nested = ["currencyId", "refId", "id"]
-        .into_iter()
-        .map(|key| currency.get(key));
+    let nested = ["currencyId", "refId", "id"].into_iter().map(|key| currency.get(key));
     std::iter::once(flat).chain(nested).find_map(Field::text_if_any)
 }

@@ -82,10 +82,7 @@ fn entitlement(entry: &ListEntry<'_>, times: &StateTimes) -> Result<Option<Entit
     let usage = Usage {
         current_usage: current_usage.unwrap_or_else(|| 0.into()),
         period_start: entry.usage_period_start.date(),
-        period_end: entry
-            .usage_period_end
-            .date()
-            .or_else(|| entry.next_reset_date.date()),
+        period_end: entry.usage_period_end.date().or_else(|| entry.next_reset_date.date()),
     };
     let usage_limit = entry.usage_limit.given(Field::number)?;
     let has_soft_limit = entry.has_soft_limit.flag()?.unwrap_or_default();
@@ -130,10 +127,7 @@ fn entitlement(entry: &ListEntry<'_>, times: &StateTimes) -> Result<Option<Entit
 /// The currency of an entry: its id, and the other fields as given.
 fn currency(id: &str, given: Object<'_>) -> RawJson {
     let mut json = format!("{{\"currencyId\":{}", RawJson::of(id).get());
-    for (key, value) in given
-        .fields()
-        .filter(|(key, _)| !["currencyId", "__typename"].contains(key))
-    {
+    for (key, value) in given.fields().filter(|(key, _)| !["currencyId", "__typename"].contains(key)) {
         json.extend([",", RawJson::of(key).get(), ":", RawJson::of(&value).get()]);
     }
     RawJson(json + "}")
@@ -147,10 +141,7 @@ fn particulars(feature: Object<'_>) -> Result<Feature, MalformedBody> {
     };
     let id = id.ok_or_else(|| MalformedBody::at("id", "missing"))?;
     let either = |graphql: Field<'_>, webhook: Field<'_>| {
-        graphql
-            .text_if_any()
-            .or_else(|| webhook.text_if_any())
-            .map(str::to_owned)
+        graphql.text_if_any().or_else(|| webhook.text_if_any()).map(str::to_owned)
     };
     let feature_type = fields.feature_type.text()?;
     Ok(Feature {
@@ -195,11 +186,7 @@ fn reset_configuration(
             return Ok(None);
         };
         let according_to = object.get("accordingTo");
-        let period = if let Given::Value(period) = period {
-            &**period
-        } else {
-            ""
-        };
+        let period = if let Given::Value(period) = period { &**period } else { "" };
         let (typename, key) = match period {
             _ if according_to.is_absent() => return Ok(Some(field.json())),
             "MONTH" => ("MonthlyResetPeriodConfig", "monthlyAccordingTo"),
@@ -208,15 +195,7 @@ fn reset_configuration(
             _ => return Ok(Some(field.json())),
         };
         let according_to = according_to.json();
-        let json = [
-            "{\"__typename\":\"",
-            typename,
-            "\",\"",
-            key,
-            "\":",
-            according_to.get(),
-            "}",
-        ];
+        let json = ["{\"__typename\":\"", typename, "\",\"", key, "\":", according_to.get(), "}"];
         Ok(Some(RawJson(json.concat())))
     })
 }

@@ -70,11 +70,7 @@ pub(super) fn open(
     body: &str,
     mut read: impl FnMut(EventType, &Scope<'_>) -> Result<Message, MalformedBody>,
 ) -> Result<Message, MalformedBody> {
-    let mut envelopes = Envelopes {
-        levels_left: LEVELS_MAX,
-        path: String::new(),
-        event_type: None,
-    };
+    let mut envelopes = Envelopes { levels_left: LEVELS_MAX, path: String::new(), event_type: None };
     let mut text = Cow::Borrowed(body);
     loop {
         let mut repaired = None;
@@ -161,9 +157,7 @@ impl Envelopes {
         // The usage may be an object of its own, beside what it is of.
         let usage = scope.find_valid(|level| level.usage.object().ok()?);
         if let Some(usage) = usage
-            && self
-                .event_type
-                .is_some_and(|event_type| event_type.change == Change::Usage)
+            && self.event_type.is_some_and(|event_type| event_type.change == Change::Usage)
         {
             self.push("usage");
             scope.levels.push((self.path.clone(), LevelFields::of(usage)));

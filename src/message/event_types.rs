@@ -34,20 +34,14 @@ pub(super) struct EventType {
 }
 
 /// Every type that is not documented. Labels of metrics come from a fixed set, never from a message.
-pub(super) const OTHER: EventType = EventType {
-    name: "other",
-    change: Change::Nothing,
-};
+pub(super) const OTHER: EventType = EventType { name: "other", change: Change::Nothing };
 
 /// The documented event of that name, if there is one.
 pub(super) fn event_type(name: &str) -> Option<EventType> {
     let idle = std::iter::once(&(Change::Nothing, IDLE));
     ACTING.iter().chain(idle).find_map(|(change, names)| {
         let name = names.iter().find(|known| **known == name)?;
-        Some(EventType {
-            name,
-            change: *change,
-        })
+        Some(EventType { name, change: *change })
     })
 }
 
@@ -138,24 +132,15 @@ mod tests {
     fn every_graphql_field_is_the_name_of_a_change() {
         for field in LevelFields::of(Object::default()).graphql_fields() {
             let change = event_type(field.key).map(|name| name.change);
-            assert!(
-                change.is_some_and(|change| change != Change::Nothing),
-                "{}",
-                field.key
-            );
+            assert!(change.is_some_and(|change| change != Change::Nothing), "{}", field.key);
         }
     }
 
     #[test]
     fn a_name_that_is_only_near_is_not_known() {
-        for near in [
-            "entitlements.updated.",
-            "ENTITLEMENTS-UPDATED",
-            "Entitlements.Updated",
-            "",
-            "next",
-            "FEATURE",
-        ] {
+        for near in
+            ["entitlements.updated.", "ENTITLEMENTS-UPDATED", "Entitlements.Updated", "", "next", "FEATURE"]
+        {
             assert_eq!(event_type(near), None, "{near}");
         }
     }

@@ -126,9 +126,7 @@ pub fn decode_answer(body: &str, asked_at: EpochMs, fallback: EpochMs) -> Result
         times.fallback = stated.unwrap_or(fallback);
         Ok(Message {
             event: convert::event(event_type, scope, &times)?,
-            sent_at: own_time
-                .filter(|at| at.0 != 0)
-                .map_or(asked_at, |at| at.min(asked_at)),
+            sent_at: own_time.filter(|at| at.0 != 0).map_or(asked_at, |at| at.min(asked_at)),
             implausible_timestamps: times.impossible.get(),
         })
     })
@@ -144,10 +142,7 @@ pub fn message_time(body: &str) -> Option<EpochMs> {
 impl MalformedBody {
     /// A fault at a field.
     fn at(place: &str, problem: impl Into<String>) -> Self {
-        Self {
-            place: place.to_owned(),
-            problem: problem.into(),
-        }
+        Self { place: place.to_owned(), problem: problem.into() }
     }
 
     /// The same fault, seen from the object that holds `outer`. Paths are built from the inside out, so that a message

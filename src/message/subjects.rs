@@ -73,10 +73,7 @@ impl Subjects {
     fn ids_of(&self, index: usize) -> (&str, &str) {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before][1]);
         let [customer_end, resource_end] = self.ends[index].map(|end| end as usize);
-        (
-            &self.ids[start as usize..customer_end],
-            &self.ids[customer_end..resource_end],
-        )
+        (&self.ids[start as usize..customer_end], &self.ids[customer_end..resource_end])
     }
 }
 

@@ -34,19 +34,14 @@ pub(super) struct StateTimes {
 impl StateTimes {
     /// For a message that was sent then.
     pub(super) fn new(sent_at: EpochMs, fallback: EpochMs) -> Self {
-        Self {
-            latest: EpochMs(sent_at.0.saturating_add(AHEAD_MS_MAX)),
-            impossible: Cell::new(0),
-            fallback,
-        }
+        Self { latest: EpochMs(sent_at.0.saturating_add(AHEAD_MS_MAX)), impossible: Cell::new(0), fallback }
     }
 
     /// The time, unless it is more than an hour after the message was sent, or before 2015.
     pub(super) fn possible(&self, at: Option<EpochMs>) -> Option<EpochMs> {
         let at = at?;
         let is_possible = at == FAR_PAST || (FIRST_STATE..=self.latest).contains(&at);
-        self.impossible
-            .set(self.impossible.get() + u32::from(!is_possible));
+        self.impossible.set(self.impossible.get() + u32::from(!is_possible));
         is_possible.then_some(at)
     }
 }
@@ -54,9 +49,7 @@ impl StateTimes {
 /// A number of epoch milliseconds. A fraction of one is cut off, as `new Date(1.9)` does.
 pub(super) fn of_number(number: &Number) -> Option<EpochMs> {
     #[expect(clippy::cast_possible_truncation, reason = "saturates beyond every date")]
-    let ms = number
-        .as_i64()
-        .or_else(|| number.as_f64().map(|float| float as i64))?;
+    let ms = number.as_i64().or_else(|| number.as_f64().map(|float| float as i64))?;
     (ms != 0 && (-MS_MAX..=MS_MAX).contains(&ms)).then_some(EpochMs(ms))
 }
 

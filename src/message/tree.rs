@@ -124,10 +124,7 @@ fn next_value<'t>(nodes: &mut &'t [Node<'t>]) -> Option<Field<'t>> {
     };
     let value;
     (value, *nodes) = nodes.split_at_checked(1 + inner)?;
-    Some(Field {
-        key: "",
-        nodes: value,
-    })
+    Some(Field { key: "", nodes: value })
 }
 
 /// The fields of an object, in the order of the text.

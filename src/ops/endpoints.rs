@@ -35,14 +35,7 @@ pub(super) struct Reply {
 
 impl Reply {
     fn new(status: u16, content_type: &'static str, body: String) -> Self {
-        Self {
-            status,
-            content_type,
-            headers: Vec::new(),
-            body,
-            http_version: (1, 1),
-            is_head: false,
-        }
+        Self { status, content_type, headers: Vec::new(), body, http_version: (1, 1), is_head: false }
     }
 
     fn json(status: u16, body: &Value) -> Self {
@@ -87,11 +80,7 @@ impl Endpoints {
         if reply.status == 405 {
             reply.headers.push(("Allow", "GET, HEAD"));
         }
-        Some(Reply {
-            http_version,
-            is_head,
-            ..reply
-        })
+        Some(Reply { http_version, is_head, ..reply })
     }
 
     fn resource(&self, target: &str, now: Instant) -> Reply {
@@ -108,10 +97,7 @@ impl Endpoints {
                 Reply::new(200, JSON, self.rendered("/status", now, report))
             }
             ("", Some(_)) if path == "/" => Reply {
-                headers: vec![
-                    ("Content-Security-Policy", &PAGE_POLICY),
-                    ("Referrer-Policy", "no-referrer"),
-                ],
+                headers: vec![("Content-Security-Policy", &PAGE_POLICY), ("Referrer-Policy", "no-referrer")],
                 ..Reply::new(200, HTML, PAGE.to_owned())
             },
             _ => {
@@ -129,11 +115,7 @@ impl Endpoints {
     fn ready(&self, now: Instant) -> Reply {
         let readiness = self.health.readiness(now);
         let (status, word) = status_of(readiness.up);
-        let redis = if readiness.redis_connected {
-            "CONNECTED"
-        } else {
-            "DISCONNECTED"
-        };
+        let redis = if readiness.redis_connected { "CONNECTED" } else { "DISCONNECTED" };
         let body = json!({"status": word, "consumers": readiness.consumers, "redis": redis});
         Reply::json(status, &body)
     }
@@ -201,20 +183,9 @@ mod tests {
         health.call_succeeded(3, now);
         let status = has_status_page.then(|| {
             let (health, metrics) = (health.clone(), metrics.clone());
-            Arc::new(StatusBoard::new(
-                Fixed::default(),
-                health,
-                metrics,
-                Arc::default(),
-                now,
-            ))
+            Arc::new(StatusBoard::new(Fixed::default(), health, metrics, Arc::default(), now))
         });
-        Endpoints {
-            health,
-            metrics,
-            status,
-            rendered: Mutex::default(),
-        }
+        Endpoints { health, metrics, status, rendered: Mutex::default() }
     }
 
     fn reply_to(request: &[u8]) -> Option<Reply> {
@@ -243,18 +214,10 @@ mod tests {
             assert_eq!((reply.status, reply.body.as_str()), (200, expected), "{target}");
         }
         for target in ["/", "/?x=1", "http://host", "http://host/"] {
-            assert_eq!(
-                (get(target).status, get(target).content_type),
-                (200, HTML),
-                "{target}"
-            );
+            assert_eq!((get(target).status, get(target).content_type), (200, HTML), "{target}");
         }
         for target in ["/status", "/status/", "/status?x"] {
-            assert_eq!(
-                (get(target).status, get(target).content_type),
-                (200, JSON),
-                "{target}"
-            );
+            assert_eq!((get(target).status, get(target).content_type), (200, JSON), "{target}");
         }
     }
 
@@ -262,12 +225,7 @@ mod tests {
     fn clients_served_at_the_same_time_get_the_same_metrics_and_later_ones_those_of_their_time() {
         let endpoints = endpoints(false);
         let now = Instant::now();
-        let at = |now| {
-            endpoints
-                .reply(b"GET /metrics HTTP/1.1\r\n\r\n", false, now)
-                .unwrap()
-                .body
-        };
+        let at = |now| endpoints.reply(b"GET /metrics HTTP/1.1\r\n\r\n", false, now).unwrap().body;
         let first = at(now);
         endpoints.metrics.messages_processed.inc();
         assert_eq!(at(now), first);
@@ -278,27 +236,16 @@ mod tests {
 
     #[test]
     fn near_misses_are_not_found() {
-        for target in [
-            "*",
-            "//",
-            "/Readyz",
-            "/readyz//",
-            "/readyz/x",
-            "readyz",
-            "/metricsx",
-            "/status//",
-            "/Status",
-        ] {
+        for target in
+            ["*", "//", "/Readyz", "/readyz//", "/readyz/x", "readyz", "/metricsx", "/status//", "/Status"]
+        {
             assert_eq!(get(target).status, 404, "{target}");
         }
         let without_page = endpoints(false);
         for target in ["/", "/status"] {
             let request = format!("GET {target} HTTP/1.1\r\n\r\n");
             assert_eq!(
-                without_page
-                    .reply(request.as_bytes(), false, Instant::now())
-                    .unwrap()
-                    .status,
+                without_page.reply(request.as_bytes(), false, Instant::now()).unwrap().status,
                 404,
                 "{target}"
             );
@@ -377,14 +324,8 @@ mod tests {
     fn an_incomplete_head_is_waited_for_until_it_is_late_or_too_large() {
         let half = b"GET /livez HTTP/1.1\r\nHost: h";
         assert_eq!(reply_to(half), None);
-        assert_eq!(
-            endpoints(false).reply(half, true, Instant::now()).unwrap().status,
-            408
-        );
-        assert_eq!(
-            endpoints(false).reply(b"", true, Instant::now()).unwrap().status,
-            408
-        );
+        assert_eq!(endpoints(false).reply(half, true, Instant::now()).unwrap().status, 408);
+        assert_eq!(endpoints(false).reply(b"", true, Instant::now()).unwrap().status, 408);
         for begin in ["GET /livez HTTP/1.1\r\nX: ", "GET /", "G"] {
             let fill = |bytes: usize| format!("{begin:x<bytes$}");
             assert_eq!(status(&fill(HEAD_BYTES_MAX - 1)), None, "{begin:?}");
@@ -397,10 +338,7 @@ mod tests {
     #[test]
     fn head_and_http_1_0_are_remembered_for_the_response() {
         let reply = reply_to(b"HEAD /livez HTTP/1.0\r\n\r\nGET /livez HTTP/1.1\r\n\r\n").unwrap();
-        assert_eq!(
-            (reply.is_head, reply.http_version, reply.status),
-            (true, (1, 0), 200)
-        );
+        assert_eq!((reply.is_head, reply.http_version, reply.status), (true, (1, 0), 200));
     }
 
     #[test]
@@ -410,10 +348,7 @@ mod tests {
         endpoints.health.set_redis_connected(false);
         assert_eq!(endpoints.live(now).body, r#"{"status":"UP"}"#);
         let down = r#"{"status":"DOWN","consumers":1,"redis":"DISCONNECTED"}"#;
-        assert_eq!(
-            (endpoints.ready(now).status, endpoints.ready(now).body.as_str()),
-            (503, down)
-        );
+        assert_eq!((endpoints.ready(now).status, endpoints.ready(now).body.as_str()), (503, down));
         let dead = endpoints.live(now + Duration::from_hours(1));
         assert_eq!((dead.status, dead.body.as_str()), (503, r#"{"status":"DOWN"}"#));
     }

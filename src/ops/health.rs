@@ -19,10 +19,7 @@ pub struct Patience {
 impl Default for Patience {
     /// Fits long polls of 20 s.
     fn default() -> Self {
-        Self {
-            silent_after: Duration::from_secs(65),
-            failing_grace: Duration::from_secs(15),
-        }
+        Self { silent_after: Duration::from_secs(65), failing_grace: Duration::from_secs(15) }
     }
 }
 
@@ -66,12 +63,8 @@ pub(super) struct PollerCounts {
 impl HealthBoard {
     /// A board for this many pollers; Redis is not connected and no poller has succeeded yet.
     pub fn new(pollers: usize, patience: Patience, now: Instant) -> Self {
-        let unknown = PollerHealth {
-            progress_at: now,
-            has_succeeded: false,
-            failing_since: None,
-            has_ended: false,
-        };
+        let unknown =
+            PollerHealth { progress_at: now, has_succeeded: false, failing_since: None, has_ended: false };
         Self {
             patience,
             pollers: Mutex::new(vec![unknown; pollers]),
@@ -132,9 +125,7 @@ impl HealthBoard {
         let is_failing = |poller: &PollerHealth| poller.failing_since.is_some();
         let is_silent = |poller: &PollerHealth| now - poller.progress_at > patience.silent_after;
         let is_alive = |poller: &PollerHealth| {
-            let is_tolerated = poller
-                .failing_since
-                .is_none_or(|then| now - then < patience.failing_grace);
+            let is_tolerated = poller.failing_since.is_none_or(|then| now - then < patience.failing_grace);
             poller.has_succeeded && !poller.has_ended && !is_silent(poller) && is_tolerated
         };
         let pollers = self.pollers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -159,11 +150,7 @@ impl HealthBoard {
     pub(crate) fn readiness(&self, now: Instant) -> Readiness {
         let consumers = self.pollers(now).alive;
         let redis_connected = self.is_redis_connected();
-        Readiness {
-            up: redis_connected && consumers >= 1 && !self.is_stopping(),
-            consumers,
-            redis_connected,
-        }
+        Readiness { up: redis_connected && consumers >= 1 && !self.is_stopping(), consumers, redis_connected }
     }
 
     /// A number that the board was not made for is ignored: health reporting stops no loop.
@@ -179,10 +166,8 @@ impl HealthBoard {
 mod tests {
     use super::*;
 
-    const PATIENCE: Patience = Patience {
-        silent_after: Duration::from_mins(1),
-        failing_grace: Duration::from_secs(15),
-    };
+    const PATIENCE: Patience =
+        Patience { silent_after: Duration::from_mins(1), failing_grace: Duration::from_secs(15) };
 
     fn after(began: Instant, secs: u64) -> Instant {
         began + Duration::from_secs(secs)
@@ -198,11 +183,7 @@ mod tests {
     }
 
     fn readiness(up: bool, consumers: usize, redis_connected: bool) -> Readiness {
-        Readiness {
-            up,
-            consumers,
-            redis_connected,
-        }
+        Readiness { up, consumers, redis_connected }
     }
 
     #[test]
@@ -233,10 +214,7 @@ mod tests {
         let (board, began) = ready_board();
         board.call_failed(1, after(began, 1));
         board.call_failed(1, after(began, 14));
-        assert!(
-            board.readiness(after(began, 15)).up,
-            "14 s of failures are tolerated"
-        );
+        assert!(board.readiness(after(began, 15)).up, "14 s of failures are tolerated");
         board.call_failed(1, after(began, 16));
         assert_eq!(board.readiness(after(began, 16)), readiness(false, 0, true));
         assert!(board.is_live(after(began, 16)), "a restart would not help");
@@ -280,12 +258,7 @@ mod tests {
     fn pollers_are_counted() {
         let (board, began) = ready_board();
         board.call_failed(0, after(began, 1));
-        let counted = |alive, failing, silent| PollerCounts {
-            alive,
-            failing,
-            silent,
-            total: 2,
-        };
+        let counted = |alive, failing, silent| PollerCounts { alive, failing, silent, total: 2 };
         assert_eq!(board.pollers(after(began, 2)), counted(1, 1, 0));
         assert_eq!(board.pollers(after(began, 61)), counted(0, 1, 1));
         assert!(!board.is_stopping());

@@ -20,13 +20,11 @@ pub const SKIP_REASONS: [&str; 3] = ["stale", "policy", "no_customer"];
 pub const QUEUE_OPERATIONS: [&str; 4] = ["receive", "delete", "change_visibility", "get_attributes"];
 
 /// From 0.5 ms (a pipelined write on the same host takes less) to 10 s (the readers' lock is 5 s).
-const DURATION_BUCKETS_SECS: [f64; 14] = [
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
+const DURATION_BUCKETS_SECS: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 /// From 10 ms (nothing was waiting) to 1 h (a backlog after an outage).
-const AGE_BUCKETS_SECS: [f64; 16] = [
-    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0,
-];
+const AGE_BUCKETS_SECS: [f64; 16] =
+    [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0];
 
 /// A metric of this type; in parentheses a histogram's buckets, or the label values that exist from the start.
 macro_rules! create {
@@ -165,9 +163,7 @@ impl Metrics {
     /// All metrics in the Prometheus text format (version 0.0.4), sorted by name.
     pub fn render(&self) -> String {
         // The encoder refuses only a family without name or samples, which the registry does not gather.
-        TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
-            .unwrap_or_default()
+        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 
     /// Takes hits, misses, their ratio and the memory in use from what Redis replies to `INFO stats` and `INFO memory`.
@@ -180,9 +176,7 @@ impl Metrics {
         };
         let (hits, misses) = (field("keyspace_hits"), field("keyspace_misses"));
         // Before the first look-up 0, as a ratio of nothing would be NaN.
-        let ratio = hits
-            .zip(misses)
-            .map(|(hits, misses)| 100.0 * hits / (hits + misses).max(1.0));
+        let ratio = hits.zip(misses).map(|(hits, misses)| 100.0 * hits / (hits + misses).max(1.0));
         for (gauge, value) in [
             (&self.hits, hits),
             (&self.misses, misses),
@@ -230,13 +224,7 @@ mod tests {
                 labels => format!("{{{}}}", labels.join(", ")),
             };
             let name = format!("`{}{labels}`", series.name);
-            let cells = [
-                &name,
-                kind_of(series.type_name),
-                series.help,
-                series.reading,
-                series.action,
-            ];
+            let cells = [&name, kind_of(series.type_name), series.help, series.reading, series.action];
             table.extend(["| ", &cells.join(" | "), " |\n"]);
         }
         table
@@ -244,12 +232,7 @@ mod tests {
 
     fn lines_of(metrics: &Metrics, name: &str) -> Vec<String> {
         let is_sample = |line: &&str| line.starts_with(name) && !line.starts_with('#');
-        metrics
-            .render()
-            .lines()
-            .filter(is_sample)
-            .map(str::to_owned)
-            .collect()
+        metrics.render().lines().filter(is_sample).map(str::to_owned).collect()
     }
 
     #[test]
@@ -261,16 +244,8 @@ mod tests {
             let help_line = format!("# HELP {} {}\n", series.name, series.help);
             let is_for_temporary_credentials =
                 series.name == "persistent_cache_credentials_expiry_timestamp_seconds";
-            assert_eq!(
-                text.contains(&type_line),
-                !is_for_temporary_credentials,
-                "{type_line}"
-            );
-            assert_eq!(
-                text.contains(&help_line),
-                !is_for_temporary_credentials,
-                "{help_line}"
-            );
+            assert_eq!(text.contains(&type_line), !is_for_temporary_credentials, "{type_line}");
+            assert_eq!(text.contains(&help_line), !is_for_temporary_credentials, "{help_line}");
         }
     }
 
@@ -349,13 +324,9 @@ mod tests {
     #[test]
     fn every_operation_of_the_queue_has_its_label() {
         use crate::sqs::Operation;
-        let labels = [
-            Operation::Receive,
-            Operation::Delete,
-            Operation::ChangeVisibility,
-            Operation::GetAttributes,
-        ]
-        .map(Operation::label);
+        let labels =
+            [Operation::Receive, Operation::Delete, Operation::ChangeVisibility, Operation::GetAttributes]
+                .map(Operation::label);
         assert_eq!(labels, QUEUE_OPERATIONS);
     }
 
@@ -364,10 +335,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         let name = "persistent_cache_credentials_expiry_timestamp_seconds";
         assert_eq!(lines_of(&metrics, name), Vec::<String>::new());
-        metrics
-            .credentials_expiry
-            .with_label_values::<&str>(&[])
-            .set(1_754_215_088.458);
+        metrics.credentials_expiry.with_label_values::<&str>(&[]).set(1_754_215_088.458);
         assert_eq!(
             lines_of(&metrics, name),
             ["persistent_cache_credentials_expiry_timestamp_seconds 1754215088.458"]
@@ -388,26 +356,16 @@ mod tests {
     #[test]
     fn duration_buckets_reach_from_half_a_millisecond_to_ten_seconds_and_age_to_an_hour() {
         let metrics = Metrics::new().unwrap();
-        for name in [
-            "persistent_cache_write_duration_seconds",
-            "persistent_cache_message_handling_duration_seconds",
-        ] {
+        for name in
+            ["persistent_cache_write_duration_seconds", "persistent_cache_message_handling_duration_seconds"]
+        {
             let buckets = lines_of(&metrics, &format!("{name}_bucket"));
             assert_eq!(buckets[0], format!(r#"{name}_bucket{{le="0.0005"}} 0"#));
-            assert_eq!(
-                buckets[buckets.len() - 2],
-                format!(r#"{name}_bucket{{le="10"}} 0"#)
-            );
+            assert_eq!(buckets[buckets.len() - 2], format!(r#"{name}_bucket{{le="10"}} 0"#));
         }
         let buckets = lines_of(&metrics, "persistent_cache_message_age_seconds_bucket");
-        assert_eq!(
-            buckets[0],
-            r#"persistent_cache_message_age_seconds_bucket{le="0.01"} 0"#
-        );
-        assert_eq!(
-            buckets[buckets.len() - 2],
-            r#"persistent_cache_message_age_seconds_bucket{le="3600"} 0"#
-        );
+        assert_eq!(buckets[0], r#"persistent_cache_message_age_seconds_bucket{le="0.01"} 0"#);
+        assert_eq!(buckets[buckets.len() - 2], r#"persistent_cache_message_age_seconds_bucket{le="3600"} 0"#);
     }
 
     const INFO: &str = "# Stats\r\ntotal_connections_received:5\r\nkeyspace_hits:30\r\nkeyspace_misses:10\r\n\r\n\
@@ -417,18 +375,9 @@ mod tests {
     fn redis_info_becomes_hits_misses_ratio_and_memory() {
         let metrics = Metrics::new().unwrap();
         metrics.observe_redis_info(INFO);
-        assert_eq!(
-            lines_of(&metrics, "persistent_cache_hits_total"),
-            ["persistent_cache_hits_total 30"]
-        );
-        assert_eq!(
-            lines_of(&metrics, "persistent_cache_misses_total"),
-            ["persistent_cache_misses_total 10"]
-        );
-        assert_eq!(
-            lines_of(&metrics, "persistent_cache_hit_ratio"),
-            ["persistent_cache_hit_ratio 75"]
-        );
+        assert_eq!(lines_of(&metrics, "persistent_cache_hits_total"), ["persistent_cache_hits_total 30"]);
+        assert_eq!(lines_of(&metrics, "persistent_cache_misses_total"), ["persistent_cache_misses_total 10"]);
+        assert_eq!(lines_of(&metrics, "persistent_cache_hit_ratio"), ["persistent_cache_hit_ratio 75"]);
         assert_eq!(
             lines_of(&metrics, "persistent_cache_memory_usage_bytes"),
             ["persistent_cache_memory_usage_bytes 1048576"]
@@ -440,18 +389,9 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.observe_redis_info(INFO);
         metrics.observe_redis_info("keyspace_hits:99\r\nkeyspace_misses:NaN\r\nused_memory:\r\n:::\r\n");
-        assert_eq!(
-            lines_of(&metrics, "persistent_cache_hits_total"),
-            ["persistent_cache_hits_total 99"]
-        );
-        assert_eq!(
-            lines_of(&metrics, "persistent_cache_misses_total"),
-            ["persistent_cache_misses_total 10"]
-        );
-        assert_eq!(
-            lines_of(&metrics, "persistent_cache_hit_ratio"),
-            ["persistent_cache_hit_ratio 75"]
-        );
+        assert_eq!(lines_of(&metrics, "persistent_cache_hits_total"), ["persistent_cache_hits_total 99"]);
+        assert_eq!(lines_of(&metrics, "persistent_cache_misses_total"), ["persistent_cache_misses_total 10"]);
+        assert_eq!(lines_of(&metrics, "persistent_cache_hit_ratio"), ["persistent_cache_hit_ratio 75"]);
         assert_eq!(
             lines_of(&metrics, "persistent_cache_memory_usage_bytes"),
             ["persistent_cache_memory_usage_bytes 1048576"]
@@ -463,10 +403,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.observe_redis_info(INFO);
         metrics.observe_redis_info("keyspace_hits:1e308\r\nkeyspace_misses:1.7e308\r\n");
-        assert_eq!(
-            lines_of(&metrics, "persistent_cache_hit_ratio"),
-            ["persistent_cache_hit_ratio 75"]
-        );
+        assert_eq!(lines_of(&metrics, "persistent_cache_hit_ratio"), ["persistent_cache_hit_ratio 75"]);
     }
 
     #[test]
@@ -474,10 +411,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.observe_redis_info(INFO);
         metrics.observe_redis_info("keyspace_hits:0\nkeyspace_misses:0\n");
-        assert_eq!(
-            lines_of(&metrics, "persistent_cache_hit_ratio"),
-            ["persistent_cache_hit_ratio 0"]
-        );
+        assert_eq!(lines_of(&metrics, "persistent_cache_hit_ratio"), ["persistent_cache_hit_ratio 0"]);
     }
 
     const BEGIN: &str = "<!-- metrics:begin -->\n";
@@ -485,9 +419,7 @@ mod tests {
 
     /// What stands before, within and after the markers.
     fn split_at_markers(readme: &str) -> (&str, &str, &str) {
-        let (before, rest) = readme
-            .split_once(BEGIN)
-            .expect("README.md has <!-- metrics:begin -->");
+        let (before, rest) = readme.split_once(BEGIN).expect("README.md has <!-- metrics:begin -->");
         let (block, after) = rest.split_once(END).expect("README.md has <!-- metrics:end -->");
         (before, block, after)
     }
@@ -503,11 +435,7 @@ mod tests {
             let updated = format!("{before}{BEGIN}{}{END}{after}", metrics_table());
             std::fs::write(path, updated).expect("README.md can be written");
         } else {
-            assert_eq!(
-                block,
-                metrics_table(),
-                "run the tests with UPDATE_README=1 to rewrite the block"
-            );
+            assert_eq!(block, metrics_table(), "run the tests with UPDATE_README=1 to rewrite the block");
         }
     }
 

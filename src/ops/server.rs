@@ -63,12 +63,7 @@ impl OpsServer {
         metrics: Arc<Metrics>,
         status: Option<Arc<StatusBoard>>,
     ) -> Result<Self, ServerError> {
-        let endpoints = Endpoints {
-            health,
-            metrics,
-            status,
-            rendered: Mutex::default(),
-        };
+        let endpoints = Endpoints { health, metrics, status, rendered: Mutex::default() };
         Self::listening(port, endpoints).map_err(|cause| ServerError { port, cause })
     }
 
@@ -168,11 +163,7 @@ impl OpsServer {
     }
 
     fn transfer(&self, connection: &mut Connection, now: Instant) -> io::Result<bool> {
-        let Connection {
-            stream,
-            phase,
-            deadline,
-        } = connection;
+        let Connection { stream, phase, deadline } = connection;
         let mut chunk = [0; CHUNK_BYTES];
         if let Phase::Head(received) = phase {
             match stream.read(&mut chunk) {

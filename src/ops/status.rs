@@ -97,19 +97,8 @@ impl StatusBoard {
         faults: Arc<FaultLog>,
         now: Instant,
     ) -> Self {
-        let observed = Observed {
-            condition: condition(&health, now),
-            since: now,
-            samples: VecDeque::new(),
-        };
-        Self {
-            fixed,
-            started: now,
-            health,
-            metrics,
-            faults,
-            observed: Mutex::new(observed),
-        }
+        let observed = Observed { condition: condition(&health, now), since: now, samples: VecDeque::new() };
+        Self { fixed, started: now, health, metrics, faults, observed: Mutex::new(observed) }
     }
 
     /// To be called about every second: notices changes of the state, and takes a sample when one is due.
@@ -269,9 +258,7 @@ fn counts<const N: usize>(
     counters: &IntCounterVec,
     labels: [&'static str; N],
 ) -> BTreeMap<&'static str, u64> {
-    labels
-        .map(|label| (label, counters.with_label_values(&[label]).get()))
-        .into()
+    labels.map(|label| (label, counters.with_label_values(&[label]).get())).into()
 }
 
 #[allow(clippy::cast_precision_loss)] // counts of one process stay below 2^53
@@ -347,13 +334,7 @@ mod tests {
                 Arc::clone(&faults),
                 start,
             );
-            Self {
-                board,
-                health,
-                metrics,
-                faults,
-                start,
-            }
+            Self { board, health, metrics, faults, start }
         }
 
         fn after(&self, secs: u64) -> Instant {
@@ -380,24 +361,15 @@ mod tests {
             let reasons = json["reasons"].as_array().unwrap().len();
             (json["state"].clone(), reasons, json["state_since"].clone())
         };
-        assert_eq!(
-            state(1),
-            ("not_ready".into(), 2, "2026-11-01T00:00:00.000Z".into())
-        );
+        assert_eq!(state(1), ("not_ready".into(), 2, "2026-11-01T00:00:00.000Z".into()));
         story.become_ready(3);
         story.board.tick(story.after(3));
         assert_eq!(state(40), ("ready".into(), 0, "2026-11-01T00:00:03.000Z".into()));
         story.health.set_redis_connected(false);
-        assert_eq!(
-            state(50),
-            ("not_ready".into(), 1, "2026-11-01T00:00:50.000Z".into())
-        );
+        assert_eq!(state(50), ("not_ready".into(), 1, "2026-11-01T00:00:50.000Z".into()));
         assert_eq!(state(500).0, "dead", "no poller has come round");
         story.health.begin_stop();
-        assert_eq!(
-            state(501),
-            ("stopping".into(), 1, "2026-11-01T00:08:21.000Z".into())
-        );
+        assert_eq!(state(501), ("stopping".into(), 1, "2026-11-01T00:08:21.000Z".into()));
     }
 
     #[test]
@@ -415,16 +387,8 @@ mod tests {
             story.metrics.message_age.observe(0.3);
             story.board.tick(story.after(second));
         }
-        story
-            .metrics
-            .queue_errors
-            .with_label_values(&["receive"])
-            .inc_by(3);
-        story
-            .metrics
-            .messages_failed
-            .with_label_values(&["redis"])
-            .inc_by(2);
+        story.metrics.queue_errors.with_label_values(&["receive"]).inc_by(3);
+        story.metrics.messages_failed.with_label_values(&["redis"]).inc_by(2);
         let json = story.json(60);
         let minute = &json["rates"][0];
         assert_eq!(minute["secs"], 60.0);
@@ -444,20 +408,14 @@ mod tests {
         let story = Story::new();
         story.board.tick(story.after(0));
         let note = |kind, secs| {
-            story
-                .faults
-                .note(kind, log::Level::Warn, "it failed", "why", story.after(secs));
+            story.faults.note(kind, log::Level::Warn, "it failed", "why", story.after(secs));
         };
         (0..4).for_each(|_| note("malformed", 1));
         (0..2).for_each(|_| note("redis", 2));
         story.board.tick(story.after(10));
         let json = story.json(10);
-        let listed: u64 = json["errors"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|error| error["times"].as_u64().unwrap())
-            .sum();
+        let listed: u64 =
+            json["errors"].as_array().unwrap().iter().map(|error| error["times"].as_u64().unwrap()).sum();
         assert_eq!(listed, 6);
         assert_eq!(json["history"][0]["errors_per_min"], 36.0);
         assert_eq!(json["rates"][0]["errors_per_min"], 36.0);
@@ -487,12 +445,8 @@ mod tests {
         }
         let json = story.json(2_000);
         assert_eq!(json["history"].as_array().unwrap().len(), SAMPLES_MAX - 1);
-        let windows: Vec<f64> = json["rates"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|rates| rates["secs"].as_f64().unwrap())
-            .collect();
+        let windows: Vec<f64> =
+            json["rates"].as_array().unwrap().iter().map(|rates| rates["secs"].as_f64().unwrap()).collect();
         assert_eq!(windows, [60.0, 300.0, 900.0]);
     }
 
@@ -507,10 +461,7 @@ mod tests {
         let from = observe(7.0);
         assert_eq!(mean_and_p95(&from, &from), Value::Null);
         let fast = observe(0.5);
-        assert_eq!(
-            mean_and_p95(&from, &fast),
-            json!({"mean_secs": 0.5, "p95_secs": 0.95})
-        );
+        assert_eq!(mean_and_p95(&from, &fast), json!({"mean_secs": 0.5, "p95_secs": 0.95}));
         assert_eq!(mean_and_p95(&fast, &observe(100.0))["p95_secs"], 10.0);
     }
 
@@ -519,15 +470,8 @@ mod tests {
         let story = Story::new();
         assert!(story.json(1)["credentials"]["expire_at"].is_null());
         assert!(!story.metrics.render().contains("credentials_expiry"));
-        story
-            .metrics
-            .credentials_expiry
-            .with_label_values::<&str>(&[])
-            .set(1_793_494_800.5);
-        assert_eq!(
-            story.json(1)["credentials"]["expire_at"],
-            "2026-11-01T01:00:00.500Z"
-        );
+        story.metrics.credentials_expiry.with_label_values::<&str>(&[]).set(1_793_494_800.5);
+        assert_eq!(story.json(1)["credentials"]["expire_at"], "2026-11-01T01:00:00.500Z");
     }
 
     #[test]
@@ -555,12 +499,7 @@ mod tests {
     fn a_secret_is_said_to_be_set_and_no_more() {
         let story = Story::new();
         let settings = &story.json(0)["settings"];
-        let seen = |index: usize| {
-            (
-                settings[index]["value"].clone(),
-                settings[index]["is_set"].clone(),
-            )
-        };
+        let seen = |index: usize| (settings[index]["value"].clone(), settings[index]["is_set"].clone());
         assert_eq!(seen(0), ("https://sqs".into(), true.into()));
         assert_eq!(seen(1), (Value::Null, true.into()));
         assert_eq!(seen(2), (Value::Null, false.into()));
@@ -576,10 +515,7 @@ mod tests {
         assert!(!PAGE.contains("url(") && !PAGE.contains(" src=") && !PAGE.contains("@import"));
         let references = PAGE.split(" href=\"").skip(1);
         let references: Vec<&str> = references.filter_map(|rest| rest.split('"').next()).collect();
-        assert_eq!(
-            references,
-            ["data:,", "status", "status", "metrics", "readyz", "livez"]
-        );
+        assert_eq!(references, ["data:,", "status", "status", "metrics", "readyz", "livez"]);
         let policy = PAGE_POLICY.as_str();
         let empty = STANDARD.encode(Sha256::digest(""));
         assert!(!policy.contains("unsafe") && !policy.contains(&empty), "{policy}");

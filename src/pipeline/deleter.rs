@@ -89,19 +89,10 @@ impl Deleter {
                     pending.push(recorded);
                 } else {
                     let operation = recorded.ending.operation();
-                    self.failed(
-                        operation,
-                        "given up",
-                        GIVEN_UP,
-                        "there is no time for another try",
-                    );
+                    self.failed(operation, "given up", GIVEN_UP, "there is no time for another try");
                 }
             }
-            let next_phase = if is_last_try {
-                &shutdown.exit
-            } else {
-                &shutdown.release
-            };
+            let next_phase = if is_last_try { &shutdown.exit } else { &shutdown.release };
             if !pending.is_empty() && next_phase.wait(wait) && is_last_try {
                 return;
             }
@@ -130,8 +121,7 @@ impl Deleter {
         };
         let label = operation.label();
         if failures.iter().all(Option::is_none) {
-            self.context
-                .works_again(&format!("{label} "), &format!("calls ({label}) succeed"));
+            self.context.works_again(&format!("{label} "), &format!("calls ({label}) succeed"));
         }
         let (mut completed, mut again) = (Vec::new(), Vec::new());
         for (recorded, failure) in batch.into_iter().zip(failures) {
@@ -152,16 +142,9 @@ impl Deleter {
     }
 
     fn failed(&self, operation: Operation, kind: &str, fate: &str, error: &str) {
-        let what = if operation == Operation::Delete {
-            "delete a message"
-        } else {
-            "change a message's visibility"
-        };
-        let (kind, message) = (
-            format!("{} {kind}", operation.label()),
-            format!("cannot {what}: {fate}"),
-        );
-        self.context
-            .queue_failed(operation, &kind, Level::Warn, &message, error);
+        let what =
+            if operation == Operation::Delete { "delete a message" } else { "change a message's visibility" };
+        let (kind, message) = (format!("{} {kind}", operation.label()), format!("cannot {what}: {fate}"));
+        self.context.queue_failed(operation, &kind, Level::Warn, &message, error);
     }
 }

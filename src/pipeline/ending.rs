@@ -72,8 +72,7 @@ impl Context {
         let message = format!("cannot apply message {}: {fate}", delivery.message_id);
         let kind_of_fault = format!("write {kind}");
         self.message_fault(delivery, &kind_of_fault, Level::Error, &message, &error.message);
-        self.reporter
-            .report_error(&format!("Redis refused a change: {kind}"));
+        self.reporter.report_error(&format!("Redis refused a change: {kind}"));
         ending
     }
 
@@ -81,13 +80,11 @@ impl Context {
     pub fn malformed(&self, delivery: &Delivery, body_bytes: usize, error: &MalformedBody) -> Ending {
         let (ending, fate) = self.failed("malformed", true, delivery);
         self.metrics.messages_malformed.inc();
-        self.reporter
-            .report_error(&format!("cannot read a message: {error}"));
+        self.reporter.report_error(&format!("cannot read a message: {error}"));
         let (message_id, receive_count) = (delivery.message_id.as_str(), delivery.receive_count);
         let fault = "malformed";
         let (message, error) = (format!("cannot read a message: {fate}"), error.to_string());
-        self.faults
-            .note(fault, Level::Warn, &message, &error, Instant::now());
+        self.faults.note(fault, Level::Warn, &message, &error, Instant::now());
         if self.malformed_ids.is_new(message_id) {
             log::warn!(fault, message_id, bytes = body_bytes, receive_count, err = error.as_str(); "{message}");
         } else {
@@ -110,10 +107,7 @@ impl Context {
     pub fn expired(&self, delivery: &Delivery) {
         add(&self.metrics.messages_failed, "expired", 1);
         let message = "a message could not be applied while it was hidden from others: it is dropped here and comes again";
-        let error = format!(
-            "the receipt handle of message {} has expired",
-            delivery.message_id
-        );
+        let error = format!("the receipt handle of message {} has expired", delivery.message_id);
         self.message_fault(delivery, "expired", Level::Warn, message, &error);
     }
 
@@ -196,11 +190,7 @@ mod tests {
         assert_eq!(secs(failure(false, PoisonPolicy::Delete, 1, 0.0)), 2);
         assert_eq!(secs(failure(false, PoisonPolicy::Delete, 4, 0.0)), 16);
         assert_eq!(secs(failure(false, PoisonPolicy::Delete, 4, 1.0)), 8);
-        assert_eq!(
-            secs(failure(false, PoisonPolicy::Delete, 1, 1.0)),
-            1,
-            "never at once"
-        );
+        assert_eq!(secs(failure(false, PoisonPolicy::Delete, 1, 1.0)), 1, "never at once");
     }
 
     #[test]

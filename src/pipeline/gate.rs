@@ -53,11 +53,7 @@ struct Closed {
 impl Closed {
     fn new(needs_write: bool) -> Self {
         let (opens, opened) = stop_pair();
-        Self {
-            needs_write,
-            _opens: opens,
-            opened,
-        }
+        Self { needs_write, _opens: opens, opened }
     }
 }
 
@@ -80,12 +76,7 @@ impl RedisGate {
             recovered_at: None,
             retrying: 0,
         });
-        Arc::new(Self {
-            state,
-            health,
-            metrics,
-            faults,
-        })
+        Arc::new(Self { state, health, metrics, faults })
     }
 
     /// A write that began at this time failed, and not because of what was written.
@@ -148,11 +139,7 @@ impl RedisGate {
         let now = Instant::now();
         let mut state = self.state();
         // A call that hung since before Redis was back says nothing of it now.
-        if state.closed.is_none()
-            && state
-                .recovered_at
-                .is_some_and(|recovered_at| began < recovered_at)
-        {
+        if state.closed.is_none() && state.recovered_at.is_some_and(|recovered_at| began < recovered_at) {
             return;
         }
         state.closed.get_or_insert_with(|| Closed::new(false)).needs_write |= needs_write;
@@ -161,8 +148,7 @@ impl RedisGate {
         drop(state);
         let kind = format!("{FAULT}{}", error.cause.label());
         let message = "Redis cannot be used: receiving from the queue is paused, nothing is lost";
-        self.faults
-            .fault(&kind, log::Level::Error, message, &error.message, now);
+        self.faults.fault(&kind, log::Level::Error, message, &error.message, now);
     }
 
     fn open(&self, is_enough: impl FnOnce(&Closed) -> bool) {
@@ -188,10 +174,8 @@ impl RedisGate {
             return;
         };
         drop(state); // writing the log may block
-        let failed_tries = self
-            .faults
-            .recovered(FAULT, Duration::ZERO, now)
-            .map_or(0, |outage| outage.faults);
+        let failed_tries =
+            self.faults.recovered(FAULT, Duration::ZERO, now).map_or(0, |outage| outage.faults);
         let away_secs = now.saturating_duration_since(since).as_secs_f64();
         log::info!(away_secs, failed_tries; "Redis is back after {away_secs:.1} s");
     }
@@ -220,10 +204,7 @@ mod tests {
     }
 
     fn error(kind: &str) -> StoreError {
-        StoreError {
-            message: format!("{kind} on purpose"),
-            cause: Cause::Other(kind.to_owned()),
-        }
+        StoreError { message: format!("{kind} on purpose"), cause: Cause::Other(kind.to_owned()) }
     }
 
     #[test]

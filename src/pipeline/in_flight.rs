@@ -103,20 +103,13 @@ impl InFlight {
             is_timeout_known: false,
             is_releasing: false,
         });
-        Arc::new(Self {
-            tracked,
-            quieter: Condvar::new(),
-            metrics,
-        })
+        Arc::new(Self { tracked, quieter: Condvar::new(), metrics })
     }
 
     /// A poller calls the queue, which may answer until `until`. `is_likely`: messages are expected soon.
     pub fn open_poll(self: &Arc<Self>, poller: usize, until: Instant, is_likely: bool) -> OpenPoll<'_> {
         self.tracked().polls[poller] = Some((until, is_likely));
-        OpenPoll {
-            in_flight: self,
-            poller,
-        }
+        OpenPoll { in_flight: self, poller }
     }
 
     /// Records how deliveries end. Those that are no longer this process's are left out.
@@ -133,11 +126,7 @@ impl InFlight {
             let InFlightDelivery { delivery, mut ticket } = ended;
             // The entry may have been taken over: then it is not this ticket's to remove.
             ticket.is_recorded = is_held;
-            is_held.then(|| Recorded {
-                receipt_handle: delivery.receipt_handle,
-                ending,
-                ticket,
-            })
+            is_held.then(|| Recorded { receipt_handle: delivery.receipt_handle, ending, ticket })
         };
         ended.into_iter().zip(are_held).filter_map(recorded).collect()
     }
@@ -172,9 +161,7 @@ impl InFlight {
     pub fn time_left(&self, ticket: &Ticket, now: Instant) -> Duration {
         let tracked = self.tracked();
         let entry = tracked.entry(ticket);
-        entry.map_or(Duration::ZERO, |entry| {
-            tracked.hidden_until(entry).saturating_duration_since(now)
-        })
+        entry.map_or(Duration::ZERO, |entry| tracked.hidden_until(entry).saturating_duration_since(now))
     }
 
     /// A call that extends it is under way, and would undo another change of its visibility.
@@ -204,9 +191,7 @@ impl InFlight {
         let is_due =
             |entry: &Entry| !entry.is_recorded && entry.extend_at <= now && !tracked.is_expired(entry, now);
         let due = tracked.entries.iter().filter(|(_, entry)| is_due(entry));
-        let mut due: Vec<_> = due
-            .map(|(id, entry)| (tracked.hidden_until(entry), *id))
-            .collect();
+        let mut due: Vec<_> = due.map(|(id, entry)| (tracked.hidden_until(entry), *id)).collect();
         due.sort_unstable();
         let begin = |(_, id)| {
             let entry = tracked.entries.get_mut(&id)?;
@@ -215,11 +200,7 @@ impl InFlight {
             entry.extend_at = now + timeout / 8; // if this one fails
             entry.is_being_extended = !hidden_for.is_zero();
             let receipt_handle = entry.receipt_handle.clone();
-            entry.is_being_extended.then_some(Extension {
-                id,
-                receipt_handle,
-                hidden_for,
-            })
+            entry.is_being_extended.then_some(Extension { id, receipt_handle, hidden_for })
         };
         due.into_iter().filter_map(begin).take(max).collect()
     }
@@ -276,23 +257,14 @@ impl InFlight {
             if now >= deadline {
                 return false;
             }
-            let next = if now < quiet_at {
-                quiet_at.min(deadline)
-            } else {
-                deadline
-            };
+            let next = if now < quiet_at { quiet_at.min(deadline) } else { deadline };
             let wait = self.quieter.wait_timeout(tracked, next - now);
             tracked = wait.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     fn ticket(self: &Arc<Self>, id: u64, is_recorded: bool) -> Ticket {
-        Ticket {
-            id,
-            is_recorded,
-            is_removed: false,
-            in_flight: Arc::clone(self),
-        }
+        Ticket { id, is_recorded, is_removed: false, in_flight: Arc::clone(self) }
     }
 
     fn changed(&self, tracked: &Tracked) {

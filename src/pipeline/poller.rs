@@ -36,14 +36,7 @@ pub struct Poller {
 impl Poller {
     pub fn new(context: Arc<Context>, index: usize, deliveries: Sender<Vec<InFlightDelivery>>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(250), BACKOFF_MAX);
-        Self {
-            context,
-            index,
-            deliveries,
-            backoff,
-            is_proven: false,
-            was_busy: false,
-        }
+        Self { context, index, deliveries, backoff, is_proven: false, was_busy: false }
     }
 
     /// Polls until the drain phase.
@@ -61,17 +54,11 @@ impl Poller {
         if !context.gate.wait_open(drain, REPORT_EVERY) {
             return context.health.waits(self.index, Instant::now());
         }
-        let wait = if self.is_proven {
-            context.wait_time
-        } else {
-            Duration::ZERO
-        };
+        let wait = if self.is_proven { context.wait_time } else { Duration::ZERO };
         let asked_at = Instant::now();
         // A short poll is answered at once, and where there were messages there are more.
         let is_likely = self.was_busy || wait.is_zero();
-        let poll = context
-            .in_flight
-            .open_poll(self.index, asked_at + wait, is_likely);
+        let poll = context.in_flight.open_poll(self.index, asked_at + wait, is_likely);
         match context.queue.receive(context.batch_size, wait) {
             Ok(deliveries) => {
                 context.metrics.messages_received.inc_by(deliveries.len() as u64);

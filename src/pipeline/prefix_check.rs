@@ -48,21 +48,12 @@ pub fn warning(prefix: &str, scan: &PrefixScan) -> Option<String> {
     if scan.has_own || scan.others.is_empty() {
         return None;
     }
-    let place = if scan.is_complete {
-        "Redis"
-    } else {
-        "the part of Redis that was scanned"
-    };
+    let place = if scan.is_complete { "Redis" } else { "the part of Redis that was scanned" };
     let shown = |prefix: &str| {
         let short: String = prefix.chars().take(SHOWN_MAX).collect();
         format!("'{}'", short.escape_debug())
     };
-    let mut named: Vec<String> = scan
-        .others
-        .iter()
-        .take(NAMED_MAX)
-        .map(|other| shown(other))
-        .collect();
+    let mut named: Vec<String> = scan.others.iter().take(NAMED_MAX).map(|other| shown(other)).collect();
     if let more @ 1.. = scan.others.len() - named.len() {
         named.push(format!("{more} more"));
     }
@@ -101,10 +92,7 @@ mod tests {
         );
         let long = "x".repeat(1_000);
         let warning = super::warning("p", &scan(false, &[&long, "line\nbreak"])).unwrap();
-        assert!(
-            warning.contains(r"'line\nbreak'") && warning.len() < 600,
-            "{warning}"
-        );
+        assert!(warning.contains(r"'line\nbreak'") && warning.len() < 600, "{warning}");
     }
 
     #[test]
@@ -115,14 +103,8 @@ mod tests {
 
     #[test]
     fn what_was_not_looked_at_is_not_told_to_be_empty() {
-        let part = PrefixScan {
-            is_complete: false,
-            ..scan(false, &["staging"])
-        };
+        let part = PrefixScan { is_complete: false, ..scan(false, &["staging"]) };
         let warning = warning("p", &part).unwrap();
-        assert!(
-            warning.contains("is in the part of Redis that was scanned"),
-            "{warning}"
-        );
+        assert!(warning.contains("is in the part of Redis that was scanned"), "{warning}");
     }
 }

@@ -28,13 +28,7 @@ pub struct Sampler {
 
 impl Sampler {
     pub fn new(context: Arc<Context>, status: Option<Arc<StatusBoard>>) -> Self {
-        Self {
-            context,
-            status,
-            sample_at: Instant::now(),
-            follow_at: Instant::now(),
-            was_live: true,
-        }
+        Self { context, status, sample_at: Instant::now(), follow_at: Instant::now(), was_live: true }
     }
 
     /// Works until the exit phase.
@@ -92,8 +86,7 @@ impl Sampler {
         match store.info() {
             Ok(info) => {
                 self.context.metrics.observe_redis_info(&info);
-                self.context
-                    .works_again("info", "the statistics of Redis can be read");
+                self.context.works_again("info", "the statistics of Redis can be read");
             }
             Err(error) if error.cause == Cause::ReadOnly => return gate.read_failed(&error, began),
             // An ACL may deny INFO: the cache works without its statistics.

@@ -59,16 +59,8 @@ impl Visibility {
             Ok(timeout) => {
                 self.context.in_flight.set_timeout(timeout);
                 let (kinds, now) = (kinds(Operation::GetAttributes), Instant::now());
-                let was_assumed = self
-                    .context
-                    .faults
-                    .recovered(&kinds, Duration::ZERO, now)
-                    .is_some();
-                let level = if was_assumed {
-                    log::Level::Info
-                } else {
-                    log::Level::Debug
-                };
+                let was_assumed = self.context.faults.recovered(&kinds, Duration::ZERO, now).is_some();
+                let level = if was_assumed { log::Level::Info } else { log::Level::Debug };
                 log::log!(level, "the queue's visibility timeout is {} s", timeout.as_secs());
             }
             Err(error) if error.refused => log::warn!(
@@ -101,8 +93,7 @@ impl Visibility {
                 Ok(failures) => {
                     if failures.iter().all(Option::is_none) {
                         let what = "the visibility of messages in flight can be extended";
-                        self.context
-                            .works_again(&kinds(Operation::ChangeVisibility), what);
+                        self.context.works_again(&kinds(Operation::ChangeVisibility), what);
                     }
                     for (extension, failure) in extensions.iter().zip(failures) {
                         let extended = match failure {
@@ -135,8 +126,7 @@ impl Visibility {
 
     fn failed(&self, operation: Operation, message: &str, kind: &str, error: &str) {
         let kind = kinds(operation) + kind;
-        self.context
-            .queue_failed(operation, &kind, log::Level::Warn, message, error);
+        self.context.queue_failed(operation, &kind, log::Level::Warn, message, error);
     }
 }
 

@@ -239,10 +239,7 @@ impl Worker {
                 continue;
             }
             *room -= 1;
-            job.begun.push(Attempt {
-                change,
-                locked_since: None,
-            });
+            job.begun.push(Attempt { change, locked_since: None });
         }
     }
 
@@ -314,9 +311,7 @@ impl Worker {
             let mut locked = Vec::new();
             for (mut attempt, outcome) in job.begun.drain(..).zip(&mut outcomes) {
                 let (change, key) = attempt.change.describe();
-                let result = outcome
-                    .as_ref()
-                    .map_or("refused by Redis", |outcome| outcome.label());
+                let result = outcome.as_ref().map_or("refused by Redis", |outcome| outcome.label());
                 let message_id = job.message.delivery.message_id.as_str();
                 log::debug!(message_id, change, key, outcome = result; "made a change");
                 match outcome {
@@ -399,9 +394,7 @@ pub fn apply_once(
     keep_going: &dyn Fn() -> bool,
 ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
     let [(CacheChange::InvalidateEnvironment(invalidation), _)] = changes else {
-        let row = changes
-            .iter()
-            .map(|(change, waited)| (*change, LockPatience::after(*waited)));
+        let row = changes.iter().map(|(change, waited)| (*change, LockPatience::after(*waited)));
         return store.apply(&row.collect::<Vec<_>>(), keep_going);
     };
     match store.invalidate(invalidation, keep_going) {

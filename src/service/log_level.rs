@@ -16,11 +16,7 @@ impl LogLevel {
     /// The configured level, and what changes the log's.
     pub(super) fn new(configured: LevelFilter, set: impl Fn(LevelFilter) + 'static) -> Self {
         let set = Box::new(set);
-        Self {
-            configured,
-            set,
-            raised_until: None,
-        }
+        Self { configured, set, raised_until: None }
     }
 
     /// How long until [`Self::time_passed`] has something to do.

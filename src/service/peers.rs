@@ -12,16 +12,8 @@ use crate::sqs::Queue;
 use crate::sqs::client::{SqsClient, SqsSettings};
 use crate::store::{CacheStore, RedisStore, StoreRules, server_name};
 
-const QUEUE: Purpose = Purpose {
-    thread: "credentials",
-    signs: "the queue",
-    publishes_expiry: true,
-};
-const REDIS: Purpose = Purpose {
-    thread: "redis-credentials",
-    signs: "ElastiCache",
-    publishes_expiry: false,
-};
+const QUEUE: Purpose = Purpose { thread: "credentials", signs: "the queue", publishes_expiry: true };
+const REDIS: Purpose = Purpose { thread: "redis-credentials", signs: "ElastiCache", publishes_expiry: false };
 
 /// What a receive may take beyond its long poll.
 pub(super) const RECEIVE_SLACK: Duration = Duration::from_secs(5);

@@ -48,10 +48,7 @@ pub(super) fn start(
     let (deliveries, received) = bounded(waiting.max(config.workers));
     let recorded = Arc::new(Mutex::new(recorded));
     let deleter = |_| {
-        let deleter = Deleter {
-            context: Arc::clone(context),
-            recorded: Arc::clone(&recorded),
-        };
+        let deleter = Deleter { context: Arc::clone(context), recorded: Arc::clone(&recorded) };
         move || deleter.run()
     };
     let worker = |_| {

@@ -60,11 +60,7 @@ fn status(health: &HealthBoard, now: Instant) -> String {
     }
     let readiness = health.readiness(now);
     let state = if readiness.up { "ready" } else { "not ready" };
-    let redis = if readiness.redis_connected {
-        "connected"
-    } else {
-        "unavailable"
-    };
+    let redis = if readiness.redis_connected { "connected" } else { "unavailable" };
     format!("{state}: {} pollers, Redis {redis}", readiness.consumers)
 }
 

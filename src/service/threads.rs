@@ -35,11 +35,7 @@ impl Threads {
         let (alive, running) = bounded::<()>(0);
         let is_only = loops.len() == 1;
         for (index, run) in loops.into_iter().enumerate() {
-            let name = if is_only {
-                name.to_owned()
-            } else {
-                format!("{name}-{index}")
-            };
+            let name = if is_only { name.to_owned() } else { format!("{name}-{index}") };
             let (alive, died, thread) = (alive.clone(), died.clone(), name.clone());
             Builder::new()
                 .name(name.clone())
@@ -58,10 +54,7 @@ impl Threads {
 
     /// Waits until all have ended. False if some had not by the deadline: they are left behind.
     pub(super) fn wait(&self, deadline: Instant) -> bool {
-        matches!(
-            self.running.recv_deadline(deadline),
-            Err(RecvTimeoutError::Disconnected)
-        )
+        matches!(self.running.recv_deadline(deadline), Err(RecvTimeoutError::Disconnected))
     }
 }
 

@@ -103,17 +103,8 @@ mod tests {
     fn bodies_are_those_that_the_library_reads() {
         let long =
             r#"{"a":"b","":["x","",1,"é","\"#.replace('\\', "") + r#"x"],"ff":{"gggggggg":"hhhhhhhhh"}}"#;
-        let pieces = [
-            "",
-            "a",
-            "\"",
-            "\"\"",
-            "\"\"\"\"\"\"\"\"",
-            "abcdefg",
-            "abcdefgh",
-            "ü\"€",
-            long.as_str(),
-        ];
+        let pieces =
+            ["", "a", "\"", "\"\"", "\"\"\"\"\"\"\"\"", "abcdefg", "abcdefgh", "ü\"€", long.as_str()];
         for first in pieces {
             for second in pieces {
                 for pad in 0..9 {
@@ -130,21 +121,9 @@ mod tests {
 
     #[test]
     fn a_body_with_another_escape_and_one_that_does_not_end_stay() {
-        for body in [
-            r"a\\",
-            r"\\\\",
-            "\\n",
-            r"\u00e9",
-            r"abcdefg\\",
-            r"abcdef\\\",
-            "open",
-        ] {
+        for body in [r"a\\", r"\\\\", "\\n", r"\u00e9", r"abcdefg\\", r"abcdef\\\", "open"] {
             for pad in 0..9 {
-                let end = if body == "open" {
-                    ""
-                } else {
-                    r#"","MessageId":"mmmmmmmm"}]}"#
-                };
+                let end = if body == "open" { "" } else { r#"","MessageId":"mmmmmmmm"}]}"# };
                 let answer = format!(r#"{{"Messages":[{{"Body":"{}{body}{end}"#, "p".repeat(pad));
                 assert_eq!(taken(&answer), (answer.clone(), Vec::new()));
             }
@@ -156,9 +135,6 @@ mod tests {
         let answer = r#"{"Messages":[{"x":"\"Body\":\"y\"","Body":"\"Body\":\"z\"","MessageId":"m"},{"Body":"\"2\"      "}]}"#;
         let (remaining, bodies) = taken(answer);
         assert_eq!(bodies, [r#""Body":"z""#, "\"2\"      "]);
-        assert_eq!(
-            remaining,
-            r#"{"Messages":[{"x":"\"Body\":\"y\"","Body":0,"MessageId":"m"},{"Body":1}]}"#
-        );
+        assert_eq!(remaining, r#"{"Messages":[{"x":"\"Body\":\"y\"","Body":0,"MessageId":"m"},{"Body":1}]}"#);
     }
 }

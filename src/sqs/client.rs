@@ -241,9 +241,7 @@ impl Queue for SqsClient {
         let body = protocol::get_attributes(&self.settings.queue_url, "VisibilityTimeout");
         let secs = self.call(Operation::GetAttributes, &body, None, |answer| {
             let attributes = protocol::parse_attributes(answer)?;
-            let secs = attributes
-                .get("VisibilityTimeout")
-                .and_then(|secs| secs.parse().ok());
+            let secs = attributes.get("VisibilityTimeout").and_then(|secs| secs.parse().ok());
             secs.filter(|secs| *secs <= VISIBILITY_SECS_MAX)
                 .ok_or_else(|| "the answer has no VisibilityTimeout of 0 to 43200 s".to_owned())
         })?;

@@ -108,9 +108,7 @@ pub(super) fn refused(call: FailedCall<'_>, refusal: &QueueRefusal, ahead_ms: Op
         && other != *region
         && status < 500
     {
-        parts.push(format!(
-            "QUEUE_URL is in region {other} but AWS_REGION is {region}: make them agree"
-        ));
+        parts.push(format!("QUEUE_URL is in region {other} but AWS_REGION is {region}: make them agree"));
     }
     let kind: String = code.chars().take(KIND_CHARS_MAX).collect();
     QueueError {
@@ -177,9 +175,7 @@ impl FailedCall<'_> {
 }
 
 fn remedy(call: FailedCall<'_>, fault: Fault) -> String {
-    let SqsSettings {
-        region, queue_url, ..
-    } = call.settings;
+    let SqsSettings { region, queue_url, .. } = call.settings;
     let (key_id, endpoint) = (&call.credentials.access_key_id, call.endpoint());
     match (fault, call.provider.decided_by()) {
         (Fault::UnknownKey, None) => format!(

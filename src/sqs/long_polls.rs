@@ -116,11 +116,7 @@ mod tests {
         assert_eq!(third.kind, "long_polls_cut");
         assert!(third.message.starts_with("cannot receive messages; "), "{third}");
         assert!(third.message.ends_with("or set WAIT_TIME_SECS=9"), "{third}");
-        assert_eq!(
-            cut(10.1, "Http504").kind,
-            "long_polls_cut",
-            "and so does every later one"
-        );
+        assert_eq!(cut(10.1, "Http504").kind, "long_polls_cut", "and so does every later one");
     }
 
     #[test]
@@ -144,10 +140,7 @@ mod tests {
             vec![cut, cut, (200, ""), cut],
         ] {
             let kinds = kinds(&polls);
-            assert!(
-                !kinds.iter().any(|kind| kind == "long_polls_cut"),
-                "{polls:?}: {kinds:?}"
-            );
+            assert!(!kinds.iter().any(|kind| kind == "long_polls_cut"), "{polls:?}: {kinds:?}");
         }
     }
 

@@ -210,12 +210,7 @@ pub fn parse_batch(answer: &[u8], entries: usize) -> Result<BatchOutcome, String
     // Failures last: if an entry is in both lists, it is safer to try again.
     for entry in answer.failed.unwrap_or_default() {
         let failure = EntryFailure {
-            code: entry
-                .code
-                .as_deref()
-                .and_then(peer_code)
-                .unwrap_or("Unknown")
-                .to_owned(),
+            code: entry.code.as_deref().and_then(peer_code).unwrap_or("Unknown").to_owned(),
             message: peer_text(entry.message.as_deref().unwrap_or_default()),
             sender_fault: entry.sender_fault,
         };
@@ -245,11 +240,7 @@ pub fn parse_error(status: u16, error_header: Option<&str>, body: &[u8]) -> Queu
     };
     let codes = [code.as_deref(), error_header];
     let code = codes.into_iter().flatten().find_map(bare_code);
-    QueueRefusal {
-        status,
-        code: code.map_or_else(|| format!("Http{status}"), str::to_owned),
-        message,
-    }
+    QueueRefusal { status, code: code.map_or_else(|| format!("Http{status}"), str::to_owned), message }
 }
 
 /// `com.amazonaws.sqs#QueueDoesNotExist` -> `QueueDoesNotExist`; headers append `;Sender` or `:http://…`.
@@ -267,9 +258,7 @@ fn without_tags(html: &str) -> String {
 
 fn read_short<T: DeserializeOwned>(answer: &[u8]) -> Result<T, String> {
     if answer.len() > SHORT_ANSWER_BYTES_MAX {
-        return Err(format!(
-            "the answer is longer than {SHORT_ANSWER_BYTES_MAX} bytes"
-        ));
+        return Err(format!("the answer is longer than {SHORT_ANSWER_BYTES_MAX} bytes"));
     }
     read(&text(answer))
 }

@@ -45,34 +45,21 @@ mod tests {
             ("sqs-fips.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
             ("sqs.eu-west-1.api.aws", "eu-west-1"),
             ("sqs-fips.us-east-2.api.aws", "us-east-2"),
-            (
-                "sqs.cn-northwest-1.api.amazonwebservices.com.cn",
-                "cn-northwest-1",
-            ),
+            ("sqs.cn-northwest-1.api.amazonwebservices.com.cn", "cn-northwest-1"),
             ("eu-west-2.queue.amazonaws.com", "eu-west-2"),
             ("cn-north-1.queue.amazonaws.com.cn", "cn-north-1"),
             ("queue.amazonaws.com", "us-east-1"),
             ("vpce-0a1b-2c3d.sqs.us-east-2.vpce.amazonaws.com", "us-east-2"),
-            (
-                "vpce-0a1b-2c3d-us-east-2a.sqs.us-east-2.vpce.amazonaws.com",
-                "us-east-2",
-            ),
-            (
-                "vpce-0a1b-2c3d.sqs-fips.us-west-2.vpce.amazonaws.com",
-                "us-west-2",
-            ),
+            ("vpce-0a1b-2c3d-us-east-2a.sqs.us-east-2.vpce.amazonaws.com", "us-east-2"),
+            ("vpce-0a1b-2c3d.sqs-fips.us-west-2.vpce.amazonaws.com", "us-west-2"),
             ("vpce-0a1b.sqs.cn-north-1.vpce.amazonaws.com.cn", "cn-north-1"),
             ("sqs.us-east-1.localhost:4566", "us-east-1"),
         ] {
             assert_eq!(region(host).as_deref(), Some(expected), "{host}");
         }
-        for host in [
-            "127.0.0.1:5000",
-            "[::1]:5000",
-            "sqs.internal.example",
-            "sqs.local-1.example",
-            "example.com",
-        ] {
+        for host in
+            ["127.0.0.1:5000", "[::1]:5000", "sqs.internal.example", "sqs.local-1.example", "example.com"]
+        {
             assert_eq!(region(host), None, "{host}");
         }
         assert_eq!(of_queue_url("no url"), None);

@@ -59,17 +59,9 @@ mod tests {
     #[test]
     fn the_time_is_corrected_while_the_clocks_disagree_by_minutes_and_no_longer() {
         let clock = ServerClock::default();
-        for (server_minutes, correction_minutes) in [
-            (0, 0),
-            (3, 0),
-            (-3, 0),
-            (10, 10),
-            (-60, -60),
-            (4, 4),
-            (3, 3),
-            (2, 0),
-            (3, 0),
-        ] {
+        for (server_minutes, correction_minutes) in
+            [(0, 0), (3, 0), (-3, 0), (10, 10), (-60, -60), (4, 4), (3, 3), (2, 0), (3, 0)]
+        {
             clock.observe(after_minutes(server_minutes), NOW, NOW);
             let corrected = clock.corrected(NOW);
             assert_eq!(corrected, after_minutes(correction_minutes), "{server_minutes}");

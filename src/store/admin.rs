@@ -61,10 +61,7 @@ pub enum KeyExpiry {
 
 impl KeySnapshot {
     /// No such key.
-    pub const ABSENT: Self = Self {
-        content: Content::Absent,
-        expiry: KeyExpiry::Absent,
-    };
+    pub const ABSENT: Self = Self { content: Content::Absent, expiry: KeyExpiry::Absent };
 
     /// The text that the key holds.
     pub fn text(&self) -> Option<&str> {
@@ -111,14 +108,9 @@ impl RedisStore {
             [get, pttl]
         };
         let questions: Vec<Cmd> = keys.iter().flat_map(questions).collect();
-        let replies = self
-            .pool
-            .on_a_connection(|connection| self.pool.round_trip(connection, &questions))?;
+        let replies = self.pool.on_a_connection(|connection| self.pool.round_trip(connection, &questions))?;
         let (pairs, _) = replies.as_chunks::<2>();
-        pairs
-            .iter()
-            .map(|[value, expiry]| self.key_snapshot(value, expiry))
-            .collect()
+        pairs.iter().map(|[value, expiry]| self.key_snapshot(value, expiry)).collect()
     }
 
     fn key_snapshot(&self, value: &Value, expiry: &Value) -> Result<KeySnapshot, StoreError> {
@@ -132,9 +124,8 @@ impl RedisStore {
         };
         let expiry = match reply(expiry) {
             Ok(Value::Int(-1)) => KeyExpiry::Never,
-            Ok(Value::Int(left)) => u64::try_from(left).map_or(KeyExpiry::Absent, |left| {
-                KeyExpiry::In(Duration::from_millis(left))
-            }),
+            Ok(Value::Int(left)) => u64::try_from(left)
+                .map_or(KeyExpiry::Absent, |left| KeyExpiry::In(Duration::from_millis(left))),
             Err(error) if is_refused(&error) => KeyExpiry::Unknown,
             Ok(_) | Err(_) => return Err(self.pool.not_ours("PTTL answered in an unknown form")),
         };
@@ -181,9 +172,7 @@ impl RedisStore {
         if read.as_deref() == Some(VALUE) {
             return Ok(());
         }
-        Err(self
-            .pool
-            .not_ours("a key that was written does not read as what was written"))
+        Err(self.pool.not_ours("a key that was written does not read as what was written"))
     }
 
     /// Takes a lock for so long. False: somebody else holds it.
@@ -199,8 +188,7 @@ impl RedisStore {
     pub fn release_lock(&self, key: &str, token: &str) -> Result<(), StoreError> {
         let mut release = cmd("EVAL");
         release.arg(RELEASE).arg(1).arg(key).arg(token);
-        self.ask::<Value>(&release, "cannot release a lock in")
-            .map(|_| ())
+        self.ask::<Value>(&release, "cannot release a lock in").map(|_| ())
     }
 
     /// Wakes the readers that wait for a refetch. If an ACL forbids it, they wait for their timeout.
@@ -261,9 +249,7 @@ impl RedisStore {
     }
 
     fn ask<T: redis::FromRedisValue>(&self, command: &Cmd, doing: &str) -> Result<T, StoreError> {
-        let reply = self
-            .pool
-            .on_a_connection(|connection| self.pool.query(connection, command, doing))?;
+        let reply = self.pool.on_a_connection(|connection| self.pool.query(connection, command, doing))?;
         redis::from_redis_value(reply).map_err(|_| self.pool.not_ours("a reply of an unknown form"))
     }
 }

@@ -125,9 +125,7 @@ pub(super) fn authenticate(
 }
 
 fn says_too_many_clients(error: &RedisError) -> bool {
-    error
-        .detail()
-        .is_some_and(|detail| detail.contains("max number of clients"))
+    error.detail().is_some_and(|detail| detail.contains("max number of clients"))
 }
 
 impl ConnectionManager {
@@ -166,10 +164,7 @@ impl ConnectionManager {
     }
 
     fn primary(&self) -> Option<Server> {
-        self.primary
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.primary.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn set_primary(&self, server: &Server) {
@@ -185,12 +180,7 @@ impl ConnectionManager {
         if let Some(iam) = &self.config.iam {
             return self.token(iam).map(Some);
         }
-        let password = self
-            .config
-            .password
-            .as_ref()
-            .map(crate::config::Secret::read)
-            .transpose();
+        let password = self.config.password.as_ref().map(crate::config::Secret::read).transpose();
         password.map_err(|error| {
             StoreError::new(
                 Cause::Credentials,
@@ -288,10 +278,7 @@ impl ConnectionManager {
 
     /// One question about the server. `None` if an ACL forbids it or a managed service does not know it.
     fn ask_if_allowed(&self, transport: &mut Transport, question: &Cmd) -> Result<Option<Value>, StoreError> {
-        match transport
-            .query(question)
-            .map_err(|error| self.cannot_connect(&error))
-        {
+        match transport.query(question).map_err(|error| self.cannot_connect(&error)) {
             Ok(answer) => Ok(Some(answer)),
             Err(error) if matches!(error.cause, Cause::NoPermission | Cause::Other(_)) => Ok(None),
             Err(error) => Err(error),
@@ -385,9 +372,7 @@ mod tests {
         };
         let manager = ConnectionManager::new(config, None);
         assert!(!manager.has_broken(&mut connection));
-        connection.connected_at = now
-            .checked_sub(CONNECTION_LIFETIME)
-            .expect("an up-time of minutes");
+        connection.connected_at = now.checked_sub(CONNECTION_LIFETIME).expect("an up-time of minutes");
         assert!(manager.has_broken(&mut connection));
         drop(listener);
         std::fs::remove_file(&path).unwrap();

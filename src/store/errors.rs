@@ -92,11 +92,7 @@ const FOREIGN_KEY: &str = "something foreign stands at a key of this customer: L
 impl Cause {
     /// A short stable name, for logs: `WRONGPASS`, `timeout` …
     pub fn label(&self) -> &str {
-        if let Self::Other(code) = self {
-            code
-        } else {
-            self.row().map_or("", |(_, label, ..)| label)
-        }
+        if let Self::Other(code) = self { code } else { self.row().map_or("", |(_, label, ..)| label) }
     }
 
     fn row(&self) -> Option<&'static (Self, &'static str, &'static str, &'static str)> {
@@ -112,11 +108,7 @@ impl Cause {
     fn of(code: &str, detail: &str) -> Self {
         let known = |code: &str| Some(CAUSES.iter().find(|(_, known, ..)| *known == code)?.0.clone());
         let wrapped = || known(detail.split_once(" -")?.1.split(' ').next()?);
-        let acl = [
-            "user executing the script",
-            "ACL failure in script",
-            "no permissions to",
-        ];
+        let acl = ["user executing the script", "ACL failure in script", "no permissions to"];
         if detail.contains("max number of clients") {
             Self::TooManyClients
         } else if code == "ERR" && acl.iter().any(|words| detail.contains(words)) {
@@ -132,10 +124,7 @@ impl Cause {
 impl StoreError {
     /// An error of this cause.
     pub(super) fn new(cause: Cause, message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            cause,
-        }
+        Self { message: message.into(), cause }
     }
 
     /// The service stops before the work is done.
@@ -182,10 +171,7 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
     } else if error.is_io_error() {
         (Cause::Io, text)
     } else if error.kind() == ErrorKind::Parse {
-        (
-            Cause::Protocol,
-            "what it answers is not Redis's protocol".to_owned(),
-        )
+        (Cause::Protocol, "what it answers is not Redis's protocol".to_owned())
     } else if let Some(code) = error.code() {
         return translate_answer(code, error.detail().unwrap_or_default(), doing, config);
     } else {
@@ -250,18 +236,13 @@ fn address_settings(config: &RedisConfig) -> &'static str {
 }
 
 fn tls_hint(config: &RedisConfig) -> &'static str {
-    if config.tls.is_some() {
-        ""
-    } else {
-        "; if it speaks TLS, set REDIS_TLS=1"
-    }
+    if config.tls.is_some() { "" } else { "; if it speaks TLS, set REDIS_TLS=1" }
 }
 
 fn io_remedy(words: &str, config: &RedisConfig) -> String {
     let text = words.to_lowercase();
-    let is_closed = ["reset", "broken pipe", "end of file", "unexpected eof"]
-        .iter()
-        .any(|part| text.contains(part));
+    let is_closed =
+        ["reset", "broken pipe", "end of file", "unexpected eof"].iter().any(|part| text.contains(part));
     let hint = if is_closed { tls_hint(config) } else { "" };
     let settings = address_settings(config);
     if config.tls.is_some() && (is_closed || text.contains("handshake")) {
@@ -279,10 +260,7 @@ mod tests {
 
     fn config() -> RedisConfig {
         RedisConfig {
-            address: RedisAddress::Tcp {
-                host: "db-1".to_owned(),
-                port: 6379,
-            },
+            address: RedisAddress::Tcp { host: "db-1".to_owned(), port: 6379 },
             db: 0,
             username: None,
             password: None,
@@ -325,27 +303,11 @@ mod tests {
                 "The user executing the script can't run this command or subcommand",
                 Cause::NoPermission,
             ),
-            (
-                "READONLY",
-                "You can't write against a read only replica.",
-                Cause::ReadOnly,
-            ),
-            (
-                "MISCONF",
-                "Redis is configured to save RDB snapshots",
-                Cause::CannotPersist,
-            ),
+            ("READONLY", "You can't write against a read only replica.", Cause::ReadOnly),
+            ("MISCONF", "Redis is configured to save RDB snapshots", Cause::CannotPersist),
             ("ERR", "max number of clients reached", Cause::TooManyClients),
-            (
-                "CROSSSLOT",
-                "Keys in request don't hash to the same slot",
-                Cause::OtherSlot,
-            ),
-            (
-                "ERR",
-                "max requests limit exceeded",
-                Cause::Other("ERR".to_owned()),
-            ),
+            ("CROSSSLOT", "Keys in request don't hash to the same slot", Cause::OtherSlot),
+            ("ERR", "max requests limit exceeded", Cause::Other("ERR".to_owned())),
         ] {
             assert_eq!(answered(code, detail).cause, cause, "{detail}");
         }
@@ -365,10 +327,7 @@ mod tests {
 
     #[test]
     fn a_database_that_does_not_exist_is_named_as_the_cause() {
-        for detail in [
-            "DB index is out of range",
-            "SELECT is not allowed in cluster mode",
-        ] {
+        for detail in ["DB index is out of range", "SELECT is not allowed in cluster mode"] {
             let message = answered("ERR", detail).message;
             assert!(message.contains("check REDIS_DB"), "{message}");
         }

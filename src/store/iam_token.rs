@@ -63,16 +63,10 @@ pub(super) fn iam_token(
         .build()
         .map_err(|error| error.to_string())?
         .into();
-    let signable = SignableRequest::new(
-        "GET",
-        request.uri().to_string(),
-        std::iter::empty(),
-        SignableBody::Bytes(&[]),
-    )
-    .map_err(|error| error.to_string())?;
-    let (instructions, _) = sign(signable, &params)
-        .map_err(|error| error.to_string())?
-        .into_parts();
+    let signable =
+        SignableRequest::new("GET", request.uri().to_string(), std::iter::empty(), SignableBody::Bytes(&[]))
+            .map_err(|error| error.to_string())?;
+    let (instructions, _) = sign(signable, &params).map_err(|error| error.to_string())?.into_parts();
     instructions.apply_to_request_http1x(&mut request);
     let url = request.uri().to_string();
     Ok(url.strip_prefix(SCHEME).unwrap_or(&url).to_owned())
@@ -104,9 +98,7 @@ mod tests {
 
     fn names(token: &str) -> Vec<String> {
         let query = token.split_once('?').unwrap().1;
-        form_urlencoded::parse(query.as_bytes())
-            .map(|(name, _)| name.into_owned())
-            .collect()
+        form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name.into_owned()).collect()
     }
 
     #[test]
@@ -124,26 +116,14 @@ mod tests {
     #[test]
     fn temporary_credentials_and_serverless_caches_sign_what_is_theirs() {
         let token = token("iam user", Some("session/token+1"), true, NOON);
-        assert!(
-            token.contains("&User=iam%20user&ResourceType=ServerlessCache&"),
-            "{token}"
-        );
-        assert!(
-            token.contains("X-Amz-Security-Token=session%2Ftoken%2B1"),
-            "{token}"
-        );
+        assert!(token.contains("&User=iam%20user&ResourceType=ServerlessCache&"), "{token}");
+        assert!(token.contains("X-Amz-Security-Token=session%2Ftoken%2B1"), "{token}");
         assert!(
             token
                 .contains("X-Amz-Signature=c98b01fefdf6a93fe56d3dfc0a1e880070b46b83216a34a44e9a3179e6816809"),
             "{token}"
         );
-        assert_eq!(
-            names(&token)
-                .iter()
-                .filter(|name| *name == "X-Amz-Security-Token")
-                .count(),
-            1
-        );
+        assert_eq!(names(&token).iter().filter(|name| *name == "X-Amz-Security-Token").count(), 1);
     }
 
     #[test]

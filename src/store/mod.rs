@@ -80,21 +80,12 @@ pub struct LockPatience {
 
 impl LockPatience {
     /// A held lock makes the change [`Outcome::Locked`].
-    pub const RESPECT: Self = Self {
-        respects_write_lock: true,
-        respects_refetch_lock: true,
-        has_waited: false,
-    };
+    pub const RESPECT: Self =
+        Self { respects_write_lock: true, respects_refetch_lock: true, has_waited: false };
     /// The same for a caller that holds the refetch lock itself.
-    pub const OWN_REFETCH: Self = Self {
-        respects_refetch_lock: false,
-        ..Self::RESPECT
-    };
+    pub const OWN_REFETCH: Self = Self { respects_refetch_lock: false, ..Self::RESPECT };
     /// Locks are ignored.
-    pub const NONE: Self = Self {
-        respects_write_lock: false,
-        ..Self::OWN_REFETCH
-    };
+    pub const NONE: Self = Self { respects_write_lock: false, ..Self::OWN_REFETCH };
 
     /// What is left after a change has waited this long.
     pub fn after(waited: Duration) -> Self {

@@ -35,9 +35,7 @@ impl LastConnectError {
     /// Why the last attempt failed, if it has failed since then. Several callers may wait for the same attempt.
     fn since(&self, began: Instant) -> Option<StoreError> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref()
-            .filter(|(at, _)| *at >= began)
-            .map(|(_, error)| error.clone())
+        last.as_ref().filter(|(at, _)| *at >= began).map(|(_, error)| error.clone())
     }
 }
 
@@ -67,12 +65,7 @@ impl ConnectionPool {
             .error_handler(Box::new(last_connect_error.clone()))
             .thread_pool(Arc::new(connector))
             .build_unchecked(manager.clone());
-        Self {
-            config,
-            manager,
-            connections,
-            last_connect_error,
-        }
+        Self { config, manager, connections, last_connect_error }
     }
 
     fn connection(&self) -> Result<r2d2::PooledConnection<ConnectionManager>, StoreError> {
@@ -139,12 +132,7 @@ impl ConnectionPool {
         transport.set_deadline(Instant::now() + ROUND_TRIP);
         let replies = transport
             .send(&request)
-            .and_then(|()| {
-                commands
-                    .iter()
-                    .map(|_| transport.receive())
-                    .collect::<Result<_, _>>()
-            })
+            .and_then(|()| commands.iter().map(|_| transport.receive()).collect::<Result<_, _>>())
             .map_err(|error| translate(&error, "lost the connection to", &self.config))?;
         connection.is_broken = was_broken;
         connection.has_served = true;

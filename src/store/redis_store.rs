@@ -134,11 +134,7 @@ impl RedisStore {
         steps: &[Step<'_>],
         is_dry_run: bool,
     ) -> Result<StepResults, StoreError> {
-        let options = CallOptions {
-            rules: &self.rules,
-            is_dry_run,
-            now: clock::now(),
-        };
+        let options = CallOptions { rules: &self.rules, is_dry_run, now: clock::now() };
         let answer = self.eval(connection, steps, options)?;
         let results = script::results(&answer).filter(|results| results.len() == steps.len());
         let results = results.ok_or_else(|| self.pool.not_ours("the script answered in an unknown form"))?;
@@ -148,10 +144,7 @@ impl RedisStore {
             let (code, detail) = if is_code { (code, detail) } else { ("ERR", &*words) };
             translate_answer(code, detail, WRITING, &self.config)
         };
-        Ok(results
-            .into_iter()
-            .map(|result| result.map_err(refused))
-            .collect())
+        Ok(results.into_iter().map(|result| result.map_err(refused)).collect())
     }
 
     /// Runs the script by its SHA-1 (EVALSHA), and loads it if the server does not have it. Where that is refused, EVAL
@@ -182,18 +175,12 @@ impl RedisStore {
                 tried => return tried,
             }
         }
-        let answer = self
-            .pool
-            .query(connection, &script::call("EVAL", SOURCE, steps, options), WRITING);
+        let answer = self.pool.query(connection, &script::call("EVAL", SOURCE, steps, options), WRITING);
         if answer.is_ok() && refused.is_some() {
             (connection.sends_source, connection.is_broken) = (true, false);
         }
         // If both were refused for the same cause, the first error names the command that is needed.
-        answer.map_err(|error| {
-            refused
-                .filter(|first| first.cause == error.cause)
-                .unwrap_or(error)
-        })
+        answer.map_err(|error| refused.filter(|first| first.cause == error.cause).unwrap_or(error))
     }
 
     fn probe(&self, connection: &mut PooledConnection) -> Result<(), StoreError> {
@@ -210,9 +197,7 @@ impl RedisStore {
         currencies: &[CurrencyId],
     ) -> Result<Result<bool, StoreError>, StoreError> {
         let timestamp = timestamp_key(customer_key);
-        let balances = currencies
-            .iter()
-            .map(|currency| balance_key(customer_key, currency));
+        let balances = currencies.iter().map(|currency| balance_key(customer_key, currency));
         let balances: Vec<String> = balances.collect();
         let mut keys = vec![customer_key, &timestamp];
         keys.extend(balances.iter().map(String::as_str));
@@ -226,11 +211,8 @@ impl RedisStore {
             let Ok(values) = redis::from_redis_value::<Vec<Option<String>>>(reply) else {
                 return Ok(Ok(true));
             };
-            let read: Vec<(&str, String)> = keys
-                .iter()
-                .copied()
-                .zip(values.into_iter().map(Option::unwrap_or_default))
-                .collect();
+            let read: Vec<(&str, String)> =
+                keys.iter().copied().zip(values.into_iter().map(Option::unwrap_or_default)).collect();
             let [(_, list), (_, listed_at), records @ ..] = read.as_slice() else {
                 return Ok(Ok(true));
             };
@@ -244,10 +226,7 @@ impl RedisStore {
             let Some(list) = adjusted(list, &balances) else {
                 return Ok(Ok(true));
             };
-            let step = Step::Replace {
-                read: &read,
-                list: &list,
-            };
+            let step = Step::Replace { read: &read, list: &list };
             match self.run(&[step], false, &|| true)?.remove(0) {
                 Ok(result) if result.status == StepStatus::Conflict => {}
                 ended => return Ok(ended.map(|_| true)),
@@ -274,22 +253,13 @@ impl RedisStore {
                 Ok(true)
             }
         };
-        Ok(is_adjusted.map(|is_adjusted| {
-            if is_adjusted {
-                result.outcome()
-            } else {
-                Outcome::Locked
-            }
-        }))
+        Ok(is_adjusted.map(|is_adjusted| if is_adjusted { result.outcome() } else { Outcome::Locked }))
     }
 
     /// What the changes would do, each as if those before it were applied. Writes nothing.
     pub fn dry_run(&self, changes: &[&CacheChange]) -> Result<Vec<Result<DryRun, StoreError>>, StoreError> {
         let patience = LockPatience::NONE;
-        let steps: Vec<Step<'_>> = changes
-            .iter()
-            .map(|change| Step::Change(change, patience))
-            .collect();
+        let steps: Vec<Step<'_>> = changes.iter().map(|change| Step::Change(change, patience)).collect();
         let dry_run = |result: StepResult| DryRun {
             outcome: result.outcome(),
             written: result.written.names(),
@@ -305,9 +275,7 @@ impl RedisStore {
         invalidation: &Invalidation,
         keep_going: &dyn Fn() -> bool,
     ) -> Result<u64, StoreError> {
-        let Invalidation {
-            keyspace, sent_at, ..
-        } = invalidation;
+        let Invalidation { keyspace, sent_at, .. } = invalidation;
         let step = |connection: &mut PooledConnection, step: Step<'_>| {
             let result = self.call(connection, &[step], false)?.remove(0)?;
             Ok::<u64, StoreError>(result.written.count())
@@ -322,18 +290,12 @@ impl RedisStore {
                 self.scan(connection, &cursor, &keyspace.customer_keys_pattern(), SCAN_COUNT)?;
             // Each value is deleted together with its timestamp, whichever of the two was found. Meanwhile a reader may have
             // written both again, and nothing would ever replace half of a pair.
-            let mut values: Vec<&[u8]> = keys
-                .iter()
-                .map(|key| crate::cache::keyspace::value_key(key))
-                .collect();
+            let mut values: Vec<&[u8]> =
+                keys.iter().map(|key| crate::cache::keyspace::value_key(key)).collect();
             values.sort_unstable();
             values.dedup();
             for scanned in values.chunks(UNLINKED_AT_ONCE) {
-                let unlink = Step::Unlink {
-                    scanned,
-                    keyspace,
-                    sent_at: *sent_at,
-                };
+                let unlink = Step::Unlink { scanned, keyspace, sent_at: *sent_at };
                 unlinked += step(connection, unlink)?;
             }
             if next == b"0" {
@@ -363,10 +325,8 @@ impl CacheStore for RedisStore {
         changes: &[(&CacheChange, LockPatience)],
         keep_going: &dyn Fn() -> bool,
     ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
-        let steps: Vec<Step<'_>> = changes
-            .iter()
-            .map(|(change, patience)| Step::Change(change, *patience))
-            .collect();
+        let steps: Vec<Step<'_>> =
+            changes.iter().map(|(change, patience)| Step::Change(change, *patience)).collect();
         let results = self.run(&steps, false, keep_going)?;
         let outcome = |(result, (change, _)): (Result<StepResult, _>, &(&CacheChange, _))| match result {
             Ok(result) => self.outcome(change, &result),
@@ -380,8 +340,7 @@ impl CacheStore for RedisStore {
         invalidation: &Invalidation,
         keep_going: &dyn Fn() -> bool,
     ) -> Result<u64, StoreError> {
-        self.pool
-            .on_a_connection(|connection| self.scan_and_unlink(connection, invalidation, keep_going))
+        self.pool.on_a_connection(|connection| self.scan_and_unlink(connection, invalidation, keep_going))
     }
 
     fn probe_write(&self) -> Result<(), StoreError> {
@@ -397,9 +356,7 @@ impl CacheStore for RedisStore {
     }
 
     fn ping(&self) -> Result<(), StoreError> {
-        match self
-            .pool
-            .on_a_connection(|connection| self.pool.query(connection, &cmd("PING"), "cannot use"))
+        match self.pool.on_a_connection(|connection| self.pool.query(connection, &cmd("PING"), "cannot use"))
         {
             // An ACL that forbids PING forbids no write.
             Err(error) if error.cause == Cause::NoPermission => Ok(()),
@@ -413,11 +370,8 @@ impl CacheStore for RedisStore {
         self.pool.on_a_connection(|connection| {
             let mut text = String::new();
             for section in ["stats", "memory", "replication"] {
-                let reply = self.pool.query(
-                    connection,
-                    cmd("INFO").arg(section),
-                    "cannot read the statistics of",
-                )?;
+                let reply =
+                    self.pool.query(connection, cmd("INFO").arg(section), "cannot read the statistics of")?;
                 let section = redis::from_redis_value::<String>(reply);
                 text.push_str(&section.map_err(|_| self.pool.not_ours("INFO is not text"))?);
             }

@@ -41,16 +41,9 @@ pub(super) enum Step<'a> {
     /// A change. An invalidation does nothing here, since it is not atomic.
     Change(&'a CacheChange, LockPatience),
     /// Replaces a list that is still as it was read: of each key, its name and what it held.
-    Replace {
-        read: &'a [(&'a str, String)],
-        list: &'a str,
-    },
+    Replace { read: &'a [(&'a str, String)], list: &'a str },
     /// Deletes scanned values, each with its timestamp.
-    Unlink {
-        scanned: &'a [&'a [u8]],
-        keyspace: &'a Keyspace,
-        sent_at: EpochMs,
-    },
+    Unlink { scanned: &'a [&'a [u8]], keyspace: &'a Keyspace, sent_at: EpochMs },
     /// Records an invalidation.
     SetTombstone(&'a str, EpochMs, Resets),
     /// Forgets it, unless a later one is recorded.
@@ -151,11 +144,7 @@ fn result(value: &Value) -> Option<Result<StepResult, String>> {
         return Some(Err(text(value)?));
     };
     let status = *STATUSES.get(usize::try_from(status).ok()?)?;
-    Some(Ok(StepResult {
-        status,
-        written,
-        stale,
-    }))
+    Some(Ok(StepResult { status, written, stale }))
 }
 
 fn names(value: &Value) -> Option<Keys> {
@@ -174,10 +163,9 @@ impl StepResult {
     /// The outcome, if the step is a change.
     pub(super) fn outcome(&self) -> Outcome {
         match self.status {
-            StepStatus::Applied | StepStatus::AdjustList => Outcome::Applied {
-                written: self.written.count(),
-                stale: self.stale.count(),
-            },
+            StepStatus::Applied | StepStatus::AdjustList => {
+                Outcome::Applied { written: self.written.count(), stale: self.stale.count() }
+            }
             StepStatus::Locked | StepStatus::Conflict => Outcome::Locked,
             StepStatus::NotCached => Outcome::SkippedByPolicy,
             StepStatus::PurgedLater => Outcome::PurgedLater,
@@ -263,11 +251,7 @@ fn usage_locks(step: &Step<'_>) -> Option<usize> {
 }
 
 fn respected_locks(locks: &ReaderLocks, patience: LockPatience) -> &[String] {
-    if patience.respects_write_lock {
-        &locks.write
-    } else {
-        &[]
-    }
+    if patience.respects_write_lock { &locks.write } else { &[] }
 }
 
 /// Emits the keys and arguments of steps, each kind in the order that `apply.lua` expects. Each key or argument is given in
@@ -296,20 +280,13 @@ fn emit_step(step: &Step<'_>, emit: &mut Emitter<'_, '_>) {
                 emit.deciding(key).text(value);
             }
         }
-        Step::Unlink {
-            scanned,
-            keyspace,
-            sent_at,
-        } => {
+        Step::Unlink { scanned, keyspace, sent_at } => {
             emit.text("unlink").number(sent_at.0).number(scanned.len());
             for value in *scanned {
                 // Of any other value the timestamp stands in the place of a tombstone, which is then not set.
                 let (timestamp, tombstone) = ([value, TIMESTAMP.as_bytes()], keyspace.tombstone_of(value));
                 emit.0(Part::Deciding, &timestamp);
-                emit.0(
-                    Part::Deciding,
-                    &[&tombstone.clone().unwrap_or_else(|| timestamp.concat())],
-                );
+                emit.0(Part::Deciding, &[&tombstone.clone().unwrap_or_else(|| timestamp.concat())]);
                 emit.0(Part::Other, &[value]);
                 emit.flag(tombstone.is_some());
             }
@@ -334,20 +311,14 @@ fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<
             for lock in respected_locks(&usage.locks, patience) {
                 emit.deciding(lock);
             }
-            emit.deciding_timestamp(&usage.customer_key)
-                .other(&usage.locks.refetch);
+            emit.deciding_timestamp(&usage.customer_key).other(&usage.locks.refetch);
             emit.write(&usage.write);
         }
         CacheChange::WriteBalance(write) => {
-            emit.text("balance")
-                .locks(&write.locks, patience, false)
-                .refetch(patience);
+            emit.text("balance").locks(&write.locks, patience, false).refetch(patience);
             if write.adjusts_list && write.balance.is_some() {
                 // As JSON.stringify and serde_json write it; an id of quotes or backslashes is never found.
-                emit.0(
-                    Part::Argument,
-                    &[b"\"currencyId\":\"", write.currency.as_str().as_bytes(), b"\""],
-                );
+                emit.0(Part::Argument, &[b"\"currencyId\":\"", write.currency.as_str().as_bytes(), b"\""]);
             } else {
                 emit.text("");
             }
@@ -355,21 +326,15 @@ fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<
             emit.other(&write.locks.refetch).other(&write.customer_key);
             match &write.balance {
                 None => emit.text("").text(""),
-                Some(balance) => emit
-                    .flag(balance.is_exhausted)
-                    .optional(balance.valid_until.map(|at| at.0)),
+                Some(balance) => emit.flag(balance.is_exhausted).optional(balance.valid_until.map(|at| at.0)),
             };
         }
         CacheChange::WriteEntitlements(write) => {
-            emit.text("entitlements")
-                .locks(&write.locks, patience, false)
-                .refetch(patience);
+            emit.text("entitlements").locks(&write.locks, patience, false).refetch(patience);
             emit.number(write.tombstones.len());
             emit.number(write.usages.len()).number(write.credits.len());
             emit.number(write.rate_currencies.len());
-            emit.number(write.sent_at.0)
-                .flag(write.is_from_edge_api)
-                .number(write.list.timestamp.0);
+            emit.number(write.sent_at.0).flag(write.is_from_edge_api).number(write.list.timestamp.0);
             emit.text(&write.list.value);
             emit.text(write.metadata.as_ref().map_or("", |metadata| &metadata.value));
             for tombstone in &write.tombstones {
@@ -466,12 +431,9 @@ impl Emitter<'_, '_> {
     }
 
     fn credit(&mut self, credit: &CreditWrite) -> &mut Self {
-        self.deciding_timestamp(&credit.key)
-            .deciding(&credit.key)
-            .deciding(&credit.balance_key);
+        self.deciding_timestamp(&credit.key).deciding(&credit.key).deciding(&credit.balance_key);
         let usage = &credit.usage;
-        self.number(credit.timestamp.0)
-            .text(&usage.current_usage.to_string());
+        self.number(credit.timestamp.0).text(&usage.current_usage.to_string());
         self.optional(usage.period_start.map(|at| at.0));
         self.optional(usage.period_end.map(|at| at.0));
         self.flag(credit.has_next_reset_date)

@@ -68,9 +68,7 @@ pub(super) fn elected(
     let answers = answers(config, tls, plan, deadline)?;
     let named: Vec<Server> = answers.filter_map(|(_, answer)| answer.ok()?).collect();
     let votes = |server: &Server| named.iter().filter(|other| *other == server).count();
-    let elected = named
-        .iter()
-        .max_by_key(|server| (votes(server), Some(*server) == current));
+    let elected = named.iter().max_by_key(|server| (votes(server), Some(*server) == current));
     Ok(elected.cloned())
 }
 
@@ -84,11 +82,7 @@ fn answers<'a>(
     plan: &'a DialPlan,
     deadline: Instant,
 ) -> Result<impl Iterator<Item = (String, SentinelAnswer)> + 'a, StoreError> {
-    let password = config
-        .password
-        .as_ref()
-        .map(crate::config::Secret::read)
-        .transpose();
+    let password = config.password.as_ref().map(crate::config::Secret::read).transpose();
     let password = password.map_err(|error| {
         StoreError::new(
             Cause::Credentials,
@@ -117,16 +111,9 @@ fn ask(
         None => peer_text(&error.to_string()),
     };
     // The name to expect in the certificate is the primary's, not the sentinel's.
-    let tls = config.tls.then(|| RedisTls {
-        server_name: None,
-        ..tls.cloned().unwrap_or_default()
-    });
+    let tls = config.tls.then(|| RedisTls { server_name: None, ..tls.cloned().unwrap_or_default() });
     let mut sentinel = open(host, port, tls.as_ref(), plan, deadline).map_err(|error| error.to_string())?;
-    let login = Login {
-        username: config.username.as_deref(),
-        password,
-        db: 0,
-    };
+    let login = Login { username: config.username.as_deref(), password, db: 0 };
     authenticate(&mut sentinel, &login, "REDIS_SENTINEL_PASSWORD", plan).map_err(words)?;
     let mut question = cmd("SENTINEL");
     question.arg("GET-MASTER-ADDR-BY-NAME").arg(&config.master);

@@ -85,9 +85,8 @@ pub(super) fn server_name(tls: &RedisTls, host: &str) -> Result<ServerName<'stat
 
 fn build(tls: &RedisTls) -> Result<ClientConfig, StoreError> {
     install_crypto_provider();
-    let builder = ClientConfig::builder()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Verifier::new(tls)?));
+    let builder =
+        ClientConfig::builder().dangerous().with_custom_certificate_verifier(Arc::new(Verifier::new(tls)?));
     let (Some(certificate), Some(key)) = (&tls.cert_file, &tls.key_file) else {
         return Ok(builder.with_no_client_auth());
     };
@@ -111,12 +110,7 @@ fn build(tls: &RedisTls) -> Result<ClientConfig, StoreError> {
 
 fn certificates(file: &Path, setting: &str) -> Result<Vec<CertificateDer<'static>>, StoreError> {
     let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
-    read.map_err(|error| {
-        fault(format!(
-            "cannot read {}: {error}; check {setting}",
-            file.display()
-        ))
-    })
+    read.map_err(|error| fault(format!("cannot read {}: {error}; check {setting}", file.display())))
 }
 
 fn fault(message: String) -> StoreError {
@@ -160,10 +154,7 @@ impl Verifier {
 
     /// The key of a certificate that is trusted by itself, which rustls may not be able to read.
     fn trusted_key<'a>(&self, certificate: &'a CertificateDer<'_>) -> Option<SubjectPublicKeyInfoDer<'a>> {
-        self.trusted
-            .contains(certificate)
-            .then(|| public_key(certificate))
-            .flatten()
+        self.trusted.contains(certificate).then(|| public_key(certificate)).flatten()
     }
 }
 
@@ -205,9 +196,8 @@ impl ServerCertVerifier for Verifier {
             return verified;
         };
         let mapping = self.algorithms.mapping.iter();
-        let mut algorithms = mapping
-            .filter(|(scheme, _)| *scheme == signature.scheme)
-            .flat_map(|(_, all)| *all);
+        let mut algorithms =
+            mapping.filter(|(scheme, _)| *scheme == signature.scheme).flat_map(|(_, all)| *all);
         match RawPublicKeyEntity::try_from(&key) {
             Ok(key)
                 if algorithms.any(|by| key.verify_signature(*by, message, signature.signature()).is_ok()) =>

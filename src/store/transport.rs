@@ -74,18 +74,11 @@ impl Transport {
     }
 
     fn plain(socket: Socket, deadline: Instant) -> Self {
-        Self::over(Stream::Plain(TimedSocket {
-            socket,
-            deadline,
-            timeout: Duration::ZERO,
-        }))
+        Self::over(Stream::Plain(TimedSocket { socket, deadline, timeout: Duration::ZERO }))
     }
 
     fn over(stream: Stream) -> Self {
-        Self {
-            stream: BufReader::new(stream),
-            parser: Parser::new(),
-        }
+        Self { stream: BufReader::new(stream), parser: Parser::new() }
     }
 
     /// Does the TLS handshake: what follows is encrypted.
@@ -100,10 +93,7 @@ impl Transport {
         while tls.is_handshaking() {
             if let Err(error) = tls.complete_io(&mut socket) {
                 // A server that closes says why before it does, perhaps while more is being sent.
-                let alert = tls
-                    .read_tls(&mut socket)
-                    .ok()
-                    .and_then(|_| tls.process_new_packets().err());
+                let alert = tls.read_tls(&mut socket).ok().and_then(|_| tls.process_new_packets().err());
                 return Err(failed(alert.map_or(error, io::Error::other)));
             }
         }
@@ -138,9 +128,9 @@ impl Transport {
     pub(super) fn query(&mut self, command: &Cmd) -> RedisResult<Value> {
         let reply = match self.send(&command.get_packed_command()) {
             // A server that closes says why before it does (too many clients, say): more than a broken pipe tells.
-            Err(error) if error.is_connection_dropped() => self
-                .receive()
-                .map_err(|said| if failure_of(&said).is_some() { said } else { error })?,
+            Err(error) if error.is_connection_dropped() => {
+                self.receive().map_err(|said| if failure_of(&said).is_some() { said } else { error })?
+            }
             sent => sent.and_then(|()| self.receive())?,
         };
         if let Value::ServerError(error) = reply {

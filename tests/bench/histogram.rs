@@ -17,10 +17,7 @@ pub struct Histogram {
 
 impl Histogram {
     pub fn new() -> Self {
-        Self {
-            slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
-            max_us: AtomicU64::new(0),
-        }
+        Self { slots: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(), max_us: AtomicU64::new(0) }
     }
 
     pub fn add(&self, us: u64) {
@@ -38,11 +35,7 @@ impl Histogram {
     }
 
     pub fn told(&self) -> Value {
-        let counts: Vec<u64> = self
-            .slots
-            .iter()
-            .map(|slot| slot.load(Ordering::Relaxed))
-            .collect();
+        let counts: Vec<u64> = self.slots.iter().map(|slot| slot.load(Ordering::Relaxed)).collect();
         let count: u64 = counts.iter().sum();
         let quantile = |of_thousand: u64| {
             let rank = (count * of_thousand).div_ceil(1_000).max(1);

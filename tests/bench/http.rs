@@ -19,10 +19,7 @@ impl Caller {
         let port = endpoint.port().context("a URL with a port")?;
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            buffer: vec![0; 64 * 1024],
-        })
+        Ok(Self { stream, buffer: vec![0; 64 * 1024] })
     }
 
     /// Sends a request and returns the body of its answer.
@@ -31,9 +28,7 @@ impl Caller {
         let mut filled = 0;
         loop {
             // Only the answer that is read now can be in the buffer: nothing is asked before it is whole.
-            let head = self.buffer[..filled]
-                .windows(4)
-                .position(|window| window == b"\r\n\r\n");
+            let head = self.buffer[..filled].windows(4).position(|window| window == b"\r\n\r\n");
             if let Some(end) = head {
                 let head = String::from_utf8_lossy(&self.buffer[..end]).to_ascii_lowercase();
                 let length = head

@@ -36,12 +36,7 @@ pub fn prime(options: &Options) -> anyhow::Result<Value> {
             .into_iter()
             .chain((0..options.mix.metered()).map(|at| (customer.usage_key(2 * at), r#"{"currentUsage":0}"#)))
         {
-            parts.extend([
-                key.clone(),
-                value.to_owned(),
-                format!("{key}#timestamp"),
-                at.clone(),
-            ]);
+            parts.extend([key.clone(), value.to_owned(), format!("{key}#timestamp"), at.clone()]);
         }
         keys += parts.len() / 2;
         push_command(&mut commands, &parts);
@@ -72,9 +67,9 @@ pub fn check(options: &Options, messages: u64) -> anyhow::Result<Value> {
         let is_right = *timestamp == moment_ms(*number).to_string()
             && match usage {
                 Some(usage) => stored["currentUsage"] == *usage,
-                None => stored
-                    .as_object()
-                    .is_some_and(|features| features.len() as u64 == options.mix.features),
+                None => {
+                    stored.as_object().is_some_and(|features| features.len() as u64 == options.mix.features)
+                }
             };
         if is_right {
             right += 1;
@@ -102,11 +97,7 @@ fn expected(mix: &Mix, messages: u64) -> HashMap<String, (u64, Option<u64>)> {
             Sort::Entitlements => {
                 expected.insert(customer.key(), (number, None));
                 for feature in (0..mix.metered()).map(|at| 2 * at) {
-                    let usage = if feature == 0 {
-                        usage_told(number)
-                    } else {
-                        STEADY_USAGE
-                    };
+                    let usage = if feature == 0 { usage_told(number) } else { STEADY_USAGE };
                     expected.insert(customer.usage_key(feature), (number, Some(usage)));
                 }
             }

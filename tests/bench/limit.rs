@@ -63,18 +63,11 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             receive_slack: Duration::from_secs(5),
             proxy: None,
         },
-        Arc::new(StaticCredentials::new(
-            "AKIAEXAMPLE".to_owned(),
-            Secret::inline("secret"),
-            None,
-        )),
+        Arc::new(StaticCredentials::new("AKIAEXAMPLE".to_owned(), Secret::inline("secret"), None)),
     ));
     let client = || -> anyhow::Result<Box<dyn Bare>> {
         Ok(match options.client {
-            Client::Service => Box::new(OfService {
-                client: Arc::clone(&shared),
-                batch: options.batch,
-            }),
+            Client::Service => Box::new(OfService { client: Arc::clone(&shared), batch: options.batch }),
             Client::Raw => Box::new(Raw {
                 caller: Caller::connect(&options.queue_url)?,
                 queue_url: options.queue_url.to_string(),
@@ -133,19 +126,13 @@ struct OfService {
 impl Bare for OfService {
     fn receive(&mut self) -> anyhow::Result<Vec<String>> {
         let deliveries = self.client.receive(self.batch, Duration::from_secs(20))?;
-        Ok(deliveries
-            .into_iter()
-            .map(|delivery| delivery.receipt_handle.0)
-            .collect())
+        Ok(deliveries.into_iter().map(|delivery| delivery.receipt_handle.0).collect())
     }
 
     fn delete(&mut self, handles: &[String]) -> anyhow::Result<()> {
         let handles: Vec<ReceiptHandle> = handles.iter().cloned().map(ReceiptHandle).collect();
         let outcome = self.client.delete_batch(&handles)?;
-        anyhow::ensure!(
-            outcome.iter().all(Option::is_none),
-            "a delete failed: {outcome:?}"
-        );
+        anyhow::ensure!(outcome.iter().all(Option::is_none), "a delete failed: {outcome:?}");
         Ok(())
     }
 }
@@ -161,10 +148,7 @@ impl Bare for Raw {
         let body = self.caller.call(&self.receive)?;
         // A message's own text has its quotes escaped, so this is found where it is a field and nowhere else.
         let handles = body.split(r#""ReceiptHandle":""#).skip(1);
-        Ok(handles
-            .filter_map(|rest| rest.split('"').next())
-            .map(str::to_owned)
-            .collect())
+        Ok(handles.filter_map(|rest| rest.split('"').next()).map(str::to_owned).collect())
     }
 
     fn delete(&mut self, handles: &[String]) -> anyhow::Result<()> {
@@ -173,11 +157,7 @@ impl Bare for Raw {
             .enumerate()
             .map(|(index, handle)| format!(r#"{{"Id":"{index}","ReceiptHandle":"{handle}"}}"#))
             .collect();
-        let body = format!(
-            r#"{{"QueueUrl":"{}","Entries":[{}]}}"#,
-            self.queue_url,
-            entries.join(",")
-        );
+        let body = format!(r#"{{"QueueUrl":"{}","Entries":[{}]}}"#, self.queue_url, entries.join(","));
         self.caller.call(&request("DeleteMessageBatch", &body))?;
         Ok(())
     }

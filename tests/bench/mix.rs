@@ -99,11 +99,7 @@ impl Mix {
         };
         let sort = if is_usage {
             // A probe is watched by its first feature.
-            let metered = if probe.is_some() {
-                0
-            } else {
-                (chance >> 40) % self.metered()
-            };
+            let metered = if probe.is_some() { 0 } else { (chance >> 40) % self.metered() };
             Sort::Usage { feature: 2 * metered }
         } else {
             Sort::Entitlements
@@ -155,10 +151,7 @@ struct Beginning {
 
 impl Beginning {
     fn new(text: &str) -> Self {
-        Self {
-            escaped: text.replace('"', "\\\""),
-            md5: Md5::new_with_prefix(text.as_bytes()),
-        }
+        Self { escaped: text.replace('"', "\\\""), md5: Md5::new_with_prefix(text.as_bytes()) }
     }
 }
 
@@ -194,9 +187,7 @@ impl Bodies {
             let (mut out, mut scratch) = (vec![b'"'], String::new());
             self.push_escaped(number, &mut out, &mut scratch);
             out.push(b'"');
-            serde_json::from_slice::<String>(&out)
-                .expect("a JSON string")
-                .len()
+            serde_json::from_slice::<String>(&out).expect("a JSON string").len()
         });
         longest.max().unwrap_or_default()
     }
@@ -262,22 +253,8 @@ fn push_entitlement(out: &mut String, feature: u64, usage: u64) {
             usage.to_string(),
             r#""usagePeriodAnchor":"2026-01-01T00:00:00.000Z","usagePeriodStart":"2026-11-01T00:00:00.000Z","usagePeriodEnd":"2026-12-01T00:00:00.000Z","resetPeriod":"MONTH","resetPeriodConfiguration":{"accordingTo":"SubscriptionStart"}"#,
         ),
-        1 => (
-            "BOOLEAN",
-            "null",
-            r#"null,"units":null"#,
-            "null",
-            "null".to_owned(),
-            NO_PERIOD,
-        ),
-        _ => (
-            "NUMBER",
-            "\"NONE\"",
-            r#""seat","units":"seats""#,
-            "25",
-            "null".to_owned(),
-            NO_PERIOD,
-        ),
+        1 => ("BOOLEAN", "null", r#"null,"units":null"#, "null", "null".to_owned(), NO_PERIOD),
+        _ => ("NUMBER", "\"NONE\"", r#""seat","units":"seats""#, "25", "null".to_owned(), NO_PERIOD),
     };
     let _ = write!(
         out,

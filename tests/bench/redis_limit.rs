@@ -48,9 +48,7 @@ pub fn run(options: &Options) -> anyhow::Result<Value> {
                 scope.spawn(move || write(options, writer, until, written, barrier))
             })
             .collect();
-        writers
-            .into_iter()
-            .try_for_each(|writer| writer.join().expect("no panic"))
+        writers.into_iter().try_for_each(|writer| writer.join().expect("no panic"))
     })?;
     let messages = written.load(Ordering::Relaxed);
     Ok(json!({"messages": messages, "seconds": began.elapsed().as_secs_f64()}))

@@ -24,9 +24,7 @@ impl Connection {
     pub fn open(port: u16) -> io::Result<Self> {
         let stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream: BufReader::with_capacity(64 * 1024, stream),
-        })
+        Ok(Self { stream: BufReader::with_capacity(64 * 1024, stream) })
     }
 
     /// Sends commands as they are.

@@ -30,10 +30,7 @@ const DEADLINE: Duration = Duration::from_mins(5);
 #[test]
 fn people_can_read_and_use_the_status_page() {
     let stage = Stage::new();
-    let settings = stage
-        .settings()
-        .set("CACHE_UPDATE_POLICY", "UPSERT")
-        .set("POISON_POLICY", "delete");
+    let settings = stage.settings().set("CACHE_UPDATE_POLICY", "UPSERT").set("POISON_POLICY", "delete");
     let service = Service::start(&settings);
     // Something to show under the recent errors.
     stage.queue.send("no JSON \u{202e}txet");

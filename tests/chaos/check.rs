@@ -29,11 +29,7 @@ pub fn lost(redis: &RedisPair, keys: &[Key]) -> Vec<String> {
 
 fn compare(key: &Key, newest: Version, value: Option<&str>, timestamp: Option<&str>) -> Result<(), String> {
     let (Some(value), Some(timestamp)) = (value, timestamp) else {
-        return Err(format!(
-            "absent (value: {}, timestamp: {})",
-            value.is_some(),
-            timestamp.is_some()
-        ));
+        return Err(format!("absent (value: {}, timestamp: {})", value.is_some(), timestamp.is_some()));
     };
     if timestamp != newest.at_ms.to_string() {
         return Err(format!("of {timestamp}, and {} was sent", newest.at_ms));

@@ -33,10 +33,7 @@ struct Deck<T: 'static> {
 
 impl<T> Deck<T> {
     fn of(cards: &'static [T]) -> Self {
-        Self {
-            cards,
-            left: Vec::new(),
-        }
+        Self { cards, left: Vec::new() }
     }
 
     fn draw(&mut self, random: &mut Rng) -> &'static T {
@@ -138,22 +135,10 @@ const NETWORK_FAULTS: [NetworkFault; 8] = [
     network("connections to Redis reset", NetworkAct::Reset),
     network("Redis refuses connections", NetworkAct::Become(Mode::Refuse)),
     network("network to Redis stalls", NetworkAct::Become(Mode::Stall)),
-    network(
-        "connections to Redis half-open",
-        NetworkAct::Become(Mode::HalfOpen),
-    ),
-    network(
-        "answers of Redis drip",
-        NetworkAct::Become(Mode::Drip { bytes_per_sec: 200 }),
-    ),
-    network(
-        "answers of Redis cut in the middle",
-        NetworkAct::Become(Mode::CutAfter { bytes: 1_234 }),
-    ),
-    network(
-        "answers of Redis reset in the middle",
-        NetworkAct::Become(Mode::ResetAfter { bytes: 777 }),
-    ),
+    network("connections to Redis half-open", NetworkAct::Become(Mode::HalfOpen)),
+    network("answers of Redis drip", NetworkAct::Become(Mode::Drip { bytes_per_sec: 200 })),
+    network("answers of Redis cut in the middle", NetworkAct::Become(Mode::CutAfter { bytes: 1_234 })),
+    network("answers of Redis reset in the middle", NetworkAct::Become(Mode::ResetAfter { bytes: 777 })),
 ];
 
 const fn network(name: &'static str, act: NetworkAct) -> NetworkFault {
@@ -212,59 +197,28 @@ struct Weather {
 
 /// What the queue's faults are at a time.
 const WEATHER: [Weather; 8] = [
-    Weather {
-        name: "queue: a little of everything",
-        worsen: |fair| fair,
-    },
+    Weather { name: "queue: a little of everything", worsen: |fair| fair },
     Weather {
         name: "queue: many errors (500, 503, throttling)",
-        worsen: |fair| Faults {
-            error_500: 0.1,
-            unavailable_503: 0.1,
-            throttled: 0.1,
-            ..fair
-        },
+        worsen: |fair| Faults { error_500: 0.1, unavailable_503: 0.1, throttled: 0.1, ..fair },
     },
     Weather {
         name: "queue: answers nothing but 503",
-        worsen: |fair| Faults {
-            unavailable_503: 1.0,
-            ..fair
-        },
+        worsen: |fair| Faults { unavailable_503: 1.0, ..fair },
     },
-    Weather {
-        name: "queue: calls hang",
-        worsen: |fair| Faults { hang: 0.02, ..fair },
-    },
+    Weather { name: "queue: calls hang", worsen: |fair| Faults { hang: 0.02, ..fair } },
     Weather {
         name: "queue: resets, lost answers",
-        worsen: |fair| Faults {
-            reset: 0.1,
-            answer_lost: 0.1,
-            ..fair
-        },
+        worsen: |fair| Faults { reset: 0.1, answer_lost: 0.1, ..fair },
     },
-    Weather {
-        name: "queue: many duplicates",
-        worsen: |fair| Faults {
-            duplicate: 0.3,
-            ..fair
-        },
-    },
+    Weather { name: "queue: many duplicates", worsen: |fair| Faults { duplicate: 0.3, ..fair } },
     Weather {
         name: "queue: batches half fail",
-        worsen: |fair| Faults {
-            entry_fails: 0.4,
-            entry_fails_sender: 0.01,
-            ..fair
-        },
+        worsen: |fair| Faults { entry_fails: 0.4, entry_fails_sender: 0.01, ..fair },
     },
     Weather {
         name: "queue: slow",
-        worsen: |fair| Faults {
-            slow: Some((0.3, Duration::from_millis(500))),
-            ..fair
-        },
+        worsen: |fair| Faults { slow: Some((0.3, Duration::from_millis(500))), ..fair },
     },
 ];
 

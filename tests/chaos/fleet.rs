@@ -102,22 +102,14 @@ impl Fleet {
             let words = service.as_ref().map(last_words).unwrap_or_default();
             format!("--- instance {index}\n{words}")
         };
-        self.instances
-            .iter()
-            .enumerate()
-            .map(words)
-            .collect::<Vec<_>>()
-            .join("\n")
+        self.instances.iter().enumerate().map(words).collect::<Vec<_>>().join("\n")
     }
 }
 
 fn lives(index: usize, service: &Service) -> Result<(), String> {
     match service.exit_status() {
         None => Ok(()),
-        Some(status) => Err(format!(
-            "instance {index} ended by itself ({status}):\n{}",
-            last_words(service)
-        )),
+        Some(status) => Err(format!("instance {index} ended by itself ({status}):\n{}", last_words(service))),
     }
 }
 
@@ -147,7 +139,5 @@ fn settings(queue: &QueueAccess, proxy: &FaultProxy) -> Settings {
         ("WAIT_TIME_SECS", "2"),
     ]
     .into_iter()
-    .fold(Settings::default(), |settings, (name, value)| {
-        settings.set(name, value)
-    })
+    .fold(Settings::default(), |settings, (name, value)| settings.set(name, value))
 }

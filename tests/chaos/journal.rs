@@ -42,11 +42,7 @@ impl Journal {
     pub fn during<T>(&self, kind: &'static str, act: impl FnOnce() -> T) -> T {
         let index = {
             let mut faults = self.faults.lock().expect("no holder panics");
-            faults.push(Fault {
-                kind,
-                began: Instant::now(),
-                ended: None,
-            });
+            faults.push(Fault { kind, began: Instant::now(), ended: None });
             faults.len() - 1
         };
         let result = act();
@@ -94,9 +90,7 @@ impl Journal {
             let tally = tallies.entry(fault.kind).or_default();
             tally.times += 1;
             let ended = fault.ended.unwrap_or_else(Instant::now) + AFTERMATH;
-            let of_it = outages
-                .iter()
-                .filter(|(from, until)| *from <= ended && *until >= fault.began);
+            let of_it = outages.iter().filter(|(from, until)| *from <= ended && *until >= fault.began);
             let longest = of_it.map(length).max().unwrap_or_default();
             tally.longest_outage = tally.longest_outage.max(longest);
         }

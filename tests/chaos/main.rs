@@ -77,9 +77,5 @@ fn main() -> ExitCode {
     println!("{}", report::FAIRNESS);
     let report = run::run(&plan);
     println!("{report}");
-    if report.is_good() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

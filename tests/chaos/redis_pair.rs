@@ -53,8 +53,7 @@ impl Server {
     }
 
     fn says(&self, section: &str, lines: &[&str]) -> bool {
-        self.info(section)
-            .is_some_and(|info| lines.iter().all(|line| info.contains(line)))
+        self.info(section).is_some_and(|info| lines.iter().all(|line| info.contains(line)))
     }
 }
 
@@ -74,21 +73,13 @@ impl RedisPair {
         let server = |name: &str| {
             let directory = directory.join(name);
             std::fs::create_dir_all(&directory).expect("a directory for redis");
-            Server {
-                port: free_port(),
-                directory,
-                process: None,
-            }
+            Server { port: free_port(), directory, process: None }
         };
         let mut servers = [server("a"), server("b")];
         let primary_port = servers[0].port;
         servers[0].start(None);
         servers[1].start(Some(primary_port));
-        let pair = Self {
-            directory,
-            servers,
-            primary: 0,
-        };
+        let pair = Self { directory, servers, primary: 0 };
         pair.wait_until_in_step();
         pair
     }
@@ -108,13 +99,10 @@ impl RedisPair {
     }
 
     fn is_in_step(&self) -> bool {
-        self.servers[self.primary].says(
-            "replication",
-            &["role:master", "connected_slaves:1", "state=online"],
-        ) && self.replica().says(
-            "replication",
-            &["role:slave", "master_link_status:up", "master_sync_in_progress:0"],
-        )
+        self.servers[self.primary].says("replication", &["role:master", "connected_slaves:1", "state=online"])
+            && self
+                .replica()
+                .says("replication", &["role:slave", "master_link_status:up", "master_sync_in_progress:0"])
     }
 
     fn is_durable(&self) -> bool {
@@ -142,12 +130,7 @@ impl RedisPair {
 
     /// Waits until the replica has caught up after what happened before.
     pub fn wait_until_in_step(&self) {
-        wait_for(
-            PATIENCE,
-            "a replica in step",
-            || self.is_in_step().then_some(()),
-            || self.last_words(),
-        );
+        wait_for(PATIENCE, "a replica in step", || self.is_in_step().then_some(()), || self.last_words());
     }
 
     /// Kills the primary with -9. Its port refuses from now on.

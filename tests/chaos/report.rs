@@ -60,15 +60,9 @@ impl Display for Report {
             ("keys compared", self.keys.to_string()),
             ("lost", self.lost.len().to_string()),
             ("stale", self.stale.len().to_string()),
-            (
-                "longest outage healed",
-                format!("{:.1} s", self.longest_outage.as_secs_f64()),
-            ),
+            ("longest outage healed", format!("{:.1} s", self.longest_outage.as_secs_f64())),
             ("took", format!("{seconds:.0} s")),
-            (
-                "messages/s",
-                format!("{:.0}", self.counts.deleted as f64 / seconds),
-            ),
+            ("messages/s", format!("{:.0}", self.counts.deleted as f64 / seconds)),
             ("seed", self.seed.to_string()),
         ];
         for (name, value) in rows {
@@ -95,9 +89,7 @@ impl Display for Report {
         ] {
             if !all.is_empty() {
                 writeln!(f, "\n{name}, {} of {}:", all.len().min(SHOWN), all.len())?;
-                all.iter()
-                    .take(SHOWN)
-                    .try_for_each(|one| writeln!(f, "  {one}"))?;
+                all.iter().take(SHOWN).try_for_each(|one| writeln!(f, "  {one}"))?;
             }
         }
         writeln!(f)?;

@@ -54,9 +54,8 @@ impl Stage {
         };
         let queue = FakeQueue::start(options.clone());
         let redis = RedisPair::start();
-        let proxies: Vec<FaultProxy> = (0..plan.instances)
-            .map(|_| FaultProxy::start(redis.address()))
-            .collect();
+        let proxies: Vec<FaultProxy> =
+            (0..plan.instances).map(|_| FaultProxy::start(redis.address())).collect();
         let access = QueueAccess {
             url: queue.url(),
             region: options.region,
@@ -64,20 +63,12 @@ impl Stage {
             secret_access_key: options.secret_access_key,
         };
         let fleet = Fleet::start(&access, &proxies);
-        Self {
-            queue,
-            redis: Mutex::new(redis),
-            proxies,
-            fleet,
-            journal: Journal::default(),
-        }
+        Self { queue, redis: Mutex::new(redis), proxies, fleet, journal: Journal::default() }
     }
 
     /// Redis, which stays as it is for as long as this is held.
     pub fn redis(&self) -> MutexGuard<'_, RedisPair> {
-        self.redis
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.redis.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn waiting(&self) -> u64 {

@@ -129,8 +129,6 @@ fn writes(stage: &Stage, connection: &mut Option<(u16, redis::Connection)>) -> O
         return None;
     };
     drop(redis);
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix("cmdstat_set:calls="))?;
+    let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_set:calls="))?;
     line.split(',').next()?.parse().ok()
 }

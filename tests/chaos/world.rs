@@ -158,10 +158,7 @@ impl World {
     }
 
     fn version(&self, number: i64) -> Version {
-        Version {
-            at_ms: self.base_ms + number,
-            number,
-        }
+        Version { at_ms: self.base_ms + number, number }
     }
 
     fn state(&self, subject: usize, entitlements: Vec<Value>) -> State {
@@ -220,10 +217,7 @@ impl World {
         self.subjects[subject].measured[feature] = now.number;
         let state = self.state(subject, vec![self.features[feature].clone()]);
         let message = messages::usage_updated(&state, METERED[feature], now.number, now.at_ms, shape);
-        Outgoing {
-            body: self.wrapped(&message),
-            effects: vec![(subject * KEYS_EACH + 2 + feature, now)],
-        }
+        Outgoing { body: self.wrapped(&message), effects: vec![(subject * KEYS_EACH + 2 + feature, now)] }
     }
 
     fn credit_balance(&mut self, subject: usize) -> Outgoing {
@@ -231,18 +225,12 @@ impl World {
         self.subjects[subject].consumed = now.number;
         let message =
             messages::credit_balance(owner(&self.subjects[subject]), CURRENCY, now.number, now.at_ms);
-        Outgoing {
-            body: self.wrapped(&message),
-            effects: vec![(subject * KEYS_EACH + CREDIT_KEY, now)],
-        }
+        Outgoing { body: self.wrapped(&message), effects: vec![(subject * KEYS_EACH + CREDIT_KEY, now)] }
     }
 }
 
 fn owner(subject: &Subject) -> Owner<'_> {
-    Owner {
-        customer: &subject.customer,
-        resource: subject.resource.as_deref(),
-    }
+    Owner { customer: &subject.customer, resource: subject.resource.as_deref() }
 }
 
 fn keys_of(subject: &Subject) -> Vec<Key> {
@@ -250,13 +238,5 @@ fn keys_of(subject: &Subject) -> Vec<Key> {
     let mut names = vec![customer_key.clone(), format!("{customer_key}:metadata")];
     names.extend(METERED.iter().map(|id| format!("{customer_key}:f_{id}")));
     names.push(format!("{customer_key}:credit_{CURRENCY}"));
-    names
-        .into_iter()
-        .enumerate()
-        .map(|(place, name)| Key {
-            name,
-            newest: None,
-            place,
-        })
-        .collect()
+    names.into_iter().enumerate().map(|(place, name)| Key { name, newest: None, place }).collect()
 }

@@ -91,11 +91,7 @@ impl FaultProxy {
         });
         let of_acceptor = Arc::clone(&shared);
         let acceptor = thread("proxy-accept", move || accept(&listener, &of_acceptor));
-        Self {
-            port,
-            shared,
-            acceptor: Some(acceptor),
-        }
+        Self { port, shared, acceptor: Some(acceptor) }
     }
 
     /// Where it listens, on 127.0.0.1.
@@ -182,18 +178,12 @@ impl Shared {
 
     /// Waits for any change of the state, for so long at most.
     fn wait<'a>(&self, state: MutexGuard<'a, State>, at_most: Duration) -> MutexGuard<'a, State> {
-        self.changed
-            .wait_timeout(state, at_most)
-            .expect("no pump panics")
-            .0
+        self.changed.wait_timeout(state, at_most).expect("no pump panics").0
     }
 }
 
 fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .expect("a thread can be started")
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread can be started")
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {

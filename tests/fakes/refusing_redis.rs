@@ -40,11 +40,7 @@ pub enum How {
 impl Refusal {
     /// Of these commands, whatever their arguments.
     pub fn of(commands: &'static [&'static str], how: How) -> Self {
-        Self {
-            commands,
-            only_with: None,
-            how,
-        }
+        Self { commands, only_with: None, how }
     }
 
     fn concerns(&self, command: &Command) -> bool {
@@ -87,11 +83,7 @@ impl RefusingRedis {
     pub fn start(server: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let port = listener.local_addr().expect("an address").port();
-        let shared = Arc::new(Shared {
-            state: Mutex::default(),
-            changed: Condvar::new(),
-            server,
-        });
+        let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), server });
         let of_acceptor = Arc::clone(&shared);
         Self {
             port,
@@ -160,9 +152,7 @@ impl Drop for RefusingRedis {
         let (state, waited) = self
             .shared
             .changed
-            .wait_timeout_while(self.shared.state(), Duration::from_secs(10), |state| {
-                state.running > 0
-            })
+            .wait_timeout_while(self.shared.state(), Duration::from_secs(10), |state| state.running > 0)
             .expect("no connection panics");
         assert!(
             !waited.timed_out() || std::thread::panicking(),
@@ -174,9 +164,7 @@ impl Drop for RefusingRedis {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .expect("no connection panics while it holds the state")
+        self.state.lock().expect("no connection panics while it holds the state")
     }
 
     /// How this command is refused, if it is.
@@ -197,11 +185,7 @@ impl Shared {
         let state = self.state();
         let epoch = state.epoch;
         let waits = |state: &mut State| state.epoch == epoch && !state.closing;
-        drop(
-            self.changed
-                .wait_while(state, waits)
-                .expect("no connection panics"),
-        );
+        drop(self.changed.wait_while(state, waits).expect("no connection panics"));
     }
 }
 
@@ -214,10 +198,7 @@ impl State {
 }
 
 fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .expect("a thread can be started")
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread can be started")
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
@@ -297,10 +278,7 @@ impl Command {
             arguments.push(read_bytes(from, number(&head)?, &mut raw)?);
         }
         let name = String::from_utf8_lossy(&arguments[0]).to_uppercase();
-        assert!(
-            !name.ends_with("SUBSCRIBE") && name != "MONITOR",
-            "{name} has many answers"
-        );
+        assert!(!name.ends_with("SUBSCRIBE") && name != "MONITOR", "{name} has many answers");
         Ok(Self { raw, name, arguments })
     }
 
@@ -333,9 +311,7 @@ fn read_answer(from: &mut impl BufRead) -> Result<Vec<u8>> {
 fn read_line(from: &mut impl BufRead, raw: &mut Vec<u8>) -> Result<String> {
     let start = raw.len();
     from.read_until(b'\n', raw)?;
-    let line = raw[start..]
-        .strip_suffix(b"\r\n")
-        .ok_or(ErrorKind::UnexpectedEof)?;
+    let line = raw[start..].strip_suffix(b"\r\n").ok_or(ErrorKind::UnexpectedEof)?;
     Ok(String::from_utf8_lossy(line).into_owned())
 }
 

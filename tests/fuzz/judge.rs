@@ -76,10 +76,7 @@ impl InputId {
     /// Reads `TARGET:SEED`.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (name, seed) = text.split_once(':').ok_or("it is written TARGET:SEED")?;
-        Ok(Self {
-            target: crate::target(name)?,
-            seed: crate::hexadecimal(seed)?,
-        })
+        Ok(Self { target: crate::target(name)?, seed: crate::hexadecimal(seed)? })
     }
 
     /// The input itself.
@@ -99,10 +96,7 @@ impl fmt::Display for Fault {
         match self {
             Self::Panic(message) => write!(formatter, "panicked: {message}"),
             Self::Memory { peak, allowed } => {
-                write!(
-                    formatter,
-                    "allocated {peak} bytes at one time, allowed are {allowed}"
-                )
+                write!(formatter, "allocated {peak} bytes at one time, allowed are {allowed}")
             }
             Self::Slow(took) => write!(formatter, "took {} ms, three times", took.as_millis()),
             Self::Property(what) => write!(formatter, "does not hold: {what}"),
@@ -126,10 +120,7 @@ pub fn judge(target: &Target, input: &[u8]) -> Result<Measured, Fault> {
     }
     let allowed = target.memory.allowed(input.len());
     if measured.peak > allowed {
-        return Err(Fault::Memory {
-            peak: measured.peak,
-            allowed,
-        });
+        return Err(Fault::Memory { peak: measured.peak, allowed });
     }
     Ok(measured)
 }
@@ -140,11 +131,7 @@ fn once(target: &Target, input: &[u8]) -> Result<Measured, Fault> {
     let checked = panic::catch_unwind(AssertUnwindSafe(|| (target.check)(input, &mut probe)));
     let took = started.elapsed();
     match checked {
-        Ok(Ok(understood)) => Ok(Measured {
-            peak: probe.peak,
-            took,
-            understood,
-        }),
+        Ok(Ok(understood)) => Ok(Measured { peak: probe.peak, took, understood }),
         Ok(Err(property)) => Err(Fault::Property(property)),
         Err(_) => Err(Fault::Panic(last_panic())),
     }

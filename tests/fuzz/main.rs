@@ -88,29 +88,20 @@ fn main() -> ExitCode {
         inputs: arguments.inputs,
         time_max: arguments.seconds.map(Duration::from_secs),
         seed: arguments.seed.unwrap_or_else(|| fastrand::u64(..)),
-        targets: if arguments.target.is_empty() {
-            TARGETS.iter().collect()
-        } else {
-            arguments.target
-        },
+        targets: if arguments.target.is_empty() { TARGETS.iter().collect() } else { arguments.target },
         threads: arguments
             .threads
             .or_else(|| std::thread::available_parallelism().ok().map(Into::into))
             .unwrap_or(1)
             .max(1),
     };
-    if arguments.work {
-        worker::run(&plan)
-    } else {
-        supervisor::run(&plan)
-    }
+    if arguments.work { worker::run(&plan) } else { supervisor::run(&plan) }
 }
 
 /// Where failing inputs are kept: `target/fuzz-failures`.
 fn failures() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .parent()
-        .expect("cargo's tmp lies in its target directory");
+    let target =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("cargo's tmp lies in its target directory");
     target.join("fuzz-failures")
 }
 

@@ -12,10 +12,7 @@ use crate::{Plan, failures};
 /// Runs the plan.
 pub fn run(plan: &Plan) -> ExitCode {
     fs::create_dir_all(failures()).expect("the directory of failures can be made");
-    println!(
-        "{} inputs, {} threads, seed {:016x}",
-        plan.inputs, plan.threads, plan.seed
-    );
+    println!("{} inputs, {} threads, seed {:016x}", plan.inputs, plan.threads, plan.seed);
     let status = child(&plan.arguments());
     match status.code() {
         Some(0) => {
@@ -47,10 +44,7 @@ fn blame(thread: usize) {
     let status = child(&["--replay".to_owned(), id.to_string()]);
     if status.code() != Some(0) {
         let path = keep(&id.to_string(), &id.input());
-        println!(
-            "FAULT {id}: ends the process ({status}); kept in {}",
-            path.display()
-        );
+        println!("FAULT {id}: ends the process ({status}); kept in {}", path.display());
     }
 }
 
@@ -70,11 +64,7 @@ impl Plan {
             format!("--threads={}", self.threads),
         ];
         arguments.extend(self.time_max.map(|time| format!("--seconds={}", time.as_secs())));
-        arguments.extend(
-            self.targets
-                .iter()
-                .map(|target| format!("--target={}", target.name)),
-        );
+        arguments.extend(self.targets.iter().map(|target| format!("--target={}", target.name)));
         arguments
     }
 }

@@ -209,11 +209,7 @@ impl Tally {
             understood: measured.understood.into(),
             bytes: length as u64,
             peak_max: if length < TELLING_BYTES { measured.peak } else { 0 },
-            ratio_max: if length < TELLING_BYTES {
-                0
-            } else {
-                measured.peak.div_ceil(length as u64)
-            },
+            ratio_max: if length < TELLING_BYTES { 0 } else { measured.peak.div_ceil(length as u64) },
             slowest: measured.took,
             slowest_seed: seed,
         });
@@ -257,11 +253,7 @@ fn tell(shared: &Shared, took: Duration) {
         );
     }
     let faults = shared.faults.load(Ordering::Relaxed);
-    println!(
-        "{} inputs in {} s, {faults} faults",
-        sum.inputs,
-        took.as_secs().max(1)
-    );
+    println!("{} inputs in {} s, {faults} faults", sum.inputs, took.as_secs().max(1));
 }
 
 fn tell_fault(id: &str, input: &[u8], fault: &Fault) {
@@ -302,11 +294,7 @@ fn shown(target: &'static Target, input: Vec<u8>) -> ExitCode {
         Ok(Ok(measured)) => {
             println!(
                 "{}, {} bytes of memory, {} us: nothing wrong",
-                if measured.understood {
-                    "understood"
-                } else {
-                    "refused"
-                },
+                if measured.understood { "understood" } else { "refused" },
                 measured.peak,
                 measured.took.as_micros()
             );

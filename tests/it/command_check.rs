@@ -27,11 +27,7 @@ impl Scene {
             .access_key(&moto.user(&["sqs:*", "sts:*"]))
             .set("AWS_ENDPOINT_URL_STS", &moto.endpoint)
             .set("EDGE_API_URL", &edge.url);
-        Self {
-            stage,
-            edge,
-            settings,
-        }
+        Self { stage, edge, settings }
     }
 }
 
@@ -51,10 +47,7 @@ fn of_area(report: &Value, area: &str) -> Vec<(String, String)> {
 }
 
 fn statuses(report: &Value, area: &str) -> Vec<String> {
-    of_area(report, area)
-        .into_iter()
-        .map(|(status, _)| status)
-        .collect()
+    of_area(report, area).into_iter().map(|(status, _)| status).collect()
 }
 
 #[test]
@@ -62,19 +55,13 @@ fn where_all_is_well_each_line_says_so_and_nothing_is_changed() {
     let scene = Scene::new();
     let queue = &scene.stage.queue;
     queue.send("a message that stays");
-    scene
-        .stage
-        .redis
-        .command::<String>(&["SET", "production:c_one", "{}"]);
+    scene.stage.redis.command::<String>(&["SET", "production:c_one", "{}"]);
     let before = scene.stage.redis.snapshot();
 
     let ended = check(&scene.settings, &[]);
     println!("{}", ended.stdout);
     assert_eq!(ended.status, 0, "{ended:?}");
-    assert!(
-        ended.stdout.lines().all(|line| line.starts_with("ok  ")),
-        "{ended:?}"
-    );
+    assert!(ended.stdout.lines().all(|line| line.starts_with("ok  ")), "{ended:?}");
     for part in [
         "static credentials with key id AKIA",
         "the caller is arn:aws:iam::123456789012:user/",
@@ -92,18 +79,11 @@ fn where_all_is_well_each_line_says_so_and_nothing_is_changed() {
     }
     assert!(!ended.stdout.contains('\u{1b}'), "no colour in a pipe");
     assert_eq!(scene.stage.redis.snapshot(), before);
-    let counts = Counts {
-        visible: 1,
-        in_flight: 0,
-    };
+    let counts = Counts { visible: 1, in_flight: 0 };
     assert_eq!(queue.counts(), counts, "nothing is hidden or gone");
 
     let json = check(&scene.settings, &["--json"]);
-    assert_eq!(
-        (json.status, &json.json()["status"]),
-        (0, &json!("ok")),
-        "{json:?}"
-    );
+    assert_eq!((json.status, &json.json()["status"]), (0, &json!("ok")), "{json:?}");
 }
 
 #[test]
@@ -126,10 +106,7 @@ fn a_message_that_a_close_dead_letter_rule_counts_is_not_received_unless_it_is_a
             "{told:?}"
         );
     }
-    let one = Counts {
-        visible: 1,
-        in_flight: 0,
-    };
+    let one = Counts { visible: 1, in_flight: 0 };
     assert_eq!(queue.counts(), one);
     let forced = check(&settings, &["--receive"]);
     assert_eq!(forced.status, 0, "{forced:?}");
@@ -140,34 +117,21 @@ fn a_message_that_a_close_dead_letter_rule_counts_is_not_received_unless_it_is_a
 fn what_may_not_be_asked_is_a_warning_where_the_service_does_without() {
     let scene = Scene::new();
     let moto = scene.stage.queue.moto;
-    let settings = scene
-        .settings
-        .access_key(&moto.service_user)
-        .set("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9");
+    let settings =
+        scene.settings.access_key(&moto.service_user).set("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:9");
     let ended = check(&settings, &["--json"]);
     assert_eq!(ended.status, 3, "{ended:?}");
     let report = ended.json();
     assert_eq!(statuses(&report, "credentials"), ["ok", "warning"], "{report:#}");
-    assert_eq!(
-        statuses(&report, "queue"),
-        ["warning", "ok", "warning"],
-        "{report:#}"
-    );
+    assert_eq!(statuses(&report, "queue"), ["warning", "ok", "warning"], "{report:#}");
     let received = check(&settings, &["--json", "--receive"]).json();
-    assert_eq!(
-        statuses(&received, "queue"),
-        ["warning", "ok", "ok"],
-        "{received:#}"
-    );
+    assert_eq!(statuses(&received, "queue"), ["warning", "ok", "ok"], "{received:#}");
 }
 
 #[test]
 fn each_area_that_fails_has_an_exit_status_of_its_own_and_a_remedy() {
     let scene = Scene::new();
-    let key = AccessKey {
-        secret: "not-the-secret".into(),
-        ..scene.stage.queue.moto.service_user.clone()
-    };
+    let key = AccessKey { secret: "not-the-secret".into(), ..scene.stage.queue.moto.service_user.clone() };
     let ended = check(&scene.settings.clone().access_key(&key), &[]);
     assert_eq!(ended.status, 11, "{ended:?}");
     assert!(
@@ -175,10 +139,8 @@ fn each_area_that_fails_has_an_exit_status_of_its_own_and_a_remedy() {
         "{ended:?}"
     );
 
-    let locked = TestRedis::start_with(RedisOptions {
-        password: Some("right".into()),
-        ..RedisOptions::default()
-    });
+    let locked =
+        TestRedis::start_with(RedisOptions { password: Some("right".into()), ..RedisOptions::default() });
     let settings = scene.settings.clone().set("REDIS_PORT", locked.port.to_string());
     let ended = check(&settings.set("REDIS_PASSWORD", "wrong-one"), &[]);
     assert_eq!(ended.status, 12, "{ended:?}");
@@ -189,16 +151,9 @@ fn each_area_that_fails_has_an_exit_status_of_its_own_and_a_remedy() {
     );
 
     scene.edge.accept_key("another");
-    let of_edge = scene
-        .settings
-        .clone()
-        .unset("AWS_ACCESS_KEY_ID")
-        .unset("AWS_SECRET_ACCESS_KEY");
+    let of_edge = scene.settings.clone().unset("AWS_ACCESS_KEY_ID").unset("AWS_SECRET_ACCESS_KEY");
     let ended = check(&of_edge, &["--json"]);
-    assert_eq!(
-        ended.status, 1,
-        "credentials and Edge API fail together: {ended:?}"
-    );
+    assert_eq!(ended.status, 1, "credentials and Edge API fail together: {ended:?}");
     let report = ended.json();
     assert_eq!(statuses(&report, "credentials"), ["failure"]);
     assert_eq!(statuses(&report, "edge"), ["failure"]);
@@ -218,25 +173,19 @@ fn a_user_who_may_write_keys_but_not_as_the_service_does_is_a_failure() {
     let keys = "~production:* ~production-*";
     let scriptless =
         format!("{keys} +get +set +del +scan +ping +info +role +time +select +mget +exists +unlink +mset");
-    for (user, rights, missing) in [
-        ("scriptless", scriptless.as_str(), "evalsha"),
-        ("keyless", "~production:* +@all", "key"),
-    ] {
+    for (user, rights, missing) in
+        [("scriptless", scriptless.as_str(), "evalsha"), ("keyless", "~production:* +@all", "key")]
+    {
         let rights: Vec<&str> = rights.split(' ').collect();
         let command = [&["ACL", "SETUSER", user, "on", ">secret"], rights.as_slice()].concat();
         redis.command::<String>(&command);
         let settings = scene.settings.clone();
-        let settings = settings
-            .set("REDIS_USERNAME", user)
-            .set("REDIS_PASSWORD", "secret");
+        let settings = settings.set("REDIS_USERNAME", user).set("REDIS_PASSWORD", "secret");
         let ended = check(&settings, &["--json"]);
         assert_eq!(ended.status, 12, "{user}: {ended:?}");
         let told = of_area(&ended.json(), "redis");
-        let failures: Vec<&String> = told
-            .iter()
-            .filter(|(status, _)| status == "failure")
-            .map(|(_, text)| text)
-            .collect();
+        let failures: Vec<&String> =
+            told.iter().filter(|(status, _)| status == "failure").map(|(_, text)| text).collect();
         assert!(
             failures.len() == 1 && failures[0].contains(missing) && failures[0].contains(user),
             "{told:?}"
@@ -249,17 +198,10 @@ fn a_user_who_may_write_keys_but_not_as_the_service_does_is_a_failure() {
 fn a_replica_and_a_prefix_that_nobody_uses_are_told() {
     let scene = Scene::new();
     let port = scene.stage.redis.port.to_string();
-    scene
-        .stage
-        .redis
-        .command::<String>(&["SET", "staging:c_one", "{}"]);
+    scene.stage.redis.command::<String>(&["SET", "staging:c_one", "{}"]);
     let report = check(&scene.settings, &["--json"]).json();
     let told = of_area(&report, "redis");
-    assert!(
-        told.iter()
-            .any(|(status, text)| status == "warning" && text.contains("'staging'")),
-        "{told:?}"
-    );
+    assert!(told.iter().any(|(status, text)| status == "warning" && text.contains("'staging'")), "{told:?}");
 
     let replica = TestRedis::start();
     replica.command::<String>(&["REPLICAOF", "127.0.0.1", &port]);
@@ -275,8 +217,7 @@ fn faults_of_the_configuration_are_lines_too() {
     let told = of_area(&ended.json(), "configuration");
     for name in ["PORT", "QUEUE_URL", "REDIS_HOST", "SERVER_API_KEY"] {
         assert!(
-            told.iter()
-                .any(|(status, text)| status == "failure" && text.starts_with(name)),
+            told.iter().any(|(status, text)| status == "failure" && text.starts_with(name)),
             "{name}: {told:?}"
         );
     }

@@ -21,10 +21,7 @@ fn both_work(stage: &FakeStage, settings: &Settings, status: i32) -> Value {
     let owner = Owner::customer("customer-1");
     let state = State::new(owner, hours_ago(0), &[boolean("feature-sso")]);
     stage.deliver(&service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
-    assert!(
-        stage.redis.get(&owner.key(PREFIX)).is_some(),
-        "the service writes"
-    );
+    assert!(stage.redis.get(&owner.key(PREFIX)).is_some(), "the service writes");
     service.stop();
     let report = checked(&run(settings, &["check", "--json"]), status);
     // It deletes what never was, and asks for the time without a key.
@@ -53,10 +50,7 @@ fn has(report: &Value, area: &str, status: &str, part: &str) -> bool {
 fn well(stage: &FakeStage, edge: &EdgeStub) -> Settings {
     edge.give_sentry_dsn("");
     let moto = crate::support::moto::Moto::shared();
-    stage
-        .settings()
-        .set("EDGE_API_URL", &edge.url)
-        .set("AWS_ENDPOINT_URL_STS", &moto.endpoint)
+    stage.settings().set("EDGE_API_URL", &edge.url).set("AWS_ENDPOINT_URL_STS", &moto.endpoint)
 }
 
 /// The keys of the fake queue are unknown to STS.
@@ -68,15 +62,11 @@ fn commands_that_redis_does_not_know_are_notes() {
         &["INFO"][..],
         &["ROLE"],
         &["TIME"],
-        &[
-            "INFO", "ROLE", "TIME", "CONFIG", "CLIENT", "COMMAND", "DBSIZE", "KEYS", "FLUSHALL",
-        ],
+        &["INFO", "ROLE", "TIME", "CONFIG", "CLIENT", "COMMAND", "DBSIZE", "KEYS", "FLUSHALL"],
     ] {
         let arguments = renamed.iter().flat_map(|name| ["--rename-command", name, ""]);
-        let redis = TestRedis::start_with(RedisOptions {
-            arguments: arguments.collect(),
-            ..RedisOptions::default()
-        });
+        let redis =
+            TestRedis::start_with(RedisOptions { arguments: arguments.collect(), ..RedisOptions::default() });
         let stage = FakeStage::with_redis(redis, QueueOptions::default());
         let edge = EdgeStub::start();
         let report = both_work(&stage, &well(&stage, &edge), UNKNOWN_TO_STS);
@@ -89,25 +79,12 @@ fn commands_that_redis_does_not_know_are_notes() {
 fn an_acl_of_just_what_readme_names_is_enough() {
     let stage = FakeStage::new(QueueOptions::default());
     let edge = EdgeStub::start();
-    let fixed = [
-        "ACL",
-        "SETUSER",
-        "stigg",
-        "reset",
-        "on",
-        ">secret",
-        "~production:*",
-        "~production-*",
-    ];
+    let fixed = ["ACL", "SETUSER", "stigg", "reset", "on", ">secret", "~production:*", "~production-*"];
     let words: Vec<&str> = fixed.into_iter().chain(COMMANDS.split(' ')).collect();
     for forbidden in ["+info", "+ping +info"] {
-        let rules = words
-            .iter()
-            .filter(|word| !forbidden.split(' ').any(|other| other == **word));
+        let rules = words.iter().filter(|word| !forbidden.split(' ').any(|other| other == **word));
         stage.redis.command::<()>(&rules.copied().collect::<Vec<_>>());
-        let settings = well(&stage, &edge)
-            .set("REDIS_USERNAME", "stigg")
-            .set("REDIS_PASSWORD", "secret");
+        let settings = well(&stage, &edge).set("REDIS_USERNAME", "stigg").set("REDIS_PASSWORD", "secret");
         let report = both_work(&stage, &settings, UNKNOWN_TO_STS);
         assert!(has(&report, "redis", "note", "INFO"), "{report:#}");
         assert!(has(&report, "redis", "ok", "role unknown"), "{report:#}");
@@ -140,18 +117,8 @@ fn whatever_redis_answers_to_questions_about_itself_fails_nothing() {
 #[test]
 fn a_scan_that_is_refused_is_a_warning_and_a_ping_that_is_nothing() {
     for (command, error, status, part) in [
-        (
-            &["SCAN"],
-            "ERR unknown command 'SCAN', with args beginning with: '0'",
-            "warning",
-            "needs SCAN",
-        ),
-        (
-            &["PING"],
-            "ERR unknown command 'PING', with args beginning with: ",
-            "ok",
-            "role primary",
-        ),
+        (&["SCAN"], "ERR unknown command 'SCAN', with args beginning with: '0'", "warning", "needs SCAN"),
+        (&["PING"], "ERR unknown command 'PING', with args beginning with: ", "ok", "role primary"),
     ] {
         let stage = FakeStage::new(QueueOptions::default());
         let edge = EdgeStub::start();
@@ -174,11 +141,7 @@ fn a_replica_that_takes_writes_is_a_warning() {
     crate::support::wait::wait_until(
         crate::support::wait::PATIENCE,
         "the end of the synchronization",
-        || {
-            redis
-                .command::<String>(&["INFO", "replication"])
-                .contains("master_link_status:up")
-        },
+        || redis.command::<String>(&["INFO", "replication"]).contains("master_link_status:up"),
     );
     let report = both_work(&stage, &well(&stage, &edge), 3);
     assert!(has(&report, "redis", "warning", "is a replica"), "{report:#}");
@@ -190,18 +153,12 @@ fn a_queue_and_an_sts_that_allow_no_more_than_the_service_does_are_warnings() {
     let edge = EdgeStub::start();
     edge.give_sentry_dsn("");
     let moto = stage.queue.moto;
-    let settings = stage
-        .settings()
-        .access_key(&moto.service_user)
-        .set("EDGE_API_URL", &edge.url);
+    let settings = stage.settings().access_key(&moto.service_user).set("EDGE_API_URL", &edge.url);
     // Forbidden; and of a kind of its own.
     for sts in [moto.endpoint.as_str(), "http://127.0.0.1:9", edge.url.as_str()] {
         let settings = settings.clone().set("AWS_ENDPOINT_URL_STS", sts);
         let report = checked(&run(&settings, &["check", "--json", "--receive"]), 3);
-        assert!(
-            has(&report, "queue", "warning", "GetQueueAttributes"),
-            "{report:#}"
-        );
+        assert!(has(&report, "queue", "warning", "GetQueueAttributes"), "{report:#}");
         assert!(has(&report, "queue", "ok", "may be received from"), "{report:#}");
     }
 }
@@ -227,14 +184,8 @@ fn an_edge_api_that_gives_credentials_and_nothing_else_is_enough() {
 
 #[test]
 fn a_clock_that_the_service_corrects_is_a_warning() {
-    let stage = FakeStage::new(QueueOptions {
-        clock_ahead_ms: 20 * 60_000,
-        ..QueueOptions::default()
-    });
+    let stage = FakeStage::new(QueueOptions { clock_ahead_ms: 20 * 60_000, ..QueueOptions::default() });
     let edge = EdgeStub::start();
     let report = both_work(&stage, &well(&stage, &edge), 3);
-    assert!(
-        has(&report, "clock", "warning", "signed with the queue's time"),
-        "{report:#}"
-    );
+    assert!(has(&report, "clock", "warning", "signed with the queue's time"), "{report:#}");
 }

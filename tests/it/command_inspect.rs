@@ -11,9 +11,7 @@ use crate::support::state::{State, credit, every_kind, hours_ago};
 
 /// Where Redis is, and no more: a customer is inspected without queue, key and credentials.
 fn settings(stage: &Stage) -> Settings {
-    Settings::default()
-        .set("REDIS_HOST", "127.0.0.1")
-        .set("REDIS_PORT", stage.redis.port.to_string())
+    Settings::default().set("REDIS_HOST", "127.0.0.1").set("REDIS_PORT", stage.redis.port.to_string())
 }
 
 fn inspect(stage: &Stage, owner: Owner) -> Ended {
@@ -26,10 +24,7 @@ fn inspect(stage: &Stage, owner: Owner) -> Ended {
 
 fn outcome(report: &Value, sdk: &str) -> String {
     let reader = report["readers"].as_array().expect("a list").iter();
-    let reader = reader
-        .clone()
-        .find(|reader| reader["sdk"] == sdk)
-        .expect("a reader");
+    let reader = reader.clone().find(|reader| reader["sdk"] == sdk).expect("a reader");
     reader["outcome"].as_str().expect("a text").to_owned()
 }
 
@@ -53,10 +48,7 @@ fn inspect_says_hit_or_miss_as_the_published_sdk_then_does() {
     let mut messages = Vec::new();
     let states = |customer: &str| {
         let (global, resource) = (Owner::customer(customer), Owner::resource(customer, "site-1"));
-        [
-            State::new(global, hours_ago(4), &every_kind(0)),
-            State::new(resource, hours_ago(3), &every_kind(1)),
-        ]
+        [State::new(global, hours_ago(4), &every_kind(0)), State::new(resource, hours_ago(3), &every_kind(1))]
     };
     for (customer, _, _) in DAMAGES {
         messages.extend(states(customer).map(|state| entitlements_updated(&state, Shape::GraphqlV2).raw()));
@@ -84,13 +76,11 @@ fn inspect_says_hit_or_miss_as_the_published_sdk_then_does() {
     let mut seen = Vec::new();
     let asked = DAMAGES
         .into_iter()
-        .map(|(customer, _, is_resource)| {
-            if is_resource {
-                Owner::resource(customer, "site-1")
-            } else {
-                Owner::customer(customer)
-            }
-        })
+        .map(
+            |(customer, _, is_resource)| {
+                if is_resource { Owner::resource(customer, "site-1") } else { Owner::customer(customer) }
+            },
+        )
         .chain([late, Owner::customer("nobody")]);
     for owner in asked {
         let before = stage.redis.contents();
@@ -102,11 +92,7 @@ fn inspect_says_hit_or_miss_as_the_published_sdk_then_does() {
         let is_miss = sdk.calls().len() > calls;
         let by_sdk = if is_miss { "miss" } else { "hit" };
         assert_eq!(outcome(&report, "3.x"), by_sdk, "{owner:?}: {report:#}");
-        assert_eq!(
-            ended.status == 3,
-            !report["cached"].as_bool().unwrap(),
-            "{ended:?}"
-        );
+        assert_eq!(ended.status == 3, !report["cached"].as_bool().unwrap(), "{ended:?}");
         seen.push((
             owner.customer.to_owned(),
             ["2.x", "3.x", "4.x"].map(|sdk| outcome(&report, sdk)).join(" "),
@@ -190,8 +176,5 @@ fn a_redis_that_is_away_is_an_error_with_address_and_remedy() {
     );
     let ended = run(&Settings::default(), &["inspect", "customer-1"]);
     assert_eq!(ended.status, 78, "{ended:?}");
-    assert!(
-        ended.stderr.contains("REDIS_HOST") && !ended.stderr.contains("QUEUE_URL"),
-        "{ended:?}"
-    );
+    assert!(ended.stderr.contains("REDIS_HOST") && !ended.stderr.contains("QUEUE_URL"), "{ended:?}");
 }

@@ -14,24 +14,15 @@ fn live_and_ready_say_what_the_endpoints_say_and_need_nothing_but_the_port() {
     let by_variable = Settings::default().set("PORT", &port);
 
     let live = run(&by_variable, &["live"]);
-    assert_eq!(
-        (live.status, live.stdout.as_str()),
-        (0, "{\"status\":\"UP\"}\n"),
-        "{live:?}"
-    );
+    assert_eq!((live.status, live.stdout.as_str()), (0, "{\"status\":\"UP\"}\n"), "{live:?}");
     let ready = run(&Settings::default(), &["ready", "--port", &port]);
     assert_eq!(ready.status, 0, "{ready:?}");
     assert_eq!(ready.json()["redis"], "CONNECTED", "{ready:?}");
 
     stage.redis.stop();
-    service.wait_until("`ready` to notice that Redis is away", || {
-        run(&by_variable, &["ready"]).status == 1
-    });
+    service.wait_until("`ready` to notice that Redis is away", || run(&by_variable, &["ready"]).status == 1);
     let ready = run(&by_variable, &["ready"]);
-    assert!(
-        ready.stderr.contains("503") && ready.stderr.contains("DISCONNECTED"),
-        "{ready:?}"
-    );
+    assert!(ready.stderr.contains("503") && ready.stderr.contains("DISCONNECTED"), "{ready:?}");
     assert_eq!(run(&by_variable, &["live"]).status, 0);
     service.stop();
 }
@@ -41,10 +32,7 @@ fn where_no_service_runs_a_probe_fails_with_the_port_and_a_remedy() {
     let port = free_port().to_string();
     let ended = run(&Settings::default().set("PORT", &port), &["live"]);
     assert_eq!(ended.status, 1, "{ended:?}");
-    assert!(
-        ended.stderr.contains(&port) && ended.stderr.contains("is the service running"),
-        "{ended:?}"
-    );
+    assert!(ended.stderr.contains(&port) && ended.stderr.contains("is the service running"), "{ended:?}");
 }
 
 #[test]
@@ -61,10 +49,7 @@ fn completions_name_every_command_in_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ended = run(&Settings::default(), &["completions", shell]);
         assert_eq!(ended.status, 0, "{shell}: {ended:?}");
-        assert!(
-            ended.stdout.contains("ready") && ended.stdout.contains("redis-host"),
-            "{shell}"
-        );
+        assert!(ended.stdout.contains("ready") && ended.stdout.contains("redis-host"), "{shell}");
     }
     assert_eq!(run(&Settings::default(), &["completions", "cmd.exe"]).status, 2);
 }
@@ -78,10 +63,7 @@ fn man_has_a_page_for_the_service_and_one_for_each_command() {
     }
     let page = run(&Settings::default(), &["man", "ready"]);
     assert_eq!(page.status, 0, "{page:?}");
-    assert!(
-        page.stdout.contains(".TH persistent-cache-service-ready 1"),
-        "{page:?}"
-    );
+    assert!(page.stdout.contains(".TH persistent-cache-service-ready 1"), "{page:?}");
     let unknown = run(&Settings::default(), &["man", "redy"]);
     assert_eq!(unknown.status, 2, "{unknown:?}");
     assert!(unknown.stderr.contains("'redy'"), "{unknown:?}");
@@ -90,13 +72,7 @@ fn man_has_a_page_for_the_service_and_one_for_each_command() {
 #[test]
 fn help_of_the_whole_names_the_commands_and_what_happens_without_one() {
     let help = run(&Settings::default(), &["--help"]);
-    for part in [
-        "without one, the service runs",
-        "live",
-        "ready",
-        "completions",
-        "man",
-    ] {
+    for part in ["without one, the service runs", "live", "ready", "completions", "man"] {
         assert!(help.stdout.contains(part), "{part} in {}", help.stdout);
     }
 }

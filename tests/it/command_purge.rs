@@ -22,11 +22,7 @@ fn fill(redis: &TestRedis, prefix: &str, owners: &[Owner], hours: i64) -> Ended 
     let lines: Vec<String> = owners
         .iter()
         .map(|owner| {
-            entitlements_updated(
-                &State::new(*owner, hours_ago(hours), &every_kind(0)),
-                Shape::Webhook,
-            )
-            .raw()
+            entitlements_updated(&State::new(*owner, hours_ago(hours), &every_kind(0)), Shape::Webhook).raw()
         })
         .collect();
     let settings = settings(redis).set("ENVIRONMENT_PREFIX", prefix);
@@ -39,48 +35,27 @@ fn is_cached(redis: &TestRedis, owner: Owner) -> bool {
     redis.get(&owner.key(PREFIX)).is_some()
 }
 
-const ONE: Owner = Owner {
-    customer: "one",
-    resource: None,
-};
-const SITE: Owner = Owner {
-    customer: "one",
-    resource: Some("site"),
-};
-const TWO: Owner = Owner {
-    customer: "two",
-    resource: None,
-};
+const ONE: Owner = Owner { customer: "one", resource: None };
+const SITE: Owner = Owner { customer: "one", resource: Some("site") };
+const TWO: Owner = Owner { customer: "two", resource: None };
 
 #[test]
 fn a_customer_or_a_resource_is_forgotten_and_what_went_is_told() {
     let redis = TestRedis::start();
     fill(&redis, PREFIX, &[ONE, SITE, TWO], 2);
-    let ended = run(
-        &settings(&redis),
-        &["purge", "one", "--resource", "site", "--yes"],
-    );
+    let ended = run(&settings(&redis), &["purge", "one", "--resource", "site", "--yes"]);
     assert_eq!(ended.status, 0, "{ended:?}");
-    assert!(
-        ended.stdout.contains("deleted 4 keys") && ended.stdout.contains(&SITE.key(PREFIX)),
-        "{ended:?}"
-    );
+    assert!(ended.stdout.contains("deleted 4 keys") && ended.stdout.contains(&SITE.key(PREFIX)), "{ended:?}");
     assert!(is_cached(&redis, ONE) && !is_cached(&redis, SITE));
 
     let ended = run(&settings(&redis), &["purge", "one", "--yes"]);
     assert_eq!(ended.status, 0, "{ended:?}");
     assert!(!is_cached(&redis, ONE) && is_cached(&redis, TWO));
     let usage = format!("{}:f_feature-api-calls", ONE.key(PREFIX));
-    assert!(
-        redis.get(&usage).is_some(),
-        "usages stay, as for a purge from the queue"
-    );
+    assert!(redis.get(&usage).is_some(), "usages stay, as for a purge from the queue");
 
     let again = run(&settings(&redis), &["purge", "one", "--yes"]);
-    assert!(
-        again.status == 0 && again.stdout.contains("nothing was cached"),
-        "{again:?}"
-    );
+    assert!(again.status == 0 && again.stdout.contains("nothing was cached"), "{again:?}");
 }
 
 #[test]
@@ -89,10 +64,7 @@ fn what_was_sent_before_a_purge_brings_nothing_back_and_what_is_sent_after_it_do
     fill(&redis, PREFIX, &[ONE], 2);
     assert_eq!(run(&settings(&redis), &["purge", "one", "--yes"]).status, 0);
     let late = fill(&redis, PREFIX, &[ONE], 2);
-    assert!(
-        late.stdout.contains("was purged since") && !is_cached(&redis, ONE),
-        "{late:?}"
-    );
+    assert!(late.stdout.contains("was purged since") && !is_cached(&redis, ONE), "{late:?}");
     // An hour ahead: sent after the purge, whatever the clock does meanwhile.
     fill(&redis, PREFIX, &[ONE], -1);
     assert!(is_cached(&redis, ONE));
@@ -101,10 +73,7 @@ fn what_was_sent_before_a_purge_brings_nothing_back_and_what_is_sent_after_it_do
     assert_eq!(run(&settings(&redis), &["purge", "one", "--yes"]).status, 0);
     let tombstone = redis.get(&format!("{PREFIX}:purged:c_one")).expect("a tombstone");
     let future = hours_ago(-1) - 600_000;
-    let remembered = tombstone
-        .split(':')
-        .nth(1)
-        .map_or(0, |list| list.parse::<i64>().expect("a number"));
+    let remembered = tombstone.split(':').nth(1).map_or(0, |list| list.parse::<i64>().expect("a number"));
     assert!(remembered < future, "{tombstone}");
 }
 
@@ -182,28 +151,14 @@ fn an_environment_is_forgotten_and_no_other() {
     let redis = TestRedis::start();
     fill(&redis, PREFIX, &[ONE, SITE, TWO], 2);
     fill(&redis, "staging", &[ONE], 2);
-    let staging: Vec<String> = redis
-        .keys()
-        .into_iter()
-        .filter(|key| key.starts_with("staging"))
-        .collect();
+    let staging: Vec<String> = redis.keys().into_iter().filter(|key| key.starts_with("staging")).collect();
     let ended = run(&settings(&redis), &["purge", "--environment", "--yes"]);
     assert_eq!(ended.status, 0, "{ended:?}");
-    let left: Vec<String> = redis
-        .keys()
-        .into_iter()
-        .filter(|key| !key.contains(":purged"))
-        .collect();
+    let left: Vec<String> = redis.keys().into_iter().filter(|key| !key.contains(":purged")).collect();
     assert_eq!(left, staging);
-    assert!(
-        ended.stdout.contains("keys of customers of 'production'"),
-        "{ended:?}"
-    );
+    assert!(ended.stdout.contains("keys of customers of 'production'"), "{ended:?}");
     let late = fill(&redis, PREFIX, &[TWO], 2);
-    assert!(
-        late.stdout.contains("was purged since") && !is_cached(&redis, TWO),
-        "{late:?}"
-    );
+    assert!(late.stdout.contains("was purged since") && !is_cached(&redis, TWO), "{late:?}");
 }
 
 #[test]
@@ -215,11 +170,9 @@ fn without_a_terminal_and_without_yes_nothing_is_done() {
         assert_eq!(ended.status, 2, "{ended:?}");
         assert!(ended.stderr.contains("--yes"), "{ended:?}");
     }
-    for arguments in [
-        &["purge"][..],
-        &["purge", "one", "--environment"],
-        &["purge", "--resource", "r", "--environment"],
-    ] {
+    for arguments in
+        [&["purge"][..], &["purge", "one", "--environment"], &["purge", "--resource", "r", "--environment"]]
+    {
         assert_eq!(run(&settings(&redis), arguments).status, 2, "{arguments:?}");
     }
     assert!(is_cached(&redis, ONE));
@@ -231,16 +184,11 @@ fn on_a_terminal_it_asks_and_only_yes_is_taken_for_it() {
     fill(&redis, PREFIX, &[ONE], 2);
     for (answer, is_kept) in [("n", true), ("", true), ("yes", false)] {
         // `script` gives it a terminal.
-        let command = format!(
-            "echo {answer} | script -qec '{} purge one' /dev/null",
-            binary().display()
-        );
+        let command = format!("echo {answer} | script -qec '{} purge one' /dev/null", binary().display());
         let environment = settings(&redis).set("PATH", "/usr/bin:/bin").environment();
         let process = Process::start("script", &system_program("sh"), &["-c", &command], &environment);
         process.wait_for_exit(PATIENCE);
-        crate::support::wait::wait_until(PATIENCE, "the end of the output", || {
-            process.stdout.are_complete()
-        });
+        crate::support::wait::wait_until(PATIENCE, "the end of the output", || process.stdout.are_complete());
         let shown = process.stdout.all().join("\n");
         assert!(
             shown.contains("Forget what is cached of customer 'one'") && shown.contains("[y/N]"),

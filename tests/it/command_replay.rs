@@ -25,11 +25,7 @@ fn settings(redis: &TestRedis, policy: &str) -> Settings {
 }
 
 fn replay(redis: &TestRedis, policy: &str, lines: &[String]) -> Ended {
-    run_with_input(
-        &settings(redis, policy),
-        &["replay", "-"],
-        &(lines.join("\n") + "\n"),
-    )
+    run_with_input(&settings(redis, policy), &["replay", "-"], &(lines.join("\n") + "\n"))
 }
 
 fn state(customer: &str, hours: i64) -> State {
@@ -41,14 +37,7 @@ fn of_entitlements(customer: &str, hours: i64) -> String {
 }
 
 fn of_usage(customer: &str, usage: i64, hours: i64) -> String {
-    usage_updated(
-        &state(customer, hours),
-        FEATURE,
-        usage,
-        hours_ago(hours),
-        Shape::Webhook,
-    )
-    .raw()
+    usage_updated(&state(customer, hours), FEATURE, usage, hours_ago(hours), Shape::Webhook).raw()
 }
 
 /// Without tombstones, which hold the time at which a purge was sent.
@@ -95,11 +84,7 @@ fn a_replay_leaves_the_redis_that_the_queue_leaves() {
     let once = contents(&redis);
     let again = replay(&redis, "UPSERT", &messages);
     assert_eq!(again.status, 0, "{again:?}");
-    let lives = redis
-        .snapshot()
-        .into_values()
-        .filter(|entry| entry.ttl > 600_000)
-        .count();
+    let lives = redis.snapshot().into_values().filter(|entry| entry.ttl > 600_000).count();
     assert!(lives > 100, "entries expire as the service's do");
     assert_eq!(contents(&redis), once, "a second replay changes nothing");
 }
@@ -117,21 +102,13 @@ fn bad_lines_are_told_by_number_and_stop_no_other() {
     ];
     let ended = replay(&redis, "UPSERT", &lines);
     assert_eq!(ended.status, 1, "{ended:?}");
-    assert!(
-        ended.stderr.contains("line 2: ") && ended.stderr.contains("line 4: "),
-        "{ended:?}"
-    );
-    assert!(
-        !ended.stderr.contains("line 3") && !ended.stderr.contains("secret-customer"),
-        "{ended:?}"
-    );
+    assert!(ended.stderr.contains("line 2: ") && ended.stderr.contains("line 4: "), "{ended:?}");
+    assert!(!ended.stderr.contains("line 3") && !ended.stderr.contains("secret-customer"), "{ended:?}");
     assert!(
         ended.stdout.contains("2 bad lines") && ended.stdout.contains("1 messages that change nothing"),
         "{ended:?}"
     );
-    let usage = redis
-        .json(&format!("{PREFIX}:c_customer-1:f_{FEATURE}"))
-        .expect("a usage");
+    let usage = redis.json(&format!("{PREFIX}:c_customer-1:f_{FEATURE}")).expect("a usage");
     assert_eq!(usage["currentUsage"], 55);
 }
 
@@ -161,10 +138,7 @@ fn a_dry_run_changes_nothing_and_foretells_what_the_replay_then_does() {
         let dry = run(&settings(&redis, policy), &["replay", &file, "--dry-run"]);
         assert_eq!(dry.status, 0, "{dry:?}");
         assert_eq!(redis.contents(), before, "a dry run changes nothing");
-        assert!(
-            dry.stdout.contains("line 1: ") && dry.stdout.contains("line 6: "),
-            "{dry:?}"
-        );
+        assert!(dry.stdout.contains("line 1: ") && dry.stdout.contains("line 6: "), "{dry:?}");
 
         let foretold: BTreeSet<&str> = dry
             .stdout
@@ -192,25 +166,16 @@ fn a_dry_run_changes_nothing_and_foretells_what_the_replay_then_does() {
             written.iter().any(|key| key.contains("c_newer"))
                 && !written.iter().any(|key| key.contains("c_older"))
         );
-        assert_eq!(
-            written.iter().any(|key| key.contains("c_nobody:")),
-            policy == "UPSERT"
-        );
+        assert_eq!(written.iter().any(|key| key.contains("c_nobody:")), policy == "UPSERT");
     }
 }
 
 #[test]
 fn a_dry_run_of_an_invalidation_names_the_keys_and_deletes_none() {
     let redis = TestRedis::start();
-    assert_eq!(
-        replay(&redis, "UPSERT", &[of_entitlements("customer-1", 2)]).status,
-        0
-    );
+    assert_eq!(replay(&redis, "UPSERT", &[of_entitlements("customer-1", 2)]).status, 0);
     let before = redis.contents();
-    let lines = [
-        of_entitlements("customer-1", 1),
-        package_published("ALL_CUSTOMERS").raw(),
-    ];
+    let lines = [of_entitlements("customer-1", 1), package_published("ALL_CUSTOMERS").raw()];
     let arguments = ["replay", "-", "--dry-run"];
     let ended = run_with_input(&settings(&redis, "UPSERT"), &arguments, &lines.join("\n"));
     assert_eq!(ended.status, 0, "{ended:?}");
@@ -226,10 +191,7 @@ fn what_an_id_holds_cannot_forge_a_line_or_move_the_cursor() {
     let arguments = ["replay", "-", "--dry-run"];
     let ended = run_with_input(&settings(&redis, "UPSERT"), &arguments, &body);
     assert_eq!(ended.status, 0, "{ended:?}");
-    assert!(
-        !ended.stdout.contains("\nline 9: would write") && !ended.stdout.contains('\u{1b}'),
-        "{ended:?}"
-    );
+    assert!(!ended.stdout.contains("\nline 9: would write") && !ended.stdout.contains('\u{1b}'), "{ended:?}");
     assert!(ended.stdout.contains("\\nline 9: would write"), "{ended:?}");
 }
 
@@ -255,18 +217,14 @@ fn a_refusal_that_quotes_keys_names_no_customer() {
             "ERR unknown command 'EVALSHA', with args beginning with: 'production-alice@example.com' ",
         ),
     )]);
-    let settings = settings(&redis, "UPSERT")
-        .set("REDIS_PORT", proxy.port().to_string())
-        .set("LOG_LEVEL", "info");
+    let settings =
+        settings(&redis, "UPSERT").set("REDIS_PORT", proxy.port().to_string()).set("LOG_LEVEL", "info");
     let line = of_entitlements("alice@example.com", 2);
     let replayed = run_with_input(&settings, &["replay", "-"], &line);
     let purged = run(&settings, &["purge", "alice@example.com", "--yes"]);
     for ended in [replayed, purged] {
         assert_eq!(ended.status, 1, "{ended:?}");
-        assert!(
-            ended.stderr.contains("EVALSHA") && !ended.stderr.contains("alice"),
-            "{ended:?}"
-        );
+        assert!(ended.stderr.contains("EVALSHA") && !ended.stderr.contains("alice"), "{ended:?}");
     }
 }
 
@@ -283,8 +241,5 @@ fn a_file_that_is_not_there_and_a_redis_that_is_away_are_told() {
     redis.stop();
     let ended = replay(&redis, "UPSERT", &[of_entitlements("customer-1", 2)]);
     assert_eq!(ended.status, 1, "{ended:?}");
-    assert!(
-        ended.stderr.contains("line 1 on") && ended.stderr.contains("Redis"),
-        "{ended:?}"
-    );
+    assert!(ended.stderr.contains("line 1 on") && ended.stderr.contains("Redis"), "{ended:?}");
 }

@@ -21,11 +21,7 @@ fn settings(redis: &TestRedis, edge: &EdgeStub) -> Settings {
 }
 
 fn warm(redis: &TestRedis, edge: &EdgeStub, input: &str, flags: &[&str]) -> Ended {
-    let arguments: Vec<&str> = ["warm", "-", "--rate", "500"]
-        .iter()
-        .chain(flags)
-        .copied()
-        .collect();
+    let arguments: Vec<&str> = ["warm", "-", "--rate", "500"].iter().chain(flags).copied().collect();
     run_with_input(&settings(redis, edge), &arguments, input)
 }
 
@@ -33,14 +29,8 @@ fn state(owner: Owner, hours: i64) -> State {
     State::new(owner, hours_ago(hours), &every_kind(0))
 }
 
-const ONE: Owner = Owner {
-    customer: "one",
-    resource: None,
-};
-const SITE: Owner = Owner {
-    customer: "one",
-    resource: Some("site"),
-};
+const ONE: Owner = Owner { customer: "one", resource: None };
+const SITE: Owner = Owner { customer: "one", resource: Some("site") };
 
 fn timestamp(redis: &TestRedis, owner: Owner) -> Option<i64> {
     let key = format!("{}#timestamp", owner.key(PREFIX));
@@ -53,35 +43,20 @@ fn readers_find_what_was_filled_and_ask_nobody() {
     let states = [state(ONE, 5), state(SITE, 4), state(Owner::customer("a/b c"), 3)];
     edge.give_entitlements(&states[0], &[]);
     edge.give_entitlements(&states[1], &[]);
-    let spelled = State {
-        customer: "a%2Fb%20c".to_owned(),
-        ..states[2].clone()
-    };
+    let spelled = State { customer: "a%2Fb%20c".to_owned(), ..states[2].clone() };
     edge.give_entitlements(&spelled, &[]);
     let ended = warm(&redis, &edge, "one\none\tsite\n\na/b c\n", &["--parallel", "1"]);
     assert_eq!(ended.status, 0, "{ended:?}");
     assert_eq!(ended.stdout, "3 filled\n");
-    assert!(
-        edge.calls()
-            .iter()
-            .all(|call| call.authorised && call.version.as_deref() == Some("1"))
-    );
+    assert!(edge.calls().iter().all(|call| call.authorised && call.version.as_deref() == Some("1")));
 
     let sdk = Sdk::open(&redis, PREFIX);
     for state in &states {
         let answer = sdk.entitlements(state.owner());
-        assert_eq!(
-            answer.as_array().map(Vec::len),
-            Some(state.entitlements.len()),
-            "{answer}"
-        );
+        assert_eq!(answer.as_array().map(Vec::len), Some(state.entitlements.len()), "{answer}");
     }
     assert_eq!(sdk.calls(), Vec::<String>::new());
-    let locks = redis
-        .keys()
-        .into_iter()
-        .filter(|key| key.contains("refetch"))
-        .collect::<Vec<_>>();
+    let locks = redis.keys().into_iter().filter(|key| key.contains("refetch")).collect::<Vec<_>>();
     assert_eq!(locks, Vec::<String>::new(), "no lock is left");
 }
 
@@ -93,25 +68,18 @@ fn something_newer_stays() {
     let before = redis.contents();
     edge.give_entitlements(&state(ONE, 9), &[]);
     let ended = warm(&redis, &edge, "one", &[]);
-    assert_eq!(
-        ended.stdout, "0 filled\n1 left, as newer entries are stored\n",
-        "{ended:?}"
-    );
+    assert_eq!(ended.stdout, "0 filled\n1 left, as newer entries are stored\n", "{ended:?}");
     assert_eq!(redis.contents(), before);
 
     // A list without entries and without a time, but with a reason, replaces nothing either.
-    let gone = State {
-        access_denied_reason: Some("NoActiveSubscription".to_owned()),
-        ..State::new(ONE, 0, &[])
-    };
+    let gone =
+        State { access_denied_reason: Some("NoActiveSubscription".to_owned()), ..State::new(ONE, 0, &[]) };
     edge.give_entitlements(&gone, &[]);
     assert_eq!(warm(&redis, &edge, "one", &[]).status, 0);
     assert_eq!(redis.contents(), before);
     redis.command::<String>(&["FLUSHALL"]);
     assert_eq!(warm(&redis, &edge, "one", &[]).stdout, "1 filled\n");
-    let metadata = redis
-        .json(&format!("{}:metadata", ONE.key(PREFIX)))
-        .expect("metadata");
+    let metadata = redis.json(&format!("{}:metadata", ONE.key(PREFIX))).expect("metadata");
     assert_eq!(metadata["accessDeniedReason"], "NoActiveSubscription");
 }
 
@@ -131,9 +99,7 @@ fn a_message_that_comes_between_answer_and_write_is_not_lost() {
     });
     let ended = warm(&stage.redis, &edge, "one", &[]);
     assert_eq!(ended.status, 0, "{ended:?}");
-    service.wait_until("the newer list", || {
-        timestamp(&stage.redis, ONE) == Some(newer.updated_at_ms)
-    });
+    service.wait_until("the newer list", || timestamp(&stage.redis, ONE) == Some(newer.updated_at_ms));
     service.wait_until("an empty queue", || stage.queue.is_empty());
 }
 
@@ -148,22 +114,12 @@ fn a_reader_that_refetches_is_waited_for() {
         move || {
             let client = redis::Client::open(format!("redis://127.0.0.1:{redis_port}/")).expect("an address");
             let mut connection = client.get_connection().expect("redis answers");
-            let held: Option<String> = redis::cmd("GET")
-                .arg(&lock)
-                .query(&mut connection)
-                .expect("a value");
-            assert!(
-                held.is_some_and(|held| held.starts_with("warm-")),
-                "it asks with the lock held"
-            );
+            let held: Option<String> = redis::cmd("GET").arg(&lock).query(&mut connection).expect("a value");
+            assert!(held.is_some_and(|held| held.starts_with("warm-")), "it asks with the lock held");
         }
     });
     let ended = warm(&redis, &edge, "one", &[]);
-    assert_eq!(
-        (ended.status, ended.stdout.as_str()),
-        (0, "1 filled\n"),
-        "{ended:?}"
-    );
+    assert_eq!((ended.status, ended.stdout.as_str()), (0, "1 filled\n"), "{ended:?}");
 }
 
 #[test]
@@ -176,10 +132,7 @@ fn what_fails_is_tried_again_told_noted_and_can_be_gone_on_with() {
     let flags = ["--retries", "2", "--state", &done, "--failed", &failed];
     let ended = warm(&redis, &edge, "one\ntwo\nthree\nfour\t\n", &flags);
     assert_eq!(ended.status, 1, "{ended:?}");
-    assert!(
-        ended.stdout.contains("2 filled") && ended.stdout.contains("2 failed"),
-        "{ended:?}"
-    );
+    assert!(ended.stdout.contains("2 filled") && ended.stdout.contains("2 failed"), "{ended:?}");
     assert!(
         ended.stderr.contains("three: ")
             && ended.stderr.contains("500")
@@ -187,11 +140,8 @@ fn what_fails_is_tried_again_told_noted_and_can_be_gone_on_with() {
         "{ended:?}"
     );
     let noted = |path: &str| {
-        let mut lines: Vec<String> = std::fs::read_to_string(path)
-            .expect("a file")
-            .lines()
-            .map(str::to_owned)
-            .collect();
+        let mut lines: Vec<String> =
+            std::fs::read_to_string(path).expect("a file").lines().map(str::to_owned).collect();
         lines.sort();
         lines
     };
@@ -216,21 +166,11 @@ fn the_edge_api_is_left_alone_for_as_long_as_it_asks() {
     edge.give_entitlements(&state(ONE, 5), &[429]);
     edge.give_entitlements(&state(Owner::customer("two"), 5), &[]);
     let ended = warm(&redis, &edge, "one\ntwo\n", &["--parallel", "1"]);
-    assert_eq!(
-        (ended.status, ended.stdout.as_str()),
-        (0, "2 filled\n"),
-        "{ended:?}"
-    );
+    assert_eq!((ended.status, ended.stdout.as_str()), (0, "2 filled\n"), "{ended:?}");
     let calls = edge.calls();
-    let refused = calls
-        .iter()
-        .position(|call| call.status == 429)
-        .expect("a refusal");
+    let refused = calls.iter().position(|call| call.status == 429).expect("a refusal");
     let left_alone = calls[refused + 1].at - calls[refused].at;
-    assert!(
-        left_alone >= Duration::from_secs(RETRY_AFTER_SECS),
-        "called again after {left_alone:?}"
-    );
+    assert!(left_alone >= Duration::from_secs(RETRY_AFTER_SECS), "called again after {left_alone:?}");
 }
 
 #[test]
@@ -240,10 +180,7 @@ fn a_list_that_would_be_overwritten_is_refused_and_stays() {
     std::fs::write(&list, "one\ntwo\n").expect("a list");
     let list = list.to_str().expect("a path");
     for flags in [["--failed", list], ["--state", list]] {
-        let ended = run(
-            &settings(&redis, &edge),
-            &[&["warm", list], flags.as_slice()].concat(),
-        );
+        let ended = run(&settings(&redis, &edge), &[&["warm", list], flags.as_slice()].concat());
         assert_eq!(ended.status, 1, "{ended:?}");
         assert!(ended.stderr.contains(list), "{ended:?}");
         assert_eq!(std::fs::read_to_string(list).expect("a list"), "one\ntwo\n");
@@ -257,10 +194,7 @@ fn a_list_that_cannot_be_read_and_files_that_are_one_end_it() {
     let directory = redis.directory().display().to_string();
     let ended = run(&settings(&redis, &edge), &["warm", &directory]);
     assert_eq!(ended.status, 1, "{ended:?}");
-    assert!(
-        ended.stderr.contains(&directory) && ended.stderr.contains("gave up"),
-        "{ended:?}"
-    );
+    assert!(ended.stderr.contains(&directory) && ended.stderr.contains("gave up"), "{ended:?}");
     let both = redis.directory().join("both").display().to_string();
     let ended = warm(&redis, &edge, "one\n", &["--state", &both, "--failed", &both]);
     assert_eq!(ended.status, 1, "{ended:?}");
@@ -273,11 +207,7 @@ fn a_byte_order_mark_is_no_part_of_an_id() {
     let (redis, edge) = (TestRedis::start(), EdgeStub::start());
     edge.give_entitlements(&state(ONE, 5), &[]);
     let ended = warm(&redis, &edge, "\u{feff}one\r\n", &[]);
-    assert_eq!(
-        (ended.status, ended.stdout.as_str()),
-        (0, "1 filled\n"),
-        "{ended:?}"
-    );
+    assert_eq!((ended.status, ended.stdout.as_str()), (0, "1 filled\n"), "{ended:?}");
 }
 
 #[test]
@@ -286,10 +216,7 @@ fn a_key_that_is_refused_ends_it_at_once() {
     edge.accept_key("another-key");
     let ended = warm(&redis, &edge, &"one\n".repeat(50), &["--parallel", "2"]);
     assert_eq!(ended.status, 1, "{ended:?}");
-    assert!(
-        ended.stderr.contains("gave up") && ended.stderr.contains("SERVER_API_KEY"),
-        "{ended:?}"
-    );
+    assert!(ended.stderr.contains("gave up") && ended.stderr.contains("SERVER_API_KEY"), "{ended:?}");
     assert!(edge.calls().len() <= 4, "{:?}", edge.calls());
     assert!(!ended.stderr.contains(SERVER_API_KEY));
 }

@@ -41,19 +41,13 @@ fn every_fault_is_told_at_once() {
     for name in at_fault {
         assert!(output.contains(name), "{name} is not named:\n{output}");
     }
-    assert!(
-        output.contains("UPDATE_IF_EXISTS") && output.contains("UPSERT"),
-        "the remedy:\n{output}"
-    );
+    assert!(output.contains("UPDATE_IF_EXISTS") && output.contains("UPSERT"), "the remedy:\n{output}");
 }
 
 #[test]
 fn a_secret_that_is_half_given_is_told_without_the_other_half() {
     let stage = Stage::new();
-    let settings = stage
-        .settings()
-        .unset("AWS_ACCESS_KEY_ID")
-        .set("AWS_SECRET_ACCESS_KEY", "half-of-a-pair");
+    let settings = stage.settings().unset("AWS_ACCESS_KEY_ID").set("AWS_SECRET_ACCESS_KEY", "half-of-a-pair");
     let (status, output) = run_to_end(&settings, &[]);
     assert_eq!(status.code(), Some(EX_CONFIG), "{output}");
     assert!(output.contains("AWS_ACCESS_KEY_ID"), "{output}");
@@ -116,10 +110,7 @@ fn help_names_every_setting_with_its_default() {
         "UPDATE_IF_EXISTS",
         "compatible",
     ] {
-        assert!(
-            output.contains(default),
-            "the default {default} is not in the help:\n{output}"
-        );
+        assert!(output.contains(default), "the default {default} is not in the help:\n{output}");
     }
 }
 
@@ -149,10 +140,7 @@ fn warnings(service: &Service, variable: &str) -> Vec<String> {
     let warnings = log.iter().filter(|record| record["level"] == "warn");
     let texts = warnings.filter_map(|record| record["msg"].as_str());
     let begin = format!("{variable}: ");
-    texts
-        .filter(|text| text.starts_with(&begin))
-        .map(str::to_owned)
-        .collect()
+    texts.filter(|text| text.starts_with(&begin)).map(str::to_owned).collect()
 }
 
 /// Applies a message to a customer of nobody's; the keys are those of this prefix.
@@ -160,11 +148,7 @@ fn writes_below(prefix: &str, stage: &FakeStage, service: &Service) {
     let state = State::new(Owner::customer("customer-1"), hours_ago(1), &every_kind(0));
     stage.deliver(service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
     let key = format!("{}#timestamp", state.owner().key(prefix));
-    assert!(
-        stage.redis.get(&key).is_some(),
-        "{key} in {:?}",
-        stage.redis.keys()
-    );
+    assert!(stage.redis.get(&key).is_some(), "{key} in {:?}", stage.redis.keys());
 }
 
 #[test]
@@ -190,10 +174,7 @@ fn what_kubernetes_sets_for_a_service_named_redis_counts_as_not_set() {
         service.stop();
     }
     // A port that is given by hand is a fault beside a URL, as ever.
-    let settings = stage
-        .settings()
-        .set("REDIS_URL", "redis://db-1")
-        .set("REDIS_PORT", "6379");
+    let settings = stage.settings().set("REDIS_URL", "redis://db-1").set("REDIS_PORT", "6379");
     let (status, output) = run_to_end(&settings, &[]);
     assert_eq!(status.code(), Some(EX_CONFIG), "{output}");
 }
@@ -210,10 +191,7 @@ fn quotes_that_a_tool_kept_are_told_and_belong_to_the_value() {
         assert!(warnings[0].contains("quotes"), "{warnings:?}");
         service.stop();
     }
-    let settings = stage
-        .settings()
-        .set("REDIS_DB", "\"1\"")
-        .set("LOG_FORMAT", "'json'");
+    let settings = stage.settings().set("REDIS_DB", "\"1\"").set("LOG_FORMAT", "'json'");
     let (status, output) = run_to_end(&settings, &[]);
     assert_eq!(status.code(), Some(EX_CONFIG), "{output}");
     assert_eq!(output.matches("remove the quotes").count(), 2, "{output}");
@@ -237,12 +215,7 @@ fn a_secret_that_every_user_can_see_is_one_warning_which_does_not_show_it() {
         let service = Service::start(&settings.clone().set("SERVER_API_KEY_FILE", &file));
         let of_file = warnings(&service, "SERVER_API_KEY_FILE");
         assert_eq!(of_file.len(), told, "{mode:o}: {of_file:?}");
-        assert!(
-            of_file
-                .iter()
-                .all(|line| line.contains(&format!("mode {mode:04o}"))),
-            "{of_file:?}"
-        );
+        assert!(of_file.iter().all(|line| line.contains(&format!("mode {mode:04o}"))), "{of_file:?}");
         assert!(!service.log_lines().join("\n").contains(SERVER_API_KEY));
         service.stop();
     }

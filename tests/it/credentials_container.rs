@@ -26,11 +26,7 @@ impl Container {
     fn new() -> Self {
         let stage = Stage::new();
         let token_file = stage.redis.directory().join("eks-pod-identity-token");
-        let container = Self {
-            endpoint: ContainerStub::start(TOKEN),
-            token_file,
-            stage,
-        };
+        let container = Self { endpoint: ContainerStub::start(TOKEN), token_file, stage };
         container.write_token(TOKEN);
         container
     }
@@ -62,10 +58,7 @@ fn told_no_secret(service: &Service, keys: &[&AccessKey], tokens: &[&str]) {
     let path = PATH.rsplit('/').next().expect("a path");
     let mut secrets = [&[path, "proxy-password", "proxy-user"], tokens].concat();
     for key in keys {
-        secrets.extend([
-            key.secret.as_str(),
-            key.session_token.as_deref().expect("temporary ones"),
-        ]);
+        secrets.extend([key.secret.as_str(), key.session_token.as_deref().expect("temporary ones")]);
     }
     assert_hidden(service, &secrets);
 }
@@ -85,10 +78,7 @@ fn are_fetched_with_the_token_and_sign_the_calls() {
     assert_eq!(calls.len(), 1, "one answer is enough for an hour: {calls:?}");
     assert_eq!((calls[0].method.as_str(), calls[0].url.as_str()), ("GET", PATH));
     assert_eq!(calls[0].authorization.as_deref(), Some(TOKEN));
-    let source = format!(
-        "the container's temporary credentials from {}",
-        container.endpoint.address
-    );
+    let source = format!("the container's temporary credentials from {}", container.endpoint.address);
     wait_for_source(&service, &source);
     told_no_secret(&service, &[&key], &[TOKEN]);
     service.stop();

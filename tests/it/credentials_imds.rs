@@ -16,10 +16,7 @@ struct Instance {
 
 impl Instance {
     fn new() -> Self {
-        Self {
-            stage: Stage::new(),
-            imds: ImdsStub::start(),
-        }
+        Self { stage: Stage::new(), imds: ImdsStub::start() }
     }
 
     fn settings(&self) -> Settings {
@@ -42,10 +39,7 @@ impl Instance {
         assert!(!tokens.is_empty());
         let mut secrets: Vec<&str> = tokens.iter().map(String::as_str).collect();
         for key in keys {
-            secrets.extend([
-                key.secret.as_str(),
-                key.session_token.as_deref().expect("temporary ones"),
-            ]);
+            secrets.extend([key.secret.as_str(), key.session_token.as_deref().expect("temporary ones")]);
         }
         assert_hidden(service, &secrets);
     }
@@ -65,12 +59,8 @@ fn are_asked_for_by_token_role_and_document_and_sign_the_calls() {
     let key = instance.give(6 * 3600);
     let service = Service::start(&instance.settings());
     apply_one(&instance.stage, &service, "customer-1");
-    let calls: Vec<(String, u16)> = instance
-        .imds
-        .calls()
-        .into_iter()
-        .map(|call| (call.line, call.status))
-        .collect();
+    let calls: Vec<(String, u16)> =
+        instance.imds.calls().into_iter().map(|call| (call.line, call.status)).collect();
     let role_path = "GET /latest/meta-data/iam/security-credentials/";
     assert_eq!(
         calls,
@@ -96,10 +86,7 @@ fn are_renewed_without_a_gap_and_with_a_new_token_where_the_old_one_is_refused()
     service.wait_until("the renewed credentials to be told", || {
         told(&service, &format!("with key id {}", second.id))
     });
-    assert!(
-        instance.imds.calls().iter().any(|call| call.status == 401),
-        "the token that it held was stale"
-    );
+    assert!(instance.imds.calls().iter().any(|call| call.status == 401), "the token that it held was stale");
     instance.stage.queue.moto.revoke(&first);
     apply_one(&instance.stage, &service, "customer-1");
     assert!(
@@ -116,11 +103,7 @@ fn that_cannot_be_had_leave_the_service_alive_and_it_heals() {
     let instance = Instance::new();
     instance.imds.set_has_role(false);
     let service = Service::spawn(&instance.settings());
-    service.wait_for_complaint(&[
-        "instance's credentials",
-        &instance.imds.url,
-        "attach an instance profile",
-    ]);
+    service.wait_for_complaint(&["instance's credentials", &instance.imds.url, "attach an instance profile"]);
     assert_eq!(service.get("/livez").status, 200);
     assert_eq!(service.get("/readyz").status, 503);
     instance.imds.set_has_role(true);
@@ -152,12 +135,7 @@ fn from_a_machine_without_the_service_are_a_complaint_within_seconds() {
     let url = format!("http://{}", silent.local_addr().expect("an address"));
     let began = std::time::Instant::now();
     let service = Service::spawn(&instance.settings().set("AWS_EC2_METADATA_SERVICE_ENDPOINT", &url));
-    service.wait_for_complaint(&[
-        &url,
-        "timed out",
-        "hop limit of 2",
-        "--http-put-response-hop-limit 2",
-    ]);
+    service.wait_for_complaint(&[&url, "timed out", "hop limit of 2", "--http-put-response-hop-limit 2"]);
     assert!(began.elapsed().as_secs() < 15, "took {:?}", began.elapsed());
     service.stop();
 }

@@ -7,15 +7,9 @@ use crate::support::stage::Stage;
 
 /// The settings of a key in a profile.
 fn keys(key: &AccessKey) -> String {
-    let token = key
-        .session_token
-        .as_ref()
-        .map(|token| format!("aws_session_token = {token}\n"))
-        .unwrap_or_default();
-    format!(
-        "aws_access_key_id = {}\naws_secret_access_key = {}\n{token}",
-        key.id, key.secret
-    )
+    let token =
+        key.session_token.as_ref().map(|token| format!("aws_session_token = {token}\n")).unwrap_or_default();
+    format!("aws_access_key_id = {}\naws_secret_access_key = {}\n{token}", key.id, key.secret)
 }
 
 #[test]
@@ -26,9 +20,7 @@ fn keys_are_used_and_read_again_when_they_are_rotated() {
     let first = moto.another_service_user();
     let path = files.write("credentials", &format!("[work] # by hand\n{}", keys(&first)));
     let service = Service::start(
-        &without_keys(&stage)
-            .set("AWS_PROFILE", "work")
-            .set("AWS_SHARED_CREDENTIALS_FILE", path),
+        &without_keys(&stage).set("AWS_PROFILE", "work").set("AWS_SHARED_CREDENTIALS_FILE", path),
     );
     wait_for_source(&service, "credentials of profile 'work'");
     apply_one(&stage, &service, "customer-1");
@@ -47,13 +39,8 @@ fn temporary_keys_of_the_default_profile_are_used_with_their_session_token() {
     let stage = Stage::new();
     let files = Directory::new();
     let key = stage.queue.moto.temporary_credentials();
-    let config = files.write(
-        "config",
-        &format!(
-            "[default]\nregion = nowhere\ns3 =\n  region = nested\n{}",
-            keys(&key)
-        ),
-    );
+    let config = files
+        .write("config", &format!("[default]\nregion = nowhere\ns3 =\n  region = nested\n{}", keys(&key)));
     let credentials = files.write("credentials", "[another]\n");
     let service = Service::start(
         &without_keys(&stage)
@@ -61,10 +48,7 @@ fn temporary_keys_of_the_default_profile_are_used_with_their_session_token() {
             .set("AWS_CONFIG_FILE", config)
             .set("AWS_SHARED_CREDENTIALS_FILE", credentials),
     );
-    wait_for_source(
-        &service,
-        &format!("credentials of profile 'default', with key id {}", key.id),
-    );
+    wait_for_source(&service, &format!("credentials of profile 'default', with key id {}", key.id));
     apply_one(&stage, &service, "customer-1");
     let token = key.session_token.as_deref().expect("temporary ones");
     assert_hidden(&service, &[&key.secret, token]);
@@ -79,9 +63,7 @@ fn a_broken_edit_leaves_the_keys_in_use_and_the_mended_file_is_read_again() {
     let first = moto.another_service_user();
     let path = files.write("credentials", &format!("[work]\n{}", keys(&first)));
     let service = Service::start(
-        &without_keys(&stage)
-            .set("AWS_PROFILE", "work")
-            .set("AWS_SHARED_CREDENTIALS_FILE", path),
+        &without_keys(&stage).set("AWS_PROFILE", "work").set("AWS_SHARED_CREDENTIALS_FILE", path),
     );
     apply_one(&stage, &service, "customer-1");
 
@@ -140,9 +122,7 @@ fn what_gives_no_static_keys_is_refused_at_the_start_with_what_to_do() {
         ),
     ] {
         let config = files.write("config", &format!("[profile work]\n{settings}"));
-        let settings = without_keys(&stage)
-            .set("AWS_PROFILE", "work")
-            .set("AWS_CONFIG_FILE", config);
+        let settings = without_keys(&stage).set("AWS_PROFILE", "work").set("AWS_CONFIG_FILE", config);
         let (status, output) = run_to_end(&settings, &[]);
         assert_eq!(status.code(), Some(78), "{output}");
         let start = format!(

@@ -24,11 +24,7 @@ struct Pod {
 
 impl Pod {
     fn new() -> Self {
-        let pod = Self {
-            stage: Stage::new(),
-            sts: StsStub::start(),
-            files: Directory::new(),
-        };
+        let pod = Self { stage: Stage::new(), sts: StsStub::start(), files: Directory::new() };
         pod.sts.take_token(FIRST_TOKEN);
         pod
     }
@@ -62,19 +58,13 @@ fn is_exchanged_for_credentials_of_the_role_and_the_log_names_it() {
     let service = Service::start(&pod.settings().set("AWS_ROLE_SESSION_NAME", "pod-4711"));
     wait_for_source(
         &service,
-        &format!(
-            "temporary credentials of role {ROLE} by web identity, from STS at {}",
-            pod.sts.url
-        ),
+        &format!("temporary credentials of role {ROLE} by web identity, from STS at {}", pod.sts.url),
     );
     apply_one(&pod.stage, &service, "customer-1");
     let calls = pod.sts.calls();
     assert_eq!(calls.len(), 1, "one answer is enough for an hour: {calls:?}");
     let form = &calls[0].form;
-    assert_eq!(
-        (form["RoleArn"].as_str(), form["RoleSessionName"].as_str()),
-        (ROLE, "pod-4711")
-    );
+    assert_eq!((form["RoleArn"].as_str(), form["RoleSessionName"].as_str()), (ROLE, "pod-4711"));
     assert_hidden(&service, &secrets(&key));
     service.stop();
 }
@@ -122,10 +112,7 @@ fn that_cannot_be_exchanged_any_more_works_to_the_last_second_and_then_heals() {
     let second = pod.fresh();
     pod.sts.give(&second, 3600);
     service.wait_until("calls after the outage", || {
-        service
-            .log_lines()
-            .iter()
-            .any(|line| line.contains("credentials are available again"))
+        service.log_lines().iter().any(|line| line.contains("credentials are available again"))
     });
     apply_one(&pod.stage, &service, "customer-2");
     assert_hidden(&service, &[secrets(&first), secrets(&second)].concat());
@@ -160,9 +147,7 @@ fn a_stop_does_not_wait_for_an_sts_that_says_nothing() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", silent.local_addr().unwrap());
     let service = Service::spawn(
-        &pod.settings()
-            .set("AWS_ENDPOINT_URL_STS", address)
-            .set("SHUTDOWN_TIMEOUT_SECS", "2"),
+        &pod.settings().set("AWS_ENDPOINT_URL_STS", address).set("SHUTDOWN_TIMEOUT_SECS", "2"),
     );
     assert_eq!(service.get("/readyz").status, 503);
     let _waiting = silent.accept().expect("the renewal asks");
@@ -177,10 +162,7 @@ fn a_stop_does_not_wait_for_an_sts_that_says_nothing() {
 fn gives_way_to_the_edge_api_where_that_is_asked_for() {
     let pod = Pod::new();
     let service = Service::spawn(&pod.settings().set("CREDENTIAL_SOURCE", "edge"));
-    wait_for_source(
-        &service,
-        "temporary credentials from the Edge API at http://127.0.0.1:9",
-    );
+    wait_for_source(&service, "temporary credentials from the Edge API at http://127.0.0.1:9");
     service.wait_for_complaint(&["Edge API", "connection refused"]);
     assert!(pod.sts.calls().is_empty());
     service.stop();

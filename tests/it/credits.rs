@@ -26,10 +26,7 @@ const VIDEO: &str = "feature-video";
 const FREE: &str = "feature-sso";
 
 fn rated(feature: Value, currency: &str) -> Value {
-    with(
-        feature,
-        &json!({"creditRate": {"amount": 2.5, "currencyId": currency}}),
-    )
+    with(feature, &json!({"creditRate": {"amount": 2.5, "currencyId": currency}}))
 }
 
 /// A feature of each kind that a balance has to tell apart, among all others.
@@ -38,10 +35,7 @@ fn entitlements() -> Vec<Value> {
     let mut entitlements = every_kind(0);
     entitlements.extend([
         rated(metered(AI, 1000, 1), CURRENCY),
-        rated(
-            with(metered(SOFT, 10, 1), &json!({"hasSoftLimit": true})),
-            CURRENCY,
-        ),
+        rated(with(metered(SOFT, 10, 1), &json!({"hasSoftLimit": true})), CURRENCY),
         rated(with(metered(DENIED, 10, 1), &denied), CURRENCY),
         rated(metered(VIDEO, 10, 1), OTHER_CURRENCY),
         rated(enumeration("feature-models", &["a", "b"]), CURRENCY),
@@ -70,13 +64,7 @@ fn denied_state(owner: Owner, at: i64) -> State {
 }
 
 fn balance(left: i64) -> CreditBalance<'static> {
-    CreditBalance {
-        currency: CURRENCY,
-        left,
-        consumed: 1000 - left,
-        valid_until: None,
-        period: None,
-    }
+    CreditBalance { currency: CURRENCY, left, consumed: 1000 - left, valid_until: None, period: None }
 }
 
 /// A customer and a resource whom the SDK has cached, and a service.
@@ -88,10 +76,7 @@ struct Scene {
 
 impl Scene {
     fn new(format: &str) -> Self {
-        Self::with(
-            format,
-            &[state(CUSTOMER, hours_ago(9)), state(RESOURCE, hours_ago(8))],
-        )
+        Self::with(format, &[state(CUSTOMER, hours_ago(9)), state(RESOURCE, hours_ago(8))])
     }
 
     fn with(format: &str, cached: &[State]) -> Self {
@@ -99,19 +84,13 @@ impl Scene {
         let sdk = Sdk::open(&stage.redis, PREFIX);
         sdk.cache(&cached.iter().collect::<Vec<_>>());
         let settings = stage.settings();
-        let settings = settings
-            .set("CACHE_UPDATE_POLICY", "UPDATE_IF_EXISTS")
-            .set("CACHE_FORMAT", format);
+        let settings = settings.set("CACHE_UPDATE_POLICY", "UPDATE_IF_EXISTS").set("CACHE_FORMAT", format);
         let service = Service::start(&settings);
         Self { stage, service, sdk }
     }
 
     fn deliver_both(&self, balance: &Message, list: &Message, balance_first: bool) {
-        let (first, second) = if balance_first {
-            (balance, list)
-        } else {
-            (list, balance)
-        };
+        let (first, second) = if balance_first { (balance, list) } else { (list, balance) };
         self.deliver(first);
         self.deliver(second);
     }
@@ -131,11 +110,7 @@ impl Scene {
 
     /// (hasAccess, accessDeniedReason) as the SDK answers, without a call of its API.
     fn access(&self, owner: Owner, feature: &str) -> (Value, Value) {
-        let kind = if feature == FREE {
-            Kind::Boolean
-        } else {
-            Kind::Metered
-        };
+        let kind = if feature == FREE { Kind::Boolean } else { Kind::Metered };
         let answer = self.sdk.entitlement(kind, owner, feature);
         assert_eq!(answer["isFallback"], json!(false), "{feature}: {answer}");
         assert_eq!(self.sdk.calls(), Vec::<String>::new(), "{feature}");
@@ -172,11 +147,7 @@ fn without_nulls(value: &Value) -> Value {
 /// Compares entry by entry, so that a difference can be read.
 fn assert_same_list(found: &Value, expected: &Value, what: &str) {
     for (name, entry) in expected.as_object().expect("a list") {
-        assert_eq!(
-            without_nulls(&found[name]),
-            without_nulls(entry),
-            "{what}: {name} (left: in Redis)"
-        );
+        assert_eq!(without_nulls(&found[name]), without_nulls(entry), "{what}: {name} (left: in Redis)");
     }
     assert_eq!(without_nulls(found), without_nulls(expected), "{what}");
 }
@@ -190,18 +161,10 @@ fn a_feature_is_denied_when_its_credits_are_gone_and_granted_when_there_are_some
         assert_eq!(scene.access(CUSTOMER, AI), granted(), "{format}");
 
         scene.deliver(&balance(0).event_log(CUSTOMER, hours_ago(3)));
-        assert_eq!(
-            scene.access(CUSTOMER, AI),
-            denied_for("InsufficientCredits"),
-            "{format}"
-        );
+        assert_eq!(scene.access(CUSTOMER, AI), denied_for("InsufficientCredits"), "{format}");
         assert_eq!(scene.access(CUSTOMER, SOFT), granted(), "{format}: a soft limit");
         assert_eq!(scene.access(CUSTOMER, DENIED), denied_for("FeatureNotFound"));
-        assert_eq!(
-            scene.access(CUSTOMER, VIDEO),
-            granted(),
-            "{format}: another currency"
-        );
+        assert_eq!(scene.access(CUSTOMER, VIDEO), granted(), "{format}: another currency");
         assert_eq!(scene.access(CUSTOMER, FREE), granted(), "{format}: no credits");
         assert_eq!(scene.timestamp(CUSTOMER), at, "the list is as old as it was");
         assert_eq!(scene.list(RESOURCE), before[1], "a resource has its own balance");
@@ -234,14 +197,10 @@ fn a_balance_below_zero_and_one_that_only_its_sums_tell_deny_as_well() {
 #[test]
 fn a_balance_in_graphql_form_counts_from_when_it_was_sent() {
     let scene = Scene::new("v3");
-    scene
-        .stage
-        .deliver_at(&scene.service, &balance(0).graphql(CUSTOMER).raw(), hours_ago(2));
+    scene.stage.deliver_at(&scene.service, &balance(0).graphql(CUSTOMER).raw(), hours_ago(2));
     assert_eq!(scene.access(CUSTOMER, AI), denied_for("InsufficientCredits"));
     // An older one that comes later changes nothing.
-    scene
-        .stage
-        .deliver_at(&scene.service, &balance(10).graphql(CUSTOMER).raw(), hours_ago(3));
+    scene.stage.deliver_at(&scene.service, &balance(10).graphql(CUSTOMER).raw(), hours_ago(3));
     assert_eq!(scene.access(CUSTOMER, AI), denied_for("InsufficientCredits"));
     scene.end();
 }
@@ -271,18 +230,9 @@ fn the_list_becomes_what_the_sdks_own_cache_in_memory_makes_of_it() {
             }
             let mut expected = scene.list(CUSTOMER);
             let until = clock::now().0 + 5 * DAY_MS;
-            let balances = [
-                (0, Some(until)),
-                (0, None),
-                (10, Some(until + 1)),
-                (-1, None),
-                (7, None),
-            ];
+            let balances = [(0, Some(until)), (0, None), (10, Some(until + 1)), (-1, None), (7, None)];
             for ((left, valid_until), hours) in balances.into_iter().zip((1..=5).rev()) {
-                let told = CreditBalance {
-                    valid_until,
-                    ..balance(left)
-                };
+                let told = CreditBalance { valid_until, ..balance(left) };
                 scene.deliver(&told.event_log(CUSTOMER, hours_ago(hours)));
                 adjust_as_the_sdk_does(&mut expected, left, valid_until);
                 let what = format!("{format}, ours: {is_ours}, {left} left, valid until {valid_until:?}");
@@ -296,10 +246,7 @@ fn the_list_becomes_what_the_sdks_own_cache_in_memory_makes_of_it() {
 #[test]
 fn a_balance_that_has_ended_sends_the_reader_to_the_api() {
     let scene = Scene::new("compatible");
-    let ended = CreditBalance {
-        valid_until: Some(hours_ago(1)),
-        ..balance(10)
-    };
+    let ended = CreditBalance { valid_until: Some(hours_ago(1)), ..balance(10) };
     scene.deliver(&ended.event_log(CUSTOMER, hours_ago(2)));
     scene.sdk.serve(&state(CUSTOMER, hours_ago(1)));
     let answer = scene.sdk.entitlement(Kind::Metered, CUSTOMER, AI);
@@ -314,11 +261,7 @@ fn a_resources_balance_changes_the_resources_list_alone() {
         let scene = Scene::new(format);
         let before = scene.list(CUSTOMER);
         scene.deliver(&balance(0).event_log(RESOURCE, hours_ago(3)));
-        assert_eq!(
-            scene.access(RESOURCE, AI),
-            denied_for("InsufficientCredits"),
-            "{format}"
-        );
+        assert_eq!(scene.access(RESOURCE, AI), denied_for("InsufficientCredits"), "{format}");
         assert_eq!(scene.access(CUSTOMER, AI), granted(), "{format}");
         assert_eq!(scene.list(CUSTOMER), before, "{format}");
         scene.end();
@@ -339,11 +282,7 @@ fn a_list_that_is_newer_than_the_balance_stands_as_it_came_in_either_order() {
             let list = entitlements_updated(&denied_state(CUSTOMER, hours_ago(1)), Shape::GraphqlV2);
             let balance_message = balance(10).event_log(CUSTOMER, hours_ago(2));
             scene.deliver_both(&balance_message, &list, balance_first);
-            assert_eq!(
-                scene.access(CUSTOMER, AI),
-                denied_for("InsufficientCredits"),
-                "{what}"
-            );
+            assert_eq!(scene.access(CUSTOMER, AI), denied_for("InsufficientCredits"), "{what}");
             scene.end();
         }
     }
@@ -354,22 +293,12 @@ fn a_list_that_is_older_than_the_balance_and_comes_after_it_is_adjusted() {
     for format in FORMATS {
         let scene = Scene::new(format);
         let until = clock::now().0 + DAY_MS;
-        let gone = CreditBalance {
-            valid_until: Some(until),
-            ..balance(0)
-        };
+        let gone = CreditBalance { valid_until: Some(until), ..balance(0) };
         scene.deliver(&gone.event_log(CUSTOMER, hours_ago(5)));
         let list = entitlements_updated(&state(CUSTOMER, hours_ago(6)), Shape::GraphqlV2);
         scene.deliver(&list);
-        assert_eq!(
-            scene.timestamp(CUSTOMER).as_i64().map(|at| at < hours_ago(5)),
-            Some(true)
-        );
-        assert_eq!(
-            scene.access(CUSTOMER, AI),
-            denied_for("InsufficientCredits"),
-            "{format}"
-        );
+        assert_eq!(scene.timestamp(CUSTOMER).as_i64().map(|at| at < hours_ago(5)), Some(true));
+        assert_eq!(scene.access(CUSTOMER, AI), denied_for("InsufficientCredits"), "{format}");
         assert_eq!(scene.access(CUSTOMER, SOFT), granted(), "{format}");
         assert_eq!(scene.access(CUSTOMER, VIDEO), granted(), "{format}");
         let entry = &scene.list(CUSTOMER)[AI]["calculatedEntitlement"];
@@ -388,10 +317,8 @@ fn a_list_that_is_older_than_the_balance_and_comes_after_it_is_adjusted() {
 #[test]
 fn the_same_balance_again_and_an_older_one_change_nothing() {
     let scene = Scene::new("compatible");
-    let [older, newest] = [
-        balance(0).event_log(CUSTOMER, hours_ago(4)),
-        balance(10).event_log(CUSTOMER, hours_ago(3)),
-    ];
+    let [older, newest] =
+        [balance(0).event_log(CUSTOMER, hours_ago(4)), balance(10).event_log(CUSTOMER, hours_ago(3))];
     scene.deliver(&newest);
     let after = scene.stage.redis.contents();
     for message in [&older, &newest, &older] {
@@ -429,10 +356,7 @@ fn entries_in_the_form_of_4_are_not_adjusted() {
     scene.deliver(&entitlements_updated(&list, Shape::GraphqlV2));
     let key = CUSTOMER.key(PREFIX);
     let before = scene.stage.redis.get(&key);
-    let until = CreditBalance {
-        valid_until: Some(clock::now().0 + DAY_MS),
-        ..balance(0)
-    };
+    let until = CreditBalance { valid_until: Some(clock::now().0 + DAY_MS), ..balance(0) };
     scene.deliver(&until.event_log(CUSTOMER, hours_ago(2)));
     assert_eq!(scene.stage.redis.get(&key), before);
     let usage = scene.stage.redis.json(&format!("{key}:credit_{CURRENCY}"));
@@ -453,10 +377,7 @@ fn a_balance_without_a_period_keeps_the_stored_one() {
         let scene = Scene::new(format);
         let key = format!("{}:credit_{CURRENCY}", CUSTOMER.key(PREFIX));
         let usage = || scene.stage.redis.json(&key).expect("a usage");
-        let with_period = CreditBalance {
-            period: Some(period),
-            ..balance(700)
-        };
+        let with_period = CreditBalance { period: Some(period), ..balance(700) };
         scene.deliver(&with_period.event_log(CUSTOMER, hours_ago(4)));
         scene.deliver(&balance(600).event_log(CUSTOMER, hours_ago(3)));
         let mut expected =
@@ -465,20 +386,13 @@ fn a_balance_without_a_period_keeps_the_stored_one() {
             expected["nextResetDate"] = json!(period[1]);
         }
         assert_eq!(usage(), expected, "{format}");
-        scene.stage.deliver_at(
-            &scene.service,
-            &balance(500).graphql(CUSTOMER).raw(),
-            hours_ago(2),
-        );
+        scene.stage.deliver_at(&scene.service, &balance(500).graphql(CUSTOMER).raw(), hours_ago(2));
         expected["currentUsage"] = json!(500);
         assert_eq!(usage(), expected, "{format}, in GraphQL form");
 
         // A new period takes the old one's place.
         let next = [period[1], period[1] + 30 * DAY_MS];
-        let with_period = CreditBalance {
-            period: Some(next),
-            ..balance(1000)
-        };
+        let with_period = CreditBalance { period: Some(next), ..balance(1000) };
         scene.deliver(&with_period.event_log(CUSTOMER, hours_ago(1)));
         assert_eq!(usage()["usagePeriodStart"], json!(next[0]), "{format}");
         assert_eq!(usage()["usagePeriodEnd"], json!(next[1]), "{format}");

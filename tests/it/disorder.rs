@@ -26,22 +26,9 @@ struct Times {
 
 impl Times {
     fn new() -> Self {
-        let [
-            cached,
-            first_state,
-            first_usage,
-            balance,
-            second_state,
-            second_usage,
-        ] = [9, 8, 7, 6, 5, 4].map(hours_ago);
-        Self {
-            cached,
-            first_state,
-            first_usage,
-            balance,
-            second_state,
-            second_usage,
-        }
+        let [cached, first_state, first_usage, balance, second_state, second_usage] =
+            [9, 8, 7, 6, 5, 4].map(hours_ago);
+        Self { cached, first_state, first_usage, balance, second_state, second_usage }
     }
 }
 
@@ -101,10 +88,7 @@ fn every_order_ends_the_same(deliveries: usize) {
     let times = Times::new();
     let cached = every_kind(0);
     let newer = newer_entitlements();
-    let customers: Vec<String> = orders()
-        .iter()
-        .map(|order| format!("customer-{order:?}"))
-        .collect();
+    let customers: Vec<String> = orders().iter().map(|order| format!("customer-{order:?}")).collect();
     let sdk = Sdk::open(&stage.redis, PREFIX);
     for customer in &customers {
         sdk.cache(&[&State::new(Owner::customer(customer), times.cached, &cached)]);
@@ -131,32 +115,13 @@ fn assert_all_the_same(redis: &TestRedis, customers: &[String], times: &Times) {
     let contents = redis.contents();
     let in_order = contents_of(&contents, &customers[0]);
     let json = |name: &str| serde_json::from_str::<Value>(&in_order[name]).expect("JSON");
-    assert_eq!(
-        json("")[FEATURE]["calculatedEntitlement"]["usageLimit"],
-        json!(102),
-        "the second state"
-    );
+    assert_eq!(json("")[FEATURE]["calculatedEntitlement"]["usageLimit"], json!(102), "the second state");
     assert_eq!(in_order["#timestamp"], times.second_state.to_string());
-    assert_eq!(
-        json(&format!(":f_{FEATURE}"))["currentUsage"],
-        json!(62),
-        "the second usage"
-    );
-    assert_eq!(
-        in_order[&format!(":f_{FEATURE}#timestamp")],
-        times.second_usage.to_string()
-    );
-    assert_eq!(
-        json(&format!(":credit_{CURRENCY}"))["currentUsage"],
-        json!(300),
-        "the credit balance"
-    );
+    assert_eq!(json(&format!(":f_{FEATURE}"))["currentUsage"], json!(62), "the second usage");
+    assert_eq!(in_order[&format!(":f_{FEATURE}#timestamp")], times.second_usage.to_string());
+    assert_eq!(json(&format!(":credit_{CURRENCY}"))["currentUsage"], json!(300), "the credit balance");
     for customer in customers {
-        assert_eq!(
-            contents_of(&contents, customer),
-            in_order,
-            "{customer} (right: in order)"
-        );
+        assert_eq!(contents_of(&contents, customer), in_order, "{customer} (right: in order)");
     }
 }
 
@@ -178,21 +143,13 @@ fn is_harmless_with_many_workers_at_once() {
     let customers: Vec<String> = (0..24).map(|number| format!("customer-{number}")).collect();
     let sdk = Sdk::open(&stage.redis, PREFIX);
     for customer in &customers {
-        sdk.cache(&[&State::new(
-            Owner::customer(customer),
-            times.cached,
-            &every_kind(0),
-        )]);
+        sdk.cache(&[&State::new(Owner::customer(customer), times.cached, &every_kind(0))]);
     }
-    let all_five: Vec<[String; 5]> = customers
-        .iter()
-        .map(|customer| five_messages(customer, &times, &newer, Shape::EventLog))
-        .collect();
+    let all_five: Vec<[String; 5]> =
+        customers.iter().map(|customer| five_messages(customer, &times, &newer, Shape::EventLog)).collect();
     // Newest first, and all customers' messages mixed.
-    let messages: Vec<String> = [4, 3, 2, 1, 0]
-        .iter()
-        .flat_map(|index| all_five.iter().map(|five| five[*index].clone()))
-        .collect();
+    let messages: Vec<String> =
+        [4, 3, 2, 1, 0].iter().flat_map(|index| all_five.iter().map(|five| five[*index].clone())).collect();
     let service = Service::start(&stage.settings().set("CONSUMERS", "4").set("WORKERS", "8"));
     stage.deliver(&service, &messages);
     assert_all_the_same(&stage.redis, &customers, &times);

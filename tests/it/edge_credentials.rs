@@ -24,10 +24,7 @@ fn in_seconds(seconds: i64) -> i64 {
 
 fn credential_calls(edge: &EdgeStub) -> usize {
     let of_credentials = |url: &str| url.starts_with("/v1/credentials/event-queue.json?");
-    edge.calls()
-        .iter()
-        .filter(|call| of_credentials(&call.url) && call.status == 200)
-        .count()
+    edge.calls().iter().filter(|call| of_credentials(&call.url) && call.status == 200).count()
 }
 
 #[test]
@@ -42,27 +39,16 @@ fn are_asked_for_with_the_server_key_and_the_queues_url() {
     assert!(stage.redis.get(&state.owner().key(PREFIX)).is_some());
 
     let calls = edge.calls();
-    assert_eq!(
-        credential_calls(&edge),
-        1,
-        "one answer is enough for an hour: {calls:?}"
-    );
+    assert_eq!(credential_calls(&edge), 1, "one answer is enough for an hour: {calls:?}");
     let queue_url: String = url::form_urlencoded::byte_serialize(stage.queue.url.as_bytes()).collect();
     for call in &calls {
         assert!(call.authorised, "{call:?}");
         assert_eq!(call.version.as_deref(), Some("1"), "{call:?}");
-        assert_eq!(
-            call.url,
-            format!("/v1/credentials/event-queue.json?queueUrl={queue_url}")
-        );
+        assert_eq!(call.url, format!("/v1/credentials/event-queue.json?queueUrl={queue_url}"));
     }
     let metrics = service.metrics();
     let series = "persistent_cache_credentials_expiry_timestamp_seconds";
-    let told = metrics
-        .series
-        .iter()
-        .find(|(name, _)| name.starts_with(series))
-        .map(|(_, value)| *value);
+    let told = metrics.series.iter().find(|(name, _)| name.starts_with(series)).map(|(_, value)| *value);
     let told = told.expect("the expiry is a metric");
     assert!((told - expiry as f64 / 1000.0).abs() < 1.0, "{told}");
     service.stop();
@@ -78,30 +64,20 @@ fn are_renewed_before_they_expire() {
     let second = stage.queue.moto.temporary_credentials();
     edge.give_credentials(&second, in_seconds(3600));
     let calls = credential_calls(&edge);
-    service.wait_until("a second call for credentials", || {
-        credential_calls(&edge) > calls
-    });
+    service.wait_until("a second call for credentials", || credential_calls(&edge) > calls);
     service.wait_until("the new expiry to be told", || {
         let metrics = service.metrics();
         let limit = in_seconds(1800) as f64 / 1000.0;
         let name = "persistent_cache_credentials_expiry_timestamp_seconds";
-        metrics
-            .series
-            .iter()
-            .any(|(series, value)| series.starts_with(name) && *value > limit)
+        metrics.series.iter().any(|(series, value)| series.starts_with(name) && *value > limit)
     });
 
     stage.queue.moto.revoke(&first);
     let state = State::new(Owner::customer("customer-1"), hours_ago(1), &every_kind(0));
     stage.deliver(&service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
     assert!(stage.redis.get(&state.owner().key(PREFIX)).is_some());
-    let errors = service
-        .metrics()
-        .value("persistent_cache_queue_errors_total{operation=\"receive\"}");
-    assert!(
-        errors.abs() < f64::EPSILON,
-        "there was no gap: {errors} failed calls"
-    );
+    let errors = service.metrics().value("persistent_cache_queue_errors_total{operation=\"receive\"}");
+    assert!(errors.abs() < f64::EPSILON, "there was no gap: {errors} failed calls");
     service.stop();
 }
 
@@ -143,9 +119,7 @@ fn and_sentrys_address_are_no_condition_for_the_main_job() {
         .set("CACHE_UPDATE_POLICY", "UPSERT");
     let service = Service::start(&settings);
     service.wait_until("the remote configuration to be asked for", || {
-        edge.calls()
-            .iter()
-            .any(|call| call.url.starts_with("/v1/config/server-sdk-configuration.json"))
+        edge.calls().iter().any(|call| call.url.starts_with("/v1/config/server-sdk-configuration.json"))
     });
     let state = State::new(Owner::customer("customer-1"), hours_ago(1), &every_kind(0));
     stage.deliver(&service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);

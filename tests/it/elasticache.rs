@@ -21,10 +21,7 @@ fn has(stage: &Stage, customer: &str) -> bool {
 
 /// A cache that lets this key in, and the settings to reach it.
 fn cache(stage: &Stage, key: &AccessKey, is_serverless: bool) -> (ElastiCache, Settings) {
-    let rules = Rules {
-        key: key.clone(),
-        is_serverless,
-    };
+    let rules = Rules { key: key.clone(), is_serverless };
     let cache = ElastiCache::before(&stage.redis, rules);
     let settings = stage
         .settings()
@@ -60,9 +57,7 @@ fn each_connection_signs_in_with_a_token_of_its_own_time() {
     let distinct = || cache.tokens().into_iter().collect::<BTreeSet<String>>().len();
     let before = distinct();
     service.wait_until("a connection with another token", || {
-        stage
-            .redis
-            .command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        stage.redis.command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
         distinct() > before
     });
     stage.deliver(&service, &[message("customer-2")]);
@@ -72,10 +67,7 @@ fn each_connection_signs_in_with_a_token_of_its_own_time() {
     let log = service.log_lines().join("\n");
     assert!(log.contains(r#""auth":"IAM token""#), "{log}");
     for token in cache.tokens() {
-        assert!(
-            !log.contains(&token) && !log.contains(signature_of(&token)),
-            "{log}"
-        );
+        assert!(!log.contains(&token) && !log.contains(signature_of(&token)), "{log}");
     }
     service.stop();
 }
@@ -100,11 +92,7 @@ fn a_serverless_cache_wants_tokens_of_its_own_kind() {
     let service = Service::spawn(&settings);
     service.wait_for_complaint(&[&format!("'{USER}'"), "token", "WRONGPASS", "REDIS_IAM_SERVERLESS"]);
     assert_eq!(service.get("/readyz").status, 503);
-    assert!(
-        cache.refusals().iter().all(|why| why == "another type of cache"),
-        "{:?}",
-        cache.refusals()
-    );
+    assert!(cache.refusals().iter().all(|why| why == "another type of cache"), "{:?}", cache.refusals());
     service.stop();
 
     let service = Service::start(&settings.set("REDIS_IAM_SERVERLESS", "1"));
@@ -120,17 +108,12 @@ fn a_wrong_secret_is_refused_and_heals_when_its_file_becomes_right() {
     let file = stage.redis.directory().join("aws-secret");
     std::fs::write(&file, "not-the-secret\n").expect("a file");
     let (cache, settings) = cache(&stage, &key, false);
-    let settings = settings
-        .unset("AWS_SECRET_ACCESS_KEY")
-        .set("AWS_SECRET_ACCESS_KEY_FILE", file.display().to_string());
+    let settings =
+        settings.unset("AWS_SECRET_ACCESS_KEY").set("AWS_SECRET_ACCESS_KEY_FILE", file.display().to_string());
     let service = Service::spawn(&settings);
     let complaint = service.wait_for_complaint(&["WRONGPASS", "elasticache:Connect", "clock"]);
     assert!(!complaint.contains("not-the-secret"), "{complaint}");
-    assert!(
-        cache.refusals().iter().all(|why| why == "another signature"),
-        "{:?}",
-        cache.refusals()
-    );
+    assert!(cache.refusals().iter().all(|why| why == "another signature"), "{:?}", cache.refusals());
 
     std::fs::write(&file, &key.secret).expect("a file");
     service.wait_until_ready();

@@ -25,11 +25,8 @@ struct Echo {
 impl Echo {
     fn start(letter: u8) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let echo = Self {
-            address: listener.local_addr().unwrap(),
-            ended: Arc::default(),
-            heard: Arc::default(),
-        };
+        let echo =
+            Self { address: listener.local_addr().unwrap(), ended: Arc::default(), heard: Arc::default() };
         let (ended, heard) = (Arc::clone(&echo.ended), Arc::clone(&echo.heard));
         thread("echo", move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -74,10 +71,7 @@ fn assert_passes(stream: &mut TcpStream) {
 fn assert_silent(stream: &mut TcpStream) {
     stream.set_read_timeout(Some(SILENCE)).unwrap();
     let error = stream.read(&mut [0; 16]).unwrap_err();
-    assert!(
-        matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
-        "{error}"
-    );
+    assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
 }
 
@@ -113,9 +107,7 @@ fn a_large_answer_comes_whole() {
     let echo = Echo::start(b'A');
     let proxy = FaultProxy::start(echo.address);
     let mut stream = dial(&proxy);
-    let words: Vec<u8> = (0..3_000_000_u32)
-        .map(|number| number.to_le_bytes()[0] & 0x3F)
-        .collect();
+    let words: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_le_bytes()[0] & 0x3F).collect();
     let mut speaker = stream.try_clone().unwrap();
     let said = words.clone();
     let speaking = thread("speaker", move || speaker.write_all(&said).unwrap());
@@ -138,9 +130,7 @@ fn the_end_of_a_client_reaches_the_target() {
     let mut stream = dial(&proxy);
     assert_passes(&mut stream);
     drop(stream);
-    wait_until(PATIENCE, "the target to see the end", || {
-        echo.ended.load(Ordering::SeqCst) == 1
-    });
+    wait_until(PATIENCE, "the target to see the end", || echo.ended.load(Ordering::SeqCst) == 1);
 }
 
 #[test]
@@ -185,17 +175,11 @@ fn answers_drip_at_the_given_rate_and_the_rest_comes_at_once_when_that_ends() {
     let mut first = [0; 20];
     stream.read_exact(&mut first).unwrap();
     let took = started.elapsed();
-    assert!(
-        took >= Duration::from_millis(400),
-        "20 bytes at 40 a second took {took:?}"
-    );
+    assert!(took >= Duration::from_millis(400), "20 bytes at 40 a second took {took:?}");
     proxy.set(Mode::Pass);
     let mut others = vec![0; 1_001 - 20];
     stream.read_exact(&mut others).unwrap();
-    assert!(
-        started.elapsed() < Duration::from_secs(20),
-        "not 25 s as at that rate"
-    );
+    assert!(started.elapsed() < Duration::from_secs(20), "not 25 s as at that rate");
 }
 
 #[test]
@@ -211,11 +195,7 @@ fn half_open_connections_swallow_everything_for_ever_and_new_ones_pass() {
     proxy.set(Mode::Pass);
     before.write_all(b"lost too").unwrap();
     assert_silent(&mut before);
-    assert_eq!(
-        echo.heard.load(Ordering::SeqCst),
-        10,
-        "only what passed was heard"
-    );
+    assert_eq!(echo.heard.load(Ordering::SeqCst), 10, "only what passed was heard");
     proxy.cut();
     assert_eq!(rest(&mut before), (Vec::new(), Ok(())));
 }
@@ -228,10 +208,7 @@ fn an_answer_is_reset_in_its_middle() {
     assert_passes(&mut stream);
     proxy.set(Mode::ResetAfter { bytes: 3 });
     stream.write_all(b"hello").unwrap();
-    assert_eq!(
-        rest(&mut stream),
-        (b"Ahe".to_vec(), Err(ErrorKind::ConnectionReset))
-    );
+    assert_eq!(rest(&mut stream), (b"Ahe".to_vec(), Err(ErrorKind::ConnectionReset)));
     wait_until(PATIENCE, "no connection", || proxy.connections() == 0);
 }
 
@@ -275,9 +252,7 @@ fn a_cut_is_an_end_and_a_reset_is_a_reset() {
     proxy.reset();
     assert_eq!(rest(&mut stream), (Vec::new(), Err(ErrorKind::ConnectionReset)));
     assert_passes(&mut dial(&proxy));
-    wait_until(PATIENCE, "the target to see both ends", || {
-        echo.ended.load(Ordering::SeqCst) >= 2
-    });
+    wait_until(PATIENCE, "the target to see both ends", || echo.ended.load(Ordering::SeqCst) >= 2);
 }
 
 #[test]
@@ -305,8 +280,5 @@ fn a_dropped_proxy_ends_its_connections_also_while_it_stalls() {
     drop(proxy);
     assert_eq!(rest(&mut before).0, b"");
     assert_eq!(rest(&mut during).0, b"");
-    assert!(
-        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(),
-        "nobody listens"
-    );
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err(), "nobody listens");
 }

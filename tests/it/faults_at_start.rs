@@ -27,14 +27,9 @@ fn is_alive_and_not_ready(service: &Service) -> Value {
 fn heals(service: &Service, stage: &Stage) {
     service.wait_until_ready();
     let state = State::new(Owner::customer("customer-1"), hours_ago(1), &every_kind(0));
-    stage
-        .queue
-        .send(&entitlements_updated(&state, Shape::GraphqlV2).raw());
+    stage.queue.send(&entitlements_updated(&state, Shape::GraphqlV2).raw());
     service.wait_until("the message to be applied", || {
-        stage
-            .redis
-            .get(&format!("{}#timestamp", state.owner().key(PREFIX)))
-            .is_some()
+        stage.redis.get(&format!("{}#timestamp", state.owner().key(PREFIX))).is_some()
     });
     service.wait_until("an empty queue", || stage.queue.is_empty());
 }
@@ -86,10 +81,7 @@ fn a_wrong_region_names_the_region_and_the_queue_and_heals_when_the_queue_is_the
 
 #[test]
 fn an_absent_queue_is_named_and_heals_when_it_is_created() {
-    let stage = Stage {
-        redis: TestRedis::start(),
-        queue: Moto::shared().absent_queue(),
-    };
+    let stage = Stage { redis: TestRedis::start(), queue: Moto::shared().absent_queue() };
     let service = Service::spawn(&upserting(&stage));
     service.wait_for_complaint(&[&stage.queue.name, "QUEUE_URL"]);
     is_alive_and_not_ready(&service);
@@ -111,10 +103,7 @@ fn a_queue_that_nobody_listens_for_is_named_with_its_address() {
 
 #[test]
 fn a_redis_that_is_down_is_named_with_its_address_and_heals_when_it_comes_up() {
-    let stage = Stage {
-        redis: TestRedis::prepare(RedisOptions::default()),
-        queue: Moto::shared().queue(),
-    };
+    let stage = Stage { redis: TestRedis::prepare(RedisOptions::default()), queue: Moto::shared().queue() };
     let service = Service::spawn(&upserting(&stage));
     let address = format!("127.0.0.1:{}", stage.redis.port);
     service.wait_for_complaint(&[&address, "REDIS_HOST"]);
@@ -128,14 +117,8 @@ fn a_redis_that_is_down_is_named_with_its_address_and_heals_when_it_comes_up() {
 
 /// A stage whose Redis asks for `the-right-one`.
 fn stage_with_a_password() -> Stage {
-    let options = RedisOptions {
-        password: Some("the-right-one".into()),
-        ..RedisOptions::default()
-    };
-    Stage {
-        redis: TestRedis::start_with(options),
-        queue: Moto::shared().queue(),
-    }
+    let options = RedisOptions { password: Some("the-right-one".into()), ..RedisOptions::default() };
+    Stage { redis: TestRedis::start_with(options), queue: Moto::shared().queue() }
 }
 
 #[test]

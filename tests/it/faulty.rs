@@ -44,12 +44,7 @@ pub enum Defect {
     ReceiveHangs,
 }
 
-const DEFECTS: [Defect; 4] = [
-    Defect::None,
-    Defect::WritePanics,
-    Defect::ReceivePanics,
-    Defect::ReceiveHangs,
-];
+const DEFECTS: [Defect; 4] = [Defect::None, Defect::WritePanics, Defect::ReceivePanics, Defect::ReceiveHangs];
 
 /// Starts the service with a defect.
 pub fn spawn(defect: Defect, settings: &Settings) -> Service {
@@ -59,13 +54,7 @@ pub fn spawn(defect: Defect, settings: &Settings) -> Service {
 /// The same; a defect in receiving begins when this file is there. Until then the queue is empty.
 pub fn spawn_until(defect: Defect, begins_with: &Path, settings: &Settings) -> Service {
     let program = std::env::current_exe().expect("this test binary");
-    let arguments = [
-        "--exact",
-        "faulty::the_service_with_a_defect",
-        "--ignored",
-        "--nocapture",
-        "--quiet",
-    ];
+    let arguments = ["--exact", "faulty::the_service_with_a_defect", "--ignored", "--nocapture", "--quiet"];
     let settings = settings
         .clone()
         .set(DEFECT, format!("{defect:?}"))
@@ -95,10 +84,7 @@ fn the_service_with_a_defect() {
 
 fn overrides(defect: Defect, begins_with: PathBuf, config: &Config) -> Overrides {
     let mut overrides = Overrides {
-        patience: Some(Patience {
-            silent_after: SILENT_AFTER,
-            ..Patience::default()
-        }),
+        patience: Some(Patience { silent_after: SILENT_AFTER, ..Patience::default() }),
         ..Overrides::default()
     };
     match defect {
@@ -134,10 +120,8 @@ impl CacheStore for PanickyStore {
         changes: &[(&CacheChange, LockPatience)],
         go_on: &dyn Fn() -> bool,
     ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
-        let of_the_unlucky = changes
-            .iter()
-            .map(|(change, _)| format!("{change:?}"))
-            .find(|change| change.contains(UNLUCKY));
+        let of_the_unlucky =
+            changes.iter().map(|(change, _)| format!("{change:?}")).find(|change| change.contains(UNLUCKY));
         // Beside others the message is tried once more, alone: the defect is to be met then, too.
         if let Some(change) = of_the_unlucky
             && (changes.len() > 1 || self.met.lock().unwrap().insert(change))

@@ -9,10 +9,7 @@ use crate::support::service::Service;
 use crate::support::stage::{PREFIX, Stage};
 use crate::support::state::{State, credit, every_kind, hours_ago};
 
-const OWNER: Owner = Owner {
-    customer: "customer-1",
-    resource: None,
-};
+const OWNER: Owner = Owner { customer: "customer-1", resource: None };
 const FEATURE: &str = "feature-api-calls";
 const CURRENCY: &str = "cred-type-ai";
 
@@ -27,10 +24,7 @@ struct Written {
 impl Written {
     fn as_format(format: &str) -> Self {
         let stage = Stage::new();
-        let settings = stage
-            .settings()
-            .set("CACHE_UPDATE_POLICY", "UPSERT")
-            .set("CACHE_FORMAT", format);
+        let settings = stage.settings().set("CACHE_UPDATE_POLICY", "UPSERT").set("CACHE_FORMAT", format);
         let service = Service::start(&settings);
         let entitlements = [every_kind(0), vec![credit(CURRENCY, 1000, 250)]].concat();
         let state = State::with_usage_times(OWNER, hours_ago(5), hours_ago(6), &entitlements);
@@ -44,17 +38,11 @@ impl Written {
             ],
         );
         service.stop();
-        Self {
-            state,
-            usage_at,
-            balance_at,
-            stage,
-        }
+        Self { state, usage_at, balance_at, stage }
     }
 
     fn json(&self, suffix: &str) -> Value {
-        self.find(suffix)
-            .unwrap_or_else(|| panic!("no {suffix}: {:?}", self.stage.redis.keys()))
+        self.find(suffix).unwrap_or_else(|| panic!("no {suffix}: {:?}", self.stage.redis.keys()))
     }
 
     fn find(&self, suffix: &str) -> Option<Value> {
@@ -91,20 +79,13 @@ fn v4_entries_carry_type_display_name_period_and_usage_data() {
     let metered = &entries[FEATURE];
     let calculated = &metered["calculatedEntitlement"];
     assert_eq!(calculated["type"], "FEATURE", "{calculated}");
-    assert_eq!(
-        calculated["feature"]["displayName"],
-        format!("Name of {FEATURE}"),
-        "{calculated}"
-    );
+    assert_eq!(calculated["feature"]["displayName"], format!("Name of {FEATURE}"), "{calculated}");
     assert_eq!(calculated["resetPeriod"], "MONTH");
     assert_eq!(
         calculated["resetPeriodConfiguration"],
         json!({"__typename": "MonthlyResetPeriodConfig", "monthlyAccordingTo": "SubscriptionStart"})
     );
-    assert_eq!(
-        calculated["usagePeriodAnchor"],
-        written.period("usagePeriodAnchor")
-    );
+    assert_eq!(calculated["usagePeriodAnchor"], written.period("usagePeriodAnchor"));
     let usage = &metered["usageData"];
     assert_eq!(usage["currentUsage"], 42, "{usage}");
     assert_eq!(usage["usagePeriodStart"], written.period("usagePeriodStart"));
@@ -113,14 +94,8 @@ fn v4_entries_carry_type_display_name_period_and_usage_data() {
 
     let credit = &entries[CURRENCY];
     assert_eq!(credit["calculatedEntitlement"]["type"], "CREDIT", "{credit}");
-    assert_eq!(
-        credit["calculatedEntitlement"]["currency"]["currencyId"],
-        CURRENCY
-    );
-    assert_eq!(
-        credit["calculatedEntitlement"]["currency"]["displayName"],
-        "AI credits"
-    );
+    assert_eq!(credit["calculatedEntitlement"]["currency"]["currencyId"], CURRENCY);
+    assert_eq!(credit["calculatedEntitlement"]["currency"]["displayName"], "AI credits");
     assert_eq!(credit["calculatedEntitlement"]["usageLimit"], 1000);
     assert_eq!(credit["usageData"]["currentUsage"], 250);
 
@@ -138,20 +113,13 @@ fn compatible_entries_carry_every_form_at_once() {
     let metered = &entries[FEATURE];
     let end = written.period("usagePeriodEnd");
     assert_eq!(metered["calculatedEntitlement"]["type"], "FEATURE");
-    assert_eq!(
-        metered["featureUsage"]["currentUsage"], 42,
-        "for 2.x and 3.x: {metered}"
-    );
+    assert_eq!(metered["featureUsage"]["currentUsage"], 42, "for 2.x and 3.x: {metered}");
     assert_eq!(metered["featureUsage"]["usagePeriodEnd"], end);
     assert_eq!(metered["featureUsage"]["nextResetDate"], end, "for 2.x");
     assert_eq!(metered["usageData"]["currentUsage"], 42, "for 4.x");
     assert_eq!(entries[CURRENCY]["calculatedEntitlement"]["type"], "CREDIT");
     let usage_key = written.json(&format!(":f_{FEATURE}"));
-    assert_eq!(
-        (&usage_key["usagePeriodEnd"], &usage_key["nextResetDate"]),
-        (&end, &end),
-        "{usage_key}"
-    );
+    assert_eq!((&usage_key["usagePeriodEnd"], &usage_key["nextResetDate"]), (&end, &end), "{usage_key}");
     assert_eq!(written.json(":metadata"), json!({"accessDeniedReason": null}));
 }
 
@@ -162,8 +130,5 @@ fn v3_entries_leave_out_metadata_and_credit_entitlements() {
     assert_eq!(written.find(":metadata#timestamp"), None);
     let entries = written.json("");
     assert!(entries.get(CURRENCY).is_none(), "{entries}");
-    assert_eq!(
-        entries.as_object().map(serde_json::Map::len),
-        Some(every_kind(0).len())
-    );
+    assert_eq!(entries.as_object().map(serde_json::Map::len), Some(every_kind(0).len()));
 }

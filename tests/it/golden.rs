@@ -21,22 +21,14 @@ fn the_service_writes_what_the_sdk_writes(states: &[State], shape: Shape, envelo
     let sdk = Sdk::open(&stage.redis, PREFIX);
     sdk.cache(&states.iter().collect::<Vec<_>>());
     let by_the_sdk = stage.redis.snapshot();
-    assert!(
-        by_the_sdk.contains_key(&states[0].owner().key(PREFIX)),
-        "the SDK wrote {by_the_sdk:?}"
-    );
+    assert!(by_the_sdk.contains_key(&states[0].owner().key(PREFIX)), "the SDK wrote {by_the_sdk:?}");
     drop(sdk);
     stage.redis.command::<()>(&["FLUSHALL"]);
 
-    let settings = stage
-        .settings()
-        .set("CACHE_FORMAT", "v3")
-        .set("CACHE_UPDATE_POLICY", "UPSERT");
+    let settings = stage.settings().set("CACHE_FORMAT", "v3").set("CACHE_UPDATE_POLICY", "UPSERT");
     let service = Service::start(&settings);
-    let messages: Vec<String> = states
-        .iter()
-        .map(|state| entitlements_updated(state, shape).wrapped(envelope))
-        .collect();
+    let messages: Vec<String> =
+        states.iter().map(|state| entitlements_updated(state, shape).wrapped(envelope)).collect();
     stage.deliver(&service, &messages);
     assert_same_writes(&stage.redis.snapshot(), &by_the_sdk);
     service.stop();
@@ -44,45 +36,26 @@ fn the_service_writes_what_the_sdk_writes(states: &[State], shape: Shape, envelo
 
 fn assert_same_writes(by_the_service: &BTreeMap<String, Entry>, by_the_sdk: &BTreeMap<String, Entry>) {
     let names = |entries: &BTreeMap<String, Entry>| entries.keys().cloned().collect::<Vec<_>>();
-    assert_eq!(
-        names(by_the_service),
-        names(by_the_sdk),
-        "the keys (left: the service's, right: the SDK's)"
-    );
+    assert_eq!(names(by_the_service), names(by_the_sdk), "the keys (left: the service's, right: the SDK's)");
     for (key, sdk) in by_the_sdk {
         let service = &by_the_service[key];
         let json =
             |text: &str| serde_json::from_str::<Value>(text).unwrap_or_else(|_| panic!("{key}: {text}"));
         if key.ends_with("#timestamp") {
-            assert_eq!(
-                service.value, sdk.value,
-                "{key} (left: the service's, right: the SDK's)"
-            );
+            assert_eq!(service.value, sdk.value, "{key} (left: the service's, right: the SDK's)");
         } else {
             let (by_service, by_sdk) = (json(&service.value), json(&sdk.value));
             // Feature by feature, so that a difference can be read.
             if let (Some(ours), Some(theirs)) = (by_service.as_object(), by_sdk.as_object()) {
                 for (name, value) in theirs {
                     let ours = ours.get(name);
-                    assert_eq!(
-                        ours,
-                        Some(value),
-                        "{key}, {name} (left: the service's, right: the SDK's)"
-                    );
+                    assert_eq!(ours, Some(value), "{key}, {name} (left: the service's, right: the SDK's)");
                 }
             }
-            assert_eq!(
-                by_service, by_sdk,
-                "{key} (left: the service's, right: the SDK's)"
-            );
+            assert_eq!(by_service, by_sdk, "{key} (left: the service's, right: the SDK's)");
         }
         let apart = service.ttl.abs_diff(sdk.ttl);
-        assert!(
-            apart <= TTL_TOLERANCE.as_secs(),
-            "the life of {key}: {} s and {} s",
-            service.ttl,
-            sdk.ttl
-        );
+        assert!(apart <= TTL_TOLERANCE.as_secs(), "the life of {key}: {} s and {} s", service.ttl, sdk.ttl);
     }
 }
 
@@ -135,19 +108,11 @@ fn of_entitlements_with_absent_fields_and_of_a_meter_without_a_measurement() {
         "__typename": "Entitlement",
         "feature": {"__typename": "EntitlementFeature", "featureType": "BOOLEAN", "refId": "feature-sparse"},
     });
-    let unmeasured = with(
-        metered("feature-unmeasured", 10, 0),
-        &json!({"currentUsage": null}),
-    );
+    let unmeasured = with(metered("feature-unmeasured", 10, 0), &json!({"currentUsage": null}));
     let state = State::new(
         Owner::customer(CUSTOMER),
         hours_ago(2),
-        &[
-            sparse,
-            unmeasured,
-            boolean("feature-sso"),
-            metered("feature-api-calls", 100, 0),
-        ],
+        &[sparse, unmeasured, boolean("feature-sso"), metered("feature-api-calls", 100, 0)],
     );
     the_service_writes_what_the_sdk_writes(&[state], Shape::GraphqlV1, Envelope::Raw);
 }

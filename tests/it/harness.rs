@@ -16,27 +16,17 @@ fn the_queue_refuses_a_wrong_secret_an_unknown_key_and_an_action_that_was_not_al
     let (status, _) = moto.sqs_as(&moto.service_user, REGION, "ReceiveMessage", &receive);
     assert_eq!(status, 200);
 
-    let wrong_secret = AccessKey {
-        secret: "not-the-secret".into(),
-        ..moto.service_user.clone()
-    };
+    let wrong_secret = AccessKey { secret: "not-the-secret".into(), ..moto.service_user.clone() };
     let (status, answer) = moto.sqs_as(&wrong_secret, REGION, "ReceiveMessage", &receive);
     assert_eq!(status, 403, "{answer}");
     assert!(answer.contains("SignatureDoesNotMatch"), "{answer}");
 
-    let unknown = AccessKey {
-        id: "AKIAUNKNOWN".into(),
-        ..moto.service_user.clone()
-    };
+    let unknown = AccessKey { id: "AKIAUNKNOWN".into(), ..moto.service_user.clone() };
     let (status, answer) = moto.sqs_as(&unknown, REGION, "ReceiveMessage", &receive);
     assert_eq!(status, 403, "{answer}");
 
-    let (status, answer) = moto.sqs_as(
-        &moto.service_user,
-        REGION,
-        "PurgeQueue",
-        &json!({"QueueUrl": queue.url}),
-    );
+    let (status, answer) =
+        moto.sqs_as(&moto.service_user, REGION, "PurgeQueue", &json!({"QueueUrl": queue.url}));
     assert_eq!(status, 403, "{answer}");
 
     let (status, answer) = moto.sqs_as(&moto.service_user, "eu-north-1", "ReceiveMessage", &receive);
@@ -51,14 +41,8 @@ fn temporary_credentials_work_until_they_are_revoked() {
     let receive = json!({"QueueUrl": queue.url});
     assert_eq!(moto.sqs_as(&temporary, REGION, "ReceiveMessage", &receive).0, 200);
 
-    let without_token = AccessKey {
-        session_token: None,
-        ..temporary.clone()
-    };
-    assert_eq!(
-        moto.sqs_as(&without_token, REGION, "ReceiveMessage", &receive).0,
-        403
-    );
+    let without_token = AccessKey { session_token: None, ..temporary.clone() };
+    assert_eq!(moto.sqs_as(&without_token, REGION, "ReceiveMessage", &receive).0, 403);
 
     moto.revoke(&temporary);
     assert_eq!(moto.sqs_as(&temporary, REGION, "ReceiveMessage", &receive).0, 403);
@@ -70,13 +54,7 @@ fn a_queue_counts_and_gives_back_what_was_sent() {
     let bodies: Vec<String> = (0..12).map(|number| format!("body {number}")).collect();
     queue.send_all(&bodies);
     queue.send("one more");
-    assert_eq!(
-        queue.counts(),
-        Counts {
-            visible: 13,
-            in_flight: 0
-        }
-    );
+    assert_eq!(queue.counts(), Counts { visible: 13, in_flight: 0 });
     let mut received: Vec<String> = queue.drain().into_values().collect();
     received.sort();
     let mut sent = [bodies, vec!["one more".to_owned()]].concat();
@@ -94,17 +72,9 @@ fn the_sdk_answers_from_redis_what_it_fetched_once_and_asks_its_api_when_redis_i
 
     let owner = state.owner();
     let answers = sdk.entitlements(owner);
-    assert_eq!(
-        answers.as_array().map(Vec::len),
-        Some(state.entitlements.len()),
-        "{answers}"
-    );
+    assert_eq!(answers.as_array().map(Vec::len), Some(state.entitlements.len()), "{answers}");
     let usage = sdk.entitlement(Kind::Metered, owner, "feature-api-calls");
-    assert_eq!(
-        (&usage["currentUsage"], &usage["usageLimit"]),
-        (&json!(42), &json!(100)),
-        "{usage}"
-    );
+    assert_eq!((&usage["currentUsage"], &usage["usageLimit"]), (&json!(42), &json!(100)), "{usage}");
     assert_eq!(usage["isFallback"], false, "{usage}");
     for (kind, feature) in state.questions() {
         let answer = sdk.entitlement(kind, owner, &feature);

@@ -31,12 +31,7 @@ struct Crowd {
 }
 
 fn crowd(size: usize, opening: &str, more: &str, round_ms: u64) -> Crowd {
-    Crowd {
-        size,
-        opening: opening.to_owned(),
-        more: more.to_owned(),
-        round: Duration::from_millis(round_ms),
-    }
+    Crowd { size, opening: opening.to_owned(), more: more.to_owned(), round: Duration::from_millis(round_ms) }
 }
 
 /// A client that never reads.
@@ -74,10 +69,7 @@ impl Crowd {
         let mut stream = TcpStream::connect(address).ok()?;
         stream.set_nonblocking(true).ok()?;
         stream.write_all(self.opening.as_bytes()).ok()?;
-        Some(Client {
-            stream,
-            since: Instant::now(),
-        })
+        Some(Client { stream, since: Instant::now() })
     }
 
     fn goes_on(&self, client: &mut Client) -> bool {
@@ -101,9 +93,7 @@ fn send(service: &Service, request: &[u8]) -> String {
     connection.set_read_timeout(Some(PATIENCE)).expect("a deadline");
     connection.write_all(request).expect("it is received");
     let mut response = Vec::new();
-    connection
-        .read_to_end(&mut response)
-        .expect("a response and an orderly end");
+    connection.read_to_end(&mut response).expect("a response and an orderly end");
     String::from_utf8_lossy(&response).into_owned()
 }
 
@@ -118,10 +108,7 @@ fn probe(service: &Service) -> Duration {
 /// The clients of a story are many, and all of this process.
 fn raise_own_limit_of_descriptors() {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
-    };
+    let raised = Rlimit { current: limit.maximum, ..limit };
     setrlimit(Resource::Nofile, raised).expect("up to the hard limit");
 }
 
@@ -138,47 +125,17 @@ fn twenty_seconds_of_hostile_clients_cost_little_and_delay_no_probe_and_no_scrap
     let endless = "x".repeat(16 * 1024);
     let crowds = [
         crowd(1_500, "", "", 50),
-        crowd(
-            200,
-            "POST /livez HTTP/1.1\r\nContent-Length: 1025\r\n\r\n",
-            "",
-            100,
-        ),
-        crowd(
-            50,
-            "PUT /metrics HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "1\r\nx\r\n",
-            100,
-        ),
-        crowd(
-            50,
-            "GET /status HTTP/1.1\r\nContent-Length: 9000000000000000000\r\n\r\n",
-            &endless,
-            20,
-        ),
-        crowd(
-            100,
-            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-            "\0\0\0\u{4}\0\0\0\0\0",
-            100,
-        ),
+        crowd(200, "POST /livez HTTP/1.1\r\nContent-Length: 1025\r\n\r\n", "", 100),
+        crowd(50, "PUT /metrics HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "1\r\nx\r\n", 100),
+        crowd(50, "GET /status HTTP/1.1\r\nContent-Length: 9000000000000000000\r\n\r\n", &endless, 20),
+        crowd(100, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\0\0\0\u{4}\0\0\0\0\0", 100),
         crowd(100, "GET /livez HTTP/1.1\r\n", "X-Endless: and on and on\r\n", 10),
         crowd(20, "GET /livez HTTP/1.1\r\nX: ", &endless, 10),
         crowd(20, "GET /", &endless, 10),
-        crowd(
-            30,
-            "",
-            &"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n".repeat(200),
-            10,
-        ),
+        crowd(30, "", &"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n".repeat(200), 10),
         crowd(30, "GET /status HTTP/1.1\r\n\r\n", "", 50),
         crowd(100, "GET /livez HTTP/1.1\r\nHost: ", "s", 1_000),
-        crowd(
-            50,
-            "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}\u{fc}\u{3}\u{3}",
-            &endless,
-            50,
-        ),
+        crowd(50, "\u{16}\u{3}\u{1}\u{2}\0\u{1}\0\u{1}\u{fc}\u{3}\u{3}", &endless, 50),
     ];
     let (mut peak, mut slowest) = (before, Duration::ZERO);
     let is_over = AtomicBool::new(false);
@@ -235,45 +192,22 @@ fn what_is_no_short_complete_get_or_head_is_refused_and_says_why_even_to_who_is_
     let body = "x".repeat(2_000_000);
     for (request, status) in [
         ("DELETE /metrics HTTP/1.1\r\n\r\n".to_owned(), "405"),
-        (
-            format!("POST /status HTTP/1.1\r\nContent-Length: 2000000\r\n\r\n{body}"),
-            "405",
-        ),
-        (
-            format!("GET /readyz HTTP/1.1\r\nContent-Length: 2000000\r\n\r\n{body}"),
-            "413",
-        ),
-        (
-            format!("HEAD /livez HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1e8480\r\n{body}"),
-            "411",
-        ),
-        (
-            "GET /livez HTTP/1.1\r\nContent-Length: many\r\n\r\n".to_owned(),
-            "400",
-        ),
-        (
-            "GET /livez HTTP/1.1\r\nthis is no header\r\n\r\n".to_owned(),
-            "400",
-        ),
+        (format!("POST /status HTTP/1.1\r\nContent-Length: 2000000\r\n\r\n{body}"), "405"),
+        (format!("GET /readyz HTTP/1.1\r\nContent-Length: 2000000\r\n\r\n{body}"), "413"),
+        (format!("HEAD /livez HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1e8480\r\n{body}"), "411"),
+        ("GET /livez HTTP/1.1\r\nContent-Length: many\r\n\r\n".to_owned(), "400"),
+        ("GET /livez HTTP/1.1\r\nthis is no header\r\n\r\n".to_owned(), "400"),
         (format!("GET /{body} HTTP/1.1\r\n\r\n"), "431"),
         (format!("GET /livez HTTP/1.1\r\nCookie: {body}\r\n\r\n"), "431"),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), "505"),
     ] {
         let response = send(&service, request.as_bytes());
         let begin = &request[..request.len().min(60)];
-        assert!(
-            response.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{begin:?}: {response}"
-        );
-        for header in [
-            "Connection: close",
-            "X-Content-Type-Options: nosniff",
-            "Content-Type: application/json",
-        ] {
-            assert!(
-                response.contains(&format!("\r\n{header}\r\n")),
-                "{begin:?}: {response}"
-            );
+        assert!(response.starts_with(&format!("HTTP/1.1 {status} ")), "{begin:?}: {response}");
+        for header in
+            ["Connection: close", "X-Content-Type-Options: nosniff", "Content-Type: application/json"]
+        {
+            assert!(response.contains(&format!("\r\n{header}\r\n")), "{begin:?}: {response}");
         }
         let is_allow_told = response.contains("\r\nAllow: GET, HEAD\r\n");
         assert_eq!(is_allow_told, status == "405", "{begin:?}: {response}");
@@ -283,11 +217,7 @@ fn what_is_no_short_complete_get_or_head_is_refused_and_says_why_even_to_who_is_
         let response = send(&service, half.as_bytes());
         assert!(response.starts_with("HTTP/1.1 408 "), "{half:?}: {response}");
     }
-    assert!(
-        began.elapsed() < Duration::from_secs(3 * 7),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(3 * 7), "{:?}", began.elapsed());
     service.stop();
 }
 
@@ -297,9 +227,8 @@ fn when_no_descriptor_is_left_probes_are_answered_again_as_soon_as_there_is_one(
     let command = format!("ulimit -n 48; exec {}", binary().display());
     let service = Service::spawn_program("/bin/sh".as_ref(), &["-c", &command], &stage.settings());
     service.wait_until_ready();
-    let silent: Vec<TcpStream> = (0..300)
-        .map(|_| TcpStream::connect(address(&service)).expect("it listens"))
-        .collect();
+    let silent: Vec<TcpStream> =
+        (0..300).map(|_| TcpStream::connect(address(&service)).expect("it listens")).collect();
     for _ in 0..20 {
         probe(&service);
     }
@@ -322,29 +251,12 @@ fn ipv4_and_ipv6_are_served_where_sockets_for_ipv6_take_no_ipv4() {
         binary().display()
     );
     let stage = FakeStage::new(QueueOptions::default());
-    let settings = stage
-        .settings()
-        .set("PORT", "4000")
-        .set("SHUTDOWN_TIMEOUT_SECS", "1");
+    let settings = stage.settings().set("PORT", "4000").set("SHUTDOWN_TIMEOUT_SECS", "1");
     let mut environment = settings.environment();
     environment.push(("PATH".to_owned(), "/usr/sbin:/usr/bin:/sbin:/bin".to_owned()));
     let arguments = ["--map-root-user", "--net", "bash", "-c", &script];
-    let ended = run_program(
-        "unshare",
-        &system_program("unshare"),
-        &arguments,
-        &environment,
-        "",
-    );
-    let answers: Vec<&str> = ended
-        .stdout
-        .lines()
-        .filter(|line| !line.starts_with('{'))
-        .map(str::trim)
-        .collect();
-    assert_eq!(
-        answers,
-        ["127.0.0.1 HTTP/1.0 200 OK", "::1 HTTP/1.0 200 OK"],
-        "{ended:?}"
-    );
+    let ended = run_program("unshare", &system_program("unshare"), &arguments, &environment, "");
+    let answers: Vec<&str> =
+        ended.stdout.lines().filter(|line| !line.starts_with('{')).map(str::trim).collect();
+    assert_eq!(answers, ["127.0.0.1 HTTP/1.0 200 OK", "::1 HTTP/1.0 200 OK"], "{ended:?}");
 }

@@ -20,10 +20,8 @@ fn sources() -> Vec<(String, String)> {
                 }
                 let text = fs::read_to_string(&path).expect("a source can be read");
                 let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-                let code: Vec<&str> = code
-                    .lines()
-                    .filter(|line| !line.trim_start().starts_with("//"))
-                    .collect();
+                let code: Vec<&str> =
+                    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
                 sources.push((name, code.join("\n")));
             }
         }
@@ -39,11 +37,7 @@ fn who_names(what: &[&str], may: &[&str]) -> Vec<String> {
         if may.iter().any(|module| name.starts_with(module)) {
             continue;
         }
-        found.extend(
-            what.iter()
-                .filter(|word| code.contains(**word))
-                .map(|word| format!("{name}: {word}")),
-        );
+        found.extend(what.iter().filter(|word| code.contains(**word)).map(|word| format!("{name}: {word}")));
     }
     found
 }
@@ -99,10 +93,7 @@ fn pure_modules_do_no_io_and_read_no_clock() {
 fn each_library_is_named_in_its_own_module() {
     assert_eq!(who_names(&["redis::", "r2d2::"], &["store/", "config/"]), [""; 0]);
     assert_eq!(who_names(&["tiny_http::"], &["ops/"]), [""; 0]);
-    assert_eq!(
-        who_names(&["ureq::"], &["http_client", "sentry_reports", "config/proxy.rs"]),
-        [""; 0]
-    );
+    assert_eq!(who_names(&["ureq::"], &["http_client", "sentry_reports", "config/proxy.rs"]), [""; 0]);
     assert_eq!(who_names(&["sentry::"], &["sentry_reports"]), [""; 0]);
 }
 
@@ -114,19 +105,13 @@ fn no_process_is_started() {
 #[test]
 fn the_environment_and_the_wall_clock_are_read_in_one_place() {
     assert_eq!(who_names(&["env::var", "env::vars"], &["config/"]), [""; 0]);
-    assert_eq!(
-        who_names(&["SystemTime::now", "OffsetDateTime::now"], &["clock.rs"]),
-        [""; 0]
-    );
+    assert_eq!(who_names(&["SystemTime::now", "OffsetDateTime::now"], &["clock.rs"]), [""; 0]);
 }
 
 #[test]
 fn keys_are_spelled_in_the_keyspace_alone() {
     assert_eq!(
-        who_names(
-            &[":c_{", ":r_{", "#timestamp", ":metadata\"", ":credit_"],
-            &["cache/keyspace.rs"]
-        ),
+        who_names(&[":c_{", ":r_{", "#timestamp", ":metadata\"", ":credit_"], &["cache/keyspace.rs"]),
         [""; 0]
     );
 }

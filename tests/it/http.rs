@@ -41,21 +41,12 @@ fn livez_and_readyz_say_what_is_documented() {
     let service = Service::start(&stage.settings().set("CONSUMERS", "3"));
     let live = service.get("/livez");
     assert_eq!((live.status, live.body.as_str()), (200, r#"{"status":"UP"}"#));
-    assert!(
-        live.content_type.starts_with("application/json"),
-        "{}",
-        live.content_type
-    );
+    assert!(live.content_type.starts_with("application/json"), "{}", live.content_type);
     service.wait_until("all pollers to be alive", || {
         let ready = service.get("/readyz");
         ready.status == 200 && ready.body == r#"{"status":"UP","consumers":3,"redis":"CONNECTED"}"#
     });
-    assert!(
-        service
-            .get("/readyz")
-            .content_type
-            .starts_with("application/json")
-    );
+    assert!(service.get("/readyz").content_type.starts_with("application/json"));
     service.stop();
 }
 
@@ -66,11 +57,7 @@ fn anything_else_is_a_json_404() {
     for path in ["//", "/health", "/livez/more", "/metricsx", "/..%2f", "/%00"] {
         let answer = service.get(path);
         assert_eq!(answer.status, 404, "{path}: {}", answer.body);
-        assert!(
-            answer.content_type.starts_with("application/json"),
-            "{path}: {}",
-            answer.content_type
-        );
+        assert!(answer.content_type.starts_with("application/json"), "{path}: {}", answer.content_type);
         let body: Value =
             serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{path}: {error}"));
         assert!(body.is_object(), "{path}: {body}");
@@ -83,34 +70,19 @@ fn every_metric_is_there_from_the_start_with_its_type_and_a_help_text() {
     let stage = Stage::new();
     let service = Service::start(&stage.settings());
     let page = service.get("/metrics");
-    assert!(
-        page.content_type.starts_with("text/plain"),
-        "{}",
-        page.content_type
-    );
+    assert!(page.content_type.starts_with("text/plain"), "{}", page.content_type);
     let metrics = service.metrics();
     for (name, kind) in METRICS {
         assert_eq!(metrics.types.get(name).map(String::as_str), Some(kind), "{name}");
-        assert!(
-            metrics.helped.iter().any(|helped| helped == name),
-            "{name} has no help text"
-        );
+        assert!(metrics.helped.iter().any(|helped| helped == name), "{name} has no help text");
     }
     assert!(
-        !page
-            .body
-            .contains("persistent_cache_credentials_expiry_timestamp_seconds"),
+        !page.body.contains("persistent_cache_credentials_expiry_timestamp_seconds"),
         "static credentials do not expire"
     );
-    let build = metrics
-        .series
-        .keys()
-        .find(|series| series.starts_with("persistent_cache_build_info{"));
+    let build = metrics.series.keys().find(|series| series.starts_with("persistent_cache_build_info{"));
     let build = build.expect("a build info");
-    assert!(
-        build.contains(&format!("version=\"{}\"", env!("CARGO_PKG_VERSION"))),
-        "{build}"
-    );
+    assert!(build.contains(&format!("version=\"{}\"", env!("CARGO_PKG_VERSION"))), "{build}");
     assert!(build.contains("commit=\""), "{build}");
     service.stop();
 }
@@ -154,20 +126,12 @@ fn metrics_count_what_happened() {
     assert!((ignored - 1.0).abs() < f64::EPSILON, "ignored: {ignored}");
     assert!(value("persistent_cache_write_duration_seconds_count") >= 1.0);
     assert!(value("persistent_cache_message_age_seconds_count") >= 1.0);
-    assert!(
-        value("persistent_cache_message_age_seconds_sum") < 60.0,
-        "seconds, not milliseconds"
-    );
+    assert!(value("persistent_cache_message_age_seconds_sum") < 60.0, "seconds, not milliseconds");
     let now = persistent_cache_service::clock::now().0 as f64 / 1000.0;
-    for series in [
-        "persistent_cache_last_poll_timestamp_seconds",
-        "persistent_cache_last_write_timestamp_seconds",
-    ] {
-        assert!(
-            (now - value(series)).abs() < 120.0,
-            "{series} is {}",
-            value(series)
-        );
+    for series in
+        ["persistent_cache_last_poll_timestamp_seconds", "persistent_cache_last_write_timestamp_seconds"]
+    {
+        assert!((now - value(series)).abs() < 120.0, "{series} is {}", value(series));
     }
     // Redis's own figures are sampled now and then.
     service.wait_for_metric("persistent_cache_memory_usage_bytes", 100_000.0);

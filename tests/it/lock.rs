@@ -31,11 +31,7 @@ impl Scene {
         sdk.cache(&[&customer, &resource]);
         let service = Service::start(&stage.settings());
         let monitor = stage.redis.monitor();
-        Self {
-            stage,
-            service,
-            monitor,
-        }
+        Self { stage, service, monitor }
     }
 
     /// Sends a state newer than the cached one.
@@ -45,14 +41,11 @@ impl Scene {
     }
 
     fn wait_for_newer(&self, owner: Owner) {
-        self.service
-            .wait_until("the newer state", || self.limit(owner) == json!(2));
+        self.service.wait_until("the newer state", || self.limit(owner) == json!(2));
     }
 
     fn take(&self, lock: &str) -> usize {
-        self.stage
-            .redis
-            .command::<()>(&["SET", lock, "a-reader", "NX", "PX", LOCK_MS]);
+        self.stage.redis.command::<()>(&["SET", lock, "a-reader", "NX", "PX", LOCK_MS]);
         self.monitor_settles(lock)
     }
 
@@ -67,12 +60,11 @@ impl Scene {
     /// Waits until the service has looked at the lock, and keeps it held meanwhile.
     fn wait_until_the_service_looks_at(&self, lock: &str, mentions_before: usize) {
         let mut ours = 0;
-        self.service
-            .wait_until("the service to look at the readers' lock", || {
-                self.stage.redis.command::<()>(&["PEXPIRE", lock, LOCK_MS]);
-                ours += 1;
-                self.monitor.mentions(lock) > mentions_before + ours
-            });
+        self.service.wait_until("the service to look at the readers' lock", || {
+            self.stage.redis.command::<()>(&["PEXPIRE", lock, LOCK_MS]);
+            ours += 1;
+            self.monitor.mentions(lock) > mentions_before + ours
+        });
     }
 
     fn release(&self, lock: &str) {
@@ -85,18 +77,13 @@ impl Scene {
     }
 
     fn settle(self) {
-        self.service
-            .wait_until("an empty queue", || self.stage.queue.is_empty());
+        self.service.wait_until("an empty queue", || self.stage.queue.is_empty());
         self.service.stop();
     }
 }
 
 fn state(owner: Owner, hours: i64, limit: i64) -> State {
-    State::new(
-        owner,
-        hours_ago(hours),
-        &[number("feature-seats", limit), metered("feature-calls", limit, 0)],
-    )
+    State::new(owner, hours_ago(hours), &[number("feature-seats", limit), metered("feature-calls", limit, 0)])
 }
 
 fn limit_in(redis: &TestRedis, owner: Owner) -> serde_json::Value {
@@ -111,11 +98,7 @@ fn a_newer_state_waits_for_the_lock_and_then_wins() {
     let before = scene.take(&lock);
     scene.send_newer(CUSTOMER);
     scene.wait_until_the_service_looks_at(&lock, before);
-    assert_eq!(
-        scene.limit(CUSTOMER),
-        json!(1),
-        "nothing is written while a reader holds the lock"
-    );
+    assert_eq!(scene.limit(CUSTOMER), json!(1), "nothing is written while a reader holds the lock");
     scene.release(&lock);
     scene.wait_for_newer(CUSTOMER);
     scene.settle();
@@ -138,14 +121,10 @@ fn what_a_reader_wrote_newer_meanwhile_stays() {
     for (key, value) in &written {
         multi.set_ex(key, value, 604_800).ignore();
     }
-    multi
-        .exec(&mut scene.stage.redis.connection())
-        .expect("redis answers");
+    multi.exec(&mut scene.stage.redis.connection()).expect("redis answers");
     scene.release(&lock);
     let redis = &scene.stage.redis;
-    scene
-        .service
-        .wait_until("an empty queue", || scene.stage.queue.is_empty());
+    scene.service.wait_until("an empty queue", || scene.stage.queue.is_empty());
     for (key, value) in &written {
         assert_eq!(redis.get(key).as_ref(), Some(value), "{key}");
     }
@@ -193,10 +172,10 @@ fn a_lock_that_is_never_released_delays_each_write_by_5_seconds_and_no_longer() 
     let cached = state(CUSTOMER, 9, 1);
     let usage = usage_updated(&cached, "feature-calls", 7, hours_ago(4), Shape::GraphqlV2);
     let sent = Instant::now();
-    scene.stage.queue.send_all(&[
-        entitlements_updated(&state(CUSTOMER, 5, 2), Shape::GraphqlV2).raw(),
-        usage.raw(),
-    ]);
+    scene
+        .stage
+        .queue
+        .send_all(&[entitlements_updated(&state(CUSTOMER, 5, 2), Shape::GraphqlV2).raw(), usage.raw()]);
     scene.wait_for_newer(CUSTOMER);
     let waited = sent.elapsed();
     let expected = Duration::from_millis(4_900)..Duration::from_secs(10);

@@ -45,10 +45,7 @@ fn every_line_is_a_json_object_with_time_level_and_message_under_the_keys_asked_
         for key in ["time", "level", "target", "message"] {
             assert!(record[key].is_string(), "{key} in {record}");
         }
-        assert!(
-            record.get("msg").is_none() && record.get("err").is_none(),
-            "{record}"
-        );
+        assert!(record.get("msg").is_none() && record.get("err").is_none(), "{record}");
     }
     service.stop();
 }
@@ -56,16 +53,11 @@ fn every_line_is_a_json_object_with_time_level_and_message_under_the_keys_asked_
 #[test]
 fn an_error_stands_under_its_own_key() {
     let stage = Stage::new();
-    let settings = stage
-        .settings()
-        .set("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:9")
-        .set("LOG_ERROR_KEY", "cause");
+    let settings =
+        stage.settings().set("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:9").set("LOG_ERROR_KEY", "cause");
     let service = Service::spawn(&settings);
     service.wait_for_complaint(&["127.0.0.1:9"]);
-    let with_error = service
-        .log()
-        .into_iter()
-        .find(|record| record["cause"].is_string());
+    let with_error = service.log().into_iter().find(|record| record["cause"].is_string());
     assert!(with_error.is_some(), "{:?}", service.log_lines());
     service.stop();
 }
@@ -86,13 +78,7 @@ fn no_secret_and_no_customer_is_in_it_at_level_info() {
     service.stop();
     assert!(!lines.is_empty(), "a start is worth a line");
     for line in lines.iter().chain(&stderr) {
-        for hidden in [
-            CUSTOMER,
-            "feature-api-calls",
-            "demo@example.com",
-            secret.as_str(),
-            SERVER_API_KEY,
-        ] {
+        for hidden in [CUSTOMER, "feature-api-calls", "demo@example.com", secret.as_str(), SERVER_API_KEY] {
             assert!(!line.contains(hidden), "{hidden} in {line}");
         }
     }
@@ -101,12 +87,7 @@ fn no_secret_and_no_customer_is_in_it_at_level_info() {
 #[test]
 fn no_secret_is_in_it_at_level_debug_either() {
     let stage = Stage::new();
-    let service = Service::start(
-        &stage
-            .settings()
-            .set("LOG_LEVEL", "debug")
-            .set("POISON_POLICY", "delete"),
-    );
+    let service = Service::start(&stage.settings().set("LOG_LEVEL", "debug").set("POISON_POLICY", "delete"));
     stage.deliver(&service, &telling_messages());
     let secret = stage.queue.moto.service_user.secret.clone();
     for line in service.log_lines().iter().chain(&service.stderr()) {
@@ -123,10 +104,7 @@ fn at_level_debug_it_tells_of_each_change_what_became_of_it() {
     let service = Service::start(&stage.settings().set("LOG_LEVEL", "debug"));
     let state = State::new(Owner::customer(CUSTOMER), hours_ago(1), &[boolean("feature-sso")]);
     stage.deliver(&service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
-    let told = service
-        .log()
-        .into_iter()
-        .find(|record| record["change"] == "entitlements");
+    let told = service.log().into_iter().find(|record| record["change"] == "entitlements");
     let told = told.unwrap_or_else(|| panic!("{:?}", service.log_lines()));
     assert_eq!(told["key"], Owner::customer(CUSTOMER).key(PREFIX));
     let outcome = told["outcome"].as_str().expect("an outcome");
@@ -150,18 +128,11 @@ fn a_body_that_cannot_be_read_is_logged_once_with_its_id_its_size_and_the_place_
     let body = "{\"type\": \"entitlements.updated\", \"customer\": nonsense-of-nobodys-business}";
     let id = stage.queue.send(body);
     service.wait_until("an empty queue", || stage.queue.is_empty());
-    let about_it: Vec<Value> = service
-        .log()
-        .into_iter()
-        .filter(|record| record.to_string().contains(&id))
-        .collect();
+    let about_it: Vec<Value> =
+        service.log().into_iter().filter(|record| record.to_string().contains(&id)).collect();
     assert_eq!(about_it.len(), 1, "{about_it:?}");
     let line = about_it[0].to_string();
-    assert!(
-        line.contains(&body.len().to_string()),
-        "its size, {} bytes: {line}",
-        body.len()
-    );
+    assert!(line.contains(&body.len().to_string()), "its size, {} bytes: {line}", body.len());
     assert!(line.contains("column"), "the place: {line}");
     assert!(!line.contains("nonsense-of-nobodys-business"), "{line}");
     service.wait_for_metric("persistent_cache_messages_malformed_total", 1.0);
@@ -171,33 +142,18 @@ fn a_body_that_cannot_be_read_is_logged_once_with_its_id_its_size_and_the_place_
 #[test]
 fn a_burst_of_the_same_fault_is_not_a_line_each() {
     let stage = Stage::new();
-    let settings = stage
-        .settings()
-        .set("CONSUMERS", "10")
-        .set("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:9");
+    let settings = stage.settings().set("CONSUMERS", "10").set("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:9");
     let service = Service::spawn(&settings);
     let failed = "persistent_cache_queue_errors_total{operation=\"receive\"}";
     service.wait_for_metric(failed, 20.0);
-    let complaints = service
-        .log_lines()
-        .iter()
-        .filter(|line| line.contains("127.0.0.1:9"))
-        .count();
-    assert!(
-        (1..=5).contains(&complaints),
-        "{complaints} lines for 20 failures: {:?}",
-        service.log_lines()
-    );
+    let complaints = service.log_lines().iter().filter(|line| line.contains("127.0.0.1:9")).count();
+    assert!((1..=5).contains(&complaints), "{complaints} lines for 20 failures: {:?}", service.log_lines());
     service.stop();
 }
 
 /// Lines of the log whose message begins so.
 fn that_begin(service: &Service, begins: &str) -> usize {
-    let begins_so = |record: &Value| {
-        record["msg"]
-            .as_str()
-            .is_some_and(|text| text.starts_with(begins))
-    };
+    let begins_so = |record: &Value| record["msg"].as_str().is_some_and(|text| text.starts_with(begins));
     service.log().iter().filter(|record| begins_so(record)).count()
 }
 
@@ -207,11 +163,7 @@ fn sigusr1_raises_the_level_and_again_lowers_it_and_each_time_a_line_says_so() {
     let service = Service::start(&stage.settings().set("LOG_LEVEL", "error"));
     let messages = &telling_messages()[..3];
     stage.deliver(&service, messages);
-    assert_eq!(
-        service.log_lines(),
-        Vec::<String>::new(),
-        "so far only errors are written"
-    );
+    assert_eq!(service.log_lines(), Vec::<String>::new(), "so far only errors are written");
 
     service.signal(Signal::User1);
     service.wait_until("a line about the raised level", || {
@@ -227,29 +179,18 @@ fn sigusr1_raises_the_level_and_again_lowers_it_and_each_time_a_line_says_so() {
     });
     let lines_before = service.log_lines().len();
     stage.deliver(&service, messages);
-    assert_eq!(
-        service.log_lines().len(),
-        lines_before,
-        "{:?}",
-        service.log_lines()
-    );
+    assert_eq!(service.log_lines().len(), lines_before, "{:?}", service.log_lines());
 
     let secret = stage.queue.moto.service_user.secret.clone();
     for line in service.log_lines() {
-        assert!(
-            !line.contains(&secret) && !line.contains(SERVER_API_KEY),
-            "{line}"
-        );
+        assert!(!line.contains(&secret) && !line.contains(SERVER_API_KEY), "{line}");
     }
     service.stop();
 }
 
 /// The service in text, for people; on a terminal or not.
 fn in_text(stage: &Stage, on_a_terminal: bool, no_color: &str) -> Service {
-    let settings = stage
-        .settings()
-        .set("LOG_FORMAT", "text")
-        .set("NO_COLOR", no_color);
+    let settings = stage.settings().set("LOG_FORMAT", "text").set("NO_COLOR", no_color);
     if on_a_terminal {
         // `script` is the terminal, and what is shown on it comes out of it.
         let program = binary().display().to_string();
@@ -266,20 +207,10 @@ fn text_is_coloured_on_a_terminal_only_and_not_if_no_color_is_set() {
         let stage = Stage::new();
         let service = in_text(&stage, on_a_terminal, no_color);
         let line = service.wait_for("a line of the start", || {
-            service
-                .log_lines()
-                .into_iter()
-                .find(|line| line.contains("serving /livez"))
+            service.log_lines().into_iter().find(|line| line.contains("serving /livez"))
         });
-        let level = if is_coloured {
-            "\u{1b}[32mINFO \u{1b}[0m"
-        } else {
-            "INFO "
-        };
-        assert!(
-            line.contains(&format!("Z {level} main           serving /livez")),
-            "{line:?}"
-        );
+        let level = if is_coloured { "\u{1b}[32mINFO \u{1b}[0m" } else { "INFO " };
+        assert!(line.contains(&format!("Z {level} main           serving /livez")), "{line:?}");
         assert_eq!(line.contains('\u{1b}'), is_coloured, "{line:?}");
         assert!(line.contains("port="), "{line:?}");
         // A terminal that is closed ends what runs on it.
@@ -290,16 +221,11 @@ fn text_is_coloured_on_a_terminal_only_and_not_if_no_color_is_set() {
 #[test]
 fn an_error_in_text_is_one_line_that_says_what_and_why() {
     let stage = Stage::new();
-    let settings = stage
-        .settings()
-        .set("LOG_FORMAT", "text")
-        .set("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:9");
+    let settings =
+        stage.settings().set("LOG_FORMAT", "text").set("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:9");
     let service = Service::spawn(&settings);
     let line = service.wait_for("a line about the queue", || {
-        service
-            .log_lines()
-            .into_iter()
-            .find(|line| line.contains("cannot receive messages: "))
+        service.log_lines().into_iter().find(|line| line.contains("cannot receive messages: "))
     });
     let (_, why) = line.split_once("cannot receive messages: ").unwrap();
     assert!(line.contains("Z ERROR poller-"), "{line}");
@@ -316,10 +242,8 @@ fn a_flood_of_messages_with_the_same_fault_is_ten_lines_with_their_ids_and_a_cou
         only_with: Some("unlucky"),
         ..Refusal::of(&["EVALSHA", "EVAL"], How::Error("QUOTA of this key exceeded"))
     }]);
-    let settings = stage
-        .settings()
-        .set("POISON_POLICY", "delete")
-        .set("REDIS_PORT", proxy.port().to_string());
+    let settings =
+        stage.settings().set("POISON_POLICY", "delete").set("REDIS_PORT", proxy.port().to_string());
     let service = Service::start(&settings);
     let in_a_month = purge(Owner::customer("customer-1"), hours_ago(-700)).raw();
     let refused = purge(Owner::customer("unlucky"), hours_ago(1)).raw();
@@ -331,10 +255,7 @@ fn a_flood_of_messages_with_the_same_fault_is_ten_lines_with_their_ids_and_a_cou
     for (_, _, body) in &kinds {
         (0..EACH).for_each(|_| _ = stage.queue.send(body));
     }
-    service.wait_for_metric(
-        "persistent_cache_messages_failed_total{reason=\"other\"}",
-        EACH as f64,
-    );
+    service.wait_for_metric("persistent_cache_messages_failed_total{reason=\"other\"}", EACH as f64);
     let status = service.get("/status").body;
     service.signal(Signal::Terminate);
     service.wait_for_exit(crate::support::wait::PATIENCE);
@@ -348,22 +269,13 @@ fn a_flood_of_messages_with_the_same_fault_is_ten_lines_with_their_ids_and_a_cou
         assert!(single.len() >= 10, "{kind}: {log:#?}");
         let windows = summaries.len().max(1);
         assert!(single.len() <= 10 * windows, "{kind}: {single:?}");
-        let ids: std::collections::HashSet<&str> = single
-            .iter()
-            .filter_map(|record| record["message_id"].as_str())
-            .collect();
+        let ids: std::collections::HashSet<&str> =
+            single.iter().filter_map(|record| record["message_id"].as_str()).collect();
         assert_eq!(ids.len(), single.len(), "each names a message of its own");
-        let counted: u64 = summaries
-            .iter()
-            .filter_map(|record| record["repeated"].as_u64())
-            .sum();
+        let counted: u64 = summaries.iter().filter_map(|record| record["repeated"].as_u64()).sum();
         let all = counted + single.len() as u64;
         assert!(all >= EACH as u64, "{kind}: {all} are logged or counted");
-        assert!(
-            summaries
-                .iter()
-                .all(|record| record["msg"].as_str().unwrap().contains(words))
-        );
+        assert!(summaries.iter().all(|record| record["msg"].as_str().unwrap().contains(words)));
         assert!(status.contains(words), "{status}");
     }
     drop(service);
@@ -377,11 +289,8 @@ fn a_peer_whose_every_answer_is_worth_a_line_does_not_flood_the_log() {
     let queue = Hostile::http(
         move |_| {
             let is_wrong = calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) % 2 == 1;
-            let date = if is_wrong {
-                "Sun, 06 Nov 1994 08:49:37 GMT"
-            } else {
-                "Sun, 06 Nov 2095 08:49:37 GMT"
-            };
+            let date =
+                if is_wrong { "Sun, 06 Nov 1994 08:49:37 GMT" } else { "Sun, 06 Nov 2095 08:49:37 GMT" };
             format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ndate: {date}\r\nconnection: close\r\n\r\n{{}}")
         },
         str::to_owned,
@@ -393,11 +302,7 @@ fn a_peer_whose_every_answer_is_worth_a_line_does_not_flood_the_log() {
         .set("AWS_ENDPOINT_URL_SQS", queue.url());
     let service = Service::start(&settings);
     service.wait_until("many answers", || queue.calls(Mode::Serve) >= 300);
-    let lines = service
-        .log_lines()
-        .iter()
-        .filter(|line| line.contains("clock"))
-        .count();
+    let lines = service.log_lines().iter().filter(|line| line.contains("clock")).count();
     assert!((1..=60).contains(&lines), "{lines} lines");
     service.stop();
     stage.queue.complaints();
@@ -426,11 +331,7 @@ fn no_text_of_others_steers_a_terminal_in_json_in_text_or_on_the_page() {
         let service = Service::start(&settings);
         // A key at debug.
         let customer = format!("customer{STEERING}");
-        let state = State::new(
-            Owner::customer(&customer),
-            hours_ago(1),
-            &[boolean("feature-sso")],
-        );
+        let state = State::new(Owner::customer(&customer), hours_ago(1), &[boolean("feature-sso")]);
         stage.deliver(&service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
         let said: &'static str = Box::leak(format!("ODD the{STEERING} disk is odd").into_boxed_str());
         proxy.refuse(&[Refusal::of(&["PING", "EVALSHA", "EVAL"], How::Error(said))]);
@@ -445,9 +346,7 @@ fn no_text_of_others_steers_a_terminal_in_json_in_text_or_on_the_page() {
         service.wait_for_exit(crate::support::wait::PATIENCE);
         let lines = service.log_lines();
         assert!(
-            lines
-                .iter()
-                .any(|line| line.to_lowercase().contains("\\u{202e}") || line.contains("\\u202e"))
+            lines.iter().any(|line| line.to_lowercase().contains("\\u{202e}") || line.contains("\\u202e"))
         );
         for text in lines.iter().chain(&pages).chain(&service.stderr()) {
             let found = text.chars().find(|letter| STEERING.contains(*letter));

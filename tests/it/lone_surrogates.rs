@@ -57,10 +57,7 @@ fn in_a_field_that_is_ignored_change_nothing() {
             let body = message.raw().replace(PLACE, half);
             stage.deliver(&service, &[body]);
             let stored = list(&stage, Owner::customer(&customer));
-            assert_eq!(
-                stored["feature-seats"]["calculatedEntitlement"]["usageLimit"],
-                json!(3)
-            );
+            assert_eq!(stored["feature-seats"]["calculatedEntitlement"]["usageLimit"], json!(3));
         }
     }
     service.stop();
@@ -74,9 +71,7 @@ fn in_a_display_name_become_the_replacement_character() {
         let owner = Owner::customer(&customer);
         let mut state = state(owner);
         state.entitlements[0]["feature"]["displayName"] = json!(format!("a {PLACE} seat"));
-        let body = entitlements_updated(&state, Shape::GraphqlV2)
-            .raw()
-            .replace(PLACE, half);
+        let body = entitlements_updated(&state, Shape::GraphqlV2).raw().replace(PLACE, half);
         stage.deliver(&service, &[body]);
         let stored = list(&stage, owner);
         assert_eq!(
@@ -91,45 +86,23 @@ fn in_a_display_name_become_the_replacement_character() {
 #[test]
 fn in_an_id_become_the_replacement_character_and_the_sdk_finds_it() {
     let (stage, service) = start(QueueOptions::default());
-    let owner = Owner {
-        customer: "customer-HALF",
-        resource: Some("site-HALF"),
-    };
+    let owner = Owner { customer: "customer-HALF", resource: Some("site-HALF") };
     let global = Owner::customer(owner.customer);
-    let features = [
-        metered("feature-HALF", 100, 5),
-        boolean("feature-sso"),
-        number("feature-seats", 3),
-    ];
-    let states = [
-        State::new(global, hours_ago(3), &features),
-        State::new(owner, hours_ago(2), &features),
-    ];
-    let mut bodies: Vec<String> = states
-        .iter()
-        .map(|state| entitlements_updated(state, Shape::EventLog).raw())
-        .collect();
+    let features = [metered("feature-HALF", 100, 5), boolean("feature-sso"), number("feature-seats", 3)];
+    let states = [State::new(global, hours_ago(3), &features), State::new(owner, hours_ago(2), &features)];
+    let mut bodies: Vec<String> =
+        states.iter().map(|state| entitlements_updated(state, Shape::EventLog).raw()).collect();
     bodies.push(usage_updated(&states[1], "feature-HALF", 7, hours_ago(1), Shape::GraphqlV2).raw());
     for body in &bodies {
         stage.deliver(&service, &[body.replace(PLACE, r"\ud83d")]);
     }
-    let owner = Owner {
-        customer: "customer-\u{FFFD}",
-        resource: Some("site-\u{FFFD}"),
-    };
+    let owner = Owner { customer: "customer-\u{FFFD}", resource: Some("site-\u{FFFD}") };
     let feature = "feature-\u{FFFD}";
     let stored = list(&stage, owner);
-    assert_eq!(
-        stored[feature]["calculatedEntitlement"]["feature"]["id"],
-        json!(feature)
-    );
+    assert_eq!(stored[feature]["calculatedEntitlement"]["feature"]["id"], json!(feature));
     let sdk = Sdk::open(&stage.redis, PREFIX);
     let answer = sdk.entitlement(Kind::Metered, owner, feature);
-    assert_eq!(
-        (&answer["currentUsage"], &answer["isFallback"]),
-        (&json!(7), &json!(false)),
-        "{answer}"
-    );
+    assert_eq!((&answer["currentUsage"], &answer["isFallback"]), (&json!(7), &json!(false)), "{answer}");
     assert_eq!(sdk.calls(), Vec::<String>::new());
     service.stop();
 }
@@ -210,9 +183,7 @@ fn other_faults_beside_them_are_still_faults() {
         stage.queue.counts().dead == u64::try_from(count).expect("few")
     });
     assert_eq!(stage.redis.keys(), [""; 0]);
-    let malformed = service
-        .metrics()
-        .value("persistent_cache_messages_malformed_total");
+    let malformed = service.metrics().value("persistent_cache_messages_malformed_total");
     assert!(malformed >= count as f64, "{malformed}");
     service.stop();
 }

@@ -82,10 +82,7 @@ const RUNS: u64 = run::SLOW_EVERY;
 #[allow(clippy::disallowed_methods)] // the one thing that a test asks its environment
 fn setting(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
-    Some(
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name} is a number, not {text}")),
-    )
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is a number, not {text}")))
 }
 
 fn holds(variant: Variant) {
@@ -113,32 +110,20 @@ fn holds(variant: Variant) {
 
 #[test]
 fn redis_is_what_the_model_says_with_update_if_exists_in_both_forms_at_once() {
-    holds(Variant {
-        policy: "UPDATE_IF_EXISTS",
-        format: "compatible",
-    });
+    holds(Variant { policy: "UPDATE_IF_EXISTS", format: "compatible" });
 }
 
 #[test]
 fn redis_is_what_the_model_says_with_update_if_exists_in_the_form_of_sdk_3() {
-    holds(Variant {
-        policy: "UPDATE_IF_EXISTS",
-        format: "v3",
-    });
+    holds(Variant { policy: "UPDATE_IF_EXISTS", format: "v3" });
 }
 
 #[test]
 fn redis_is_what_the_model_says_with_upsert_in_both_forms_at_once() {
-    holds(Variant {
-        policy: "UPSERT",
-        format: "compatible",
-    });
+    holds(Variant { policy: "UPSERT", format: "compatible" });
 }
 
 #[test]
 fn redis_is_what_the_model_says_with_upsert_in_the_form_of_sdk_3() {
-    holds(Variant {
-        policy: "UPSERT",
-        format: "v3",
-    });
+    holds(Variant { policy: "UPSERT", format: "v3" });
 }

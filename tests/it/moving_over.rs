@@ -56,11 +56,7 @@ impl StandIn {
                 }
             })
         };
-        Self {
-            stopped,
-            handled,
-            thread: Some(thread),
-        }
+        Self { stopped, handled, thread: Some(thread) }
     }
 
     fn handled(&self) -> usize {
@@ -69,9 +65,7 @@ impl StandIn {
 
     /// Waits until it has handled so many: it counts after the delete that empties the queue.
     fn wait_for(&self, count: usize) {
-        wait_until(PATIENCE, format!("{count} messages of the stand-in"), || {
-            self.handled() == count
-        });
+        wait_until(PATIENCE, format!("{count} messages of the stand-in"), || self.handled() == count);
     }
 
     /// Lets it finish what it has in hand, and end.
@@ -100,9 +94,7 @@ fn handle(redis: &mut redis::Connection, body: &str) {
         let CacheChange::WriteEntitlements(write) = change else {
             panic!("only lists are sent here");
         };
-        let EntitlementsWrite {
-            locks, list, usages, ..
-        } = *write;
+        let EntitlementsWrite { locks, list, usages, .. } = *write;
         let lock = &locks.write[0];
         wait_until(PATIENCE, "the lock of the customer", || {
             let taken: Option<String> = redis::cmd("SET")
@@ -111,16 +103,9 @@ fn handle(redis: &mut redis::Connection, body: &str) {
                 .expect("redis answers");
             taken.is_some()
         });
-        for KeyWrite {
-            key,
-            value,
-            timestamp,
-        } in std::iter::once(list).chain(usages)
-        {
-            let stored: Option<i64> = redis::cmd("GET")
-                .arg(timestamp_key(&key))
-                .query(redis)
-                .expect("redis answers");
+        for KeyWrite { key, value, timestamp } in std::iter::once(list).chain(usages) {
+            let stored: Option<i64> =
+                redis::cmd("GET").arg(timestamp_key(&key)).query(redis).expect("redis answers");
             if stored.is_none_or(|stored| stored <= timestamp.0) {
                 redis::pipe()
                     .atomic()
@@ -156,11 +141,7 @@ impl Customers {
     }
 
     fn state(&self, name: &str, version: i64) -> State {
-        State::new(
-            Owner::customer(name),
-            self.begin_ms + version,
-            &[metered(FEATURE, 1_000_000, version)],
-        )
+        State::new(Owner::customer(name), self.begin_ms + version, &[metered(FEATURE, 1_000_000, version)])
     }
 
     /// Sends the next versions of all customers, in disorder.
@@ -209,11 +190,7 @@ fn another_service_and_this_one_side_by_side_then_this_one_alone_then_back() {
     let stage = FakeStage::new(QueueOptions::default());
     let mut customers = Customers::new();
     let sdk = Sdk::open(&stage.redis, PREFIX);
-    let states: Vec<State> = customers
-        .names
-        .iter()
-        .map(|name| customers.state(name, 0))
-        .collect();
+    let states: Vec<State> = customers.names.iter().map(|name| customers.state(name, 0)).collect();
     sdk.cache(&states.iter().collect::<Vec<_>>());
 
     // The other alone, as it was before.

@@ -52,11 +52,7 @@ fn of_every_kind_towards_the_queue_end_by_a_deadline_and_heal() {
         wait_until(SECONDS, format!("a failed receive while {mode:?}"), || {
             service.metrics().value(failed) > before
         });
-        assert_eq!(
-            service.get("/livez").status,
-            200,
-            "{mode:?}: a restart would not help"
-        );
+        assert_eq!(service.get("/livez").status, 200, "{mode:?}: a restart would not help");
         let customer = format!("customer-{mode:?}");
         stage.queue.send(message(&customer));
         proxy.set(Mode::Pass);
@@ -97,9 +93,7 @@ fn long_polls_that_are_cut_at_the_same_age_suggest_a_lower_wait() {
             proxy.accepted() > connections && stage.queue.open_polls() > 0
         });
         let since = Instant::now();
-        wait_until(SECONDS, format!("the age of round {round}"), || {
-            since.elapsed() >= CUT_AFTER
-        });
+        wait_until(SECONDS, format!("the age of round {round}"), || since.elapsed() >= CUT_AFTER);
         connections = proxy.accepted() + 1;
         proxy.cut();
     }
@@ -130,23 +124,11 @@ fn of_every_kind_towards_redis_are_named_cost_no_message_and_heal() {
     }
     assert_eq!(stage.queue.counts().redelivered, 0, "what was in flight was kept");
     let address = format!("127.0.0.1:{}", proxy.port());
-    for words in [
-        "no answer in time",
-        "unexpected end of file",
-        "reset by peer",
-        "is not Redis's protocol",
-    ] {
+    for words in ["no answer in time", "unexpected end of file", "reset by peer", "is not Redis's protocol"] {
         service.wait_for_complaint(&["Redis cannot be used", &address, words]);
     }
-    let gone = service
-        .log_lines()
-        .iter()
-        .filter(|line| line.contains("Redis cannot be used"))
-        .count();
-    assert!(
-        (3..=4 * EVERY_WAY.len()).contains(&gone),
-        "each is told, without a flood: {gone}"
-    );
+    let gone = service.log_lines().iter().filter(|line| line.contains("Redis cannot be used")).count();
+    assert!((3..=4 * EVERY_WAY.len()).contains(&gone), "each is told, without a flood: {gone}");
     service.stop();
 }
 
@@ -190,10 +172,7 @@ fn a_message_that_comes_again_after_its_delete_was_lost_changes_nothing() {
         ..QueueOptions::default()
     });
     let service = Service::start(&stage.settings());
-    stage.queue.set_faults(Faults {
-        entry_fails_sender: 1.0,
-        ..Faults::default()
-    });
+    stage.queue.set_faults(Faults { entry_fails_sender: 1.0, ..Faults::default() });
     stage.queue.send(message("customer-1"));
     service.wait_until("the message in Redis", || has(&stage, "customer-1"));
     let applied_once = stage.redis.contents();
@@ -208,10 +187,7 @@ fn a_message_that_comes_again_after_its_delete_was_lost_changes_nothing() {
 fn a_delete_that_fails_for_a_while_is_made_again_and_the_message_does_not_come_again() {
     let stage = FakeStage::new(QueueOptions::default());
     let service = Service::start(&stage.settings());
-    stage.queue.set_faults(Faults {
-        entry_fails: 1.0,
-        ..Faults::default()
-    });
+    stage.queue.set_faults(Faults { entry_fails: 1.0, ..Faults::default() });
     stage.queue.send(message("customer-1"));
     service.wait_for_metric(r#"persistent_cache_queue_errors_total{operation="delete"}"#, 3.0);
     stage.queue.set_faults(Faults::default());

@@ -35,14 +35,7 @@ fn list(customer: &str) -> String {
 }
 
 fn usage(customer: &str, usage: i64) -> String {
-    usage_updated(
-        &state(customer),
-        "feature-calls",
-        usage,
-        hours_ago(0),
-        Shape::GraphqlV2,
-    )
-    .raw()
+    usage_updated(&state(customer), "feature-calls", usage, hours_ago(0), Shape::GraphqlV2).raw()
 }
 
 fn key_of(customer: &str) -> String {
@@ -50,9 +43,7 @@ fn key_of(customer: &str) -> String {
 }
 
 fn has_all(stage: &FakeStage, customers: &[String]) -> bool {
-    customers
-        .iter()
-        .all(|customer| stage.redis.get(&key_of(customer)).is_some())
+    customers.iter().all(|customer| stage.redis.get(&key_of(customer)).is_some())
 }
 
 fn customers(name: &str) -> Vec<String> {
@@ -112,11 +103,8 @@ fn a_foreign_key_blocks_nothing(foreign: &[&str]) {
     });
     let service = Service::start(&stage.settings());
     are_written(&stage, &service, &customers("before"));
-    let put_foreign = || {
-        redis::cmd(foreign[0])
-            .arg(&foreign[1..])
-            .query::<redis::Value>(&mut stage.redis.connection())
-    };
+    let put_foreign =
+        || redis::cmd(foreign[0]).arg(&foreign[1..]).query::<redis::Value>(&mut stage.redis.connection());
     let are_forgotten = |customers: &[String]| {
         let is_there = |customer: &String| stage.redis.get(&key_of(customer)).is_some();
         !customers.iter().any(is_there)
@@ -139,39 +127,23 @@ fn a_foreign_key_blocks_nothing(foreign: &[&str]) {
     let migrated = ["bad".to_owned()].into_iter().chain(customers("after"));
     let migrated: Vec<String> = migrated.collect();
     let migrated: Vec<&str> = migrated.iter().map(String::as_str).collect();
-    stage
-        .queue
-        .send(subscriptions_migrated(&migrated, hours_ago(0)).raw());
-    stage
-        .queue
-        .send(purge(Owner::customer("bad"), hours_ago(0)).raw());
-    happens(&service, "the migration forgets the other customers", || {
-        are_forgotten(&customers("after"))
-    });
+    stage.queue.send(subscriptions_migrated(&migrated, hours_ago(0)).raw());
+    stage.queue.send(purge(Owner::customer("bad"), hours_ago(0)).raw());
+    happens(&service, "the migration forgets the other customers", || are_forgotten(&customers("after")));
     are_written(&stage, &service, &customers("later"));
-    happens(&service, "only messages about this customer are left", || {
-        unsettled(&stage) <= 4
-    });
+    happens(&service, "only messages about this customer are left", || unsettled(&stage) <= 4);
 
     let dead = stage.queue.dead_letters();
     let of_others: Vec<&String> = dead.iter().filter(|body| !body.contains("\"bad\"")).collect();
     assert!(of_others.is_empty(), "{of_others:#?}");
     let complaints = complaints(&service);
-    assert!(
-        complaints.len() <= COMPLAINTS_MAX,
-        "{}: {complaints:#?}",
-        complaints.len()
-    );
+    assert!(complaints.len() <= COMPLAINTS_MAX, "{}: {complaints:#?}", complaints.len());
     service.stop();
 }
 
 #[test]
 fn a_foreign_key_of_a_customer_blocks_neither_others_nor_an_invalidation() {
-    run_at_once(
-        &FOREIGN,
-        |words| words.join(" "),
-        |words| a_foreign_key_blocks_nothing(words),
-    );
+    run_at_once(&FOREIGN, |words| words.join(" "), |words| a_foreign_key_blocks_nothing(words));
 }
 
 /// Whether the unlucky message comes together with others, and what the server says to it.
@@ -238,9 +210,7 @@ fn an_unknown_refusal_of_one_message_is_its_own() {
 
 /// Short ids, so that 90,000 of them fit into one message.
 fn ids(message: usize) -> Vec<String> {
-    (0..90_000)
-        .map(|number| format!("{message:x}{number:x}"))
-        .collect()
+    (0..90_000).map(|number| format!("{message:x}{number:x}")).collect()
 }
 
 #[test]
@@ -251,18 +221,13 @@ fn migrations_of_90_000_customers_take_little_memory_and_all_finish() {
         visibility_timeout: Duration::from_secs(10),
         ..QueueOptions::default()
     });
-    let settings = stage
-        .settings()
-        .set("CONSUMERS", "10")
-        .set("CACHE_UPDATE_POLICY", "UPDATE_IF_EXISTS");
+    let settings = stage.settings().set("CONSUMERS", "10").set("CACHE_UPDATE_POLICY", "UPDATE_IF_EXISTS");
     let service = Service::start(&settings);
     let cached = (0..MIGRATIONS).map(|message| key_of(&format!("{message:x}{:x}", 45_000)));
     let cached: Vec<String> = cached.collect();
     for key in &cached {
         let at = hours_ago(2).to_string();
-        stage
-            .redis
-            .command::<()>(&["MSET", key, "{}", &format!("{key}#timestamp"), &at]);
+        stage.redis.command::<()>(&["MSET", key, "{}", &format!("{key}#timestamp"), &at]);
     }
     for message in 0..MIGRATIONS {
         let ids = ids(message);
@@ -271,22 +236,11 @@ fn migrations_of_90_000_customers_take_little_memory_and_all_finish() {
     }
     let look = || {
         let peak = service.peak_kib();
-        assert!(
-            peak <= PEAK_KIB_MAX,
-            "{} MiB at peak, {:?}",
-            peak / 1024,
-            stage.queue.counts()
-        );
+        assert!(peak <= PEAK_KIB_MAX, "{} MiB at peak, {:?}", peak / 1024, stage.queue.counts());
         stage.queue.is_empty().then_some(())
     };
     let otherwise = || format!("{:?}\n{:#?}", stage.queue.counts(), service.log_lines());
-    wait_for_every(
-        LOOK_EVERY,
-        Duration::from_mins(3),
-        "all migrations are finished",
-        look,
-        otherwise,
-    );
+    wait_for_every(LOOK_EVERY, Duration::from_mins(3), "all migrations are finished", look, otherwise);
     for key in &cached {
         assert_eq!(stage.redis.get(key), None, "{key}");
     }
@@ -327,9 +281,7 @@ fn refused_for_a_while(service: &Service, proxy: &RefusingRedis) {
 fn a_balance_finds_something_that_is_not_text_in_place_of_a_list() {
     let (stage, _proxy, service) = behind_a_proxy();
     let at = hours_ago(1).to_string();
-    stage
-        .redis
-        .command::<()>(&["SET", "production:c_bad#timestamp", &at]);
+    stage.redis.command::<()>(&["SET", "production:c_bad#timestamp", &at]);
     redis::cmd("SET")
         .arg("production:c_bad")
         .arg(b"\xff\"currencyId\":\"credit-ai\"")
@@ -349,12 +301,8 @@ fn a_refusal_to_replace_one_list_is_its_messages_own() {
     let rate = json!({"creditRate": {"amount": 2, "currencyId": CURRENCY}});
     let rated = with(metered("feature-calls", 1_000, 1), &rate);
     let rated = State::new(Owner::customer("unlucky"), hours_ago(1), &[rated]);
-    stage
-        .queue
-        .send(entitlements_updated(&rated, Shape::GraphqlV2).raw());
-    happens(&service, "the list", || {
-        stage.redis.get(&key_of("unlucky")).is_some()
-    });
+    stage.queue.send(entitlements_updated(&rated, Shape::GraphqlV2).raw());
+    happens(&service, "the list", || stage.redis.get(&key_of("unlucky")).is_some());
     proxy.refuse(&[Refusal {
         only_with: Some("replace"),
         ..Refusal::of(&["EVALSHA", "EVAL"], How::Error("ERR max request size exceeded"))
@@ -394,9 +342,7 @@ fn an_invalidation_waits_while_the_server_permits_nothing() {
         How::Error("NOPERM this user has no permissions"),
     )]);
     stage.queue.send(package_published("ALL_CUSTOMERS").raw());
-    happens(&service, "/readyz is 503", || {
-        service.get("/readyz").status == 503
-    });
+    happens(&service, "/readyz is 503", || service.get("/readyz").status == 503);
     proxy.pass();
     happens(&service, "the environment is forgotten", || {
         !has_all(&stage, &customers("before")) && stage.queue.is_empty()
@@ -410,16 +356,11 @@ fn an_invalidation_waits_while_the_server_permits_nothing() {
 fn a_server_that_refuses_everything_is_not_asked_for_each_change_of_a_message() {
     let (stage, proxy, service) = behind_a_proxy();
     are_written(&stage, &service, &customers("before"));
-    proxy.refuse(&[Refusal::of(
-        &["EVALSHA", "EVAL"],
-        How::Error("ERR max requests limit exceeded"),
-    )]);
+    proxy.refuse(&[Refusal::of(&["EVALSHA", "EVAL"], How::Error("ERR max requests limit exceeded"))]);
     let ids: Vec<String> = (0..400).map(|number| format!("customer-{number}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     stage.queue.send(subscriptions_migrated(&ids, hours_ago(0)).raw());
-    happens(&service, "/readyz is 503", || {
-        service.get("/readyz").status == 503
-    });
+    happens(&service, "/readyz is 503", || service.get("/readyz").status == 503);
     let began = Instant::now();
     service.wait_until("a few tries", || began.elapsed() > Duration::from_secs(4));
     assert!(proxy.refused() < 100, "{} calls", proxy.refused());

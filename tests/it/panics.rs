@@ -30,29 +30,20 @@ fn inside_one_message_costs_that_message_one_try_and_no_other_message_anything()
     let service = faulty::spawn(Defect::WritePanics, &settings);
     let is_cached = |customer: &str| stage.redis.get(&Owner::customer(customer).key(PREFIX)).is_some();
 
-    service.wait_until("the others to be applied", || {
-        is_cached("customer-1") && is_cached("customer-2")
-    });
+    service.wait_until("the others to be applied", || is_cached("customer-1") && is_cached("customer-2"));
     service.wait_for_metric("persistent_cache_messages_failed_total{reason=\"panic\"}", 1.0);
     service.wait_until("the message to come again and be applied", || is_cached(UNLUCKY));
     service.wait_until("an empty queue", || stage.queue.is_empty());
 
     let metrics = service.metrics();
     let is = |series: &str, expected: f64| (metrics.value(series) - expected).abs() < f64::EPSILON;
-    assert!(is(
-        "persistent_cache_messages_failed_total{reason=\"panic\"}",
-        1.0
-    ));
-    assert!(
-        is("persistent_cache_messages_received_total", 4.0),
-        "one came twice"
-    );
+    assert!(is("persistent_cache_messages_failed_total{reason=\"panic\"}", 1.0));
+    assert!(is("persistent_cache_messages_received_total", 4.0), "one came twice");
     assert!(is("persistent_cache_messages_processed_total", 3.0));
     assert!(is("persistent_cache_in_flight_messages", 0.0));
     service.wait_for_complaint(&["a thread panicked", "a defect that was put there"]);
-    service.wait_until("the panic to be reported", || {
-        sentry.reports().contains("a defect that was put there")
-    });
+    service
+        .wait_until("the panic to be reported", || sentry.reports().contains("a defect that was put there"));
     assert!(!sentry.reports().contains(UNLUCKY), "no customer is told");
     service.stop();
 }
@@ -78,10 +69,7 @@ fn in_a_loop_ends_the_process_with_a_status_of_its_own_and_is_reported() {
     assert_eq!(status.code(), Some(70), "{:?}", service.stderr());
     let lines = service.log_lines().join("\n");
     assert!(lines.contains("a loop of this service died"), "{lines}");
-    assert!(
-        !lines.contains(&sentry.dsn) && !lines.contains(&sentry.address),
-        "the DSN is a secret: {lines}"
-    );
+    assert!(!lines.contains(&sentry.dsn) && !lines.contains(&sentry.address), "the DSN is a secret: {lines}");
     let reports = sentry.reports();
     assert!(reports.contains("a loop of this service died"), "{reports}");
 }

@@ -15,10 +15,7 @@ fn state(customer: &str) -> State {
 }
 
 fn settings(stage: &Stage) -> Settings {
-    stage
-        .settings()
-        .set("CACHE_UPDATE_POLICY", "UPSERT")
-        .set("LOG_LEVEL", "debug")
+    stage.settings().set("CACHE_UPDATE_POLICY", "UPSERT").set("LOG_LEVEL", "debug")
 }
 
 fn warnings(service: &Service) -> usize {
@@ -50,23 +47,12 @@ fn a_prefix_that_is_not_the_sdks_is_told_once_and_nothing_is_touched() {
 
     let service = Service::start(&settings(&stage));
     let line = service.wait_for_complaint(&[WARNING, "'production'", "'staging'", "'eu:prod*[1]'"]);
-    assert!(
-        !line.contains("sessions") && !line.contains("customer-1"),
-        "{line}"
-    );
+    assert!(!line.contains("sessions") && !line.contains("customer-1"), "{line}");
     assert_eq!(stage.redis.contents(), before, "nothing is wiped");
 
     // Nothing is refused, either.
-    stage.deliver(
-        &service,
-        &[entitlements_updated(&state("customer-2"), Shape::GraphqlV2).raw()],
-    );
-    assert!(
-        stage
-            .redis
-            .get(&Owner::customer("customer-2").key(PREFIX))
-            .is_some()
-    );
+    stage.deliver(&service, &[entitlements_updated(&state("customer-2"), Shape::GraphqlV2).raw()]);
+    assert!(stage.redis.get(&Owner::customer("customer-2").key(PREFIX)).is_some());
     assert_eq!(service.get("/readyz").status, 200);
     assert_eq!(warnings(&service), 1, "it is told once");
     service.stop();
@@ -117,21 +103,9 @@ fn the_look_waits_for_a_redis_that_is_away_at_start() {
 fn a_user_who_may_not_scan_is_no_fault() {
     let stage = Stage::new();
     set(&stage.redis, "staging:c_customer-1");
-    stage.redis.command::<()>(&[
-        "ACL",
-        "SETUSER",
-        "stigg",
-        "on",
-        ">of-the-user",
-        "~*",
-        "+@all",
-        "-scan",
-    ]);
-    let service = Service::start(
-        &settings(&stage)
-            .set("REDIS_USERNAME", "stigg")
-            .set("REDIS_PASSWORD", "of-the-user"),
-    );
+    stage.redis.command::<()>(&["ACL", "SETUSER", "stigg", "on", ">of-the-user", "~*", "+@all", "-scan"]);
+    let service =
+        Service::start(&settings(&stage).set("REDIS_USERNAME", "stigg").set("REDIS_PASSWORD", "of-the-user"));
     service.wait_until("the check has given up", || {
         let lines = service.log_lines();
         lines.iter().any(|line| line.contains("is not checked"))

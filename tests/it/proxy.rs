@@ -37,10 +37,7 @@ impl Network {
 
     /// Settings for the queue on this host (and port, if it is not 443), without the region: the host tells it.
     fn settings(&self, host: &str) -> Settings {
-        let path = url::Url::parse(&self.stage.queue.url)
-            .expect("a URL")
-            .path()
-            .to_owned();
+        let path = url::Url::parse(&self.stage.queue.url).expect("a URL").path().to_owned();
         self.stage
             .settings()
             .unset("AWS_REGION")
@@ -79,9 +76,7 @@ fn the_queue_is_reached_through_it_with_its_login_and_no_look_up_of_ours() {
     let host = format!("sqs.{REGION}.amazonaws.com");
     let network = Network::new(&host);
     network.proxy.ask_for(LOGIN);
-    let settings = network
-        .settings(&host)
-        .set("HTTPS_PROXY", network.proxy.url(Some(LOGIN_IN_URL)));
+    let settings = network.settings(&host).set("HTTPS_PROXY", network.proxy.url(Some(LOGIN_IN_URL)));
     let service = Service::start(&settings);
     apply_one(&network.stage, &service, "customer-1");
     let connects = network.proxy.connects();
@@ -89,10 +84,7 @@ fn the_queue_is_reached_through_it_with_its_login_and_no_look_up_of_ours() {
     for connect in connects {
         assert_eq!((connect.target, connect.status), (format!("{host}:443"), 200));
     }
-    assert!(
-        network.front.served() > 0,
-        "TLS was spoken with the queue's host itself"
-    );
+    assert!(network.front.served() > 0, "TLS was spoken with the queue's host itself");
     assert_hidden(&service, &LOGIN_PARTS);
     service.stop();
 }
@@ -107,9 +99,7 @@ fn every_kind_of_queue_host_tells_its_region_and_is_called_by_its_own_name() {
     ] {
         let network = Network::new(&host);
         // The name in small letters, as most programs have it.
-        let settings = network
-            .settings(&host)
-            .set("https_proxy", network.proxy.url(None));
+        let settings = network.settings(&host).set("https_proxy", network.proxy.url(None));
         let service = Service::start(&settings);
         apply_one(&network.stage, &service, "customer-1");
         assert_eq!(network.proxy.connected_to(), [format!("{host}:443")]);
@@ -123,24 +113,15 @@ fn the_proxy_itself_may_speak_tls() {
     let network = Network::new(&host);
     network.proxy.ask_for(LOGIN);
     let files = Directory::new();
-    let of_proxy = TlsFront::start_raw(
-        Path::new(files.path()),
-        &format!("127.0.0.1:{}", network.proxy.port),
-    );
+    let of_proxy = TlsFront::start_raw(Path::new(files.path()), &format!("127.0.0.1:{}", network.proxy.port));
     let settings = network
         .settings(&host)
         .set("SSL_CERT_FILE", network.authorities(&files, &[&of_proxy]))
-        .set(
-            "HTTPS_PROXY",
-            format!("https://{LOGIN_IN_URL}@localhost:{}", of_proxy.port),
-        );
+        .set("HTTPS_PROXY", format!("https://{LOGIN_IN_URL}@localhost:{}", of_proxy.port));
     let service = Service::start(&settings);
     apply_one(&network.stage, &service, "customer-1");
     assert_eq!(network.proxy.connected_to(), [format!("{host}:443")]);
-    assert!(
-        network.front.served() > 0,
-        "TLS within TLS, to the queue's host itself"
-    );
+    assert!(network.front.served() > 0, "TLS within TLS, to the queue's host itself");
     assert_hidden(&service, &LOGIN_PARTS);
     service.stop();
 }
@@ -177,26 +158,10 @@ fn values_that_are_not_understood_are_skipped_with_a_notice_and_the_service_work
     let through_none = &["HTTPS_PROXY", "has no effect", "https calls are made directly"];
     for (https_proxy, no_proxy, notice) in [
         (String::new(), "*.local, 169.254/16", None),
-        (
-            "socks5://user:s0cks-pass@proxy:1080".to_owned(),
-            "",
-            Some(through_none.as_slice()),
-        ),
-        (
-            "http://user:s0cks-pass@[proxy".to_owned(),
-            "",
-            Some(through_none.as_slice()),
-        ),
-        (
-            proxy.url(None),
-            "*.local, 169.254/16",
-            Some(&["NO_PROXY", "'169.254/16' is skipped"]),
-        ),
-        (
-            proxy.url(None),
-            "<local>;10.0.0.0/8",
-            Some(&["NO_PROXY", "'<local>;10.0.0.0/8' is skipped"]),
-        ),
+        ("socks5://user:s0cks-pass@proxy:1080".to_owned(), "", Some(through_none.as_slice())),
+        ("http://user:s0cks-pass@[proxy".to_owned(), "", Some(through_none.as_slice())),
+        (proxy.url(None), "*.local, 169.254/16", Some(&["NO_PROXY", "'169.254/16' is skipped"])),
+        (proxy.url(None), "<local>;10.0.0.0/8", Some(&["NO_PROXY", "'<local>;10.0.0.0/8' is skipped"])),
     ] {
         let settings = stage
             .settings()
@@ -219,10 +184,8 @@ fn that_refuses_the_login_is_a_complaint_and_heals() {
     let host = format!("sqs.{REGION}.amazonaws.com");
     let network = Network::new(&host);
     network.proxy.ask_for(LOGIN);
-    let settings = network.settings(&host).set(
-        "HTTPS_PROXY",
-        network.proxy.url(Some("proxy-user:wr0ng-pr0xy%2Fpa")),
-    );
+    let settings =
+        network.settings(&host).set("HTTPS_PROXY", network.proxy.url(Some("proxy-user:wr0ng-pr0xy%2Fpa")));
     let service = Service::spawn(&settings);
     service.wait_for_complaint(&[
         &format!("the proxy at http://127.0.0.1:{}", network.proxy.port),
@@ -243,9 +206,7 @@ fn that_refuses_the_login_is_a_complaint_and_heals() {
 fn that_does_not_let_the_queue_through_is_a_complaint() {
     let host = format!("sqs.{REGION}.amazonaws.com");
     let network = Network::new("elsewhere.example");
-    let settings = network
-        .settings(&host)
-        .set("HTTPS_PROXY", network.proxy.url(None));
+    let settings = network.settings(&host).set("HTTPS_PROXY", network.proxy.url(None));
     let service = Service::spawn(&settings);
     service.wait_for_complaint(&[
         &format!("the proxy at http://127.0.0.1:{}", network.proxy.port),
@@ -265,9 +226,7 @@ fn that_does_not_let_the_queue_through_is_a_complaint() {
 fn that_is_not_there_is_a_complaint_about_the_proxy_and_not_about_the_queue() {
     let host = format!("sqs.{REGION}.amazonaws.com");
     let network = Network::new(&host);
-    let settings = network
-        .settings(&host)
-        .set("HTTPS_PROXY", "http://proxy-user:pr0xy%2Fpa@127.0.0.1:9");
+    let settings = network.settings(&host).set("HTTPS_PROXY", "http://proxy-user:pr0xy%2Fpa@127.0.0.1:9");
     let service = Service::spawn(&settings);
     service.wait_for_complaint(&[
         "cannot connect to the proxy at http://127.0.0.1:9: connection refused",
@@ -299,10 +258,7 @@ fn the_edge_api_and_sentry_are_reached_through_it_too() {
         .unset("DISABLE_SENTRY");
     let service = Service::start(&settings);
     apply_one(&network.stage, &service, "customer-1");
-    network
-        .stage
-        .queue
-        .send(r#"{"type":"measurement.reported","customer":{"id":"customer-1"}}"#);
+    network.stage.queue.send(r#"{"type":"measurement.reported","customer":{"id":"customer-1"}}"#);
     service.wait_until("a report", || sentry.reports().contains("cannot read a message"));
     assert_eq!(
         network.proxy.connected_to(),

@@ -32,12 +32,7 @@ fn a_full_cache() -> (Stage, Service) {
 /// The keys that a purge of this owner deletes.
 fn purged_keys(owner: Owner) -> [String; 4] {
     let key = owner.key(PREFIX);
-    [
-        key.clone(),
-        format!("{key}#timestamp"),
-        format!("{key}:metadata"),
-        format!("{key}:metadata#timestamp"),
-    ]
+    [key.clone(), format!("{key}#timestamp"), format!("{key}:metadata"), format!("{key}:metadata#timestamp")]
 }
 
 /// Delivers one message; only these owners' entries are gone, and everything else is as it was.
@@ -79,28 +74,19 @@ fn of_a_resource_forgets_that_resource() {
 
 #[test]
 fn follows_the_deletion_of_a_customer() {
-    forgets_exactly(
-        &customer_deleted("customer-2", hours_ago(1)),
-        &[Owner::customer("customer-2")],
-    );
+    forgets_exactly(&customer_deleted("customer-2", hours_ago(1)), &[Owner::customer("customer-2")]);
 }
 
 #[test]
 fn follows_a_migration_of_the_customers_that_it_names() {
     let migrated = subscriptions_migrated(&["customer-1", "customer-2"], hours_ago(1));
-    forgets_exactly(
-        &migrated,
-        &[Owner::customer("customer-1"), Owner::customer("customer-2")],
-    );
+    forgets_exactly(&migrated, &[Owner::customer("customer-1"), Owner::customer("customer-2")]);
 }
 
 #[test]
 fn follows_an_empty_entitlement_list_that_gives_no_reason() {
     let nothing = State::new(Owner::customer("customer-10"), hours_ago(1), &[]);
-    forgets_exactly(
-        &entitlements_updated(&nothing, Shape::GraphqlV1),
-        &[Owner::customer("customer-10")],
-    );
+    forgets_exactly(&entitlements_updated(&nothing, Shape::GraphqlV1), &[Owner::customer("customer-10")]);
 }
 
 #[test]
@@ -113,18 +99,12 @@ fn sends_the_next_reader_to_the_api() {
     let (stage, service) = a_full_cache();
     let owner = Owner::customer("customer-1");
     let sdk = Sdk::open(&stage.redis, PREFIX);
-    assert_eq!(
-        sdk.entitlements(owner).as_array().map(Vec::len),
-        Some(every_kind(0).len())
-    );
+    assert_eq!(sdk.entitlements(owner).as_array().map(Vec::len), Some(every_kind(0).len()));
     assert_eq!(sdk.calls(), Vec::<String>::new());
     stage.deliver(&service, &[purge(owner, hours_ago(1)).raw()]);
     let newer = State::new(owner, hours_ago(1), &every_kind(1));
     sdk.serve(&newer);
-    assert_eq!(
-        sdk.entitlements(owner).as_array().map(Vec::len),
-        Some(newer.entitlements.len())
-    );
+    assert_eq!(sdk.entitlements(owner).as_array().map(Vec::len), Some(newer.entitlements.len()));
     assert_eq!(sdk.calls().len(), 1, "{:?}", sdk.calls());
     service.stop();
 }
@@ -146,11 +126,7 @@ fn fill_two_environments(redis: &TestRedis) -> BTreeMap<String, String> {
             format!("{key}:metadata#timestamp"),
         ];
         names.map(|name| {
-            let value = if name.ends_with("#timestamp") {
-                "1795161600000"
-            } else {
-                "{}"
-            };
+            let value = if name.ends_with("#timestamp") { "1795161600000" } else { "{}" };
             (name, value.to_owned())
         })
     };
@@ -198,11 +174,7 @@ fn empties_its_environment_and_no_other(message: &Message) {
         assert_eq!(stage.redis.calls_of(command), 0, "{command}");
     }
     // `contents` above asks KEYS once; the service must not.
-    assert_eq!(
-        stage.redis.calls_of("keys"),
-        1,
-        "KEYS blocks the server for everybody"
-    );
+    assert_eq!(stage.redis.calls_of("keys"), 1, "KEYS blocks the server for everybody");
     assert!(stage.redis.calls_of("scan") > 50, "many small steps");
     service.stop();
 }

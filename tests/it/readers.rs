@@ -33,24 +33,15 @@ fn case(shape: Shape, envelope: Envelope) -> Case {
         State::new(global, hours_ago(4), &every_kind(2)),
         State::new(resource, hours_ago(3), &every_kind(3)),
     ];
-    let mut messages: Vec<String> = after
-        .iter()
-        .map(|state| entitlements_updated(state, shape).wrapped(envelope))
-        .collect();
+    let mut messages: Vec<String> =
+        after.iter().map(|state| entitlements_updated(state, shape).wrapped(envelope)).collect();
     for (state, usage) in after.iter_mut().zip([77, 88]) {
         messages.push(usage_updated(state, FEATURE, usage, hours_ago(1), shape).wrapped(envelope));
-        let measured = state
-            .entitlements
-            .iter_mut()
-            .find(|entitlement| entitlement["feature"]["refId"] == FEATURE);
+        let measured =
+            state.entitlements.iter_mut().find(|entitlement| entitlement["feature"]["refId"] == FEATURE);
         measured.expect("the measured feature")["currentUsage"] = json!(usage);
     }
-    Case {
-        before,
-        after,
-        messages,
-        name,
-    }
+    Case { before, after, messages, name }
 }
 
 /// Every answer of an SDK about one owner, with what the question was.
@@ -61,10 +52,7 @@ fn answers(sdk: &Sdk, state: &State) -> Vec<(String, Value)> {
     list.sort_by_key(|entitlement| entitlement["feature"]["id"].to_string());
     let mut answers = vec![("getEntitlements".to_owned(), all)];
     for (kind, feature) in state.questions() {
-        answers.push((
-            format!("{kind:?} {feature}"),
-            sdk.entitlement(kind, owner, &feature),
-        ));
+        answers.push((format!("{kind:?} {feature}"), sdk.entitlement(kind, owner, &feature)));
         let options = match kind {
             Kind::Metered => json!({"requestedUsage": 25}),
             Kind::Enum => json!({"requestedValues": ["eu", "ap"]}),
@@ -97,11 +85,7 @@ fn readers_answer_rightly_from(format: &str) {
 
     let cases: Vec<Case> = Shape::ALL
         .into_iter()
-        .flat_map(|shape| {
-            Envelope::ALL
-                .into_iter()
-                .map(move |envelope| case(shape, envelope))
-        })
+        .flat_map(|shape| Envelope::ALL.into_iter().map(move |envelope| case(shape, envelope)))
         .collect();
     for case in &cases {
         sdk.cache(&[&case.before[0], &case.before[1]]);
@@ -114,10 +98,7 @@ fn readers_answer_rightly_from(format: &str) {
         for state in &case.after {
             let of = format!("{}, {:?}", case.name, state.owner());
             for (ours, right) in answers(&sdk, state).into_iter().zip(answers(&reference, state)) {
-                assert_eq!(
-                    ours, right,
-                    "{of} (left: from the service's cache, right: as fetched)"
-                );
+                assert_eq!(ours, right, "{of} (left: from the service's cache, right: as fetched)");
             }
             assert_eq!(sdk.calls(), Vec::<String>::new(), "{of}: calls of the API");
         }
@@ -136,11 +117,7 @@ fn readers_answer_rightly_from(format: &str) {
             case.name
         );
     }
-    assert_eq!(
-        reference.calls(),
-        Vec::<String>::new(),
-        "the reference was right by itself"
-    );
+    assert_eq!(reference.calls(), Vec::<String>::new(), "the reference was right by itself");
     service.stop();
 }
 
@@ -163,18 +140,11 @@ fn are_told_of_a_lost_subscription_without_a_call_of_the_api() {
     sdk.cache(&[&State::new(owner, hours_ago(5), &every_kind(0))]);
     let mut without_access = State::new(owner, hours_ago(1), &[]);
     without_access.access_denied_reason = Some("NoActiveSubscription".to_owned());
-    stage.deliver(
-        &service,
-        &[entitlements_updated(&without_access, Shape::EventLog).raw()],
-    );
+    stage.deliver(&service, &[entitlements_updated(&without_access, Shape::EventLog).raw()]);
 
     assert_eq!(sdk.entitlements(owner), json!([]));
     let answer = sdk.entitlement(Kind::Boolean, owner, "feature-sso");
-    assert_eq!(
-        (&answer["hasAccess"], &answer["isFallback"]),
-        (&json!(false), &json!(false)),
-        "{answer}"
-    );
+    assert_eq!((&answer["hasAccess"], &answer["isFallback"]), (&json!(false), &json!(false)), "{answer}");
     assert_eq!(sdk.calls(), Vec::<String>::new());
     assert_eq!(
         stage.redis.json(&format!("{}:metadata", owner.key(PREFIX))),
@@ -196,22 +166,11 @@ fn of_three_x_are_not_disturbed_by_credit_entitlements() {
 
     let answers = sdk.entitlements(owner);
     let answers = answers.as_array().expect("a list");
-    assert_eq!(
-        answers.len(),
-        every_kind(0).len() + 1,
-        "the credit is listed as an entry without feature"
-    );
-    let without_feature = answers
-        .iter()
-        .filter(|answer| answer.get("feature").is_none())
-        .count();
+    assert_eq!(answers.len(), every_kind(0).len() + 1, "the credit is listed as an entry without feature");
+    let without_feature = answers.iter().filter(|answer| answer.get("feature").is_none()).count();
     assert_eq!(without_feature, 1);
     let usage = sdk.entitlement(Kind::Metered, owner, FEATURE);
-    assert_eq!(
-        (&usage["currentUsage"], &usage["isFallback"]),
-        (&json!(42), &json!(false)),
-        "{usage}"
-    );
+    assert_eq!((&usage["currentUsage"], &usage["isFallback"]), (&json!(42), &json!(false)), "{usage}");
     assert_eq!(sdk.calls(), Vec::<String>::new());
     service.stop();
 }

@@ -10,10 +10,7 @@ use crate::support::state::{State, boolean, hours_ago};
 use crate::support::tls_front::TlsFront;
 
 fn stage_with(options: RedisOptions) -> Stage {
-    Stage {
-        redis: TestRedis::start_with(options),
-        queue: Moto::shared().queue(),
-    }
+    Stage { redis: TestRedis::start_with(options), queue: Moto::shared().queue() }
 }
 
 fn message(customer: &str) -> String {
@@ -34,10 +31,7 @@ fn works_with(stage: &Stage, settings: &Settings) -> Service {
 
 #[test]
 fn a_password_lets_the_service_in() {
-    let stage = stage_with(RedisOptions {
-        password: Some("p@ss w:rd".into()),
-        ..RedisOptions::default()
-    });
+    let stage = stage_with(RedisOptions { password: Some("p@ss w:rd".into()), ..RedisOptions::default() });
     works_with(&stage, &stage.settings().set("REDIS_PASSWORD", "p@ss w:rd")).stop();
     assert!(stage.redis.get(&key_of("customer-1")).is_some());
 }
@@ -45,14 +39,8 @@ fn a_password_lets_the_service_in() {
 #[test]
 fn an_acl_user_lets_the_service_in() {
     let user = Some(("stigg".to_owned(), "of-the-user".to_owned()));
-    let stage = stage_with(RedisOptions {
-        user,
-        ..RedisOptions::default()
-    });
-    let settings = stage
-        .settings()
-        .set("REDIS_USERNAME", "stigg")
-        .set("REDIS_PASSWORD", "of-the-user");
+    let stage = stage_with(RedisOptions { user, ..RedisOptions::default() });
+    let settings = stage.settings().set("REDIS_USERNAME", "stigg").set("REDIS_PASSWORD", "of-the-user");
     works_with(&stage, &settings).stop();
     assert!(stage.redis.get(&key_of("customer-1")).is_some());
 }
@@ -61,11 +49,7 @@ fn an_acl_user_lets_the_service_in() {
 fn a_database_number_is_kept_to() {
     let stage = Stage::new();
     works_with(&stage, &stage.settings().set("REDIS_DB", "5")).stop();
-    assert_eq!(
-        stage.redis.keys(),
-        Vec::<String>::new(),
-        "database 0 is untouched"
-    );
+    assert_eq!(stage.redis.keys(), Vec::<String>::new(), "database 0 is untouched");
     let keyspace: String = stage.redis.command(&["INFO", "keyspace"]);
     assert!(keyspace.contains("db5:keys="), "{keyspace}");
 }
@@ -73,19 +57,12 @@ fn a_database_number_is_kept_to() {
 fn tls_settings(stage: &Stage) -> Settings {
     let port = stage.redis.tls_port.expect("a TLS port").to_string();
     let authority = stage.redis.authority_file().display().to_string();
-    stage
-        .settings()
-        .set("REDIS_PORT", port)
-        .set("REDIS_TLS", "1")
-        .set("REDIS_TLS_CA_FILE", authority)
+    stage.settings().set("REDIS_PORT", port).set("REDIS_TLS", "1").set("REDIS_TLS_CA_FILE", authority)
 }
 
 #[test]
 fn tls_is_spoken_to_a_server_whose_authority_is_trusted() {
-    let stage = stage_with(RedisOptions {
-        tls: true,
-        ..RedisOptions::default()
-    });
+    let stage = stage_with(RedisOptions { tls: true, ..RedisOptions::default() });
     let settings = tls_settings(&stage);
     works_with(&stage, &settings).stop();
     assert!(stage.redis.get(&key_of("customer-1")).is_some());
@@ -103,9 +80,7 @@ fn a_new_connection_goes_on_with_the_tls_session_of_an_earlier_one() {
         .set("REDIS_TLS_CA_FILE", front.authority.display().to_string());
     let service = works_with(&stage, &settings);
     let resumed = front.resumed();
-    stage
-        .redis
-        .command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    stage.redis.command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     stage.deliver(&service, &[message("customer-2")]);
     service.wait_until("a resumed session", || front.resumed() > resumed);
     service.stop();
@@ -113,21 +88,11 @@ fn a_new_connection_goes_on_with_the_tls_session_of_an_earlier_one() {
 
 #[test]
 fn tls_is_refused_to_a_server_whose_authority_is_unknown_unless_told_otherwise() {
-    let stage = stage_with(RedisOptions {
-        tls: true,
-        ..RedisOptions::default()
-    });
+    let stage = stage_with(RedisOptions { tls: true, ..RedisOptions::default() });
     let tls_port = stage.redis.tls_port.expect("a TLS port").to_string();
-    let settings = stage
-        .settings()
-        .set("REDIS_PORT", &tls_port)
-        .set("REDIS_TLS", "1");
+    let settings = stage.settings().set("REDIS_PORT", &tls_port).set("REDIS_TLS", "1");
     let service = Service::spawn(&settings);
-    service.wait_for_complaint(&[
-        &format!("127.0.0.1:{tls_port}"),
-        "certificate",
-        "REDIS_TLS_CA_FILE",
-    ]);
+    service.wait_for_complaint(&[&format!("127.0.0.1:{tls_port}"), "certificate", "REDIS_TLS_CA_FILE"]);
     assert_eq!(service.get("/readyz").status, 503);
     service.stop();
 
@@ -137,11 +102,8 @@ fn tls_is_refused_to_a_server_whose_authority_is_unknown_unless_told_otherwise()
 
 #[test]
 fn a_client_certificate_is_shown_to_a_server_that_asks_for_one() {
-    let stage = stage_with(RedisOptions {
-        tls: true,
-        asks_for_certificates: true,
-        ..RedisOptions::default()
-    });
+    let stage =
+        stage_with(RedisOptions { tls: true, asks_for_certificates: true, ..RedisOptions::default() });
     let (certificate, key) = stage.redis.certificate_files();
     let without = tls_settings(&stage);
     let service = Service::spawn(&without);
@@ -157,16 +119,9 @@ fn a_client_certificate_is_shown_to_a_server_that_asks_for_one() {
 
 #[test]
 fn the_servers_certificate_may_carry_another_name_than_the_host() {
-    let stage = stage_with(RedisOptions {
-        tls: true,
-        ..RedisOptions::default()
-    });
+    let stage = stage_with(RedisOptions { tls: true, ..RedisOptions::default() });
     let settings = tls_settings(&stage);
-    works_with(
-        &stage,
-        &settings.clone().set("REDIS_TLS_SERVER_NAME", "redis.test"),
-    )
-    .stop();
+    works_with(&stage, &settings.clone().set("REDIS_TLS_SERVER_NAME", "redis.test")).stop();
 
     let service = Service::spawn(&settings.set("REDIS_TLS_SERVER_NAME", "another.test"));
     service.wait_for_complaint(&["certificate", "another.test", "REDIS_TLS_SERVER_NAME"]);
@@ -175,10 +130,7 @@ fn the_servers_certificate_may_carry_another_name_than_the_host() {
 
 #[test]
 fn a_url_says_it_all_at_once() {
-    let stage = stage_with(RedisOptions {
-        password: Some("secret".into()),
-        ..RedisOptions::default()
-    });
+    let stage = stage_with(RedisOptions { password: Some("secret".into()), ..RedisOptions::default() });
     let bare = stage.settings().unset("REDIS_HOST").unset("REDIS_PORT");
     let url = format!("redis://:secret@127.0.0.1:{}/3", stage.redis.port);
     works_with(&stage, &bare.set("REDIS_URL", url)).stop();
@@ -214,9 +166,7 @@ fn a_redis_that_goes_away_costs_readiness_and_no_message() {
     let service = works_with(&stage, &stage.settings());
     stage.redis.stop();
     service.wait_until("/readyz to say 503", || {
-        service
-            .try_get("/readyz")
-            .is_some_and(|answer| answer.status == 503)
+        service.try_get("/readyz").is_some_and(|answer| answer.status == 503)
     });
     assert_eq!(service.get("/livez").status, 200);
     for number in 0..5 {
@@ -237,16 +187,7 @@ pub const COMMANDS: &str =
     "+evalsha +eval +script|load +mget +get +set +exists +del +scan +unlink +ping +info +select";
 
 fn set_user(redis: &TestRedis, rules: &str) {
-    let fixed = [
-        "ACL",
-        "SETUSER",
-        "stigg",
-        "reset",
-        "on",
-        ">of-the-user",
-        "~production:*",
-        "~production-*",
-    ];
+    let fixed = ["ACL", "SETUSER", "stigg", "reset", "on", ">of-the-user", "~production:*", "~production-*"];
     let words: Vec<&str> = fixed.into_iter().chain(rules.split(' ')).collect();
     redis.command::<()>(&words);
 }
@@ -291,9 +232,7 @@ fn a_missing_permission_pauses_everything_and_heals_when_it_is_granted() {
     service.wait_for_complaint(&["'stigg' lacks a permission", "ACL"]);
     service.wait_until("/readyz is 503", || service.get("/readyz").status == 503);
     set_user(&stage.redis, COMMANDS);
-    service.wait_until("the message is applied", || {
-        stage.redis.get(&key_of("customer-1")).is_some()
-    });
+    service.wait_until("the message is applied", || stage.redis.get(&key_of("customer-1")).is_some());
     service.wait_until_ready();
     service.stop();
 }
@@ -302,17 +241,12 @@ fn a_missing_permission_pauses_everything_and_heals_when_it_is_granted() {
 fn a_connection_that_was_closed_while_idle_is_no_outage() {
     let stage = Stage::new();
     let service = works_with(&stage, &stage.settings());
-    stage
-        .redis
-        .command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    stage.redis.command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     stage.deliver(&service, &[message("customer-2")]);
     assert!(stage.redis.get(&key_of("customer-2")).is_some());
     assert!(service.metrics().value("persistent_cache_write_errors_total") < 1.0);
     let lines = service.log_lines();
-    assert!(
-        !lines.iter().any(|line| line.contains("cannot be used")),
-        "{lines:#?}"
-    );
+    assert!(!lines.iter().any(|line| line.contains("cannot be used")), "{lines:#?}");
     service.stop();
 }
 
@@ -336,9 +270,7 @@ fn a_rotated_password_is_taken_up_from_its_file() {
     let rotate_file = |password: &str| std::fs::write(&file, format!("{password}\n")).expect("a file");
     let rotate_redis = |password: &str| {
         let password = format!(">{password}");
-        stage
-            .redis
-            .command::<()>(&["ACL", "SETUSER", "stigg", "resetpass", &password]);
+        stage.redis.command::<()>(&["ACL", "SETUSER", "stigg", "resetpass", &password]);
         stage.redis.command::<()>(&["CLIENT", "KILL", "USER", "stigg"]);
     };
     rotate_file("of-the-user");
@@ -352,11 +284,8 @@ fn a_rotated_password_is_taken_up_from_its_file() {
     rotate_redis("the-second");
     stage.deliver(&service, &[message("customer-2")]);
     assert!(stage.redis.get(&key_of("customer-2")).is_some());
-    let complaints: Vec<String> = service
-        .log_lines()
-        .into_iter()
-        .filter(|line| line.contains("cannot be used"))
-        .collect();
+    let complaints: Vec<String> =
+        service.log_lines().into_iter().filter(|line| line.contains("cannot be used")).collect();
     assert_eq!(complaints, [""; 0]);
 
     // Redis first: it is told, without a password, and heals when the file follows.
@@ -366,9 +295,7 @@ fn a_rotated_password_is_taken_up_from_its_file() {
     stage.queue.send_all(&[message("customer-3")]);
     rotate_file("the-third");
     service.wait_until_ready();
-    service.wait_until("the message is applied", || {
-        stage.redis.get(&key_of("customer-3")).is_some()
-    });
+    service.wait_until("the message is applied", || stage.redis.get(&key_of("customer-3")).is_some());
     let log = service.log_lines().join("\n");
     for password in ["of-the-user", "the-second", "the-third"] {
         assert!(!log.contains(password), "{log}");
@@ -378,24 +305,15 @@ fn a_rotated_password_is_taken_up_from_its_file() {
 
 #[test]
 fn a_server_that_takes_no_more_clients_is_told_from_a_wrong_password_and_heals() {
-    let stage = stage_with(RedisOptions {
-        password: Some("secret".into()),
-        ..RedisOptions::default()
-    });
+    let stage = stage_with(RedisOptions { password: Some("secret".into()), ..RedisOptions::default() });
     // This one stays; no other has room beside it.
     let mut only = stage.redis.connection();
     let mut room_for = |clients: &str| {
-        redis::cmd("CONFIG")
-            .arg(&["SET", "maxclients", clients])
-            .exec(&mut only)
-            .expect("redis answers");
+        redis::cmd("CONFIG").arg(&["SET", "maxclients", clients]).exec(&mut only).expect("redis answers");
     };
     room_for("1");
     let service = Service::spawn(
-        &stage
-            .settings()
-            .set("REDIS_PASSWORD", "secret")
-            .set("CACHE_UPDATE_POLICY", "UPSERT"),
+        &stage.settings().set("REDIS_PASSWORD", "secret").set("CACHE_UPDATE_POLICY", "UPSERT"),
     );
     let complaint = service.wait_for_complaint(&["maxclients", "CLIENT LIST"]);
     assert!(!complaint.contains("WRONGPASS"), "{complaint}");
@@ -414,9 +332,7 @@ fn a_forbidden_walk_holds_up_no_other_message() {
     stage.queue.send_all(&[package_published("ALL_CUSTOMERS").raw()]);
     service.wait_for_complaint(&["'stigg' lacks a permission", "ACL"]);
     stage.queue.send_all(&[message("customer-1")]);
-    service.wait_until("the other message is applied", || {
-        stage.redis.get(&key_of("customer-1")).is_some()
-    });
+    service.wait_until("the other message is applied", || stage.redis.get(&key_of("customer-1")).is_some());
     assert_eq!(service.get("/readyz").status, 200);
     service.stop();
 }

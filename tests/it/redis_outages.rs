@@ -36,10 +36,7 @@ fn upserting(stage: &Stage) -> Settings {
 }
 
 fn lines_that_say<'a>(log: &'a [Value], words: &str) -> Vec<&'a str> {
-    log.iter()
-        .filter_map(|line| line["msg"].as_str())
-        .filter(|text| text.contains(words))
-        .collect()
+    log.iter().filter_map(|line| line["msg"].as_str()).filter(|text| text.contains(words)).collect()
 }
 
 /// One fault from its beginning to its end. A message that is sent meanwhile is in Redis soon after the end; the
@@ -66,10 +63,7 @@ fn is_named_and_heals(stage: &Stage, named: &[&str], break_it: impl FnOnce(), me
 
     let log = service.log();
     let gone = lines_that_say(&log, "Redis cannot be used");
-    assert!(
-        (1..=3).contains(&gone.len()),
-        "one line a fault, no flood: {gone:#?}"
-    );
+    assert!((1..=3).contains(&gone.len()), "one line a fault, no flood: {gone:#?}");
     assert_eq!(lines_that_say(&log, "Redis is back after").len(), 1, "{log:#?}");
     service.stop();
 }
@@ -106,10 +100,7 @@ fn a_replica_that_lost_its_primary_is_named_and_heals() {
         &["lost its primary"],
         || {
             let mut connection = connection.borrow_mut();
-            say(
-                &mut connection,
-                &["CONFIG", "SET", "replica-serve-stale-data", "no"],
-            );
+            say(&mut connection, &["CONFIG", "SET", "replica-serve-stale-data", "no"]);
             say(&mut connection, &["REPLICAOF", "127.0.0.1", &nobody]);
         },
         || say(&mut connection.borrow_mut(), &["REPLICAOF", "NO", "ONE"]),
@@ -153,17 +144,9 @@ fn a_redis_that_cannot_save_to_disk_is_named_and_heals_when_it_can() {
 #[test]
 fn a_redis_that_loads_its_data_is_named_and_heals_when_it_has() {
     const KEYS: usize = 300;
-    let slow = [
-        "--key-load-delay",
-        "10000",
-        "--loading-process-events-interval-bytes",
-        "1024",
-    ];
+    let slow = ["--key-load-delay", "10000", "--loading-process-events-interval-bytes", "1024"];
     let stage = Stage {
-        redis: TestRedis::start_with(RedisOptions {
-            arguments: slow.to_vec(),
-            ..RedisOptions::default()
-        }),
+        redis: TestRedis::start_with(RedisOptions { arguments: slow.to_vec(), ..RedisOptions::default() }),
         queue: Moto::shared().queue(),
     };
     let filler = "x".repeat(500);
@@ -197,12 +180,7 @@ fn a_redis_that_is_killed_and_comes_back_empty_heals() {
 #[test]
 fn a_redis_that_hangs_with_its_connections_open_is_named_and_heals() {
     let stage = Stage::new();
-    is_named_and_heals(
-        &stage,
-        &["no answer in time"],
-        || stage.redis.pause(),
-        || stage.redis.resume(),
-    );
+    is_named_and_heals(&stage, &["no answer in time"], || stage.redis.pause(), || stage.redis.resume());
 }
 
 #[test]
@@ -226,10 +204,8 @@ fn connections_that_redis_kills_again_and_again_cost_no_message() {
 fn a_changed_address_behind_the_same_name_is_followed_when_the_old_one_becomes_a_replica() {
     let stage = Stage::new();
     let port = stage.redis.port;
-    let promoted = TestRedis::start_with(RedisOptions {
-        address: Some(("127.0.0.2", port)),
-        ..RedisOptions::default()
-    });
+    let promoted =
+        TestRedis::start_with(RedisOptions { address: Some(("127.0.0.2", port)), ..RedisOptions::default() });
     let hosts = stage.redis.directory().join("hosts");
     let name_leads_to = |address: &str| {
         std::fs::write(&hosts, format!("127.0.0.1 localhost\n{address} redis.test\n")).expect("a file");

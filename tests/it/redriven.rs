@@ -18,14 +18,7 @@ fn seconds_ago(seconds: i64) -> i64 {
 }
 
 fn state(at: i64, limit: i64) -> State {
-    State::new(
-        CUSTOMER,
-        at,
-        &[
-            number("feature-seats", limit),
-            metered("feature-calls", 100, limit),
-        ],
-    )
+    State::new(CUSTOMER, at, &[number("feature-seats", limit), metered("feature-calls", 100, limit)])
 }
 
 /// A customer whom the SDK has cached two minutes ago, with a usage.
@@ -73,10 +66,7 @@ fn a_list_does_not_bring_back_what_was_purged_since(shape: Shape, envelope: Enve
         // Nor into what a reader has been told since.
         let key = CUSTOMER.key(PREFIX);
         let stamp = format!("{key}#timestamp");
-        scene
-            .stage
-            .redis
-            .command::<()>(&["MSET", &key, "{}", &stamp, "0"]);
+        scene.stage.redis.command::<()>(&["MSET", &key, "{}", &stamp, "0"]);
         scene.deliver(&older, hours_ago(0));
         assert_eq!(scene.stage.redis.json(&key), Some(json!({})), "{what}");
 

@@ -30,11 +30,7 @@ fn state(hours: i64, limit: i64) -> State {
     State::new(
         CUSTOMER,
         hours_ago(hours),
-        &[
-            number("feature-seats", limit),
-            metered(CALLS, 100, limit),
-            with(number("feature-ai", 10), &rate),
-        ],
+        &[number("feature-seats", limit), metered(CALLS, 100, limit), with(number("feature-ai", 10), &rate)],
     )
 }
 
@@ -64,13 +60,7 @@ impl Scene {
         let refetch = thread("sdk-refetch", move || asking.entitlements(CUSTOMER));
         let began = Instant::now();
         service.wait_until("the SDK to ask Stigg", || !sdk.calls().is_empty());
-        let scene = Self {
-            stage,
-            service,
-            sdk,
-            refetch,
-            began,
-        };
+        let scene = Self { stage, service, sdk, refetch, began };
         assert!(scene.lock_lives_ms() > 0, "the SDK holds its refetch lock");
         scene
     }
@@ -96,8 +86,7 @@ impl Scene {
         self.sdk.release();
         self.refetch.join().expect("the SDK answers");
         let counts = || self.stage.queue.counts();
-        self.service
-            .wait_until("an empty queue", || self.stage.queue.is_empty());
+        self.service.wait_until("an empty queue", || self.stage.queue.is_empty());
         assert_eq!(
             (counts().dead, counts().redelivered),
             (0, 0),
@@ -120,17 +109,12 @@ fn a_newer_list_that_comes_while_the_sdk_refetches_is_written_at_once_and_remain
     let newer = state(1, 2);
     scene.send(&entitlements_updated(&newer, Shape::GraphqlV2).raw());
     let sent = Instant::now();
-    scene
-        .service
-        .wait_until("the newer list", || limit(&scene.stage) == Some(2));
+    scene.service.wait_until("the newer list", || limit(&scene.stage) == Some(2));
     assert!(sent.elapsed() < AT_ONCE, "it waited for {:?}", sent.elapsed());
     scene.take_time();
     let (stage, service, sdk) = scene.answer();
     let stamp = format!("{}#timestamp", CUSTOMER.key(PREFIX));
-    assert_eq!(
-        (limit(&stage), stage.redis.json(&stamp)),
-        (Some(2), Some(json!(newer.updated_at_ms)))
-    );
+    assert_eq!((limit(&stage), stage.redis.json(&stamp)), (Some(2), Some(json!(newer.updated_at_ms))));
     let answer = sdk.entitlement(Kind::Numeric, CUSTOMER, "feature-seats");
     assert_eq!(answer["value"], json!(2), "{answer}");
     let answer = sdk.entitlement(Kind::Metered, CUSTOMER, CALLS);
@@ -147,9 +131,7 @@ fn a_list_that_had_to_wait_for_a_write_lock_does_not_wait_for_the_refetch_as_wel
     scene.stage.redis.command::<()>(&of_another_sdk);
     scene.send(&entitlements_updated(&state(1, 2), Shape::GraphqlV2).raw());
     let sent = Instant::now();
-    scene
-        .service
-        .wait_until("the newer list", || limit(&scene.stage) == Some(2));
+    scene.service.wait_until("the newer list", || limit(&scene.stage) == Some(2));
     assert!(sent.elapsed() < AT_ONCE, "it waited for {:?}", sent.elapsed());
     let (stage, service, _sdk) = scene.answer();
     assert_eq!(limit(&stage), Some(2));
@@ -160,9 +142,7 @@ fn a_list_that_had_to_wait_for_a_write_lock_does_not_wait_for_the_refetch_as_wel
 fn a_list_that_is_older_than_what_the_sdk_is_told_gives_way_to_it() {
     let scene = Scene::new(&state(1, 2));
     scene.send(&entitlements_updated(&state(9, 1), Shape::GraphqlV2).raw());
-    scene
-        .service
-        .wait_until("the older list", || limit(&scene.stage) == Some(1));
+    scene.service.wait_until("the older list", || limit(&scene.stage) == Some(1));
     let (stage, service, sdk) = scene.answer();
     assert_eq!(limit(&stage), Some(2));
     let answer = sdk.entitlement(Kind::Metered, CUSTOMER, CALLS);
@@ -178,9 +158,7 @@ fn a_newer_usage_that_comes_while_the_sdk_refetches_is_written_at_once_and_remai
     let sent = Instant::now();
     let key = format!("{}:f_{CALLS}", CUSTOMER.key(PREFIX));
     let usage = |stage: &FakeStage| stage.redis.json(&key).map(|usage| usage["currentUsage"].clone());
-    scene
-        .service
-        .wait_until("the newer usage", || usage(&scene.stage) == Some(json!(77)));
+    scene.service.wait_until("the newer usage", || usage(&scene.stage) == Some(json!(77)));
     assert!(sent.elapsed() < AT_ONCE, "it waited for {:?}", sent.elapsed());
     scene.take_time();
     let (stage, service, sdk) = scene.answer();
@@ -197,15 +175,9 @@ fn a_list_that_comes_while_the_sdk_is_told_of_nothing_remains() {
     let nothing = State::new(CUSTOMER, hours_ago(9), &[]);
     let scene = Scene::new(&nothing);
     scene.send(&entitlements_updated(&state(1, 2), Shape::GraphqlV2).raw());
-    scene
-        .service
-        .wait_until("the list", || limit(&scene.stage) == Some(2));
+    scene.service.wait_until("the list", || limit(&scene.stage) == Some(2));
     let (stage, service, sdk) = scene.answer();
-    assert_eq!(
-        limit(&stage),
-        Some(2),
-        "a customer who has just subscribed has access"
-    );
+    assert_eq!(limit(&stage), Some(2), "a customer who has just subscribed has access");
     let answer = sdk.entitlement(Kind::Numeric, CUSTOMER, "feature-seats");
     assert_eq!(answer["value"], json!(2), "{answer}");
     service.stop();
@@ -214,18 +186,10 @@ fn a_list_that_comes_while_the_sdk_is_told_of_nothing_remains() {
 #[test]
 fn a_balance_that_comes_while_the_sdk_refetches_takes_effect() {
     let scene = Scene::new(&state(9, 1));
-    let gone = CreditBalance {
-        currency: CURRENCY,
-        left: 0,
-        consumed: 1000,
-        valid_until: None,
-        period: None,
-    };
+    let gone = CreditBalance { currency: CURRENCY, left: 0, consumed: 1000, valid_until: None, period: None };
     scene.send(&gone.event_log(CUSTOMER, hours_ago(1)).raw());
     let key = format!("{}:credit_{CURRENCY}", CUSTOMER.key(PREFIX));
-    scene
-        .service
-        .wait_until("the balance", || scene.stage.redis.get(&key).is_some());
+    scene.service.wait_until("the balance", || scene.stage.redis.get(&key).is_some());
     let (stage, service, sdk) = scene.answer();
     let answer = sdk.entitlement(Kind::Numeric, CUSTOMER, "feature-ai");
     assert_eq!(
@@ -246,29 +210,18 @@ fn a_purge_that_comes_while_the_sdk_refetches_waits_and_then_purges() {
     let other = Owner::customer("customer-2");
     let key = other.key(PREFIX);
     let stamp = format!("{key}#timestamp");
-    scene
-        .stage
-        .redis
-        .command::<()>(&["MSET", &key, "{}", &stamp, "1"]);
+    scene.stage.redis.command::<()>(&["MSET", &key, "{}", &stamp, "1"]);
     scene.send(&purge(other, hours_ago(0)).raw());
     let sent = Instant::now();
-    scene
-        .service
-        .wait_until("the other purge", || scene.stage.redis.get(&key).is_none());
+    scene.service.wait_until("the other purge", || scene.stage.redis.get(&key).is_none());
     assert!(sent.elapsed() < AT_ONCE, "it waited for {:?}", sent.elapsed());
     let what = "longer than a write lock is waited for";
-    scene
-        .service
-        .wait_until(what, || sent.elapsed() > Duration::from_secs(6));
+    scene.service.wait_until(what, || sent.elapsed() > Duration::from_secs(6));
     assert_eq!(scene.stage.queue.counts().deleted, 1, "the purge waits");
 
     scene.take_time();
     let (stage, service, sdk) = scene.answer();
-    assert_eq!(
-        stage.redis.get(&CUSTOMER.key(PREFIX)),
-        None,
-        "the answer was older"
-    );
+    assert_eq!(stage.redis.get(&CUSTOMER.key(PREFIX)), None, "the answer was older");
     sdk.serve(&state(0, 3));
     sdk.entitlements(CUSTOMER);
     assert_eq!(limit(&stage), Some(3), "the next reader asks");
@@ -283,10 +236,7 @@ fn a_refetch_lock_that_is_never_released_delays_a_purge_for_a_minute_and_no_long
         ..QueueOptions::default()
     });
     let service = Service::start(&stage.settings());
-    stage.deliver(
-        &service,
-        &[entitlements_updated(&state(2, 1), Shape::GraphqlV2).raw()],
-    );
+    stage.deliver(&service, &[entitlements_updated(&state(2, 1), Shape::GraphqlV2).raw()]);
     let lock = CUSTOMER.refetch_lock_key(PREFIX);
     stage.redis.command::<()>(&["SET", &lock, "a-reader"]);
     let sent = Instant::now();
@@ -296,17 +246,10 @@ fn a_refetch_lock_that_is_never_released_delays_a_purge_for_a_minute_and_no_long
         limit(&stage).is_none()
     });
     let waited = sent.elapsed();
-    assert!(
-        (Duration::from_secs(50)..Duration::from_secs(70)).contains(&waited),
-        "it waited for {waited:?}"
-    );
+    assert!((Duration::from_secs(50)..Duration::from_secs(70)).contains(&waited), "it waited for {waited:?}");
     service.wait_until("an empty queue", || stage.queue.is_empty());
     let counts = stage.queue.counts();
-    assert_eq!(
-        (counts.dead, counts.redelivered),
-        (0, 0),
-        "it was received once: {counts:?}"
-    );
+    assert_eq!((counts.dead, counts.redelivered), (0, 0), "it was received once: {counts:?}");
     service.stop();
 }
 
@@ -326,15 +269,9 @@ fn a_resources_refetch_lock_stands_for_the_resource() {
     };
     stage.queue.send(list(CUSTOMER));
     stage.queue.send(list(resource));
-    service.wait_until("the resource's list", || {
-        stage.redis.get(&resource.key(PREFIX)).is_some()
-    });
+    service.wait_until("the resource's list", || stage.redis.get(&resource.key(PREFIX)).is_some());
     stage.redis.command::<()>(&["DEL", &lock]);
     service.wait_until("an empty queue", || stage.queue.is_empty());
-    assert_eq!(
-        stage.redis.get(&CUSTOMER.key(PREFIX)),
-        None,
-        "nobody refetches the customer"
-    );
+    assert_eq!(stage.redis.get(&CUSTOMER.key(PREFIX)), None, "nobody refetches the customer");
     service.stop();
 }

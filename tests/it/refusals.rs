@@ -116,20 +116,14 @@ fn batch(number: i64) -> (Vec<String>, Vec<Effect>) {
             credit_balance(metered.owner(), "credit-ai", usage, at),
             Effect::Usage(format!("{}:credit_credit-ai", key_of("customer-metered")), usage),
         ),
-        (
-            purge(Owner::customer(&purged), at),
-            Effect::Absent(key_of(&purged)),
-        ),
+        (purge(Owner::customer(&purged), at), Effect::Absent(key_of(&purged))),
     ];
     messages.extend((0..7).map(|index| {
         let customer = format!("customer-{number}-{index}");
         let list = entitlements_updated(&cached(&customer), Shape::GraphqlV2);
         (list, Effect::Present(key_of(&customer)))
     }));
-    messages
-        .into_iter()
-        .map(|(message, effect)| (message.raw(), effect))
-        .unzip()
+    messages.into_iter().map(|(message, effect)| (message.raw(), effect)).unzip()
 }
 
 struct Stage<'a> {
@@ -157,10 +151,8 @@ fn run(row: &Row) {
         },
     );
     let proxy = RefusingRedis::start(base.redis_address());
-    let mut settings = base
-        .settings()
-        .set("REDIS_PORT", proxy.port().to_string())
-        .set("REDIS_DB", row.database);
+    let mut settings =
+        base.settings().set("REDIS_PORT", proxy.port().to_string()).set("REDIS_DB", row.database);
     if let Some(password) = row.password {
         settings = settings.set("REDIS_PASSWORD", password);
     }
@@ -251,12 +243,7 @@ impl Stage<'_> {
             self.wait_until(NOTICED_WITHIN, &what, || !self.lines_that_say(text).is_empty());
         }
         self.watch(REFUSED_FOR, || {
-            assert_eq!(
-                self.readiness(),
-                503,
-                "nothing can be written: {:#?}",
-                self.lines()
-            );
+            assert_eq!(self.readiness(), 503, "nothing can be written: {:#?}", self.lines());
         });
     }
 
@@ -277,11 +264,7 @@ impl Stage<'_> {
             if !is_wrong {
                 unwritten_since = None;
             }
-            assert!(
-                since.elapsed() < NOTICED_WITHIN,
-                "ready, and nothing is written: {:#?}",
-                self.lines()
-            );
+            assert!(since.elapsed() < NOTICED_WITHIN, "ready, and nothing is written: {:#?}", self.lines());
         });
     }
 

@@ -73,16 +73,13 @@ impl Scene {
     }
 
     fn end_connections(&self) {
-        self.redis
-            .command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        self.redis.command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     }
 
     /// A message reaches Redis, and the service is ready.
     fn works(&self, service: &Service, customer: &str) {
         let state = State::new(Owner::customer(customer), hours_ago(1), &[boolean("feature-sso")]);
-        self.stage
-            .queue
-            .send(entitlements_updated(&state, Shape::GraphqlV2).raw());
+        self.stage.queue.send(entitlements_updated(&state, Shape::GraphqlV2).raw());
         let key = Owner::customer(customer).key(PREFIX);
         service.wait_until(&format!("{customer} in Redis"), || self.redis.get(&key).is_some());
         service.wait_until_ready();
@@ -137,11 +134,7 @@ fn a_client_certificate_that_is_renewed_in_its_files_is_shown_by_new_connections
     // The server trusts clients of another authority alone from now on, and shows what the service trusts.
     let renewed = Certificate::make_for(&private_directory(), &[]);
     let (public, key) = scene.redis.certificate_files();
-    let old = Certificate {
-        public,
-        key,
-        authority: scene.redis.authority_file(),
-    };
+    let old = Certificate { public, key, authority: scene.redis.authority_file() };
     scene.server_shows(&old, &renewed.authority);
     service.wait_for_complaint(&["Redis cannot be used", "REDIS_TLS_CERT_FILE"]);
 

@@ -14,18 +14,11 @@ const UNREADABLE: &str = r#"{"type":"measurement.reported","customer":{"id":"cus
 fn of_an_unreadable_message_reach_sentry_without_its_content() {
     let stage = Stage::new();
     let sentry = SentryStub::start();
-    let settings = stage
-        .settings()
-        .unset("DISABLE_SENTRY")
-        .set("SENTRY_DSN", &sentry.dsn);
+    let settings = stage.settings().unset("DISABLE_SENTRY").set("SENTRY_DSN", &sentry.dsn);
     let service = Service::start(&settings);
     stage.queue.send_all(&[UNREADABLE.to_owned()]);
     service.wait_until("a report", || sentry.reports().contains("cannot read a message"));
-    assert!(
-        !sentry.reports().contains("customer-of-the-test"),
-        "{}",
-        sentry.reports()
-    );
+    assert!(!sentry.reports().contains("customer-of-the-test"), "{}", sentry.reports());
     service.stop();
 }
 
@@ -34,16 +27,10 @@ fn go_where_the_remote_configuration_says() {
     let stage = Stage::new();
     let (sentry, edge) = (SentryStub::start(), EdgeStub::start());
     edge.give_sentry_dsn(&sentry.dsn);
-    let settings = stage
-        .settings()
-        .unset("DISABLE_SENTRY")
-        .set("EDGE_API_URL", &edge.url);
+    let settings = stage.settings().unset("DISABLE_SENTRY").set("EDGE_API_URL", &edge.url);
     let service = Service::start(&settings);
     service.wait_until("reports are on", || {
-        service
-            .log_lines()
-            .iter()
-            .any(|line| line.contains("errors of this service are reported to Sentry"))
+        service.log_lines().iter().any(|line| line.contains("errors of this service are reported to Sentry"))
     });
     stage.queue.send_all(&[UNREADABLE.to_owned()]);
     service.wait_until("a report", || sentry.reports().contains("cannot read a message"));
@@ -57,10 +44,7 @@ fn go_where_the_remote_configuration_says() {
 fn are_not_asked_for_when_sentry_is_disabled() {
     let stage = Stage::new();
     let edge = EdgeStub::start();
-    let settings = stage
-        .settings()
-        .set("DISABLE_SENTRY", "1")
-        .set("EDGE_API_URL", &edge.url);
+    let settings = stage.settings().set("DISABLE_SENTRY", "1").set("EDGE_API_URL", &edge.url);
     let service = Service::start(&settings);
     let state = State::new(Owner::customer("customer-1"), hours_ago(1), &every_kind(0));
     stage.deliver(&service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
@@ -82,11 +66,7 @@ fn that_cannot_be_delivered_hold_up_nothing() {
     let service = Service::start(&settings);
     stage.queue.send_all(&[UNREADABLE.to_owned()]);
     let state = State::new(Owner::customer("customer-1"), hours_ago(1), &every_kind(0));
-    stage
-        .queue
-        .send_all(&[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
-    service.wait_until("the customer is written", || {
-        stage.redis.get(&state.owner().key(PREFIX)).is_some()
-    });
+    stage.queue.send_all(&[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
+    service.wait_until("the customer is written", || stage.redis.get(&state.owner().key(PREFIX)).is_some());
     service.stop();
 }

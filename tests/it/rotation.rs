@@ -28,9 +28,7 @@ fn of_the_secret_access_key_signs_the_next_calls() {
 
     // The other way round, so that it is the file that counts and not what worked once.
     files.write("secret-access-key", WRONG);
-    service.wait_until("calls to be refused again", || {
-        service.get("/readyz").status == 503
-    });
+    service.wait_until("calls to be refused again", || service.get("/readyz").status == 503);
     assert_hidden(&service, &[WRONG, &key.secret]);
     service.stop();
 }

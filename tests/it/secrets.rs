@@ -109,16 +109,12 @@ fn goes_untold(source: &Source) {
     }
     let name = source.name;
     let does_wrong = !matches!(source.peer, Peer::File(_) | Peer::Nobody);
-    source
-        .peer
-        .turn(if does_wrong { Mode::Refuse } else { Mode::Serve });
+    source.peer.turn(if does_wrong { Mode::Refuse } else { Mode::Serve });
     let service = Service::spawn(&settings);
     if does_wrong {
         for mode in BAD {
             source.peer.turn(mode);
-            service.wait_until(&format!("{name}: the source to {mode:?}"), || {
-                source.peer.has_done(mode)
-            });
+            service.wait_until(&format!("{name}: the source to {mode:?}"), || source.peer.has_done(mode));
         }
         source.peer.turn(Mode::Serve);
     }
@@ -143,30 +139,22 @@ fn queue_does_wrong(
     let name = source.name;
     service.wait_until_ready();
     stage.queue.send(UNREADABLE);
-    service.wait_until(&format!("{name}: a report"), || {
-        sentry.reports().contains("cannot read a message")
-    });
+    service.wait_until(&format!("{name}: a report"), || sentry.reports().contains("cannot read a message"));
     for mode in BAD {
         queue.turn(mode);
-        service.wait_until(&format!("{name}: the queue to {mode:?}"), || {
-            queue.calls(mode) >= 2
-        });
+        service.wait_until(&format!("{name}: the queue to {mode:?}"), || queue.calls(mode) >= 2);
     }
     // From now on the key is nobody's; where it came from a file, that holds half of it.
     stage.queue.forget_key(&source.key.id);
     if let Peer::File(files) = &source.peer {
         files.write(
             "credentials",
-            &format!(
-                "[work]\naws_secret_access_key = {}\n{}\n[",
-                source.key.secret, source.key.secret
-            ),
+            &format!("[work]\naws_secret_access_key = {}\n{}\n[", source.key.secret, source.key.secret),
         );
     }
     queue.turn(Mode::Serve);
-    service.wait_until(&format!("{name}: the queue to refuse the key"), || {
-        !stage.queue.complaints().is_empty()
-    });
+    service
+        .wait_until(&format!("{name}: the queue to refuse the key"), || !stage.queue.complaints().is_empty());
     service.wait_for_complaint(&["cannot receive messages", "403"]);
     told(service, sentry)
 }
@@ -209,11 +197,7 @@ fn with_a_bad_peer(
     let stage = FakeStage::new(QueueOptions::default());
     let sentry = SentryStub::start();
     let settings = settings(
-        stage
-            .settings()
-            .unset("DISABLE_SENTRY")
-            .set("LOG_LEVEL", "debug")
-            .set("SENTRY_DSN", &sentry.dsn),
+        stage.settings().unset("DISABLE_SENTRY").set("LOG_LEVEL", "debug").set("SENTRY_DSN", &sentry.dsn),
     );
     peer.turn(Mode::Refuse);
     let service = Service::spawn(&settings);
@@ -230,31 +214,23 @@ fn with_a_bad_peer(
 #[test]
 fn of_redis_and_sentinel() {
     let password = secret("redis-password");
-    let redis = TestRedis::start_with(RedisOptions {
-        password: Some(password.clone()),
-        ..RedisOptions::default()
-    });
+    let redis =
+        TestRedis::start_with(RedisOptions { password: Some(password.clone()), ..RedisOptions::default() });
     let encoded: String = url::form_urlencoded::byte_serialize(password.as_bytes()).collect();
     let sentinel = TestSentinel::of(&redis);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let peer = Hostile::redis(redis.port);
             let settings = |settings: Settings| {
-                settings
-                    .set("REDIS_PORT", peer.port.to_string())
-                    .set("REDIS_PASSWORD", &password)
+                settings.set("REDIS_PORT", peer.port.to_string()).set("REDIS_PASSWORD", &password)
             };
             with_a_bad_peer(&peer, settings, std::slice::from_ref(&password), "REDIS_PASSWORD");
         });
         scope.spawn(|| {
             let peer = Hostile::redis(redis.port);
             let url = format!("redis://:{encoded}@127.0.0.1:{}", peer.port);
-            let settings = |settings: Settings| {
-                settings
-                    .unset("REDIS_HOST")
-                    .unset("REDIS_PORT")
-                    .set("REDIS_URL", &url)
-            };
+            let settings =
+                |settings: Settings| settings.unset("REDIS_HOST").unset("REDIS_PORT").set("REDIS_URL", &url);
             with_a_bad_peer(&peer, settings, std::slice::from_ref(&password), "REDIS_URL");
         });
         scope.spawn(|| {
@@ -285,14 +261,8 @@ fn of_a_proxy_and_of_sentry() {
             let settings = |settings: Settings| {
                 settings
                     .unset("AWS_ENDPOINT_URL_SQS")
-                    .set(
-                        "QUEUE_URL",
-                        "https://sqs.us-east-1.amazonaws.com/123456789012/state-changes",
-                    )
-                    .set(
-                        "HTTPS_PROXY",
-                        format!("http://proxy-user:{encoded}@127.0.0.1:{}", peer.port),
-                    )
+                    .set("QUEUE_URL", "https://sqs.us-east-1.amazonaws.com/123456789012/state-changes")
+                    .set("HTTPS_PROXY", format!("http://proxy-user:{encoded}@127.0.0.1:{}", peer.port))
             };
             with_a_bad_peer(&peer, settings, std::slice::from_ref(&password), "HTTPS_PROXY");
         });
@@ -309,9 +279,7 @@ fn of_a_proxy_and_of_sentry() {
             for mode in BAD {
                 peer.turn(mode);
                 service.wait_until(&format!("SENTRY_DSN: to {mode:?}"), || {
-                    stage
-                        .queue
-                        .send(format!("{{\"no\":{}", stage.queue.counts().sent));
+                    stage.queue.send(format!("{{\"no\":{}", stage.queue.counts().sent));
                     peer.calls(mode) >= 1
                 });
             }
@@ -327,25 +295,16 @@ fn of_a_proxy_and_of_sentry() {
 #[test]
 fn of_tokens_for_elasticache() {
     let stage = FakeStage::new(QueueOptions::default());
-    let key = AccessKey {
-        id: "AKIAELASTICACHE".to_owned(),
-        ..session_key("elasticache")
-    };
+    let key = AccessKey { id: "AKIAELASTICACHE".to_owned(), ..session_key("elasticache") };
     let known = KnownKey {
         secret: key.secret.clone(),
         session_token: key.session_token.clone(),
         expires_at_ms: None,
     };
     stage.queue.allow_key(&key.id, known);
-    let another = AccessKey {
-        secret: secret("another"),
-        ..key.clone()
-    };
+    let another = AccessKey { secret: secret("another"), ..key.clone() };
     for (holds, is_let_in) in [(&key, true), (&another, false)] {
-        let rules = Rules {
-            key: holds.clone(),
-            is_serverless: false,
-        };
+        let rules = Rules { key: holds.clone(), is_serverless: false };
         let cache = ElastiCache::before(&stage.redis, rules);
         let settings = stage
             .settings()
@@ -395,10 +354,7 @@ fn of_a_configuration_that_is_refused() {
         ("AWS_SECRET_ACCESS_KEY", format!("{hidden}\u{1}\n")),
         ("QUEUE_URL", format!("https://user:{hidden}@sqs/1/q")),
         ("EDGE_API_URL", format!("ftp://user:{hidden}@edge")),
-        (
-            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-            format!("http://example.com/{hidden}"),
-        ),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("http://example.com/{hidden}")),
         ("AWS_CONTAINER_AUTHORIZATION_TOKEN", format!("{hidden}\nx")),
     ] {
         let settings = stage
@@ -409,13 +365,7 @@ fn of_a_configuration_that_is_refused() {
             .set("REDIS_DB", "no-number");
         let (status, text) = run_to_end(&settings, &[]);
         assert_eq!(status.code(), Some(78), "{name}: {text}");
-        assert_untold(
-            name,
-            &[("its last words".to_owned(), text)],
-            std::slice::from_ref(&hidden),
-        );
+        assert_untold(name, &[("its last words".to_owned(), text)], std::slice::from_ref(&hidden));
     }
-    wait_until(PATIENCE, "the queue was not called", || {
-        stage.queue.counts().received == 0
-    });
+    wait_until(PATIENCE, "the queue was not called", || stage.queue.counts().received == 0);
 }

@@ -51,9 +51,7 @@ fn replicated() -> (Stage, TestRedis, TestSentinel) {
     replica.command::<()>(&["REPLICAOF", "127.0.0.1", &stage.redis.port.to_string()]);
     let sentinel = TestSentinel::of(&stage.redis);
     // It learns of replicas from the primary's INFO, every ten seconds.
-    wait_until(PATIENCE, "the sentinel knows a replica that is in step", || {
-        sentinel.good_replicas() == 1
-    });
+    wait_until(PATIENCE, "the sentinel knows a replica that is in step", || sentinel.good_replicas() == 1);
     (stage, replica, sentinel)
 }
 
@@ -69,13 +67,10 @@ fn a_promotion_is_followed_though_the_old_primary_still_answers() {
     let named = format!("127.0.0.1:{}", replica.port);
     wait_until(SECONDS, "the service follows", || {
         let log = service.log_lines();
-        log.iter()
-            .any(|line| line.contains("Sentinel names") && line.contains(&named))
+        log.iter().any(|line| line.contains("Sentinel names") && line.contains(&named))
     });
     stage.queue.send_all(&[message("customer-after")]);
-    wait_until(SECONDS, "the message at the new primary", || {
-        has(&replica, "customer-after")
-    });
+    wait_until(SECONDS, "the message at the new primary", || has(&replica, "customer-after"));
     service.wait_until_ready();
     service.wait_until("an empty queue", || stage.queue.is_empty());
     service.stop();
@@ -100,17 +95,15 @@ fn a_primary_that_dies_is_replaced_by_the_one_that_sentinel_promotes() {
 #[test]
 fn sentinel_and_redis_may_both_speak_tls() {
     let stage = Stage {
-        redis: TestRedis::start_with(RedisOptions {
-            tls: true,
-            ..RedisOptions::default()
-        }),
+        redis: TestRedis::start_with(RedisOptions { tls: true, ..RedisOptions::default() }),
         queue: Moto::shared().queue(),
     };
     let sentinel = TestSentinel::of(&stage.redis);
-    let service = Service::start(&settings(&stage, &sentinel).set("REDIS_TLS", "1").set(
-        "REDIS_TLS_CA_FILE",
-        stage.redis.authority_file().display().to_string(),
-    ));
+    let service = Service::start(
+        &settings(&stage, &sentinel)
+            .set("REDIS_TLS", "1")
+            .set("REDIS_TLS_CA_FILE", stage.redis.authority_file().display().to_string()),
+    );
     stage.deliver(&service, &[message("customer-1")]);
     assert!(has(&stage.redis, "customer-1"));
     service.stop();
@@ -123,10 +116,7 @@ fn what_is_wrong_with_the_sentinels_is_told_and_heals() {
     let wrong = settings(&stage, &sentinel).set("REDIS_SENTINEL_PASSWORD", "another");
     let service = Service::spawn(&wrong);
     let complaint = service.wait_for_complaint(&["through sentinel", "connection refused", "wrongpass"]);
-    assert!(
-        complaint.contains("REDIS_SENTINEL_PASSWORD") && !complaint.contains("another"),
-        "{complaint}"
-    );
+    assert!(complaint.contains("REDIS_SENTINEL_PASSWORD") && !complaint.contains("another"), "{complaint}");
     service.stop();
 
     let unknown = settings(&stage, &sentinel).set("REDIS_SENTINEL_MASTER", "nobody");

@@ -43,45 +43,22 @@ fn answer(text: &str) -> How {
 fn rows(demoted: &TestRedis) -> Vec<Row> {
     let lies = || {
         [
-            (
-                "names an old primary that is gone",
-                address("127.0.0.1", free_port()),
-            ),
-            (
-                "names an old primary that is a replica now",
-                address("127.0.0.1", demoted.port),
-            ),
+            ("names an old primary that is gone", address("127.0.0.1", free_port())),
+            ("names an old primary that is a replica now", address("127.0.0.1", demoted.port)),
             ("names a host that cannot be reached", address("192.0.2.1", 6379)),
-            (
-                "names a host that nobody knows",
-                address("no-such-host.invalid", 6379),
-            ),
+            ("names a host that nobody knows", address("no-such-host.invalid", 6379)),
             ("does not know the primary", answer("*-1\r\n")),
-            (
-                "answers with a port that is none",
-                answer("*2\r\n$9\r\n127.0.0.1\r\n$3\r\nxyz\r\n"),
-            ),
+            ("answers with a port that is none", answer("*2\r\n$9\r\n127.0.0.1\r\n$3\r\nxyz\r\n")),
             ("answers with a number", answer(":7\r\n")),
-            (
-                "answers with what is not Redis's protocol",
-                answer("HTTP/1.1 400 Bad Request\r\n\r\n"),
-            ),
-            (
-                "refuses in invented words",
-                How::Error("QUOTA exceeded: an invented text"),
-            ),
+            ("answers with what is not Redis's protocol", answer("HTTP/1.1 400 Bad Request\r\n\r\n")),
+            ("refuses in invented words", How::Error("QUOTA exceeded: an invented text")),
             ("hangs", How::Hang),
             ("closes the connection", How::Close),
         ]
     };
     let mut rows = Vec::new();
     for from_the_start in [false, true] {
-        rows.extend(lies().map(|(name, how)| Row {
-            name,
-            how,
-            wrong: 1,
-            from_the_start,
-        }));
+        rows.extend(lies().map(|(name, how)| Row { name, how, wrong: 1, from_the_start }));
     }
     // With no sentinel left, a primary that works is still one.
     rows.push(Row {
@@ -99,10 +76,8 @@ fn message(customer: &str) -> String {
 }
 
 fn settings(base: &FakeStage, sentinels: &[RefusingRedis]) -> Settings {
-    let sentinels: Vec<String> = sentinels
-        .iter()
-        .map(|sentinel| format!("127.0.0.1:{}", sentinel.port()))
-        .collect();
+    let sentinels: Vec<String> =
+        sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port())).collect();
     base.settings()
         .unset("REDIS_HOST")
         .unset("REDIS_PORT")
@@ -137,12 +112,7 @@ fn run(row: &Row, sentinel: &TestSentinel) {
     let (began, mut sent) = (Instant::now(), 0);
     let look = || {
         let lines = || service.log_lines().split_off(lines_before);
-        assert_eq!(
-            service.get("/readyz").status,
-            200,
-            "the primary works: {:#?}",
-            lines()
-        );
+        assert_eq!(service.get("/readyz").status, 200, "the primary works: {:#?}", lines());
         if began.elapsed() > Duration::from_secs(sent) {
             base.queue.send(message(&format!("customer-{sent}")));
             sent += 1;
@@ -168,11 +138,7 @@ fn of_one_of_three_sentinels_that_is_wrong_take_nothing_from_a_primary_that_work
     demoted.command::<()>(&["REPLICAOF", "127.0.0.1", &primary.port.to_string()]);
     let sentinel = TestSentinel::of(&primary);
     let name = |row: &Row| {
-        let when = if row.from_the_start {
-            "from the start"
-        } else {
-            "midway"
-        };
+        let when = if row.from_the_start { "from the start" } else { "midway" };
         format!("{}, {when}", row.name)
     };
     run_at_once(&rows(&demoted), name, |row| run(row, &sentinel));

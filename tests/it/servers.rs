@@ -43,11 +43,7 @@ impl Server {
             let bus = free_port().to_string().leak();
             arguments.extend(["--cluster-enabled", "yes", "--cluster-port", bus]);
         }
-        let redis = TestRedis::start_with(RedisOptions {
-            arguments,
-            program,
-            ..RedisOptions::default()
-        });
+        let redis = TestRedis::start_with(RedisOptions { arguments, program, ..RedisOptions::default() });
         match self {
             Self::Redis62 => assert!(version(&redis).contains("redis_version:6.2")),
             Self::Redis70 => assert!(version(&redis).contains("redis_version:7.0")),
@@ -80,10 +76,7 @@ impl Server {
     }
 
     fn settings(self, stage: &FakeStage) -> Settings {
-        stage
-            .settings()
-            .set("ENVIRONMENT_PREFIX", self.prefix())
-            .set("REDIS_DB", "0")
+        stage.settings().set("ENVIRONMENT_PREFIX", self.prefix()).set("REDIS_DB", "0")
     }
 
     fn key(self, owner: Owner) -> String {
@@ -122,11 +115,7 @@ fn messages_of_every_shape_reach_readers(server: Server) {
         messages.push(entitlements_updated(&state(Owner::customer(customer), 3), *shape));
     }
     // A type that nobody knows is acknowledged.
-    messages.push(event(
-        "SOMETHING_ELSE",
-        hours_ago(1),
-        &json!({"customerId": "customer-1"}),
-    ));
+    messages.push(event("SOMETHING_ELSE", hours_ago(1), &json!({"customerId": "customer-1"})));
     deliver(&stage, &service, &messages);
     let usages = customers.each_ref().map(|(shape, customer)| {
         let state = state(Owner::customer(customer), 3);
@@ -138,21 +127,11 @@ fn messages_of_every_shape_reach_readers(server: Server) {
     for (_, customer) in &customers {
         let owner = Owner::customer(customer);
         let answers = sdk.entitlements(owner);
-        assert_eq!(
-            answers.as_array().map(Vec::len),
-            Some(every_kind(3).len()),
-            "{answers}"
-        );
+        assert_eq!(answers.as_array().map(Vec::len), Some(every_kind(3).len()), "{answers}");
         let usage = sdk.entitlement(Kind::Metered, owner, "feature-api-calls");
-        assert_eq!(
-            (&usage["currentUsage"], &usage["isFallback"]),
-            (&json!(77), &json!(false))
-        );
+        assert_eq!((&usage["currentUsage"], &usage["isFallback"]), (&json!(77), &json!(false)));
     }
-    assert_eq!(
-        sdk.entitlements(RESOURCE).as_array().map(Vec::len),
-        Some(every_kind(3).len())
-    );
+    assert_eq!(sdk.entitlements(RESOURCE).as_array().map(Vec::len), Some(every_kind(3).len()));
     assert_eq!(sdk.calls(), [""; 0], "readers find all of it in Redis");
     service.stop();
 }
@@ -161,32 +140,14 @@ fn newer_wins_whatever_the_order(server: Server) {
     let stage = server.stage();
     let service = Service::start(&server.settings(&stage));
     deliver(&stage, &service, &[list(CUSTOMER, 2)]);
-    let newest = usage_updated(
-        &state(CUSTOMER, 2),
-        "feature-api-calls",
-        90,
-        hours_ago(0),
-        Shape::Webhook,
-    );
-    let older = usage_updated(
-        &state(CUSTOMER, 2),
-        "feature-api-calls",
-        80,
-        hours_ago(1),
-        Shape::Webhook,
-    );
+    let newest = usage_updated(&state(CUSTOMER, 2), "feature-api-calls", 90, hours_ago(0), Shape::Webhook);
+    let older = usage_updated(&state(CUSTOMER, 2), "feature-api-calls", 80, hours_ago(1), Shape::Webhook);
     deliver(&stage, &service, &[newest, older, list(CUSTOMER, 5)]);
     let key = server.key(CUSTOMER);
-    let usage = stage
-        .redis
-        .json(&format!("{key}:f_feature-api-calls"))
-        .expect("a usage");
+    let usage = stage.redis.json(&format!("{key}:f_feature-api-calls")).expect("a usage");
     assert_eq!(usage["currentUsage"], 90, "{usage}");
     let list = stage.redis.json(&key).expect("a list");
-    assert_eq!(
-        list["feature-seats"]["calculatedEntitlement"]["usageLimit"], 27,
-        "the list of two hours ago"
-    );
+    assert_eq!(list["feature-seats"]["calculatedEntitlement"]["usageLimit"], 27, "the list of two hours ago");
     service.stop();
 }
 
@@ -224,10 +185,7 @@ fn an_invalidation_empties_the_environment_and_no_other(server: Server) {
     let stage = server.stage();
     let service = Service::start(&server.settings(&stage));
     let owners: Vec<String> = (0..50).map(|number| format!("customer-{number}")).collect();
-    let lists: Vec<Message> = owners
-        .iter()
-        .map(|owner| list(Owner::customer(owner), 5))
-        .collect();
+    let lists: Vec<Message> = owners.iter().map(|owner| list(Owner::customer(owner), 5)).collect();
     deliver(&stage, &service, &lists);
     let neighbour = Owner::customer("customer-1").key("neighbour");
     stage.redis.command::<()>(&["SET", &neighbour, "{}"]);
@@ -243,18 +201,10 @@ fn an_invalidation_empties_the_environment_and_no_other(server: Server) {
 
 fn the_policy_decides_who_is_written(server: Server) {
     let stage = server.stage();
-    let settings = server
-        .settings(&stage)
-        .set("CACHE_UPDATE_POLICY", "UPDATE_IF_EXISTS")
-        .set("KEYS_TTL_IN_SECS", "100");
+    let settings =
+        server.settings(&stage).set("CACHE_UPDATE_POLICY", "UPDATE_IF_EXISTS").set("KEYS_TTL_IN_SECS", "100");
     let service = Service::start(&settings);
-    let usage = usage_updated(
-        &state(CUSTOMER, 5),
-        "feature-api-calls",
-        43,
-        hours_ago(1),
-        Shape::Webhook,
-    );
+    let usage = usage_updated(&state(CUSTOMER, 5), "feature-api-calls", 43, hours_ago(1), Shape::Webhook);
     let balance = credit_balance(CUSTOMER, "cred-type-ai", 10, hours_ago(1));
     deliver(&stage, &service, &[list(CUSTOMER, 5), usage.clone(), balance]);
     assert_eq!(stage.redis.keys(), [""; 0], "nobody has cached this customer");
@@ -265,11 +215,7 @@ fn the_policy_decides_who_is_written(server: Server) {
     let stored = stage.redis.json(&key).expect("a list");
     assert_eq!(stored["feature-seats"]["calculatedEntitlement"]["usageLimit"], 27);
     let contents = stage.redis.snapshot();
-    for name in [
-        key.clone(),
-        format!("{key}#timestamp"),
-        format!("{key}:f_feature-api-calls"),
-    ] {
+    for name in [key.clone(), format!("{key}#timestamp"), format!("{key}:f_feature-api-calls")] {
         let ttl = contents[&name].ttl;
         assert!((90..=100).contains(&ttl), "{name} lives for {ttl} s");
     }
@@ -281,47 +227,23 @@ fn a_huge_list_takes_several_calls(server: Server) {
     const FEATURES: i64 = 1_400;
     let stage = server.stage();
     let proxy = RefusingRedis::start(stage.redis_address());
-    let service = Service::start(
-        &server
-            .settings(&stage)
-            .set("REDIS_PORT", proxy.port().to_string()),
-    );
-    let features: Vec<_> = (0..FEATURES)
-        .map(|number| metered(&format!("feature-{number}"), 100, number))
-        .collect();
+    let service = Service::start(&server.settings(&stage).set("REDIS_PORT", proxy.port().to_string()));
+    let features: Vec<_> =
+        (0..FEATURES).map(|number| metered(&format!("feature-{number}"), 100, number)).collect();
     let whole = State::new(CUSTOMER, hours_ago(1), &features);
     // The rest of a round trip does not suffer from it.
     let others: Vec<String> = (0..9).map(|number| format!("customer-beside-{number}")).collect();
-    let mut messages: Vec<Message> = others
-        .iter()
-        .map(|owner| list(Owner::customer(owner), 1))
-        .collect();
+    let mut messages: Vec<Message> = others.iter().map(|owner| list(Owner::customer(owner), 1)).collect();
     messages.insert(4, entitlements_updated(&whole, Shape::Webhook));
     deliver(&stage, &service, &messages);
     let key = server.key(CUSTOMER);
     for number in [0, 700, FEATURES - 1] {
-        let usage = stage
-            .redis
-            .json(&format!("{key}:f_feature-{number}"))
-            .expect("a usage");
+        let usage = stage.redis.json(&format!("{key}:f_feature-{number}")).expect("a usage");
         assert_eq!(usage["currentUsage"], number);
-        assert!(
-            stage
-                .redis
-                .get(&format!("{key}:f_feature-{number}#timestamp"))
-                .is_some()
-        );
+        assert!(stage.redis.get(&format!("{key}:f_feature-{number}#timestamp")).is_some());
     }
-    assert!(
-        others
-            .iter()
-            .all(|owner| stage.redis.get(&server.key(Owner::customer(owner))).is_some())
-    );
-    assert!(
-        proxy.arguments_max() <= 3_900,
-        "{} arguments in one call",
-        proxy.arguments_max()
-    );
+    assert!(others.iter().all(|owner| stage.redis.get(&server.key(Owner::customer(owner))).is_some()));
+    assert!(proxy.arguments_max() <= 3_900, "{} arguments in one call", proxy.arguments_max());
     service.stop();
 }
 
@@ -373,9 +295,7 @@ stories_on! {
 #[test]
 fn a_prefix_without_a_hash_tag_on_a_cluster_pauses_the_service_names_the_remedy_and_loses_nothing() {
     let stage = Server::Cluster.stage();
-    let wrong = Server::Cluster
-        .settings(&stage)
-        .set("ENVIRONMENT_PREFIX", "production");
+    let wrong = Server::Cluster.settings(&stage).set("ENVIRONMENT_PREFIX", "production");
     let service = Service::spawn(&wrong);
     let customers: Vec<String> = (0..10).map(|number| format!("customer-{number}")).collect();
     for customer in &customers {
@@ -390,11 +310,7 @@ fn a_prefix_without_a_hash_tag_on_a_cluster_pauses_the_service_names_the_remedy_
         assert_eq!(service.get("/readyz").status, 503, "{:#?}", service.log_lines());
         began.elapsed() > Duration::from_secs(12)
     });
-    let complaints = service
-        .log()
-        .iter()
-        .filter(|line| line["level"] != "info")
-        .count();
+    let complaints = service.log().iter().filter(|line| line["level"] != "info").count();
     assert!(complaints <= 3, "{:#?}", service.log_lines());
     service.stop();
     let counts = stage.queue.counts();
@@ -414,19 +330,13 @@ fn a_prefix_without_a_hash_tag_on_a_cluster_pauses_the_service_names_the_remedy_
 fn a_cluster_that_lacks_the_slot_pauses_the_service_until_it_has_it() {
     let stage = Server::Cluster.stage();
     // The slot of {production} belongs to nobody now.
-    stage
-        .redis
-        .command::<()>(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
-    stage
-        .redis
-        .command::<()>(&["CLUSTER", "DELSLOTSRANGE", "0", "16382"]);
+    stage.redis.command::<()>(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
+    stage.redis.command::<()>(&["CLUSTER", "DELSLOTSRANGE", "0", "16382"]);
     let service = Service::spawn(&Server::Cluster.settings(&stage));
     stage.queue.send(list(CUSTOMER, 1).raw());
     service.wait_for_complaint(&["Redis cannot be used", "CLUSTERDOWN"]);
     service.wait_until("/readyz to say 503", || service.get("/readyz").status == 503);
-    stage
-        .redis
-        .command::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16382"]);
+    stage.redis.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16382"]);
     service.wait_until("an empty queue", || stage.queue.is_empty());
     assert!(stage.redis.get(&Server::Cluster.key(CUSTOMER)).is_some());
     service.wait_until_ready();
@@ -448,14 +358,7 @@ fn the_prefix_check_and_a_boolean_list_need_no_second_slot() {
     let stage = Server::Cluster.stage();
     let service = Service::start(&Server::Cluster.settings(&stage));
     let short = State::new(CUSTOMER, hours_ago(1), &[boolean("feature-sso")]);
-    deliver(
-        &stage,
-        &service,
-        &[
-            entitlements_updated(&short, Shape::Webhook),
-            purge(CUSTOMER, hours_ago(0)),
-        ],
-    );
+    deliver(&stage, &service, &[entitlements_updated(&short, Shape::Webhook), purge(CUSTOMER, hours_ago(0))]);
     let slot = |key: &str| stage.redis.command::<u32>(&["CLUSTER", "KEYSLOT", key]);
     let own = slot("{production}");
     for key in stage.redis.keys() {

@@ -22,27 +22,19 @@ fn messages() -> Vec<String> {
     let entitlements = [boolean("feature-sso"), metered("feature-api-calls", 100, 1)];
     let states = (0..MESSAGES)
         .map(|number| State::new(Owner::customer(&customer(number)), hours_ago(1), &entitlements));
-    states
-        .map(|state| entitlements_updated(&state, Shape::GraphqlV2).raw())
-        .collect()
+    states.map(|state| entitlements_updated(&state, Shape::GraphqlV2).raw()).collect()
 }
 
 /// The customers whose state is in Redis.
 fn applied(stage: &Stage) -> HashSet<String> {
     let key = |number: usize| format!("{}#timestamp", Owner::customer(&customer(number)).key(PREFIX));
-    (0..MESSAGES)
-        .filter(|number| stage.redis.get(&key(*number)).is_some())
-        .map(customer)
-        .collect()
+    (0..MESSAGES).filter(|number| stage.redis.get(&key(*number)).is_some()).map(customer).collect()
 }
 
 /// How many receives ended without an answer, by the log of a service that has ended.
 fn unanswered_receives(service: &Service) -> usize {
     wait_until(PATIENCE, "the last line of the log", || {
-        service
-            .log_lines()
-            .iter()
-            .any(|line| line.contains("\"stopped\""))
+        service.log_lines().iter().any(|line| line.contains("\"stopped\""))
     });
     let (mut all, mut since_the_last_answer) = (0, 0);
     for record in service.log() {
@@ -114,12 +106,8 @@ fn sigint_under_load_loses_no_message() {
 #[test]
 fn an_idle_service_ends_within_its_budget_though_its_pollers_wait_for_longer() {
     let stage = Stage::new();
-    let service = Service::start(
-        &stage
-            .settings()
-            .set("WAIT_TIME_SECS", "20")
-            .set("SHUTDOWN_TIMEOUT_SECS", "10"),
-    );
+    let service =
+        Service::start(&stage.settings().set("WAIT_TIME_SECS", "20").set("SHUTDOWN_TIMEOUT_SECS", "10"));
     let asked = Instant::now();
     service.signal(Signal::Terminate);
     let status = service.wait_for_exit(PATIENCE);
@@ -130,10 +118,7 @@ fn an_idle_service_ends_within_its_budget_though_its_pollers_wait_for_longer() {
 #[test]
 fn a_redis_that_hangs_does_not_hold_the_stop_beyond_its_budget() {
     let stage = Stage::new();
-    let settings = stage
-        .settings()
-        .set("CACHE_UPDATE_POLICY", "UPSERT")
-        .set("SHUTDOWN_TIMEOUT_SECS", "2");
+    let settings = stage.settings().set("CACHE_UPDATE_POLICY", "UPSERT").set("SHUTDOWN_TIMEOUT_SECS", "2");
     let service = Service::start(&settings);
     stage.redis.pause();
     stage.queue.send_all(&messages()[..10]);
@@ -145,34 +130,22 @@ fn a_redis_that_hangs_does_not_hold_the_stop_beyond_its_budget() {
     stage.redis.resume();
     let applied = applied(&stage).len();
     let counts = stage.queue.counts();
-    assert!(
-        counts.visible + counts.in_flight + applied >= 10,
-        "{counts:?} and {applied} applied"
-    );
+    assert!(counts.visible + counts.in_flight + applied >= 10, "{counts:?} and {applied} applied");
 }
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let stage = Stage::new();
-    let settings = stage
-        .settings()
-        .set("CACHE_UPDATE_POLICY", "UPSERT")
-        .set("SHUTDOWN_TIMEOUT_SECS", "50");
+    let settings = stage.settings().set("CACHE_UPDATE_POLICY", "UPSERT").set("SHUTDOWN_TIMEOUT_SECS", "50");
     let service = Service::start(&settings);
     stage.redis.pause();
     stage.queue.send_all(&messages()[..10]);
     service.wait_for_metric("persistent_cache_messages_received_total", 1.0);
     service.signal(Signal::Terminate);
     service.wait_until("the stop to have begun", || {
-        service
-            .try_get("/readyz")
-            .is_none_or(|answer| answer.status == 503)
+        service.try_get("/readyz").is_none_or(|answer| answer.status == 503)
     });
-    assert_eq!(
-        service.exit_status(),
-        None,
-        "it drains, since Redis may come back"
-    );
+    assert_eq!(service.exit_status(), None, "it drains, since Redis may come back");
     let asked = Instant::now();
     service.signal(Signal::Terminate);
     let status = service.wait_for_exit(PATIENCE);
@@ -184,10 +157,7 @@ fn a_second_signal_ends_it_at_once() {
 #[test]
 fn readiness_is_lost_from_the_first_moment_of_a_stop() {
     let stage = Stage::new();
-    let settings = stage
-        .settings()
-        .set("CACHE_UPDATE_POLICY", "UPSERT")
-        .set("SHUTDOWN_TIMEOUT_SECS", "5");
+    let settings = stage.settings().set("CACHE_UPDATE_POLICY", "UPSERT").set("SHUTDOWN_TIMEOUT_SECS", "5");
     let service = Service::start(&settings);
     stage.redis.pause();
     stage.queue.send_all(&messages()[..5]);

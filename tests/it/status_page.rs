@@ -22,11 +22,7 @@ fn message() -> String {
 fn status(service: &Service) -> Value {
     let answer = service.get("/status");
     assert_eq!(answer.status, 200, "{}", answer.body);
-    assert!(
-        answer.content_type.starts_with("application/json"),
-        "{}",
-        answer.content_type
-    );
+    assert!(answer.content_type.starts_with("application/json"), "{}", answer.content_type);
     serde_json::from_str(&answer.body).expect("JSON")
 }
 
@@ -47,9 +43,7 @@ fn they_tell_what_runs_and_what_was_done_and_show_no_secret_and_no_customer() {
         .set("SENTRY_DSN", "https://key-of-sentry@sentry.example/1");
     let service = Service::start(&settings);
     stage.deliver(&service, &[message()]);
-    service.wait_until("the message to be told", || {
-        status(&service)["messages"]["processed"] == 1
-    });
+    service.wait_until("the message to be told", || status(&service)["messages"]["processed"] == 1);
 
     let told = status(&service);
     assert_eq!(told["state"], "ready");
@@ -67,25 +61,12 @@ fn they_tell_what_runs_and_what_was_done_and_show_no_secret_and_no_customer() {
     }
 
     let page = service.get("/");
-    assert_eq!(
-        (page.status, page.content_type.as_str()),
-        (200, "text/html; charset=utf-8")
-    );
-    assert!(
-        page.body.contains("<a href=\"status\">status as JSON</a>"),
-        "{}",
-        page.body
-    );
+    assert_eq!((page.status, page.content_type.as_str()), (200, "text/html; charset=utf-8"));
+    assert!(page.body.contains("<a href=\"status\">status as JSON</a>"), "{}", page.body);
     let secret = stage.queue.moto.service_user.secret.clone();
     for text in [&page.body, &told.to_string()] {
-        let hidden = [
-            CUSTOMER,
-            "feature-api-calls",
-            &secret,
-            SERVER_API_KEY,
-            PROXY_PASSWORD,
-            "key-of-sentry",
-        ];
+        let hidden =
+            [CUSTOMER, "feature-api-calls", &secret, SERVER_API_KEY, PROXY_PASSWORD, "key-of-sentry"];
         for hidden in hidden {
             assert!(!text.contains(hidden), "{hidden} in {text}");
         }
@@ -101,26 +82,14 @@ fn what_fails_is_told_with_its_cause_and_that_it_is_over() {
     service.wait_until("the state to change", || status(&service)["state"] == "not_ready");
     let told = status(&service);
     assert_eq!(told["redis"]["connected"], false);
-    assert!(
-        told["reasons"][0]
-            .as_str()
-            .is_some_and(|why| why.starts_with("Redis cannot be used"))
-    );
-    assert!(
-        told["errors"][0]["why"]
-            .as_str()
-            .is_some_and(|why| why.contains("127.0.0.1")),
-        "{told}"
-    );
+    assert!(told["reasons"][0].as_str().is_some_and(|why| why.starts_with("Redis cannot be used")));
+    assert!(told["errors"][0]["why"].as_str().is_some_and(|why| why.contains("127.0.0.1")), "{told}");
     assert_eq!(told["errors"][0]["is_over"], false);
     stage.redis.restart();
     service.wait_until_ready();
     let told = status(&service);
     assert_eq!(told["state"], "ready");
-    assert!(
-        told["state_since"].as_str() > told["started_at"].as_str(),
-        "{told}"
-    );
+    assert!(told["state_since"].as_str() > told["started_at"].as_str(), "{told}");
     assert_eq!(told["errors"][0]["is_over"], true, "{told}");
     service.stop();
 }
@@ -144,15 +113,9 @@ fn malformed_messages_are_among_the_errors_and_counted_as_often_as_everywhere_el
         let told = status(&service);
         let malformed = told["messages"]["malformed"].as_u64().expect("a count");
         assert!(malformed >= 3, "{told}");
-        assert_eq!(
-            times(&told, "cannot read a message"),
-            malformed,
-            "{policy}: {told}"
-        );
+        assert_eq!(times(&told, "cannot read a message"), malformed, "{policy}: {told}");
         service.wait_until("the errors to be in the rates", || {
-            status(&service)["rates"][0]["errors_per_min"]
-                .as_f64()
-                .is_some_and(|rate| rate > 0.0)
+            status(&service)["rates"][0]["errors_per_min"].as_f64().is_some_and(|rate| rate > 0.0)
         });
         service.stop();
     }
@@ -165,10 +128,7 @@ fn they_answer_head_and_refuse_other_methods() {
     let service = Service::start(&settings);
     for path in ["/", "/status"] {
         let head = service.ask("HEAD", path);
-        assert!(
-            head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"),
-            "{head}"
-        );
+        assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
         let page_only = head.contains("\r\nContent-Security-Policy: default-src 'none';");
         assert_eq!(page_only, path == "/", "{head}");
         let refused = service.ask("POST", path);
@@ -179,11 +139,7 @@ fn they_answer_head_and_refuse_other_methods() {
     }
     // The others have the headers that all have.
     let live = service.ask("GET", "/livez");
-    let names: Vec<&str> = live
-        .lines()
-        .skip(1)
-        .map_while(|line| Some(line.split_once(": ")?.0))
-        .collect();
+    let names: Vec<&str> = live.lines().skip(1).map_while(|line| Some(line.split_once(": ")?.0)).collect();
     let expected = [
         "Connection",
         "Date",

@@ -20,25 +20,16 @@ const BUDGET: Duration = Duration::from_secs(3);
 
 fn message(number: usize) -> String {
     let customer = format!("customer-{number}");
-    let state = State::new(
-        Owner::customer(&customer),
-        hours_ago(1),
-        &[boolean("feature-sso")],
-    );
+    let state = State::new(Owner::customer(&customer), hours_ago(1), &[boolean("feature-sso")]);
     entitlements_updated(&state, Shape::GraphqlV2).raw()
 }
 
 fn stage() -> FakeStage {
-    FakeStage::new(QueueOptions {
-        visibility_timeout: Duration::from_secs(5),
-        ..QueueOptions::default()
-    })
+    FakeStage::new(QueueOptions { visibility_timeout: Duration::from_secs(5), ..QueueOptions::default() })
 }
 
 fn with_budget(settings: &Settings) -> Settings {
-    settings
-        .clone()
-        .set("SHUTDOWN_TIMEOUT_SECS", BUDGET.as_secs().to_string())
+    settings.clone().set("SHUTDOWN_TIMEOUT_SECS", BUDGET.as_secs().to_string())
 }
 
 fn ends_in_time(service: &Service) {
@@ -52,10 +43,7 @@ fn ends_in_time(service: &Service) {
 
 /// Messages are hidden for so long that none comes back by itself while a story is told.
 fn hiding_stage() -> FakeStage {
-    FakeStage::new(QueueOptions {
-        visibility_timeout: Duration::from_hours(1),
-        ..QueueOptions::default()
-    })
+    FakeStage::new(QueueOptions { visibility_timeout: Duration::from_hours(1), ..QueueOptions::default() })
 }
 
 /// Whatever the service had received is applied, or has been released and can be received by others soon.
@@ -90,23 +78,14 @@ fn send_all(stage: &FakeStage) {
 fn under_load_hides_nothing(consumers: &str, batch_size: &str) {
     let stage = hiding_stage();
     // Messages are on their way for a while, as everywhere.
-    stage.queue.set_faults(Faults {
-        told_late: Some(Duration::from_millis(50)),
-        ..Faults::default()
-    });
+    stage.queue.set_faults(Faults { told_late: Some(Duration::from_millis(50)), ..Faults::default() });
     send_all(&stage);
-    let settings = stage
-        .settings()
-        .set("CONSUMERS", consumers)
-        .set("BATCH_SIZE", batch_size);
+    let settings = stage.settings().set("CONSUMERS", consumers).set("BATCH_SIZE", batch_size);
     let service = Service::spawn(&with_budget(&settings));
     service.wait_for_metric("persistent_cache_messages_received_total", 10.0);
     ends_in_time(&service);
     let counts = stage.queue.counts();
-    assert_eq!(
-        counts.in_flight, 0,
-        "each is applied and deleted, or was never received: {counts:?}"
-    );
+    assert_eq!(counts.in_flight, 0, "each is applied and deleted, or was never received: {counts:?}");
     assert_eq!(counts.redelivered, 0, "{counts:?}");
     let applied = (0..MESSAGES).filter(|number| {
         let customer = format!("customer-{number}");
@@ -135,9 +114,7 @@ fn what_is_handed_to_a_poll_of_a_service_that_has_ended_is_the_queues_to_bring_b
     ends_in_time(&service);
     stage.queue.send(message(0));
     // Nobody can call a long poll back, and the queue does not look whether anybody still listens.
-    wait_until(PATIENCE, "it is handed out all the same", || {
-        stage.queue.counts().received == 1
-    });
+    wait_until(PATIENCE, "it is handed out all the same", || stage.queue.counts().received == 1);
     assert_eq!(stage.queue.counts().in_flight, 1);
     stage.queue.advance(Duration::from_secs(5));
     assert_eq!(stage.queue.counts().visible, 1, "its visibility timeout is over");
@@ -159,11 +136,7 @@ fn while_redis_hangs() {
 #[test]
 fn while_redis_hangs_what_is_given_back_is_not_taken_by_polls_of_the_service_that_ends() {
     let stage = hiding_stage();
-    let settings = stage
-        .settings()
-        .set("CONSUMERS", "6")
-        .set("WORKERS", "1")
-        .set("WAIT_TIME_SECS", "8");
+    let settings = stage.settings().set("CONSUMERS", "6").set("WORKERS", "1").set("WAIT_TIME_SECS", "8");
     let service = Service::start(&with_budget(&settings));
     service.wait_until("all pollers to wait", || stage.queue.open_polls() == 6);
     stage.redis.pause();
@@ -192,15 +165,10 @@ fn what_long_polls_bring_during_a_stop_is_applied_and_not_given_back_to_the_next
     service.wait_for_metric("persistent_cache_messages_received_total", 1.0);
     service.signal(Signal::Terminate);
     service.wait_until("the stop to have begun", || {
-        service
-            .try_get("/readyz")
-            .is_none_or(|answer| answer.status == 503)
+        service.try_get("/readyz").is_none_or(|answer| answer.status == 503)
     });
     // Whatever is handed out is on its way for a while: who ends meanwhile leaves it hidden.
-    stage.queue.set_faults(Faults {
-        told_late: Some(Duration::from_millis(300)),
-        ..Faults::default()
-    });
+    stage.queue.set_faults(Faults { told_late: Some(Duration::from_millis(300)), ..Faults::default() });
     (1..4).for_each(|number| {
         stage.queue.send(message(number));
     });
@@ -217,9 +185,7 @@ fn while_the_queue_hangs() {
     let stage = stage();
     let proxy = FaultProxy::start(stage.queue_address());
     let endpoint = format!("http://127.0.0.1:{}", proxy.port());
-    let service = Service::start(&with_budget(
-        &stage.settings().set("AWS_ENDPOINT_URL_SQS", endpoint),
-    ));
+    let service = Service::start(&with_budget(&stage.settings().set("AWS_ENDPOINT_URL_SQS", endpoint)));
     send_all(&stage);
     service.wait_for_metric("persistent_cache_messages_received_total", 10.0);
     proxy.set(Mode::Stall);
@@ -233,16 +199,11 @@ fn while_the_queue_hangs() {
 #[test]
 fn while_deletes_fail_they_are_made_again_for_as_long_as_there_is_time() {
     let stage = hiding_stage();
-    stage.queue.set_faults(Faults {
-        entry_fails: 1.0,
-        ..Faults::default()
-    });
+    stage.queue.set_faults(Faults { entry_fails: 1.0, ..Faults::default() });
     send_all(&stage);
     let service = Service::start(&stage.settings().set("SHUTDOWN_TIMEOUT_SECS", "10"));
     service.wait_for_metric("persistent_cache_messages_received_total", 10.0);
-    wait_until(PATIENCE, "deletes that failed", || {
-        stage.queue.counts().faults > 0
-    });
+    wait_until(PATIENCE, "deletes that failed", || stage.queue.counts().faults > 0);
     service.signal(Signal::Terminate);
     service.wait_until("the stop has begun", || {
         service.log_lines().iter().any(|line| line.contains("stopping"))
@@ -260,11 +221,7 @@ fn while_deletes_fail_they_are_made_again_for_as_long_as_there_is_time() {
 fn while_credentials_are_renewed_and_their_source_hangs() {
     let stage = Stage::new();
     let edge = EdgeStub::start();
-    let address = edge
-        .url
-        .trim_start_matches("http://")
-        .parse()
-        .expect("an address");
+    let address = edge.url.trim_start_matches("http://").parse().expect("an address");
     let proxy = FaultProxy::start(address);
     let key = stage.queue.moto.temporary_credentials();
     let soon = persistent_cache_service::clock::now().0 + 4_000;
@@ -298,9 +255,6 @@ fn while_nobody_reads_the_log() {
     let mut text = String::new();
     log.read_to_string(&mut text).unwrap();
     let lines = text.matches("applied a message").count();
-    assert!(
-        lines > 0 && lines < 10 * MESSAGES,
-        "{lines} lines: none were lost"
-    );
+    assert!(lines > 0 && lines < 10 * MESSAGES, "{lines} lines: none were lost");
     nothing_is_lost(&stage);
 }

@@ -36,18 +36,14 @@ fn it_hears_once_that_the_service_runs_then_that_it_lives_and_once_that_it_stops
         "the endpoints are served by then"
     );
     service.wait_until("three signs of life", || systemd.count("WATCHDOG=1") >= 3);
-    service.wait_until("the state in words", || {
-        systemd.count("STATUS=ready: 2 pollers, Redis connected") >= 1
-    });
+    service
+        .wait_until("the state in words", || systemd.count("STATUS=ready: 2 pollers, Redis connected") >= 1);
     assert_eq!(systemd.count("STOPPING=1"), 0);
 
     service.signal(Signal::Terminate);
     assert_eq!(service.wait_for_exit(PATIENCE).code(), Some(0));
     let heard = systemd.heard();
-    let stopping: Vec<&String> = heard
-        .iter()
-        .filter(|message| message.contains("STOPPING=1\n"))
-        .collect();
+    let stopping: Vec<&String> = heard.iter().filter(|message| message.contains("STOPPING=1\n")).collect();
     assert_eq!(stopping.len(), 1, "{heard:?}");
     assert!(
         stopping[0].contains("EXTEND_TIMEOUT_USEC=10000000\n"),
@@ -65,9 +61,7 @@ fn a_redis_that_is_away_neither_delays_the_start_nor_starves_the_watchdog() {
     service.wait_until("READY=1", || systemd.count("READY=1") == 1);
     assert_eq!(service.get("/readyz").status, 503);
     let fed_so_far = systemd.count("WATCHDOG=1");
-    service.wait_until("three more signs of life", || {
-        systemd.count("WATCHDOG=1") >= fed_so_far + 3
-    });
+    service.wait_until("three more signs of life", || systemd.count("WATCHDOG=1") >= fed_so_far + 3);
     service.wait_until("the state in words", || {
         let heard = systemd.heard();
         heard

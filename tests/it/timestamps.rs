@@ -13,10 +13,7 @@ use crate::support::service::Service;
 use crate::support::stage::PREFIX;
 use crate::support::state::{State, hours_ago, iso, metered, number};
 
-const CUSTOMER: Owner = Owner {
-    customer: "customer-whom-nobody-logs",
-    resource: None,
-};
+const CUSTOMER: Owner = Owner { customer: "customer-whom-nobody-logs", resource: None };
 const CALLS: &str = "feature-calls";
 const METRIC: &str = "persistent_cache_implausible_timestamps_total";
 const YEAR_3000_MS: i64 = 32_503_680_000_000;
@@ -45,11 +42,7 @@ impl Scene {
     fn new() -> Self {
         let stage = FakeStage::new(QueueOptions::default());
         let service = Service::start(&stage.settings());
-        Self {
-            stage,
-            service,
-            start: hours_ago(3),
-        }
+        Self { stage, service, start: hours_ago(3) }
     }
 
     /// Minutes after the first message.
@@ -58,25 +51,18 @@ impl Scene {
     }
 
     fn state(&self, minutes: i64, limit: i64) -> State {
-        let features = [
-            number("feature-seats", limit),
-            metered(CALLS, 100, limit),
-            number("feature-zones", 5),
-        ];
+        let features =
+            [number("feature-seats", limit), metered(CALLS, 100, limit), number("feature-zones", 5)];
         State::new(CUSTOMER, self.at(minutes), &features)
     }
 
     /// Applies a message that is sent so many minutes after the first one.
     fn apply(&self, message: &Message, minutes: i64) {
-        self.stage
-            .deliver_at(&self.service, &message.raw(), self.at(minutes));
+        self.stage.deliver_at(&self.service, &message.raw(), self.at(minutes));
     }
 
     fn apply_list(&self, minutes: i64, limit: i64) {
-        self.apply(
-            &entitlements_updated(&self.state(minutes, limit), Shape::GraphqlV2),
-            minutes,
-        );
+        self.apply(&entitlements_updated(&self.state(minutes, limit), Shape::GraphqlV2), minutes);
     }
 
     fn limit(&self) -> Option<i64> {
@@ -137,16 +123,8 @@ fn a_list_whose_times_are_all_impossible_is_as_old_as_its_message() {
             }
         }
         scene.apply(&message, 0);
-        assert_eq!(
-            (scene.limit(), scene.timestamp("")),
-            (Some(1), Some(scene.at(0))),
-            "{what}"
-        );
-        assert_eq!(
-            scene.timestamp(&format!(":f_{CALLS}")),
-            Some(scene.at(0)),
-            "{what}"
-        );
+        assert_eq!((scene.limit(), scene.timestamp("")), (Some(1), Some(scene.at(0))), "{what}");
+        assert_eq!(scene.timestamp(&format!(":f_{CALLS}")), Some(scene.at(0)), "{what}");
         assert!(scene.ignored() >= 1.0, "{what}: {}", scene.ignored());
         scene.goes_on(&what);
         scene.service.stop();
@@ -253,16 +231,10 @@ fn a_balance_of_an_impossible_time_is_as_old_as_its_message() {
     scene.apply(&message, 0);
     assert_eq!(scene.timestamp(":credit_cred-ai"), Some(scene.at(0)));
     scene.apply(&balance(500).event_log(CUSTOMER, scene.at(1)), 1);
-    let value = scene
-        .stage
-        .redis
-        .json(&format!("{}:credit_cred-ai", CUSTOMER.key(PREFIX)));
+    let value = scene.stage.redis.json(&format!("{}:credit_cred-ai", CUSTOMER.key(PREFIX)));
     assert_eq!(value.expect("a usage")["currentUsage"], json!(500));
     // The end of a balance lies in the future by its nature.
-    let endless = CreditBalance {
-        valid_until: Some(YEAR_3000_MS),
-        ..balance(400)
-    };
+    let endless = CreditBalance { valid_until: Some(YEAR_3000_MS), ..balance(400) };
     let before = scene.ignored();
     scene.apply(&endless.event_log(CUSTOMER, scene.at(2)), 2);
     assert!((scene.ignored() - before).abs() < f64::EPSILON);
@@ -295,22 +267,15 @@ fn one_warning_tells_of_it_by_the_messages_id_and_not_by_the_customers() {
     for entry in entries(&mut message, Shape::EventLog) {
         entry["entitlementUpdatedAt"] = json!(scene.at(0) / 1_000);
     }
-    let id = scene
-        .stage
-        .queue
-        .send_at(message.wrapped(Envelope::Sns), scene.at(0));
+    let id = scene.stage.queue.send_at(message.wrapped(Envelope::Sns), scene.at(0));
     let line = scene.service.wait_for_complaint(&[&id]);
-    scene
-        .service
-        .wait_until("an empty queue", || scene.stage.queue.is_empty());
+    scene.service.wait_until("an empty queue", || scene.stage.queue.is_empty());
     assert!(line.contains("\"warn\""), "{line}");
     let lines = scene.service.log_lines();
     let of_the_message = lines.iter().filter(|line| line.contains(&id)).count();
     assert_eq!(of_the_message, 1, "{lines:#?}");
-    let of_the_customer: Vec<&String> = lines
-        .iter()
-        .filter(|line| line.contains(CUSTOMER.customer))
-        .collect();
+    let of_the_customer: Vec<&String> =
+        lines.iter().filter(|line| line.contains(CUSTOMER.customer)).collect();
     assert!(of_the_customer.is_empty(), "{of_the_customer:#?}");
     assert!(scene.ignored() >= 1.0);
     // What is plausible is no reason to warn.

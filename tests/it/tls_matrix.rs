@@ -80,10 +80,7 @@ impl Scene {
         // Each as its own authority, the first as `openssl req -x509` makes it if asked for nothing else.
         let own = format!("req -x509 -newkey {EC} -nodes -days 2 -subj /CN=localhost");
         openssl(&directory, &format!("{own} -keyout self.key -out self.crt"));
-        openssl(
-            &directory,
-            &format!("{own} -addext {NAMES} -keyout self-named.key -out self-named.crt"),
-        );
+        openssl(&directory, &format!("{own} -addext {NAMES} -keyout self-named.key -out self-named.crt"));
         for (name, days, extensions) in [("self-v1", 2, ""), ("self-expired", -1, "-extfile good.ext")] {
             openssl(
                 &directory,
@@ -146,11 +143,7 @@ impl Scene {
 /// Whether the program reaches Redis. What it says, if it does not.
 fn connects(settings: &Settings) -> Result<(), String> {
     let ended = run(settings, &["inspect", "customer-1"]);
-    if ended.stdout.contains("customer-1") {
-        Ok(())
-    } else {
-        Err(ended.stderr)
-    }
+    if ended.stdout.contains("customer-1") { Ok(()) } else { Err(ended.stderr) }
 }
 
 /// What an error names as a way out.
@@ -168,14 +161,7 @@ const BOTH: &str = "TLSv1.2 TLSv1.3";
 
 /// The certificate, the host, what is trusted, whether ioredis accepts it; what the error says and its remedies, if the
 /// service does not.
-type Case = (
-    &'static str,
-    &'static str,
-    &'static str,
-    bool,
-    &'static [&'static str],
-    &'static [Remedy],
-);
+type Case = (&'static str, &'static str, &'static str, bool, &'static [&'static str], &'static [Remedy]);
 
 #[rustfmt::skip]
 const CASES: [Case; 28] = [
@@ -239,11 +225,7 @@ fn a_servers_certificate_that_ioredis_accepts_is_accepted_or_the_error_has_a_rem
                 assert!(error.contains("REDIS_TLS_CA_FILE"), "{case}: {error}");
             }
             for protocols in ["TLSv1.2", "TLSv1.3"] {
-                let shown = if let Show(another) = remedy {
-                    another
-                } else {
-                    certificate
-                };
+                let shown = if let Show(another) = remedy { another } else { certificate };
                 scene.show(shown, protocols);
                 assert_eq!(connects(&settings), Ok(()), "{case}, {remedy:?}, {protocols}");
             }
@@ -277,24 +259,17 @@ fn a_clients_certificate_is_shown_whatever_its_kind_and_a_refusal_names_the_caus
         ("self", false, "REDIS_TLS_CERT_FILE"),
         ("self-v1", false, "REDIS_TLS_CERT_FILE"),
     ] {
-        let (cert, key) = (
-            scene.path(&format!("{certificate}.crt")),
-            scene.path(&format!("{certificate}.key")),
-        );
+        let (cert, key) =
+            (scene.path(&format!("{certificate}.crt")), scene.path(&format!("{certificate}.key")));
         let ioredis = ioredis_connects(json!({
             "host": "localhost", "port": scene.port, "ca": scene.path("ca.crt"), "cert": cert, "key": key,
         }));
         assert_eq!(ioredis.is_ok(), for_ioredis, "{certificate}: {ioredis:?}");
-        let settings = scene
-            .settings("localhost", "ca")
-            .set("REDIS_TLS_CERT_FILE", cert)
-            .set("REDIS_TLS_KEY_FILE", key);
+        let settings =
+            scene.settings("localhost", "ca").set("REDIS_TLS_CERT_FILE", cert).set("REDIS_TLS_KEY_FILE", key);
         match connects(&settings) {
             Ok(()) => assert_eq!(words, "", "{certificate}"),
-            Err(error) => assert!(
-                !words.is_empty() && error.contains(words),
-                "{certificate}: {error}"
-            ),
+            Err(error) => assert!(!words.is_empty() && error.contains(words), "{certificate}: {error}"),
         }
     }
     let error = connects(&scene.settings("localhost", "ca")).expect_err("no certificate is shown");
@@ -310,25 +285,15 @@ fn versions_and_ciphers_without_an_overlap_are_explained_and_the_remedy_works() 
     let settings = scene.settings("localhost", "ca");
     scene.show("rsa", "TLSv1.1");
     let error = connects(&settings).expect_err("TLS 1.1 is refused");
-    assert!(
-        error.contains("neither TLS 1.2 nor TLS 1.3") && error.contains("tls-protocols"),
-        "{error}"
-    );
+    assert!(error.contains("neither TLS 1.2 nor TLS 1.3") && error.contains("tls-protocols"), "{error}");
     scene.show("rsa", "TLSv1.2");
     assert_eq!(connects(&settings), Ok(()));
 
     for ciphers in ["AES128-SHA", "AES256-GCM-SHA384", "ECDHE-RSA-AES128-SHA"] {
-        scene
-            .redis
-            .command::<()>(&["CONFIG", "SET", "tls-ciphers", ciphers]);
+        scene.redis.command::<()>(&["CONFIG", "SET", "tls-ciphers", ciphers]);
         let error = connects(&settings).expect_err(ciphers);
-        assert!(
-            error.contains("allow ECDHE with AES-GCM in its tls-ciphers"),
-            "{ciphers}: {error}"
-        );
-        scene
-            .redis
-            .command::<()>(&["CONFIG", "SET", "tls-ciphers", "ECDHE+AESGCM"]);
+        assert!(error.contains("allow ECDHE with AES-GCM in its tls-ciphers"), "{ciphers}: {error}");
+        scene.redis.command::<()>(&["CONFIG", "SET", "tls-ciphers", "ECDHE+AESGCM"]);
         assert_eq!(connects(&settings), Ok(()));
     }
 
@@ -345,10 +310,7 @@ fn impostor(certificate: &Path, key: &Path, version: &'static SupportedProtocolV
         .collect::<Result<Vec<_>, _>>()
         .expect("certificates");
     let key = PrivateKeyDer::from_pem_file(key).expect("a key");
-    let key = rustls::crypto::ring::default_provider()
-        .key_provider
-        .load_private_key(key)
-        .expect("a key");
+    let key = rustls::crypto::ring::default_provider().key_provider.load_private_key(key).expect("a key");
     let identity = SingleCertAndKey::from(CertifiedKey::new(chain, key));
     let config = ServerConfig::builder_with_protocol_versions(&[version])
         .with_no_client_auth()
@@ -372,14 +334,9 @@ fn a_certificate_that_is_trusted_itself_is_no_use_without_its_key() {
     for certificate in ["self-v1", "v1", "self", "no-names"] {
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             let port = impostor(&file(&format!("{certificate}.crt")), &file("good.key"), version);
-            let settings = scene
-                .trusting("localhost", certificate)
-                .set("REDIS_PORT", port.to_string());
+            let settings = scene.trusting("localhost", certificate).set("REDIS_PORT", port.to_string());
             let error = connects(&settings).expect_err(certificate);
-            assert!(
-                error.contains("cannot connect to Redis"),
-                "{certificate}: {error}"
-            );
+            assert!(error.contains("cannot connect to Redis"), "{certificate}: {error}");
             assert!(error.contains("certificate"), "{certificate}: {error}");
         }
     }

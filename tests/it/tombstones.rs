@@ -26,11 +26,7 @@ impl Scene {
     fn new(policy: &str) -> Self {
         let stage = FakeStage::new(QueueOptions::default());
         let service = Service::start(&stage.settings().set("CACHE_UPDATE_POLICY", policy));
-        Self {
-            stage,
-            service,
-            start: hours_ago(2),
-        }
+        Self { stage, service, start: hours_ago(2) }
     }
 
     fn at(&self, seconds: i64) -> i64 {
@@ -39,8 +35,7 @@ impl Scene {
 
     /// Applies a message that was sent at that second.
     fn apply(&self, message: &Message, sent: i64) {
-        self.stage
-            .deliver_at(&self.service, &message.raw(), self.at(sent));
+        self.stage.deliver_at(&self.service, &message.raw(), self.at(sent));
     }
 
     /// Applies a list that was true at that second, with that limit, and was sent a second later.
@@ -79,9 +74,7 @@ impl Scene {
         let key = owner.key(PREFIX);
         let stamp = at.map_or(0, |at| self.at(at)).to_string();
         let stamp_key = format!("{key}#timestamp");
-        self.stage
-            .redis
-            .command::<()>(&["MSET", &key, "{}", &stamp_key, &stamp]);
+        self.stage.redis.command::<()>(&["MSET", &key, "{}", &stamp_key, &stamp]);
     }
 
     fn stored(&self, owner: Owner) -> Option<Value> {
@@ -189,20 +182,13 @@ fn a_list_of_a_resource_that_is_being_refetched_is_written_though_its_customer_w
     scene.purge(CUSTOMER, 20);
     // The reader was told an older list, and has not written it yet.
     let lock = RESOURCE.refetch_lock_key(PREFIX);
-    scene
-        .stage
-        .redis
-        .command::<()>(&["SET", &lock, "a-reader", "PX", "30000"]);
+    scene.stage.redis.command::<()>(&["SET", &lock, "a-reader", "PX", "30000"]);
     let state = State::new(RESOURCE, scene.at(15), &[number("feature-seats", 1)]);
     let body = entitlements_updated(&state, Shape::GraphqlV2).raw();
     scene.stage.queue.send_at(body, scene.at(16));
-    scene
-        .service
-        .wait_until("the resource's list", || scene.limit(RESOURCE) == Some(1));
+    scene.service.wait_until("the resource's list", || scene.limit(RESOURCE) == Some(1));
     scene.stage.redis.command::<()>(&["DEL", &lock]);
-    scene
-        .service
-        .wait_until("an empty queue", || scene.stage.queue.is_empty());
+    scene.service.wait_until("an empty queue", || scene.stage.queue.is_empty());
     assert_eq!(scene.limit(RESOURCE), Some(1));
     scene.end();
 }
@@ -224,19 +210,12 @@ fn an_older_list_is_held_back_while_an_invalidation_is_under_way_and_after_one_t
     // As an instance leaves it that was killed.
     let tombstone = format!("{PREFIX}:purged");
     let sent_at = scene.at(20).to_string();
-    scene
-        .stage
-        .redis
-        .command::<()>(&["SET", &tombstone, &sent_at, "EX", "600"]);
+    scene.stage.redis.command::<()>(&["SET", &tombstone, &sent_at, "EX", "600"]);
     scene.cache(CUSTOMER, Some(5));
     scene.list(CUSTOMER, 15, 1);
     assert_eq!(scene.limit(CUSTOMER), None);
     scene.invalidate(20);
-    assert_eq!(
-        scene.stage.redis.keys(),
-        [""; 0],
-        "neither a customer nor the tombstone is left"
-    );
+    assert_eq!(scene.stage.redis.keys(), [""; 0], "neither a customer nor the tombstone is left");
     scene.end();
 }
 
@@ -266,10 +245,7 @@ fn a_list_that_is_older_than_the_one_an_out_of_order_purge_deleted_does_not_take
 
 #[test]
 fn a_list_that_is_older_than_the_one_an_out_of_order_invalidation_deleted_does_not_take_its_place() {
-    let customers = [
-        Owner::customer("customer:1"),
-        Owner::resource("customer-2", "site-1"),
-    ];
+    let customers = [Owner::customer("customer:1"), Owner::resource("customer-2", "site-1")];
     let scene = Scene::new("UPSERT");
     for customer in customers {
         scene.list_with_usage(customer, 40, 2);
@@ -294,11 +270,7 @@ fn a_list_that_is_older_than_one_the_policy_skipped_is_not_let_in_by_a_usage_tha
     scene.denial(CUSTOMER, 40);
     assert_eq!(scene.stored(CUSTOMER), None, "skipped by policy");
     scene.list_with_usage(CUSTOMER, 30, 2);
-    assert_eq!(
-        scene.stored(CUSTOMER),
-        None,
-        "else an archived customer would have access"
-    );
+    assert_eq!(scene.stored(CUSTOMER), None, "else an archived customer would have access");
     scene.list_with_usage(CUSTOMER, 50, 3);
     assert_eq!(scene.limit(CUSTOMER), Some(3));
     scene.end();
@@ -311,11 +283,7 @@ fn a_list_is_written_whole_or_not_at_all() {
     scene.cache(CUSTOMER, Some(20));
     scene.denial(CUSTOMER, 10);
     let metadata = format!("{}:metadata", CUSTOMER.key(PREFIX));
-    assert_eq!(
-        scene.stage.redis.get(&metadata),
-        None,
-        "the reason of an older list"
-    );
+    assert_eq!(scene.stage.redis.get(&metadata), None, "the reason of an older list");
     // And where a reader wrote an empty list with the far-past marker, the metadata show since when it is empty.
     scene.denial(CUSTOMER, 30);
     scene.cache(CUSTOMER, None);
@@ -343,10 +311,7 @@ fn a_customer_of_whom_nothing_is_stored_has_no_tombstone_under_update_if_exists(
     let scene = Scene::new("UPDATE_IF_EXISTS");
     for number in 0..50 {
         let customer = format!("customer-{number}");
-        scene.stage.queue.send_at(
-            purge(Owner::customer(&customer), scene.at(20)).raw(),
-            scene.at(20),
-        );
+        scene.stage.queue.send_at(purge(Owner::customer(&customer), scene.at(20)).raw(), scene.at(20));
     }
     scene.purge(RESOURCE, 20);
     assert_eq!(scene.stage.redis.keys(), [""; 0]);
@@ -355,10 +320,7 @@ fn a_customer_of_whom_nothing_is_stored_has_no_tombstone_under_update_if_exists(
     scene.purge(CUSTOMER, 20);
     let tombstone = format!("{PREFIX}:purged:c_customer-1");
     assert_eq!(scene.tombstones(), std::slice::from_ref(&tombstone));
-    assert_eq!(
-        scene.stage.redis.get(&tombstone),
-        Some(format!("{}:{}", scene.at(20), scene.at(5)))
-    );
+    assert_eq!(scene.stage.redis.get(&tombstone), Some(format!("{}:{}", scene.at(20), scene.at(5))));
     let lives: i64 = scene.stage.redis.command(&["TTL", &tombstone]);
     assert!((43_000..=43_200).contains(&lives), "{lives} s");
     scene.end();
@@ -394,27 +356,17 @@ fn a_tombstone_is_not_of_the_future_whatever_was_deleted() {
     // A reader writes the time that Stigg gives, or an older version of the service did.
     let key = CUSTOMER.key(PREFIX);
     let stamp = format!("{key}#timestamp");
-    scene
-        .stage
-        .redis
-        .command::<()>(&["MSET", &key, "{}", &stamp, "32503680000000"]);
+    scene.stage.redis.command::<()>(&["MSET", &key, "{}", &stamp, "32503680000000"]);
     scene.purge(CUSTOMER, 20);
     assert_eq!(scene.stored(CUSTOMER), None);
-    let tombstone = scene
-        .stage
-        .redis
-        .get(&format!("{PREFIX}:purged:c_customer-1"))
-        .expect("a tombstone");
+    let tombstone = scene.stage.redis.get(&format!("{PREFIX}:purged:c_customer-1")).expect("a tombstone");
     for part in tombstone.split(':') {
         let at: i64 = part.parse().expect("a number");
         assert!(at <= hours_ago(0), "{tombstone}");
     }
     scene.cache(CUSTOMER, None);
     let state = State::new(CUSTOMER, hours_ago(0), &[number("feature-seats", 1)]);
-    scene.stage.deliver(
-        &scene.service,
-        &[entitlements_updated(&state, Shape::GraphqlV2).raw()],
-    );
+    scene.stage.deliver(&scene.service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
     assert_eq!(scene.limit(CUSTOMER), Some(1));
     scene.end();
 }
@@ -422,9 +374,7 @@ fn a_tombstone_is_not_of_the_future_whatever_was_deleted() {
 #[test]
 fn a_scan_never_leaves_half_of_a_pair_though_readers_write_meanwhile() {
     let scene = Scene::new("UPDATE_IF_EXISTS");
-    let customers: Vec<String> = (0..200)
-        .map(|number| format!("{PREFIX}:c_hot-{number}"))
-        .collect();
+    let customers: Vec<String> = (0..200).map(|number| format!("{PREFIX}:c_hot-{number}")).collect();
     let mut connection = scene.stage.redis.connection();
     for chunk in (0..20_000).collect::<Vec<u32>>().chunks(1_000) {
         let mut pipe = redis::pipe();
@@ -441,11 +391,7 @@ fn a_scan_never_leaves_half_of_a_pair_though_readers_write_meanwhile() {
             while !is_over.load(Ordering::Relaxed) {
                 for key in &customers {
                     let mut both = redis::pipe();
-                    both.atomic()
-                        .set(key, "{}")
-                        .ignore()
-                        .set(format!("{key}#timestamp"), 1)
-                        .ignore();
+                    both.atomic().set(key, "{}").ignore().set(format!("{key}#timestamp"), 1).ignore();
                     both.exec(&mut connection).expect("Redis answers");
                 }
             }
@@ -454,11 +400,7 @@ fn a_scan_never_leaves_half_of_a_pair_though_readers_write_meanwhile() {
     scene.invalidate(20);
     is_over.store(true, Ordering::Relaxed);
     reader.join().expect("the reader writes");
-    assert!(
-        scene.stage.redis.calls_of("unlink") > 10,
-        "{}",
-        scene.stage.redis.calls_of("unlink")
-    );
+    assert!(scene.stage.redis.calls_of("unlink") > 10, "{}", scene.stage.redis.calls_of("unlink"));
     for key in &customers {
         let value = scene.stage.redis.get(key).is_some();
         let timestamp = scene.stage.redis.get(&format!("{key}#timestamp")).is_some();

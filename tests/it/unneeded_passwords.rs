@@ -18,14 +18,8 @@ fn complaints_of_a_working_service(stage: &FakeStage, settings: &Settings) -> Ve
     service.wait_until_ready();
     for round in 0..5 {
         let customer = format!("customer-{round}");
-        let state = State::new(
-            Owner::customer(&customer),
-            hours_ago(1),
-            &[boolean("feature-sso")],
-        );
-        stage
-            .queue
-            .send(entitlements_updated(&state, Shape::GraphqlV2).raw());
+        let state = State::new(Owner::customer(&customer), hours_ago(1), &[boolean("feature-sso")]);
+        stage.queue.send(entitlements_updated(&state, Shape::GraphqlV2).raw());
         service.wait_until("an empty queue", || stage.queue.is_empty());
         assert!(stage.redis.get(&state.owner().key(PREFIX)).is_some());
         // Connections that are opened later sign in as well.
@@ -55,20 +49,17 @@ fn stage() -> FakeStage {
 #[test]
 fn of_redis_cost_one_warning() {
     let stage = stage();
-    works_with_one_warning(
-        &stage,
-        &stage.settings().set("REDIS_PASSWORD", SECRET),
-        "REDIS_PASSWORD",
-    );
+    works_with_one_warning(&stage, &stage.settings().set("REDIS_PASSWORD", SECRET), "REDIS_PASSWORD");
 }
 
 #[test]
 fn in_a_url_cost_one_warning() {
     let stage = stage();
-    let settings = stage.settings().unset("REDIS_HOST").unset("REDIS_PORT").set(
-        "REDIS_URL",
-        format!("redis://:{SECRET}@127.0.0.1:{}/0", stage.redis.port),
-    );
+    let settings = stage
+        .settings()
+        .unset("REDIS_HOST")
+        .unset("REDIS_PORT")
+        .set("REDIS_URL", format!("redis://:{SECRET}@127.0.0.1:{}/0", stage.redis.port));
     works_with_one_warning(&stage, &settings, "password");
 }
 
@@ -76,10 +67,7 @@ fn in_a_url_cost_one_warning() {
 fn of_the_default_user_are_taken_as_they_are() {
     // Redis itself takes any password for a user without one.
     let stage = stage();
-    let settings = stage
-        .settings()
-        .set("REDIS_USERNAME", "default")
-        .set("REDIS_PASSWORD", SECRET);
+    let settings = stage.settings().set("REDIS_USERNAME", "default").set("REDIS_PASSWORD", SECRET);
     let complaints = complaints_of_a_working_service(&stage, &settings);
     let of_it = complaints.iter().filter(|line| line.contains("REDIS_PASSWORD"));
     assert!(of_it.count() <= 1, "{complaints:#?}");
@@ -94,10 +82,8 @@ fn of_older_servers_are_told_in_other_words() {
         let stage = stage();
         let proxy = RefusingRedis::start(stage.redis_address());
         proxy.refuse(&[Refusal::of(&["AUTH"], How::Error(text))]);
-        let mut settings = stage
-            .settings()
-            .set("REDIS_PORT", proxy.port().to_string())
-            .set("REDIS_PASSWORD", SECRET);
+        let mut settings =
+            stage.settings().set("REDIS_PORT", proxy.port().to_string()).set("REDIS_PASSWORD", SECRET);
         if let Some(username) = username {
             settings = settings.set("REDIS_USERNAME", username);
         }

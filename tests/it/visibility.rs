@@ -38,73 +38,48 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let stage = FakeStage::new(QueueOptions {
-            visibility_timeout: TIMEOUT,
-            ..QueueOptions::default()
-        });
+        let stage = FakeStage::new(QueueOptions { visibility_timeout: TIMEOUT, ..QueueOptions::default() });
         let service = Service::start(&stage.settings().set("LOG_LEVEL", "debug"));
         service.wait_until("the queue to tell its timeout", || {
             let lines = service.log_lines();
-            lines
-                .iter()
-                .any(|line| line.contains("visibility timeout is 3 s"))
+            lines.iter().any(|line| line.contains("visibility timeout is 3 s"))
         });
         for customer in CUSTOMERS {
             let lock = Owner::customer(customer).lock_key(PREFIX);
-            stage
-                .redis
-                .command::<()>(&["SET", &lock, "a-reader", "NX", "PX", "60000"]);
+            stage.redis.command::<()>(&["SET", &lock, "a-reader", "NX", "PX", "60000"]);
         }
         for customer in CUSTOMERS {
             stage.queue.send(message(customer));
         }
         service.wait_for_metric("persistent_cache_messages_received_total", 3.0);
         let since = Instant::now();
-        Self {
-            stage,
-            service,
-            since,
-        }
+        Self { stage, service, since }
     }
 
     /// Waits until the messages have been in flight for so many times the queue's timeout.
     fn wait_for_timeouts(&self, count: u32) {
         let what = "the queue's timeout to pass several times";
-        self.service
-            .wait_until(what, || self.since.elapsed() > TIMEOUT * count);
+        self.service.wait_until(what, || self.since.elapsed() > TIMEOUT * count);
     }
 
     /// Each message is applied and deleted, none of them before the queue's timeout was over, and none was received a
     /// second time.
     fn each_was_received_once(self) {
-        let Self {
-            stage,
-            service,
-            since,
-        } = self;
+        let Self { stage, service, since } = self;
         for customer in CUSTOMERS {
-            service.wait_until(&format!("{customer} to be cached"), || {
-                is_cached(&stage.redis, customer)
-            });
+            service.wait_until(&format!("{customer} to be cached"), || is_cached(&stage.redis, customer));
             let waited = since.elapsed();
             assert!(waited > TIMEOUT, "{customer} was in flight for {waited:?}");
         }
         service.wait_until("an empty queue", || stage.queue.is_empty());
         let counts = stage.queue.counts();
-        assert_eq!(
-            (counts.received, counts.redelivered, counts.deleted),
-            (3, 0, 3),
-            "{counts:?}"
-        );
+        assert_eq!((counts.received, counts.redelivered, counts.deleted), (3, 0, 3), "{counts:?}");
         let metrics = service.metrics();
         for (series, expected) in [
             ("persistent_cache_messages_received_total", 3.0),
             ("persistent_cache_messages_processed_total", 3.0),
             ("persistent_cache_messages_failed_total{reason=\"expired\"}", 0.0),
-            (
-                "persistent_cache_queue_errors_total{operation=\"change_visibility\"}",
-                0.0,
-            ),
+            ("persistent_cache_queue_errors_total{operation=\"change_visibility\"}", 0.0),
         ] {
             let value = metrics.value(series);
             assert!((value - expected).abs() < f64::EPSILON, "{series} is {value}");
@@ -154,10 +129,8 @@ fn a_queue_that_may_not_be_asked_for_its_timeout_is_taken_to_hide_for_30_seconds
 
 #[test]
 fn what_a_queue_that_hides_nothing_hands_out_does_not_come_again_while_it_is_in_hand() {
-    let stage = FakeStage::new(QueueOptions {
-        visibility_timeout: Duration::ZERO,
-        ..QueueOptions::default()
-    });
+    let stage =
+        FakeStage::new(QueueOptions { visibility_timeout: Duration::ZERO, ..QueueOptions::default() });
     let service = Service::start(&stage.settings());
     service.wait_for_complaint(&["visibility timeout is 0 s", "asks for 30 s"]);
     // A poll that was open before does not know it yet.
@@ -168,9 +141,7 @@ fn what_a_queue_that_hides_nothing_hands_out_does_not_come_again_while_it_is_in_
     let before = stage.queue.counts().received;
     stage.redis.pause();
     stage.queue.send(message("customer-2"));
-    service.wait_until("Redis to be missed", || {
-        service.metrics().value("persistent_cache_redis_up") < 1.0
-    });
+    service.wait_until("Redis to be missed", || service.metrics().value("persistent_cache_redis_up") < 1.0);
     stage.redis.resume();
     service.wait_until("the second message to be written", || {
         is_cached(&stage.redis, "customer-2") && stage.queue.is_empty()

@@ -47,10 +47,7 @@ fn alerts() -> Vec<Alert> {
     let mut alerts: Vec<Alert> = Vec::new();
     for line in text(RULES).lines() {
         if let Some(name) = line.trim().strip_prefix("- alert: ") {
-            alerts.push(Alert {
-                name: name.to_owned(),
-                ..Alert::default()
-            });
+            alerts.push(Alert { name: name.to_owned(), ..Alert::default() });
         }
         let Some((alert, (key, value))) = alerts.last_mut().zip(line.trim().split_once(": ")) else {
             continue;
@@ -109,15 +106,9 @@ fn every_alert_is_tested_to_fire_and_not_to_and_tells_what_to_do() {
     for alert in alerts {
         let name = &alert.name;
         for way in ["fires", "does not"] {
-            assert!(
-                tests.contains(&format!("- name: '{name}: {way}: ")),
-                "{name} {way}"
-            );
+            assert!(tests.contains(&format!("- name: '{name}: {way}: ")), "{name} {way}");
         }
-        assert!(
-            ["critical", "warning", "info"].contains(&alert.severity.as_str()),
-            "{alert:?}"
-        );
+        assert!(["critical", "warning", "info"].contains(&alert.severity.as_str()), "{alert:?}");
         assert!(!alert.summary.is_empty() && !alert.action.is_empty(), "{alert:?}");
         assert_eq!(alert.runbook, format!("README.md#{}", name.to_lowercase()));
     }
@@ -130,10 +121,7 @@ fn the_readme_lists_exactly_the_alerts_of_the_rules() {
     let mut table = String::from("| alert | severity | what it means | what to do |\n|---|---|---|---|\n");
     for alert in alerts() {
         let (name, anchor) = (&alert.name, alert.name.to_lowercase());
-        assert!(
-            !alert.summary.contains('|') && !alert.action.contains('|'),
-            "{name}"
-        );
+        assert!(!alert.summary.contains('|') && !alert.action.contains('|'), "{name}");
         let severity = &alert.severity;
         writeln!(
             table,
@@ -146,16 +134,10 @@ fn the_readme_lists_exactly_the_alerts_of_the_rules() {
     let (before, rest) = readme.split_once(BEGIN).expect("README.md has the mark");
     let (block, after) = rest.split_once(END).expect("README.md has the end of the block");
     if option_env!("UPDATE_README").is_some_and(|value| value == "1") {
-        fs::write(
-            repository_file("README.md"),
-            format!("{before}{BEGIN}{table}{END}{after}"),
-        )
-        .expect("README.md can be written");
+        fs::write(repository_file("README.md"), format!("{before}{BEGIN}{table}{END}{after}"))
+            .expect("README.md can be written");
     } else {
-        assert_eq!(
-            block, table,
-            "run the tests with UPDATE_README=1 to rewrite the block"
-        );
+        assert_eq!(block, table, "run the tests with UPDATE_README=1 to rewrite the block");
     }
 }
 
@@ -168,10 +150,7 @@ fn promtool_accepts_every_query_of_the_dashboard() {
         rules.push_str(&rule);
     }
     let directory = Directory::new();
-    let file = directory.write(
-        "queries.yml",
-        &format!("groups:\n  - name: dashboard\n    rules:\n{rules}"),
-    );
+    let file = directory.write("queries.yml", &format!("groups:\n  - name: dashboard\n    rules:\n{rules}"));
     let checked = promtool(&["check", "rules", &file], "");
     assert_eq!(checked.status, 0, "{checked:?}");
 }
@@ -185,19 +164,13 @@ fn every_panel_says_what_it_shows_in_which_unit_and_takes_the_chosen_datasource(
         let says_something = |value: &Value| value.as_str().is_some_and(|text| !text.is_empty());
         assert!(says_something(&panel["title"]), "{panel}");
         assert!(says_something(&panel["description"]), "{title}");
-        assert!(
-            says_something(&panel["fieldConfig"]["defaults"]["unit"]),
-            "{title}"
-        );
+        assert!(says_something(&panel["fieldConfig"]["defaults"]["unit"]), "{title}");
         assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
         assert!(ids.insert(panel["id"].as_u64()), "{title}: an id twice");
     }
     for (title, expression) in queries(&dashboard) {
         let selector = r#"job=~"$job", instance=~"$instance", environment=~"$environment""#;
-        assert!(
-            expression.contains(selector),
-            "{title} minds the variables: {expression}"
-        );
+        assert!(expression.contains(selector), "{title} minds the variables: {expression}");
     }
 }
 
@@ -250,12 +223,7 @@ impl Watched {
             .set("EDGE_API_URL", &edge.url)
             .set("PORT", &port)
             .set("POISON_POLICY", "delete");
-        Self {
-            service: Service::start(&settings),
-            stage,
-            _edge: edge,
-            port,
-        }
+        Self { service: Service::start(&settings), stage, _edge: edge, port }
     }
 
     /// One message that is written, one that is stale, one of a customer who is not there, one that changes
@@ -311,10 +279,7 @@ fn every_panel_of_the_dashboard_shows_something_of_a_service_that_prometheus_scr
     service.wait_until("every panel to show something", || {
         watched.feed();
         empty.retain(|(_, expression)| prometheus.values(expression).is_empty());
-        assert!(
-            started.elapsed().as_secs() < 55,
-            "panels that stay empty: {empty:#?}"
-        );
+        assert!(started.elapsed().as_secs() < 55, "panels that stay empty: {empty:#?}");
         empty.is_empty()
     });
 
@@ -345,9 +310,7 @@ fn every_panel_of_the_dashboard_shows_something_of_a_service_that_prometheus_scr
     // The rules can be evaluated on what the service exports.
     let rules = prometheus.api("rules", &[]);
     let groups = rules["groups"].as_array().expect("groups").iter();
-    let rules: Vec<&Value> = groups
-        .flat_map(|group| group["rules"].as_array().expect("rules"))
-        .collect();
+    let rules: Vec<&Value> = groups.flat_map(|group| group["rules"].as_array().expect("rules")).collect();
     assert_eq!(rules.len(), alerts().len());
     for rule in rules {
         assert_eq!(rule["health"], "ok", "{rule}");

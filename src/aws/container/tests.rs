@@ -17,9 +17,7 @@ fn source(base: &url::Url, authorization: Option<Secret>) -> ContainerCredential
 
 fn fault(reply: Reply) -> CredentialsError {
     let stub = Stub::start([reply]);
-    let error = source(&stub.url, Some(Secret::inline("Bearer t0ken")))
-        .fetch()
-        .unwrap_err();
+    let error = source(&stub.url, Some(Secret::inline("Bearer t0ken"))).fetch().unwrap_err();
     assert!(!error.message.contains("h1dden"), "{error}");
     assert!(!error.message.contains("t0ken"), "{error}");
     let address = stub.url.as_str().trim_end_matches('/');
@@ -111,10 +109,7 @@ fn a_refusal_is_told_with_code_and_remedy() {
 fn an_answer_that_is_not_as_documented_is_told_and_not_repeated() {
     for (body, what) in [
         ("t0ken", "it is not JSON"),
-        (
-            r#"{"AccessKeyId":"ASIA1","SecretAccessKey":"s3cret","Token":"t0ken"}"#,
-            "it has no Expiration",
-        ),
+        (r#"{"AccessKeyId":"ASIA1","SecretAccessKey":"s3cret","Token":"t0ken"}"#, "it has no Expiration"),
         (r#"{"code":"NotYet","message":"wait"}"#, "it has no Expiration"),
     ] {
         let error = fault(Stub::ok(body));
@@ -132,9 +127,7 @@ fn an_endpoint_that_is_not_there_says_what_to_look_for() {
     let error = source(&dead_url(), None).fetch().unwrap_err();
     assert_eq!(error.kind, "container_connection_refused");
     assert!(
-        error
-            .message
-            .contains("connection refused; on ECS check that the task has a task role, on EKS"),
+        error.message.contains("connection refused; on ECS check that the task has a task role, on EKS"),
         "{error}"
     );
 
@@ -142,9 +135,5 @@ fn an_endpoint_that_is_not_there_says_what_to_look_for() {
     let began = Instant::now();
     let error = source(&stub.url, None).fetch().unwrap_err();
     assert_eq!(error.kind, "container_timeout");
-    assert!(
-        began.elapsed() < DESCRIPTION.deadline * 2,
-        "took {:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < DESCRIPTION.deadline * 2, "took {:?}", began.elapsed());
 }

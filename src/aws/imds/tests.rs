@@ -13,17 +13,11 @@ fn document(expiration: &str) -> Reply {
 }
 
 fn token(value: &str) -> Reply {
-    Reply::Answer(
-        200,
-        "X-aws-ec2-metadata-token-ttl-seconds: 21600\r\n",
-        value.to_owned(),
-    )
+    Reply::Answer(200, "X-aws-ec2-metadata-token-ttl-seconds: 21600\r\n", value.to_owned())
 }
 
 fn source(endpoint: &url::Url) -> InstanceMetadataCredentials {
-    InstanceMetadataCredentials::new(&InstanceMetadataSource {
-        endpoint: endpoint.clone(),
-    })
+    InstanceMetadataCredentials::new(&InstanceMetadataSource { endpoint: endpoint.clone() })
 }
 
 fn token_of(asked: &Asked) -> (String, String) {
@@ -63,11 +57,7 @@ fn a_token_is_put_then_the_role_then_its_credentials_are_asked_for_and_the_token
     let put = stub.asked();
     assert_eq!(put.line, "PUT /latest/api/token");
     assert_eq!(put.header("x-aws-ec2-metadata-token-ttl-seconds"), "21600");
-    for line in [ROLE_PATH.to_owned(), format!("{ROLE_PATH}queue-reader")]
-        .iter()
-        .cycle()
-        .take(4)
-    {
+    for line in [ROLE_PATH.to_owned(), format!("{ROLE_PATH}queue-reader")].iter().cycle().take(4) {
         assert_eq!(token_of(&stub.asked()), (line.clone(), "t0ken-1".to_owned()));
     }
     assert!(stub.was_left_alone());
@@ -111,10 +101,7 @@ fn version_1_is_never_used() {
         let stub = Stub::start([Reply::Answer(status, "", String::new()), Stub::ok("queue-reader")]);
         let error = source(&stub.url).fetch().unwrap_err();
         assert_eq!(error.kind, format!("imds_http_{status}"));
-        assert!(
-            error.message.contains("version 1 only, which is not used"),
-            "{error}"
-        );
+        assert!(error.message.contains("version 1 only, which is not used"), "{error}");
         assert_eq!(stub.asked().line, "PUT /latest/api/token");
         assert!(stub.was_left_alone());
     }
@@ -135,17 +122,11 @@ fn each_refusal_has_its_remedy() {
 
     for no_role in [answer(404), Stub::ok("\n")] {
         let (_, what) = fault([token("t0ken"), no_role]);
-        assert!(
-            what.contains("the instance has no role: attach an instance profile"),
-            "{what}"
-        );
+        assert!(what.contains("the instance has no role: attach an instance profile"), "{what}");
     }
     let (kind, what) = fault([token("t0ken"), answer(401), token("t0ken"), answer(401)]);
     assert_eq!(kind, "imds_http_401");
-    assert!(
-        what.contains("refuses the token that it has just given"),
-        "{what}"
-    );
+    assert!(what.contains("refuses the token that it has just given"), "{what}");
     for no_name in ["../../latest/user-data", "<html>", &"r".repeat(65)] {
         let (kind, what) = fault([token("t0ken"), Stub::ok(no_name)]);
         assert_eq!(kind, "imds_unexpected_answer");
@@ -169,10 +150,7 @@ fn a_document_that_is_no_success_or_not_whole_is_told() {
     );
     for (body, fault) in [
         ("<html>", "it is not JSON"),
-        (
-            r#"{"Code":"Success","AccessKeyId":"ASIA1"}"#,
-            "it has no Expiration",
-        ),
+        (r#"{"Code":"Success","AccessKeyId":"ASIA1"}"#, "it has no Expiration"),
     ] {
         let (kind, what) = after(body);
         assert_eq!(kind, "imds_unexpected_answer");
@@ -185,16 +163,9 @@ fn a_machine_without_it_says_so_within_seconds() {
     let stub = Stub::start([Reply::Silence]);
     let began = Instant::now();
     let error = source(&stub.url).fetch().unwrap_err();
-    assert!(
-        began.elapsed() < DESCRIPTION.deadline * 2,
-        "took {:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < DESCRIPTION.deadline * 2, "took {:?}", began.elapsed());
     assert_eq!(error.kind, "imds_timeout");
-    assert!(
-        error.message.contains("--http-put-response-hop-limit 2"),
-        "{error}"
-    );
+    assert!(error.message.contains("--http-put-response-hop-limit 2"), "{error}");
 
     let error = source(&dead_url()).fetch().unwrap_err();
     assert_eq!(error.kind, "imds_connection_refused");
@@ -204,10 +175,7 @@ fn a_machine_without_it_says_so_within_seconds() {
 #[test]
 fn the_endpoint_may_have_an_ipv6_address_and_a_path() {
     let source = source(&url::Url::parse("http://[fd00:ec2::254]/").unwrap());
-    assert_eq!(
-        source.source(),
-        "the instance's temporary credentials from http://[fd00:ec2::254]"
-    );
+    assert_eq!(source.source(), "the instance's temporary credentials from http://[fd00:ec2::254]");
     let stub = Stub::start([Reply::Answer(500, "", String::new())]);
     let below = InstanceMetadataCredentials::new(&InstanceMetadataSource {
         endpoint: stub.url.join("/imds/").unwrap(),

@@ -17,11 +17,7 @@ struct Script {
 impl Fetch for Arc<Script> {
     fn fetch(&self) -> Result<Credentials, CredentialsError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        self.answers
-            .lock()
-            .unwrap()
-            .pop_front()
-            .expect("one more fetch than expected")
+        self.answers.lock().unwrap().pop_front().expect("one more fetch than expected")
     }
 
     fn source(&self) -> String {
@@ -40,20 +36,15 @@ fn key(id: &str, expires_at_ms: i64) -> Result<Credentials, CredentialsError> {
 }
 
 fn down() -> Result<Credentials, CredentialsError> {
-    Err(CredentialsError {
-        message: "source is down".to_owned(),
-        kind: "down".to_owned(),
-    })
+    Err(CredentialsError { message: "source is down".to_owned(), kind: "down".to_owned() })
 }
 
 fn scripted(
     chance: f64,
     answers: impl IntoIterator<Item = Result<Credentials, CredentialsError>>,
 ) -> (Arc<Script>, RenewingCredentials) {
-    let script = Arc::new(Script {
-        answers: Mutex::new(answers.into_iter().collect()),
-        asked: AtomicUsize::new(0),
-    });
+    let script =
+        Arc::new(Script { answers: Mutex::new(answers.into_iter().collect()), asked: AtomicUsize::new(0) });
     let mut provider = RenewingCredentials::new(Box::new(Arc::clone(&script)), "THE_SETTING");
     provider.chance = if chance > 0.5 { || 1.0 } else { || 0.0 };
     (script, provider)
@@ -106,21 +97,12 @@ fn a_short_lived_key_is_renewed_at_half_of_its_life_and_never_in_a_spin() {
     let lives = [6 * MINUTE, 4 * MINUTE, 30_000];
     for life in lives {
         assert_eq!(renewal_time_ms(EpochMs(0), Some(EpochMs(life)), 0.0), life / 2);
-        assert_eq!(
-            renewal_time_ms(EpochMs(0), Some(EpochMs(life)), 1.0),
-            life * 4 / 10
-        );
+        assert_eq!(renewal_time_ms(EpochMs(0), Some(EpochMs(life)), 1.0), life * 4 / 10);
     }
-    assert_eq!(
-        renewal_time_ms(EpochMs(0), Some(EpochMs(20 * MINUTE)), 0.0),
-        15 * MINUTE
-    );
+    assert_eq!(renewal_time_ms(EpochMs(0), Some(EpochMs(20 * MINUTE)), 0.0), 15 * MINUTE);
     // One that lives for a second is fetched every five seconds, no oftener.
     let scripted = scripted(0.0, (0..5).map(|round| key("A", round * 5_000 + 1_000)));
-    assert_eq!(
-        fetch_times(&scripted, 0, 20_000),
-        [0, 5_000, 10_000, 15_000, 20_000]
-    );
+    assert_eq!(fetch_times(&scripted, 0, 20_000), [0, 5_000, 10_000, 15_000, 20_000]);
 }
 
 #[test]
@@ -138,11 +120,7 @@ fn the_old_key_is_used_to_its_last_moment_while_renewing_fails() {
     let expired = provider.current(EpochMs(HOUR)).unwrap_err();
     assert_eq!(expired.to_string(), "source is down");
     script.answers.lock().unwrap().push_front(key("B", 3 * HOUR));
-    assert_eq!(
-        key_id(&provider, HOUR + 30_000),
-        "B",
-        "a source that recovers is used"
-    );
+    assert_eq!(key_id(&provider, HOUR + 30_000), "B", "a source that recovers is used");
     assert_eq!(provider.renew_if_due(EpochMs(HOUR + 31_000)), Ok(()));
 }
 
@@ -201,10 +179,7 @@ fn a_refused_key_stays_in_use_while_there_is_no_other() {
 #[test]
 fn a_key_that_has_expired_by_this_clock_is_used_and_fetched_again_in_a_few_minutes() {
     let scripted = scripted(0.0, [key("A", -HOUR), key("A", -HOUR), key("B", 2 * HOUR)]);
-    assert_eq!(
-        fetch_times(&scripted, 0, 15 * MINUTE),
-        [0, 5 * MINUTE, 10 * MINUTE]
-    );
+    assert_eq!(fetch_times(&scripted, 0, 15 * MINUTE), [0, 5 * MINUTE, 10 * MINUTE]);
     let (_, provider) = scripted;
     assert_eq!(key_id(&provider, 15 * MINUTE), "B");
     assert_eq!(provider.expiry(), Some(EpochMs(2 * HOUR)));
@@ -212,12 +187,7 @@ fn a_key_that_has_expired_by_this_clock_is_used_and_fetched_again_in_a_few_minut
 
 #[test]
 fn a_key_without_an_expiry_is_read_again_every_minute_and_the_old_one_outlives_a_fault() {
-    let keep = |id: &str| {
-        key(id, 0).map(|key| Credentials {
-            expires_at: None,
-            ..key
-        })
-    };
+    let keep = |id: &str| key(id, 0).map(|key| Credentials { expires_at: None, ..key });
     let scripted = scripted(0.0, [keep("A"), keep("B"), down(), keep("C")]);
     assert_eq!(fetch_times(&scripted, 0, 2 * MINUTE), [0, MINUTE, 2 * MINUTE]);
     let (_, provider) = scripted;
@@ -254,10 +224,7 @@ fn callers_that_come_at_once_share_one_fetch() {
             String::new()
         }
     }
-    let slow = Arc::new(Slow {
-        set_out: Barrier::new(2),
-        asked: AtomicUsize::new(0),
-    });
+    let slow = Arc::new(Slow { set_out: Barrier::new(2), asked: AtomicUsize::new(0) });
     let provider = RenewingCredentials::new(Box::new(Arc::clone(&slow)), "THE_SETTING");
     std::thread::scope(|scope| {
         for _ in 0..CALLERS {

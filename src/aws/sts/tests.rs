@@ -32,9 +32,7 @@ fn answer() -> Reply {
 }
 
 fn form(asked: &Asked) -> Vec<(String, String)> {
-    url::form_urlencoded::parse(asked.body.as_bytes())
-        .into_owned()
-        .collect()
+    url::form_urlencoded::parse(asked.body.as_bytes()).into_owned().collect()
 }
 
 fn refusal(status: u16, code: &str, words: &str) -> Reply {
@@ -47,9 +45,8 @@ fn refusal(status: u16, code: &str, words: &str) -> Reply {
 #[test]
 fn a_token_is_exchanged_without_a_signature() {
     let stub = Stub::start([answer()]);
-    let credentials = sts(&stub.url)
-        .assume_role_with_web_identity(ROLE_ARN, "pod 1", "token.of.a.pod")
-        .unwrap();
+    let credentials =
+        sts(&stub.url).assume_role_with_web_identity(ROLE_ARN, "pod 1", "token.of.a.pod").unwrap();
     assert_eq!(credentials.access_key_id, "ASIA1");
     assert_eq!(credentials.expires_at, Some(EpochMs(1_893_456_000_000)));
     let asked = stub.asked();
@@ -63,10 +60,7 @@ fn a_token_is_exchanged_without_a_signature() {
         ("RoleSessionName", "pod 1"),
         ("WebIdentityToken", "token.of.a.pod"),
     ];
-    assert_eq!(
-        form(&asked),
-        expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
-    );
+    assert_eq!(form(&asked), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
 }
 
 #[test]
@@ -85,23 +79,11 @@ fn the_caller_is_asked_for_with_a_signature_for_sts_in_its_region() {
     );
     assert_eq!(asked.header("x-amz-security-token"), "session-tok3n");
     let expected = [("Version", "2011-06-15"), ("Action", "GetCallerIdentity")];
-    assert_eq!(
-        form(&asked),
-        expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
-    );
+    assert_eq!(form(&asked), expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
 
-    let stub = Stub::start([refusal(
-        403,
-        "SignatureDoesNotMatch",
-        "hunter2-hunter2 and session-tok3n",
-    )]);
+    let stub = Stub::start([refusal(403, "SignatureDoesNotMatch", "hunter2-hunter2 and session-tok3n")]);
     let error = sts(&stub.url).caller(&keys()).unwrap_err();
-    assert!(
-        error
-            .message
-            .contains("HTTP 403 SignatureDoesNotMatch ([redacted] and [redacted])"),
-        "{error}"
-    );
+    assert!(error.message.contains("HTTP 403 SignatureDoesNotMatch ([redacted] and [redacted])"), "{error}");
 }
 
 #[test]
@@ -115,10 +97,7 @@ fn the_region_of_each_partition_has_its_own_address() {
         assert_eq!(at(region, None).unwrap().address(), address);
     }
     let error = at("attacker.example/", None).unwrap_err();
-    assert_eq!(
-        error.message,
-        "cannot get credentials of role r: the region has no STS; check AWS_REGION"
-    );
+    assert_eq!(error.message, "cannot get credentials of role r: the region has no STS; check AWS_REGION");
 }
 
 #[test]
@@ -126,11 +105,7 @@ fn each_refusal_of_a_token_has_its_remedy_and_never_the_token() {
     for (status, code, remedy) in [
         (400, "ExpiredTokenException", "must renew the file"),
         (400, "InvalidIdentityToken", "the identity provider that"),
-        (
-            403,
-            "AccessDenied",
-            "sts:AssumeRoleWithWebIdentity to the token's subject",
-        ),
+        (403, "AccessDenied", "sts:AssumeRoleWithWebIdentity to the token's subject"),
         (400, "IDPCommunicationError", "it is tried again later"),
         (403, "RegionDisabledException", "STS of this region is not active"),
         (400, "ValidationError", "check AWS_ROLE_ARN"),
@@ -139,9 +114,8 @@ fn each_refusal_of_a_token_has_its_remedy_and_never_the_token() {
         (400, "SomethingNew", "the STS API reference"),
     ] {
         let stub = Stub::start([refusal(status, code, "Token token.of.a.pod is no good")]);
-        let error = sts(&stub.url)
-            .assume_role_with_web_identity(ROLE_ARN, "me", "token.of.a.pod")
-            .unwrap_err();
+        let error =
+            sts(&stub.url).assume_role_with_web_identity(ROLE_ARN, "me", "token.of.a.pod").unwrap_err();
         assert_eq!(error.kind, format!("sts_http_{status}"));
         let start = format!(
             "cannot get credentials of role r from {}: HTTP {status} {code} (Token [redacted] is no good); ",
@@ -166,14 +140,11 @@ fn whoever_answers_in_place_of_sts_is_told_from_it() {
         "the answer is not as documented: it is not XML; is this STS? check AWS_ENDPOINT_URL_STS",
         "the answer is longer than 65536 bytes; is this STS?",
     ] {
-        let error = sts(&stub.url)
-            .assume_role_with_web_identity(ROLE_ARN, "me", "token.of.a.pod")
-            .unwrap_err();
+        let error =
+            sts(&stub.url).assume_role_with_web_identity(ROLE_ARN, "me", "token.of.a.pod").unwrap_err();
         assert!(error.message.contains(words), "{error}");
     }
-    let error = sts(&dead_url())
-        .assume_role_with_web_identity(ROLE_ARN, "me", "token.of.a.pod")
-        .unwrap_err();
+    let error = sts(&dead_url()).assume_role_with_web_identity(ROLE_ARN, "me", "token.of.a.pod").unwrap_err();
     assert_eq!(error.kind, "sts_connection_refused");
     assert!(error.message.contains("VPC endpoint of STS"), "{error}");
 }
@@ -183,10 +154,7 @@ fn web_identity(token: Secret, url: url::Url) -> WebIdentityCredentials {
         token,
         role_arn: "arn:aws:iam::1:role/r".to_owned(),
         session_name: None,
-        sts: StsEndpoint {
-            region: "us-east-1".to_owned(),
-            url: Some(url),
-        },
+        sts: StsEndpoint { region: "us-east-1".to_owned(), url: Some(url) },
     };
     WebIdentityCredentials::new(source, None)
 }
@@ -202,10 +170,7 @@ fn the_token_is_read_anew_each_time_and_the_session_has_a_name() {
         source.fetch().unwrap_err();
         let asked = stub.asked().body;
         assert!(asked.ends_with(&format!("&WebIdentityToken={token}")), "{asked}");
-        assert!(
-            asked.contains("RoleSessionName=persistent-cache-service-"),
-            "{asked}"
-        );
+        assert!(asked.contains("RoleSessionName=persistent-cache-service-"), "{asked}");
     }
     std::fs::write(&path, "\n").unwrap();
     assert_eq!(source.fetch().unwrap_err().kind, "sts_token_unreadable");

@@ -234,12 +234,8 @@ fn judge(report: &mut Report, ahead_ms: &[(&str, i64)], signs_by_own_clock: bool
 
 /// The `Date` of whatever is answered: an unsigned request without a key is refused, with a date.
 fn date_of(url: &Url, proxy: Option<Proxy>) -> Option<EpochMs> {
-    let options = HttpOptions {
-        pool_size: 1,
-        answer_bytes_max: 1024 * 1024,
-        deadline: Duration::from_secs(5),
-        proxy,
-    };
+    let options =
+        HttpOptions { pool_size: 1, answer_bytes_max: 1024 * 1024, deadline: Duration::from_secs(5), proxy };
     let request = Request::get(url.as_str()).body(Vec::new()).ok()?;
     let answer = HttpClient::new(url, options).send(request, None).ok()?;
     parse_http_date(answer.headers.get("date")?.to_str().ok()?)
@@ -287,9 +283,7 @@ mod tests {
     fn attributes(visible: &str, redrive_policy: &str) -> Attributes {
         let visible = ("ApproximateNumberOfMessages", visible);
         let named = [visible, ("RedrivePolicy", redrive_policy)].into_iter();
-        named
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect()
+        named.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
     #[test]
@@ -309,11 +303,7 @@ mod tests {
         assert!(may(10, "7") && may(1, "0"));
         assert!(!may(1, "7") && !may(4, "unknown"));
         assert!(why_not_to_receive(Ok(&attributes("7", ""))).is_none());
-        let refused = |refused| QueueError {
-            message: String::new(),
-            kind: String::new(),
-            refused,
-        };
+        let refused = |refused| QueueError { message: String::new(), kind: String::new(), refused };
         assert!(why_not_to_receive(Err(&refused(true))).is_some());
         assert!(why_not_to_receive(Err(&refused(false))).is_none());
     }
@@ -322,18 +312,8 @@ mod tests {
     fn the_clock_that_is_farthest_off_counts() {
         let queue_off = &[("the queue", 301_000)];
         for (ahead_ms, signs_by_own_clock, severity, part) in [
-            (
-                &[("the queue", 400), ("Redis", -900)][..],
-                true,
-                Good,
-                "within 10 s of the queue, Redis",
-            ),
-            (
-                &[("the queue", 0), ("Redis", -11_000)],
-                true,
-                Warning,
-                "11 s behind that of Redis",
-            ),
+            (&[("the queue", 400), ("Redis", -900)][..], true, Good, "within 10 s of the queue, Redis"),
+            (&[("the queue", 0), ("Redis", -11_000)], true, Warning, "11 s behind that of Redis"),
             (queue_off, true, Failure, "5 min 1 s ahead of that of the queue"),
             (queue_off, false, Warning, "signed with the queue's time"),
             (&[], true, Note, "no peer tells"),

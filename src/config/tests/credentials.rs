@@ -8,10 +8,7 @@ use super::super::{ContainerSource, CredentialSource, ProfileSource, Secret, Sta
 use super::{TestFile, config, faults, notices, with};
 
 const ROLE: &str = "arn:aws:iam::123456789012:role/reader";
-const KEYS: [(&str, &str); 2] = [
-    ("AWS_ACCESS_KEY_ID", "AKIA123"),
-    ("AWS_SECRET_ACCESS_KEY", "secret"),
-];
+const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKIA123"), ("AWS_SECRET_ACCESS_KEY", "secret")];
 
 /// The kind of the source that these settings come to.
 fn kind(set: &[(&str, &str)]) -> &'static str {
@@ -33,9 +30,7 @@ fn container(set: &[(&str, &str)]) -> ContainerSource {
 }
 
 fn profile(set: &[(&str, &str)]) -> ProfileSource {
-    let CredentialSource::Profile(source) = config(set).credentials else {
-        panic!("no profile for {set:?}")
-    };
+    let CredentialSource::Profile(source) = config(set).credentials else { panic!("no profile for {set:?}") };
     source
 }
 
@@ -67,10 +62,9 @@ fn one_key_without_the_other_is_a_fault_that_names_the_missing_one() {
              unset AWS_ACCESS_KEY_ID to use another source of credentials"
         ]
     );
-    for (variable, value) in [
-        ("AWS_SECRET_ACCESS_KEY", "secret".to_owned()),
-        ("AWS_SECRET_ACCESS_KEY_FILE", secret.path()),
-    ] {
+    for (variable, value) in
+        [("AWS_SECRET_ACCESS_KEY", "secret".to_owned()), ("AWS_SECRET_ACCESS_KEY_FILE", secret.path())]
+    {
         assert_eq!(
             faults(&[(variable, &value)]),
             [format!(
@@ -97,10 +91,7 @@ fn keys_that_cannot_be_right_are_faults_and_those_that_may_not_be_are_notices() 
         ]
     );
     assert_eq!(
-        notices(&[
-            ("AWS_ACCESS_KEY_ID", "ASIA123"),
-            ("AWS_SECRET_ACCESS_KEY", "secret")
-        ]),
+        notices(&[("AWS_ACCESS_KEY_ID", "ASIA123"), ("AWS_SECRET_ACCESS_KEY", "secret")]),
         [
             "AWS_SESSION_TOKEN: is not set, though AWS_ACCESS_KEY_ID is a temporary one, which needs it; SQS may \
              refuse it"
@@ -118,18 +109,12 @@ fn keys_that_cannot_be_right_are_faults_and_those_that_may_not_be_are_notices() 
 #[test]
 fn the_first_source_that_is_set_applies_and_what_stands_behind_it_is_not_looked_at() {
     let token = TestFile::new("order-token", b"token\n");
-    let profiles = TestFile::new(
-        "order-profiles",
-        b"[work]\naws_access_key_id=A\naws_secret_access_key=s\n",
-    );
+    let profiles = TestFile::new("order-profiles", b"[work]\naws_access_key_id=A\naws_secret_access_key=s\n");
     let (token, profiles) = (token.path(), profiles.path());
     let mut set = vec![
         ("AWS_ROLE_ARN", ROLE),
         ("AWS_WEB_IDENTITY_TOKEN_FILE", token.as_str()),
-        (
-            "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-            "http://169.254.170.23/v1/credentials",
-        ),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://169.254.170.23/v1/credentials"),
         ("AWS_PROFILE", "work"),
         ("AWS_SHARED_CREDENTIALS_FILE", profiles.as_str()),
     ];
@@ -163,10 +148,7 @@ fn one_source_can_be_asked_for_by_name() {
         ("Instance-Metadata", "instance"),
         ("edge", "edge"),
     ] {
-        assert_eq!(
-            kind(&[&set[..], &[("CREDENTIAL_SOURCE", choice)]].concat()),
-            expected
-        );
+        assert_eq!(kind(&[&set[..], &[("CREDENTIAL_SOURCE", choice)]].concat()), expected);
     }
     assert_eq!(
         faults(&[("CREDENTIAL_SOURCE", "container")]),
@@ -200,10 +182,7 @@ fn a_web_identity_needs_its_role_and_a_role_its_token() {
     else {
         panic!("no web identity")
     };
-    assert_eq!(
-        (source.role_arn.as_str(), source.session_name.as_deref()),
-        (ROLE, Some("pod-1"))
-    );
+    assert_eq!((source.role_arn.as_str(), source.session_name.as_deref()), (ROLE, Some("pod-1")));
     assert_eq!(source.token.read().unwrap(), "token");
     assert_eq!(source.sts.region, "us-east-1");
     assert_eq!(source.sts.url.unwrap().as_str(), "http://127.0.0.1:2/");
@@ -287,32 +266,20 @@ fn a_containers_uri_is_https_or_an_address_that_nobody_outside_answers_on() {
     for (uri, words) in [
         ("credentials", "is not a URL"),
         ("file:///x", "is not an http or https URL"),
-        (
-            "https://u:hunter2@credentials.example/x",
-            "holds a user or password",
-        ),
+        ("https://u:hunter2@credentials.example/x", "holds a user or password"),
     ] {
         let faults = faults(&[("AWS_CONTAINER_CREDENTIALS_FULL_URI", uri)]);
-        assert!(
-            faults[0].contains(words) && !faults[0].contains("hunter2"),
-            "{faults:?}"
-        );
+        assert!(faults[0].contains(words) && !faults[0].contains("hunter2"), "{faults:?}");
     }
 }
 
 #[test]
 fn a_relative_uri_is_on_ecss_own_address_and_goes_before_the_full_one() {
     let source = container(&[
-        (
-            "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-            "/v2/credentials/4711?a=b",
-        ),
+        ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/credentials/4711?a=b"),
         ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://127.0.0.1/x"),
     ]);
-    assert_eq!(
-        source.uri.as_str(),
-        "http://169.254.170.2/v2/credentials/4711?a=b"
-    );
+    assert_eq!(source.uri.as_str(), "http://169.254.170.2/v2/credentials/4711?a=b");
     let elsewhere = container(&[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "//attacker.example/x")]);
     assert_eq!(elsewhere.uri.host_str(), Some("169.254.170.2"));
     assert_eq!(
@@ -373,11 +340,7 @@ fn the_shared_files_are_below_the_home_unless_they_are_named() {
     let asked_for = profile(&[home, ("CREDENTIAL_SOURCE", "profile")]);
     assert_eq!(asked_for.name, "default");
 
-    let tilde = profile(&[
-        home,
-        ("AWS_PROFILE", "work"),
-        ("AWS_CONFIG_FILE", "~/.aws/credentials"),
-    ]);
+    let tilde = profile(&[home, ("AWS_PROFILE", "work"), ("AWS_CONFIG_FILE", "~/.aws/credentials")]);
     assert_eq!(tilde.files.config, Some(directory.join(".aws/credentials")));
 }
 
@@ -412,16 +375,11 @@ fn a_profile_that_cannot_be_used_is_a_fault_with_its_remedy() {
     );
     assert_eq!(
         faults(&[("AWS_PROFILE", "x")]),
-        [
-            "AWS_CONFIG_FILE: is required with AWS_PROFILE where HOME is not set; set it, or \
-             AWS_SHARED_CREDENTIALS_FILE"
-        ]
+        ["AWS_CONFIG_FILE: is required with AWS_PROFILE where HOME is not set; set it, or \
+             AWS_SHARED_CREDENTIALS_FILE"]
     );
     assert_eq!(
-        faults(&[
-            ("AWS_PROFILE", "x"),
-            ("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
-        ]),
+        faults(&[("AWS_PROFILE", "x"), ("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")]),
         ["AWS_SHARED_CREDENTIALS_FILE: there is no such file; correct the path, or unset it"]
     );
 }
@@ -437,10 +395,7 @@ fn the_instances_metadata_is_where_aws_has_it_unless_told() {
     let asked_for = ("CREDENTIAL_SOURCE", "instance-metadata");
     assert_eq!(endpoint(&[asked_for]), "http://169.254.169.254/");
     assert_eq!(
-        endpoint(&[
-            asked_for,
-            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://[fd00:ec2::254]")
-        ]),
+        endpoint(&[asked_for, ("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://[fd00:ec2::254]")]),
         "http://[fd00:ec2::254]/"
     );
 }
@@ -448,10 +403,7 @@ fn the_instances_metadata_is_where_aws_has_it_unless_told() {
 #[test]
 fn aws_credentials_of_ones_own_are_found_beside_the_edge_apis() {
     let settings = with(&[&KEYS[..], &[("CREDENTIAL_SOURCE", "edge")]].concat());
-    assert_eq!(
-        settings.validate().unwrap().credentials,
-        CredentialSource::EdgeApi
-    );
+    assert_eq!(settings.validate().unwrap().credentials, CredentialSource::EdgeApi);
     let own = credentials::aws_source(&settings, &mut Findings::default(), Some("us-east-1"));
     assert!(matches!(own, Ok(Some(CredentialSource::Static(_)))), "{own:?}");
     let none = credentials::aws_source(&with(&[]), &mut Findings::default(), Some("us-east-1"));

@@ -34,10 +34,7 @@ fn its_address_is_taken_with_and_without_scheme_and_port() {
 fn user_and_password_are_never_shown() {
     let proxy = proxy("http://us%40er:p%2Fss%3Aw0rd@proxy.internal:3128");
     let login = proxy.of_ureq();
-    assert_eq!(
-        login.username().zip(login.password()),
-        Some(("us@er", "p/ss:w0rd"))
-    );
+    assert_eq!(login.username().zip(login.password()), Some(("us@er", "p/ss:w0rd")));
     let shown = format!("{proxy:?} {}", proxy.address());
     for secret in ["us@er", "us%40er", "w0rd"] {
         assert!(!shown.contains(secret), "{shown}");
@@ -51,14 +48,8 @@ fn what_is_no_http_proxy_is_a_notice_that_repeats_no_password() {
             "socks5://user:s3cret@proxy:1080",
             "SOCKS proxies are not supported; set an HTTP proxy, http://host:port",
         ),
-        (
-            "socks5h://proxy:1080",
-            "SOCKS proxies are not supported; set an HTTP proxy, http://host:port",
-        ),
-        (
-            "ftp://user:s3cret@proxy:21",
-            "set http://host:port or http://user:password@host:port",
-        ),
+        ("socks5h://proxy:1080", "SOCKS proxies are not supported; set an HTTP proxy, http://host:port"),
+        ("ftp://user:s3cret@proxy:21", "set http://host:port or http://user:password@host:port"),
         ("http://user:s3cret@proxy:3128/path", "set http://host:port or"),
         ("http://user:s3/cret@proxy:3128", "set http://host:port or"),
         ("http://user:s3?cret@proxy:3128", "set http://host:port or"),
@@ -147,10 +138,7 @@ fn exceptions_that_are_not_understood_are_one_notice_however_many_they_are() {
     let values: Vec<String> = (0..40).map(|number| format!("10.0.{number}.*")).collect();
     let notices = notices(&[("HTTPS_PROXY", "proxy:3128"), ("NO_PROXY", &values.join(","))]);
     assert_eq!(notices.len(), 1, "{notices:?}");
-    assert!(
-        notices[0].contains("'10.0.4.*' and 35 more are skipped; set"),
-        "{notices:?}"
-    );
+    assert!(notices[0].contains("'10.0.4.*' and 35 more are skipped; set"), "{notices:?}");
 }
 
 #[test]
@@ -163,71 +151,35 @@ fn an_exception_that_is_not_understood_is_skipped_with_a_notice() {
     let skipped = "'169.254/16', '10.0.0.0/33', 'https://x', 'a:b:c', '<local>'";
     assert_eq!(with_faults.notices, [format!("NO_PROXY: {skipped} {remedy}")]);
     for direct in ["https://example.com", "https://printer.local"] {
-        assert!(
-            !with_faults
-                .proxy
-                .as_ref()
-                .unwrap()
-                .is_for(&Url::parse(direct).unwrap())
-        );
+        assert!(!with_faults.proxy.as_ref().unwrap().is_for(&Url::parse(direct).unwrap()));
     }
-    assert!(
-        notices(&[
-            proxy,
-            ("NO_PROXY", "localhost,.svc,.cluster.local,169.254.169.254")
-        ])
-        .is_empty()
-    );
-    assert!(
-        notices(&[("NO_PROXY", values)]).is_empty(),
-        "without a proxy it has no effect"
-    );
+    assert!(notices(&[proxy, ("NO_PROXY", "localhost,.svc,.cluster.local,169.254.169.254")]).is_empty());
+    assert!(notices(&[("NO_PROXY", values)]).is_empty(), "without a proxy it has no effect");
 }
 
 #[test]
 fn a_session_token_that_travels_over_plain_http_is_one_notice_for_each_peer() {
     const QUEUE: (&str, &str) = ("QUEUE_URL", "http://sqs.us-east-1.amazonaws.com/1/q");
-    const KEYS: [(&str, &str); 2] = [
-        ("AWS_ACCESS_KEY_ID", "AKIA1"),
-        ("AWS_SECRET_ACCESS_KEY", "s3cret"),
-    ];
+    const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKIA1"), ("AWS_SECRET_ACCESS_KEY", "s3cret")];
     let token = ("AWS_SESSION_TOKEN", "t0ken");
     let of_queue = "is not https: the session token travels unencrypted";
     assert_eq!(notices(&[QUEUE, KEYS[0], KEYS[1]]), [""; 0], "without a token");
-    assert_eq!(
-        notices(&[QUEUE, KEYS[0], KEYS[1], token]),
-        [format!("QUEUE_URL: {of_queue}")]
-    );
+    assert_eq!(notices(&[QUEUE, KEYS[0], KEYS[1], token]), [format!("QUEUE_URL: {of_queue}")]);
     // Those of the Edge API have a token.
     assert_eq!(notices(&[QUEUE]), [format!("QUEUE_URL: {of_queue}")]);
+    assert_eq!(notices(&[("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:9324"), QUEUE]), [""; 0]);
     assert_eq!(
-        notices(&[("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:9324"), QUEUE]),
-        [""; 0]
-    );
-    assert_eq!(
-        notices(&[
-            ("AWS_ENDPOINT_URL", "http://aws.example"),
-            KEYS[0],
-            KEYS[1],
-            token
-        ]),
+        notices(&[("AWS_ENDPOINT_URL", "http://aws.example"), KEYS[0], KEYS[1], token]),
         [format!("AWS_ENDPOINT_URL: {of_queue}")]
     );
 
-    for (text, expected) in [
-        (
-            "aws_session_token = t0ken\n",
-            vec![format!("QUEUE_URL: {of_queue}")],
-        ),
-        ("", Vec::new()),
-    ] {
+    for (text, expected) in
+        [("aws_session_token = t0ken\n", vec![format!("QUEUE_URL: {of_queue}")]), ("", Vec::new())]
+    {
         let text = format!("[p]\naws_access_key_id = A\naws_secret_access_key = s\n{text}");
         let file = super::TestFile::new("session-profile", text.as_bytes());
         let path = file.path();
-        let profile = [
-            ("AWS_PROFILE", "p"),
-            ("AWS_SHARED_CREDENTIALS_FILE", path.as_str()),
-        ];
+        let profile = [("AWS_PROFILE", "p"), ("AWS_SHARED_CREDENTIALS_FILE", path.as_str())];
         assert_eq!(notices(&[QUEUE, profile[0], profile[1]]), expected);
     }
 

@@ -5,39 +5,15 @@ use super::{config, faults, notices};
 #[test]
 fn the_region_is_read_off_every_form_of_queue_url_that_tells_it() {
     for (queue_url, region) in [
-        (
-            "https://sqs.eu-central-1.amazonaws.com/123456789012/q",
-            "eu-central-1",
-        ),
-        (
-            "https://sqs.us-gov-west-1.amazonaws.com/123456789012/q",
-            "us-gov-west-1",
-        ),
-        (
-            "https://sqs.cn-north-1.amazonaws.com.cn/123456789012/q",
-            "cn-north-1",
-        ),
-        (
-            "https://sqs-fips.us-west-2.amazonaws.com/123456789012/q",
-            "us-west-2",
-        ),
-        (
-            "https://sqs.ap-southeast-2.api.aws/123456789012/q",
-            "ap-southeast-2",
-        ),
-        (
-            "https://eu-west-1.queue.amazonaws.com/123456789012/q",
-            "eu-west-1",
-        ),
-        (
-            "https://cn-north-1.queue.amazonaws.com.cn/123456789012/q",
-            "cn-north-1",
-        ),
+        ("https://sqs.eu-central-1.amazonaws.com/123456789012/q", "eu-central-1"),
+        ("https://sqs.us-gov-west-1.amazonaws.com/123456789012/q", "us-gov-west-1"),
+        ("https://sqs.cn-north-1.amazonaws.com.cn/123456789012/q", "cn-north-1"),
+        ("https://sqs-fips.us-west-2.amazonaws.com/123456789012/q", "us-west-2"),
+        ("https://sqs.ap-southeast-2.api.aws/123456789012/q", "ap-southeast-2"),
+        ("https://eu-west-1.queue.amazonaws.com/123456789012/q", "eu-west-1"),
+        ("https://cn-north-1.queue.amazonaws.com.cn/123456789012/q", "cn-north-1"),
         ("https://queue.amazonaws.com/123456789012/q", "us-east-1"),
-        (
-            "https://vpce-0a1b-2c3d.sqs.eu-west-3.vpce.amazonaws.com/123456789012/q",
-            "eu-west-3",
-        ),
+        ("https://vpce-0a1b-2c3d.sqs.eu-west-3.vpce.amazonaws.com/123456789012/q", "eu-west-3"),
         ("http://sqs.us-east-2.localhost:4566/000000000000/q", "us-east-2"),
     ] {
         assert_eq!(config(&[("QUEUE_URL", queue_url)]).region, region, "{queue_url}");
@@ -87,21 +63,16 @@ fn calls_go_to_the_queues_own_host_whatever_kind_of_endpoint_it_is() {
 
 #[test]
 fn a_region_is_required_where_the_queue_url_does_not_tell_it() {
-    for queue_url in [
-        "http://127.0.0.1:9324/000000000000/q",
-        "https://sqs.example.com/1/q",
-        "https://queue.local/1/q",
-    ] {
+    for queue_url in
+        ["http://127.0.0.1:9324/000000000000/q", "https://sqs.example.com/1/q", "https://queue.local/1/q"]
+    {
         assert_eq!(
             faults(&[("QUEUE_URL", queue_url)]),
             [
                 "AWS_REGION: is required, as QUEUE_URL does not tell it; set the queue's region, like us-east-1"
             ]
         );
-        assert_eq!(
-            config(&[("QUEUE_URL", queue_url), ("AWS_REGION", "eu-west-1")]).region,
-            "eu-west-1"
-        );
+        assert_eq!(config(&[("QUEUE_URL", queue_url), ("AWS_REGION", "eu-west-1")]).region, "eu-west-1");
     }
 }
 
@@ -132,14 +103,8 @@ fn what_is_no_region_is_a_fault_with_its_remedy() {
 fn what_is_no_queue_url_is_a_fault_with_its_remedy() {
     let remedy = "set the queue's URL, https://sqs.<region>.amazonaws.com/<account>/<name>";
     for (queue_url, fault) in [
-        (
-            "arn:aws:sqs:us-east-1:123456789012:q",
-            format!("is an ARN; {remedy}"),
-        ),
-        (
-            "https://sqs.us-east-1.amazonaws.com/",
-            format!("names no queue; {remedy}"),
-        ),
+        ("arn:aws:sqs:us-east-1:123456789012:q", format!("is an ARN; {remedy}")),
+        ("https://sqs.us-east-1.amazonaws.com/", format!("names no queue; {remedy}")),
         (
             "my-queue",
             "is not a URL (relative URL without a base); set one that starts with https://".to_owned(),
@@ -191,10 +156,7 @@ fn the_edge_api_takes_a_base_url_and_a_key_that_fits_a_header() {
         ["EDGE_API_URL: is not https: SERVER_API_KEY travels unencrypted"]
     );
     assert_eq!(
-        faults(&[
-            ("SERVER_API_KEY", "one\ntwo"),
-            ("EDGE_API_URL", "https://u:p@edge.example")
-        ]),
+        faults(&[("SERVER_API_KEY", "one\ntwo"), ("EDGE_API_URL", "https://u:p@edge.example")]),
         [
             "SERVER_API_KEY: the secret holds white space, a control character or a letter beyond ASCII; copy it \
              once more",
@@ -213,15 +175,8 @@ fn a_session_token_that_goes_to_the_queue_without_tls_is_told() {
     let told = |name: &str| format!("{name}: is not https: the session token travels unencrypted");
     let notices = |more: &[(&str, &str)]| notices(&[more, &[region]].concat());
     assert_eq!(notices(&[keys[0], keys[1], token, queue]), [told("QUEUE_URL")]);
-    assert_eq!(
-        notices(&[keys[0], keys[1], token, endpoint]),
-        [told("AWS_ENDPOINT_URL_SQS")]
-    );
-    assert_eq!(
-        notices(&[queue]),
-        [told("QUEUE_URL")],
-        "the Edge API's credentials have one"
-    );
+    assert_eq!(notices(&[keys[0], keys[1], token, endpoint]), [told("AWS_ENDPOINT_URL_SQS")]);
+    assert_eq!(notices(&[queue]), [told("QUEUE_URL")], "the Edge API's credentials have one");
     assert_eq!(notices(&[keys[0], keys[1], queue]), [""; 0], "no token");
     let loopback = ("QUEUE_URL", "http://127.0.0.1:9324/1/q");
     assert_eq!(notices(&[keys[0], keys[1], token, loopback]), [""; 0]);

@@ -6,10 +6,7 @@ use super::super::{RedisAddress, RedisConfig, RedisIam, RedisTls, Secret, Sentin
 use super::{config, faults, notices, settings};
 
 fn tcp(host: &str, port: u16) -> RedisAddress {
-    RedisAddress::Tcp {
-        host: host.to_owned(),
-        port,
-    }
+    RedisAddress::Tcp { host: host.to_owned(), port }
 }
 
 fn by_url(url: &str) -> RedisConfig {
@@ -42,10 +39,7 @@ fn redis_is_reached_by_its_own_settings() {
 #[test]
 fn an_ipv6_address_is_taken_with_and_without_brackets() {
     for host in ["fd00::1", "[fd00::1]"] {
-        assert_eq!(
-            config(&[("REDIS_HOST", host)]).redis.address,
-            tcp("fd00::1", 6379)
-        );
+        assert_eq!(config(&[("REDIS_HOST", host)]).redis.address, tcp("fd00::1", 6379));
     }
 }
 
@@ -55,15 +49,9 @@ fn what_is_no_host_name_is_a_fault_with_its_remedy() {
         ("redis://db-1:6379", "is a URL or a path"),
         ("/run/redis.sock", "is a URL or a path"),
         ("db-1:6379", "'db-1:6379' is not one host name or address"),
-        (
-            "[fd00::1]:6379",
-            "'[fd00::1]:6379' is not one host name or address",
-        ),
+        ("[fd00::1]:6379", "'[fd00::1]:6379' is not one host name or address"),
         ("db-1,db-2", "'db-1,db-2' is not one host name or address"),
-        (
-            "user@db-1",
-            "the value (not shown, it may hold a password) is not one host name or address",
-        ),
+        ("user@db-1", "the value (not shown, it may hold a password) is not one host name or address"),
         ("db 1", "'db 1' is not one host name or address"),
     ] {
         let remedy = if fault.starts_with("is a URL") {
@@ -71,10 +59,7 @@ fn what_is_no_host_name_is_a_fault_with_its_remedy() {
         } else {
             "set only that, and the port as REDIS_PORT"
         };
-        assert_eq!(
-            faults(&[("REDIS_HOST", host)]),
-            [format!("REDIS_HOST: {fault}; {remedy}")]
-        );
+        assert_eq!(faults(&[("REDIS_HOST", host)]), [format!("REDIS_HOST: {fault}; {remedy}")]);
     }
 }
 
@@ -82,11 +67,7 @@ fn what_is_no_host_name_is_a_fault_with_its_remedy() {
 fn the_port_that_kubernetes_sets_for_a_service_named_redis_counts_as_not_set() {
     for (value, beside, address) in [
         ("tcp://10.96.0.7:6380", ("REDIS_HOST", "db-1"), tcp("db-1", 6379)),
-        (
-            "udp://[fd00::7]:6380",
-            ("REDIS_URL", "redis://db-2:7000"),
-            tcp("db-2", 7000),
-        ),
+        ("udp://[fd00::7]:6380", ("REDIS_URL", "redis://db-2:7000"), tcp("db-2", 7000)),
         ("sctp://10.0.0.1:1", ("REDIS_HOST", "db-3"), tcp("db-3", 6379)),
     ] {
         let config = config(&[("REDIS_HOST", ""), ("REDIS_PORT", value), beside]);
@@ -139,67 +120,30 @@ fn a_redis_url_says_it_all_with_user_and_password_percent_decoded() {
             tls: None,
         }
     );
-    assert_eq!(
-        by_url("redis+unix:///run/redis.sock"),
-        by_url("unix:///run/redis.sock")
-    );
+    assert_eq!(by_url("redis+unix:///run/redis.sock"), by_url("unix:///run/redis.sock"));
     assert_eq!(by_url("redis://db-1/"), by_url("redis://db-1:6379/0"));
-    assert!(
-        by_url("rediss://db-1/#insecure")
-            .tls
-            .is_some_and(|tls| tls.insecure)
-    );
+    assert!(by_url("rediss://db-1/#insecure").tls.is_some_and(|tls| tls.insecure));
 }
 
 #[test]
 fn what_is_no_redis_url_is_a_fault_with_its_remedy_that_does_not_show_it() {
     for (url, fault) in [
-        (
-            "db-1:6379",
-            "must start with redis://, rediss:// (TLS) or unix://; correct it",
-        ),
-        (
-            "http://db-1",
-            "must start with redis://, rediss:// (TLS) or unix://; correct it",
-        ),
+        ("db-1:6379", "must start with redis://, rediss:// (TLS) or unix://; correct it"),
+        ("http://db-1", "must start with redis://, rediss:// (TLS) or unix://; correct it"),
         (
             "redis://db-1:port",
             "is not a URL (invalid port number); set redis://user:password@host:6379/0, the password percent-encoded",
         ),
         ("redis:///0", "names no host; set redis://host:6379"),
         ("redis://db-1:0", "holds the port 0; set one from 1 to 65535"),
-        (
-            "redis://db-1/one",
-            "holds a database that is not a number from 0 to 65535; correct it",
-        ),
-        (
-            "redis://db-1/65536",
-            "holds a database that is not a number from 0 to 65535; correct it",
-        ),
-        (
-            "redis://db-1?db=1",
-            "holds a query; remove it, or percent-encode a ? of the password",
-        ),
-        (
-            "redis://db-1#insecure",
-            "holds a fragment; remove it, or percent-encode a # of the password",
-        ),
-        (
-            "redis://:%ff@db-1",
-            "holds a percent-encoded part that is not UTF-8; correct it",
-        ),
-        (
-            "unix://run/redis.sock",
-            "names no absolute path; set unix:///path/of/socket",
-        ),
-        (
-            "unix:run.sock",
-            "names no absolute path; set unix:///path/of/socket",
-        ),
-        (
-            "unix:///run/redis.sock?tls=1",
-            "holds a query; remove it, or percent-encode a ? of the password",
-        ),
+        ("redis://db-1/one", "holds a database that is not a number from 0 to 65535; correct it"),
+        ("redis://db-1/65536", "holds a database that is not a number from 0 to 65535; correct it"),
+        ("redis://db-1?db=1", "holds a query; remove it, or percent-encode a ? of the password"),
+        ("redis://db-1#insecure", "holds a fragment; remove it, or percent-encode a # of the password"),
+        ("redis://:%ff@db-1", "holds a percent-encoded part that is not UTF-8; correct it"),
+        ("unix://run/redis.sock", "names no absolute path; set unix:///path/of/socket"),
+        ("unix:run.sock", "names no absolute path; set unix:///path/of/socket"),
+        ("unix:///run/redis.sock?tls=1", "holds a query; remove it, or percent-encode a ? of the password"),
     ] {
         assert_eq!(
             faults(&[("REDIS_HOST", ""), ("REDIS_URL", url)]),
@@ -264,11 +208,7 @@ fn tokens_are_signed_for_the_queues_region_unless_another_is_named() {
     let more = [("REDIS_IAM_REGION", "eu-west-1"), ("REDIS_IAM_SERVERLESS", "yes")];
     assert_eq!(
         config(&iam(&more)).redis.iam,
-        Some(RedisIam {
-            region: "eu-west-1".to_owned(),
-            is_serverless: true,
-            ..expected
-        })
+        Some(RedisIam { region: "eu-west-1".to_owned(), is_serverless: true, ..expected })
     );
     let url = [
         ("REDIS_HOST", ""),
@@ -308,14 +248,7 @@ fn what_iam_cannot_work_with_is_told_with_its_remedy() {
             "REDIS_IAM_AUTH: needs AWS credentials other than those of Stigg's Edge API; set AWS_ACCESS_KEY_ID and \
              AWS_SECRET_ACCESS_KEY, or another source of credentials",
         ),
-        (
-            &[
-                ("REDIS_HOST", ""),
-                ("REDIS_SENTINELS", "s-1"),
-                ("REDIS_SENTINEL_MASTER", "m"),
-            ],
-            NEEDS_TLS,
-        ),
+        (&[("REDIS_HOST", ""), ("REDIS_SENTINELS", "s-1"), ("REDIS_SENTINEL_MASTER", "m")], NEEDS_TLS),
         (
             &[("REDIS_IAM_AUTH", "0")],
             "REDIS_IAM_CACHE_NAME: is given while REDIS_IAM_AUTH is off; set REDIS_IAM_AUTH=1, or unset it",
@@ -331,10 +264,7 @@ fn what_iam_cannot_work_with_is_told_with_its_remedy() {
     ];
     assert_eq!(
         faults(&iam(&unix)),
-        [
-            NEEDS_TLS,
-            "REDIS_IAM_AUTH: uses tokens instead of a password; unset one of the two",
-        ]
+        [NEEDS_TLS, "REDIS_IAM_AUTH: uses tokens instead of a password; unset one of the two",]
     );
 }
 
@@ -380,9 +310,7 @@ fn sentinels_speak_tls_as_redis_does_unless_told_otherwise() {
         (&[("REDIS_SENTINEL_TLS", "1")], (false, true)),
     ] {
         let config = sentinels(settings);
-        let RedisAddress::Sentinel(sentinel) = config.address else {
-            panic!("no sentinel")
-        };
+        let RedisAddress::Sentinel(sentinel) = config.address else { panic!("no sentinel") };
         assert_eq!((config.tls.is_some(), sentinel.tls), expected, "{settings:?}");
     }
 }

@@ -13,17 +13,9 @@ fn the_authorities_file_is_taken_with_tls_however_tls_was_asked_for() {
     let file = TestFile::new("ca", CERTIFICATE);
     let ca = ("REDIS_TLS_CA_FILE", file.path());
     let ca = (ca.0, ca.1.as_str());
-    let expected = Some(RedisTls {
-        ca_file: Some(PathBuf::from(ca.1)),
-        ..RedisTls::default()
-    });
+    let expected = Some(RedisTls { ca_file: Some(PathBuf::from(ca.1)), ..RedisTls::default() });
     assert_eq!(config(&[ca, ("REDIS_TLS", "on")]).redis.tls, expected);
-    assert_eq!(
-        config(&[ca, ("REDIS_HOST", ""), ("REDIS_URL", "rediss://db-1")])
-            .redis
-            .tls,
-        expected
-    );
+    assert_eq!(config(&[ca, ("REDIS_HOST", ""), ("REDIS_URL", "rediss://db-1")]).redis.tls, expected);
     assert_eq!(
         faults(&[ca]),
         [
@@ -41,10 +33,7 @@ fn an_authorities_file_without_certificates_is_a_fault() {
             "/nonexistent/ca.pem".to_owned(),
             "cannot read {}: no such file; check the path and its permissions",
         ),
-        (
-            text.path(),
-            "{} holds no valid certificate; set a PEM file of one",
-        ),
+        (text.path(), "{} holds no valid certificate; set a PEM file of one"),
     ] {
         assert_eq!(
             faults(&[("REDIS_TLS", "1"), ("REDIS_TLS_CA_FILE", &path)]),
@@ -67,10 +56,7 @@ fn tls_without_verification_is_a_notice() {
 #[test]
 fn a_client_certificate_and_its_key_go_together_and_with_tls() {
     let certificate = TestFile::new("client-cert", CERTIFICATE);
-    let key = TestFile::new(
-        "client-key",
-        b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
-    );
+    let key = TestFile::new("client-key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
     let (certificate, key) = (certificate.path(), key.path());
     let tls = config(&[
         ("REDIS_TLS", "1"),
@@ -90,10 +76,7 @@ fn a_client_certificate_and_its_key_go_together_and_with_tls() {
         ["REDIS_TLS_KEY_FILE: is required with REDIS_TLS_CERT_FILE; set both"]
     );
     assert_eq!(
-        faults(&[
-            ("REDIS_TLS_CERT_FILE", &certificate),
-            ("REDIS_TLS_KEY_FILE", &key)
-        ]),
+        faults(&[("REDIS_TLS_CERT_FILE", &certificate), ("REDIS_TLS_KEY_FILE", &key)]),
         ["REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE"].map(|name| {
             format!(
                 "{name}: is given while TLS is off; set REDIS_TLS=1 (or rediss:// in REDIS_URL), or unset it"

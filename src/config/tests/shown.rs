@@ -5,11 +5,7 @@ use crate::config::Shown;
 
 fn shown(flags: &[&str], environment: &[(&str, &str)], name: &str) -> (Shown, bool) {
     let settings = settings(flags, environment);
-    let found = settings
-        .shown()
-        .0
-        .into_iter()
-        .find(|setting| setting.name == name);
+    let found = settings.shown().0.into_iter().find(|setting| setting.name == name);
     found.map(|setting| (setting.value, setting.is_given)).unwrap()
 }
 
@@ -19,10 +15,7 @@ fn text(text: &str) -> Shown {
 
 #[test]
 fn a_value_is_shown_with_whether_it_was_given() {
-    assert_eq!(
-        shown(&["--batch-size", "7"], &[], "BATCH_SIZE"),
-        (text("7"), true)
-    );
+    assert_eq!(shown(&["--batch-size", "7"], &[], "BATCH_SIZE"), (text("7"), true));
     assert_eq!(shown(&[], &[], "BATCH_SIZE"), (text("1"), false));
     assert_eq!(shown(&[], &[], "REDIS_HOST"), (Shown::NotSet, false));
 }
@@ -41,11 +34,7 @@ fn of_a_secret_it_is_shown_whether_it_is_set() {
         "SENTRY_DSN",
     ];
     for name in secrets {
-        assert_eq!(
-            shown(&[], &[(name, "/s3cret")], name),
-            (Shown::Secret, true),
-            "{name}"
-        );
+        assert_eq!(shown(&[], &[(name, "/s3cret")], name), (Shown::Secret, true), "{name}");
         assert_eq!(shown(&[], &[], name), (Shown::NotSet, false), "{name}");
     }
 }
@@ -53,22 +42,10 @@ fn of_a_secret_it_is_shown_whether_it_is_set() {
 #[test]
 fn of_an_address_neither_user_nor_password_nor_query_is_shown() {
     for (name, value, expected) in [
-        (
-            "REDIS_URL",
-            "rediss://u:p4ss@h:1/2?x=s3cret#y",
-            text("rediss://h:1/2"),
-        ),
+        ("REDIS_URL", "rediss://u:p4ss@h:1/2?x=s3cret#y", text("rediss://h:1/2")),
         ("REDIS_URL", "redis://:p4ss@h", text("redis://h")),
-        (
-            "REDIS_URL",
-            "unix:///run/redis.sock?pass=s3cret",
-            text("unix:///run/redis.sock"),
-        ),
-        (
-            "HTTPS_PROXY",
-            "http://u:p4ss@proxy:3128",
-            text("http://proxy:3128/"),
-        ),
+        ("REDIS_URL", "unix:///run/redis.sock?pass=s3cret", text("unix:///run/redis.sock")),
+        ("HTTPS_PROXY", "http://u:p4ss@proxy:3128", text("http://proxy:3128/")),
         ("HTTPS_PROXY", "u:p4ss@proxy:3128", Shown::Secret),
         ("REDIS_SENTINELS", "h:1,u:p4ss@h:2", Shown::Secret),
         ("QUEUE_URL", "://not an address", Shown::Secret),
@@ -79,12 +56,8 @@ fn of_an_address_neither_user_nor_password_nor_query_is_shown() {
 
 #[test]
 fn no_value_of_any_setting_brings_a_password_to_light() {
-    let every: Vec<String> = settings(&[], &[])
-        .shown()
-        .0
-        .iter()
-        .map(|setting| setting.name.clone())
-        .collect();
+    let every: Vec<String> =
+        settings(&[], &[]).shown().0.iter().map(|setting| setting.name.clone()).collect();
     assert!(every.len() > 50, "{every:?}");
     for name in &every {
         let (value, _) = shown(&[], &[(name, "redis://u:p4ss@h/?k=p4ss")], name);
@@ -96,12 +69,7 @@ fn no_value_of_any_setting_brings_a_password_to_light() {
 fn older_names_are_shown_where_they_are_given() {
     let names = |environment: &[(&str, &str)]| -> Vec<String> {
         let settings = settings(&[], environment);
-        settings
-            .shown()
-            .0
-            .iter()
-            .map(|setting| setting.name.clone())
-            .collect()
+        settings.shown().0.iter().map(|setting| setting.name.clone()).collect()
     };
     let older = "REDIS_USER".to_owned();
     assert!(names(&[("REDIS_USER", "x")]).contains(&older) && !names(&[]).contains(&older));

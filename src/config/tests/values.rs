@@ -22,9 +22,7 @@ fn a_number_beyond_its_bounds_is_a_fault_and_the_bounds_themselves_are_taken() {
         for bad in [below, above, "ten", "1.5", "0x1"] {
             assert_eq!(
                 faults(&[(variable, bad)]),
-                [format!(
-                    "{variable}: '{bad}' is not a whole number from {least} to {most}; set one"
-                )]
+                [format!("{variable}: '{bad}' is not a whole number from {least} to {most}; set one")]
             );
         }
     }
@@ -40,14 +38,8 @@ fn numbers_arrive_where_they_belong() {
         ("WAIT_TIME_SECS", "6"),
         ("SHUTDOWN_TIMEOUT_SECS", "7"),
     ]);
-    assert_eq!(
-        (config.batch_size, config.port, config.consumers, config.workers),
-        (2, 3, 4, 5)
-    );
-    assert_eq!(
-        (config.wait_time.as_secs(), config.shutdown_timeout.as_secs()),
-        (6, 7)
-    );
+    assert_eq!((config.batch_size, config.port, config.consumers, config.workers), (2, 3, 4, 5));
+    assert_eq!((config.wait_time.as_secs(), config.shutdown_timeout.as_secs()), (6, 7));
 }
 
 #[test]
@@ -65,10 +57,7 @@ fn booleans_are_taken_in_every_spelling_and_case() {
         let is = config(&[("DISABLE_SENTRY", value)]).sentry == SentryConfig::Disabled;
         assert_eq!(is, is_disabled, "{value}");
     }
-    assert_eq!(
-        faults(&[("REDIS_TLS", "2")]),
-        ["REDIS_TLS: '2' is neither yes nor no; set 1 or 0"]
-    );
+    assert_eq!(faults(&[("REDIS_TLS", "2")]), ["REDIS_TLS: '2' is neither yes nor no; set 1 or 0"]);
 }
 
 #[test]
@@ -83,10 +72,7 @@ fn choices_are_taken_in_any_case_and_a_fault_lists_them() {
     assert_eq!(config.cache_update_policy, CacheUpdatePolicy::Upsert);
     assert_eq!(config.cache_format, CacheFormat::V4);
     assert_eq!(config.poison_policy, PoisonPolicy::Delete);
-    assert_eq!(
-        (config.log.level, config.log.format),
-        (log::LevelFilter::Warn, LogFormat::Text)
-    );
+    assert_eq!((config.log.level, config.log.format), (log::LevelFilter::Warn, LogFormat::Text));
     for (variable, accepted) in [
         ("CACHE_UPDATE_POLICY", "UPDATE_IF_EXISTS, UPSERT"),
         ("CACHE_FORMAT", "compatible, v3, v4"),
@@ -117,10 +103,7 @@ fn every_log_level_is_taken_and_trace_too() {
 fn a_long_or_odd_value_is_shown_short_and_in_one_line() {
     let odd = format!("a\nb{}", "x".repeat(500));
     let faults = faults(&[("LOG_LEVEL", &odd)]);
-    assert!(
-        faults[0].starts_with("LOG_LEVEL: 'a\\nbxxx") && faults[0].len() < 150,
-        "{faults:?}"
-    );
+    assert!(faults[0].starts_with("LOG_LEVEL: 'a\\nbxxx") && faults[0].len() < 150, "{faults:?}");
 }
 
 #[test]
@@ -144,15 +127,8 @@ fn older_names_work_where_the_newer_is_not_set_and_a_notice_names_the_newer() {
     );
 
     let both = config(&[("TTL_IN_SECS", "60"), ("KEYS_TTL_IN_SECS", "604800")]);
-    assert_eq!(
-        both.expiry,
-        Expiry::Seconds(604_800),
-        "the newer wins, even with its default"
-    );
-    assert_eq!(
-        both.notices,
-        ["TTL_IN_SECS: has no effect, as KEYS_TTL_IN_SECS is set"]
-    );
+    assert_eq!(both.expiry, Expiry::Seconds(604_800), "the newer wins, even with its default");
+    assert_eq!(both.notices, ["TTL_IN_SECS: has no effect, as KEYS_TTL_IN_SECS is set"]);
     assert!(faults(&[("TTL_IN_SECS", "x")])[0].starts_with("TTL_IN_SECS: 'x' "));
 }
 
@@ -166,19 +142,12 @@ fn the_count_of_lock_retries_is_accepted_without_effect_and_said_so() {
 
 #[test]
 fn the_life_of_keys_is_seconds_negative_for_ever_and_never_zero() {
-    for (value, expiry) in [
-        ("1", Expiry::Seconds(1)),
-        ("-1", Expiry::Never),
-        ("-604800", Expiry::Never),
-    ] {
+    for (value, expiry) in [("1", Expiry::Seconds(1)), ("-1", Expiry::Never), ("-604800", Expiry::Never)] {
         assert_eq!(config(&[("KEYS_TTL_IN_SECS", value)]).expiry, expiry);
     }
     let remedy = "is no lifetime; set 1 to 3153600000 seconds (100 years), or -1 for ever";
     for value in ["0", "7d", "604800000000"] {
-        assert_eq!(
-            faults(&[("KEYS_TTL_IN_SECS", value)]),
-            [format!("KEYS_TTL_IN_SECS: '{value}' {remedy}")]
-        );
+        assert_eq!(faults(&[("KEYS_TTL_IN_SECS", value)]), [format!("KEYS_TTL_IN_SECS: '{value}' {remedy}")]);
     }
     assert_eq!(
         notices(&[("KEYS_TTL_IN_SECS", "604800000")]),
@@ -221,18 +190,11 @@ fn a_secret_may_come_from_a_file_which_is_read_again_at_each_use() {
 fn a_secret_given_twice_or_whose_file_is_of_no_use_is_a_fault() {
     let empty = TestFile::new("empty-secret", b" \n");
     let dsn = "https://key@sentry.example/1";
-    for name in [
-        "SERVER_API_KEY",
-        "AWS_SECRET_ACCESS_KEY",
-        "REDIS_PASSWORD",
-        "SENTRY_DSN",
-    ] {
+    for name in ["SERVER_API_KEY", "AWS_SECRET_ACCESS_KEY", "REDIS_PASSWORD", "SENTRY_DSN"] {
         let file = format!("{name}_FILE");
         let id = if name.starts_with("AWS") { "AKIA123" } else { "" };
-        let others = [
-            ("AWS_ACCESS_KEY_ID", id),
-            ("SERVER_API_KEY", if name == "SERVER_API_KEY" { "" } else { "k" }),
-        ];
+        let others =
+            [("AWS_ACCESS_KEY_ID", id), ("SERVER_API_KEY", if name == "SERVER_API_KEY" { "" } else { "k" })];
         let of = |more: &[(&str, &str)]| faults(&[&others[..], more].concat());
         assert_eq!(
             of(&[(name, dsn), (&file, &empty.path())]),
@@ -240,10 +202,7 @@ fn a_secret_given_twice_or_whose_file_is_of_no_use_is_a_fault() {
         );
         assert_eq!(
             of(&[(&file, &empty.path())]),
-            [format!(
-                "{file}: {} is empty or not UTF-8; put the secret into it",
-                empty.path()
-            )]
+            [format!("{file}: {} is empty or not UTF-8; put the secret into it", empty.path())]
         );
         assert_eq!(
             of(&[(&file, "/nonexistent/secret")]),
@@ -272,9 +231,7 @@ fn what_cannot_be_read_again_is_no_file_for_a_secret() {
     for (path, why) in [("/dev/null", "seek on unseekable file"), ("/", "is a directory")] {
         assert_eq!(
             faults(&[("REDIS_PASSWORD_FILE", path)]),
-            [format!(
-                "REDIS_PASSWORD_FILE: cannot read {path}: {why}; check the path and its permissions"
-            )]
+            [format!("REDIS_PASSWORD_FILE: cannot read {path}: {why}; check the path and its permissions")]
         );
     }
 }
@@ -290,28 +247,19 @@ fn log_keys_that_would_come_twice_in_a_line_are_faults() {
         ["LOG_ERROR_KEY: must be another key than time, level, target, thread, err; change it"]
     );
     let log = config(&[("LOG_MESSAGE_KEY", "message"), ("LOG_ERROR_KEY", "error")]).log;
-    assert_eq!(
-        (log.message_key.as_str(), log.error_key.as_str()),
-        ("message", "error")
-    );
+    assert_eq!((log.message_key.as_str(), log.error_key.as_str()), ("message", "error"));
 }
 
 #[test]
 fn sentry_is_off_or_has_a_dsn_or_asks_for_one() {
     let dsn = "https://key@sentry.example/prefix/42";
     assert_eq!(config(&[]).sentry, SentryConfig::RemoteConfiguration);
-    assert_eq!(
-        config(&[("SENTRY_DSN", dsn)]).sentry,
-        SentryConfig::Dsn(Secret::inline(dsn))
-    );
+    assert_eq!(config(&[("SENTRY_DSN", dsn)]).sentry, SentryConfig::Dsn(Secret::inline(dsn)));
     let off = config(&[("SENTRY_DSN", "whatever"), ("DISABLE_SENTRY", "1")]);
     assert_eq!(off.sentry, SentryConfig::Disabled);
-    for not_a_dsn in [
-        "sentry.example",
-        "https://sentry.example/1",
-        "https://key@sentry.example/",
-        "ftp://key@h/1",
-    ] {
+    for not_a_dsn in
+        ["sentry.example", "https://sentry.example/1", "https://key@sentry.example/", "ftp://key@h/1"]
+    {
         assert_eq!(
             faults(&[("SENTRY_DSN", not_a_dsn)]),
             [
@@ -369,19 +317,9 @@ fn a_secret_given_as_a_flag_is_told_without_it() {
     }
     for url in ["redis://:hunter2@db-1", "unix:///run/redis.sock?pass=hunter2"] {
         let notices = notices(&["--redis-url", url], &[("REDIS_HOST", "")]);
-        assert!(
-            notices[0].starts_with("REDIS_URL: is given as a flag, "),
-            "{notices:?}"
-        );
+        assert!(notices[0].starts_with("REDIS_URL: is given as a flag, "), "{notices:?}");
     }
-    let harmless = [
-        "--redis-host",
-        "db-1",
-        "--environment-prefix",
-        "a@b",
-        "--https-proxy",
-        "proxy:3128",
-    ];
+    let harmless = ["--redis-host", "db-1", "--environment-prefix", "a@b", "--https-proxy", "proxy:3128"];
     assert_eq!(notices(&harmless, &[]), [""; 0]);
 }
 

@@ -10,10 +10,7 @@ const SENT_AT: EpochMs = EpochMs(1_795_200_000_000);
 
 fn entitlements(body: &str) -> Vec<Entitlement> {
     match decode(body, SENT_AT) {
-        Ok(Message {
-            event: Event::EntitlementsUpdated(updated),
-            ..
-        }) => updated.entitlements,
+        Ok(Message { event: Event::EntitlementsUpdated(updated), .. }) => updated.entitlements,
         other => panic!("not a list: {other:?}"),
     }
 }
@@ -234,10 +231,7 @@ fn v4_carries_its_own_form_alone() {
 fn v3_leaves_credits_out() {
     let credit_alone =
         r#"{"type": "ENTITLEMENTS_UPDATED", "customerId": "c", "entitlements": [{"currencyId": "gold"}]}"#;
-    assert_eq!(
-        entitlements_json(&entitlements(credit_alone), CacheFormat::V3),
-        "{}"
-    );
+    assert_eq!(entitlements_json(&entitlements(credit_alone), CacheFormat::V3), "{}");
 }
 
 #[test]
@@ -250,20 +244,13 @@ fn a_currency_that_is_called_as_a_feature_does_not_hide_it() {
         .iter()
         .map(|(key, entry)| {
             let calculated = &entry["calculatedEntitlement"];
-            let id = calculated["feature"]["id"]
-                .as_str()
-                .or(calculated["currency"]["currencyId"].as_str());
+            let id = calculated["feature"]["id"].as_str().or(calculated["currency"]["currencyId"].as_str());
             format!("{key}: {} {}", calculated["type"].as_str().unwrap(), id.unwrap())
         })
         .collect();
     assert_eq!(
         kinds,
-        [
-            "x: FEATURE x",
-            "credit_x: CREDIT x",
-            "credit_credit_x: CREDIT credit_x",
-            "y: CREDIT y"
-        ]
+        ["x: FEATURE x", "credit_x: CREDIT x", "credit_credit_x: CREDIT credit_x", "y: CREDIT y"]
     );
 }
 
@@ -294,10 +281,7 @@ fn a_usage_has_the_period_as_far_as_it_is_known() {
         usage_json(&usage(Some(1), None), CacheFormat::Compatible),
         r#"{"currentUsage":43,"usagePeriodStart":1}"#
     );
-    assert_eq!(
-        usage_json(&unknown, CacheFormat::Compatible),
-        r#"{"currentUsage":43}"#
-    );
+    assert_eq!(usage_json(&unknown, CacheFormat::Compatible), r#"{"currentUsage":43}"#);
 }
 
 #[test]
@@ -312,18 +296,11 @@ fn metadata_is_the_reason_or_null() {
 #[test]
 fn the_usage_of_a_credit_balance_is_written_as_any_usage() {
     let body = include_str!("../../../tests/samples/graphql-credit-balance-updated.json");
-    let Ok(Message {
-        event: Event::UsageUpdated(updated),
-        ..
-    }) = decode(body, SENT_AT)
-    else {
+    let Ok(Message { event: Event::UsageUpdated(updated), .. }) = decode(body, SENT_AT) else {
         panic!("not a usage")
     };
     assert!(matches!(updated.of, UsageOf::Credit(_)));
-    assert_eq!(
-        usage_json(&updated.measured.usage, CacheFormat::Compatible),
-        r#"{"currentUsage":1000}"#
-    );
+    assert_eq!(usage_json(&updated.measured.usage, CacheFormat::Compatible), r#"{"currentUsage":1000}"#);
 }
 
 #[test]

@@ -13,10 +13,7 @@ fn list(entitlements: &Value) -> Value {
 
 fn entries(entitlements: &Value) -> Vec<Entitlement> {
     match decode(&list(entitlements).to_string(), SENT_AT) {
-        Ok(Message {
-            event: Event::EntitlementsUpdated(updated),
-            ..
-        }) => updated.entitlements,
+        Ok(Message { event: Event::EntitlementsUpdated(updated), .. }) => updated.entitlements,
         other => panic!("not a list: {other:?}"),
     }
 }
@@ -66,26 +63,14 @@ fn both_spellings_of_a_feature_become_the_readers() {
     assert_eq!(webhook, graphql);
     assert_eq!(webhook.feature.id.as_str(), "f");
     assert_eq!(webhook.feature.meter_type.as_deref(), Some("Fluctuating"));
-    assert_eq!(
-        (
-            webhook.feature.units.as_str(),
-            webhook.feature.units_plural.as_str()
-        ),
-        ("seat", "seats")
-    );
+    assert_eq!((webhook.feature.units.as_str(), webhook.feature.units_plural.as_str()), ("seat", "seats"));
     assert!(webhook.feature.is_metered());
 }
 
 #[test]
 fn a_feature_without_a_ref_id_goes_by_its_id() {
     for ref_id in [json!(null), json!("")] {
-        assert_eq!(
-            feature(&json!({"feature": {"refId": ref_id, "id": "f"}}))
-                .feature
-                .id
-                .as_str(),
-            "f"
-        );
+        assert_eq!(feature(&json!({"feature": {"refId": ref_id, "id": "f"}})).feature.id.as_str(), "f");
     }
 }
 
@@ -115,13 +100,8 @@ fn a_webhooks_reset_configuration_becomes_that_of_its_period() {
     ] {
         let decoded = feature(&json!({"feature": {"id": "f"}, "resetPeriod": period,
             "resetPeriodConfiguration": {"accordingTo": "SubscriptionStart"}}));
-        let Given::Value(configuration) = decoded.reset_period_configuration else {
-            panic!("{period}")
-        };
-        assert_eq!(
-            parsed(&configuration),
-            json!({"__typename": typename, key: "SubscriptionStart"})
-        );
+        let Given::Value(configuration) = decoded.reset_period_configuration else { panic!("{period}") };
+        assert_eq!(parsed(&configuration), json!({"__typename": typename, key: "SubscriptionStart"}));
     }
 }
 
@@ -138,9 +118,7 @@ fn a_graphql_reset_configuration_and_one_without_a_known_period_stay_as_they_are
     ] {
         let decoded = feature(&json!({"feature": {"id": "f"}, "resetPeriod": period,
             "resetPeriodConfiguration": configuration}));
-        let Given::Value(kept) = decoded.reset_period_configuration else {
-            panic!("{period}")
-        };
+        let Given::Value(kept) = decoded.reset_period_configuration else { panic!("{period}") };
         assert_eq!(parsed(&kept), configuration);
     }
 }
@@ -152,10 +130,8 @@ fn what_was_absent_stays_apart_from_what_was_null() {
     assert_eq!(absent.has_unlimited_usage, Given::Absent);
     assert_eq!(absent.reset_period, Given::Absent);
     assert_eq!(absent.reset_period_configuration, Given::Absent);
-    let null = feature(
-        &json!({"feature": {"id": "f"}, "usageLimit": null, "hasUnlimitedUsage": null,
-        "resetPeriod": null, "resetPeriodConfiguration": null, "hasSoftLimit": null}),
-    );
+    let null = feature(&json!({"feature": {"id": "f"}, "usageLimit": null, "hasUnlimitedUsage": null,
+        "resetPeriod": null, "resetPeriodConfiguration": null, "hasSoftLimit": null}));
     assert_eq!(null.usage_limit, Given::Null);
     assert_eq!(null.has_unlimited_usage, Given::Null);
     assert_eq!(null.reset_period, Given::Null);
@@ -224,17 +200,10 @@ fn the_next_reset_ends_the_period_where_nothing_else_does() {
 
 #[test]
 fn the_end_of_an_entitlement_is_read_from_either_form() {
-    for valid_until in [
-        json!(1_893_456_000_000_i64),
-        json!("2030-01-01T00:00:00.000Z"),
-        json!("2030-01-01"),
-    ] {
+    for valid_until in [json!(1_893_456_000_000_i64), json!("2030-01-01T00:00:00.000Z"), json!("2030-01-01")]
+    {
         let decoded = feature(&json!({"feature": {"id": "f"}, "validUntil": valid_until}));
-        assert_eq!(
-            decoded.valid_until.map(|end| end.0),
-            Some(1_893_456_000_000),
-            "{valid_until}"
-        );
+        assert_eq!(decoded.valid_until.map(|end| end.0), Some(1_893_456_000_000), "{valid_until}");
     }
     for never in [json!(null), json!(0), json!("whenever"), json!(1e300)] {
         assert_eq!(
@@ -253,10 +222,7 @@ fn an_empty_list_without_a_reason_purges_and_an_absent_one_is_malformed() {
         described(&json!({"type": "ENTITLEMENTS_UPDATED", "payload": {"customerId": "c"}})),
         "malformed: payload.entitlements: missing"
     );
-    assert_eq!(
-        described(&list(&json!({}))),
-        "malformed: entitlements: expected a list, found an object"
-    );
+    assert_eq!(described(&list(&json!({}))), "malformed: entitlements: expected a list, found an object");
 }
 
 #[test]
@@ -264,10 +230,7 @@ fn a_list_of_unknown_kinds_alone_is_as_an_empty_one() {
     let mut body = list(&json!([{"__typename": "SeatEntitlement", "seats": 5}, null, {"feature": null}]));
     assert_eq!(described(&body), "purge c");
     body["accessDeniedReason"] = "CustomerIsArchived".into();
-    assert_eq!(
-        described(&body),
-        "c at 1795161600000 denied CustomerIsArchived has []"
-    );
+    assert_eq!(described(&body), "c at 1795161600000 denied CustomerIsArchived has []");
 }
 
 #[test]
@@ -309,10 +272,8 @@ fn a_credit_is_told_by_its_typename_its_type_or_its_currency() {
 
 #[test]
 fn a_currency_is_kept_as_given_without_its_typename() {
-    let decoded = credit(
-        &json!({"currency": {"__typename": "SlimCustomCurrency", "currencyId": "gold",
-        "displayName": "Gold", "units": {"singular": "coin"}}, "usageLimit": 10.0}),
-    );
+    let decoded = credit(&json!({"currency": {"__typename": "SlimCustomCurrency", "currencyId": "gold",
+        "displayName": "Gold", "units": {"singular": "coin"}}, "usageLimit": 10.0}));
     assert_eq!(
         decoded.currency.get(),
         r#"{"currencyId":"gold","displayName":"Gold","units":{"singular":"coin"}}"#
@@ -322,17 +283,12 @@ fn a_currency_is_kept_as_given_without_its_typename() {
 
 #[test]
 fn a_feature_that_is_paid_in_credits_is_a_feature() {
-    let decoded = feature(
-        &json!({"feature": {"refId": "f"}, "creditBalance": {"totalGranted": 5},
-        "creditRate": {"__typename": "CreditRate", "amount": 2.0, "currencyId": "gold"}}),
-    );
+    let decoded = feature(&json!({"feature": {"refId": "f"}, "creditBalance": {"totalGranted": 5},
+        "creditRate": {"__typename": "CreditRate", "amount": 2.0, "currencyId": "gold"}}));
     let rate = decoded.credit_rate.unwrap();
     assert_eq!((rate.amount, rate.currency_id.as_str()), (2.into(), "gold"));
     for no_rate in [json!(null), json!({"amount": 2}), json!({"currencyId": "gold"})] {
-        assert_eq!(
-            feature(&json!({"feature": {"refId": "f"}, "creditRate": no_rate})).credit_rate,
-            None
-        );
+        assert_eq!(feature(&json!({"feature": {"refId": "f"}, "creditRate": no_rate})).credit_rate, None);
     }
 }
 
@@ -344,43 +300,21 @@ fn the_customer_is_never_the_internal_entity() {
         body["customer"] = customer;
         described(&body)
     };
-    assert_eq!(
-        with(json!({"entityId": "uuid", "id": "c"})),
-        "c at 1795161600000 has [f]"
-    );
-    assert_eq!(
-        with(json!({"id": "uuid", "refId": "c"})),
-        "c at 1795161600000 has [f]"
-    );
-    assert_eq!(
-        with(json!({"entityId": "uuid"})),
-        "malformed: customerId: missing"
-    );
-    assert_eq!(
-        with(json!({"entityId": "uuid", "id": ""})),
-        "malformed: customerId: missing"
-    );
-    assert_eq!(
-        with(json!({"id": 5})),
-        "malformed: customer.id: expected text, found a number"
-    );
-    assert_eq!(
-        with(json!("c")),
-        "malformed: customer: expected an object, found text"
-    );
+    assert_eq!(with(json!({"entityId": "uuid", "id": "c"})), "c at 1795161600000 has [f]");
+    assert_eq!(with(json!({"id": "uuid", "refId": "c"})), "c at 1795161600000 has [f]");
+    assert_eq!(with(json!({"entityId": "uuid"})), "malformed: customerId: missing");
+    assert_eq!(with(json!({"entityId": "uuid", "id": ""})), "malformed: customerId: missing");
+    assert_eq!(with(json!({"id": 5})), "malformed: customer.id: expected text, found a number");
+    assert_eq!(with(json!("c")), "malformed: customer: expected an object, found text");
 }
 
 #[test]
 fn an_empty_or_null_resource_is_none() {
-    for resource in [
-        json!({"resourceId": ""}),
-        json!({"resourceId": null, "resource": null}),
-        json!({"resource": {}}),
-    ] {
+    for resource in
+        [json!({"resourceId": ""}), json!({"resourceId": null, "resource": null}), json!({"resource": {}})]
+    {
         let mut body = list(&json!([]));
-        body.as_object_mut()
-            .unwrap()
-            .extend(resource.as_object().unwrap().clone());
+        body.as_object_mut().unwrap().extend(resource.as_object().unwrap().clone());
         assert_eq!(described(&body), "purge c");
     }
 }
@@ -396,18 +330,12 @@ fn a_fault_in_an_entry_is_named_by_its_path() {
     for (entry, fault) in [
         (json!("secret"), "entitlements[0]: expected an object, found text"),
         (json!({"feature": {}}), "entitlements[0].feature.id: missing"),
-        (
-            json!({"feature": "secret"}),
-            "entitlements[0].feature: expected an object, found text",
-        ),
+        (json!({"feature": "secret"}), "entitlements[0].feature: expected an object, found text"),
         (
             json!({"feature": {"id": "f"}, "enumValues": "eu"}),
             "entitlements[0].enumValues: expected a list, found text",
         ),
-        (
-            json!({"__typename": "CreditEntitlement"}),
-            "entitlements[0].currency.currencyId: missing",
-        ),
+        (json!({"__typename": "CreditEntitlement"}), "entitlements[0].currency.currencyId: missing"),
     ] {
         assert_eq!(described(&list(&json!([entry]))), format!("malformed: {fault}"));
     }

@@ -29,22 +29,14 @@ const USED_5: &str = "c used 5 of f at 1795200000000";
 #[test]
 fn the_name_is_found_under_each_of_its_keys() {
     for key in ["type", "eventType", "detail-type", "__typename"] {
-        assert_eq!(
-            described(&named(usage(), key, "UsageMeasurementUpdated")),
-            USED_5,
-            "{key}"
-        );
+        assert_eq!(described(&named(usage(), key, "UsageMeasurementUpdated")), USED_5, "{key}");
     }
 }
 
 #[test]
 fn the_payload_is_found_under_each_of_its_keys() {
     for key in ["payload", "data", "detail"] {
-        assert_eq!(
-            described(&json!({"type": "MEASUREMENT_REPORTED", key: usage()})),
-            USED_5,
-            "{key}"
-        );
+        assert_eq!(described(&json!({"type": "MEASUREMENT_REPORTED", key: usage()})), USED_5, "{key}");
     }
 }
 
@@ -53,14 +45,8 @@ fn a_graphql_answer_is_named_by_its_field_alone_however_it_is_wrapped() {
     let answer = json!({"data": {"usageMeasurementUpdated": usage()}});
     assert_eq!(described(&answer), USED_5);
     assert_eq!(described(&json!({"payload": answer})), USED_5);
-    assert_eq!(
-        described(&json!({"type": "next", "id": "1", "payload": answer})),
-        USED_5
-    );
-    assert_eq!(
-        described(&json!({"type": "data", "id": "1", "payload": answer})),
-        USED_5
-    );
+    assert_eq!(described(&json!({"type": "next", "id": "1", "payload": answer})), USED_5);
+    assert_eq!(described(&json!({"type": "data", "id": "1", "payload": answer})), USED_5);
     assert_eq!(described(&json!({"usageMeasurementUpdated": usage()})), USED_5);
 }
 
@@ -68,16 +54,10 @@ fn a_graphql_answer_is_named_by_its_field_alone_however_it_is_wrapped() {
 fn envelopes_are_opened_inside_one_another() {
     let event = json!({"type": "MEASUREMENT_REPORTED", "payload": usage()});
     assert_eq!(described(&sns(&event)), USED_5);
-    assert_eq!(
-        described(&sns(&eventbridge("MEASUREMENT_REPORTED", &usage()))),
-        USED_5
-    );
+    assert_eq!(described(&sns(&eventbridge("MEASUREMENT_REPORTED", &usage()))), USED_5);
     assert_eq!(described(&eventbridge("stigg event", &event)), USED_5);
     assert_eq!(
-        described(&sns(&eventbridge(
-            "stigg event",
-            &json!({"data": {"usageUpdated": usage()}})
-        ))),
+        described(&sns(&eventbridge("stigg event", &json!({"data": {"usageUpdated": usage()}})))),
         USED_5
     );
     assert_eq!(described(&sns(&sns(&event))), USED_5);
@@ -90,19 +70,12 @@ fn more_envelopes_than_anyone_sends_are_refused() {
         body = json!({"payload": body});
     }
     let fault = described(&body);
-    assert!(
-        fault.ends_with("payload.payload: more than 8 envelopes inside one another"),
-        "{fault}"
-    );
+    assert!(fault.ends_with("payload.payload: more than 8 envelopes inside one another"), "{fault}");
     let mut body = named(usage(), "type", "UsageUpdated");
     for _ in 0..9 {
         body = sns(&body);
     }
-    assert!(
-        described(&body).contains("more than 8 envelopes"),
-        "{}",
-        described(&body)
-    );
+    assert!(described(&body).contains("more than 8 envelopes"), "{}", described(&body));
 }
 
 #[test]
@@ -110,16 +83,10 @@ fn an_envelopes_own_time_is_not_the_messages() {
     let at = |body: &Value| described(body).rsplit(' ').next().map(str::to_owned);
     let mut event = named(usage(), "type", "UsageUpdated");
     assert_eq!(at(&sns(&event)).as_deref(), Some("1795200000000"));
-    assert_eq!(
-        at(&eventbridge("UsageUpdated", &event)).as_deref(),
-        Some("1795200000000")
-    );
+    assert_eq!(at(&eventbridge("UsageUpdated", &event)).as_deref(), Some("1795200000000"));
     event["timestamp"] = "2026-11-20T08:00:00Z".into();
     assert_eq!(at(&sns(&event)).as_deref(), Some("1795161600000"));
-    assert_eq!(
-        at(&eventbridge("UsageUpdated", &event)).as_deref(),
-        Some("1795161600000")
-    );
+    assert_eq!(at(&eventbridge("UsageUpdated", &event)).as_deref(), Some("1795161600000"));
 }
 
 #[test]
@@ -161,10 +128,7 @@ fn the_type_of_something_inside_is_not_the_type_of_the_event() {
 #[test]
 fn a_type_that_is_not_documented_has_one_label_whatever_it_is_called() {
     for name in ["SOMETHING_NEW", "entitlements.updated2", "next"] {
-        assert_eq!(
-            described(&json!({"type": name, "payload": {"a": 1}})),
-            "ignored other"
-        );
+        assert_eq!(described(&json!({"type": name, "payload": {"a": 1}})), "ignored other");
     }
 }
 
@@ -179,34 +143,21 @@ fn sns_telling_of_its_subscription_is_ignored() {
 
 #[test]
 fn a_body_that_names_no_event_is_malformed() {
-    for body in [
-        json!({}),
-        json!({"payload": {"customerId": "c"}}),
-        json!({"type": 5}),
-        json!({"data": null}),
-    ] {
-        assert!(
-            described(&body).contains("type: missing"),
-            "{body}: {}",
-            described(&body)
-        );
+    for body in
+        [json!({}), json!({"payload": {"customerId": "c"}}), json!({"type": 5}), json!({"data": null})]
+    {
+        assert!(described(&body).contains("type: missing"), "{body}: {}", described(&body));
     }
 }
 
 #[test]
 fn what_is_not_json_is_malformed_at_its_position() {
-    assert_eq!(
-        described_text(""),
-        "malformed: line 1 column 0: not JSON: EOF while parsing a value"
-    );
+    assert_eq!(described_text(""), "malformed: line 1 column 0: not JSON: EOF while parsing a value");
     assert_eq!(
         described_text("{\"type\": \"x\",\n \"a\" 1}"),
         "malformed: line 2 column 6: not JSON: expected `:`"
     );
-    assert_eq!(
-        described_text("[1]"),
-        "malformed: body: expected an object, found a list"
-    );
+    assert_eq!(described_text("[1]"), "malformed: body: expected an object, found a list");
     assert_eq!(
         described(&json!({"Type": "Notification", "Message": "{\"type\": secret}"})),
         "malformed: Message line 1 column 10: not JSON: expected value"
@@ -215,19 +166,13 @@ fn what_is_not_json_is_malformed_at_its_position() {
         described(&json!({"Type": "Notification", "Message": "5"})),
         "malformed: Message: expected an object, found a number"
     );
-    assert_eq!(
-        described(&json!({"Type": "Notification"})),
-        "malformed: Message: missing"
-    );
+    assert_eq!(described(&json!({"Type": "Notification"})), "malformed: Message: missing");
 }
 
 #[test]
 fn nesting_without_end_is_refused_and_not_followed() {
     let deep = "{\"type\":".to_owned() + &"[".repeat(4_000);
-    assert_eq!(
-        described_text(&deep),
-        "malformed: line 1 column 135: not JSON: recursion limit exceeded"
-    );
+    assert_eq!(described_text(&deep), "malformed: line 1 column 135: not JSON: recursion limit exceeded");
     let nested = ["[".repeat(100_000), "]".repeat(100_000)].concat();
     for body in [
         format!(

@@ -22,22 +22,13 @@ const SAMPLES: [(&str, &str); 12] = [
         "event-entitlements-updated-empty",
         include_str!("../../../tests/samples/event-entitlements-updated-empty.json"),
     ),
-    (
-        "event-purge-customer",
-        include_str!("../../../tests/samples/event-purge-customer.json"),
-    ),
+    ("event-purge-customer", include_str!("../../../tests/samples/event-purge-customer.json")),
     (
         "event-subscriptions-migrated",
         include_str!("../../../tests/samples/event-subscriptions-migrated.json"),
     ),
-    (
-        "event-unknown",
-        include_str!("../../../tests/samples/event-unknown.json"),
-    ),
-    (
-        "eventbridge-envelope",
-        include_str!("../../../tests/samples/eventbridge-envelope.json"),
-    ),
+    ("event-unknown", include_str!("../../../tests/samples/event-unknown.json")),
+    ("eventbridge-envelope", include_str!("../../../tests/samples/eventbridge-envelope.json")),
     (
         "graphql-credit-balance-updated",
         include_str!("../../../tests/samples/graphql-credit-balance-updated.json"),
@@ -46,18 +37,9 @@ const SAMPLES: [(&str, &str); 12] = [
         "graphql-entitlements-updated-v2",
         include_str!("../../../tests/samples/graphql-entitlements-updated-v2.json"),
     ),
-    (
-        "graphql-package-published",
-        include_str!("../../../tests/samples/graphql-package-published.json"),
-    ),
-    (
-        "graphql-usage-updated-v2",
-        include_str!("../../../tests/samples/graphql-usage-updated-v2.json"),
-    ),
-    (
-        "sns-envelope",
-        include_str!("../../../tests/samples/sns-envelope.json"),
-    ),
+    ("graphql-package-published", include_str!("../../../tests/samples/graphql-package-published.json")),
+    ("graphql-usage-updated-v2", include_str!("../../../tests/samples/graphql-usage-updated-v2.json")),
+    ("sns-envelope", include_str!("../../../tests/samples/sns-envelope.json")),
     (
         "webhook-entitlements-updated",
         include_str!("../../../tests/samples/webhook-entitlements-updated.json"),
@@ -69,11 +51,7 @@ const SAMPLES: [(&str, &str); 12] = [
 ];
 
 fn sample(name: &str) -> &'static str {
-    SAMPLES
-        .iter()
-        .find(|(sample, _)| *sample == name)
-        .expect("a sample of that name")
-        .1
+    SAMPLES.iter().find(|(sample, _)| *sample == name).expect("a sample of that name").1
 }
 
 fn decoded(body: &Value) -> Result<Message, MalformedBody> {
@@ -96,9 +74,7 @@ fn describe(event: &Event) -> String {
     match event {
         Event::EntitlementsUpdated(updated) => {
             let reason = updated.access_denied_reason.as_deref();
-            let denied = reason
-                .map(|reason| format!(" denied {reason}"))
-                .unwrap_or_default();
+            let denied = reason.map(|reason| format!(" denied {reason}")).unwrap_or_default();
             let entries: Vec<_> = updated.entitlements.iter().map(describe_entry).collect();
             let (subject, at) = (describe_subject(&updated.subject), updated.updated_at.0);
             format!("{subject} at {at}{denied} has [{}]", entries.join(", "))
@@ -118,11 +94,7 @@ fn describe(event: &Event) -> String {
         Event::Purged(subjects) => {
             format!(
                 "purge {}",
-                subjects
-                    .iter()
-                    .map(|subject| describe_subject(&subject))
-                    .collect::<Vec<_>>()
-                    .join(", ")
+                subjects.iter().map(|subject| describe_subject(&subject)).collect::<Vec<_>>().join(", ")
             )
         }
         Event::EnvironmentInvalidated => "purge everything".to_owned(),
@@ -139,16 +111,12 @@ fn describe_subject(subject: &Subject) -> String {
 
 fn describe_entry(entitlement: &Entitlement) -> String {
     let (id, usage, at) = match entitlement {
-        Entitlement::Feature(feature) => (
-            feature.feature.id.as_str().to_owned(),
-            &feature.usage,
-            feature.usage_updated_at,
-        ),
-        Entitlement::Credit(credit) => (
-            format!("credit {}", credit.currency_id.as_str()),
-            &credit.usage,
-            credit.usage_updated_at,
-        ),
+        Entitlement::Feature(feature) => {
+            (feature.feature.id.as_str().to_owned(), &feature.usage, feature.usage_updated_at)
+        }
+        Entitlement::Credit(credit) => {
+            (format!("credit {}", credit.currency_id.as_str()), &credit.usage, credit.usage_updated_at)
+        }
     };
     match at {
         Some(at) => format!("{id} used {} at {}", describe_usage(usage), at.0),

@@ -66,10 +66,7 @@ fn replace_a_value(random: &mut Xorshift, bytes: &mut Vec<u8>) {
         return;
     }
     let start = colons[random.below(colons.len())] + 1;
-    let length = bytes[start..]
-        .iter()
-        .position(|byte| matches!(byte, b',' | b'\n' | b'}'))
-        .unwrap_or(0);
+    let length = bytes[start..].iter().position(|byte| matches!(byte, b',' | b'\n' | b'}')).unwrap_or(0);
     let piece = PIECES[random.below(10)];
     drop(bytes.splice(start..start + length, piece.bytes()));
 }
@@ -97,10 +94,7 @@ fn no_mutation_of_a_sample_panics_and_what_is_understood_can_be_stored() {
         }
     }
     // Both roads were taken often enough to say something of each.
-    assert!(
-        understood > 500 && refused > 500,
-        "{understood} understood, {refused} refused"
-    );
+    assert!(understood > 500 && refused > 500, "{understood} understood, {refused} refused");
 }
 
 #[test]
@@ -126,10 +120,7 @@ fn peak(body: &str) -> u64 {
 #[test]
 fn a_migration_of_90_000_customers_takes_six_times_its_length() {
     let ids: Vec<_> = (0..90_000).map(|number| format!("\"c-{number:06}\"")).collect();
-    let body = format!(
-        r#"{{"type":"SUBSCRIPTIONS_MIGRATED","customerIds":[{}]}}"#,
-        ids.join(",")
-    );
+    let body = format!(r#"{{"type":"SUBSCRIPTIONS_MIGRATED","customerIds":[{}]}}"#, ids.join(","));
     let Event::Purged(subjects) = decode(&body, SENT_AT).unwrap().event else {
         panic!("not a purge");
     };
@@ -144,25 +135,14 @@ fn what_costs_more_than_its_length_is_not_kept() {
     // As the fuzzer has it.
     const TIMES_MAX: u64 = 48;
     let list = |value: &str| format!("[{}0]", format!("{value},").repeat(LENGTH / (value.len() + 1)));
-    for value in [
-        "0",
-        "[]",
-        "{}",
-        "[0]",
-        r#"{"":0}"#,
-        r#""""#,
-        r#"{"feature":{}}"#,
-        r#"{"data":{}}"#,
-    ] {
+    for value in ["0", "[]", "{}", "[0]", r#"{"":0}"#, r#""""#, r#"{"feature":{}}"#, r#"{"data":{}}"#] {
         let passed_on = format!(
             r#"{{"type":"entitlements.updated","customerId":"c","entitlements":[{{"feature":{{"id":"f"}},"enumValues":{}}}]}}"#,
             list(value)
         );
         assert!(decode(&passed_on, SENT_AT).is_ok(), "{value}");
-        let entries = format!(
-            r#"{{"type":"entitlements.updated","customerId":"c","entitlements":{}}}"#,
-            list(value)
-        );
+        let entries =
+            format!(r#"{{"type":"entitlements.updated","customerId":"c","entitlements":{}}}"#, list(value));
         let ignored = format!(r#"{{"type":"COUPON_CREATED","data":{{"x":{}}}}}"#, list(value));
         for body in [passed_on, entries, ignored] {
             let used = peak(&body);
@@ -174,9 +154,8 @@ fn what_costs_more_than_its_length_is_not_kept() {
 #[test]
 fn the_smallest_entries_take_a_bounded_multiple_of_their_length() {
     for entry in [r#"{"feature":{"id":"00000"}}"#, r#"{"currencyId":"00000"}"#] {
-        let entries: Vec<_> = (0..40_000)
-            .map(|index| entry.replace("00000", &format!("{index:x}")))
-            .collect();
+        let entries: Vec<_> =
+            (0..40_000).map(|index| entry.replace("00000", &format!("{index:x}"))).collect();
         let body = format!(
             r#"{{"type":"entitlements.updated","customerId":"c","entitlements":[{}]}}"#,
             entries.join(",")
@@ -192,10 +171,7 @@ fn half_an_emoji_anywhere_becomes_the_replacement_character() {
         format!(r#"{{"type":"UsageUpdated","customerId":"{id}","featureId":"f","currentUsage":1{more}}}"#)
     };
     for ignored in [r#","note":"\ud83d""#, r#","note":[{"\udc00":"\ud83d\ud83d"}]"#] {
-        assert_eq!(
-            described_text(&usage("c", ignored)),
-            "c used 1 of f at 1795200000000"
-        );
+        assert_eq!(described_text(&usage("c", ignored)), "c used 1 of f at 1795200000000");
     }
     let body = usage(r"half\ud83d", "");
     assert_eq!(described_text(&body), "half\u{fffd} used 1 of f at 1795200000000");
@@ -204,15 +180,9 @@ fn half_an_emoji_anywhere_becomes_the_replacement_character() {
     // Inside the text of an SNS message, escaped with it and beside it.
     let sns = |message: &str| format!(r#"{{"Type":"Notification","Message":"{message}"}}"#);
     let twice_escaped = sns(&body.replace('\\', r"\\").replace('"', "\\\""));
-    assert_eq!(
-        described_text(&twice_escaped),
-        "half\u{fffd} used 1 of f at 1795200000000"
-    );
+    assert_eq!(described_text(&twice_escaped), "half\u{fffd} used 1 of f at 1795200000000");
     let once_escaped = sns(&body.replace('"', "\\\""));
-    assert_eq!(
-        described_text(&once_escaped),
-        "half\u{fffd} used 1 of f at 1795200000000"
-    );
+    assert_eq!(described_text(&once_escaped), "half\u{fffd} used 1 of f at 1795200000000");
     // Other invalid JSON stays malformed.
     assert_eq!(
         described_text(&usage(r"\ud83d", r#","x":"\uzzzz""#)),
@@ -243,16 +213,9 @@ fn of_a_repeated_field_the_last_counts() {
 #[test]
 fn an_event_without_effect_may_hold_anything() {
     for odd in ["5", "\"text\"", "[[]]", "{\"id\":5}", "1e3"] {
-        for field in [
-            "customer",
-            "entitlements",
-            "feature",
-            "usage",
-            "customers",
-            "payload",
-            "id",
-            "timestamp",
-        ] {
+        for field in
+            ["customer", "entitlements", "feature", "usage", "customers", "payload", "id", "timestamp"]
+        {
             let body = format!(r#"{{"type":"COUPON_CREATED","{field}":{odd}}}"#);
             assert_eq!(described_text(&body), "ignored COUPON_CREATED", "{body}");
         }

@@ -32,11 +32,7 @@ fn an_empty_list_with_a_reason_keeps_the_reason() {
 
 #[test]
 fn a_measurement_says_the_same_raw_and_in_either_envelope() {
-    for name in [
-        "webhook-measurement-reported",
-        "sns-envelope",
-        "eventbridge-envelope",
-    ] {
+    for name in ["webhook-measurement-reported", "sns-envelope", "eventbridge-envelope"] {
         assert_eq!(
             described_text(sample(name)),
             "customer-demo-01 used 43 in 1793491200000..1796083200000 of feature-api-calls at 1795161800000",
@@ -63,17 +59,11 @@ fn a_credit_balance_is_what_was_consumed_and_was_true_when_it_was_sent() {
 
 #[test]
 fn purge_migration_publication_and_an_idle_event_are_told_apart() {
-    assert_eq!(
-        described_text(sample("event-purge-customer")),
-        "purge customer-demo-01"
-    );
+    assert_eq!(described_text(sample("event-purge-customer")), "purge customer-demo-01");
     assert_eq!(
         described_text(sample("event-subscriptions-migrated")),
         "purge customer-demo-01, customer-demo-02"
     );
-    assert_eq!(
-        described_text(sample("graphql-package-published")),
-        "purge everything"
-    );
+    assert_eq!(described_text(sample("graphql-package-published")), "purge everything");
     assert_eq!(described_text(sample("event-unknown")), "ignored COUPON_CREATED");
 }

@@ -15,13 +15,7 @@ fn server() -> OpsServer {
     let now = Instant::now();
     let health = Arc::new(HealthBoard::new(10, Patience::default(), now));
     let metrics = Arc::new(Metrics::new().unwrap());
-    let status = StatusBoard::new(
-        Fixed::default(),
-        health.clone(),
-        metrics.clone(),
-        Arc::default(),
-        now,
-    );
+    let status = StatusBoard::new(Fixed::default(), health.clone(), metrics.clone(), Arc::default(), now);
     OpsServer::bind(0, health, metrics, Some(Arc::new(status))).unwrap()
 }
 
@@ -77,10 +71,7 @@ fn a_response_has_its_headers_its_length_and_its_body_and_the_connection_ends() 
         assert_eq!(body, r#"{"status":"UP"}"#);
         let (status, headers) = head.split_once("\r\n").unwrap();
         assert_eq!(status, "HTTP/1.1 200 OK");
-        let headers: Vec<&str> = headers
-            .lines()
-            .filter(|header| !header.starts_with("Date: "))
-            .collect();
+        let headers: Vec<&str> = headers.lines().filter(|header| !header.starts_with("Date: ")).collect();
         assert_eq!(
             headers,
             [
@@ -142,10 +133,7 @@ fn a_client_that_sends_a_body_still_reads_why_it_is_refused() {
         let length = 3_000_000;
         let head = format!("POST /livez HTTP/1.1\r\nContent-Length: {length}\r\n\r\n");
         let response = server.send(&(head + &"x".repeat(length)));
-        assert!(
-            response.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"),
-            "{response}"
-        );
+        assert!(response.starts_with("HTTP/1.1 405 Method Not Allowed\r\n"), "{response}");
         assert!(response.contains("\r\nAllow: GET, HEAD\r\n"), "{response}");
     });
 }
@@ -155,25 +143,13 @@ fn each_refusal_has_its_reason_phrase() {
     with_server(|server| {
         for (request, status) in [
             ("GET / HTTP/1.1\r\n:\r\n\r\n", "400 Bad Request"),
-            (
-                "GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
-                "411 Length Required",
-            ),
-            (
-                "GET / HTTP/1.1\r\nContent-Length: 9\r\n\r\n",
-                "413 Payload Too Large",
-            ),
+            ("GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", "411 Length Required"),
+            ("GET / HTTP/1.1\r\nContent-Length: 9\r\n\r\n", "413 Payload Too Large"),
             (&"x".repeat(9_000), "431 Request Header Fields Too Large"),
-            (
-                "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-                "505 HTTP Version Not Supported",
-            ),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505 HTTP Version Not Supported"),
         ] {
             let response = server.send(request);
-            assert!(
-                response.starts_with(&format!("HTTP/1.1 {status}\r\n")),
-                "{status}: {response}"
-            );
+            assert!(response.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{status}: {response}");
         }
     });
 }
@@ -228,16 +204,10 @@ fn the_connection_that_is_missed_least_makes_room() {
     let deadlines: Vec<Instant> = connections.iter().map(|connection| connection.deadline).collect();
     let mut evicted = Vec::new();
     while evict(&mut connections) {
-        let is_gone = |deadline: &Instant| {
-            connections
-                .iter()
-                .all(|connection| connection.deadline != *deadline)
-        };
+        let is_gone =
+            |deadline: &Instant| connections.iter().all(|connection| connection.deadline != *deadline);
         let gone = (0..deadlines.len()).filter(|number| is_gone(&deadlines[*number]));
-        evicted.extend(
-            gone.filter(|number| !evicted.contains(number))
-                .collect::<Vec<_>>(),
-        );
+        evicted.extend(gone.filter(|number| !evicted.contains(number)).collect::<Vec<_>>());
     }
     assert_eq!(evicted, [2, 1, 3, 0]);
 }
@@ -254,10 +224,7 @@ fn it_is_reached_by_ipv4_and_where_the_host_has_it_by_ipv6() {
 
 #[test]
 fn a_port_in_use_is_an_error_with_its_remedy() {
-    for taken in [
-        TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap(),
-        listen(0).unwrap(),
-    ] {
+    for taken in [TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap(), listen(0).unwrap()] {
         let port = taken.local_addr().unwrap().port();
         let cause = listen(port).unwrap_err();
         let expected = format!(

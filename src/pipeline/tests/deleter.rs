@@ -16,10 +16,7 @@ fn failing(times: usize) -> VecDeque<Result<BatchOutcome, QueueError>> {
 }
 
 fn with_deletes(deletes: VecDeque<Result<BatchOutcome, QueueError>>) -> Rig {
-    Rig::with_queue(FakeQueue {
-        deletes: Mutex::new(deletes),
-        ..FakeQueue::default()
-    })
+    Rig::with_queue(FakeQueue { deletes: Mutex::new(deletes), ..FakeQueue::default() })
 }
 
 fn recorded(rig: &Rig, id: &str, ending: Ending) -> Recorded {
@@ -29,15 +26,11 @@ fn recorded(rig: &Rig, id: &str, ending: Ending) -> Recorded {
 
 fn deletes(rig: &Rig, ids: impl IntoIterator<Item = usize>) -> Vec<Recorded> {
     let ids = ids.into_iter();
-    ids.map(|id| recorded(rig, &id.to_string(), Ending::Delete))
-        .collect()
+    ids.map(|id| recorded(rig, &id.to_string(), Ending::Delete)).collect()
 }
 
 fn deleter(rig: &Rig, recorded: &Arc<Mutex<Receiver<Recorded>>>) -> Deleter {
-    Deleter {
-        context: rig.context.clone(),
-        recorded: Arc::clone(recorded),
-    }
+    Deleter { context: rig.context.clone(), recorded: Arc::clone(recorded) }
 }
 
 /// Steps until all of these are completed.
@@ -71,11 +64,7 @@ fn deletes_go_out_in_batches_of_ten() {
 
 #[test]
 fn of_a_half_failed_delete_only_what_can_still_succeed_is_tried_again() {
-    let failures = vec![
-        None,
-        Some(entry_failure("Code", true)),
-        Some(entry_failure("Code", false)),
-    ];
+    let failures = vec![None, Some(entry_failure("Code", true)), Some(entry_failure("Code", false))];
     let rig = with_deletes(VecDeque::from([Ok(failures)]));
     complete(&rig, deletes(&rig, 0..3));
     assert_eq!(calls(&rig), [vec!["0", "1", "2"], vec!["2"]]);
@@ -91,17 +80,8 @@ fn a_delete_call_that_failed_is_made_again() {
 #[test]
 fn what_is_released_becomes_visible_at_once_beside_deletes() {
     let rig = Rig::new();
-    complete(
-        &rig,
-        vec![
-            recorded(&rig, "release", AT_ONCE),
-            recorded(&rig, "delete", Ending::Delete),
-        ],
-    );
-    assert_eq!(
-        *rig.queue.visibility.lock().unwrap(),
-        [("release".to_owned(), secs(0))]
-    );
+    complete(&rig, vec![recorded(&rig, "release", AT_ONCE), recorded(&rig, "delete", Ending::Delete)]);
+    assert_eq!(*rig.queue.visibility.lock().unwrap(), [("release".to_owned(), secs(0))]);
     assert_eq!(calls(&rig), [["delete"]]);
 }
 
@@ -126,10 +106,7 @@ fn a_queue_that_takes_no_deletes_is_not_called_in_a_hot_loop() {
 
 #[test]
 fn a_delete_that_goes_on_failing_holds_up_no_other_deleter() {
-    let rig = with_deletes(VecDeque::from([Ok(vec![Some(entry_failure(
-        "InternalError",
-        false,
-    ))])]));
+    let rig = with_deletes(VecDeque::from([Ok(vec![Some(entry_failure("InternalError", false))])]));
     let (sender, receiver) = unbounded();
     let receiver = Arc::new(Mutex::new(receiver));
     thread::scope(|scope| {
@@ -182,9 +159,7 @@ fn what_is_released_is_not_hidden_again_by_an_extension_that_was_under_way() {
     let changed = || rig.queue.visibility.lock().unwrap().clone();
     thread::scope(|scope| {
         scope.spawn(|| complete(&rig, vec![released, other]));
-        wait_until("the other is released", || {
-            changed() == [("other".to_owned(), secs(0))]
-        });
+        wait_until("the other is released", || changed() == [("other".to_owned(), secs(0))]);
         let ended = crate::pipeline::in_flight::Extended::Failed;
         rig.in_flight().end_extension(&under_way[0], ended);
         wait_until("the first is released, too", || changed().len() == 2);

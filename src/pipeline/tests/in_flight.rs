@@ -56,10 +56,7 @@ fn the_most_urgent_messages_are_extended_first_and_no_more_than_a_call_takes() {
     let ((in_flight, _), start) = (tracker(), Instant::now());
     let ages = [3, 1, 2].map(|age| tracked(&in_flight, &age.to_string(), start + secs(age)));
     let due = in_flight.begin_extensions(2, start + secs(20));
-    let ids: Vec<&str> = due
-        .iter()
-        .map(|extension| extension.receipt_handle.0.as_str())
-        .collect();
+    let ids: Vec<&str> = due.iter().map(|extension| extension.receipt_handle.0.as_str()).collect();
     assert_eq!(ids, ["1", "2"]);
     drop(ages);
 }
@@ -94,16 +91,9 @@ fn a_message_whose_time_is_over_or_that_the_queue_has_forgotten_is_lost() {
 fn an_assumed_timeout_is_no_proof_that_a_message_is_lost_but_an_extension_is() {
     let ((in_flight, _), start) = (tracker(), Instant::now());
     let held = tracked(&in_flight, "1", start);
-    assert!(
-        !is_lost(&in_flight, &held, start + secs(600)),
-        "the queue's may be longer"
-    );
+    assert!(!is_lost(&in_flight, &held, start + secs(600)), "the queue's may be longer");
     assert_eq!(in_flight.time_left(&held.ticket, start + secs(600)), secs(0));
-    assert_eq!(
-        succeed(&in_flight, start + secs(600)).len(),
-        1,
-        "it is still extended"
-    );
+    assert_eq!(succeed(&in_flight, start + secs(600)).len(), 1, "it is still extended");
     assert!(!is_lost(&in_flight, &held, start + secs(629)));
     assert!(is_lost(&in_flight, &held, start + secs(630)));
 }
@@ -146,10 +136,7 @@ fn what_is_recorded_during_its_extension_says_so_and_is_not_lost_by_it() {
     assert!(in_flight.is_being_extended(&recorded.ticket));
     in_flight.end_extension(&under_way[0], Extended::Forgotten);
     assert!(!in_flight.is_being_extended(&recorded.ticket));
-    assert_eq!(
-        in_flight.are_held([&recorded.ticket].into_iter(), start + secs(15)),
-        [true]
-    );
+    assert_eq!(in_flight.are_held([&recorded.ticket].into_iter(), start + secs(15)), [true]);
 }
 
 #[test]
@@ -162,10 +149,7 @@ fn a_release_takes_over_once_what_is_neither_recorded_nor_lost_and_leaves_its_ho
 
     let released = in_flight.take_over(start);
     assert_eq!(released.len(), 1);
-    assert_eq!(
-        (released[0].receipt_handle.0.as_str(), released[0].ending),
-        ("held", AT_ONCE)
-    );
+    assert_eq!((released[0].receipt_handle.0.as_str(), released[0].ending), ("held", AT_ONCE));
     assert!(in_flight.take_over(start).is_empty());
     assert!(in_flight.record(vec![(held, Ending::Delete)]).is_empty());
     drop(lost);
@@ -224,15 +208,9 @@ fn a_drain_waits_for_what_is_in_flight_and_for_polls_that_are_likely_to_bring_so
     assert!(!in_flight.wait_until_drained(now, now));
     drop(likely);
     let quiet = in_flight.open_poll(0, now + secs(20), false);
-    assert!(
-        in_flight.wait_until_drained(now, now),
-        "it may wait for long in vain"
-    );
+    assert!(in_flight.wait_until_drained(now, now), "it may wait for long in vain");
     let later = Instant::now() + secs(60);
-    assert!(
-        !in_flight.wait_until_drained(later, Instant::now()),
-        "for a moment it is waited for"
-    );
+    assert!(!in_flight.wait_until_drained(later, Instant::now()), "for a moment it is waited for");
     drop(quiet);
     assert!(in_flight.wait_until_drained(later, later));
 }

@@ -33,9 +33,7 @@ use crate::sqs::{BatchOutcome, Delivery, EntryFailure, Queue, QueueError, Receip
 use crate::store::{CacheStore, Cause, LockPatience, Outcome, StoreError};
 
 const DEADLINE: Duration = Duration::from_secs(10);
-const AT_ONCE: Ending = Ending::Retry {
-    visible_in: Duration::ZERO,
-};
+const AT_ONCE: Ending = Ending::Retry { visible_in: Duration::ZERO };
 
 fn usage_of(customer: &str) -> String {
     format!(
@@ -65,19 +63,11 @@ fn secs(secs: u64) -> Duration {
 }
 
 fn queue_error() -> QueueError {
-    QueueError {
-        message: "on purpose".to_owned(),
-        kind: "purpose".to_owned(),
-        refused: false,
-    }
+    QueueError { message: "on purpose".to_owned(), kind: "purpose".to_owned(), refused: false }
 }
 
 fn entry_failure(code: &str, sender_fault: bool) -> EntryFailure {
-    EntryFailure {
-        code: code.to_owned(),
-        message: String::new(),
-        sender_fault,
-    }
+    EntryFailure { code: code.to_owned(), message: String::new(), sender_fault }
 }
 
 /// Gives prepared answers in order; after the last, an empty receive and calls that succeed. Panics at what SQS refuses.
@@ -121,10 +111,7 @@ impl Queue for FakeQueue {
         accepts(entries.iter().map(|(handle, _)| handle));
         for (handle, visible_in) in entries {
             assert!(visible_in.subsec_nanos() == 0 && *visible_in <= secs(12 * 3_600));
-            self.visibility
-                .lock()
-                .unwrap()
-                .push((handle.0.clone(), *visible_in));
+            self.visibility.lock().unwrap().push((handle.0.clone(), *visible_in));
         }
         let answer = self.visibility_answers.lock().unwrap().pop_front();
         answer.unwrap_or_else(|| Ok(vec![None; entries.len()]))
@@ -150,10 +137,7 @@ struct FakeStore {
 }
 
 fn store_error(cause: Cause) -> StoreError {
-    StoreError {
-        message: format!("{} on purpose", cause.label()),
-        cause,
-    }
+    StoreError { message: format!("{} on purpose", cause.label()), cause }
 }
 
 impl FakeStore {
@@ -178,12 +162,7 @@ impl FakeStore {
             *tries -= 1;
             return Ok(Outcome::Locked);
         }
-        self.applied
-            .lock()
-            .unwrap()
-            .last_mut()
-            .unwrap()
-            .push(key.to_owned());
+        self.applied.lock().unwrap().last_mut().unwrap().push(key.to_owned());
         Ok(Outcome::Applied { written: 1, stale: 0 })
     }
 
@@ -203,10 +182,7 @@ impl CacheStore for FakeStore {
         self.fail()?;
         let keys: Vec<&str> = changes.iter().map(|(change, _)| change.describe().1).collect();
         if let Some(customer) = &self.panics_for {
-            assert!(
-                !keys.iter().any(|key| key.contains(customer)),
-                "a defect on purpose"
-            );
+            assert!(!keys.iter().any(|key| key.contains(customer)), "a defect on purpose");
         }
         self.applied.lock().unwrap().push(Vec::new());
         Ok(keys.into_iter().map(|key| self.apply_one(key)).collect())
@@ -284,13 +260,7 @@ impl Rig {
             recorded: recorded_sender,
             shutdown,
         };
-        Self {
-            context: Arc::new(context),
-            queue,
-            store,
-            recorded,
-            triggers: Some(triggers),
-        }
+        Self { context: Arc::new(context), queue, store, recorded, triggers: Some(triggers) }
     }
 
     fn in_flight(&self) -> &Arc<InFlight> {
@@ -309,11 +279,7 @@ impl Rig {
     }
 
     fn failed(&self, reason: &str) -> u64 {
-        self.context
-            .metrics
-            .messages_failed
-            .with_label_values(&[reason])
-            .get()
+        self.context.metrics.messages_failed.with_label_values(&[reason]).get()
     }
 }
 

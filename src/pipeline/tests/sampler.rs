@@ -22,10 +22,7 @@ fn after_a_failed_write_a_probe_opens_the_gate_but_not_while_a_worker_is_about_t
 
 #[test]
 fn a_failed_read_is_ended_by_the_next_one_that_succeeds() {
-    let rig = Rig::with_store(FakeStore {
-        failures: Mutex::new(0),
-        ..FakeStore::default()
-    });
+    let rig = Rig::with_store(FakeStore { failures: Mutex::new(0), ..FakeStore::default() });
     let gate = rig.context.gate.clone();
     gate.read_failed(&store_error(Cause::Timeout), Instant::now());
     assert!(!gate.is_open());
@@ -38,12 +35,8 @@ fn a_failed_read_is_ended_by_the_next_one_that_succeeds() {
 fn a_fault_of_the_side_is_over_when_what_it_hindered_works() {
     let rig = Rig::new();
     let a_while_ago = Instant::now().checked_sub(secs(10)).unwrap();
-    let kinds = [
-        "info",
-        "sentinel",
-        "visibility get_attributes Http500",
-        "visibility change_visibility Http500",
-    ];
+    let kinds =
+        ["info", "sentinel", "visibility get_attributes Http500", "visibility change_visibility Http500"];
     for kind in kinds {
         let faults = &rig.context.faults;
         faults.note(kind, log::Level::Warn, "it failed", "why", a_while_ago);

@@ -24,9 +24,8 @@ fn is_lost(rig: &Rig, delivery: &InFlightDelivery, now: Instant) -> bool {
 #[test]
 fn what_is_in_flight_is_extended_in_batches_of_ten_and_not_before_half_of_its_time() {
     let (rig, mut visibility, now) = visibility(Vec::new());
-    let _held: Vec<InFlightDelivery> = (0..12)
-        .map(|number| rig.track(delivery(&number.to_string(), "{}")))
-        .collect();
+    let _held: Vec<InFlightDelivery> =
+        (0..12).map(|number| rig.track(delivery(&number.to_string(), "{}"))).collect();
     let extended = || rig.queue.visibility.lock().unwrap().clone();
     visibility.step(now + secs(10));
     assert!(extended().is_empty());
@@ -47,14 +46,7 @@ fn a_handle_that_the_queue_does_not_know_is_lost_and_a_call_that_failed_is_made_
     visibility.step(at_half);
     assert!(!is_lost(&rig, &forgotten, at_half), "a failed call says nothing");
     visibility.step(at_half + secs(4));
-    let ids: Vec<String> = rig
-        .queue
-        .visibility
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|(id, _)| id.clone())
-        .collect();
+    let ids: Vec<String> = rig.queue.visibility.lock().unwrap().iter().map(|(id, _)| id.clone()).collect();
     assert_eq!(ids, ["forgotten", "kept", "forgotten", "kept"]);
     assert!(is_lost(&rig, &forgotten, at_half + secs(4)));
     assert!(!is_lost(&rig, &kept, now + secs(40)));
@@ -68,10 +60,6 @@ fn an_extension_that_was_throttled_or_denied_is_no_loss() {
         visibility.step(now + secs(16));
         assert!(!is_lost(&rig, &held, now + secs(16)), "{code}");
         visibility.step(now + secs(20));
-        assert_eq!(
-            rig.queue.visibility.lock().unwrap().len(),
-            2,
-            "{code}: asked again"
-        );
+        assert_eq!(rig.queue.visibility.lock().unwrap().len(), 2, "{code}: asked again");
     }
 }

@@ -22,11 +22,7 @@ impl Bench {
     fn on(rig: Rig) -> Self {
         let (deliveries, receiver) = unbounded();
         let worker = Worker::new(rig.context.clone(), receiver);
-        Self {
-            rig,
-            worker,
-            deliveries,
-        }
+        Self { rig, worker, deliveries }
     }
 
     fn new() -> Self {
@@ -57,13 +53,8 @@ impl Bench {
 }
 
 fn migration_of(customers: usize) -> String {
-    let ids: Vec<String> = (0..customers)
-        .map(|number| format!(r#""customer-{number}""#))
-        .collect();
-    format!(
-        r#"{{"type":"SUBSCRIPTIONS_MIGRATED","payload":{{"customerIds":[{}]}}}}"#,
-        ids.join(",")
-    )
+    let ids: Vec<String> = (0..customers).map(|number| format!(r#""customer-{number}""#)).collect();
+    format!(r#"{{"type":"SUBSCRIPTIONS_MIGRATED","payload":{{"customerIds":[{}]}}}}"#, ids.join(","))
 }
 
 #[test]
@@ -111,10 +102,7 @@ fn timestamps_that_cannot_be_true_are_counted_and_cost_the_message_nothing() {
 
 #[test]
 fn messages_that_meet_a_redis_that_fails_are_kept_and_applied_when_a_retry_succeeds() {
-    let mut bench = Bench::on(Rig::with_store(FakeStore {
-        failures: Mutex::new(2),
-        ..FakeStore::default()
-    }));
+    let mut bench = Bench::on(Rig::with_store(FakeStore { failures: Mutex::new(2), ..FakeStore::default() }));
     let gate = bench.rig.context.gate.clone();
     bench.deliver("1", &usage_of("ann"));
     for _ in 0..2 {
@@ -135,10 +123,7 @@ fn messages_that_meet_a_redis_that_fails_are_kept_and_applied_when_a_retry_succe
 
 #[test]
 fn a_purge_does_not_prove_that_writes_work_again_since_a_redis_that_is_full_still_deletes() {
-    let mut bench = Bench::on(Rig::with_store(FakeStore {
-        failures: Mutex::new(1),
-        ..FakeStore::default()
-    }));
+    let mut bench = Bench::on(Rig::with_store(FakeStore { failures: Mutex::new(1), ..FakeStore::default() }));
     bench.deliver("1", &migration_of(1));
     assert_eq!(bench.step_until(1), [deleted("1")]);
     let gate = &bench.rig.context.gate;
@@ -148,10 +133,8 @@ fn a_purge_does_not_prove_that_writes_work_again_since_a_redis_that_is_full_stil
 
 #[test]
 fn what_a_worker_holds_at_the_release_phase_is_released_and_the_worker_ends() {
-    let mut bench = Bench::on(Rig::with_store(FakeStore {
-        failures: Mutex::new(u32::MAX),
-        ..FakeStore::default()
-    }));
+    let mut bench =
+        Bench::on(Rig::with_store(FakeStore { failures: Mutex::new(u32::MAX), ..FakeStore::default() }));
     bench.deliver("1", &usage_of("ann"));
     assert!(bench.worker.step());
     bench.deliver("2", &usage_of("bob"));
@@ -159,17 +142,11 @@ fn what_a_worker_holds_at_the_release_phase_is_released_and_the_worker_ends() {
     drop(bench.rig.triggers.take());
     assert!(!bench.worker.step());
     drop(bench.worker);
-    let mut endings: Vec<(String, Ending)> = released
-        .iter()
-        .map(|recorded| (recorded.receipt_handle.0.clone(), recorded.ending))
-        .collect();
+    let mut endings: Vec<(String, Ending)> =
+        released.iter().map(|recorded| (recorded.receipt_handle.0.clone(), recorded.ending)).collect();
     endings.sort_by(|a, b| a.0.cmp(&b.0));
     assert_eq!(endings, [("1".to_owned(), AT_ONCE), ("2".to_owned(), AT_ONCE)]);
-    assert_eq!(
-        bench.rig.context.metrics.in_flight.get(),
-        2,
-        "until they are completed"
-    );
+    assert_eq!(bench.rig.context.metrics.in_flight.get(), 2, "until they are completed");
 }
 
 #[test]
@@ -186,10 +163,7 @@ fn a_worker_ends_when_all_pollers_have_ended_and_nothing_waits() {
 fn entitlements_sent_before_an_invalidation_are_skipped_after_it() {
     let mut bench = Bench::new();
     let send = |bench: &mut Bench, id: &str, sent_at: i64, body: &str| {
-        bench.send(Delivery {
-            sent_at: EpochMs(sent_at),
-            ..delivery(id, body)
-        });
+        bench.send(Delivery { sent_at: EpochMs(sent_at), ..delivery(id, body) });
         assert_eq!(bench.step_until(1), [deleted(id)]);
     };
     let published = r#"{"type":"PACKAGE_PUBLISHED","payload":{"migrationType":"ALL_CUSTOMERS"}}"#;
@@ -227,10 +201,7 @@ fn of_a_message_with_many_changes_only_those_that_are_locked_are_retried() {
     bench.deliver("1", &migration_of(3));
     assert_eq!(bench.step_until(1), [deleted("1")]);
     assert_eq!(*bench.rig.store.calls.lock().unwrap(), [3, 1, 1]);
-    assert_eq!(
-        bench.rig.store.all_applied(),
-        ["p:c_customer-0", "p:c_customer-2", "p:c_customer-1"]
-    );
+    assert_eq!(bench.rig.store.all_applied(), ["p:c_customer-0", "p:c_customer-2", "p:c_customer-1"]);
 }
 
 #[test]
@@ -256,10 +227,7 @@ fn large_messages_behind_a_lock_stay_in_the_queue_but_for_a_few_megabytes() {
     }
     (0..30).for_each(|_| assert!(bench.worker.step()));
     let not_taken = bench.deliveries.len();
-    assert!(
-        (MESSAGES / 2..MESSAGES).contains(&not_taken),
-        "{not_taken} are not taken"
-    );
+    assert!((MESSAGES / 2..MESSAGES).contains(&not_taken), "{not_taken} are not taken");
     *bench.rig.store.locked.lock().unwrap() = None;
     assert_eq!(bench.step_until(MESSAGES).len(), MESSAGES);
 }
@@ -277,20 +245,14 @@ fn ann_comes_again_and_bob_is_done(store: FakeStore, after: std::ops::RangeInclu
 
 #[test]
 fn a_panic_costs_its_own_message_one_try_and_no_other() {
-    let store = FakeStore {
-        panics_for: Some("ann".to_owned()),
-        ..FakeStore::default()
-    };
+    let store = FakeStore { panics_for: Some("ann".to_owned()), ..FakeStore::default() };
     let bench = ann_comes_again_and_bob_is_done(store, 1..=2);
     assert_eq!(bench.rig.failed("panic"), 1);
 }
 
 #[test]
 fn a_change_that_redis_refuses_comes_again_and_holds_up_no_other() {
-    let store = FakeStore {
-        refuses: Some("ann".to_owned()),
-        ..FakeStore::default()
-    };
+    let store = FakeStore { refuses: Some("ann".to_owned()), ..FakeStore::default() };
     let bench = ann_comes_again_and_bob_is_done(store, 15..=30);
     assert_eq!(bench.rig.failed("other"), 1);
     assert!(bench.rig.context.gate.is_open(), "Redis as a whole is well");
@@ -310,10 +272,7 @@ fn a_refused_change_does_not_keep_the_others_of_its_message_from_being_made() {
 
 #[test]
 fn a_change_that_redis_will_always_refuse_is_deleted_if_the_policy_says_so() {
-    let store = FakeStore {
-        refuses: Some("ann".to_owned()),
-        ..FakeStore::default()
-    };
+    let store = FakeStore { refuses: Some("ann".to_owned()), ..FakeStore::default() };
     let mut bench = Bench::on(Rig::with(FakeQueue::default(), store, PoisonPolicy::Delete));
     bench.deliver("1", &usage_of("ann"));
     assert_eq!(bench.step_until(1), [deleted("1")]);
@@ -323,9 +282,7 @@ fn a_change_that_redis_will_always_refuse_is_deleted_if_the_policy_says_so() {
 fn a_message_whose_receipt_handle_has_expired_is_dropped_and_not_completed() {
     let mut bench = Bench::new();
     bench.rig.in_flight().set_timeout(secs(30));
-    let long_ago = Instant::now()
-        .checked_sub(secs(31))
-        .expect("an up-time of minutes");
+    let long_ago = Instant::now().checked_sub(secs(31)).expect("an up-time of minutes");
     bench.send(received_at("1", &usage_of("ann"), long_ago));
     bench.deliver("2", &usage_of("bob"));
     assert_eq!(bench.step_until(1), [deleted("2")]);
@@ -335,10 +292,7 @@ fn a_message_whose_receipt_handle_has_expired_is_dropped_and_not_completed() {
 
 #[test]
 fn a_message_that_expires_while_redis_fails_is_dropped_and_a_probe_may_open_the_gate() {
-    let mut bench = Bench::on(Rig::with_store(FakeStore {
-        failures: Mutex::new(1),
-        ..FakeStore::default()
-    }));
+    let mut bench = Bench::on(Rig::with_store(FakeStore { failures: Mutex::new(1), ..FakeStore::default() }));
     bench.rig.in_flight().set_timeout(Duration::from_millis(50));
     bench.deliver("1", &usage_of("ann"));
     assert!(bench.worker.step());

@@ -22,10 +22,7 @@ fn settings(endpoint: &Url) -> SqsSettings {
 
 fn client(stub: &Stub) -> SqsClient {
     let secret = Secret::inline("wJalrXUtnFEMI-of-the-test");
-    SqsClient::new(
-        settings(&stub.url),
-        Arc::new(StaticCredentials::new("AKIA1".to_owned(), secret, None)),
-    )
+    SqsClient::new(settings(&stub.url), Arc::new(StaticCredentials::new("AKIA1".to_owned(), secret, None)))
 }
 
 fn handle(text: &str) -> ReceiptHandle {
@@ -73,10 +70,7 @@ fn a_receive_is_one_signed_post_to_the_root_and_brings_deliveries() {
     assert_eq!(deliveries[0].message_id, "m1");
     assert_eq!(deliveries[0].sent_at, EpochMs(1_793_491_200_123));
     assert_eq!(deliveries[0].receive_count, 2);
-    assert!(
-        deliveries[1].sent_at >= before,
-        "the time of receipt stands in for an unknown one"
-    );
+    assert!(deliveries[1].sent_at >= before, "the time of receipt stands in for an unknown one");
 
     let asked = stub.asked();
     assert_eq!(asked.line, "POST /");
@@ -84,18 +78,12 @@ fn a_receive_is_one_signed_post_to_the_root_and_brings_deliveries() {
     assert_eq!(asked.header("x-amz-target"), "AmazonSQS.ReceiveMessage");
     assert_eq!(asked.header("host"), stub.url.authority());
     let signed = asked.header("authorization");
-    assert!(
-        signed.starts_with("AWS4-HMAC-SHA256 Credential=AKIA1/"),
-        "{signed}"
-    );
+    assert!(signed.starts_with("AWS4-HMAC-SHA256 Credential=AKIA1/"), "{signed}");
     assert!(signed.contains(
         "/eu-central-1/sqs/aws4_request, SignedHeaders=content-type;host;x-amz-date;x-amz-target,"
     ));
     let body: Value = serde_json::from_str(&asked.body).unwrap();
-    assert_eq!(
-        body["QueueUrl"], QUEUE_URL,
-        "the queue's own URL, whatever the endpoint"
-    );
+    assert_eq!(body["QueueUrl"], QUEUE_URL, "the queue's own URL, whatever the endpoint");
 }
 
 #[test]
@@ -110,36 +98,22 @@ fn batches_report_entry_by_entry_and_an_empty_one_calls_nobody() {
     let deleted = client.delete_batch(&[handle("a"), handle("b")]).unwrap();
     assert_eq!(deleted[0], None);
     assert_eq!(deleted[1].as_ref().unwrap().code, "ReceiptHandleIsInvalid");
-    let changed = client
-        .change_visibility_batch(&[(handle("a"), Duration::from_secs(30))])
-        .unwrap();
+    let changed = client.change_visibility_batch(&[(handle("a"), Duration::from_secs(30))]).unwrap();
     assert_eq!(changed, [None]);
     assert_eq!(client.delete_batch(&[]).unwrap(), []);
     assert_eq!(client.change_visibility_batch(&[]).unwrap(), []);
 
-    assert_eq!(
-        stub.asked().header("x-amz-target"),
-        "AmazonSQS.DeleteMessageBatch"
-    );
-    assert_eq!(
-        stub.asked().header("x-amz-target"),
-        "AmazonSQS.ChangeMessageVisibilityBatch"
-    );
+    assert_eq!(stub.asked().header("x-amz-target"), "AmazonSQS.DeleteMessageBatch");
+    assert_eq!(stub.asked().header("x-amz-target"), "AmazonSQS.ChangeMessageVisibilityBatch");
     assert!(stub.was_left_alone());
 }
 
 #[test]
 fn calls_go_to_the_endpoints_path_and_name_the_queue_as_it_is_given() {
-    for (path, line) in [
-        ("/", "POST /"),
-        ("/sqs", "POST /sqs/"),
-        ("/a/b%20c/", "POST /a/b%20c/"),
-    ] {
+    for (path, line) in [("/", "POST /"), ("/sqs", "POST /sqs/"), ("/a/b%20c/", "POST /a/b%20c/")] {
         let stub = Stub::start([Stub::ok("{}")]);
         let settings = settings(&stub.url.join(path).unwrap());
-        SqsClient::new(settings, Arc::new(Temporary::default()))
-            .receive(1, Duration::ZERO)
-            .unwrap();
+        SqsClient::new(settings, Arc::new(Temporary::default())).receive(1, Duration::ZERO).unwrap();
         let asked = stub.asked();
         assert_eq!(asked.line, line);
         let body: Value = serde_json::from_str(&asked.body).unwrap();
@@ -177,20 +151,18 @@ fn a_clock_that_is_off_is_explained_where_the_correction_does_not_help() {
     ]);
     let error = client(&stub).delete_batch(&[handle("a")]).unwrap_err();
     assert_eq!(error.kind, "InvalidSignatureException");
-    assert!(error.message.starts_with(&format!(
-        "cannot delete messages from queue {QUEUE_URL} in region eu-central-1"
-    )));
+    assert!(
+        error
+            .message
+            .starts_with(&format!("cannot delete messages from queue {QUEUE_URL} in region eu-central-1"))
+    );
     assert!(error.message.contains("minutes ahead of the server's"), "{error}");
     assert!(!error.message.contains("wJalrXUtnFEMI"));
 }
 
 #[test]
 fn a_refusal_that_the_clock_does_not_explain_is_not_sent_again() {
-    let stub = Stub::start([Reply::Answer(
-        403,
-        "",
-        EXPIRED.replace("Signature expired: x", "no"),
-    )]);
+    let stub = Stub::start([Reply::Answer(403, "", EXPIRED.replace("Signature expired: x", "no"))]);
     let error = client(&stub).delete_batch(&[handle("a")]).unwrap_err();
     assert!(error.message.contains("check AWS_SECRET_ACCESS_KEY"), "{error}");
     stub.asked();
@@ -222,10 +194,7 @@ fn a_refused_temporary_key_is_reported_to_its_source_and_its_token_is_not_repeat
     let client = SqsClient::new(settings(&stub.url), Arc::<Temporary>::clone(&provider));
     for _ in 0..4 {
         let error = client.receive(1, Duration::ZERO).unwrap_err();
-        assert!(
-            !error.message.contains("FwoGtoken") && !error.message.contains("verysecret"),
-            "{error}"
-        );
+        assert!(!error.message.contains("FwoGtoken") && !error.message.contains("verysecret"), "{error}");
     }
     assert_eq!(stub.asked().header("x-amz-security-token"), "FwoGtoken");
     assert_eq!(
@@ -239,24 +208,16 @@ fn a_refused_temporary_key_is_reported_to_its_source_and_its_token_is_not_repeat
 fn a_peer_that_hangs_or_drips_costs_the_wait_and_the_slack() {
     for reply in [Reply::Silence, Reply::Drip] {
         let stub = Stub::start([reply]);
-        let settings = SqsSettings {
-            receive_slack: Duration::from_millis(300),
-            proxy: None,
-            ..settings(&stub.url)
-        };
+        let settings =
+            SqsSettings { receive_slack: Duration::from_millis(300), proxy: None, ..settings(&stub.url) };
         let client = SqsClient::new(settings, Arc::new(Temporary::default()));
         let started = Instant::now();
         let error = client.receive(1, Duration::ZERO).unwrap_err();
         assert_eq!(error.kind, "timeout", "{error}");
-        assert!(error.message.contains(&format!(
-            "no answer from {}",
-            stub.url.as_str().trim_end_matches('/')
-        )));
         assert!(
-            started.elapsed() < Duration::from_secs(5),
-            "took {:?}",
-            started.elapsed()
+            error.message.contains(&format!("no answer from {}", stub.url.as_str().trim_end_matches('/')))
         );
+        assert!(started.elapsed() < Duration::from_secs(5), "took {:?}", started.elapsed());
     }
 }
 
@@ -269,10 +230,7 @@ fn answers_that_are_not_sqs_ask_whether_the_endpoint_is() {
     let client = client(&stub);
     let page = client.receive(1, Duration::ZERO).unwrap_err();
     assert_eq!(page.kind, "unreadable_answer");
-    assert!(
-        page.message.contains("an SQS endpoint") && !page.message.contains("wifi"),
-        "{page}"
-    );
+    assert!(page.message.contains("an SQS endpoint") && !page.message.contains("wifi"), "{page}");
     assert_eq!(client.receive(1, Duration::ZERO).unwrap_err().kind, "not_http");
 }
 
@@ -285,9 +243,7 @@ fn a_dead_endpoint_and_unreadable_credentials_are_told_apart() {
 
     let absent = Secret::file("/nonexistent/secret");
     let provider = StaticCredentials::new("AKIA1".to_owned(), absent, None);
-    let error = SqsClient::new(settings(&dead), Arc::new(provider))
-        .receive(1, Duration::ZERO)
-        .unwrap_err();
+    let error = SqsClient::new(settings(&dead), Arc::new(provider)).receive(1, Duration::ZERO).unwrap_err();
     assert_eq!(error.kind, "credentials_unreadable");
     assert!(error.message.contains("/nonexistent/secret"), "{error}");
 }

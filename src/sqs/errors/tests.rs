@@ -13,10 +13,7 @@ struct Keys {
     decided_by: Option<&'static str>,
 }
 
-const STATIC: Keys = Keys {
-    source: "static credentials with key id AKIA1",
-    decided_by: None,
-};
+const STATIC: Keys = Keys { source: "static credentials with key id AKIA1", decided_by: None };
 const FROM_EDGE: Keys = Keys {
     source: "temporary credentials from the Edge API at https://edge.api.stigg.io, with key id ASIA2",
     decided_by: Some("SERVER_API_KEY"),
@@ -62,20 +59,11 @@ fn report<T>(
         session_token: Some("FwoGtoken".to_owned()),
         expires_at: None,
     };
-    of(FailedCall {
-        operation,
-        settings,
-        credentials: &credentials,
-        provider: keys,
-    })
+    of(FailedCall { operation, settings, credentials: &credentials, provider: keys })
 }
 
 fn refusal(status: u16, code: &str, message: &str) -> QueueRefusal {
-    QueueRefusal {
-        status,
-        code: code.to_owned(),
-        message: message.to_owned(),
-    }
+    QueueRefusal { status, code: code.to_owned(), message: message.to_owned() }
 }
 
 fn line(keys: &Keys, status: u16, code: &str, message: &str, ahead_ms: Option<i64>) -> String {
@@ -149,10 +137,7 @@ fn each_code_has_its_remedy() {
 fn keys_that_the_service_fetches_are_fetched_again() {
     for code in ["InvalidClientTokenId", "SignatureDoesNotMatch", "ExpiredToken"] {
         let message = line(&FROM_EDGE, 403, code, "", None);
-        assert!(
-            message.contains("with key id ASIA2: new ones are being fetched"),
-            "{message}"
-        );
+        assert!(message.contains("with key id ASIA2: new ones are being fetched"), "{message}");
         assert!(message.contains("check SERVER_API_KEY"), "{message}");
     }
 }
@@ -166,22 +151,14 @@ fn too_many_messages_in_flight_is_no_matter_of_permissions_and_not_for_good() {
         refused(call, &refusal(403, "OverLimit", ""), None)
     });
     assert!(!error.refused);
-    assert!(
-        error.message.contains("; 20,000 messages are in flight"),
-        "{error}"
-    );
+    assert!(error.message.contains("; 20,000 messages are in flight"), "{error}");
     assert!(!error.message.contains("policy"), "{error}");
 }
 
 #[test]
 fn a_wrong_signature_names_both_secret_and_region_and_the_clock() {
-    let message = line(
-        &STATIC,
-        403,
-        "SignatureDoesNotMatch",
-        "The request signature does not match.",
-        Some(1_000),
-    );
+    let message =
+        line(&STATIC, 403, "SignatureDoesNotMatch", "The request signature does not match.", Some(1_000));
     assert!(message.ends_with(
         "the secret does not belong to access key ID AKIA1, or the queue is not in region eu-central-1: check \
          AWS_SECRET_ACCESS_KEY and AWS_REGION; this machine's clock is right"
@@ -199,10 +176,7 @@ fn a_clock_that_is_off_is_reported_with_its_offset() {
         "{behind}"
     );
     let ahead = line(&STATIC, 400, "InvalidSignatureException", "", Some(5 * 60_000));
-    assert!(
-        ahead.contains("; this machine's clock is 5 minutes ahead of the server's"),
-        "{ahead}"
-    );
+    assert!(ahead.contains("; this machine's clock is 5 minutes ahead of the server's"), "{ahead}");
     let right = line(&STATIC, 403, "SignatureDoesNotMatch", "", Some(4 * 60_000));
     assert!(right.ends_with("; this machine's clock is right"), "{right}");
 }
@@ -212,10 +186,7 @@ fn secrets_and_the_signed_request_that_aws_quotes_are_cut() {
     let message = "The request signature we calculated does not match. The Canonical String for this request \
                    should have been 'POST / x-amz-security-token:other";
     let cut = line(&FROM_EDGE, 403, "SignatureDoesNotMatch", message, None);
-    assert!(
-        cut.contains("(The request signature we calculated does not match.)"),
-        "{cut}"
-    );
+    assert!(cut.contains("(The request signature we calculated does not match.)"), "{cut}");
     // A secret that crosses the end of what is quoted.
     let long = format!("{} the-secret-key FwoGtoken", "x".repeat(190));
     let cut = line(&STATIC, 400, "InvalidParameterValue", &long, None);
@@ -241,10 +212,7 @@ fn a_code_of_ours_to_know_is_never_redacted_and_any_other_is() {
         refused(call, &refusal(status, code, ""), None).kind
     };
     assert_eq!(kind("AccessDenied", 403, "AccessDenied"), "AccessDenied");
-    assert_eq!(
-        kind("the-secret-key", 400, "Bad-the-secret-key"),
-        "Bad-[redacted]"
-    );
+    assert_eq!(kind("the-secret-key", 400, "Bad-the-secret-key"), "Bad-[redacted]");
     assert_eq!(kind("secret", 400, "Bad-secret"), "Bad-secret");
 }
 
@@ -253,10 +221,7 @@ fn a_foreign_text_is_quoted_on_one_short_line() {
     let page = "bad\r\n\u{1b}[31mgateway ".repeat(1000);
     let message = line(&STATIC, 502, "Http502", &page, None);
     assert!(message.contains("(bad \\u{1b}[31mgateway bad"), "{message}");
-    assert!(
-        message.chars().count() < 700 && !message.contains(char::is_control),
-        "{message}"
-    );
+    assert!(message.chars().count() < 700 && !message.contains(char::is_control), "{message}");
 }
 
 #[test]
@@ -295,14 +260,10 @@ fn regions_that_disagree_are_reported_with_every_refusal_of_the_callers() {
 
 #[test]
 fn no_answer_names_the_endpoint_and_where_it_is_set() {
-    let error = HttpError {
-        kind: HttpErrorKind::ConnectionRefused,
-        message: "connection refused".to_owned(),
-    };
+    let error =
+        HttpError { kind: HttpErrorKind::ConnectionRefused, message: "connection refused".to_owned() };
     let settings = settings("eu-central-1", "events");
-    let error = report(Operation::Receive, &settings, &STATIC, |call| {
-        unanswered(call, &error)
-    });
+    let error = report(Operation::Receive, &settings, &STATIC, |call| unanswered(call, &error));
     assert_eq!(error.kind, "connection_refused");
     assert!(error.message.ends_with(
         ": no answer from https://sqs.eu-central-1.amazonaws.com: connection refused; nothing listens there: check \
@@ -313,23 +274,14 @@ fn no_answer_names_the_endpoint_and_where_it_is_set() {
 #[test]
 fn an_entry_is_final_if_its_receipt_handle_is_worthless_and_not_if_the_fault_passes() {
     let is_final = |code: &str, sender_fault: bool| {
-        let failure = EntryFailure {
-            code: code.to_owned(),
-            message: String::new(),
-            sender_fault,
-        };
+        let failure = EntryFailure { code: code.to_owned(), message: String::new(), sender_fault };
         failure.is_final()
     };
     assert!(is_final("ReceiptHandleIsInvalid", true));
     assert!(is_final("AWS.SimpleQueueService.MessageNotInflight", false));
     assert!(is_final("InvalidParameterValue", true));
     assert!(is_final("SomethingOfTheSenders", true));
-    for passing in [
-        "RequestThrottled",
-        "AccessDenied",
-        "KMS.AccessDeniedException",
-        "OverLimit",
-    ] {
+    for passing in ["RequestThrottled", "AccessDenied", "KMS.AccessDeniedException", "OverLimit"] {
         assert!(!is_final(passing, true), "{passing}");
     }
     assert!(!is_final("InternalError", false));

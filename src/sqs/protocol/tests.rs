@@ -22,14 +22,7 @@ fn received(answer: &[u8]) -> Result<Vec<Delivery>, String> {
 fn messages(answer: &Value) -> Vec<(String, String, String, i64, u32)> {
     let deliveries = received(answer.to_string().as_bytes()).unwrap();
     let fields = |delivery: Delivery| {
-        let Delivery {
-            message_id,
-            receipt_handle,
-            body,
-            sent_at,
-            receive_count,
-            ..
-        } = delivery;
+        let Delivery { message_id, receipt_handle, body, sent_at, receive_count, .. } = delivery;
         (message_id, receipt_handle.0, body, sent_at.0, receive_count)
     };
     deliveries.into_iter().map(fields).collect()
@@ -44,10 +37,7 @@ fn a_receive_asks_for_every_attribute_under_both_names() {
     let wait = Duration::from_secs(20);
     assert_eq!(parsed(&receive(QUEUE, 10, wait, None)), expected);
     expected["VisibilityTimeout"] = 30.into();
-    assert_eq!(
-        parsed(&receive(QUEUE, 10, wait, Some(Duration::from_secs(30)))),
-        expected
-    );
+    assert_eq!(parsed(&receive(QUEUE, 10, wait, Some(Duration::from_secs(30)))), expected);
 }
 
 #[test]
@@ -63,10 +53,7 @@ fn one_message_received_twice_goes_into_a_delete_under_two_ids() {
 #[test]
 fn visibility_is_sent_in_whole_seconds_entry_by_entry() {
     let (a, b) = (handle("a"), handle("b"));
-    let entries = [
-        (&a, Some(Duration::ZERO)),
-        (&b, Some(Duration::from_millis(90_500))),
-    ];
+    let entries = [(&a, Some(Duration::ZERO)), (&b, Some(Duration::from_millis(90_500)))];
     assert_eq!(
         parsed(&batch(QUEUE, entries.into_iter()))["Entries"],
         json!([{"Id": "0", "ReceiptHandle": "a", "VisibilityTimeout": 0},
@@ -87,17 +74,8 @@ fn a_message_comes_with_its_times_and_count_whatever_else_there_is() {
         "MessageAttributes": {"a": {"b": [1]}}, "New": [{}],
         "Attributes": {"SentTimestamp": "1793491200123", "ApproximateReceiveCount": "3", "SenderId": "AIDA"},
     });
-    let expected = (
-        "m-1".to_owned(),
-        "r-1".to_owned(),
-        "{\"a\":\"ü\n\"}".to_owned(),
-        1_793_491_200_123,
-        3,
-    );
-    assert_eq!(
-        messages(&json!({"Messages": [message]})),
-        std::slice::from_ref(&expected)
-    );
+    let expected = ("m-1".to_owned(), "r-1".to_owned(), "{\"a\":\"ü\n\"}".to_owned(), 1_793_491_200_123, 3);
+    assert_eq!(messages(&json!({"Messages": [message]})), std::slice::from_ref(&expected));
     message["Attributes"]["SentTimestamp"] = 1_793_491_200_123_i64.into();
     assert_eq!(messages(&json!({"Messages": [message]})), [expected]);
 }
@@ -128,29 +106,17 @@ fn a_message_that_could_not_be_deleted_is_an_error_that_names_the_field() {
         let mut message = json!({"MessageId": "m", "ReceiptHandle": "r", "Body": "customer data"});
         message.as_object_mut().unwrap().remove(field);
         let error = received(json!({"Messages": [message]}).to_string().as_bytes()).unwrap_err();
-        assert!(
-            error.starts_with(&format!("the answer has no {field} (line 1 column ")),
-            "{error}"
-        );
+        assert!(error.starts_with(&format!("the answer has no {field} (line 1 column ")), "{error}");
     }
 }
 
 #[test]
 fn an_answer_that_is_not_sqss_is_an_error_without_its_content() {
     for (answer, error) in [
-        (
-            &b"<html>login</html>"[..],
-            "the answer is not JSON (line 1 column 1)",
-        ),
+        (&b"<html>login</html>"[..], "the answer is not JSON (line 1 column 1)"),
         (b"[1]", "the answer is JSON, but not SQS's (line 1 column 2)"),
-        (
-            br#"{"Messages":"customer"}"#,
-            "the answer is JSON, but not SQS's (line 1 column 22)",
-        ),
-        (
-            br#"{"Messages":[{"MessageId":true}]}"#,
-            "the answer is JSON, but not SQS's (line 1 column 30)",
-        ),
+        (br#"{"Messages":"customer"}"#, "the answer is JSON, but not SQS's (line 1 column 22)"),
+        (br#"{"Messages":[{"MessageId":true}]}"#, "the answer is JSON, but not SQS's (line 1 column 30)"),
         (
             br#"{"Messages":[{"MessageId":"m","ReceiptHandle":"r","Body":0}]}"#,
             "the answer has a Body that is no text",
@@ -247,10 +213,7 @@ fn an_entry_that_both_succeeded_and_failed_counts_as_failed() {
 #[test]
 fn an_answer_to_a_batch_of_more_than_sqs_sends_is_refused_before_it_takes_memory() {
     let answer = format!(r#"{{"Failed":[{}]}}"#, vec![r#"{"Id":"0"}"#; 30_000].join(","));
-    assert_eq!(
-        parse_batch(answer.as_bytes(), 1).unwrap_err(),
-        "the answer is longer than 262144 bytes"
-    );
+    assert_eq!(parse_batch(answer.as_bytes(), 1).unwrap_err(), "the answer is longer than 262144 bytes");
 }
 
 #[test]
@@ -262,29 +225,17 @@ fn a_refusal_is_read_in_every_form_it_comes_in() {
     let json =
         r#"{"__type":"com.amazonaws.sqs#QueueDoesNotExist","message":"The specified queue does not exist."}"#;
     let header = Some("AWS.SimpleQueueService.NonExistentQueue;Sender");
-    assert_eq!(
-        read(header, json),
-        "QueueDoesNotExist: The specified queue does not exist."
-    );
+    assert_eq!(read(header, json), "QueueDoesNotExist: The specified queue does not exist.");
     let coral = r#"{"__type":"com.amazon.coral.service#UnrecognizedClientException","Message":"no"}"#;
     assert_eq!(read(None, coral), "UnrecognizedClientException: no");
     assert_eq!(read(header, "{}"), "AWS.SimpleQueueService.NonExistentQueue: ");
-    assert_eq!(
-        read(None, r#"{"code":502,"message":"Bad gateway"}"#),
-        "Http403: Bad gateway"
-    );
+    assert_eq!(read(None, r#"{"code":502,"message":"Bad gateway"}"#), "Http403: Bad gateway");
     let xml = "<?xml version=\"1.0\"?><ErrorResponse><Error><Type>Sender</Type><Code>InvalidClientTokenId</Code>\
                <Message>The security token\n is &quot;invalid&quot;.</Message></Error></ErrorResponse>";
     assert_eq!(read(None, xml), "InvalidClientTokenId: The security token is…");
     let nameless = "<Error><Code></Code><Message>who knows</Message></Error>";
     assert_eq!(read(None, nameless), "Http403: who knows");
-    assert_eq!(
-        read(header, nameless),
-        "AWS.SimpleQueueService.NonExistentQueue: who knows"
-    );
-    assert_eq!(
-        read(None, "<html><h1>Blocked</h1> by <b>proxy</b></html>"),
-        "Http403: Blocked by proxy"
-    );
+    assert_eq!(read(header, nameless), "AWS.SimpleQueueService.NonExistentQueue: who knows");
+    assert_eq!(read(None, "<html><h1>Blocked</h1> by <b>proxy</b></html>"), "Http403: Blocked by proxy");
     assert_eq!(read(None, ""), "Http403: ");
 }

@@ -59,15 +59,11 @@ impl Simulator {
             "ReceiveMessage" => self.receive(body, out, buffers),
             "DeleteMessageBatch" => {
                 counts.deletes.fetch_add(1, Ordering::Relaxed);
-                batch(body, out, |entry| {
-                    entry.receipt().map(|receipt| self.shelf.delete(receipt))
-                })
+                batch(body, out, |entry| entry.receipt().map(|receipt| self.shelf.delete(receipt)))
             }
             "DeleteMessage" => {
                 counts.deletes.fetch_add(1, Ordering::Relaxed);
-                single(body, out, |entry| {
-                    entry.receipt().map(|receipt| self.shelf.delete(receipt))
-                })
+                single(body, out, |entry| entry.receipt().map(|receipt| self.shelf.delete(receipt)))
             }
             "ChangeMessageVisibilityBatch" => {
                 counts.others.fetch_add(1, Ordering::Relaxed);
@@ -98,8 +94,7 @@ impl Simulator {
         let call: Receive = serde_json::from_slice(body).ok()?;
         let wait = Duration::from_secs(call.wait_secs.min(20));
         buffers.receipts.clear();
-        self.shelf
-            .receive(call.max.clamp(1, 10), wait, &mut buffers.receipts);
+        self.shelf.receive(call.max.clamp(1, 10), wait, &mut buffers.receipts);
         if buffers.receipts.is_empty() {
             out.extend_from_slice(b"{}");
             return Some(());
@@ -129,19 +124,14 @@ impl Simulator {
 
     fn change_visibility(&self, entry: &Entry<'_>) -> Option<()> {
         let hidden = Duration::from_secs(entry.hidden_secs);
-        self.shelf
-            .change_visibility(entry.receipt()?, hidden)
-            .then_some(())
+        self.shelf.change_visibility(entry.receipt()?, hidden).then_some(())
     }
 }
 
 impl Entry<'_> {
     fn receipt(&self) -> Option<Receipt> {
         let mut parts = self.handle.split('.');
-        Some(Receipt {
-            number: parts.next()?.parse().ok()?,
-            attempt: parts.next()?.parse().ok()?,
-        })
+        Some(Receipt { number: parts.next()?.parse().ok()?, attempt: parts.next()?.parse().ok()? })
     }
 }
 

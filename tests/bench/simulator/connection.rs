@@ -83,11 +83,7 @@ fn frame(buffer: &[u8]) -> io::Result<Option<Frame>> {
     let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") else {
         return Ok(None);
     };
-    let mut frame = Frame {
-        head: end + 4,
-        length: 0,
-        target: (0, 0),
-    };
+    let mut frame = Frame { head: end + 4, length: 0, target: (0, 0) };
     let mut start = 0;
     for line in buffer[..end].split(|byte| *byte == b'\n') {
         let line_start = start;

@@ -31,9 +31,7 @@ fn answer(mut stream: &TcpStream, shelf: &Shelf) -> std::io::Result<()> {
         "/counts" => (200, shelf.told()),
         "/start" => {
             let number = |name: &str| {
-                let pair = query
-                    .split('&')
-                    .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+                let pair = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
                 pair.and_then(|value| value.parse::<f64>().ok())
             };
             shelf.start(number("messages").map(|messages| messages as u64), number("rate"));

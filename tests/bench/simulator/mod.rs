@@ -120,8 +120,5 @@ fn accept(
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) {
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .expect("a thread");
+    thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread");
 }

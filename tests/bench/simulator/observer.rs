@@ -23,9 +23,7 @@ impl Observer {
         let (before, after) = parts();
         while self.0.read_line(&mut line).is_ok_and(|read| read > 0) {
             // The channel is the only line of what is published that looks like this: the pattern has an asterisk.
-            let probe = line
-                .strip_prefix(&before)
-                .and_then(|rest| rest.strip_suffix(&after));
+            let probe = line.strip_prefix(&before).and_then(|rest| rest.strip_suffix(&after));
             if let Some(probe) = probe.and_then(|number| number.parse().ok()) {
                 shelf.seen_written(probe);
             }
@@ -35,10 +33,7 @@ impl Observer {
 
 /// The channel of a probe's first feature, up to its number and behind it.
 fn parts() -> (String, String) {
-    (
-        format!("__keyspace@0__:{PREFIX}:c_probe-"),
-        ":f_feature-0#timestamp".to_owned(),
-    )
+    (format!("__keyspace@0__:{PREFIX}:c_probe-"), ":f_feature-0#timestamp".to_owned())
 }
 
 fn pattern() -> String {

@@ -88,12 +88,7 @@ impl Shelf {
         Self {
             began,
             way_back,
-            supply: Mutex::new(Supply {
-                end: 0,
-                rate: None,
-                since: began,
-                first: 0,
-            }),
+            supply: Mutex::new(Supply { end: 0, rate: None, since: began, first: 0 }),
             supply_changed: Condvar::new(),
             next: zero(),
             returned: Mutex::default(),
@@ -156,15 +151,9 @@ impl Shelf {
             if let Some(probe) = self.mix.probe(receipt.number) {
                 self.probes[probe as usize].store(self.us(handed_out_at), Ordering::Relaxed);
             }
-            let in_flight = InFlight {
-                attempt: receipt.attempt,
-                handed_out_at,
-                visible_at: handed_out_at + VISIBILITY,
-            };
-            self.shard(receipt.number)
-                .lock()
-                .unwrap()
-                .insert(receipt.number, in_flight);
+            let in_flight =
+                InFlight { attempt: receipt.attempt, handed_out_at, visible_at: handed_out_at + VISIBILITY };
+            self.shard(receipt.number).lock().unwrap().insert(receipt.number, in_flight);
         }
     }
 
@@ -197,11 +186,7 @@ impl Shelf {
             }
             // The next number is this call's, though it may not have come yet: whoever waits longest gets it.
             let now = Instant::now();
-            let count = if due > now {
-                1
-            } else {
-                max.min(come_by(&supply, now) - next)
-            };
+            let count = if due > now { 1 } else { max.min(come_by(&supply, now) - next) };
             self.next.store(next + count, Ordering::SeqCst);
             drop(supply);
             wait_until(due);
@@ -221,24 +206,17 @@ impl Shelf {
     /// Deletes a message. One that is gone already is deleted, as SQS has it; an older receipt does nothing.
     pub fn delete(&self, receipt: Receipt) {
         let mut shard = self.shard(receipt.number).lock().unwrap();
-        if shard
-            .get(&receipt.number)
-            .is_none_or(|held| held.attempt != receipt.attempt)
-        {
+        if shard.get(&receipt.number).is_none_or(|held| held.attempt != receipt.attempt) {
             return;
         }
         let held = shard.remove(&receipt.number).expect("just seen");
         drop(shard);
         let now = Instant::now();
         let counts = &self.counts;
-        counts
-            .to_deleted
-            .add(micros(now.saturating_duration_since(held.handed_out_at)));
+        counts.to_deleted.add(micros(now.saturating_duration_since(held.handed_out_at)));
         counts.deleted.fetch_add(1, Ordering::Relaxed);
         let at = self.us(now);
-        let _ = counts
-            .first_delete_us
-            .compare_exchange(0, at, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = counts.first_delete_us.compare_exchange(0, at, Ordering::Relaxed, Ordering::Relaxed);
         counts.last_delete_us.fetch_max(at, Ordering::Relaxed);
     }
 
@@ -261,10 +239,7 @@ impl Shelf {
 
     fn give_back(&self, receipt: Receipt) {
         let mut returned = self.returned.lock().unwrap();
-        returned.push_back(Receipt {
-            attempt: receipt.attempt + 1,
-            ..receipt
-        });
+        returned.push_back(Receipt { attempt: receipt.attempt + 1, ..receipt });
         self.any_returned.store(true, Ordering::Release);
     }
 
@@ -276,10 +251,7 @@ impl Shelf {
             shard.retain(|number, held| {
                 let stays = held.visible_at > now;
                 if !stays {
-                    self.give_back(Receipt {
-                        number: *number,
-                        attempt: held.attempt,
-                    });
+                    self.give_back(Receipt { number: *number, attempt: held.attempt });
                 }
                 stays
             });

@@ -153,14 +153,7 @@ struct Pump<'a> {
 
 impl<'a> Pump<'a> {
     fn new(shared: &'a Shared, link: &'a Link, direction: Direction) -> Self {
-        Self {
-            shared,
-            link,
-            direction,
-            epoch: 0,
-            answered: 0,
-            random: fastrand::Rng::with_seed(link.number),
-        }
+        Self { shared, link, direction, epoch: 0, answered: 0, random: fastrand::Rng::with_seed(link.number) }
     }
 
     fn ends(&self) -> Option<(&'a TcpStream, &'a TcpStream)> {
@@ -235,14 +228,12 @@ impl<'a> Pump<'a> {
         }
         let left = |bytes: usize| bytes.saturating_sub(self.answered);
         let treatment = match mode {
-            Mode::ResetAfter { bytes } if count >= left(bytes).max(1) => Treatment::End {
-                after: left(bytes),
-                by_reset: true,
-            },
-            Mode::CutAfter { bytes } if count >= left(bytes).max(1) => Treatment::End {
-                after: left(bytes),
-                by_reset: false,
-            },
+            Mode::ResetAfter { bytes } if count >= left(bytes).max(1) => {
+                Treatment::End { after: left(bytes), by_reset: true }
+            }
+            Mode::CutAfter { bytes } if count >= left(bytes).max(1) => {
+                Treatment::End { after: left(bytes), by_reset: false }
+            }
             Mode::Drip { bytes_per_sec } => Treatment::Drip { bytes_per_sec },
             Mode::Garbage => Treatment::Garbage,
             Mode::Pass
@@ -309,9 +300,7 @@ impl<'a> Pump<'a> {
             let until = Instant::now() + pause;
             let mut state = self.shared.state();
             while Instant::now() < until && state.epoch == self.epoch && !self.link.has_ended() {
-                state = self
-                    .shared
-                    .wait(state, until.saturating_duration_since(Instant::now()));
+                state = self.shared.wait(state, until.saturating_duration_since(Instant::now()));
             }
             let goes_on = state.epoch == self.epoch;
             drop(state);

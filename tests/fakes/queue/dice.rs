@@ -32,10 +32,9 @@ impl Dice {
     /// For the `number`th call of the `sort`.
     pub fn new(seed: u64, sort: u64, number: u64) -> Self {
         // Odd constants keep neighbours apart; the generator mixes the rest.
-        let mixed = seed
-            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-            .wrapping_add(sort.wrapping_mul(0xBF58_476D_1CE4_E5B9))
-            ^ number.wrapping_mul(0x94D0_49BB_1331_11EB);
+        let mixed =
+            seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(sort.wrapping_mul(0xBF58_476D_1CE4_E5B9))
+                ^ number.wrapping_mul(0x94D0_49BB_1331_11EB);
         let mut rng = fastrand::Rng::with_seed(mixed);
         rng.u64(..);
         Self(rng)
@@ -64,9 +63,7 @@ impl Dice {
     pub fn delay(&mut self, faults: &Faults) -> Option<Duration> {
         // Thrown in any case: what comes after must not depend on the rates.
         let thrown = self.0.f64();
-        faults
-            .slow
-            .and_then(|(share, delay)| (thrown < share).then_some(delay))
+        faults.slow.and_then(|(share, delay)| (thrown < share).then_some(delay))
     }
 
     /// What is odd about a receive.

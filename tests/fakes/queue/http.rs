@@ -22,10 +22,7 @@ pub struct Request<'a> {
 impl Request<'_> {
     /// The first header of this name, in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let found = self
-            .headers
-            .iter()
-            .find(|(given, _)| given.eq_ignore_ascii_case(name));
+        let found = self.headers.iter().find(|(given, _)| given.eq_ignore_ascii_case(name));
         found.map(|(_, value)| *value)
     }
 }
@@ -55,11 +52,7 @@ struct Frame {
 
 impl Connection {
     pub fn new(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            buffer: Vec::with_capacity(16 * 1024),
-            consumed: 0,
-        }
+        Self { stream, buffer: Vec::with_capacity(16 * 1024), consumed: 0 }
     }
 
     /// The next request; `Ok(None)` at the end of the connection, an error with words for what is no request.
@@ -83,16 +76,9 @@ impl Connection {
         let (Some(method), Some(path), Some("HTTP/1.1")) = (first.next(), first.next(), first.next()) else {
             return Err("no HTTP/1.1 request".to_owned());
         };
-        let headers = lines
-            .filter_map(|line| line.split_once(':'))
-            .map(|(name, value)| (name, value.trim()))
-            .collect();
-        Ok(Some(Request {
-            method,
-            path,
-            headers,
-            body: &self.buffer[frame.head..self.consumed],
-        }))
+        let headers =
+            lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name, value.trim())).collect();
+        Ok(Some(Request { method, path, headers, body: &self.buffer[frame.head..self.consumed] }))
     }
 
     pub fn answer(&mut self, answer: &Answer, number: u64, now_ms: i64) -> io::Result<()> {

@@ -58,12 +58,7 @@ impl Refusal {
 
     /// By the rules of every AWS service.
     pub fn common(status: u16, code: &'static str, words: impl Into<String>) -> Self {
-        Self {
-            status,
-            namespace: COMMON,
-            code,
-            words: words.into(),
-        }
+        Self { status, namespace: COMMON, code, words: words.into() }
     }
 
     pub fn answer(&self) -> Answer {
@@ -174,10 +169,7 @@ pub fn check_batch(ids: &[&str]) -> Result<(), Refusal> {
         ));
     }
     if ids.len() > 10 {
-        let words = format!(
-            "Maximum number of entries per request are 10. You have sent {}.",
-            ids.len()
-        );
+        let words = format!("Maximum number of entries per request are 10. You have sent {}.", ids.len());
         return Err(Refusal::of_sqs("TooManyEntriesInBatchRequest", words));
     }
     for (index, id) in ids.iter().enumerate() {
@@ -188,10 +180,7 @@ pub fn check_batch(ids: &[&str]) -> Result<(), Refusal> {
             return Err(Refusal::of_sqs("InvalidBatchEntryId", words));
         }
         if ids[..index].contains(id) {
-            return Err(Refusal::of_sqs(
-                "BatchEntryIdsNotDistinct",
-                format!("Id {id} repeated."),
-            ));
+            return Err(Refusal::of_sqs("BatchEntryIdsNotDistinct", format!("Id {id} repeated.")));
         }
     }
     Ok(())
@@ -229,16 +218,9 @@ const SYSTEM_ATTRIBUTES: [&str; 10] = [
 impl ReceiveCall<'_> {
     /// The attributes asked for.
     pub fn wanted(&self) -> Result<Wanted, Refusal> {
-        let names = || {
-            self.attribute_names
-                .iter()
-                .chain(&self.message_system_attribute_names)
-        };
+        let names = || self.attribute_names.iter().chain(&self.message_system_attribute_names);
         if let Some(unknown) = names().find(|name| !SYSTEM_ATTRIBUTES.contains(&name.as_ref())) {
-            return Err(Refusal::of_sqs(
-                "InvalidAttributeName",
-                format!("Unknown Attribute {unknown}."),
-            ));
+            return Err(Refusal::of_sqs("InvalidAttributeName", format!("Unknown Attribute {unknown}.")));
         }
         let asks_for = |name: &str| names().any(|given| given == "All" || given == name);
         Ok(Wanted {
@@ -265,10 +247,7 @@ pub fn messages(handed: &[Handed], wanted: Wanted, stamp: u64) -> String {
     if handed.is_empty() {
         return "{}".to_owned();
     }
-    let bytes: usize = handed
-        .iter()
-        .map(|message| message.letter.json_body.len() + 400)
-        .sum();
+    let bytes: usize = handed.iter().map(|message| message.letter.json_body.len() + 400).sum();
     let mut json = String::with_capacity(bytes);
     json.push_str("{\"Messages\":[");
     for (index, message) in handed.iter().enumerate() {
@@ -289,10 +268,7 @@ pub fn messages(handed: &[Handed], wanted: Wanted, stamp: u64) -> String {
             attributes.push(format!(r#""SentTimestamp":"{}""#, letter.sent_at_ms));
         }
         if wanted.receive_count {
-            attributes.push(format!(
-                r#""ApproximateReceiveCount":"{}""#,
-                message.receive_count
-            ));
+            attributes.push(format!(r#""ApproximateReceiveCount":"{}""#, message.receive_count));
         }
         if wanted.first_received {
             let first = message.first_received_at_ms;
@@ -322,10 +298,7 @@ pub fn handle(receipt: Receipt, stamp: u64) -> String {
 pub fn receipt(handle: &str, stamp: u64) -> Option<Receipt> {
     let mut parts = handle.strip_prefix("AQEB")?.split('.');
     let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
-    let receipt = Receipt {
-        message: number()?,
-        number: number()?,
-    };
+    let receipt = Receipt { message: number()?, number: number()? };
     (number()? == seal(receipt, stamp) && parts.next().is_none()).then_some(receipt)
 }
 

@@ -64,27 +64,16 @@ pub fn start(options: QueueOptions) -> (Arc<Server>, Threads) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     let signatures = Signatures::new(&options.region);
-    let key = KnownKey {
-        secret: options.secret_access_key.clone(),
-        session_token: None,
-        expires_at_ms: None,
-    };
+    let key =
+        KnownKey { secret: options.secret_access_key.clone(), session_token: None, expires_at_ms: None };
     signatures.allow(&options.access_key_id, key);
-    let name = if options.fifo {
-        "state-changes.fifo"
-    } else {
-        "state-changes"
-    };
+    let name = if options.fifo { "state-changes.fifo" } else { "state-changes" };
     let server = Arc::new(Server {
         address,
         path: format!("/000000000000/{name}"),
         started: Instant::now(),
         advanced: AtomicU64::new(0),
-        shelf: Mutex::new(Shelf::new(
-            options.fifo,
-            options.max_receive_count,
-            options.in_flight_max,
-        )),
+        shelf: Mutex::new(Shelf::new(options.fifo, options.max_receive_count, options.in_flight_max)),
         arrived: Condvar::new(),
         pauses: Mutex::default(),
         ending: Condvar::new(),
@@ -105,18 +94,12 @@ pub fn start(options: QueueOptions) -> (Arc<Server>, Threads) {
         let (server, connections) = (Arc::clone(&server), Arc::clone(&connections));
         thread("queue-accept", move || accept(&listener, &server, &connections))
     };
-    let threads = Threads {
-        acceptor: Some(acceptor),
-        connections,
-    };
+    let threads = Threads { acceptor: Some(acceptor), connections };
     (server, threads)
 }
 
 fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .expect("a thread can be started")
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread can be started")
 }
 
 fn accept(listener: &TcpListener, server: &Arc<Server>, threads: &Mutex<Vec<JoinHandle<()>>>) {
@@ -210,10 +193,7 @@ impl Server {
             "a body has 1 byte to 1 MiB, not {} bytes",
             body.len()
         );
-        assert!(
-            group.is_none() || self.options.fifo,
-            "only a FIFO queue has groups"
-        );
+        assert!(group.is_none() || self.options.fifo, "only a FIFO queue has groups");
         let json_body = serde_json::to_string(body).expect("a text");
         let mut md5_of_body = String::with_capacity(32);
         for byte in Md5::digest(body.as_bytes()) {
@@ -222,13 +202,7 @@ impl Server {
         let group = self.options.fifo.then(|| group.unwrap_or("default").to_owned());
         let mut shelf = self.shelf.lock().unwrap();
         let id = format!("5e9d0000-0000-4000-8000-{:012x}", shelf.next_message());
-        shelf.send(Letter {
-            id: id.clone(),
-            json_body,
-            md5_of_body,
-            sent_at_ms,
-            group,
-        });
+        shelf.send(Letter { id: id.clone(), json_body, md5_of_body, sent_at_ms, group });
         drop(shelf);
         self.arrived.notify_one();
         id

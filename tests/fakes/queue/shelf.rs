@@ -126,11 +126,7 @@ impl Shelf {
             max_receive_count,
             in_flight_max,
             messages: HashMap::new(),
-            order: if fifo {
-                Order::Fifo(Groups::default())
-            } else {
-                Order::Standard(VecDeque::new())
-            },
+            order: if fifo { Order::Fifo(Groups::default()) } else { Order::Standard(VecDeque::new()) },
             in_flight: BTreeSet::new(),
             next_message: 1,
             next_receipt: 1,
@@ -155,10 +151,7 @@ impl Shelf {
         match &mut self.order {
             Order::Standard(visible) => visible.push_back(number),
             Order::Fifo(groups) => {
-                let group = letter
-                    .group
-                    .as_deref()
-                    .expect("a message of a FIFO queue has a group");
+                let group = letter.group.as_deref().expect("a message of a FIFO queue has a group");
                 groups.add(group, number);
             }
         }
@@ -259,8 +252,7 @@ impl Shelf {
     }
 
     fn is_dead(&self, number: u64) -> bool {
-        self.max_receive_count
-            .is_some_and(|most| self.messages[&number].receive_count >= most)
+        self.max_receive_count.is_some_and(|most| self.messages[&number].receive_count >= most)
     }
 
     fn bury(&mut self, number: u64) {
@@ -282,16 +274,10 @@ impl Shelf {
             message.first_received_at_ms = ask.wall_clock_ms;
         }
         let until = ask.now + ask.visibility_ms;
-        message.state = State::InFlight {
-            until,
-            since: ask.now,
-        };
+        message.state = State::InFlight { until, since: ask.now };
         let handed = Handed {
             letter: Arc::clone(&message.letter),
-            receipt: Receipt {
-                message: number,
-                number: receipt,
-            },
+            receipt: Receipt { message: number, number: receipt },
             receive_count: message.receive_count,
             first_received_at_ms: message.first_received_at_ms,
         };
@@ -345,11 +331,7 @@ impl Shelf {
         }
         let message = self.messages.remove(&receipt.message).expect("a message");
         if let Order::Fifo(groups) = &mut self.order {
-            groups.remove(
-                message.letter.group.as_deref().unwrap_or_default(),
-                receipt.message,
-                true,
-            );
+            groups.remove(message.letter.group.as_deref().unwrap_or_default(), receipt.message, true);
         }
         self.counts.deleted += 1;
         Ok(())
@@ -397,11 +379,7 @@ impl Shelf {
     pub fn counts(&mut self, now: u64) -> Counts {
         self.wake(now);
         let in_flight = self.in_flight.len() as u64;
-        Counts {
-            in_flight,
-            visible: self.messages.len() as u64 - in_flight,
-            ..self.counts.clone()
-        }
+        Counts { in_flight, visible: self.messages.len() as u64 - in_flight, ..self.counts.clone() }
     }
 
     /// Bodies of the dead letters, in the order in which they died.

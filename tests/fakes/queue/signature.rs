@@ -33,10 +33,7 @@ pub struct Refused {
 }
 
 fn refused<T>(code: &'static str, words: impl Into<String>) -> Result<T, Refused> {
-    Err(Refused {
-        code,
-        words: words.into(),
-    })
+    Err(Refused { code, words: words.into() })
 }
 
 /// What `Authorization` says.
@@ -83,11 +80,7 @@ pub struct Signatures {
 
 impl Signatures {
     pub fn new(region: &str) -> Self {
-        Self {
-            region: region.to_owned(),
-            keys: Mutex::default(),
-            derived: Mutex::default(),
-        }
+        Self { region: region.to_owned(), keys: Mutex::default(), derived: Mutex::default() }
     }
 
     /// From now on this key is known, in place of one with the same id.
@@ -103,10 +96,7 @@ impl Signatures {
     /// Takes a request as AWS would. `now_ms` is the wall clock.
     pub fn check(&self, request: &Request<'_>, now_ms: i64) -> Result<(), Refused> {
         let Some(header) = request.header("authorization") else {
-            return refused(
-                "MissingAuthenticationToken",
-                "Request is missing Authentication Token",
-            );
+            return refused("MissingAuthenticationToken", "Request is missing Authentication Token");
         };
         let Some(authorization) = parse(header) else {
             return refused(
@@ -121,10 +111,7 @@ impl Signatures {
             );
         };
         let Some(known) = self.keys.lock().unwrap().get(authorization.key_id).cloned() else {
-            return refused(
-                "InvalidClientTokenId",
-                "The security token included in the request is invalid.",
-            );
+            return refused("InvalidClientTokenId", "The security token included in the request is invalid.");
         };
         check_token(request, &known, now_ms)?;
         self.check_scope(&authorization, date)?;
@@ -171,16 +158,10 @@ impl Signatures {
 
 fn check_token(request: &Request<'_>, known: &KnownKey, now_ms: i64) -> Result<(), Refused> {
     if request.header("x-amz-security-token") != known.session_token.as_deref() {
-        return refused(
-            "InvalidClientTokenId",
-            "The security token included in the request is invalid.",
-        );
+        return refused("InvalidClientTokenId", "The security token included in the request is invalid.");
     }
     if known.expires_at_ms.is_some_and(|expires| expires <= now_ms) {
-        return refused(
-            "ExpiredToken",
-            "The security token included in the request is expired",
-        );
+        return refused("ExpiredToken", "The security token included in the request is expired");
     }
     Ok(())
 }
@@ -237,15 +218,8 @@ fn string_to_sign(
     }
     let _ = write!(canonical, "\n{}\n{body_hash}", authorization.signed_headers);
     let hash = hex(&Sha256::digest(canonical.as_bytes()).into());
-    let Authorization {
-        date: day,
-        region,
-        service,
-        ..
-    } = authorization;
-    Ok(format!(
-        "AWS4-HMAC-SHA256\n{date}\n{day}/{region}/{service}/aws4_request\n{hash}"
-    ))
+    let Authorization { date: day, region, service, .. } = authorization;
+    Ok(format!("AWS4-HMAC-SHA256\n{date}\n{day}/{region}/{service}/aws4_request\n{hash}"))
 }
 
 fn hmac(key: &[u8], data: &[u8]) -> [u8; 32] {

@@ -63,9 +63,7 @@ pub fn length(rng: &mut Rng) -> usize {
 pub fn arbitrary(rng: &mut Rng) -> Vec<u8> {
     let length = length(rng);
     let printable = rng.bool();
-    (0..length)
-        .map(|_| if printable { rng.u8(0x20..0x7F) } else { rng.u8(..) })
-        .collect()
+    (0..length).map(|_| if printable { rng.u8(0x20..0x7F) } else { rng.u8(..) }).collect()
 }
 
 /// Changes a few places.

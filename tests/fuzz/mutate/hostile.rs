@@ -109,14 +109,7 @@ fn entries(rng: &mut Rng, samples: &Samples, size: usize) -> Vec<u8> {
 }
 
 fn text(rng: &mut Rng, size: usize) -> Vec<u8> {
-    let unit: &[u8] = [
-        b"a".as_slice(),
-        b"\\n",
-        b"\\u0000",
-        "é".as_bytes(),
-        b"\\\\",
-        b"\xFF",
-    ][rng.usize(..6)];
+    let unit: &[u8] = [b"a".as_slice(), b"\\n", b"\\u0000", "é".as_bytes(), b"\\\\", b"\xFF"][rng.usize(..6)];
     [b"\"".as_slice(), &unit.repeat(size / unit.len()), b"\""].concat()
 }
 

@@ -80,12 +80,9 @@ impl From<&Value> for Node {
     fn from(value: &Value) -> Self {
         match value {
             Value::Array(list) => Self::List(list.iter().map(Self::from).collect()),
-            Value::Object(fields) => Self::Object(
-                fields
-                    .iter()
-                    .map(|(key, value)| (quoted(key), Self::from(value)))
-                    .collect(),
-            ),
+            Value::Object(fields) => {
+                Self::Object(fields.iter().map(|(key, value)| (quoted(key), Self::from(value))).collect())
+            }
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
                 Self::Leaf(value.to_string().into_bytes())
             }
@@ -170,10 +167,7 @@ impl Node {
         for _ in 0..8 {
             let number = rng.usize(..count);
             let is_container = |node: &Self| matches!(node, Self::List(_) | Self::Object(_));
-            if self
-                .nth(&mut number.clone())
-                .is_some_and(|node| is_container(node))
-            {
+            if self.nth(&mut number.clone()).is_some_and(|node| is_container(node)) {
                 return self.nth(&mut number.clone()).expect("it was just there");
             }
         }
@@ -208,11 +202,7 @@ impl Samples {
             list.sort();
             list.dedup();
         }
-        Self {
-            trees,
-            keys: all_keys,
-            leaves,
-        }
+        Self { trees, keys: all_keys, leaves }
     }
 
     /// A sample.
@@ -346,10 +336,7 @@ pub fn wrapped(rng: &mut Rng, samples: &Samples, inner: &Node) -> Node {
             field("detail-type", samples.leaf(rng)),
             field("detail", inner.clone()),
         ]),
-        2 => Node::Object(vec![
-            field("type", samples.leaf(rng)),
-            field("payload", inner.clone()),
-        ]),
+        2 => Node::Object(vec![field("type", samples.leaf(rng)), field("payload", inner.clone())]),
         _ => Node::Object(vec![field("data", inner.clone())]),
     }
 }

@@ -61,11 +61,7 @@ fn value(rng: &mut Rng, depth: u32, out: &mut Vec<u8>) {
         1 => line(out, b'-', &text(rng)),
         2..5 => line(out, b':', rng.i64(-3..9).to_string().as_bytes()),
         5 => line(out, b':', rng.i64(..).to_string().as_bytes()),
-        6 => line(
-            out,
-            b',',
-            [b"1.5".as_slice(), b"inf", b"nan", b"-1e400"][rng.usize(..4)],
-        ),
+        6 => line(out, b',', [b"1.5".as_slice(), b"inf", b"nan", b"-1e400"][rng.usize(..4)]),
         7 => line(out, b'#', [b"t".as_slice(), b"f", b"x"][rng.usize(..3)]),
         8 => line(out, b'_', b""),
         9 => line(out, b'(', &text(rng)),
@@ -98,12 +94,9 @@ fn value(rng: &mut Rng, depth: u32, out: &mut Vec<u8>) {
 /// Much claimed and little sent; nested without an end; a long answer.
 fn costly(rng: &mut Rng) -> Vec<u8> {
     let mark = b"*~%|>$!="[rng.usize(..8)];
-    let claim = [
-        1_i128 << rng.u32(..66),
-        (1 << rng.u32(..66)) - 1,
-        -(1 << rng.u32(..64)),
-        rng.u32(..6).into(),
-    ][rng.usize(..4)];
+    let claim =
+        [1_i128 << rng.u32(..66), (1 << rng.u32(..66)) - 1, -(1 << rng.u32(..64)), rng.u32(..6).into()]
+            [rng.usize(..4)];
     let head = [&[mark], claim.to_string().as_bytes(), b"\r\n"].concat();
     match rng.u32(..5) {
         0 => head,

@@ -96,10 +96,7 @@ fn change(rng: &mut Rng, text: &mut String) {
         }
         _ => {
             let end = text[at..].find('>').map_or(text.len(), |end| at + end + 1);
-            let long = [
-                "x".repeat(bytes::length(rng)),
-                PIECES[rng.usize(..PIECES.len())].to_owned(),
-            ];
+            let long = ["x".repeat(bytes::length(rng)), PIECES[rng.usize(..PIECES.len())].to_owned()];
             text.insert_str(end, &long[rng.usize(..2)]);
         }
     }
@@ -113,14 +110,11 @@ fn costly(rng: &mut Rng) -> Vec<u8> {
         1 => "<a>".repeat(count) + &"</a>".repeat(count),
         2 => format!("<a>{}</a>", "<b/>".repeat(count)),
         3 => format!("<a{}/>", numbered(0..count, |number| format!(" a{number}=''"))),
-        4 => numbered(0..count.min(3_000), |number| {
-            format!("<a xmlns:n{number}='{number}'>")
-        }),
+        4 => numbered(0..count.min(3_000), |number| format!("<a xmlns:n{number}='{number}'>")),
         5 => format!("<Error><Code>{}</Code></Error>", "&amp;".repeat(count)),
         6 => {
-            let entities = numbered(1..40, |number| {
-                format!("<!ENTITY e{number} \"&e{0};&e{0};\">", number - 1)
-            });
+            let entities =
+                numbered(1..40, |number| format!("<!ENTITY e{number} \"&e{0};&e{0};\">", number - 1));
             format!("<!DOCTYPE a [<!ENTITY e0 \"x\">{entities}]><a>&e39;</a>")
         }
         _ => format!(

@@ -46,41 +46,29 @@ static DOCUMENTS: LazyLock<Samples> = LazyLock::new(|| {
         json!({"code": "NoIdInRequest", "message": "CredentialEndpoint: no id in the request"}),
         json!({"Code": "AssumeRoleUnauthorizedAccess", "Message": "EC2 cannot assume the role r."}),
     ];
-    let texts = [
-        "-9999-12-31T23:59:59.999Z",
-        "9999-12-31T23:59:60.999999999+23:59",
-        "a\nb\u{1b}[31m",
-    ];
+    let texts = ["-9999-12-31T23:59:59.999Z", "9999-12-31T23:59:60.999999999+23:59", "a\nb\u{1b}[31m"];
     Samples::new(answers, &["Code", "code", "Message", "message"], &texts)
 });
 
 /// A fault tells no secret. The mutator may put one in the place of what is told.
 fn tells_nothing(fault: &str) -> Result<(), String> {
     is_a_line(fault, 300)?;
-    hold(
-        !fault.contains("s3cret") && !fault.contains("t0ken-of-a-pod"),
-        || format!("a fault tells nothing of the answer: {fault}"),
-    )
+    hold(!fault.contains("s3cret") && !fault.contains("t0ken-of-a-pod"), || {
+        format!("a fault tells nothing of the answer: {fault}")
+    })
 }
 
 fn are_whole(credentials: &Credentials) -> Result<(), String> {
-    let token = credentials
-        .session_token
-        .as_ref()
-        .is_some_and(|token| !token.is_empty());
+    let token = credentials.session_token.as_ref().is_some_and(|token| !token.is_empty());
     let texts = !credentials.access_key_id.is_empty() && !credentials.secret_access_key.is_empty();
-    hold(token && texts && credentials.expires_at.is_some(), || {
-        "temporary credentials are whole".to_owned()
-    })
+    hold(token && texts && credentials.expires_at.is_some(), || "temporary credentials are whole".to_owned())
 }
 
 /// A refusal is a line, without the token.
 fn is_a_refusal(code: &str, text: &str) -> Result<(), String> {
     is_a_line(code, 60)?;
     is_a_line(text, 400)?;
-    hold(!text.contains("t0ken-of-a-pod"), || {
-        format!("the token is cut out of a refusal: {text}")
-    })
+    hold(!text.contains("t0ken-of-a-pod"), || format!("the token is cut out of a refusal: {text}"))
 }
 
 fn sts(input: &[u8], probe: &mut Probe) -> Result<bool, String> {

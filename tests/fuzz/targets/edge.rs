@@ -95,10 +95,9 @@ fn tells_nothing(fault: &AnswerFault) -> Result<(), String> {
     let told = ["s3cret", "t0ken", "ASIA1"];
     let told = told.iter().any(|content| fault.to_string().contains(content));
     // An error code is told as it is, and the mutator may put anything in its place.
-    hold(
-        !told || fault.cause_and_remedy.contains("it lists errors"),
-        || format!("a fault tells nothing of the answer: {fault}"),
-    )
+    hold(!told || fault.cause_and_remedy.contains("it lists errors"), || {
+        format!("a fault tells nothing of the answer: {fault}")
+    })
 }
 
 /// An answer that is taken has to hold what `holds` says, a refused one to tell nothing.
@@ -118,15 +117,11 @@ fn check_credentials(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
     let answer = probe.measure(|| credentials(200, input));
     judge(input, answer, |credentials| {
         let texts = [&credentials.access_key_id, &credentials.secret_access_key];
-        hold(texts.iter().all(|text| !text.is_empty()), || {
-            "credentials are not empty".to_owned()
-        })?;
+        hold(texts.iter().all(|text| !text.is_empty()), || "credentials are not empty".to_owned())?;
         // The mutator may have put a secret in the place of the key id, which is shown.
         let shown = format!("{credentials:?}");
         let is_shown = |secret: &str| shown.contains(secret) && !credentials.access_key_id.contains(secret);
-        hold(!is_shown("s3cret") && !is_shown("t0ken"), || {
-            "no secret is shown".to_owned()
-        })
+        hold(!is_shown("s3cret") && !is_shown("t0ken"), || "no secret is shown".to_owned())
     })
 }
 
@@ -135,25 +130,17 @@ fn check_configuration(input: &[u8], probe: &mut Probe) -> Result<bool, String> 
     judge(input, answer, |dsn| {
         if let Some(dsn) = dsn {
             // Whoever reads it next must not stumble either.
-            let _ = dsn
-                .trim()
-                .parse::<Dsn>()
-                .map(|dsn| (dsn.port(), dsn.envelope_api_url()));
+            let _ = dsn.trim().parse::<Dsn>().map(|dsn| (dsn.port(), dsn.envelope_api_url()));
         }
         Ok(())
     })
 }
 
 fn check_state(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
-    let subject = Subject {
-        customer: CustomerId("customer-1".to_owned()),
-        resource: None,
-    };
+    let subject = Subject { customer: CustomerId("customer-1".to_owned()), resource: None };
     let answer = probe.measure(|| entitlements_state(200, input, &subject));
-    judge(input, answer, |body| {
-        match probe.measure(|| message::decode(&body, EpochMs(1_795_200_000_000))) {
-            Ok(_) => Ok(()),
-            Err(fault) => is_a_line(&fault.to_string(), 400),
-        }
+    judge(input, answer, |body| match probe.measure(|| message::decode(&body, EpochMs(1_795_200_000_000))) {
+        Ok(_) => Ok(()),
+        Err(fault) => is_a_line(&fault.to_string(), 400),
     })
 }

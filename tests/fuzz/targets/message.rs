@@ -145,11 +145,7 @@ const CONTENT: [&str; 6] = ["demo", "example.com", "feature-", "cred-type", "Sto
 
 static SAMPLES: LazyLock<Samples> = LazyLock::new(|| {
     let messages = MESSAGES.iter().map(|text| serde_json::from_str::<Value>(text));
-    Samples::new(
-        messages.map(|message| message.expect("a sample is JSON")),
-        &KEYS,
-        &TEXTS,
-    )
+    Samples::new(messages.map(|message| message.expect("a sample is JSON")), &KEYS, &TEXTS)
 });
 
 fn input(rng: &mut Rng) -> Vec<u8> {
@@ -157,11 +153,7 @@ fn input(rng: &mut Rng) -> Vec<u8> {
 }
 
 fn layout(format: CacheFormat, policy: CacheUpdatePolicy) -> Layout {
-    Layout {
-        keyspace: Keyspace::new("fuzz"),
-        format,
-        policy,
-    }
+    Layout { keyspace: Keyspace::new("fuzz"), format, policy }
 }
 
 fn check(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
@@ -210,9 +202,7 @@ fn tells_nothing(fault: &MalformedBody) -> Result<(), String> {
     let fault = fault.to_string();
     is_a_line(&fault, 300)?;
     let told = CONTENT.iter().find(|content| fault.contains(**content));
-    hold(told.is_none(), || {
-        format!("a fault tells nothing of the body: {fault}")
-    })
+    hold(told.is_none(), || format!("a fault tells nothing of the body: {fault}"))
 }
 
 /// What an event means does not hang on what it is wrapped in.
@@ -236,16 +226,10 @@ fn envelopes_change_nothing(body: &str, message: &Message) -> Result<(), String>
 }
 
 fn writes_only_below_the_prefix(change: &CacheChange, message_sent_at: EpochMs) -> Result<(), String> {
-    let below = |key: &String| {
-        hold(key.starts_with("fuzz:c_"), || {
-            format!("a key is a customer's: {key:?}")
-        })
-    };
+    let below = |key: &String| hold(key.starts_with("fuzz:c_"), || format!("a key is a customer's: {key:?}"));
     let all_locks = |locks: &ReaderLocks| {
         let is_right = locks.write.iter().all(|lock| lock.starts_with("fuzz-"))
-            && locks
-                .refetch
-                .starts_with("fuzz:refetchEntityEntitlementsAfterCacheMiss-");
+            && locks.refetch.starts_with("fuzz:refetchEntityEntitlementsAfterCacheMiss-");
         hold(is_right, || format!("locks are the readers': {locks:?}"))
     };
     let is_tombstone = |key: &String| {
@@ -260,24 +244,18 @@ fn writes_only_below_the_prefix(change: &CacheChange, message_sent_at: EpochMs) 
     };
     match change {
         CacheChange::WriteEntitlements(write) => {
-            hold(write.sent_at <= message_sent_at, || {
-                "a list is not newer than its message".to_owned()
-            })?;
+            hold(write.sent_at <= message_sent_at, || "a list is not newer than its message".to_owned())?;
             all_locks(&write.locks)?;
             write.tombstones.iter().try_for_each(is_tombstone)?;
             let customer_key = &write.list.key;
             let mut seen = HashSet::new();
-            let writes = std::iter::once(&write.list)
-                .chain(&write.metadata)
-                .chain(&write.usages);
+            let writes = std::iter::once(&write.list).chain(&write.metadata).chain(&write.usages);
             for write in writes {
                 below(&write.key)?;
                 hold(write.key.starts_with(customer_key.as_str()), || {
                     format!("a write is its customer's: {:?}", write.key)
                 })?;
-                hold(seen.insert(&write.key), || {
-                    format!("a key is written once: {:?}", write.key)
-                })?;
+                hold(seen.insert(&write.key), || format!("a key is written once: {:?}", write.key))?;
                 is_stored_well(write)?;
             }
             write.credits.iter().try_for_each(credit)
@@ -299,11 +277,9 @@ fn writes_only_below_the_prefix(change: &CacheChange, message_sent_at: EpochMs) 
             below(&purge.customer_key)?;
             below(&purge.metadata_key)
         }
-        CacheChange::InvalidateEnvironment(invalidation) => same(
-            "the pattern",
-            &invalidation.keyspace.customer_keys_pattern(),
-            &"fuzz:c_*".to_owned(),
-        ),
+        CacheChange::InvalidateEnvironment(invalidation) => {
+            same("the pattern", &invalidation.keyspace.customer_keys_pattern(), &"fuzz:c_*".to_owned())
+        }
     }
 }
 
@@ -314,16 +290,10 @@ fn is_plausible(timestamp: EpochMs) -> Result<(), String> {
 }
 
 fn is_stored_well(write: &KeyWrite) -> Result<(), String> {
-    let KeyWrite {
-        key,
-        value,
-        timestamp,
-    } = write;
+    let KeyWrite { key, value, timestamp } = write;
     is_plausible(*timestamp)?;
     let parsed = serde_json::from_str::<Value>(value);
-    hold(parsed.is_ok_and(|value| value.is_object()), || {
-        format!("{key:?} holds a JSON object")
-    })
+    hold(parsed.is_ok_and(|value| value.is_object()), || format!("{key:?} holds a JSON object"))
 }
 
 /// As many changes, and entries in them, as the event has.
@@ -339,15 +309,10 @@ fn fits(event: &Event, changes: &[CacheChange], layout: &Layout) -> Result<(), S
                 return Err("an entitlement list is written".to_owned());
             };
             let stored: Value = serde_json::from_str(&write.list.value).map_err(|error| error.to_string())?;
-            same(
-                "the number of entries",
-                &stored.as_object().map(serde_json::Map::len),
-                &Some(entries),
-            )?;
-            hold(
-                update.access_denied_reason.is_some() || !update.entitlements.is_empty(),
-                || "an empty list has a reason".to_owned(),
-            )?;
+            same("the number of entries", &stored.as_object().map(serde_json::Map::len), &Some(entries))?;
+            hold(update.access_denied_reason.is_some() || !update.entitlements.is_empty(), || {
+                "an empty list has a reason".to_owned()
+            })?;
             // What does not fit into the call of the list follows it.
             1 + changes.len().saturating_sub(1)
         }

@@ -97,12 +97,7 @@ fn refuses_depth(input: &[u8], understood: bool) -> Result<(), String> {
 /// A fault is one bounded printable line.
 fn is_a_line(text: &str, chars_max: usize) -> Result<(), String> {
     hold(text.chars().count() <= chars_max, || {
-        format!(
-            "a fault is told in {chars_max} characters, not {}",
-            text.chars().count()
-        )
+        format!("a fault is told in {chars_max} characters, not {}", text.chars().count())
     })?;
-    hold(!text.chars().any(char::is_control), || {
-        format!("a fault is one printable line: {text:?}")
-    })
+    hold(!text.chars().any(char::is_control), || format!("a fault is one printable line: {text:?}"))
 }

@@ -29,10 +29,7 @@ pub const INFO: Target = Target {
     name: "redis-info",
     about: "the text that Redis answers to INFO, to the gauges",
     weight: 2,
-    memory: Memory {
-        per_byte: 8,
-        constant: 64 * 1024,
-    },
+    memory: Memory { per_byte: 8, constant: 64 * 1024 },
     input: info_input,
     check: info,
 };
@@ -79,9 +76,7 @@ fn answer(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
         // Not the other way round: where the whole is refused for a byte that is no type, the library lets the same
         // byte pass if it is the last that has come so far.
         let same = whole.len() <= dripped.len() && shown(&whole) == shown(&dripped[..whole.len()]);
-        hold(same, || {
-            format!("answers do not hang on how they come: {whole:?}, {dripped:?}")
-        })?;
+        hold(same, || format!("answers do not hang on how they come: {whole:?}, {dripped:?}"))?;
     }
     let mut understood = false;
     for answer in whole {
@@ -90,18 +85,15 @@ fn answer(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
             let Value::Array(values) = &answer else {
                 return Err(format!("{steps:?} come of {answer:?}"));
             };
-            hold(values.len() == steps.len(), || {
-                format!("{steps:?} come of one value each")
-            })?;
+            hold(values.len() == steps.len(), || format!("{steps:?} come of one value each"))?;
             for (step, value) in steps.iter().zip(values) {
                 // What was counted is in the number that it came from.
                 if let (Ok(step), Value::Int(number)) = (step, value) {
                     let (written, stale) = (step.written.count(), step.stale.count());
                     let counted = (written + (stale << 16)) << 4;
-                    hold(
-                        i64::try_from(counted).is_ok_and(|counted| number - counted < 16),
-                        || format!("{number} says {step:?}"),
-                    )?;
+                    hold(i64::try_from(counted).is_ok_and(|counted| number - counted < 16), || {
+                        format!("{number} says {step:?}")
+                    })?;
                 }
             }
         }
@@ -110,9 +102,7 @@ fn answer(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
         }
         if let Some((host, port)) = parse_primary(answer.clone()) {
             understood = true;
-            hold(!host.is_empty() && port != 0, || {
-                format!("a primary can be dialled: {host:?}, {port}")
-            })?;
+            hold(!host.is_empty() && port != 0, || format!("a primary can be dialled: {host:?}, {port}"))?;
         }
         let scan: Result<(Vec<u8>, Vec<Vec<u8>>), _> = from_redis_value(answer.clone());
         let text: Result<String, _> = from_redis_value(answer.clone());
@@ -125,28 +115,9 @@ fn answer(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
 static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics::new().expect("the metrics can be registered"));
 
 fn info_input(rng: &mut Rng) -> Vec<u8> {
-    let numbers = [
-        "0",
-        "1",
-        "-1",
-        "1e308",
-        "1.7e308",
-        "1e309",
-        "inf",
-        "NaN",
-        "18446744073709551616",
-        "",
-        " 7 ",
-        "1:2",
-    ];
-    let names = [
-        "keyspace_hits",
-        "keyspace_misses",
-        "used_memory",
-        "role",
-        "# Stats",
-        "",
-    ];
+    let numbers =
+        ["0", "1", "-1", "1e308", "1.7e308", "1e309", "inf", "NaN", "18446744073709551616", "", " 7 ", "1:2"];
+    let names = ["keyspace_hits", "keyspace_misses", "used_memory", "role", "# Stats", ""];
     let mut text = String::new();
     for _ in 0..rng.u32(..8) {
         text.push_str(names[rng.usize(..names.len())]);
@@ -167,15 +138,10 @@ fn info(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
     probe.measure(|| METRICS.observe_redis_info(&text));
     // Gauges are shared by the threads, but whatever any of them has set must be a number that makes sense.
     let ratio = METRICS.hit_ratio.get();
-    hold((0.0..=100.0).contains(&ratio), || {
-        format!("the ratio is a percentage, not {ratio}")
-    })?;
+    hold((0.0..=100.0).contains(&ratio), || format!("the ratio is a percentage, not {ratio}"))?;
     let gauges = [&METRICS.hits, &METRICS.misses, &METRICS.memory_usage];
-    hold(
-        gauges
-            .iter()
-            .all(|gauge| gauge.get().is_finite() && gauge.get() >= 0.0),
-        || "counts and bytes are finite".to_owned(),
-    )?;
+    hold(gauges.iter().all(|gauge| gauge.get().is_finite() && gauge.get() >= 0.0), || {
+        "counts and bytes are finite".to_owned()
+    })?;
     Ok(text.contains("keyspace_hits:"))
 }

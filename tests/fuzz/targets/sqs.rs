@@ -77,12 +77,7 @@ static RECEIVES: LazyLock<Samples> = LazyLock::new(|| {
         json!({}),
         json!({"Messages": []}),
     ];
-    let keys = [
-        "Messages",
-        "MessageAttributes",
-        "MessageGroupId",
-        "MD5OfMessageAttributes",
-    ];
+    let keys = ["Messages", "MessageAttributes", "MessageGroupId", "MD5OfMessageAttributes"];
     Samples::new(answers, &keys, &["-1", "4294967296", "1e3"])
 });
 
@@ -94,11 +89,7 @@ static BATCHES: LazyLock<Samples> = LazyLock::new(|| {
         json!({"Failed": [failed("0"), failed("7")]}),
         json!({"Failed": [failed("18446744073709551615")], "Successful": null}),
     ];
-    Samples::new(
-        answers,
-        &["Successful", "Failed", "Id"],
-        &["0", "1", "9", "10", "-1", "+1"],
-    )
+    Samples::new(answers, &["Successful", "Failed", "Id"], &["0", "1", "9", "10", "-1", "+1"])
 });
 
 static QUEUES: LazyLock<Samples> = LazyLock::new(|| {
@@ -106,11 +97,7 @@ static QUEUES: LazyLock<Samples> = LazyLock::new(|| {
         json!({"Attributes": {"VisibilityTimeout": "30"}}),
         json!({"Attributes": {"VisibilityTimeout": "43200", "RedrivePolicy": "{}", "QueueArn": "arn:aws:sqs:us-east-1:1:q"}}),
     ];
-    Samples::new(
-        answers,
-        &["Attributes", "VisibilityTimeout"],
-        &["0", "43201", "-1", "+5", " 5"],
-    )
+    Samples::new(answers, &["Attributes", "VisibilityTimeout"], &["0", "43201", "-1", "+5", " 5"])
 });
 
 static ERRORS: LazyLock<Samples> = LazyLock::new(|| {
@@ -119,11 +106,7 @@ static ERRORS: LazyLock<Samples> = LazyLock::new(|| {
         json!({"__type": "com.amazon.coral.service#ExpiredTokenException", "Message": "The security token is expired"}),
         json!({"code": "RequestThrottled", "message": "a\nb\u{1b}[31m"}),
     ];
-    Samples::new(
-        answers,
-        &["__type", "code", "message", "Message"],
-        &["#", ";", "a#b;c", "\u{202e}"],
-    )
+    Samples::new(answers, &["__type", "code", "message", "Message"], &["#", ";", "a#b;c", "\u{202e}"])
 });
 
 /// Refusals that are no JSON.
@@ -139,10 +122,7 @@ fn error_input(rng: &mut Rng) -> Vec<u8> {
     let mut input = match rng.u32(..4) {
         0 => b"AWS.SimpleQueueService.NonExistentQueue;Sender".to_vec(),
         1 => b"com.amazonaws#X:http://internal.amazon.com/".to_vec(),
-        2 => bytes::arbitrary(rng)
-            .into_iter()
-            .filter(|byte| *byte != b'\n')
-            .collect(),
+        2 => bytes::arbitrary(rng).into_iter().filter(|byte| *byte != b'\n').collect(),
         _ => Vec::new(),
     };
     input.push(b'\n');
@@ -168,13 +148,9 @@ fn receive(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
         Ok(messages) => {
             // A byte that is no UTF-8 becomes U+FFFD, which has three.
             let text = messages.iter().map(|message| message.body.len()).sum::<usize>();
-            hold(text <= 3 * input.len(), || {
-                "bodies are about as long as the answer".to_owned()
-            })?;
+            hold(text <= 3 * input.len(), || "bodies are about as long as the answer".to_owned())?;
             let counted = messages.iter().all(|message| message.receive_count > 0);
-            hold(counted, || {
-                "what is received was received once at least".to_owned()
-            })?;
+            hold(counted, || "what is received was received once at least".to_owned())?;
             let is_a_date = |ms: i64| (1..=8_640_000_000_000_000).contains(&ms);
             let dated = messages.iter().all(|message| is_a_date(message.sent_at.0));
             hold(dated, || "the time of sending is a date".to_owned())?;
@@ -192,9 +168,7 @@ fn tells_nothing(fault: &str) -> Result<(), String> {
     is_a_line(fault, 200)?;
     let content = ["handle==", "demo", "19b2e8a5", "feature-"];
     let told = content.iter().find(|content| fault.contains(**content));
-    hold(told.is_none(), || {
-        format!("an error holds nothing of the answer: {fault}")
-    })
+    hold(told.is_none(), || format!("an error holds nothing of the answer: {fault}"))
 }
 
 fn batch(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
@@ -203,9 +177,7 @@ fn batch(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
         Ok(outcome) => outcome,
         Err(fault) => return tells_nothing(&fault).map(|()| false),
     };
-    hold(outcome.len() == entries, || {
-        "each entry has its outcome".to_owned()
-    })?;
+    hold(outcome.len() == entries, || "each entry has its outcome".to_owned())?;
     for failure in outcome.iter().flatten() {
         is_a_line(&failure.message, QUOTED_CHARS_MAX)?;
         is_a_line(&failure.code, QUOTED_CHARS_MAX)?;
@@ -230,18 +202,13 @@ fn attributes(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
 }
 
 fn error(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
-    let end = input
-        .iter()
-        .position(|byte| *byte == b'\n')
-        .unwrap_or(input.len());
+    let end = input.iter().position(|byte| *byte == b'\n').unwrap_or(input.len());
     let header = String::from_utf8_lossy(&input[..end]).into_owned();
     let body = input.get(end + 1..).unwrap_or_default();
     let header = (!header.is_empty()).then_some(header.as_str());
     let answer = probe.measure(|| parse_error(403, header, body));
     is_a_line(&answer.code, QUOTED_CHARS_MAX)?;
-    hold(answer.message.len() <= 3 * input.len(), || {
-        "a message is about as long as the answer".to_owned()
-    })?;
+    hold(answer.message.len() <= 3 * input.len(), || "a message is about as long as the answer".to_owned())?;
     hold(!answer.code.is_empty(), || "a refusal has a code".to_owned())?;
     Ok(answer.code != "Http403")
 }

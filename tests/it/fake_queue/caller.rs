@@ -77,10 +77,7 @@ impl Caller {
 
     /// The headers of a signed call.
     pub fn signed(&self, target: &str, body: &str) -> Vec<(String, String)> {
-        let headers = [
-            ("content-type", "application/x-amz-json-1.0"),
-            ("x-amz-target", target),
-        ];
+        let headers = [("content-type", "application/x-amz-json-1.0"), ("x-amz-target", target)];
         let token = self.session_token.clone();
         let identity = Credentials::new(&self.key_id, &self.secret, token, None, "tests").into();
         let at_ms = clock::now().0 + self.ahead_secs * 1_000;
@@ -129,10 +126,7 @@ impl Caller {
 
     /// Bodies of up to ten messages.
     pub fn receive_bodies(&self) -> Vec<String> {
-        self.receive(0)
-            .iter()
-            .map(|message| text(message, "Body"))
-            .collect()
+        self.receive(0).iter().map(|message| text(message, "Body")).collect()
     }
 
     /// Deletes messages; gives the entries that failed.

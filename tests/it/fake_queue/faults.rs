@@ -22,20 +22,11 @@ fn receive_status(caller: &Caller) -> (u16, String) {
 #[test]
 fn errors_come_as_sqs_and_what_is_before_it_say_them() {
     let always = |faults: Faults| receive_status(&stage_with(faults).1);
-    let (status, code) = always(Faults {
-        error_500: 1.0,
-        ..Faults::default()
-    });
+    let (status, code) = always(Faults { error_500: 1.0, ..Faults::default() });
     assert_eq!((status, code.as_str()), (500, "InternalFailure"));
-    let (status, code) = always(Faults {
-        unavailable_503: 1.0,
-        ..Faults::default()
-    });
+    let (status, code) = always(Faults { unavailable_503: 1.0, ..Faults::default() });
     assert_eq!((status, code.as_str()), (503, ""), "no JSON");
-    let (status, code) = always(Faults {
-        throttled: 1.0,
-        ..Faults::default()
-    });
+    let (status, code) = always(Faults { throttled: 1.0, ..Faults::default() });
     assert_eq!((status, code.as_str()), (400, "RequestThrottled"));
 }
 
@@ -46,33 +37,20 @@ fn a_reset_call_did_nothing_and_one_whose_answer_is_lost_did_all() {
     let received = caller.receive(0);
     let entries = json!({"Entries": [{"Id": "a", "ReceiptHandle": received[0]["ReceiptHandle"]}]});
 
-    queue.set_faults(Faults {
-        reset: 1.0,
-        ..Faults::default()
-    });
-    let error = caller
-        .try_call("DeleteMessageBatch", entries.clone())
-        .expect_err("no answer");
+    queue.set_faults(Faults { reset: 1.0, ..Faults::default() });
+    let error = caller.try_call("DeleteMessageBatch", entries.clone()).expect_err("no answer");
     assert!(error.to_string().contains("reset"), "{error}");
     assert_eq!(queue.counts().in_flight, 1);
 
-    queue.set_faults(Faults {
-        answer_lost: 1.0,
-        ..Faults::default()
-    });
-    caller
-        .try_call("DeleteMessageBatch", entries)
-        .expect_err("no answer");
+    queue.set_faults(Faults { answer_lost: 1.0, ..Faults::default() });
+    caller.try_call("DeleteMessageBatch", entries).expect_err("no answer");
     assert!(queue.is_empty());
     assert_eq!(queue.counts().deleted, 1);
 }
 
 #[test]
 fn a_hanging_call_is_taken_and_never_answered_and_holds_up_nobodys_end() {
-    let (queue, caller) = stage_with(Faults {
-        hang: 1.0,
-        ..Faults::default()
-    });
+    let (queue, caller) = stage_with(Faults { hang: 1.0, ..Faults::default() });
     let silent =
         crate::support::child::thread("caller", move || caller.try_call("ReceiveMessage", json!({})));
     crate::support::wait::wait_until(Duration::from_secs(20), "a call", || queue.counts().faults == 1);
@@ -83,10 +61,8 @@ fn a_hanging_call_is_taken_and_never_answered_and_holds_up_nobodys_end() {
 
 #[test]
 fn a_slow_answer_comes_late_and_whole() {
-    let (queue, caller) = stage_with(Faults {
-        slow: Some((1.0, Duration::from_millis(300))),
-        ..Faults::default()
-    });
+    let (queue, caller) =
+        stage_with(Faults { slow: Some((1.0, Duration::from_millis(300))), ..Faults::default() });
     queue.send("x");
     let started = Instant::now();
     assert_eq!(caller.receive_bodies(), ["x"]);
@@ -95,10 +71,7 @@ fn a_slow_answer_comes_late_and_whole() {
 
 #[test]
 fn a_duplicate_is_handed_out_while_the_message_is_in_flight() {
-    let (queue, caller) = stage_with(Faults {
-        duplicate: 1.0,
-        ..Faults::default()
-    });
+    let (queue, caller) = stage_with(Faults { duplicate: 1.0, ..Faults::default() });
     let id = queue.send("x");
     let first = caller.receive(0);
     let second = caller.receive(0);
@@ -117,18 +90,9 @@ fn entries_fail_with_and_without_the_senders_fault_and_nothing_is_done_for_them(
         queue.send(number.to_string());
     }
     let received = caller.receive(0);
-    queue.set_faults(Faults {
-        entry_fails: 0.4,
-        entry_fails_sender: 0.3,
-        ..Faults::default()
-    });
+    queue.set_faults(Faults { entry_fails: 0.4, entry_fails_sender: 0.3, ..Faults::default() });
     let failed = caller.delete(&received);
-    let of = |sender: bool| {
-        failed
-            .iter()
-            .filter(|entry| entry["SenderFault"] == sender)
-            .count()
-    };
+    let of = |sender: bool| failed.iter().filter(|entry| entry["SenderFault"] == sender).count();
     assert!(of(true) > 0 && of(false) > 0 && failed.len() < 10, "{failed:?}");
     let counts = queue.counts();
     assert_eq!(counts.in_flight, failed.len() as u64);
@@ -138,10 +102,7 @@ fn entries_fail_with_and_without_the_senders_fault_and_nothing_is_done_for_them(
 
 /// What a row of calls meets.
 fn history(seed: u64) -> Vec<String> {
-    let (queue, caller) = stage(&QueueOptions {
-        seed,
-        ..QueueOptions::default()
-    });
+    let (queue, caller) = stage(&QueueOptions { seed, ..QueueOptions::default() });
     for number in 0..40 {
         queue.send(number.to_string());
     }
@@ -185,16 +146,7 @@ fn the_same_seed_meets_the_same_calls_with_the_same_faults() {
     let first = history(7);
     assert_eq!(history(7), first);
     assert_ne!(history(8), first);
-    for kind in [
-        "no answer",
-        "500",
-        "503",
-        "SenderFault\":true",
-        "SenderFault\":false",
-    ] {
-        assert!(
-            first.iter().any(|met| met.contains(kind)),
-            "{kind} never came: {first:#?}"
-        );
+    for kind in ["no answer", "500", "503", "SenderFault\":true", "SenderFault\":false"] {
+        assert!(first.iter().any(|met| met.contains(kind)), "{kind} never came: {first:#?}");
     }
 }

@@ -35,58 +35,22 @@ fn a_batch_has_1_to_10_entries_with_distinct_ids_of_plain_letters() {
     let eleven = (0..11).map(|id| entry(&id.to_string())).collect();
     for action in ["DeleteMessageBatch", "ChangeMessageVisibilityBatch"] {
         refused_call(action, batch(vec![]), "EmptyBatchRequest");
-        refused_call(
-            action,
-            batch(vec![entry("a"), entry("a")]),
-            "BatchEntryIdsNotDistinct",
-        );
+        refused_call(action, batch(vec![entry("a"), entry("a")]), "BatchEntryIdsNotDistinct");
         refused_call(action, batch(vec![entry("a b")]), "InvalidBatchEntryId");
     }
-    refused_call(
-        "DeleteMessageBatch",
-        batch(eleven),
-        "TooManyEntriesInBatchRequest",
-    );
+    refused_call("DeleteMessageBatch", batch(eleven), "TooManyEntriesInBatchRequest");
 }
 
 #[test]
 fn numbers_out_of_bounds_and_unknown_names_are_refused() {
-    refused_call(
-        "ReceiveMessage",
-        json!({"MaxNumberOfMessages": 11}),
-        "InvalidParameterValue",
-    );
-    refused_call(
-        "ReceiveMessage",
-        json!({"MaxNumberOfMessages": 0}),
-        "InvalidParameterValue",
-    );
-    refused_call(
-        "ReceiveMessage",
-        json!({"WaitTimeSeconds": 21}),
-        "InvalidParameterValue",
-    );
-    refused_call(
-        "ReceiveMessage",
-        json!({"AttributeNames": ["Color"]}),
-        "InvalidAttributeName",
-    );
-    refused_call(
-        "ReceiveMessage",
-        json!({"WaitTimeSecs": 1}),
-        "SerializationException",
-    );
-    refused_call(
-        "ReceiveMessage",
-        json!({"QueueUrl": "http://h/000000000000/other"}),
-        "QueueDoesNotExist",
-    );
+    refused_call("ReceiveMessage", json!({"MaxNumberOfMessages": 11}), "InvalidParameterValue");
+    refused_call("ReceiveMessage", json!({"MaxNumberOfMessages": 0}), "InvalidParameterValue");
+    refused_call("ReceiveMessage", json!({"WaitTimeSeconds": 21}), "InvalidParameterValue");
+    refused_call("ReceiveMessage", json!({"AttributeNames": ["Color"]}), "InvalidAttributeName");
+    refused_call("ReceiveMessage", json!({"WaitTimeSecs": 1}), "SerializationException");
+    refused_call("ReceiveMessage", json!({"QueueUrl": "http://h/000000000000/other"}), "QueueDoesNotExist");
     refused_call("PurgeQueue", json!({}), "UnknownOperationException");
-    refused_call(
-        "GetQueueAttributes",
-        json!({"AttributeNames": ["Color"]}),
-        "InvalidAttributeName",
-    );
+    refused_call("GetQueueAttributes", json!({"AttributeNames": ["Color"]}), "InvalidAttributeName");
 }
 
 #[test]
@@ -151,42 +115,18 @@ fn what_was_changed_after_signing_or_left_unsigned_is_refused() {
     let mut other_target = signed.clone();
     let target = other_target.iter_mut().find(|(name, _)| name == "x-amz-target");
     target.unwrap().1 = "AmazonSQS.DeleteMessageBatch".into();
-    assert_refused(
-        &queue,
-        &caller.post(&other_target, &body).unwrap(),
-        403,
-        "SignatureDoesNotMatch",
-    );
+    assert_refused(&queue, &caller.post(&other_target, &body).unwrap(), 403, "SignatureDoesNotMatch");
 
     let mut one_more = signed.clone();
     one_more.push(("x-amz-unsigned".into(), "1".into()));
-    assert_refused(
-        &queue,
-        &caller.post(&one_more, &body).unwrap(),
-        403,
-        "SignatureDoesNotMatch",
-    );
+    assert_refused(&queue, &caller.post(&one_more, &body).unwrap(), 403, "SignatureDoesNotMatch");
 
-    let without: Vec<_> = signed
-        .iter()
-        .filter(|(name, _)| name != "authorization")
-        .cloned()
-        .collect();
-    assert_refused(
-        &queue,
-        &caller.post(&without, &body).unwrap(),
-        403,
-        "MissingAuthenticationToken",
-    );
+    let without: Vec<_> = signed.iter().filter(|(name, _)| name != "authorization").cloned().collect();
+    assert_refused(&queue, &caller.post(&without, &body).unwrap(), 403, "MissingAuthenticationToken");
 
     let mut half = without;
     half.push(("authorization".into(), "AWS4-HMAC-SHA256 Credential=x".into()));
-    assert_refused(
-        &queue,
-        &caller.post(&half, &body).unwrap(),
-        403,
-        "IncompleteSignature",
-    );
+    assert_refused(&queue, &caller.post(&half, &body).unwrap(), 403, "IncompleteSignature");
 }
 
 #[test]
@@ -204,13 +144,7 @@ fn a_temporary_key_needs_its_token_and_ends_with_it() {
     assert_refused(&queue, &answer, 403, "InvalidClientTokenId");
     caller.session_token = key.session_token.clone();
     assert_eq!(caller.call("ReceiveMessage", json!({})).status, 200);
-    queue.allow_key(
-        "ASIA1",
-        KnownKey {
-            expires_at_ms: Some(1),
-            ..key
-        },
-    );
+    queue.allow_key("ASIA1", KnownKey { expires_at_ms: Some(1), ..key });
     let answer = caller.call("ReceiveMessage", json!({}));
     assert_refused(&queue, &answer, 403, "ExpiredToken");
     queue.forget_key("ASIA1");

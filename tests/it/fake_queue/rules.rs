@@ -32,9 +32,7 @@ const VISIBLE_AGAIN: Duration = Duration::from_secs(31);
 fn a_message_comes_with_its_attributes_and_stays_hidden_until_its_timeout() {
     let (queue, caller) = plain();
     let id = queue.send_at("{\"text\":\"ä \\\" \\\\ \u{1F600}\"}", 1_700_000_000_123);
-    let [message] = &caller.receive(0)[..] else {
-        panic!("one message")
-    };
+    let [message] = &caller.receive(0)[..] else { panic!("one message") };
     assert_eq!(text(message, "MessageId"), id);
     assert_eq!(text(message, "Body"), "{\"text\":\"ä \\\" \\\\ \u{1F600}\"}");
     assert_eq!(text(message, "MD5OfBody"), "613bdbccb0aed2ea03308d43304c5e92");
@@ -45,10 +43,7 @@ fn a_message_comes_with_its_attributes_and_stays_hidden_until_its_timeout() {
     queue.advance(VISIBLE_AGAIN);
     let again = &caller.receive(0)[0];
     assert_eq!(text(&again["Attributes"], "ApproximateReceiveCount"), "2");
-    assert_ne!(
-        again["ReceiptHandle"], message["ReceiptHandle"],
-        "a handle a receive"
-    );
+    assert_ne!(again["ReceiptHandle"], message["ReceiptHandle"], "a handle a receive");
     assert_eq!(
         again["Attributes"]["ApproximateFirstReceiveTimestamp"],
         message["Attributes"]["ApproximateFirstReceiveTimestamp"]
@@ -77,15 +72,7 @@ fn a_deleted_message_is_gone_and_deleting_it_again_is_no_error() {
     queue.advance(VISIBLE_AGAIN);
     assert!(caller.receive(0).is_empty());
     assert!(queue.is_empty());
-    assert_eq!(
-        queue.counts(),
-        Counts {
-            sent: 1,
-            received: 1,
-            deleted: 1,
-            ..Counts::default()
-        }
-    );
+    assert_eq!(queue.counts(), Counts { sent: 1, received: 1, deleted: 1, ..Counts::default() });
 }
 
 #[test]
@@ -135,24 +122,15 @@ fn nobody_hides_a_message_for_more_than_12_hours_from_its_receive() {
     let (queue, caller) = plain();
     queue.send("x");
     let message = &caller.receive(0)[0];
-    assert_eq!(
-        caller.hide(message, 43_201).as_deref(),
-        Some("InvalidParameterValue")
-    );
+    assert_eq!(caller.hide(message, 43_201).as_deref(), Some("InvalidParameterValue"));
     queue.advance(Duration::from_secs(10));
-    assert_eq!(
-        caller.hide(message, 43_200).as_deref(),
-        Some("InvalidParameterValue")
-    );
+    assert_eq!(caller.hide(message, 43_200).as_deref(), Some("InvalidParameterValue"));
     assert_eq!(caller.hide(message, 43_180), None);
 }
 
 #[test]
 fn a_message_that_was_received_too_often_goes_to_the_dead_letters() {
-    let (queue, caller) = stage(&QueueOptions {
-        max_receive_count: Some(2),
-        ..QueueOptions::default()
-    });
+    let (queue, caller) = stage(&QueueOptions { max_receive_count: Some(2), ..QueueOptions::default() });
     queue.send("poison");
     for _ in 0..2 {
         assert_eq!(caller.receive_bodies(), ["poison"]);
@@ -167,10 +145,8 @@ fn a_message_that_was_received_too_often_goes_to_the_dead_letters() {
 
 #[test]
 fn a_long_poll_ends_when_a_message_comes_or_becomes_visible_or_its_time_is_over() {
-    let (queue, caller) = stage(&QueueOptions {
-        visibility_timeout: Duration::from_secs(1),
-        ..QueueOptions::default()
-    });
+    let (queue, caller) =
+        stage(&QueueOptions { visibility_timeout: Duration::from_secs(1), ..QueueOptions::default() });
     let started = Instant::now();
     assert!(caller.receive(1).is_empty());
     assert!(started.elapsed() >= Duration::from_secs(1));
@@ -190,10 +166,7 @@ fn a_long_poll_ends_when_a_message_comes_or_becomes_visible_or_its_time_is_over(
 
 #[test]
 fn a_group_comes_in_order_and_is_blocked_while_one_of_it_is_in_flight() {
-    let (queue, caller) = stage(&QueueOptions {
-        fifo: true,
-        ..QueueOptions::default()
-    });
+    let (queue, caller) = stage(&QueueOptions { fifo: true, ..QueueOptions::default() });
     for (body, group) in [("a1", "a"), ("b1", "b"), ("a2", "a"), ("b2", "b")] {
         queue.send_to_group(body, group);
     }
@@ -217,11 +190,7 @@ fn a_group_comes_in_order_and_is_blocked_while_one_of_it_is_in_flight() {
     let bodies: Vec<String> = again.iter().map(|message| text(message, "Body")).collect();
     assert_eq!(bodies, ["a1", "a2"], "what comes again comes in its place");
     let failed = caller.delete(&first);
-    assert_eq!(
-        text(&failed[0], "Code"),
-        "InvalidParameterValue",
-        "an expired handle"
-    );
+    assert_eq!(text(&failed[0], "Code"), "InvalidParameterValue", "an expired handle");
     assert!(caller.delete(&again).is_empty());
     assert!(caller.delete(&second[..1]).is_empty());
     assert!(ask(10).is_empty(), "b2 is still in flight");
@@ -233,11 +202,8 @@ fn a_group_comes_in_order_and_is_blocked_while_one_of_it_is_in_flight() {
 
 #[test]
 fn dead_letters_free_their_group() {
-    let (queue, caller) = stage(&QueueOptions {
-        fifo: true,
-        max_receive_count: Some(1),
-        ..QueueOptions::default()
-    });
+    let (queue, caller) =
+        stage(&QueueOptions { fifo: true, max_receive_count: Some(1), ..QueueOptions::default() });
     queue.send_to_group("poison", "a");
     assert_eq!(caller.receive_bodies(), ["poison"]);
     queue.send_to_group("next", "a");
@@ -257,15 +223,9 @@ fn attributes_are_told_unless_the_policy_forbids_it() {
     let (_queue, caller) = stage(&options);
     let asked = serde_json::json!({"AttributeNames": ["VisibilityTimeout"]});
     let answer = caller.call("GetQueueAttributes", asked.clone());
-    assert_eq!(
-        answer.body,
-        serde_json::json!({"Attributes": {"VisibilityTimeout": "45"}})
-    );
+    assert_eq!(answer.body, serde_json::json!({"Attributes": {"VisibilityTimeout": "45"}}));
 
-    let (queue, caller) = stage(&QueueOptions {
-        deny_attributes: true,
-        ..options
-    });
+    let (queue, caller) = stage(&QueueOptions { deny_attributes: true, ..options });
     let answer = caller.call("GetQueueAttributes", asked);
     assert_eq!((answer.status, answer.code()), (403, "AccessDeniedException"));
     assert!(queue.complaints().is_empty());
@@ -297,25 +257,17 @@ fn the_services_own_client_understands_the_queue_and_breaks_none_of_its_rules() 
     assert_eq!(first.len(), 10);
     assert_eq!(first[3].body, "{\"number\":3}");
     assert_eq!(first[3].receive_count, 1);
-    let handles: Vec<_> = first
-        .into_iter()
-        .map(|delivery| delivery.receipt_handle)
-        .collect();
+    let handles: Vec<_> = first.into_iter().map(|delivery| delivery.receipt_handle).collect();
     assert!(client.delete_batch(&handles).unwrap().iter().all(Option::is_none));
 
     let second = client.receive(10, Duration::from_secs(1)).unwrap();
-    let given_back: Vec<_> = second
-        .into_iter()
-        .map(|delivery| (delivery.receipt_handle, Duration::ZERO))
-        .collect();
+    let given_back: Vec<_> =
+        second.into_iter().map(|delivery| (delivery.receipt_handle, Duration::ZERO)).collect();
     let outcome = client.change_visibility_batch(&given_back).unwrap();
     assert_eq!(outcome, [None, None]);
     let outcome = client.change_visibility_batch(&given_back[..1]).unwrap();
     let failure = outcome[0].as_ref().unwrap();
-    assert_eq!(
-        (failure.code.as_str(), failure.sender_fault),
-        ("MessageNotInflight", true)
-    );
+    assert_eq!((failure.code.as_str(), failure.sender_fault), ("MessageNotInflight", true));
     assert_eq!(client.receive(10, Duration::ZERO).unwrap().len(), 2);
     assert_eq!(queue.counts().deleted, 10);
     assert!(queue.complaints().is_empty());

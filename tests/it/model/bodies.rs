@@ -94,11 +94,7 @@ pub fn usage(
         WrongTime::OneOfSeveral => Shape::EventLog,
         WrongTime::All => rng.choice([Shape::Webhook, Shape::GraphqlV2]).expect("a shape"),
     };
-    let state = State::new(
-        subject.owner(),
-        measured.at,
-        &[metered(feature, 10, measured.value)],
-    );
+    let state = State::new(subject.owner(), measured.at, &[metered(feature, 10, measured.value)]);
     let mut message = usage_updated(&state, feature, measured.value, measured.at, shape);
     let body = &mut message.body;
     match (wrong, shape) {
@@ -110,10 +106,7 @@ pub fn usage(
         (WrongTime::All, _) => body["timestamp"] = impossible(measured.at, rng),
     }
     let envelope = rng.choice(Envelope::ALL).expect("an envelope");
-    (
-        message.wrapped(envelope),
-        format!("by {shape:?} in {envelope:?}, wrong times: {wrong:?}"),
-    )
+    (message.wrapped(envelope), format!("by {shape:?} in {envelope:?}, wrong times: {wrong:?}"))
 }
 
 pub fn balance(
@@ -131,11 +124,8 @@ pub fn balance(
         period: measured.period,
     };
     let by_graphql = wrong == WrongTime::All && rng.bool();
-    let mut message = if by_graphql {
-        told.graphql(subject.owner())
-    } else {
-        told.event_log(subject.owner(), measured.at)
-    };
+    let mut message =
+        if by_graphql { told.graphql(subject.owner()) } else { told.event_log(subject.owner(), measured.at) };
     match wrong {
         WrongTime::None => {}
         WrongTime::OneOfSeveral => {
@@ -145,10 +135,7 @@ pub fn balance(
         WrongTime::All => message.body["timestamp"] = impossible(measured.at, rng),
     }
     let envelope = rng.choice(Envelope::ALL).expect("an envelope");
-    (
-        message.wrapped(envelope),
-        format!("in {envelope:?}, wrong times: {wrong:?}"),
-    )
+    (message.wrapped(envelope), format!("in {envelope:?}, wrong times: {wrong:?}"))
 }
 
 /// A purge's own time, or one that cannot be true: then it counts from when it was sent.

@@ -56,9 +56,7 @@ pub fn look(redis: &TestRedis, subjects: &[Subject]) -> Cache {
             cache.faults.push(format!("{key} has no expiry"));
         }
         let Some((subject, part)) = owner_of(value_key, subjects) else {
-            cache
-                .faults
-                .push(format!("{key} is nobody's key: {}", entry.value));
+            cache.faults.push(format!("{key} is nobody's key: {}", entry.value));
             continue;
         };
         // The last credit balance: the service's own, beside the currency's usage.
@@ -73,11 +71,7 @@ pub fn look(redis: &TestRedis, subjects: &[Subject]) -> Cache {
         }
         match stamped(entry, snapshot.get(&format!("{key}#timestamp"))) {
             Ok(stamped) => {
-                cache
-                    .of
-                    .entry(subject.clone())
-                    .or_default()
-                    .insert(part.to_owned(), stamped);
+                cache.of.entry(subject.clone()).or_default().insert(part.to_owned(), stamped);
             }
             Err(fault) => cache.faults.push(format!("{key} {fault}: {}", entry.value)),
         }
@@ -92,10 +86,7 @@ fn stamped(value: &Entry, timestamp: Option<&Entry>) -> Result<Stamped, &'static
     }
     Ok(Stamped {
         value: serde_json::from_str(&value.value).map_err(|_| "is no JSON")?,
-        at: timestamp
-            .value
-            .parse()
-            .map_err(|_| "has a timestamp that is none")?,
+        at: timestamp.value.parse().map_err(|_| "has a timestamp that is none")?,
     })
 }
 

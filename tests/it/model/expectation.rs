@@ -129,11 +129,7 @@ impl Look<'_> {
             }
             limits.insert(id.to_owned(), calculated["usageLimit"].as_i64());
         }
-        if limits == listing.limits {
-            Ok(())
-        } else {
-            Err("the customer key has other entries".to_owned())
-        }
+        if limits == listing.limits { Ok(()) } else { Err("the customer key has other entries".to_owned()) }
     }
 
     /// Entries that cost credits show the effect of one balance for each currency: of the one that the list was made
@@ -168,13 +164,11 @@ impl Look<'_> {
                 entries.values().all(|entry| {
                     let calculated = &entry["calculatedEntitlement"];
                     let id = calculated["feature"]["id"].as_str().unwrap_or_default();
-                    rate_of(id)
-                        .filter(|rate| rate.currency == currency)
-                        .is_none_or(|rate| {
-                            let (reason, valid_until) = rate.entry_under(balance);
-                            calculated["accessDeniedReason"].as_str() == reason
-                                && calculated["validUntil"].as_i64() == valid_until
-                        })
+                    rate_of(id).filter(|rate| rate.currency == currency).is_none_or(|rate| {
+                        let (reason, valid_until) = rate.entry_under(balance);
+                        calculated["accessDeniedReason"].as_str() == reason
+                            && calculated["validUntil"].as_i64() == valid_until
+                    })
                 })
             })
         };
@@ -212,10 +206,7 @@ impl Look<'_> {
             least.extend(told.map(|balance| (*balance, "what was told after a reader had fetched")));
         }
         // A list that is newer than a balance stands as it came.
-        least
-            .into_iter()
-            .filter(|(balance, _)| balance.at > listing.at)
-            .max_by_key(|(balance, _)| balance.at)
+        least.into_iter().filter(|(balance, _)| balance.at > listing.at).max_by_key(|(balance, _)| balance.at)
     }
 
     fn metadata(&self, lines: &mut Vec<String>) {
@@ -233,10 +224,7 @@ impl Look<'_> {
                 return;
             }
         };
-        let expected = Stamped {
-            value: json!({"accessDeniedReason": expected.0}),
-            at: expected.1,
-        };
+        let expected = Stamped { value: json!({"accessDeniedReason": expected.0}), at: expected.1 };
         if *found != expected || self.variant.format == "v3" {
             lines.push(format!("the metadata is {found:?}, not {expected:?}"));
         }
@@ -267,10 +255,7 @@ impl Look<'_> {
             }
         }
         for (part, (least, why)) in self.bounds() {
-            let found = self
-                .now
-                .get(&part)
-                .and_then(|stamped| self.measured(&part, stamped));
+            let found = self.now.get(&part).and_then(|stamped| self.measured(&part, stamped));
             if found.is_none_or(|found| found.at < least.at) {
                 lines.push(format!(
                     "{part} is older than {why}: {found:?}, not {least:?} (stored: {:?})",

@@ -64,14 +64,9 @@ impl Origin {
         let names = ["customer-1", "customer:2", "cus*[3]?", "customer-4"];
         let mut stories = BTreeMap::new();
         for (index, customer) in names.iter().enumerate() {
-            for resource in [None, Some("site-1"), Some("site:2")]
-                .into_iter()
-                .take(1 + index % 3)
-            {
-                let subject = Subject {
-                    customer: (*customer).to_owned(),
-                    resource: resource.map(str::to_owned),
-                };
+            for resource in [None, Some("site-1"), Some("site:2")].into_iter().take(1 + index % 3) {
+                let subject =
+                    Subject { customer: (*customer).to_owned(), resource: resource.map(str::to_owned) };
                 stories.insert(subject, Story::new());
             }
         }
@@ -135,12 +130,7 @@ impl Origin {
         }
         let at = self.tick();
         let story = self.story(subject);
-        let listing = Listing {
-            at,
-            limits,
-            usages: story.usages.clone(),
-            balances: story.balances.clone(),
-        };
+        let listing = Listing { at, limits, usages: story.usages.clone(), balances: story.balances.clone() };
         story.truth = Truth::Listed(listing.clone());
         listing
     }
@@ -152,11 +142,7 @@ impl Origin {
         period: Option<[i64; 2]>,
         rng: &mut Rng,
     ) -> Measured {
-        let measured = Measured {
-            at: self.tick(),
-            value: rng.i64(0..100_000),
-            period,
-        };
+        let measured = Measured { at: self.tick(), value: rng.i64(0..100_000), period };
         let story = self.story(subject);
         story.usages.insert(part.to_owned(), measured);
         measured
@@ -181,22 +167,14 @@ impl Origin {
                 None => with_credit && *part == credit_part(CURRENCY),
             };
             if is_carried {
-                let stamp = if told.own_usage_time {
-                    measured.at
-                } else {
-                    listing.at
-                };
+                let stamp = if told.own_usage_time { measured.at } else { listing.at };
                 self.stamp(subject, part, stamp, *measured);
                 tells.insert(part.clone(), *measured);
             }
         }
         let version = listing.limits[VERSION_FEATURE].unwrap_or_default();
         let what = format!("list {version} of {} {}", listing.at, told.what);
-        let effect = Effect {
-            lists: true,
-            tells,
-            ..Effect::default()
-        };
+        let effect = Effect { lists: true, tells, ..Effect::default() };
         self.tell_of(subject, (told.body, what), effect, wrong, rng);
     }
 
@@ -209,10 +187,7 @@ impl Origin {
         let wrong = WrongTime::some(rng);
         let (body, how) = bodies::usage(subject, feature, measured, wrong, rng);
         let what = format!("{part} {} of {} {how}", measured.value, measured.at);
-        let effect = Effect {
-            tells: BTreeMap::from([(part, measured)]),
-            ..Effect::default()
-        };
+        let effect = Effect { tells: BTreeMap::from([(part, measured)]), ..Effect::default() };
         self.tell_of(subject, (body, what), effect, wrong, rng);
     }
 
@@ -264,25 +239,13 @@ impl Origin {
         let message = entitlements_updated(&state, Shape::EventLog);
         let envelope = rng.choice(Envelope::ALL).expect("an envelope");
         let what = format!("denied {reason} of {at}");
-        let effect = Effect {
-            lists: true,
-            ..Effect::default()
-        };
-        self.tell_of(
-            subject,
-            (message.wrapped(envelope), what),
-            effect,
-            WrongTime::None,
-            rng,
-        );
+        let effect = Effect { lists: true, ..Effect::default() };
+        self.tell_of(subject, (message.wrapped(envelope), what), effect, WrongTime::None, rng);
     }
 
     fn stamp(&mut self, subject: &Subject, part: &str, stamp: i64, measured: Measured) {
         let stamped = &mut self.story(subject).stamped;
-        stamped
-            .entry(part.to_owned())
-            .or_default()
-            .insert(stamp, measured);
+        stamped.entry(part.to_owned()).or_default().insert(stamp, measured);
     }
 
     /// Sends a message sooner or later, some twice. One whose time is that of the queue is sent at once, and once.
@@ -294,12 +257,7 @@ impl Origin {
         wrong: WrongTime,
         rng: &mut Rng,
     ) {
-        let waiting = Waiting {
-            subject: subject.clone(),
-            body,
-            what,
-            effect,
-        };
+        let waiting = Waiting { subject: subject.clone(), body, what, effect };
         if wrong == WrongTime::All {
             let sent_at = self.clock;
             self.tell_at(waiting, sent_at);
@@ -341,10 +299,7 @@ impl Origin {
     }
 
     fn tell_at(&mut self, waiting: Waiting, sent_at: i64) {
-        self.outgoing.push(Sent {
-            body: waiting.body,
-            sent_at,
-        });
+        self.outgoing.push(Sent { body: waiting.body, sent_at });
         let story = self.story(&waiting.subject);
         story.log.push(format!("{sent_at} sent {}", waiting.what));
         if waiting.effect.lists {
@@ -365,10 +320,7 @@ impl Origin {
             return;
         }
         let sent_at = self.tick();
-        self.outgoing.push(Sent {
-            body: waiting.body,
-            sent_at,
-        });
+        self.outgoing.push(Sent { body: waiting.body, sent_at });
         if waiting.effect.purges {
             self.note_purge(&waiting.subject, &format!("{sent_at} redrove {}", waiting.what));
             return;
@@ -391,10 +343,7 @@ impl Origin {
     /// True if something older is under way (or still to be sent) that a reader's far-past marker would give way to.
     pub fn has_lists_under_way(&self, subject: &Subject) -> bool {
         self.stories[subject].since.lists > Lists::None
-            || self
-                .waiting
-                .iter()
-                .any(|waiting| waiting.effect.lists && waiting.subject == *subject)
+            || self.waiting.iter().any(|waiting| waiting.effect.lists && waiting.subject == *subject)
     }
 
     /// A subject is forgotten, by one of the messages that say so. Sometimes it changed without another word.
@@ -414,10 +363,7 @@ impl Origin {
                 self.story(subject).is_told = true;
                 let shape = rng.choice([Shape::Webhook, Shape::GraphqlV2]).expect("a shape");
                 let state = State::new(owner, self.tick(), &[]);
-                (
-                    entitlements_updated(&state, shape),
-                    "an empty list without a reason",
-                )
+                (entitlements_updated(&state, shape), "an empty list without a reason")
             }
             (1, None) => (customer_deleted(&customer, at), "customer.deleted"),
             (2, None) => (subscriptions_migrated(&[&customer], at), "a migration of it"),
@@ -429,10 +375,7 @@ impl Origin {
             subject: subject.clone(),
             body: message.wrapped(envelope),
             what: what.to_owned(),
-            effect: Effect {
-                purges: true,
-                ..Effect::default()
-            },
+            effect: Effect { purges: true, ..Effect::default() },
         };
         let sent_at = self.send(waiting.body.clone());
         self.note_purge(subject, &format!("{sent_at} sent {what}"));
@@ -456,10 +399,7 @@ impl Origin {
             self.story(subject).is_told = false;
             self.note(
                 subject,
-                &format!(
-                    "silently list {}",
-                    listing.limits[VERSION_FEATURE].unwrap_or_default()
-                ),
+                &format!("silently list {}", listing.limits[VERSION_FEATURE].unwrap_or_default()),
             );
         }
     }

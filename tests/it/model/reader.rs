@@ -45,16 +45,11 @@ impl Lock {
         let mut set = redis::cmd("SET");
         set.arg(&key).arg(token).arg("NX").arg("PX").arg(LOCK_MS);
         let taken: Option<String> = set.query(connection).expect("redis answers");
-        taken.map(|_| Self {
-            key,
-            extended: Instant::now(),
-        })
+        taken.map(|_| Self { key, extended: Instant::now() })
     }
 
     fn extend(&mut self, connection: &mut redis::Connection) {
-        let extended: bool = connection
-            .pexpire(&self.key, LOCK_MS.into())
-            .expect("redis answers");
+        let extended: bool = connection.pexpire(&self.key, LOCK_MS.into()).expect("redis answers");
         assert!(
             extended,
             "{} expired before its reader came to extend it: this machine is too slow for the test",
@@ -142,16 +137,9 @@ impl Reader {
         let key = self.subject.owner().lock_key(PREFIX);
         let lock = Lock::take(&mut connection, key, &self.token);
         self.write_lock = Some(lock.expect("nobody else takes this write lock"));
-        let timestamps: Vec<String> = self
-            .items
-            .iter()
-            .map(|(key, ..)| format!("{key}#timestamp"))
-            .collect();
+        let timestamps: Vec<String> = self.items.iter().map(|(key, ..)| format!("{key}#timestamp")).collect();
         let stored: Vec<Option<String>> = connection.mget(&timestamps).expect("redis answers");
-        let parsed = stored
-            .into_iter()
-            .map(|text| text.and_then(|text| text.parse().ok()))
-            .collect();
+        let parsed = stored.into_iter().map(|text| text.and_then(|text| text.parse().ok())).collect();
         self.stored = Some(parsed);
         false
     }
@@ -165,9 +153,8 @@ fn is_miss(connection: &mut redis::Connection, subject: &Subject) -> bool {
     };
     if subject.resource.is_some() {
         let global = format!("{PREFIX}:c_{}#timestamp", subject.customer);
-        let stamps: Vec<Option<i64>> = connection
-            .mget(&[format!("{key}#timestamp"), global])
-            .expect("redis answers");
+        let stamps: Vec<Option<i64>> =
+            connection.mget(&[format!("{key}#timestamp"), global]).expect("redis answers");
         // A timestamp of 0 is a time to the SDK; none is a miss.
         if !matches!(stamps[..], [Some(own), Some(global)] if own >= global) {
             return true;

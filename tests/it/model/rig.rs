@@ -70,14 +70,7 @@ impl Rig {
             .set("WAIT_TIME_SECS", "1")
             .set("CACHE_UPDATE_POLICY", self.variant.policy)
             .set("CACHE_FORMAT", self.variant.format)
-            .set(
-                "POISON_POLICY",
-                if self.deletes_malformed {
-                    "delete"
-                } else {
-                    "redrive"
-                },
-            )
+            .set("POISON_POLICY", if self.deletes_malformed { "delete" } else { "redrive" })
     }
 
     /// Kills the second instance (SIGKILL), or starts it again.
@@ -114,9 +107,7 @@ impl Rig {
     pub fn shake_redis(&self, rng: &mut Rng) {
         match rng.u8(..3) {
             0 => {
-                let _: u64 = self
-                    .redis
-                    .command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+                let _: u64 = self.redis.command(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
             }
             1 => self.redis.command::<()>(&["CLIENT", "PAUSE", "30", "WRITE"]),
             _ => self.redis.command::<()>(&["SCRIPT", "FLUSH"]),
@@ -136,10 +127,7 @@ impl Rig {
 
     /// Ends the faults and waits until the queue is empty and nothing is in flight.
     pub fn settle(&self) {
-        self.queue.set_faults(Faults {
-            disorder: true,
-            ..Faults::default()
-        });
+        self.queue.set_faults(Faults { disorder: true, ..Faults::default() });
         let mut before = (Counts::default(), Instant::now());
         let settled = || {
             let counts = self.queue.counts();
@@ -158,22 +146,15 @@ impl Rig {
             None
         };
         wait_for(PATIENCE, "an empty queue and empty hands", settled, || {
-            let last: Vec<String> = self
-                .services
-                .iter()
-                .map(|service| service.log_lines().join("\n"))
-                .collect();
+            let last: Vec<String> =
+                self.services.iter().map(|service| service.log_lines().join("\n")).collect();
             format!("{:?}\n{}", self.queue.counts(), last.join("\n--- the second:\n"))
         });
     }
 
     fn in_hand(&self) -> f64 {
         let of = |service: &Service| {
-            assert!(
-                service.exit_status().is_none(),
-                "it ended: {:?}",
-                service.log_lines()
-            );
+            assert!(service.exit_status().is_none(), "it ended: {:?}", service.log_lines());
             // One that was just started may not listen yet: then nothing is known of it.
             let page = service.try_get("/metrics");
             page.map_or(f64::NAN, |page| {

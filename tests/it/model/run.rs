@@ -236,11 +236,7 @@ impl Run {
         let mut dead = self.rig.queue.dead_letters();
         dead.sort();
         let malformed: Vec<String> = self.origin.malformed.iter().cloned().collect();
-        let expected = if self.rig.deletes_malformed {
-            Vec::new()
-        } else {
-            malformed
-        };
+        let expected = if self.rig.deletes_malformed { Vec::new() } else { malformed };
         assert_eq!(dead, expected, "dead letters of seed {}", self.seed);
         assert_eq!(
             self.rig.queue.complaints(),

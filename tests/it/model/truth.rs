@@ -16,10 +16,7 @@ pub struct Subject {
 
 impl Subject {
     pub fn owner(&self) -> Owner<'_> {
-        Owner {
-            customer: &self.customer,
-            resource: self.resource.as_deref(),
-        }
+        Owner { customer: &self.customer, resource: self.resource.as_deref() }
     }
 }
 
@@ -66,28 +63,16 @@ impl Rate {
     pub fn entry_under(&self, balance: Option<&Balance>) -> (Option<&'static str>, Option<i64>) {
         let is_exhausted = balance.is_some_and(|balance| balance.left <= 0);
         let by_balance = (is_exhausted && !self.has_soft_limit).then_some("InsufficientCredits");
-        (
-            self.own_reason.or(by_balance),
-            balance.and_then(|balance| balance.valid_until),
-        )
+        (self.own_reason.or(by_balance), balance.and_then(|balance| balance.valid_until))
     }
 }
 
 /// Features that are paid for with credits. The last one is metered.
-pub const RATED: [&str; 4] = [
-    "feature-ai",
-    "feature-ai-soft",
-    "feature-ai-off",
-    "feature-events",
-];
+pub const RATED: [&str; 4] = ["feature-ai", "feature-ai-soft", "feature-ai-off", "feature-events"];
 
 /// The credit rate of a feature.
 pub fn rate_of(feature: &str) -> Option<Rate> {
-    let currency = if feature == "feature-events" {
-        CURRENCIES[1]
-    } else {
-        CURRENCY
-    };
+    let currency = if feature == "feature-events" { CURRENCIES[1] } else { CURRENCY };
     RATED.contains(&feature).then_some(Rate {
         currency,
         has_soft_limit: feature == "feature-ai-soft",

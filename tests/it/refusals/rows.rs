@@ -18,10 +18,7 @@ pub enum Outcome {
 /// Who refuses.
 pub enum Refused {
     ByProxy(Vec<Refusal>),
-    ByServer {
-        begin: fn(&TestRedis),
-        end: fn(&TestRedis),
-    },
+    ByServer { begin: fn(&TestRedis), end: fn(&TestRedis) },
 }
 
 pub struct Row {
@@ -98,9 +95,7 @@ impl Row {
 }
 
 /// Every command that could change a key, and what is needed for a script.
-const WRITES: &[&str] = &[
-    "EVALSHA", "EVAL", "SCRIPT", "FCALL", "FUNCTION", "SET", "SETEX", "DEL", "UNLINK",
-];
+const WRITES: &[&str] = &["EVALSHA", "EVAL", "SCRIPT", "FCALL", "FUNCTION", "SET", "SETEX", "DEL", "UNLINK"];
 /// Scripts in any form.
 const SCRIPTS: &[&str] = &["EVALSHA", "EVAL", "SCRIPT"];
 const EVERYTHING: &[&str] = &[];
@@ -132,27 +127,13 @@ pub fn of_writes() -> Vec<Row> {
         Row::text(SCRIPTS, "ERR This instance has scripts disabled", Pauses),
         Row::text(WRITES, "MOVED 1 10.0.0.1:6379", Pauses).says(&["ENVIRONMENT_PREFIX", "{production}"]),
         Row::text(WRITES, "ASK 3999 10.0.0.1:6379", Pauses),
-        Row::text(
-            WRITES,
-            "CROSSSLOT Keys in request don't hash to the same slot",
-            Pauses,
-        )
-        .says(&["ENVIRONMENT_PREFIX", "{production}"]),
+        Row::text(WRITES, "CROSSSLOT Keys in request don't hash to the same slot", Pauses)
+            .says(&["ENVIRONMENT_PREFIX", "{production}"]),
         Row::proxied(WRITES, How::Hang, Pauses, "writes hang"),
         Row::proxied(WRITES, How::Close, Pauses, "writes close the connection"),
         Row::proxied(WRITES, How::HalfAnswer, Pauses, "writes are answered by half"),
-        Row::proxied(
-            WRITES,
-            How::Answer(b"+OK\r\n".to_vec()),
-            Pauses,
-            "writes are answered with OK",
-        ),
-        Row::proxied(
-            WRITES,
-            How::Answer(b"*0\r\n".to_vec()),
-            Pauses,
-            "writes are answered with nothing",
-        ),
+        Row::proxied(WRITES, How::Answer(b"+OK\r\n".to_vec()), Pauses, "writes are answered with OK"),
+        Row::proxied(WRITES, How::Answer(b"*0\r\n".to_vec()), Pauses, "writes are answered with nothing"),
         Row::proxied(
             WRITES,
             How::Answer(b"HTTP/1.1 400 \r\n\r\n".to_vec()),
@@ -167,16 +148,8 @@ pub fn of_writes() -> Vec<Row> {
 pub fn of_connections() -> Vec<Row> {
     use Outcome::{Pauses, Writes};
     vec![
-        Row::text(
-            EVERYTHING,
-            "ERR max daily request limit exceeded. Limit: 10000, Usage: 10000",
-            Pauses,
-        ),
-        Row::text(
-            EVERYTHING,
-            "LOADING Redis is loading the dataset in memory",
-            Pauses,
-        ),
+        Row::text(EVERYTHING, "ERR max daily request limit exceeded. Limit: 10000, Usage: 10000", Pauses),
+        Row::text(EVERYTHING, "LOADING Redis is loading the dataset in memory", Pauses),
         Row::text(
             EVERYTHING,
             "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
@@ -191,16 +164,10 @@ pub fn of_connections() -> Vec<Row> {
         )
         .with_password()
         .on_new_connections(),
-        Row::text(&["AUTH", "HELLO"], "ERR invalid password", Pauses)
+        Row::text(&["AUTH", "HELLO"], "ERR invalid password", Pauses).with_password().on_new_connections(),
+        Row::text(&["AUTH", "HELLO"], "DENIED signing in is an invented extra", Pauses)
             .with_password()
             .on_new_connections(),
-        Row::text(
-            &["AUTH", "HELLO"],
-            "DENIED signing in is an invented extra",
-            Pauses,
-        )
-        .with_password()
-        .on_new_connections(),
         Row::text(&["SELECT"], "ERR SELECT is not allowed in cluster mode", Pauses)
             .in_database("3")
             .on_new_connections()
@@ -214,37 +181,17 @@ pub fn of_single_commands() -> Vec<Row> {
     use Outcome::{EitherWay, Writes};
     vec![
         // Scripts by one of their names.
-        Row::text(
-            &["EVALSHA"],
-            "ERR unknown command 'EVALSHA', with args beginning with: '0' '1'",
-            Writes,
-        ),
-        Row::text(
-            &["EVALSHA"],
-            "NOSCRIPT No matching script. Please use EVAL.",
-            Writes,
-        ),
+        Row::text(&["EVALSHA"], "ERR unknown command 'EVALSHA', with args beginning with: '0' '1'", Writes),
+        Row::text(&["EVALSHA"], "NOSCRIPT No matching script. Please use EVAL.", Writes),
         Row::text(
             &["EVALSHA"],
             "NOPERM this user has no permissions to run the 'evalsha' command",
             EitherWay,
         ),
-        Row::text(
-            &["EVALSHA"],
-            "QUOTA of EVALSHA exceeded: an invented text",
-            EitherWay,
-        ),
-        Row::text(
-            &["EVAL"],
-            "ERR unknown command 'EVAL', with args beginning with: 'x' '1'",
-            Writes,
-        ),
-        Row::text(
-            &["SCRIPT"],
-            "ERR unknown command 'SCRIPT', with args beginning with: 'LOAD'",
-            Writes,
-        )
-        .without_scripts(),
+        Row::text(&["EVALSHA"], "QUOTA of EVALSHA exceeded: an invented text", EitherWay),
+        Row::text(&["EVAL"], "ERR unknown command 'EVAL', with args beginning with: 'x' '1'", Writes),
+        Row::text(&["SCRIPT"], "ERR unknown command 'SCRIPT', with args beginning with: 'LOAD'", Writes)
+            .without_scripts(),
         Row::text(
             &["SCRIPT"],
             "NOPERM this user has no permissions to run the 'script|load' command",
@@ -252,28 +199,15 @@ pub fn of_single_commands() -> Vec<Row> {
         )
         .without_scripts(),
         // What is no write.
-        Row::text(
-            &["PING"],
-            "NOPERM this user has no permissions to run the 'ping' command",
-            Writes,
-        ),
+        Row::text(&["PING"], "NOPERM this user has no permissions to run the 'ping' command", Writes),
         Row::text(&["PING"], "ERR PING is an invented extra", EitherWay),
-        Row::text(
-            &["INFO"],
-            "NOPERM this user has no permissions to run the 'info' command",
-            Writes,
-        ),
+        Row::text(&["INFO"], "NOPERM this user has no permissions to run the 'info' command", Writes),
         Row::text(
             &["GET", "MGET"],
             "NOPERM this user has no permissions to run the 'get' command",
             EitherWay,
         ),
-        Row::text(
-            &["SCAN", "ROLE", "CLIENT", "CONFIG"],
-            "ERR unknown command",
-            Writes,
-        )
-        .on_new_connections(),
+        Row::text(&["SCAN", "ROLE", "CLIENT", "CONFIG"], "ERR unknown command", Writes).on_new_connections(),
     ]
 }
 
@@ -282,10 +216,7 @@ fn nothing(_: &TestRedis) {}
 /// A real server does it all.
 pub fn by_the_server_itself() -> Vec<Row> {
     use Outcome::{Pauses, Writes};
-    let from_the_start = || Refused::ByServer {
-        begin: nothing,
-        end: nothing,
-    };
+    let from_the_start = || Refused::ByServer { begin: nothing, end: nothing };
     vec![
         Row::new("rename-command EVALSHA", from_the_start(), Writes).with_arguments(&[
             "--rename-command",

@@ -27,26 +27,16 @@ fn assert_unnamed(name: &str, told: &[(String, String)]) {
         for line in text.lines() {
             let lower = line.to_lowercase();
             let spelling = SPELLINGS.iter().find(|spelling| lower.contains(**spelling));
-            assert!(
-                spelling.is_none(),
-                "{name}: {spelling:?} shows in {place}: {line}"
-            );
+            assert!(spelling.is_none(), "{name}: {spelling:?} shows in {place}: {line}");
         }
     }
 }
 
 /// A service that writes everything at the default log level, with error reports.
 fn spawn(stage: &FakeStage, sentry: &SentryStub, settings: &[(&str, String)]) -> Service {
-    let mut all = stage
-        .settings()
-        .unset("DISABLE_SENTRY")
-        .set("SENTRY_DSN", &sentry.dsn);
+    let mut all = stage.settings().unset("DISABLE_SENTRY").set("SENTRY_DSN", &sentry.dsn);
     for (name, value) in settings {
-        all = if value.is_empty() {
-            all.unset(name)
-        } else {
-            all.set(name, value)
-        };
+        all = if value.is_empty() { all.unset(name) } else { all.set(name, value) };
     }
     Service::spawn(&all)
 }
@@ -54,37 +44,18 @@ fn spawn(stage: &FakeStage, sentry: &SentryStub, settings: &[(&str, String)]) ->
 /// Messages in which each id is hers, in every shape and envelope.
 fn messages_about_her() -> Vec<String> {
     let owner = Owner::resource(ALICE, "resource-of-alice@example.com");
-    let features = [
-        boolean("feature-alice@example.com"),
-        metered("metered-alice@example.com", 10, 3),
-    ];
+    let features = [boolean("feature-alice@example.com"), metered("metered-alice@example.com", 10, 3)];
     let mut messages: Vec<Message> = Vec::new();
-    for shape in [
-        Shape::Webhook,
-        Shape::GraphqlV1,
-        Shape::GraphqlV2,
-        Shape::EventLog,
-    ] {
+    for shape in [Shape::Webhook, Shape::GraphqlV1, Shape::GraphqlV2, Shape::EventLog] {
         for owner in [owner, Owner::customer(ALICE)] {
             let mut state = State::new(owner, hours_ago(2), &features);
             messages.push(entitlements_updated(&state, shape));
-            messages.push(usage_updated(
-                &state,
-                "metered-alice@example.com",
-                4,
-                hours_ago(1),
-                shape,
-            ));
+            messages.push(usage_updated(&state, "metered-alice@example.com", 4, hours_ago(1), shape));
             state.access_denied_reason = Some(ALICE.to_owned());
             messages.push(entitlements_updated(&state, shape));
         }
     }
-    messages.push(credit_balance(
-        owner,
-        "currency-alice@example.com",
-        1_000,
-        hours_ago(1),
-    ));
+    messages.push(credit_balance(owner, "currency-alice@example.com", 1_000, hours_ago(1)));
     messages.push(subscriptions_migrated(&[ALICE], hours_ago(1)));
     messages.push(customer_deleted(ALICE, hours_ago(1)));
     messages.push(purge(owner, hours_ago(1)));
@@ -101,10 +72,7 @@ fn messages_about_her() -> Vec<String> {
 /// Bodies that cannot be read, with her in every place.
 fn malformed_about_her() -> Vec<String> {
     let right = purge(Owner::customer(ALICE), hours_ago(1)).raw();
-    let mut bodies: Vec<String> = (1..right.len())
-        .step_by(7)
-        .map(|end| right[..end].to_owned())
-        .collect();
+    let mut bodies: Vec<String> = (1..right.len()).step_by(7).map(|end| right[..end].to_owned()).collect();
     let odd = [
         json!({"alice@example.com": ALICE}),
         json!([ALICE]),
@@ -113,21 +81,11 @@ fn malformed_about_her() -> Vec<String> {
         json!({"id": {ALICE: 1}}),
     ];
     for value in &odd {
-        for field in [
-            "customer",
-            "customerId",
-            "resourceId",
-            "entitlements",
-            "feature",
-            "usage",
-            "timestamp",
-        ] {
-            for kind in [
-                "entitlements.updated",
-                "measurement.reported",
-                "CREDIT_BALANCE_UPDATED",
-                "customer.deleted",
-            ] {
+        for field in ["customer", "customerId", "resourceId", "entitlements", "feature", "usage", "timestamp"]
+        {
+            for kind in
+                ["entitlements.updated", "measurement.reported", "CREDIT_BALANCE_UPDATED", "customer.deleted"]
+            {
                 let mut body = json!({"type": kind, "customer": {"id": ALICE}, "entitlements": [{"feature": {"id": ALICE}}]});
                 body[field] = value.clone();
                 bodies.push(body.to_string());
@@ -169,10 +127,7 @@ fn none_of_a_message_is_named_whether_it_can_be_read_or_not() {
 /// What servers, and what stands before them, say of a key, and what of it is logged. Of three that follow each other,
 /// each has a code of its own.
 const REDIS_SAYS: [(&str, &str); 9] = [
-    (
-        "QUOTA the key production:c_alice@example.com is too long",
-        "QUOTA the key…",
-    ),
+    ("QUOTA the key production:c_alice@example.com is too long", "QUOTA the key…"),
     (
         "ERR unknown command `EVALSHA`, with args beginning with: `alice`, `production-alice@example.com`, ",
         "unknown command `EVALSHA`;",
@@ -181,10 +136,7 @@ const REDIS_SAYS: [(&str, &str); 9] = [
         "CROSSSLOT Keys don't hash to one slot (context='within script', first-key='production:c_alice@example.com')",
         "CROSSSLOT Keys don't hash to one slot…; it is a cluster",
     ),
-    (
-        "alice@example.com is a customer of mine",
-        "ERR is a customer of mine",
-    ),
+    ("alice@example.com is a customer of mine", "ERR is a customer of mine"),
     ("DENIED 'alice smith@example.com' may not", "DENIED …"),
     ("LIMIT {\"customerId\":\"alice@example.com\"}", "LIMIT …"),
     ("production:c_alice:r_x nobody knows", "ERR nobody knows"),
@@ -192,10 +144,7 @@ const REDIS_SAYS: [(&str, &str); 9] = [
         "NOPERM no permissions to access the key \"production-alice%40example.com\"",
         "NOPERM no permissions to access the key…",
     ),
-    (
-        "SCRIPTED @user_script:7: bad argument 'alice@example.com'",
-        "SCRIPTED @user_script:7: bad argument…",
-    ),
+    ("SCRIPTED @user_script:7: bad argument 'alice@example.com'", "SCRIPTED @user_script:7: bad argument…"),
 ];
 
 #[test]
@@ -208,17 +157,13 @@ fn none_of_what_redis_quotes_is_named_and_its_code_and_the_remedy_are() {
         let port = proxy.port().to_string();
         let service = spawn(&stage, &sentry, &[("REDIS_PORT", port.clone())]);
         let state = State::new(Owner::customer(ALICE), hours_ago(1), &[]);
-        stage
-            .queue
-            .send(entitlements_updated(&state, Shape::GraphqlV2).raw());
+        stage.queue.send(entitlements_updated(&state, Shape::GraphqlV2).raw());
         for (text, shown) in sayings {
             proxy.refuse(&[Refusal::of(&["EVALSHA", "EVAL", "SET", "SCAN"], How::Error(text))]);
             let (status, output) = run_to_end(&stage.settings().set("REDIS_PORT", &port), &["check"]);
             assert!(!status.success(), "{output}");
             all.push((format!("check, where Redis says {text}"), output));
-            stage
-                .queue
-                .send(entitlements_updated(&state, Shape::GraphqlV2).raw());
+            stage.queue.send(entitlements_updated(&state, Shape::GraphqlV2).raw());
             service.wait_for_complaint(&[shown]);
             let words = shown.split(';').next().unwrap_or_default();
             let status = service.get("/status").body;
@@ -271,10 +216,7 @@ fn none_of_what_the_queue_sts_and_the_edge_api_quote_is_named() {
     ];
     let mut of_sts = without_keys.to_vec();
     of_sts.extend([
-        (
-            "AWS_WEB_IDENTITY_TOKEN_FILE",
-            files.write("identity", "a-token-of-nobody"),
-        ),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", files.write("identity", "a-token-of-nobody")),
         ("AWS_ROLE_ARN", ROLE.to_owned()),
         ("AWS_ENDPOINT_URL_STS", sts.url()),
     ]);
@@ -301,10 +243,7 @@ fn none_of_what_the_queue_sts_and_the_edge_api_quote_is_named() {
         all.extend(pages(service));
     }
     queue.turn(Mode::Refuse);
-    let settings = stage
-        .settings()
-        .set("AWS_ENDPOINT_URL_SQS", queue.url())
-        .set("EDGE_API_URL", edge.url());
+    let settings = stage.settings().set("AWS_ENDPOINT_URL_SQS", queue.url()).set("EDGE_API_URL", edge.url());
     all.push(("check".to_owned(), run_to_end(&settings, &["check"]).1));
     for service in [with_queue, with_sts, with_edge] {
         service.stop();

@@ -22,10 +22,7 @@ pub fn session_key(what: &str) -> AccessKey {
 }
 
 pub fn secrets_of(key: &AccessKey) -> Vec<String> {
-    [Some(key.secret.clone()), key.session_token.clone()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [Some(key.secret.clone()), key.session_token.clone()].into_iter().flatten().collect()
 }
 
 /// What can be told to do wrong.
@@ -109,16 +106,10 @@ fn document(key: &AccessKey) -> String {
 }
 
 pub fn in_the_environment() -> Source {
-    let key = AccessKey {
-        session_token: None,
-        ..session_key("static")
-    };
+    let key = AccessKey { session_token: None, ..session_key("static") };
     Source {
         name: "static keys",
-        settings: vec![
-            ("AWS_ACCESS_KEY_ID", key.id.clone()),
-            ("AWS_SECRET_ACCESS_KEY", key.secret.clone()),
-        ],
+        settings: vec![("AWS_ACCESS_KEY_ID", key.id.clone()), ("AWS_SECRET_ACCESS_KEY", key.secret.clone())],
         key,
         secrets: Vec::new(),
         peer: Peer::Nobody,
@@ -165,14 +156,8 @@ pub fn container(files: &Directory) -> Source {
     Source {
         name: "container",
         settings: vec![
-            (
-                "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-                format!("{}/v2/credentials/{path}", endpoint.url()),
-            ),
-            (
-                "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-                files.write("container", &token),
-            ),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/v2/credentials/{path}", endpoint.url())),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", files.write("container", &token)),
         ],
         key,
         secrets: vec![token, path.to_owned()],
@@ -241,10 +226,7 @@ pub fn edge() -> Source {
     );
     Source {
         name: "Edge API",
-        settings: vec![
-            ("SERVER_API_KEY", server_key.clone()),
-            ("EDGE_API_URL", edge.url()),
-        ],
+        settings: vec![("SERVER_API_KEY", server_key.clone()), ("EDGE_API_URL", edge.url())],
         key,
         secrets: vec![server_key],
         peer: Peer::Of(edge),

@@ -7,15 +7,10 @@ pub fn run_at_once<R: Sync>(rows: &[R], name: impl Fn(&R) -> String, run: impl F
         let start = |row| {
             let name = name(row);
             let thread = std::thread::Builder::new().name(format!("row: {name}"));
-            (
-                name,
-                thread.spawn_scoped(scope, move || run(row)).expect("a thread"),
-            )
+            (name, thread.spawn_scoped(scope, move || run(row)).expect("a thread"))
         };
         let running: Vec<_> = rows.iter().map(start).collect();
-        let failed = running
-            .into_iter()
-            .filter_map(|(name, thread)| Some((name, thread.join().err()?)));
+        let failed = running.into_iter().filter_map(|(name, thread)| Some((name, thread.join().err()?)));
         failed
             .map(|(name, panic)| {
                 let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -26,9 +21,5 @@ pub fn run_at_once<R: Sync>(rows: &[R], name: impl Fn(&R) -> String, run: impl F
             .collect()
     });
     let (failed, all) = (failures.len(), rows.len());
-    assert!(
-        failures.is_empty(),
-        "{failed} of {all} rows failed:\n{}",
-        failures.join("\n")
-    );
+    assert!(failures.is_empty(), "{failed} of {all} rows failed:\n{}", failures.join("\n"));
 }

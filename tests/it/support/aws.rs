@@ -130,9 +130,7 @@ impl State {
         let action = field("Action");
         let session = field("RoleSessionName");
         let session_is_fit = (2..=64).contains(&session.len())
-            && session
-                .chars()
-                .all(|letter| letter.is_ascii_alphanumeric() || "_=,.@+-".contains(letter));
+            && session.chars().all(|letter| letter.is_ascii_alphanumeric() || "_=,.@+-".contains(letter));
         let duration_is_fit = form
             .get("DurationSeconds")
             .is_none_or(|secs| secs.parse().is_ok_and(|secs: u32| (900..=43_200).contains(&secs)));
@@ -170,10 +168,7 @@ impl State {
 
 /// A refusal that quotes what it was sent, as those of AWS sometimes do.
 fn refusal(code: &str, form: &BTreeMap<String, String>) -> String {
-    let quoted = form
-        .get("WebIdentityToken")
-        .map(String::as_str)
-        .unwrap_or_default();
+    let quoted = form.get("WebIdentityToken").map(String::as_str).unwrap_or_default();
     format!(
         "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type><Code>{code}</Code>\
          <Message>refused by the stub {quoted}</Message></Error><RequestId>c6104cbe</RequestId></ErrorResponse>"
@@ -183,9 +178,7 @@ fn refusal(code: &str, form: &BTreeMap<String, String>) -> String {
 fn form(request: &mut Request) -> BTreeMap<String, String> {
     let mut body = String::new();
     let _ = request.as_reader().read_to_string(&mut body);
-    url::form_urlencoded::parse(body.as_bytes())
-        .into_owned()
-        .collect()
+    url::form_urlencoded::parse(body.as_bytes()).into_owned().collect()
 }
 
 fn header(request: &Request, name: &'static str) -> Option<String> {
@@ -200,11 +193,7 @@ impl Directory {
     /// An empty one.
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "aws-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("aws-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(&path).expect("a directory");
         Self(path)
@@ -246,28 +235,22 @@ pub fn without_keys(stage: &Stage) -> Settings {
 pub fn apply_one(stage: &Stage, service: &Service, customer: &'static str) {
     let state = CustomerState::new(Owner::customer(customer), hours_ago(1), &every_kind(0));
     stage.deliver(service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
-    assert!(
-        stage.redis.get(&state.owner().key(PREFIX)).is_some(),
-        "{customer}"
-    );
+    assert!(stage.redis.get(&state.owner().key(PREFIX)).is_some(), "{customer}");
 }
 
 /// Waits for the line that names the source of credentials.
 pub fn wait_for_source(service: &Service, words: &str) {
     service.wait_until(&format!("a line that names the source: {words}"), || {
-        service.log().iter().any(|record| {
-            record["credentials"]
-                .as_str()
-                .is_some_and(|source| source.contains(words))
-        })
+        service
+            .log()
+            .iter()
+            .any(|record| record["credentials"].as_str().is_some_and(|source| source.contains(words)))
     });
 }
 
 /// Failed calls to the queue so far.
 pub fn receive_errors(service: &Service) -> f64 {
-    service
-        .metrics()
-        .value("persistent_cache_queue_errors_total{operation=\"receive\"}")
+    service.metrics().value("persistent_cache_queue_errors_total{operation=\"receive\"}")
 }
 
 /// None of these shows in the log, on standard error or in the metrics.

@@ -33,10 +33,7 @@ pub fn thread<T: Send + 'static>(
     name: &str,
     run: impl FnOnce() -> T + Send + 'static,
 ) -> std::thread::JoinHandle<T> {
-    std::thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(run)
-        .expect("a thread can be started")
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread can be started")
 }
 
 /// Lines of a stream, collected as they come.
@@ -51,10 +48,7 @@ impl Lines {
             let mut stream = BufReader::new(stream);
             let mut line = Vec::new();
             while matches!(stream.read_until(b'\n', &mut line), Ok(1..)) {
-                sink.0
-                    .lock()
-                    .unwrap()
-                    .push(String::from_utf8_lossy(&line).trim_end().to_owned());
+                sink.0.lock().unwrap().push(String::from_utf8_lossy(&line).trim_end().to_owned());
                 line.clear();
             }
             sink.1.store(true, Ordering::Release);
@@ -124,25 +118,15 @@ impl Process {
         piped: bool,
     ) -> (Self, Option<ChildStdin>) {
         let mut command = Command::new("/usr/bin/setpriv");
-        command
-            .args(["--pdeathsig", "KILL", "--"])
-            .arg(program)
-            .args(arguments);
+        command.args(["--pdeathsig", "KILL", "--"]).arg(program).args(arguments);
         command.env_clear().envs(environment.iter().cloned());
         command.stdin(if piped { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let (reply, started) = channel();
-        SPAWNER
-            .lock()
-            .unwrap()
-            .send((command, reply))
-            .expect("the spawner lives");
-        let mut child = started
-            .recv()
-            .expect("the spawner answers")
-            .unwrap_or_else(|error| {
-                panic!("cannot start {name} through /usr/bin/setpriv: {error}; run scripts/tools")
-            });
+        SPAWNER.lock().unwrap().send((command, reply)).expect("the spawner lives");
+        let mut child = started.recv().expect("the spawner answers").unwrap_or_else(|error| {
+            panic!("cannot start {name} through /usr/bin/setpriv: {error}; run scripts/tools")
+        });
         let stdin = child.stdin.take();
         let stdout = if piped {
             Lines::default()
@@ -150,15 +134,7 @@ impl Process {
             Lines::collect(&format!("{name}-stdout"), child.stdout.take().expect("a pipe"))
         };
         let stderr = Lines::collect(&format!("{name}-stderr"), child.stderr.take().expect("a pipe"));
-        (
-            Self {
-                name: name.to_owned(),
-                child: Mutex::new(child),
-                stdout,
-                stderr,
-            },
-            stdin,
-        )
+        (Self { name: name.to_owned(), child: Mutex::new(child), stdout, stderr }, stdin)
     }
 
     /// Its process id: setpriv becomes the program.
@@ -168,20 +144,13 @@ impl Process {
 
     /// Its exit status, once it has ended.
     pub fn exit_status(&self) -> Option<ExitStatus> {
-        self.child
-            .lock()
-            .unwrap()
-            .try_wait()
-            .expect("a child can be waited for")
+        self.child.lock().unwrap().try_wait().expect("a child can be waited for")
     }
 
     /// What it wrote last, for the message of a failed test.
     pub fn last_words(&self) -> String {
         let (stdout, stderr) = (self.stdout.tail(), self.stderr.tail());
-        format!(
-            "--- stdout of {}:\n{stdout}\n--- stderr of {}:\n{stderr}",
-            self.name, self.name
-        )
+        format!("--- stdout of {}:\n{stdout}\n--- stderr of {}:\n{stderr}", self.name, self.name)
     }
 
     /// Waits for a value that comes while the process runs; fails at once if the process ends first.
@@ -191,11 +160,7 @@ impl Process {
             if value.is_none()
                 && let Some(status) = self.exit_status()
             {
-                panic!(
-                    "{} ended ({status}) before: {what}\n{}",
-                    self.name,
-                    self.last_words()
-                );
+                panic!("{} ended ({status}) before: {what}\n{}", self.name, self.last_words());
             }
             value
         };
@@ -220,17 +185,10 @@ impl Process {
         // Not while another thread waits for the child: its id could be another process's by then.
         let mut child = self.child.lock().unwrap();
         let ended = child.try_wait().expect("a child can be waited for");
-        assert!(
-            ended.is_none(),
-            "{} has ended: {ended:?}\n{}",
-            self.name,
-            self.last_words()
-        );
+        assert!(ended.is_none(), "{} has ended: {ended:?}\n{}", self.name, self.last_words());
         let id = child.id();
-        let sent = Command::new("/bin/sh")
-            .args(["-c", &format!("kill -s {name} {id}")])
-            .status()
-            .expect("sh runs");
+        let sent =
+            Command::new("/bin/sh").args(["-c", &format!("kill -s {name} {id}")]).status().expect("sh runs");
         assert!(sent.success(), "cannot send {name} to {}", self.name);
     }
 }

@@ -111,24 +111,16 @@ fn serve(mut client: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     }
     let head = String::from_utf8(head).map_err(std::io::Error::other)?;
     let first = head.lines().next().unwrap_or_default();
-    let target = first
-        .strip_prefix("CONNECT ")
-        .and_then(|rest| rest.strip_suffix(" HTTP/1.1"))
-        .map(str::to_owned);
+    let target =
+        first.strip_prefix("CONNECT ").and_then(|rest| rest.strip_suffix(" HTTP/1.1")).map(str::to_owned);
     let login = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("proxy-authorization")
-            .then(|| value.trim().to_owned())
+        name.eq_ignore_ascii_case("proxy-authorization").then(|| value.trim().to_owned())
     });
     let (status, port) = {
         let mut state = state.lock().unwrap();
-        let expected = state
-            .login
-            .as_ref()
-            .map(|login| format!("Basic {}", BASE64_STANDARD.encode(login)));
-        let route = target
-            .as_ref()
-            .and_then(|target| state.routes.get(target).copied());
+        let expected = state.login.as_ref().map(|login| format!("Basic {}", BASE64_STANDARD.encode(login)));
+        let route = target.as_ref().and_then(|target| state.routes.get(target).copied());
         let status = if target.is_none() {
             405
         } else if expected.is_some() && login != expected {
@@ -143,11 +135,7 @@ fn serve(mut client: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         (status, route)
     };
     let (200, Some(port)) = (status, port) else {
-        let challenge = if status == 407 {
-            "Proxy-Authenticate: Basic realm=\"tests\"\r\n"
-        } else {
-            ""
-        };
+        let challenge = if status == 407 { "Proxy-Authenticate: Basic realm=\"tests\"\r\n" } else { "" };
         return client
             .write_all(format!("HTTP/1.1 {status} No\r\n{challenge}Content-Length: 0\r\n\r\n").as_bytes());
     };

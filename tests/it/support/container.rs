@@ -41,18 +41,13 @@ impl ContainerStub {
     /// Listens; this token is asked for.
     pub fn start(token: &str) -> Self {
         let server = Arc::new(Server::http("127.0.0.1:0").expect("a port"));
-        let state = Arc::new(Mutex::new(State {
-            token: token.to_owned(),
-            credentials: None,
-            calls: Vec::new(),
-        }));
+        let state =
+            Arc::new(Mutex::new(State { token: token.to_owned(), credentials: None, calls: Vec::new() }));
         let (shared_server, shared_state) = (Arc::clone(&server), Arc::clone(&state));
         thread("container-stub", move || {
             for request in shared_server.incoming_requests() {
-                let authorization = request
-                    .headers()
-                    .iter()
-                    .find(|header| header.field.equiv("Authorization"));
+                let authorization =
+                    request.headers().iter().find(|header| header.field.equiv("Authorization"));
                 let authorization = authorization.map(|header| header.value.as_str().to_owned());
                 let mut state = shared_state.lock().unwrap();
                 let refusal = |code: &str, message: &str| json!({"code": code, "message": message});
@@ -65,10 +60,7 @@ impl ContainerStub {
                 } else if authorization.as_ref() != Some(&state.token) {
                     // As badly as it could: with the token in its words.
                     let told = authorization.clone().unwrap_or_default();
-                    (
-                        401,
-                        refusal("InvalidToken", &format!("the token {told} is not valid")),
-                    )
+                    (401, refusal("InvalidToken", &format!("the token {told} is not valid")))
                 } else if let Some(credentials) = state.credentials.clone() {
                     (200, credentials)
                 } else {
@@ -87,11 +79,7 @@ impl ContainerStub {
             }
         });
         let address = format!("http://{}", server.server_addr());
-        Self {
-            address,
-            state,
-            server,
-        }
+        Self { address, state, server }
     }
 
     /// What `AWS_CONTAINER_CREDENTIALS_FULL_URI` is set to.

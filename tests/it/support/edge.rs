@@ -81,26 +81,17 @@ impl EdgeStub {
                     "/v1/config/server-sdk-configuration.json" => state.configuration.clone(),
                     _ => None,
                 };
-                let of_customer = state
-                    .entitlements
-                    .get_mut(&url)
-                    .map(|answers| match answers.len() {
-                        1 => answers[0].clone(),
-                        _ => answers.pop_front().expect("an answer"),
-                    });
+                let of_customer = state.entitlements.get_mut(&url).map(|answers| match answers.len() {
+                    1 => answers[0].clone(),
+                    _ => answers.pop_front().expect("an answer"),
+                });
                 let (status, body) = match answer {
                     _ if !authorised => (401, json!({"message": "unauthorized"})),
                     None if of_customer.is_some() => of_customer.expect("an answer"),
                     Some(answer) => (200, answer),
                     None => (500, json!({"message": "the edge stub has no answer"})),
                 };
-                state.calls.push(EdgeCall {
-                    url,
-                    authorised,
-                    version,
-                    status,
-                    at: Instant::now(),
-                });
+                state.calls.push(EdgeCall { url, authorised, version, status, at: Instant::now() });
                 drop(state);
                 let json_type = Header::from_bytes("content-type", "application/json").expect("a header");
                 let response = Response::from_string(body.to_string()).with_status_code(status);
@@ -134,10 +125,8 @@ impl EdgeStub {
 
     /// From now on answers with this state when its owner is asked for, after failing with these statuses.
     pub fn give_entitlements(&self, state: &super::state::State, failures: &[u16]) {
-        let mut answers: VecDeque<(u16, Value)> = failures
-            .iter()
-            .map(|status| (*status, json!({"message": "not now"})))
-            .collect();
+        let mut answers: VecDeque<(u16, Value)> =
+            failures.iter().map(|status| (*status, json!({"message": "not now"}))).collect();
         answers.push_back((
             200,
             json!({"data": {"entitlementsState": {
@@ -146,10 +135,7 @@ impl EdgeStub {
                 "accessDeniedReason": state.access_denied_reason,
             }}}),
         ));
-        let query = state
-            .resource
-            .as_ref()
-            .map_or(String::new(), |id| format!("?resourceId={id}"));
+        let query = state.resource.as_ref().map_or(String::new(), |id| format!("?resourceId={id}"));
         let url = format!("/v1/c/{}/entitlements-state.json{query}", state.customer);
         self.state.lock().unwrap().entitlements.insert(url, answers);
     }

@@ -118,10 +118,7 @@ fn serve(
     let words = read_command(&mut client)?;
     let verdict = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["AUTH", user, token] => judge(user, token, rules).map(|()| token.to_owned()),
-        ref other => Err(format!(
-            "{} is no AUTH with user and token",
-            other.first().unwrap_or(&"")
-        )),
+        ref other => Err(format!("{} is no AUTH with user and token", other.first().unwrap_or(&""))),
     };
     let answer: &[u8] = match &verdict {
         Ok(_) => b"+OK\r\n",
@@ -191,54 +188,32 @@ fn read_command(from: &mut impl BufRead) -> std::io::Result<Vec<String>> {
 fn judge(user: &str, token: &str, rules: &Rules) -> Result<(), String> {
     let check = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
     check(user == USER, "another user")?;
-    let query = token
-        .strip_prefix(&format!("{CACHE}/?"))
-        .ok_or("not for this cache")?;
-    let pairs: Vec<(String, String)> = url::form_urlencoded::parse(query.as_bytes())
-        .into_owned()
-        .collect();
-    let parameters: BTreeMap<&str, &str> = pairs
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
+    let query = token.strip_prefix(&format!("{CACHE}/?")).ok_or("not for this cache")?;
+    let pairs: Vec<(String, String)> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+    let parameters: BTreeMap<&str, &str> =
+        pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     check(parameters.len() == pairs.len(), "a parameter twice")?;
     let get = |name: &str| parameters.get(name).copied();
     check(get("Action") == Some("connect"), "another action")?;
     check(get("User") == Some(USER), "signed for another user")?;
     let resource_type = rules.is_serverless.then_some("ServerlessCache");
     check(get("ResourceType") == resource_type, "another type of cache")?;
-    check(
-        get("X-Amz-Algorithm") == Some("AWS4-HMAC-SHA256"),
-        "another algorithm",
-    )?;
+    check(get("X-Amz-Algorithm") == Some("AWS4-HMAC-SHA256"), "another algorithm")?;
     check(get("X-Amz-SignedHeaders") == Some("host"), "other headers")?;
-    check(
-        get("X-Amz-Security-Token") == rules.key.session_token.as_deref(),
-        "another session token",
-    )?;
+    check(get("X-Amz-Security-Token") == rules.key.session_token.as_deref(), "another session token")?;
 
     let date = get("X-Amz-Date").ok_or("no date")?;
     let format = format_description!("[year][month][day]T[hour][minute][second]Z");
-    let signed_at = PrimitiveDateTime::parse(date, format)
-        .map_err(|_| "not a date")?
-        .assume_utc()
-        .unix_timestamp();
+    let signed_at =
+        PrimitiveDateTime::parse(date, format).map_err(|_| "not a date")?.assume_utc().unix_timestamp();
     let age_secs = clock::now().0 / 1_000 - signed_at;
     check((-5..60).contains(&age_secs), "not of this minute")?;
-    let valid_secs: i64 = get("X-Amz-Expires")
-        .and_then(|secs| secs.parse().ok())
-        .unwrap_or(0);
-    check(
-        (1..=900).contains(&valid_secs),
-        "not valid for 15 minutes at most",
-    )?;
+    let valid_secs: i64 = get("X-Amz-Expires").and_then(|secs| secs.parse().ok()).unwrap_or(0);
+    check((1..=900).contains(&valid_secs), "not valid for 15 minutes at most")?;
 
     let scope = format!("{}/{REGION}/elasticache/aws4_request", &date[..8]);
     let credential = format!("{}/{scope}", rules.key.id);
-    check(
-        get("X-Amz-Credential") == Some(&credential),
-        "another key, region or service",
-    )?;
+    check(get("X-Amz-Credential") == Some(&credential), "another key, region or service")?;
     let expected = signature(&parameters, date, &scope, &rules.key.secret);
     check(get("X-Amz-Signature") == Some(&expected), "another signature")
 }
@@ -251,18 +226,11 @@ fn signature(parameters: &BTreeMap<&str, &str>, date: &str, scope: &str, secret:
         .filter(|(name, _)| **name != "X-Amz-Signature")
         .map(|(name, value)| format!("{}={}", encoded(name), encoded(value)))
         .collect();
-    let canonical = format!(
-        "GET\n/\n{}\nhost:{CACHE}\n\nhost\n{}",
-        query.join("&"),
-        hex(&Sha256::digest(b""))
-    );
-    let to_sign = format!(
-        "AWS4-HMAC-SHA256\n{date}\n{scope}\n{}",
-        hex(&Sha256::digest(canonical.as_bytes()))
-    );
-    let key = scope
-        .split('/')
-        .fold(format!("AWS4{secret}").into_bytes(), |key, part| mac(&key, part));
+    let canonical =
+        format!("GET\n/\n{}\nhost:{CACHE}\n\nhost\n{}", query.join("&"), hex(&Sha256::digest(b"")));
+    let to_sign =
+        format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
+    let key = scope.split('/').fold(format!("AWS4{secret}").into_bytes(), |key, part| mac(&key, part));
     hex(&mac(&key, &to_sign))
 }
 

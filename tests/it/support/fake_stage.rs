@@ -20,11 +20,7 @@ impl FakeStage {
 
     /// This Redis and an empty queue.
     pub fn with_redis(redis: TestRedis, options: QueueOptions) -> Self {
-        Self {
-            redis,
-            queue: FakeQueue::start(options.clone()),
-            options,
-        }
+        Self { redis, queue: FakeQueue::start(options.clone()), options }
     }
 
     /// Where the queue listens.

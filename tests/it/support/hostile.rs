@@ -66,11 +66,7 @@ impl Hostile {
         answers: impl Fn(&Request) -> String + Send + Sync + 'static,
         refuses: fn(&str) -> String,
     ) -> Self {
-        Self::start(Speech::Http {
-            answers: Arc::new(answers),
-            refuses,
-            status: "403 Forbidden",
-        })
+        Self::start(Speech::Http { answers: Arc::new(answers), refuses, status: "403 Forbidden" })
     }
 
     /// Stands before another HTTP server, the queue for one.
@@ -105,11 +101,7 @@ impl Hostile {
     fn start(speech: Speech) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        let state = Arc::new(Mutex::new(State {
-            mode: Mode::Serve,
-            calls: [0; 4],
-            open: Vec::new(),
-        }));
+        let state = Arc::new(Mutex::new(State { mode: Mode::Serve, calls: [0; 4], open: Vec::new() }));
         let closing = Arc::new(AtomicBool::new(false));
         let (shared, is_closing) = (Arc::clone(&state), Arc::clone(&closing));
         thread("hostile", move || {
@@ -124,11 +116,9 @@ impl Hostile {
                 thread("hostile-connection", move || {
                     // Whoever hangs up, hangs up.
                     let _ = match speech {
-                        Speech::Http {
-                            answers,
-                            refuses,
-                            status,
-                        } => speak_http(client, &shared, &*answers, refuses, status),
+                        Speech::Http { answers, refuses, status } => {
+                            speak_http(client, &shared, &*answers, refuses, status)
+                        }
                         Speech::Redis(before) => speak_redis(client, &shared, before),
                     };
                 });
@@ -242,8 +232,7 @@ fn read_message(client: &mut TcpStream) -> std::io::Result<String> {
     let head = String::from_utf8_lossy(&head).into_owned();
     let length = head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length")
-            .then(|| value.trim().parse().ok())?
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
     });
     let mut body = vec![0; length.unwrap_or(0)];
     client.read_exact(&mut body)?;
@@ -276,10 +265,7 @@ fn speak_redis(mut client: TcpStream, state: &Mutex<State>, before: SocketAddr) 
         match mode {
             Mode::Serve => upstream.write_all(&chunk[..length])?,
             // As old servers refuse a command that they do not know.
-            Mode::Refuse => write!(
-                client,
-                "-ERR unknown command, with args beginning with: {sent}\r\n"
-            )?,
+            Mode::Refuse => write!(client, "-ERR unknown command, with args beginning with: {sent}\r\n")?,
             Mode::Garbage => write!(client, "?{sent}\r\n")?,
             Mode::Stall => say_nothing(&mut client),
         }

@@ -14,16 +14,10 @@ pub struct Answer {
 /// One GET; `None` if nobody answers.
 pub fn get(url: &str) -> Option<Answer> {
     let timeout = Some(Duration::from_secs(10));
-    let agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .timeout_global(timeout)
-        .build()
-        .new_agent();
+    let agent =
+        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(timeout).build().new_agent();
     let mut response = agent.get(url).call().ok()?;
-    let content_type = response
-        .headers()
-        .get("content-type")
-        .and_then(|value| value.to_str().ok());
+    let content_type = response.headers().get("content-type").and_then(|value| value.to_str().ok());
     Some(Answer {
         status: response.status().as_u16(),
         content_type: content_type.unwrap_or_default().to_owned(),
@@ -45,18 +39,11 @@ pub struct Metrics {
 impl Metrics {
     /// Reads a page. Panics at a line that is not in the format.
     pub fn parse(page: &str) -> Self {
-        let mut metrics = Self {
-            types: BTreeMap::new(),
-            helped: Vec::new(),
-            series: BTreeMap::new(),
-        };
+        let mut metrics = Self { types: BTreeMap::new(), helped: Vec::new(), series: BTreeMap::new() };
         for line in page.lines().filter(|line| !line.trim().is_empty()) {
             if let Some(rest) = line.strip_prefix("# TYPE ") {
                 let (name, kind) = rest.split_once(' ').expect("a name and a type");
-                assert!(
-                    metrics.types.insert(name.into(), kind.into()).is_none(),
-                    "two types: {line}"
-                );
+                assert!(metrics.types.insert(name.into(), kind.into()).is_none(), "two types: {line}");
             } else if let Some(rest) = line.strip_prefix("# HELP ") {
                 let (name, help) = rest.split_once(' ').expect("a name and a help text");
                 assert!(!help.is_empty(), "{line}");
@@ -64,10 +51,7 @@ impl Metrics {
             } else {
                 let (series, value) = line.rsplit_once(' ').expect("a series and a value");
                 let value = value.parse().unwrap_or_else(|error| panic!("{line}: {error}"));
-                assert!(
-                    metrics.series.insert(series.into(), value).is_none(),
-                    "a series twice: {line}"
-                );
+                assert!(metrics.series.insert(series.into(), value).is_none(), "a series twice: {line}");
             }
         }
         metrics

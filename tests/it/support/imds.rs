@@ -105,10 +105,7 @@ impl ImdsStub {
     /// How often credentials were handed out.
     pub fn fetches(&self) -> usize {
         let line = format!("GET {ROLE_PATH}{ROLE}");
-        self.calls()
-            .iter()
-            .filter(|call| call.line == line && call.status == 200)
-            .count()
+        self.calls().iter().filter(|call| call.line == line && call.status == 200).count()
     }
 }
 

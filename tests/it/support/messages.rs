@@ -44,10 +44,7 @@ pub struct Message {
 
 impl Message {
     fn new(type_name: &str, body: Value) -> Self {
-        Self {
-            type_name: type_name.to_owned(),
-            body,
-        }
+        Self { type_name: type_name.to_owned(), body }
     }
 
     /// The text that goes to the queue.
@@ -142,13 +139,7 @@ pub fn v2_entitlement(entitlement: &Value) -> Value {
         v2["__typename"] = json!("FeatureEntitlement");
     }
     let fields = v2.as_object_mut().expect("an object");
-    for only_v1 in [
-        "customerId",
-        "resourceId",
-        "requestedUsage",
-        "requestedValues",
-        "nextResetDate",
-    ] {
+    for only_v1 in ["customerId", "resourceId", "requestedUsage", "requestedValues", "nextResetDate"] {
         fields.remove(only_v1);
     }
     v2
@@ -165,23 +156,15 @@ fn webhook_customer(customer: &str) -> Value {
 }
 
 fn webhook_resource(resource: Option<&str>) -> Value {
-    resource.map_or(
-        Value::Null,
-        |id| json!({"id": id, "entityId": "9b8f7a54-0000-4000-8000-000000000002"}),
-    )
+    resource.map_or(Value::Null, |id| json!({"id": id, "entityId": "9b8f7a54-0000-4000-8000-000000000002"}))
 }
 
 fn webhook_entitlement(entitlement: &Value) -> Value {
     let mut webhook = entitlement.clone();
     let fields = webhook.as_object_mut().expect("an object");
-    for only_graphql in [
-        "__typename",
-        "isGranted",
-        "customerId",
-        "resourceId",
-        "requestedUsage",
-        "requestedValues",
-    ] {
+    for only_graphql in
+        ["__typename", "isGranted", "customerId", "resourceId", "requestedUsage", "requestedValues"]
+    {
         fields.remove(only_graphql);
     }
     // The time is the message's own.
@@ -221,12 +204,7 @@ fn webhook_reset_configuration(configuration: &Value) -> Value {
 /// One measurement of one feature of a state: that feature's entitlement with another usage.
 pub fn usage_updated(state: &State, feature_id: &str, usage: i64, at_ms: i64, shape: Shape) -> Message {
     let of_feature = |entitlement: &&Value| entitlement["feature"]["refId"] == feature_id;
-    let mut entitlement = state
-        .entitlements
-        .iter()
-        .find(of_feature)
-        .expect("a feature of the state")
-        .clone();
+    let mut entitlement = state.entitlements.iter().find(of_feature).expect("a feature of the state").clone();
     entitlement["currentUsage"] = json!(usage);
     entitlement["usageUpdatedAt"] = json!(iso(at_ms));
     let (customer, resource) = (&state.customer, &state.resource);
@@ -304,10 +282,7 @@ impl CreditBalance<'_> {
         let mut balance = self.fields(owner);
         balance["__typename"] = json!("CreditBalanceUpdated");
         balance["validUntil"] = json!(self.valid_until);
-        Message::new(
-            "CreditBalanceUpdated",
-            json!({"data": {"creditBalanceUpdated": balance}}),
-        )
+        Message::new("CreditBalanceUpdated", json!({"data": {"creditBalanceUpdated": balance}}))
     }
 
     fn fields(&self, owner: Owner) -> Value {
@@ -330,14 +305,8 @@ impl CreditBalance<'_> {
 
 /// A credit balance with its time: so much is gone of 1000 credits.
 pub fn credit_balance(owner: Owner, currency_id: &str, consumed: i64, at_ms: i64) -> Message {
-    CreditBalance {
-        currency: currency_id,
-        left: 1000 - consumed,
-        consumed,
-        valid_until: None,
-        period: None,
-    }
-    .event_log(owner, at_ms)
+    CreditBalance { currency: currency_id, left: 1000 - consumed, consumed, valid_until: None, period: None }
+        .event_log(owner, at_ms)
 }
 
 /// A customer (or a resource) is to be forgotten.
@@ -359,11 +328,7 @@ pub fn customer_deleted(customer: &str, at_ms: i64) -> Message {
 
 /// Subscriptions of these customers were migrated; of all, if there are none.
 pub fn subscriptions_migrated(customers: &[&str], at_ms: i64) -> Message {
-    let payload = if customers.is_empty() {
-        json!({})
-    } else {
-        json!({"customerIds": customers})
-    };
+    let payload = if customers.is_empty() { json!({}) } else { json!({"customerIds": customers}) };
     event("SUBSCRIPTIONS_MIGRATED", at_ms, &payload)
 }
 

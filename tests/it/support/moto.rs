@@ -25,11 +25,8 @@ pub const REGION: &str = "us-east-2";
 const ACCOUNT: &str = "123456789012";
 
 /// The actions the service may use, and no other: what it needs beyond these it must do without.
-const SERVICE_ACTIONS: [&str; 3] = [
-    "sqs:ReceiveMessage",
-    "sqs:DeleteMessage*",
-    "sqs:ChangeMessageVisibility*",
-];
+const SERVICE_ACTIONS: [&str; 3] =
+    ["sqs:ReceiveMessage", "sqs:DeleteMessage*", "sqs:ChangeMessageVisibility*"];
 
 /// An access key, of a user or temporary.
 #[derive(Debug, Clone)]
@@ -66,31 +63,16 @@ impl Moto {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let process = Process::start("moto", &tool("moto/bin/moto_server"), &arguments, &environment);
         let endpoint = format!("http://127.0.0.1:{port}");
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE))
-            .build();
+        let config =
+            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE)).build();
         let agent = config.new_agent();
         process.wait_for(PATIENCE, "an answer from moto", || {
-            agent
-                .get(format!("{endpoint}/moto-api/data.json"))
-                .call()
-                .ok()
-                .map(|_| ())
+            agent.get(format!("{endpoint}/moto-api/data.json")).call().ok().map(|_| ())
         });
 
-        let nobody = AccessKey {
-            id: "AKIANOBODY".into(),
-            secret: "none".into(),
-            session_token: None,
-        };
-        let mut moto = Self {
-            endpoint,
-            admin: nobody.clone(),
-            service_user: nobody,
-            agent,
-            _process: process,
-        };
+        let nobody = AccessKey { id: "AKIANOBODY".into(), secret: "none".into(), session_token: None };
+        let mut moto =
+            Self { endpoint, admin: nobody.clone(), service_user: nobody, agent, _process: process };
         moto.admin = moto.create_user("admin", &["*"]);
         moto.service_user = moto.create_user("service", &SERVICE_ACTIONS);
         moto
@@ -136,11 +118,7 @@ impl Moto {
         let trust = json!({"Version": "2012-10-17", "Statement": [
             {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}]})
         .to_string();
-        self.iam(&[
-            ("Action", "CreateRole"),
-            ("RoleName", &role),
-            ("AssumeRolePolicyDocument", &trust),
-        ]);
+        self.iam(&[("Action", "CreateRole"), ("RoleName", &role), ("AssumeRolePolicyDocument", &trust)]);
         let policy = policy_allowing(actions);
         self.iam(&[
             ("Action", "PutRolePolicy"),
@@ -181,11 +159,7 @@ impl Moto {
         );
         let arn = element(&answer.1, "Arn");
         let role = arn.split('/').nth(1).expect("the ARN of an assumed role");
-        self.iam(&[
-            ("Action", "DeleteRolePolicy"),
-            ("RoleName", role),
-            ("PolicyName", "tests"),
-        ]);
+        self.iam(&[("Action", "DeleteRolePolicy"), ("RoleName", role), ("PolicyName", "tests")]);
     }
 
     /// Makes the key of a user from `user` useless.
@@ -194,11 +168,7 @@ impl Moto {
         let (_, answer) = self.signed("sts", "us-east-1", key, body, &FORM);
         let arn = element(&answer, "Arn");
         let user = arn.rsplit('/').next().expect("the ARN of a user");
-        self.iam(&[
-            ("Action", "DeleteUserPolicy"),
-            ("UserName", user),
-            ("PolicyName", "tests"),
-        ]);
+        self.iam(&[("Action", "DeleteUserPolicy"), ("UserName", user), ("PolicyName", "tests")]);
     }
 
     fn iam(&self, parameters: &[(&str, &str)]) -> String {
@@ -208,9 +178,7 @@ impl Moto {
     }
 
     fn query(&self, service: &str, parameters: &[(&str, &str)]) -> String {
-        let body = url::form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(parameters)
-            .finish();
+        let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
         // moto checks the signature of the form as Python would have spelled it.
         let body = body.replace('*', "%2A").replace("%7E", "~");
         let (status, answer) = self.signed(service, "us-east-1", &self.admin, &body, &FORM);
@@ -221,21 +189,14 @@ impl Moto {
     /// One SQS call by a user of the caller's choice: status and body.
     pub fn sqs_as(&self, key: &AccessKey, region: &str, action: &str, body: &Value) -> (u16, String) {
         let target = format!("AmazonSQS.{action}");
-        let headers = [
-            ("content-type", "application/x-amz-json-1.0"),
-            ("x-amz-target", target.as_str()),
-        ];
+        let headers = [("content-type", "application/x-amz-json-1.0"), ("x-amz-target", target.as_str())];
         self.signed("sqs", region, key, &body.to_string(), &headers)
     }
 
     fn sqs(&self, region: &str, action: &str, body: &Value) -> Value {
         let (status, answer) = self.sqs_as(&self.admin, region, action, body);
         assert_eq!(status, 200, "{action}: {answer}");
-        if answer.is_empty() {
-            Value::Null
-        } else {
-            serde_json::from_str(&answer).expect("JSON from moto")
-        }
+        if answer.is_empty() { Value::Null } else { serde_json::from_str(&answer).expect("JSON from moto") }
     }
 
     fn signed(
@@ -259,12 +220,8 @@ impl Moto {
             .build()
             .expect("signing parameters")
             .into();
-        let signable = SignableRequest::new(
-            "POST",
-            &url,
-            headers.iter().copied(),
-            SignableBody::Bytes(body.as_bytes()),
-        );
+        let signable =
+            SignableRequest::new("POST", &url, headers.iter().copied(), SignableBody::Bytes(body.as_bytes()));
         let signature = sign(signable.expect("a signable request"), &parameters).expect("a signature");
         let (instructions, _) = signature.into_parts();
         let mut request = self.agent.post(&url);
@@ -272,10 +229,7 @@ impl Moto {
             request = request.header(name, value);
         }
         let mut response = request.send(body).expect("moto answers");
-        (
-            response.status().as_u16(),
-            response.body_mut().read_to_string().expect("text from moto"),
-        )
+        (response.status().as_u16(), response.body_mut().read_to_string().expect("text from moto"))
     }
 
     /// A new, empty queue with a name of its own.
@@ -323,9 +277,7 @@ fn policy_allowing(actions: &[&str]) -> String {
 
 /// The text of the first XML element of this name.
 fn element(xml: &str, name: &str) -> String {
-    let (_, rest) = xml
-        .split_once(&format!("<{name}>"))
-        .unwrap_or_else(|| panic!("no {name} in {xml}"));
+    let (_, rest) = xml.split_once(&format!("<{name}>")).unwrap_or_else(|| panic!("no {name} in {xml}"));
     let (text, _) = rest.split_once("</").expect("an end tag");
     text.to_owned()
 }
@@ -350,10 +302,7 @@ pub struct Counts {
 impl Queue {
     /// Creates it.
     pub fn create(&self, attributes: &Value) {
-        self.call(
-            "CreateQueue",
-            json!({"QueueName": self.name, "Attributes": attributes}),
-        );
+        self.call("CreateQueue", json!({"QueueName": self.name, "Attributes": attributes}));
     }
 
     /// Removes it, with all that is in it.
@@ -398,28 +347,16 @@ impl Queue {
 
     /// What is in it now.
     pub fn counts(&self) -> Counts {
-        let names = [
-            "ApproximateNumberOfMessages",
-            "ApproximateNumberOfMessagesNotVisible",
-        ];
+        let names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"];
         let answer = self.call("GetQueueAttributes", json!({"AttributeNames": names}));
-        let [visible, in_flight] = names.map(|name| {
-            answer["Attributes"][name]
-                .as_str()
-                .expect("a count")
-                .parse()
-                .expect("a number")
-        });
+        let [visible, in_flight] = names
+            .map(|name| answer["Attributes"][name].as_str().expect("a count").parse().expect("a number"));
         Counts { visible, in_flight }
     }
 
     /// True if nothing is in it, visible or not.
     pub fn is_empty(&self) -> bool {
-        self.counts()
-            == Counts {
-                visible: 0,
-                in_flight: 0,
-            }
+        self.counts() == Counts { visible: 0, in_flight: 0 }
     }
 
     /// Takes everything that is visible out of it: bodies by message id.

@@ -18,14 +18,8 @@ impl NotifySocket {
     pub fn bind(directory: &Path) -> Self {
         let path = directory.join("notify");
         let socket = UnixDatagram::bind(&path).expect("a socket");
-        socket
-            .set_nonblocking(true)
-            .expect("a socket that does not block");
-        Self {
-            socket,
-            path,
-            heard: Mutex::default(),
-        }
+        socket.set_nonblocking(true).expect("a socket that does not block");
+        Self { socket, path, heard: Mutex::default() }
     }
 
     /// What `NOTIFY_SOCKET` is set to.

@@ -48,19 +48,15 @@ impl Prometheus {
             base: format!("http://127.0.0.1:{port}"),
             _directory: directory,
         };
-        prometheus
-            .process
-            .wait_for(PATIENCE, "prometheus to be ready", || {
-                get(&format!("{}/-/ready", prometheus.base)).filter(|answer| answer.status == 200)
-            });
+        prometheus.process.wait_for(PATIENCE, "prometheus to be ready", || {
+            get(&format!("{}/-/ready", prometheus.base)).filter(|answer| answer.status == 200)
+        });
         prometheus
     }
 
     /// `data` of an answer of its API.
     pub fn api(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
-        let query = url::form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(parameters)
-            .finish();
+        let query = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(parameters).finish();
         let answer = get(&format!("{}/api/v1/{path}?{query}", self.base)).expect("prometheus answers");
         let mut body: Value = serde_json::from_str(&answer.body).expect("an answer in JSON");
         assert_eq!(body["status"], "success", "{path} {parameters:?}: {body}");

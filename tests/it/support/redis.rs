@@ -72,9 +72,8 @@ impl TestRedis {
     pub fn prepare(options: RedisOptions) -> Self {
         let directory = private_directory();
         let (address, port) = options.address.unwrap_or_else(|| ("127.0.0.1", free_port()));
-        let mut arguments: Vec<String> = ["--save", "", "--appendonly", "no", "--bind", address, "--port"]
-            .map(str::to_owned)
-            .to_vec();
+        let mut arguments: Vec<String> =
+            ["--save", "", "--appendonly", "no", "--bind", address, "--port"].map(str::to_owned).to_vec();
         let path = |name: &str| directory.join(name).display().to_string();
         arguments.extend([port.to_string(), "--dir".into(), directory.display().to_string()]);
         arguments.extend(["--unixsocket".into(), path("redis.sock")]);
@@ -97,12 +96,7 @@ impl TestRedis {
                 "--tls-port".into(),
                 tls_port.to_string(),
                 "--tls-auth-clients".into(),
-                if options.asks_for_certificates {
-                    "yes"
-                } else {
-                    "no"
-                }
-                .into(),
+                if options.asks_for_certificates { "yes" } else { "no" }.into(),
             ]);
             arguments.extend(["--tls-cert-file".into(), text(certificate.public)]);
             arguments.extend(["--tls-key-file".into(), text(certificate.key)]);
@@ -150,22 +144,12 @@ impl TestRedis {
 
     /// Stops answering, with every connection left open, until `resume`.
     pub fn pause(&self) {
-        self.process
-            .lock()
-            .unwrap()
-            .as_ref()
-            .expect("a running redis")
-            .signal(Signal::Stop);
+        self.process.lock().unwrap().as_ref().expect("a running redis").signal(Signal::Stop);
     }
 
     /// Goes on answering.
     pub fn resume(&self) {
-        self.process
-            .lock()
-            .unwrap()
-            .as_ref()
-            .expect("a running redis")
-            .signal(Signal::Continue);
+        self.process.lock().unwrap().as_ref().expect("a running redis").signal(Signal::Continue);
     }
 
     /// Where the unix socket is.
@@ -180,10 +164,7 @@ impl TestRedis {
 
     /// A certificate of that authority, and its key: the server's own.
     pub fn certificate_files(&self) -> (PathBuf, PathBuf) {
-        (
-            self.directory.join("server.crt"),
-            self.directory.join("server.key"),
-        )
+        (self.directory.join("server.crt"), self.directory.join("server.key"))
     }
 
     /// A directory for files of the test (secrets …), removed with the server.
@@ -192,9 +173,8 @@ impl TestRedis {
     }
 
     fn connection_info(&self) -> ConnectionInfo {
-        let info = format!("redis://{}:{}/", self.address, self.port)
-            .into_connection_info()
-            .expect("an address");
+        let info =
+            format!("redis://{}:{}/", self.address, self.port).into_connection_info().expect("an address");
         let mut settings = info.redis_settings().clone();
         if let Some((user, password)) = &self.login {
             settings = settings.set_password(password.as_str());
@@ -226,9 +206,7 @@ impl TestRedis {
     pub fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
-        command
-            .query(&mut self.connection())
-            .unwrap_or_else(|error| panic!("{words:?}: {error}"))
+        command.query(&mut self.connection()).unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
     /// The value of a key.
@@ -263,10 +241,7 @@ impl TestRedis {
 
     /// The same without the lives, for states that must be the same to the byte.
     pub fn contents(&self) -> BTreeMap<String, String> {
-        self.snapshot()
-            .into_iter()
-            .map(|(key, entry)| (key, entry.value))
-            .collect()
+        self.snapshot().into_iter().map(|(key, entry)| (key, entry.value)).collect()
     }
 
     /// How often a command has run since the server started, inside scripts too.
@@ -274,8 +249,7 @@ impl TestRedis {
         let statistics: String = self.command(&["INFO", "commandstats"]);
         let prefix = format!("cmdstat_{}:calls=", command.to_lowercase());
         let line = statistics.lines().find_map(|line| line.strip_prefix(&prefix));
-        line.and_then(|rest| rest.split(',').next())
-            .map_or(0, |calls| calls.parse().expect("a number"))
+        line.and_then(|rest| rest.split(',').next()).map_or(0, |calls| calls.parse().expect("a number"))
     }
 
     /// Watches every command from now on (MONITOR).
@@ -332,12 +306,7 @@ impl Monitor {
     /// How many commands named this exact argument.
     pub fn mentions(&self, argument: &str) -> usize {
         let quoted = format!("\"{argument}\"");
-        self.0
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|line| line.contains(&quoted))
-            .count()
+        self.0.lock().unwrap().iter().filter(|line| line.contains(&quoted)).count()
     }
 }
 

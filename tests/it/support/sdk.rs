@@ -50,12 +50,7 @@ static DRIVER: LazyLock<Driver> = LazyLock::new(|| {
         // The driver is gone: nobody who waits will get an answer.
         answers.lock().unwrap().clear();
     });
-    Driver {
-        stdin: Mutex::new(stdin),
-        pending,
-        next_id: AtomicU64::new(1),
-        process,
-    }
+    Driver { stdin: Mutex::new(stdin), pending, next_id: AtomicU64::new(1), process }
 });
 
 fn call(mut request: Value) -> Value {
@@ -97,14 +92,8 @@ pub struct Owner<'a> {
 }
 
 /// The customer of most stories, and a resource of it.
-pub const CUSTOMER: Owner = Owner {
-    customer: "customer-1",
-    resource: None,
-};
-pub const RESOURCE: Owner = Owner {
-    customer: "customer-1",
-    resource: Some("site-1"),
-};
+pub const CUSTOMER: Owner = Owner { customer: "customer-1", resource: None };
+pub const RESOURCE: Owner = Owner { customer: "customer-1", resource: Some("site-1") };
 
 impl Sdk {
     /// A client that reads and writes this Redis under this prefix.
@@ -116,11 +105,7 @@ impl Sdk {
     pub fn open_with(redis: &TestRedis, prefix: &str, timeout: Duration) -> Self {
         let options = json!({"host": "127.0.0.1", "port": redis.port, "environmentPrefix": prefix});
         let timeout = u64::try_from(timeout.as_millis()).expect("a short time");
-        Self(
-            call(json!({"op": "open", "redis": options, "timeout": timeout}))
-                .as_u64()
-                .expect("a client"),
-        )
+        Self(call(json!({"op": "open", "redis": options, "timeout": timeout})).as_u64().expect("a client"))
     }
 
     fn ask(&self, operation: &str, mut request: Value) -> Value {
@@ -173,10 +158,7 @@ impl Sdk {
 
     /// `getEntitlements`.
     pub fn entitlements(&self, owner: Owner) -> Value {
-        self.ask(
-            "entitlements",
-            json!({"customerId": owner.customer, "resourceId": owner.resource}),
-        )
+        self.ask("entitlements", json!({"customerId": owner.customer, "resourceId": owner.resource}))
     }
 
     /// `getBooleanEntitlement`, `getNumericEntitlement` …
@@ -223,11 +205,7 @@ pub fn under_balance(entries: &Value, currency: &str, left: i64, valid_until: Op
 pub fn ioredis_connects(mut options: Value) -> Result<(), String> {
     options["op"] = json!("tls");
     let why = call(options);
-    if why.is_null() {
-        Ok(())
-    } else {
-        Err(why.to_string())
-    }
+    if why.is_null() { Ok(()) } else { Err(why.to_string()) }
 }
 
 impl Drop for Sdk {

@@ -67,13 +67,7 @@ impl TestSentinel {
         std::fs::write(&file, configuration).expect("a file");
         let arguments = [file.to_str().expect("a path"), "--sentinel"];
         let process = Process::start("sentinel", &system_program("redis-server"), &arguments, &[]);
-        let sentinel = Self {
-            port,
-            directory,
-            _process: process,
-            speaks_tls,
-            asks_for_password,
-        };
+        let sentinel = Self { port, directory, _process: process, speaks_tls, asks_for_password };
         wait_until(PATIENCE, "a sentinel that listens", || {
             std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
@@ -82,26 +76,15 @@ impl TestSentinel {
 
     /// Runs one command, as on redis-cli.
     pub fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
-        assert!(
-            !self.speaks_tls,
-            "a test that talks to the sentinel uses a plain one"
-        );
-        let login = if self.asks_for_password {
-            format!("{USER}:{PASSWORD}@")
-        } else {
-            String::new()
-        };
-        let info: ConnectionInfo = format!("redis://{login}127.0.0.1:{}/", self.port)
-            .into_connection_info()
-            .expect("an address");
+        assert!(!self.speaks_tls, "a test that talks to the sentinel uses a plain one");
+        let login = if self.asks_for_password { format!("{USER}:{PASSWORD}@") } else { String::new() };
+        let info: ConnectionInfo =
+            format!("redis://{login}127.0.0.1:{}/", self.port).into_connection_info().expect("an address");
         let mut connection = redis::Client::open(info)
             .and_then(|client| client.get_connection_with_timeout(PATIENCE))
             .expect("the sentinel answers");
         let mut command = redis::cmd(words[0]);
-        command
-            .arg(&words[1..])
-            .query(&mut connection)
-            .unwrap_or_else(|error| panic!("{words:?}: {error}"))
+        command.arg(&words[1..]).query(&mut connection).unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
     /// The port of the primary, as the sentinel has it.

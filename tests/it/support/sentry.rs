@@ -28,19 +28,11 @@ impl SentryStub {
                 let mut body = Vec::new();
                 let _ = request.as_reader().read_to_end(&mut body);
                 assert_eq!(request.url(), "/api/7/envelope/");
-                shared_envelopes
-                    .lock()
-                    .unwrap()
-                    .push(String::from_utf8_lossy(&body).into_owned());
+                shared_envelopes.lock().unwrap().push(String::from_utf8_lossy(&body).into_owned());
                 let _ = request.respond(Response::from_string("{}"));
             }
         });
-        Self {
-            address,
-            dsn,
-            envelopes,
-            server,
-        }
+        Self { address, dsn, envelopes, server }
     }
 
     /// All that was reported.

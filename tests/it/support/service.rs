@@ -57,9 +57,7 @@ impl Settings {
 
     /// The same with this access key.
     pub fn access_key(self, key: &AccessKey) -> Self {
-        let settings = self
-            .set("AWS_ACCESS_KEY_ID", &key.id)
-            .set("AWS_SECRET_ACCESS_KEY", &key.secret);
+        let settings = self.set("AWS_ACCESS_KEY_ID", &key.id).set("AWS_SECRET_ACCESS_KEY", &key.secret);
         match &key.session_token {
             Some(token) => settings.set("AWS_SESSION_TOKEN", token),
             None => settings,
@@ -85,14 +83,7 @@ pub fn run_to_end(settings: &Settings, arguments: &[&str]) -> (ExitStatus, Strin
     super::wait::wait_until(PATIENCE, "the end of the output", || {
         process.stdout.are_complete() && process.stderr.are_complete()
     });
-    (
-        status,
-        format!(
-            "{}\n{}",
-            process.stdout.all().join("\n"),
-            process.stderr.all().join("\n")
-        ),
-    )
+    (status, format!("{}\n{}", process.stdout.all().join("\n"), process.stderr.all().join("\n")))
 }
 
 /// What a process holds of the machine.
@@ -119,10 +110,7 @@ impl Service {
     pub fn spawn_program(program: &Path, arguments: &[&str], settings: &Settings) -> Self {
         let port = settings.0.get("PORT").expect("PORT is set");
         let base = format!("http://127.0.0.1:{port}");
-        Self {
-            process: Process::start("service", program, arguments, &settings.environment()),
-            base,
-        }
+        Self { process: Process::start("service", program, arguments, &settings.environment()), base }
     }
 
     /// Starts it with a log that nobody reads, as long as the caller does not.
@@ -138,11 +126,7 @@ impl Service {
     /// written into the file later changes what its host names mean.
     pub fn spawn_with_hosts(settings: &Settings, hosts: &Path) -> Self {
         let port = settings.0.get("PORT").expect("PORT is set");
-        let script = format!(
-            "mount --bind {} /etc/hosts && exec {}",
-            hosts.display(),
-            binary().display()
-        );
+        let script = format!("mount --bind {} /etc/hosts && exec {}", hosts.display(), binary().display());
         let arguments = ["--map-root-user", "--mount", "/bin/sh", "-c", &script];
         Self {
             base: format!("http://127.0.0.1:{port}"),
@@ -241,10 +225,7 @@ impl Service {
         let what = format!("a warning or an error in the log that says {parts:?}");
         self.wait_for(&what, || {
             self.log_lines().into_iter().find(|line| {
-                let level = log_record(line)["level"]
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_lowercase();
+                let level = log_record(line)["level"].as_str().unwrap_or_default().to_lowercase();
                 let text = line.to_lowercase();
                 ["warn", "error"].contains(&level.as_str())
                     && parts.iter().all(|part| text.contains(&part.to_lowercase()))
@@ -262,9 +243,7 @@ impl Service {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))
             .expect("a running service");
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let number = line
-            .and_then(|rest| rest.split_whitespace().next())
-            .expect("a peak");
+        let number = line.and_then(|rest| rest.split_whitespace().next()).expect("a peak");
         number.parse().expect("a number")
     }
 
@@ -280,9 +259,7 @@ impl Service {
         Footprint {
             resident_kib: number("VmRSS:"),
             threads: number("Threads:"),
-            descriptors: std::fs::read_dir(format!("{directory}/fd"))
-                .expect("a running service")
-                .count(),
+            descriptors: std::fs::read_dir(format!("{directory}/fd")).expect("a running service").count(),
         }
     }
 

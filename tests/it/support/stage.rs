@@ -16,10 +16,7 @@ pub struct Stage {
 impl Stage {
     /// An empty Redis and an empty queue.
     pub fn new() -> Self {
-        Self {
-            redis: TestRedis::start(),
-            queue: Moto::shared().queue(),
-        }
+        Self { redis: TestRedis::start(), queue: Moto::shared().queue() }
     }
 
     /// Settings that work.

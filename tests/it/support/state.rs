@@ -54,11 +54,7 @@ impl State {
             entitlement["resourceId"] = json!(owner.resource);
             entitlement["entitlementUpdatedAt"] = json!(iso(updated_at_ms));
             let measured = !entitlement["currentUsage"].is_null();
-            entitlement["usageUpdatedAt"] = if measured {
-                json!(iso(usage_at_ms))
-            } else {
-                Value::Null
-            };
+            entitlement["usageUpdatedAt"] = if measured { json!(iso(usage_at_ms)) } else { Value::Null };
             entitlement
         });
         Self {
@@ -72,10 +68,7 @@ impl State {
 
     /// Whose state it is.
     pub fn owner(&self) -> Owner<'_> {
-        Owner {
-            customer: &self.customer,
-            resource: self.resource.as_deref(),
-        }
+        Owner { customer: &self.customer, resource: self.resource.as_deref() }
     }
 
     /// Every feature of it, with the question that fits its type.
@@ -100,18 +93,12 @@ impl State {
 impl<'a> Owner<'a> {
     /// A customer.
     pub fn customer(customer: &'a str) -> Self {
-        Self {
-            customer,
-            resource: None,
-        }
+        Self { customer, resource: None }
     }
 
     /// A resource of a customer.
     pub fn resource(customer: &'a str, resource: &'a str) -> Self {
-        Self {
-            customer,
-            resource: Some(resource),
-        }
+        Self { customer, resource: Some(resource) }
     }
 
     /// The customer key, as the readers spell it.
@@ -124,10 +111,7 @@ impl<'a> Owner<'a> {
 
     /// The readers' lock of a refetch, held from before Stigg is asked until the answer is written (SDK 3.x and later).
     pub fn refetch_lock_key(&self, prefix: &str) -> String {
-        let customer = format!(
-            "{prefix}:refetchEntityEntitlementsAfterCacheMiss-{}",
-            self.customer
-        );
+        let customer = format!("{prefix}:refetchEntityEntitlementsAfterCacheMiss-{}", self.customer);
         match self.resource {
             None => customer,
             Some(resource) => format!("{customer}:{resource}"),
@@ -197,18 +181,12 @@ pub fn boolean(feature_id: &str) -> Value {
 
 /// A number without a meter.
 pub fn number(feature_id: &str, limit: i64) -> Value {
-    with(
-        entitlement(feature_id, "NUMBER", Some("None")),
-        &json!({"usageLimit": limit}),
-    )
+    with(entitlement(feature_id, "NUMBER", Some("None")), &json!({"usageLimit": limit}))
 }
 
 /// An enum.
 pub fn enumeration(feature_id: &str, values: &[&str]) -> Value {
-    with(
-        entitlement(feature_id, "ENUM", None),
-        &json!({"enumValues": values}),
-    )
+    with(entitlement(feature_id, "ENUM", None), &json!({"enumValues": values}))
 }
 
 /// A metered feature, counted by the month. The month goes on: a reader takes an ended period for no usage.
@@ -265,10 +243,7 @@ pub fn every_kind(salt: i64) -> Vec<Value> {
             &json!({"isGranted": false, "accessDeniedReason": "FeatureNotFound"}),
         ),
         number("feature-seats", 25 + salt),
-        with(
-            number("feature-projects", 0),
-            &json!({"usageLimit": null, "hasUnlimitedUsage": true}),
-        ),
+        with(number("feature-projects", 0), &json!({"usageLimit": null, "hasUnlimitedUsage": true})),
         enumeration("feature-regions", &["eu", "us"]),
         with(
             metered("feature-ai-tokens", 5000 + salt, 250 + salt),
@@ -278,10 +253,7 @@ pub fn every_kind(salt: i64) -> Vec<Value> {
             metered("feature-events", 0, 900 + salt),
             &json!({"usageLimit": null, "hasUnlimitedUsage": true}),
         ),
-        with(
-            fluctuating("feature-storage", 10 + salt, 17.5),
-            &json!({"hasSoftLimit": true}),
-        ),
+        with(fluctuating("feature-storage", 10 + salt, 17.5), &json!({"hasSoftLimit": true})),
         with(
             metered("feature-exports", 5, 5 + salt),
             &json!({"isGranted": false, "accessDeniedReason": "RequestedUsageExceedingLimit"}),

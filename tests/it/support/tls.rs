@@ -18,11 +18,8 @@ impl Certificate {
         let mut all = vec!["IP:127.0.0.1".to_owned(), "DNS:localhost".to_owned()];
         all.extend(names.iter().map(|name| format!("DNS:{name}")));
         let file = |name: &str| directory.join(name);
-        let certificate = Self {
-            public: file("server.crt"),
-            key: file("server.key"),
-            authority: file("ca.crt"),
-        };
+        let certificate =
+            Self { public: file("server.crt"), key: file("server.key"), authority: file("ca.crt") };
         let names = format!("subjectAltName={}\n", all.join(","));
         std::fs::write(file("server.ext"), names).expect("a file");
         openssl(
@@ -62,14 +59,7 @@ impl Certificate {
 /// Runs openssl in this directory.
 pub fn openssl(directory: &Path, arguments: &str) {
     let mut command = Command::new(system_program("openssl"));
-    let output = command
-        .args(arguments.split_whitespace())
-        .current_dir(directory)
-        .output()
-        .expect("openssl runs");
-    assert!(
-        output.status.success(),
-        "openssl {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output =
+        command.args(arguments.split_whitespace()).current_dir(directory).output().expect("openssl runs");
+    assert!(output.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -83,13 +83,7 @@ impl TlsFront {
                 });
             }
         });
-        Self {
-            port,
-            authority: certificate.authority,
-            served,
-            resumed,
-            closing,
-        }
+        Self { port, authority: certificate.authority, served, resumed, closing }
     }
 
     /// How many requests were answered.
@@ -136,11 +130,8 @@ fn serve(mut client: Client, upstream: &str) -> std::io::Result<()> {
     client.read_exact(&mut body)?;
 
     // One request a connection, so that the answer ends where the connection does.
-    let mut lines: Vec<&str> = head
-        .trim_end()
-        .split("\r\n")
-        .filter(|line| header(line, "connection").is_none())
-        .collect();
+    let mut lines: Vec<&str> =
+        head.trim_end().split("\r\n").filter(|line| header(line, "connection").is_none()).collect();
     lines.push("Connection: close\r\n\r\n");
     let mut server = TcpStream::connect(upstream)?;
     server.write_all(lines.join("\r\n").as_bytes())?;

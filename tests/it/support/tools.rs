@@ -6,9 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 /// A tool's file or directory below target/tools.
 pub fn tool(relative: &str) -> PathBuf {
-    let build = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .parent()
-        .expect("target/tmp has a parent");
+    let build = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("target/tmp has a parent");
     let path = build.join("tools").join(relative);
     assert!(path.exists(), "{} is missing; run scripts/tools", path.display());
     path

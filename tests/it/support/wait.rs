@@ -34,11 +34,7 @@ pub fn wait_for_every<T>(
         if let Some(value) = condition() {
             return value;
         }
-        assert!(
-            started.elapsed() < deadline,
-            "waited {deadline:?} in vain for: {what}\n{}",
-            otherwise()
-        );
+        assert!(started.elapsed() < deadline, "waited {deadline:?} in vain for: {what}\n{}", otherwise());
         std::thread::sleep(interval);
     }
 }

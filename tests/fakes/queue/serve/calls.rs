@@ -44,16 +44,11 @@ impl Server {
     }
 
     fn check_queue(&self, queue_url: &str) -> Result<(), Refusal> {
-        let path = queue_url
-            .split_once("://")
-            .and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
+        let path = queue_url.split_once("://").and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
         if path == Some(self.path.as_str()) {
             return Ok(());
         }
-        Err(Refusal::of_sqs(
-            "QueueDoesNotExist",
-            "The specified queue does not exist.",
-        ))
+        Err(Refusal::of_sqs("QueueDoesNotExist", "The specified queue does not exist."))
     }
 
     fn receive(&self, body: &[u8], chances: Chances) -> Result<Answer, Refusal> {
@@ -96,10 +91,7 @@ impl Server {
                 chances,
             });
             let handed = handed.map_err(|_| {
-                Refusal::of_sqs(
-                    "OverLimit",
-                    "The maximum number of in flight messages is reached.",
-                )
+                Refusal::of_sqs("OverLimit", "The maximum number of in flight messages is reached.")
             })?;
             if !handed.is_empty() {
                 if shelf.has_some() {
@@ -112,9 +104,7 @@ impl Server {
             if left.is_zero() || self.has_ended() {
                 return Ok(handed);
             }
-            let wake = shelf
-                .next_wake()
-                .map(|at| Duration::from_millis(at.saturating_sub(now) + 1));
+            let wake = shelf.next_wake().map(|at| Duration::from_millis(at.saturating_sub(now) + 1));
             let left = wake.map_or(left, |wake| wake.min(left));
             self.open_polls.fetch_add(1, Ordering::SeqCst);
             shelf = self.arrived.wait_timeout(shelf, left).unwrap().0;
@@ -175,22 +165,14 @@ impl Server {
         for (index, (id, handle)) in entries.iter().enumerate() {
             let failure = if let Some(sender) = dice.entry_fails(faults) {
                 self.shelf.lock().unwrap().count_fault();
-                let code = if sender {
-                    "ReceiptHandleIsInvalid"
-                } else {
-                    "InternalError"
-                };
+                let code = if sender { "ReceiptHandleIsInvalid" } else { "InternalError" };
                 Some((code, "A fault made on purpose.", sender))
             } else if let Some(receipt) = protocol::receipt(handle, self.options.seed) {
                 let end = act(index, receipt, now);
                 end.err().map(|unsettled| (unsettled.code, unsettled.words, true))
             } else {
                 self.complain("ReceiptHandleIsInvalid: a handle that this queue never issued".to_owned());
-                Some((
-                    "ReceiptHandleIsInvalid",
-                    "The input receipt handle is invalid.",
-                    true,
-                ))
+                Some(("ReceiptHandleIsInvalid", "The input receipt handle is invalid.", true))
             };
             ends.push(EntryEnd { id, failure });
         }
@@ -209,36 +191,19 @@ impl Server {
                  allows the sqs:getqueueattributes action",
             ));
         }
-        if let Some(unknown) = call
-            .attribute_names
-            .iter()
-            .find(|name| !ATTRIBUTES.contains(&name.as_ref()))
-        {
-            return Err(Refusal::of_sqs(
-                "InvalidAttributeName",
-                format!("Unknown Attribute {unknown}."),
-            ));
+        if let Some(unknown) = call.attribute_names.iter().find(|name| !ATTRIBUTES.contains(&name.as_ref())) {
+            return Err(Refusal::of_sqs("InvalidAttributeName", format!("Unknown Attribute {unknown}.")));
         }
         let counts = self.counts();
         let mut attributes = serde_json::Map::new();
         let mut add = |name: &str, value: String| {
-            if call
-                .attribute_names
-                .iter()
-                .any(|asked| asked == "All" || asked == name)
-            {
+            if call.attribute_names.iter().any(|asked| asked == "All" || asked == name) {
                 attributes.insert(name.to_owned(), value.into());
             }
         };
-        add(
-            "VisibilityTimeout",
-            self.options.visibility_timeout.as_secs().to_string(),
-        );
+        add("VisibilityTimeout", self.options.visibility_timeout.as_secs().to_string());
         add("ApproximateNumberOfMessages", counts.visible.to_string());
-        add(
-            "ApproximateNumberOfMessagesNotVisible",
-            counts.in_flight.to_string(),
-        );
+        add("ApproximateNumberOfMessagesNotVisible", counts.in_flight.to_string());
         if let Some(most) = self.options.max_receive_count {
             let policy = serde_json::json!({
                 "deadLetterTargetArn": "arn:aws:sqs:us-east-1:000000000000:dead-letters",

@@ -24,11 +24,7 @@ pub struct Groups {
 impl Groups {
     /// A message was sent.
     pub fn add(&mut self, name: &str, number: u64) {
-        self.by_name
-            .entry(name.to_owned())
-            .or_default()
-            .messages
-            .insert(number);
+        self.by_name.entry(name.to_owned()).or_default().messages.insert(number);
         self.make_ready(name);
     }
 
