@@ -117,7 +117,7 @@ const patched = rendered({
   },
 });
 
-// The alert rules, as README says to give them to the operator.
+// The alert rules, as scripts/prometheus/README.md says to give them to the operator.
 const { groups } = read(readFileSync(path.join(repository, "scripts/prometheus/alerts.yml"), "utf8"))[0];
 const rule = {
   apiVersion: "monitoring.coreos.com/v1",
