@@ -136,7 +136,7 @@ metrics! {
     queue_errors: IntCounterVec(QUEUE_OPERATIONS) "persistent_cache_queue_errors_total" ["operation"] "failed calls to the queue: `receive`, `delete`, `change_visibility`, `get_attributes`"
         read "single ones are normal; `get_attributes` may be denied permanently, which does no harm"
         do "rises steadily: the warning names the queue's answer (permission, region, clock, network)";
-    in_flight: IntGauge() "persistent_cache_in_flight_messages" [] "received and not yet settled"
+    in_flight: IntGauge() "persistent_cache_in_flight_messages" [] "received and not yet completed"
         read "bounded by `CONSUMERS`, `BATCH_SIZE` and `WORKERS`; at its bound the queue holds the backlog"
         do "stays above 0 while nothing is processed and Redis is up: restart, and report it";
     last_poll: Gauge() "persistent_cache_last_poll_timestamp_seconds" [] "last successful poll of the queue; 0 before the first"
