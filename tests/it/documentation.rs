@@ -60,8 +60,12 @@ fn text(name: &str) -> String {
     fs::read_to_string(repository_file(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
+fn extension(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(_, extension)| extension)
+}
+
 fn pages() -> Vec<String> {
-    let pages = files(|name| name.ends_with(".md"));
+    let pages = files(|name| extension(name) == "md");
     assert!(pages.len() > 10, "{pages:?}");
     pages
 }
@@ -186,8 +190,7 @@ fn every_problem_says_what_you_see_what_happens_and_what_to_do() {
 /// What users read, with a name for each text. Of the source, everything before a file's tests.
 fn texts_for_users() -> Vec<(String, String)> {
     let is_shipped = |name: &str| {
-        let extension = name.rsplit_once('.').map(|(_, extension)| extension);
-        let is_of_users = ["md", "yaml", "yml", "service", "env"].contains(&extension.unwrap_or_default());
+        let is_of_users = ["md", "yaml", "yml", "service", "env"].contains(&extension(name));
         is_of_users
             || ["Containerfile", "scripts/deb.d/default", "scripts/grafana/dashboard.json"].contains(&name)
     };
