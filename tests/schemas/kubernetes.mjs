@@ -166,7 +166,7 @@ const patched = rendered({
   },
 });
 
-// The alert rules, as README says to give them to the operator.
+// The alert rules, as scripts/prometheus/README.md says to give them to the operator.
 const { groups } = read(readFileSync(path.join(repository, "scripts/prometheus/alerts.yml"), "utf8"))[0];
 const rule = {
   apiVersion: "monitoring.coreos.com/v1",
@@ -258,7 +258,8 @@ assert.deepEqual(annotation, ["eks.amazonaws.com/role-arn", "arn:aws:iam::123456
 
 // The chart knows the settings of README's table: each is one of `settings`, or a secret.
 const readme = readFileSync(path.join(repository, "README.md"), "utf8");
-const documented = [...readme.matchAll(/^\| `([A-Z][A-Z0-9_]+)` \| `--/gm)].map(([, name]) => name);
+const [, table] = readme.split(/<!-- settings:(?:begin|end) -->/);
+const documented = [...table.matchAll(/^\| `([A-Z][A-Z0-9_]+)` \|/gm)].map(([, name]) => name);
 const schema = JSON.parse(readFileSync(path.join(chart, "values.schema.json"), "utf8")).properties;
 const mounted = schema.secret.properties.keys.items.enum;
 const known = [...Object.keys(schema.settings.properties), ...mounted, ...mounted.map((key) => `${key}_FILE`), "AWS_SESSION_TOKEN"];
