@@ -6,9 +6,9 @@ use fastrand::Rng;
 
 use super::run::Variant;
 use crate::fakes::queue::{Counts, FakeQueue, Faults, QueueOptions};
+use crate::support::fake_stage::settings;
 use crate::support::redis::TestRedis;
-use crate::support::service::{SERVER_API_KEY, Service, Settings};
-use crate::support::tools::free_port;
+use crate::support::service::{Service, Settings};
 use crate::support::wait::{PATIENCE, wait_for};
 
 /// Malformed bodies are received so often; what can be read never is.
@@ -53,21 +53,9 @@ impl Rig {
     }
 
     fn settings(&self) -> Settings {
-        Settings::default()
-            .set("AWS_REGION", &self.options.region)
-            .set("QUEUE_URL", self.queue.url())
-            .set("AWS_ACCESS_KEY_ID", &self.options.access_key_id)
-            .set("AWS_SECRET_ACCESS_KEY", &self.options.secret_access_key)
-            .set("SERVER_API_KEY", SERVER_API_KEY)
-            .set("EDGE_API_URL", "http://127.0.0.1:9")
-            .set("DISABLE_SENTRY", "1")
-            .set("REDIS_HOST", "127.0.0.1")
-            .set("REDIS_PORT", self.redis.port.to_string())
+        settings(&self.redis, &self.queue, &self.options)
             .set("KEYS_TTL_IN_SECS", "600")
-            .set("PORT", free_port().to_string())
             .set("CONSUMERS", "3")
-            .set("BATCH_SIZE", "10")
-            .set("WAIT_TIME_SECS", "1")
             .set("CACHE_UPDATE_POLICY", self.variant.policy)
             .set("CACHE_FORMAT", self.variant.format)
             .set("POISON_POLICY", if self.deletes_malformed { "delete" } else { "redrive" })
@@ -98,7 +86,7 @@ impl Rig {
             entry_fails: share(0.1),
             entry_fails_sender: share(0.05),
             slow: Some((share(0.1), Duration::from_millis(20))),
-            told_late: None,
+            answers_late: None,
         };
         self.queue.set_faults(faults);
     }
