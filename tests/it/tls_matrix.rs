@@ -13,6 +13,7 @@ use rustls::{ServerConfig, ServerConnection, SupportedProtocolVersion};
 use serde_json::json;
 
 use self::Remedy::{Name, Show, TrustItself};
+use crate::support::at_once::run_at_once;
 use crate::support::child::thread;
 use crate::support::command::run;
 use crate::support::redis::{TestRedis, private_directory};
@@ -192,33 +193,31 @@ const REFUSED: [Refused; 16] = [
 
 #[test]
 fn a_servers_certificate_is_accepted_where_ioredis_accepts_it() {
-    let scene = Scene::new(false);
-    for (certificate, host, trusted, for_ioredis) in ACCEPTED {
+    at_once(&ACCEPTED, |scene, (certificate, host, trusted, for_ioredis)| {
         let case = format!("{certificate} at {host}, trusting {trusted}");
         scene.show(certificate, BOTH);
         let ioredis = scene.ioredis(host, trusted);
-        assert_eq!(ioredis.is_ok(), for_ioredis, "{case}: {ioredis:?}");
+        assert_eq!(ioredis.is_ok(), *for_ioredis, "{case}: {ioredis:?}");
         for protocols in ["TLSv1.2", "TLSv1.3"] {
             scene.show(certificate, protocols);
             assert_eq!(connects(&scene.settings(host, trusted)), Ok(()), "{case}, {protocols}");
         }
-    }
+    });
 }
 
 #[test]
 fn a_servers_certificate_that_only_ioredis_accepts_is_an_error_with_a_remedy_that_works() {
-    let scene = Scene::new(false);
-    for (certificate, host, trusted, for_ioredis, words, remedies) in REFUSED {
+    at_once(&REFUSED, |scene, (certificate, host, trusted, for_ioredis, words, remedies)| {
         let case = format!("{certificate} at {host}, trusting {trusted}");
         scene.show(certificate, BOTH);
         let ioredis = scene.ioredis(host, trusted);
-        assert_eq!(ioredis.is_ok(), for_ioredis, "{case}: {ioredis:?}");
+        assert_eq!(ioredis.is_ok(), *for_ioredis, "{case}: {ioredis:?}");
         let settings = scene.settings(host, trusted);
         let error = connects(&settings).expect_err(&case);
-        for word in words {
+        for word in *words {
             assert!(error.contains(word), "{case}: no '{word}' in {error}");
         }
-        for remedy in remedies {
+        for remedy in *remedies {
             let settings = match remedy {
                 TrustItself => {
                     assert!(error.contains("REDIS_TLS_CA_FILE"), "{case}: {error}");
@@ -227,8 +226,8 @@ fn a_servers_certificate_that_only_ioredis_accepts_is_an_error_with_a_remedy_tha
                 Name(name) => settings.clone().set("REDIS_TLS_SERVER_NAME", *name),
                 Show(another) => {
                     let is_accepted =
-                        |row: &(&str, &str, &str, bool)| (row.0, row.1, row.2) == (*another, host, trusted);
-                    assert!(ACCEPTED.iter().any(is_accepted), "{case}, {remedy:?}");
+                        ACCEPTED.iter().any(|row| (row.0, row.1, row.2) == (*another, *host, *trusted));
+                    assert!(is_accepted, "{case}, {remedy:?}");
                     continue;
                 }
             };
@@ -237,7 +236,20 @@ fn a_servers_certificate_that_only_ioredis_accepts_is_an_error_with_a_remedy_tha
                 assert_eq!(connects(&settings), Ok(()), "{case}, {remedy:?}, {protocols}");
             }
         }
-    }
+    });
+}
+
+/// Four rows at a time, each with a scene of its own.
+fn at_once<R: Sync>(rows: &[R], check: impl Fn(&Scene, &R) + Sync) {
+    let parts: Vec<_> = rows.chunks(rows.len().div_ceil(4)).collect();
+    run_at_once(
+        &parts,
+        |_| "certificates".to_owned(),
+        |rows| {
+            let scene = Scene::new(false);
+            rows.iter().for_each(|row| check(&scene, row));
+        },
+    );
 }
 
 #[test]
