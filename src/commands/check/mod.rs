@@ -152,7 +152,7 @@ fn check(settings: &Settings, args: &CheckArgs) -> Result<Report, CommandError> 
     let config = match settings.validate() {
         Ok(config) => config,
         Err(faults) => {
-            faults.lines().iter().for_each(|fault| report.failure(fault));
+            faults.0.iter().for_each(|fault| report.failure(fault));
             return Ok(report);
         }
     };
