@@ -75,28 +75,10 @@ pub enum HttpErrorKind {
     AnswerTooLarge,
     /// What came back was not HTTP, or the request could not be put as HTTP.
     Protocol,
-    Proxy(ProxyFault),
-}
-
-/// What is wrong with the proxy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // each has a remedy
-pub enum ProxyFault {
-    Unreachable,
-    Authentication,
-    /// It does not connect to this peer, or does not answer as a proxy.
-    Refused,
-}
-
-/// What to do about a call without a response, as its caller words it: only the caller knows the settings that name the peer.
-#[derive(Debug, Clone, Copy)]
-pub struct Remedies<'a> {
-    /// The peer cannot be reached, or does not answer in time.
-    pub unreachable: &'a str,
-    /// The TLS handshake failed.
-    pub tls: &'a str,
-    /// What answered is not the peer that was meant.
-    pub wrong_peer: &'a str,
+    ProxyUnreachable,
+    ProxyAuthentication,
+    /// The proxy does not connect to this peer, or does not answer as a proxy.
+    ProxyRefused,
 }
 
 /// A call without a response.
@@ -128,34 +110,25 @@ impl HttpErrorKind {
             Self::Tls => "tls",
             Self::AnswerTooLarge => "answer_too_large",
             Self::Protocol => "not_http",
-            Self::Proxy(ProxyFault::Unreachable) => "proxy_unreachable",
-            Self::Proxy(ProxyFault::Authentication) => "proxy_authentication",
-            Self::Proxy(ProxyFault::Refused) => "proxy_refused",
+            Self::ProxyUnreachable => "proxy_unreachable",
+            Self::ProxyAuthentication => "proxy_authentication",
+            Self::ProxyRefused => "proxy_refused",
         }
     }
 
-    /// The remedy for this kind of error, as the end of its text.
-    pub fn remedy(self, remedies: Remedies<'_>) -> &str {
-        match self {
-            Self::Timeout | Self::HostNotFound | Self::ConnectionRefused | Self::Connection => {
-                remedies.unreachable
-            }
-            Self::Tls => remedies.tls,
-            Self::AnswerTooLarge | Self::Protocol => remedies.wrong_peer,
-            Self::Proxy(fault) => fault.remedy(),
-        }
-    }
-}
-
-impl ProxyFault {
-    /// What to do about it, as the end of an error.
+    /// The remedy for this kind of error, as the end of its text: one of these two, if the peer cannot be reached or is
+    /// another than was meant, since only the caller knows the settings that name it.
     #[rustfmt::skip]
-    fn remedy(self) -> &'static str {
+    pub fn remedy<'a>(self, unreachable: &'a str, wrong_peer: &'a str) -> &'a str {
         match self {
-            Self::Unreachable => "check HTTPS_PROXY and the way there (DNS, firewall); NO_PROXY names hosts that are called \
-                                  without it",
-            Self::Authentication => "set http://user:password@host:port in HTTPS_PROXY, with special characters percent-encoded",
-            Self::Refused => "allow this host and port on the proxy, or name the host in NO_PROXY to call it directly",
+            Self::Timeout | Self::HostNotFound | Self::ConnectionRefused | Self::Connection => unreachable,
+            Self::Tls => "check the URL and this machine's trusted certificates (package ca-certificates, SSL_CERT_FILE)",
+            Self::AnswerTooLarge | Self::Protocol => wrong_peer,
+            Self::ProxyUnreachable => "check HTTPS_PROXY and the way there (DNS, firewall); NO_PROXY names hosts that are \
+                                       called without it",
+            Self::ProxyAuthentication => "set http://user:password@host:port in HTTPS_PROXY, with special characters \
+                                          percent-encoded",
+            Self::ProxyRefused => "allow this host and port on the proxy, or name the host in NO_PROXY to call it directly",
         }
     }
 }
@@ -239,7 +212,7 @@ impl HttpClient {
         if let Some(at) = self.options.proxy.as_ref().map(Proxy::address) {
             if matches!(kind, HttpErrorKind::HostNotFound | HttpErrorKind::ConnectionRefused) {
                 // The proxy resolves the peer's name and connects to it.
-                kind = HttpErrorKind::Proxy(ProxyFault::Unreachable);
+                kind = HttpErrorKind::ProxyUnreachable;
                 message = format!("cannot connect to the proxy at {at}: {message}");
             } else {
                 message = format!("{message} (through the proxy at {at})");
@@ -262,9 +235,9 @@ fn cause(error: &ureq::Error) -> (HttpErrorKind, String) {
         Error::Timeout(_) => (Kind::Timeout, "timed out: no complete answer within the deadline".to_owned()),
         Error::BodyExceedsLimit(limit) => (Kind::AnswerTooLarge, format!("the answer is longer than {limit} bytes")),
         // The status is only in ureq's text.
-        Error::ConnectProxyFailed(why) if why.contains("407") => (Kind::Proxy(ProxyFault::Authentication),
+        Error::ConnectProxyFailed(why) if why.contains("407") => (Kind::ProxyAuthentication,
             format!("the proxy refuses the user and password, or requires them ({why})")),
-        Error::ConnectProxyFailed(why) => (Kind::Proxy(ProxyFault::Refused),
+        Error::ConnectProxyFailed(why) => (Kind::ProxyRefused,
             format!("the proxy does not connect to this host ({why})")),
         // See `dial`.
         Error::Other(lookup) => (Kind::HostNotFound, lookup.to_string()),

@@ -5,6 +5,7 @@ pub mod args;
 mod check;
 mod inspect;
 mod output;
+mod pace;
 mod purge;
 mod replay;
 mod session;

@@ -54,26 +54,24 @@ impl Session {
         })
     }
 
-    /// Applies changes as the workers do. An outcome for each, in order, none of them [`Outcome::Locked`]: readers' locks are
-    /// waited for. The error is the server's: what was applied by then can be applied again without harm.
+    /// Applies changes, or one invalidation, as the workers do. An outcome for each, in order, none of them
+    /// [`Outcome::Locked`]: readers' locks are waited for. The error is the server's: what was applied by then can be applied
+    /// again without harm.
     pub fn apply(&self, changes: &[CacheChange]) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
-        let is_atomic = |index: &usize| !matches!(changes[*index], CacheChange::InvalidateEnvironment(_));
+        let (began, mut waited) = (Instant::now(), Duration::ZERO);
         let mut outcomes = vec![Ok(Outcome::Locked); changes.len()];
-        let indexes: Vec<usize> = (0..changes.len()).collect();
-        for together in indexes.chunk_by(|one, next| is_atomic(one) && is_atomic(next)) {
-            let (began, mut waited) = (Instant::now(), Duration::ZERO);
-            let mut locked = together.to_vec();
-            while !locked.is_empty() {
-                if !waited.is_zero() {
-                    Stop::never().wait(LOCKED_RETRY_MIN);
-                }
-                let attempts: Vec<_> = locked.iter().map(|index| (&changes[*index], waited)).collect();
-                for (index, outcome) in locked.iter().zip(apply_once(&self.store, &attempts, &|| true)?) {
-                    outcomes[*index] = outcome;
-                }
-                locked.retain(|index| outcomes[*index] == Ok(Outcome::Locked));
-                waited = began.elapsed();
+        while outcomes.contains(&Ok(Outcome::Locked)) {
+            if !waited.is_zero() {
+                Stop::never().wait(LOCKED_RETRY_MIN);
             }
+            let pairs = outcomes.iter_mut().zip(changes);
+            let locked = pairs.filter(|(outcome, _)| **outcome == Ok(Outcome::Locked));
+            let (slots, attempts): (Vec<_>, Vec<_>) =
+                locked.map(|(outcome, change)| (outcome, (change, waited))).unzip();
+            for (slot, outcome) in slots.into_iter().zip(apply_once(&self.store, &attempts, &|| true)?) {
+                *slot = outcome;
+            }
+            waited = began.elapsed();
         }
         Ok(outcomes)
     }
