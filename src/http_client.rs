@@ -6,11 +6,11 @@
 
 mod dial;
 
+use std::fmt::Display;
 use std::io::ErrorKind;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use rustls::crypto::CryptoProvider;
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, RustlsConnector};
 use ureq::{Agent, Timeout};
@@ -52,14 +52,23 @@ pub struct HttpClient {
 }
 
 /// A whole response, whatever its status.
+#[allow(missing_docs)]
 #[derive(Debug)]
 pub struct HttpResponse {
-    /// The HTTP status.
     pub status: u16,
-    /// The headers.
     pub headers: http::HeaderMap,
-    /// The body, at most `answer_bytes_max` long.
+    /// At most `answer_bytes_max` long.
     pub body: Vec<u8>,
+}
+
+/// A call without a response.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct HttpError {
+    /// What kind of fault it is.
+    pub kind: HttpErrorKind,
+    /// What happened, without the peer's name: the caller knows it better.
+    pub message: String,
 }
 
 /// Why there was no response.
@@ -81,24 +90,6 @@ pub enum HttpErrorKind {
     ProxyRefused,
 }
 
-/// A call without a response.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct HttpError {
-    /// What kind of fault it is.
-    pub kind: HttpErrorKind,
-    /// What happened, without the peer's name: the caller knows it better.
-    pub message: String,
-}
-
-/// Makes ring the process's crypto provider, for every TLS user in it. Calling it again changes nothing.
-pub fn install_crypto_provider() {
-    if CryptoProvider::get_default().is_none() {
-        // Another thread may have been first, with the same one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
-}
-
 impl HttpErrorKind {
     /// A short stable name.
     pub fn label(self) -> &'static str {
@@ -116,8 +107,8 @@ impl HttpErrorKind {
         }
     }
 
-    /// The remedy for this kind of error, as the end of its text: one of these two, if the peer cannot be reached or is
-    /// another than was meant, since only the caller knows the settings that name it.
+    /// The remedy, as the end of an error's text. The caller words it for a peer that is not reached, and for one that is
+    /// another than was meant: only it knows the settings that name the peer.
     #[rustfmt::skip]
     pub fn remedy<'a>(self, unreachable: &'a str, wrong_peer: &'a str) -> &'a str {
         match self {
@@ -133,15 +124,17 @@ impl HttpErrorKind {
     }
 }
 
+/// Makes ring the process's crypto provider, for every TLS user in it. Calling it again changes nothing.
+pub fn install_crypto_provider() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 impl HttpClient {
     /// A client for the peer at `base`, whose scheme and host decide on TLS and proxy.
     pub fn new(base: &Url, options: HttpOptions) -> Self {
         let proxy = options.proxy.filter(|proxy| proxy.is_for(base));
-        Self {
-            is_https: base.scheme() == "https",
-            options: HttpOptions { proxy, ..options },
-            agent: OnceLock::new(),
-        }
+        let options = HttpOptions { proxy, ..options };
+        Self { is_https: base.scheme() == "https", options, agent: OnceLock::new() }
     }
 
     /// Sends one request and reads the whole response, within `deadline` or that of the options. The latter costs less:
@@ -156,18 +149,14 @@ impl HttpClient {
             Some(deadline) => agent.configure_request(request).timeout_global(Some(deadline)).build(),
             None => request,
         };
-        let response = if request.body().is_empty() && request.method() == http::Method::GET {
-            agent.run(request.map(|_| ()))
-        } else {
-            agent.run(request)
-        };
-        let limit = self.options.answer_bytes_max;
-        let mut response = response.map_err(|error| self.describe(&error))?;
-        let body = response.body_mut().with_config().limit(limit).read_to_vec();
+        let has_body = !request.body().is_empty() || request.method() != http::Method::GET;
+        let response = if has_body { agent.run(request) } else { agent.run(request.map(|_| ())) };
+        let (head, body) = response.map_err(|error| self.describe(&error))?.into_parts();
+        let body = body.into_with_config().limit(self.options.answer_bytes_max).read_to_vec();
         Ok(HttpResponse {
-            status: response.status().as_u16(),
+            status: head.status.as_u16(),
+            headers: head.headers,
             body: body.map_err(|error| self.describe(&error))?,
-            headers: response.into_parts().0.headers,
         })
     }
 
@@ -200,11 +189,8 @@ impl HttpClient {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_global(Some(self.options.deadline))
             .build();
-        let connector =
-            ().chain(ConnectProxyConnector::default())
-                .chain(Dial::default())
-                .chain(RustlsConnector::default());
-        Ok(Agent::with_parts(config, connector, NoResolver))
+        let dial = ().chain(ConnectProxyConnector::default()).chain(Dial::default());
+        Ok(Agent::with_parts(config, dial.chain(RustlsConnector::default()), NoResolver))
     }
 
     fn describe(&self, error: &ureq::Error) -> HttpError {
@@ -227,9 +213,7 @@ impl HttpClient {
 fn cause(error: &ureq::Error) -> (HttpErrorKind, String) {
     use HttpErrorKind as Kind;
     use ureq::Error;
-    let is_of_tls = |io: &std::io::Error| {
-        io.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
-    };
+    let tls = |error: &dyn Display| (Kind::Tls, format!("the TLS handshake failed: {error}"));
     match error {
         Error::Timeout(Timeout::Connect) => (Kind::Timeout, "timed out while connecting".to_owned()),
         Error::Timeout(_) => (Kind::Timeout, "timed out: no complete answer within the deadline".to_owned()),
@@ -237,12 +221,11 @@ fn cause(error: &ureq::Error) -> (HttpErrorKind, String) {
         // The status is only in ureq's text.
         Error::ConnectProxyFailed(why) if why.contains("407") => (Kind::ProxyAuthentication,
             format!("the proxy refuses the user and password, or requires them ({why})")),
-        Error::ConnectProxyFailed(why) => (Kind::ProxyRefused,
-            format!("the proxy does not connect to this host ({why})")),
+        Error::ConnectProxyFailed(why) => (Kind::ProxyRefused, format!("the proxy does not connect to this host ({why})")),
         // See `dial`.
         Error::Other(lookup) => (Kind::HostNotFound, lookup.to_string()),
-        Error::Rustls(_) | Error::Tls(_) | Error::Pem(_) => (Kind::Tls, format!("the TLS handshake failed: {error}")),
-        Error::Io(io) if is_of_tls(io) => (Kind::Tls, format!("the TLS handshake failed: {io}")),
+        Error::Rustls(_) | Error::Tls(_) | Error::Pem(_) => tls(error),
+        Error::Io(io) if io.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) => tls(io),
         Error::Io(io) => match io.kind() {
             ErrorKind::ConnectionRefused => (Kind::ConnectionRefused, "connection refused".to_owned()),
             ErrorKind::TimedOut => (Kind::Timeout, "timed out".to_owned()),
@@ -256,19 +239,14 @@ fn cause(error: &ureq::Error) -> (HttpErrorKind, String) {
 
 /// The authorities that this machine trusts.
 fn system_roots() -> Result<RootCerts, HttpError> {
-    let rustls_native_certs::CertificateResult { certs, errors, .. } =
-        rustls_native_certs::load_native_certs();
-    if certs.is_empty() {
-        let cause = errors.first().map_or("none were found".to_owned(), ToString::to_string);
-        return Err(HttpError {
-            kind: HttpErrorKind::Tls,
-            message: format!(
-                "this machine has no trusted root certificates ({cause}); install ca-certificates or name a PEM file in \
-                 SSL_CERT_FILE"
-            ),
-        });
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        let why = found.errors.first().map_or("none were found".to_owned(), ToString::to_string);
+        let remedy = "install ca-certificates or name a PEM file in SSL_CERT_FILE";
+        let message = format!("this machine has no trusted root certificates ({why}); {remedy}");
+        return Err(HttpError { kind: HttpErrorKind::Tls, message });
     }
-    Ok(certs.iter().map(|der| Certificate::from_der(der).to_owned()).into())
+    Ok(found.certs.iter().map(|der| Certificate::from_der(der).to_owned()).into())
 }
 
 #[cfg(test)]

@@ -31,17 +31,6 @@ pub struct Refetcher<'a> {
     pub edge: &'a EdgeClient,
 }
 
-/// What became of a customer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refetched {
-    Written,
-    NewerIsStored,
-    /// Stigg knows neither entitlements nor a reason why there are none: the next reader has to ask.
-    NothingKnown,
-    /// A purge came while Stigg was asked.
-    PurgedMeanwhile,
-}
-
 /// Why a customer was not refetched: the cause with its remedy.
 #[derive(Debug)]
 pub enum RefetchError {
@@ -74,36 +63,28 @@ impl From<EdgeError> for RefetchError {
 }
 
 impl Refetcher<'_> {
-    /// One try. It takes up to 10 s.
-    pub fn refetch(&self, subject: &Subject) -> Result<Refetched, RefetchError> {
+    /// One try. It takes up to 10 s. What became of the list; `None` if Stigg knows neither entitlements nor a reason why
+    /// there are none: the next reader has to ask.
+    pub fn refetch(&self, subject: &Subject) -> Result<Option<Outcome>, RefetchError> {
         let keyspace = &self.layout.keyspace;
         let (lock, token) = (keyspace.refetch_lock(subject), format!("warm-{:x}", fastrand::u128(..)));
-        let locked_at = self.take(&lock, &token)?;
-        let refetched = self.ask_and_write(subject, locked_at);
+        let why = "an SDK holds the lock of a refetch all the time";
+        // A reader that holds it is filling this very customer.
+        let locked_at = until(Instant::now() + WRITE_LOCK_MAX, why, || {
+            let now = Instant::now();
+            Ok(self.store.take_lock(&lock, &token, WRITE_LOCK_MAX)?.then_some(now))
+        })?;
+        let outcome = self.ask_and_write(subject, locked_at);
         if let Err(error) = self.store.release_lock(&lock, &token) {
             log::debug!(err:% = error; "a refetch lock was not released: it expires");
         }
-        if matches!(refetched, Ok(Refetched::Written | Refetched::NewerIsStored)) {
+        if matches!(outcome, Ok(Some(Outcome::Applied { .. }))) {
             self.store.publish_refetched(&keyspace.refetch_channel(subject));
         }
-        refetched
+        outcome
     }
 
-    /// Takes the lock, and returns when that was; waits for a reader that holds it, which is filling this very customer.
-    fn take(&self, lock: &str, token: &str) -> Result<Instant, RefetchError> {
-        let began = Instant::now();
-        while began.elapsed() <= WRITE_LOCK_MAX {
-            let locked_at = Instant::now();
-            if self.store.take_lock(lock, token, WRITE_LOCK_MAX)? {
-                return Ok(locked_at);
-            }
-            Stop::never().wait(LOCKED_RETRY_MIN);
-        }
-        let why = "an SDK holds the lock of a refetch all the time";
-        Err(RefetchError::Retryable(why.to_owned(), None))
-    }
-
-    fn ask_and_write(&self, subject: &Subject, locked_at: Instant) -> Result<Refetched, RefetchError> {
+    fn ask_and_write(&self, subject: &Subject, locked_at: Instant) -> Result<Option<Outcome>, RefetchError> {
         // A purge that is sent from now on makes the answer out of date.
         let asked_at = clock::now();
         let body = self.edge.entitlements_state(subject)?;
@@ -111,33 +92,40 @@ impl Refetcher<'_> {
             RefetchError::Customer(format!("cannot read the Edge API's answer: {fault}; report it"))
         })?;
         if !matches!(message.event, Event::EntitlementsUpdated(_)) {
-            return Ok(Refetched::NothingKnown);
+            return Ok(None);
         }
+        let mut outcome = None;
         for mut change in changes(message, self.layout) {
             if let CacheChange::WriteEntitlements(write) = &mut change {
                 (write.sent_at, write.is_from_edge_api) = (asked_at, true);
             }
-            match self.write(&change, locked_at)? {
-                Outcome::PurgedLater => return Ok(Refetched::PurgedMeanwhile),
-                Outcome::Applied { written: 0, .. } => return Ok(Refetched::NewerIsStored),
-                Outcome::Applied { .. }
-                | Outcome::Locked
-                | Outcome::SkippedByPolicy
-                | Outcome::NoCustomer => {}
+            let attempt = [(&change, LockPatience::OWN_REFETCH)];
+            let why = "the answer came too late to be written while the lock was held";
+            outcome = Some(until(locked_at + WRITE_WITHIN, why, || {
+                match self.store.apply(&attempt, &|| true)?.remove(0) {
+                    Ok(Outcome::Locked) => Ok(None),
+                    outcome => outcome.map(Some).map_err(|error| RefetchError::Customer(error.message)),
+                }
+            })?);
+            if !matches!(outcome, Some(Outcome::Applied { written: 1.., .. })) {
+                break;
             }
         }
-        Ok(Refetched::Written)
+        Ok(outcome)
     }
+}
 
-    fn write(&self, change: &CacheChange, locked_at: Instant) -> Result<Outcome, RefetchError> {
-        let attempt = [(change, LockPatience::OWN_REFETCH)];
-        while locked_at.elapsed() <= WRITE_WITHIN {
-            match self.store.apply(&attempt, &|| true)?.remove(0) {
-                Ok(Outcome::Locked) => _ = Stop::never().wait(LOCKED_RETRY_MIN),
-                outcome => return outcome.map_err(|error| RefetchError::Customer(error.message)),
-            }
+/// Tries until it succeeds or the time is up.
+fn until<T>(
+    deadline: Instant,
+    why_not: &str,
+    attempt: impl Fn() -> Result<Option<T>, RefetchError>,
+) -> Result<T, RefetchError> {
+    while Instant::now() <= deadline {
+        if let Some(done) = attempt()? {
+            return Ok(done);
         }
-        let why = "the answer came too late to be written while the lock was held";
-        Err(RefetchError::Retryable(why.to_owned(), None))
+        Stop::never().wait(LOCKED_RETRY_MIN);
     }
+    Err(RefetchError::Retryable(why_not.to_owned(), None))
 }

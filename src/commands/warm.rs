@@ -16,7 +16,8 @@ use super::{CommandError, DONE, FAILED, Session, complain, open_lines, print, su
 use crate::config::{CacheUpdatePolicy, Settings};
 use crate::edge::EdgeClient;
 use crate::log::printable;
-use crate::refetch::{RefetchError, Refetched, Refetcher};
+use crate::refetch::{RefetchError, Refetcher};
+use crate::store::Outcome;
 
 /// What `warm` is asked.
 #[derive(Debug, Args)]
@@ -118,33 +119,31 @@ impl Warm<'_> {
         }
         let (customer, resource) = text.split_once('\t').unzip();
         let customer = customer.unwrap_or(text);
-        let result = if str::from_utf8(line).is_err() {
-            Err(RefetchError::Customer("it is not UTF-8".to_owned()))
-        } else if self.done_before.contains(text) {
+        let result = if self.done_before.contains(text) {
             Ok(DONE_BEFORE)
-        } else if customer.is_empty() || resource == Some("") {
-            let why = "it is no customer's id, and no two ids with a tab in between";
+        } else if str::from_utf8(line).is_err() || customer.is_empty() || resource == Some("") {
+            let why = "it is no customer's id in UTF-8, and no two ids with a tab in between";
             Err(RefetchError::Customer(why.to_owned()))
         } else {
             let subject = subject(customer, resource);
-            self.pace.call(|| self.refetcher.refetch(&subject)).map(|refetched| match refetched {
-                Refetched::Written => FILLED,
-                Refetched::NewerIsStored => NEWER,
-                Refetched::NothingKnown => UNKNOWN,
-                Refetched::PurgedMeanwhile => PURGED,
+            self.pace.call(|| self.refetcher.refetch(&subject)).map(|outcome| match outcome {
+                None => UNKNOWN,
+                Some(Outcome::PurgedLater) => PURGED,
+                Some(Outcome::Applied { written: 0, .. }) => NEWER,
+                Some(_) => FILLED,
             })
         };
-        let failure = match &result {
-            Ok(_) => None,
-            Err(RefetchError::Everyone(why)) => return Err(CommandError::Failed(why.clone())),
-            Err(RefetchError::Customer(why) | RefetchError::Retryable(why, _)) => Some(why),
+        let counted = match result {
+            Ok(counted) => counted,
+            Err(RefetchError::Everyone(why)) => return Err(CommandError::Failed(why)),
+            Err(RefetchError::Customer(why) | RefetchError::Retryable(why, _)) => {
+                let line = printable(&text.replace('\t', ", resource "));
+                self.bar.suspend(|| complain(format!("{line}: {why}")));
+                NOT_FILLED
+            }
         };
-        if let Some(why) = failure {
-            let line = printable(&text.replace('\t', ", resource "));
-            self.bar.suspend(|| complain(format!("{line}: {why}")));
-        }
         let cannot = "cannot record what is done or failed; is the disk full?";
-        let recorded = lock(&self.record).add(text, result.unwrap_or(NOT_FILLED));
+        let recorded = lock(&self.record).add(text, counted);
         recorded.map_err(|error| CommandError::Failed(format!("{cannot} {error}")))
     }
 }

@@ -2,6 +2,7 @@ use std::time::Instant;
 
 use super::stub::{Reply, Stub, dead_url};
 use super::*;
+use rustls::crypto::CryptoProvider;
 
 fn client(base: &Url, deadline_ms: u64) -> HttpClient {
     let deadline = Duration::from_millis(deadline_ms);
