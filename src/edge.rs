@@ -18,7 +18,6 @@ const SOURCE: &str = "PERSISTENT_CACHE_SERVICE";
 const DEADLINE: Duration = Duration::from_secs(10);
 /// That of a customer's state: whoever asks holds a lock of the readers, and has to write before it expires.
 const STATE_DEADLINE: Duration = Duration::from_secs(3);
-const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
 /// Customers may be asked for by so many threads.
 const CONNECTIONS_MAX: usize = 64;
 
@@ -43,9 +42,9 @@ pub struct EdgeError {
 }
 
 /// What went wrong. Displayed, it is a short stable name.
+#[allow(missing_docs)] // each has a text
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EdgeErrorKind {
-    /// The API refused with this HTTP status.
     #[error("http_{0}")]
     Status(u16),
     /// The answer is not as documented.
@@ -57,7 +56,6 @@ pub enum EdgeErrorKind {
     /// No URL can name the customer.
     #[error("no_url")]
     NoUrl,
-    /// There was no answer.
     #[error("{}", .0.label())]
     Unanswered(HttpErrorKind),
 }
@@ -65,12 +63,8 @@ pub enum EdgeErrorKind {
 impl EdgeClient {
     /// A client of the API at `base` (`EDGE_API_URL`).
     pub fn new(base: Url, api_key: Secret, proxy: Option<Proxy>) -> Self {
-        let options = HttpOptions {
-            pool_size: CONNECTIONS_MAX,
-            answer_bytes_max: ANSWER_BYTES_MAX,
-            deadline: DEADLINE,
-            proxy,
-        };
+        let answer_bytes_max = 1024 * 1024;
+        let options = HttpOptions { pool_size: CONNECTIONS_MAX, answer_bytes_max, deadline: DEADLINE, proxy };
         Self { http: HttpClient::new(&base, options), base, api_key }
     }
 

@@ -11,7 +11,7 @@ use std::io::ErrorKind;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, RustlsConnector};
 use ureq::{Agent, Timeout};
 use url::Url;
@@ -22,12 +22,6 @@ use crate::config::Proxy;
 /// The part of a call's deadline for lookup, connecting, proxy and TLS together. It distinguishes a peer that drops packets
 /// from one that is slow to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Below the idle timeouts of AWS's and Stigg's front ends: a pooled connection is rarely one that they have closed.
-const IDLE_AGE_MAX: Duration = Duration::from_secs(15);
-/// Buffers of a connection. A response head must fit into the first.
-const INPUT_BYTES: usize = 64 * 1024;
-const OUTPUT_BYTES: usize = 16 * 1024;
-
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
 /// How one peer is called.
@@ -173,19 +167,18 @@ impl HttpClient {
     fn build(&self) -> Result<Agent, HttpError> {
         install_crypto_provider();
         let roots = if self.is_https { system_roots()? } else { RootCerts::new_with_certs(&[]) };
-        let tls = TlsConfig::builder().provider(TlsProvider::Rustls).root_certs(roots).build();
+        let tls = TlsConfig::builder().root_certs(roots).build();
         let config = Agent::config_builder()
             .tls_config(tls)
             .proxy(self.options.proxy.as_ref().map(Proxy::of_ureq))
             .user_agent(USER_AGENT)
             .http_status_as_error(false)
             .max_redirects(0)
-            .no_delay(true)
             .max_idle_connections(self.options.pool_size)
             .max_idle_connections_per_host(self.options.pool_size)
-            .max_idle_age(IDLE_AGE_MAX)
-            .input_buffer_size(INPUT_BYTES)
-            .output_buffer_size(OUTPUT_BYTES)
+            // A response head must fit into the first.
+            .input_buffer_size(64 * 1024)
+            .output_buffer_size(16 * 1024)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_global(Some(self.options.deadline))
             .build();

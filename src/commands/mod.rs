@@ -5,7 +5,6 @@ pub mod args;
 mod check;
 mod inspect;
 mod output;
-mod pace;
 mod purge;
 mod replay;
 mod session;
@@ -21,7 +20,7 @@ use url::Url;
 
 use self::args::Command;
 use self::output::{complain, print};
-use self::session::{Session, open_lines, subject};
+use self::session::{Pace, Session, open_lines, subject};
 use crate::config::{Faults, Proxy, Settings};
 use crate::http_client::{HttpClient, HttpError, HttpErrorKind, HttpOptions, HttpResponse};
 use crate::store::StoreError;

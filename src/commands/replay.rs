@@ -33,14 +33,6 @@ pub struct ReplayArgs {
 }
 
 const READ: Counted = (0, "messages read");
-const WRITTEN: Counted = (1, "values written, each with its timestamp");
-const STALE: Counted = (2, "values left, as newer ones are stored");
-const PURGES: Counted = (3, "customers or resources purged");
-const INVALIDATIONS: Counted = (4, "invalidations of the environment");
-const UNLINKED: Counted = (5, "keys deleted by them");
-const NOT_CACHED: Counted = (6, "changes of customers who are not cached");
-const PURGED_LATER: Counted = (7, "changes of what was purged since");
-const IGNORED: Counted = (8, "messages that change nothing");
 const BAD: Counted = (9, "bad lines or refused changes");
 
 pub(super) fn run(settings: &Settings, args: &ReplayArgs) -> Result<u8, CommandError> {
@@ -98,7 +90,7 @@ impl Replay<'_> {
             }
         };
         if let Event::Ignored { label } = message.event {
-            self.tally.add(IGNORED, 1);
+            self.tally.add((8, "messages that change nothing"), 1);
             self.predict(number, &format!("changes nothing (type {label})"))?;
         }
         for change in changes(message, &self.session.layout) {
@@ -158,20 +150,23 @@ impl Replay<'_> {
 }
 
 fn count(tally: &mut Tally, change: &CacheChange, outcome: Outcome) {
-    match (outcome, change) {
-        (Outcome::Applied { .. }, CacheChange::Purge(_)) => tally.add(PURGES, 1),
+    let (what, count) = match (outcome, change) {
+        (Outcome::Applied { .. }, CacheChange::Purge(_)) => ((3, "customers or resources purged"), 1),
         (Outcome::Applied { written, .. }, CacheChange::InvalidateEnvironment(_)) => {
-            tally.add(INVALIDATIONS, 1);
-            tally.add(UNLINKED, written);
+            tally.add((4, "invalidations of the environment"), 1);
+            ((5, "keys deleted by them"), written)
         }
         (Outcome::Applied { written, stale }, _) => {
-            tally.add(WRITTEN, written);
-            tally.add(STALE, stale);
+            tally.add((2, "values left, as newer ones are stored"), stale);
+            ((1, "values written, each with its timestamp"), written)
         }
-        (Outcome::SkippedByPolicy | Outcome::NoCustomer, _) => tally.add(NOT_CACHED, 1),
-        (Outcome::PurgedLater, _) => tally.add(PURGED_LATER, 1),
-        (Outcome::Locked, _) => {}
-    }
+        (Outcome::SkippedByPolicy | Outcome::NoCustomer, _) => {
+            ((6, "changes of customers who are not cached"), 1)
+        }
+        (Outcome::PurgedLater, _) => ((7, "changes of what was purged since"), 1),
+        (Outcome::Locked, _) => return,
+    };
+    tally.add(what, count);
 }
 
 /// The body of a line, which is one itself or a message as `aws sqs receive-message` prints it, and when it was sent: as the
@@ -197,17 +192,11 @@ fn prediction(change: &CacheChange, run: &DryRun) -> String {
     }
     let verb = if change.only_deletes() { "delete" } else { "write" };
     let (written, stale) = (run.written.join(" "), run.stale.join(" "));
-    let why_nothing = match run.outcome {
-        Outcome::Applied { .. } if !stale.is_empty() => &format!("newer is stored at {stale}"),
-        Outcome::Applied { .. } | Outcome::NoCustomer => "the customer is not cached",
-        Outcome::SkippedByPolicy => "the customer is not cached (CACHE_UPDATE_POLICY=UPDATE_IF_EXISTS)",
-        Outcome::PurgedLater => "the customer was purged after it was sent",
-        Outcome::Locked => "an SDK holds its lock",
-    };
     match (written.as_str(), stale.as_str()) {
-        ("", _) => format!("would {verb} nothing: {why_nothing}"),
-        (_, "") => format!("would {verb} {written}"),
-        _ => format!("would {verb} {written}; {why_nothing}"),
+        ("", "") => format!("would {verb} nothing: {}", run.outcome.label()),
+        ("", stale) => format!("would {verb} nothing: newer is stored at {stale}"),
+        (written, "") => format!("would {verb} {written}"),
+        (written, stale) => format!("would {verb} {written}; newer is stored at {stale}"),
     }
 }
 

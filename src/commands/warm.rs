@@ -11,8 +11,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 
 use super::output::{Counted, Tally, bar};
-use super::pace::Pace;
-use super::{CommandError, DONE, FAILED, Session, complain, open_lines, print, subject};
+use super::{CommandError, DONE, FAILED, Pace, Session, complain, open_lines, print, subject};
 use crate::config::{CacheUpdatePolicy, Settings};
 use crate::edge::EdgeClient;
 use crate::log::printable;
@@ -44,9 +43,6 @@ pub struct WarmArgs {
 }
 
 const FILLED: Counted = (0, "filled");
-const NEWER: Counted = (1, "left, as newer entries are stored");
-const UNKNOWN: Counted = (2, "left, as Stigg knows no entitlements of them");
-const PURGED: Counted = (3, "left, as they were purged meanwhile");
 const DONE_BEFORE: Counted = (4, "skipped, as an earlier run did them");
 const NOT_FILLED: Counted = (5, "failed");
 
@@ -127,9 +123,9 @@ impl Warm<'_> {
         } else {
             let subject = subject(customer, resource);
             self.pace.call(|| self.refetcher.refetch(&subject)).map(|outcome| match outcome {
-                None => UNKNOWN,
-                Some(Outcome::PurgedLater) => PURGED,
-                Some(Outcome::Applied { written: 0, .. }) => NEWER,
+                None => (2, "left, as Stigg knows no entitlements of them"),
+                Some(Outcome::PurgedLater) => (3, "left, as they were purged meanwhile"),
+                Some(Outcome::Applied { written: 0, .. }) => (1, "left, as newer entries are stored"),
                 Some(_) => FILLED,
             })
         };

@@ -49,10 +49,12 @@ impl<In: Transport> Connector<In> for Dial {
         let mut addrs = NoResolver.empty();
         // As many as ureq takes.
         found.into_iter().take(16).for_each(|address| addrs.push(address));
-        let after = connect_by.saturating_duration_since(Instant::now()).into();
         let details = ConnectionDetails {
             addrs,
-            timeout: NextTimeout { after, ..of.timeout },
+            timeout: NextTimeout {
+                after: connect_by.saturating_duration_since(Instant::now()).into(),
+                ..of.timeout
+            },
             now: (of.current_time)(),
             current_time: Arc::clone(&of.current_time),
             run_connector: Arc::clone(&of.run_connector),
@@ -86,8 +88,7 @@ impl Transport for Dialed {
         if let Some((reason, connect_by)) = self.connect_by
             && reason == timeout.reason
         {
-            let left = connect_by.saturating_duration_since(Instant::now());
-            timeout.after = left.min(*timeout.after).into();
+            timeout.after = connect_by.saturating_duration_since(Instant::now()).min(*timeout.after).into();
         }
         self.tcp.await_input(timeout)
     }

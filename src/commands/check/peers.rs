@@ -27,8 +27,6 @@ use crate::sqs::{Queue, QueueError, ReceiptHandle};
 use crate::store::admin::ServerFacts;
 use crate::store::{CacheStore, LockPatience, StoreError};
 
-/// Tested with 6.2 and later; the script and UNLINK need 4.0, ACLs 6.0.
-const OLDEST_MAJOR: u32 = 6;
 /// A dead-letter rule that allows fewer receives than this is not to be used up.
 const RECEIVES_FEW: u64 = 5;
 /// AWS accepts signatures that are up to this much off.
@@ -84,19 +82,19 @@ fn of_server(report: &mut Report, at: &str, facts: &ServerFacts, is_writable: bo
         "slave" => report.add(Failure, replica("takes no writes")),
         _ => report.add(Good, format!("{at} answers: Redis {version}, role {role}")),
     }
-    let major = version.split('.').next().and_then(|major| major.parse().ok());
-    if major.is_some_and(|major: u32| major < OLDEST_MAJOR) {
+    if ["2.", "3.", "4.", "5."].iter().any(|old| version.starts_with(old)) {
         report.add(Warning, format!("Redis {version} is old: 6.2 and later are tested; upgrade it"));
     }
     if !facts.is_known {
         report.add(Note, "INFO is not available: no statistics, and version and memory are unknown");
     }
     let is_bounded = facts.maxmemory.is_some_and(|bytes| bytes > 0);
-    match facts.maxmemory_policy.as_deref().unwrap_or_default() {
-        "" => {}
-        policy if !is_bounded => report.add(Good, format!("maxmemory is not set (policy {policy})")),
-        "noeviction" => report.add(Warning, "a full Redis refuses writes: set an evicting maxmemory-policy"),
-        policy => report.add(Good, format!("maxmemory-policy is {policy}: what it evicts is a miss")),
+    match facts.maxmemory_policy.as_deref() {
+        Some("noeviction") if is_bounded => {
+            report.add(Warning, "a full Redis refuses writes: set a maxmemory-policy that evicts");
+        }
+        Some(policy) => report.add(Good, format!("maxmemory-policy is {policy}")),
+        None => {}
     }
 }
 
