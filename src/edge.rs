@@ -56,7 +56,7 @@ pub enum EdgeErrorKind {
     /// No URL can name the customer.
     #[error("no_url")]
     NoUrl,
-    #[error("{}", .0.label())]
+    #[error("{0}")]
     Unanswered(HttpErrorKind),
 }
 

@@ -65,42 +65,36 @@ pub struct HttpError {
     pub message: String,
 }
 
-/// Why there was no response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // each has a label
+/// Why there was no response. Displayed, it is a short stable name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[allow(missing_docs)] // each has a name
 pub enum HttpErrorKind {
+    #[error("timeout")]
     Timeout,
+    #[error("host_not_found")]
     HostNotFound,
+    #[error("connection_refused")]
     ConnectionRefused,
     /// No route, or the connection broke.
+    #[error("connection_failed")]
     Connection,
+    #[error("tls")]
     Tls,
+    #[error("answer_too_large")]
     AnswerTooLarge,
     /// What came back was not HTTP, or the request could not be put as HTTP.
+    #[error("not_http")]
     Protocol,
+    #[error("proxy_unreachable")]
     ProxyUnreachable,
+    #[error("proxy_authentication")]
     ProxyAuthentication,
     /// The proxy does not connect to this peer, or does not answer as a proxy.
+    #[error("proxy_refused")]
     ProxyRefused,
 }
 
 impl HttpErrorKind {
-    /// A short stable name.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Timeout => "timeout",
-            Self::HostNotFound => "host_not_found",
-            Self::ConnectionRefused => "connection_refused",
-            Self::Connection => "connection_failed",
-            Self::Tls => "tls",
-            Self::AnswerTooLarge => "answer_too_large",
-            Self::Protocol => "not_http",
-            Self::ProxyUnreachable => "proxy_unreachable",
-            Self::ProxyAuthentication => "proxy_authentication",
-            Self::ProxyRefused => "proxy_refused",
-        }
-    }
-
     /// The remedy, as the end of an error's text. The caller words it for a peer that is not reached, and for one that is
     /// another than was meant: only it knows the settings that name the peer.
     #[rustfmt::skip]

@@ -70,7 +70,7 @@ impl Endpoint {
         self.http.send(request, None).map_err(|error| {
             let wrong_peer = self.is_this_it();
             let remedy = error.kind.remedy(self.description.unreachable, &wrong_peer);
-            self.fault(error.kind.label(), &format!("{error}; {remedy}"))
+            self.fault(&error.kind.to_string(), &format!("{error}; {remedy}"))
         })
     }
 

@@ -129,7 +129,7 @@ pub(super) fn unanswered(call: FailedCall<'_>, error: &HttpError) -> QueueError 
     let (unreachable, wrong_peer) = (format!("{unreachable} {ENDPOINT_SETTINGS}"), call.is_this_sqs());
     let remedy = error.kind.remedy(&unreachable, &wrong_peer);
     let cause = format!("no answer from {}: {error}; {remedy}", call.endpoint());
-    call.failed(error.kind.label(), &cause)
+    call.failed(&error.kind.to_string(), &cause)
 }
 
 impl EntryFailure {

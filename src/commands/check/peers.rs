@@ -93,7 +93,7 @@ fn of_server(report: &mut Report, at: &str, facts: &ServerFacts, is_writable: bo
         Some("noeviction") if is_bounded => {
             report.add(Warning, "a full Redis refuses writes: set a maxmemory-policy that evicts");
         }
-        Some(policy) => report.add(Good, format!("maxmemory-policy is {policy}")),
+        Some(policy) => report.add(Good, format!("the maxmemory-policy is {policy}")),
         None => {}
     }
 }
@@ -188,17 +188,14 @@ pub(super) fn clocks(report: &mut Report, config: &Config, session: &Session) {
         let answer = get(url.as_str(), config.proxy.clone()).ok()?;
         parse_http_date(answer.headers.get("date")?.to_str().ok()?)
     };
-    let asks: [(&str, &dyn Fn() -> Option<EpochMs>); 3] = [
-        ("the queue", &|| date(&config.sqs_endpoint)),
-        ("the Edge API", &|| date(&config.edge_api_url)),
-        ("Redis", &|| session.store.time()),
+    let ahead_ms = |there: EpochMs| clock::now().0 - there.0;
+    let clocks = [
+        ("the queue", date(&config.sqs_endpoint).map(ahead_ms)),
+        ("the Edge API", date(&config.edge_api_url).map(ahead_ms)),
+        ("Redis", session.store.time().map(ahead_ms)),
     ];
-    let ahead_ms = asks.into_iter().filter_map(|(who, ask)| {
-        let before = clock::now();
-        let there = ask()?;
-        Some((who, i64::midpoint(before.0, clock::now().0) - there.0))
-    });
-    judge(report, &ahead_ms.collect::<Vec<_>>(), config.redis.iam.is_some());
+    let clocks: Vec<_> = clocks.into_iter().filter_map(|(who, ahead_ms)| Some((who, ahead_ms?))).collect();
+    judge(report, &clocks, config.redis.iam.is_some());
 }
 
 fn judge(report: &mut Report, ahead_ms: &[(&str, i64)], signs_by_own_clock: bool) {
