@@ -27,7 +27,7 @@
 //! # Invariants
 //! - A message is deleted only after Redis confirmed its effect, or when it has none (`pipeline::worker`).
 //! - Check and write are one atomic step on the server: one script, `store/apply.lua`, makes every change. The service
-//!   takes no lock. Only `warm`, which asks Stigg as an SDK does, takes the readers' refetch lock.
+//!   takes no lock. Only `refetch`, which asks Stigg as an SDK does, takes the readers' refetch lock.
 //! - A change can be applied twice, or late, without harm, so whatever fails is retried.
 //! - Every call to a peer has its own deadline.
 //! - Pure modules do no I/O and read no clock. Keys are spelled, the clock is read and the environment is read in one

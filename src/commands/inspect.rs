@@ -218,22 +218,21 @@ fn row(row: &Value) -> String {
     let (entitlement, usage) = (&row["entitlement"], &row["usage"]);
     let limit = shown(&entitlement["usageLimit"]);
     let limit = match entitlement["accessDeniedReason"].as_str() {
-        Some(reason) => format!("denied: {}", printable(reason)),
+        Some(reason) => format!("denied: {reason}"),
         None if entitlement["hasUnlimitedUsage"] == true => "unlimited".to_owned(),
         None if entitlement["hasSoftLimit"] == true && limit != "-" => format!("{limit} (soft)"),
         None => limit,
     };
     let value = &usage["value"];
-    let ends_at = value["usagePeriodEnd"].as_i64();
-    let ends_at = ends_at.or(value["nextResetDate"].as_i64());
+    let ends = value["usagePeriodEnd"].as_i64().or(value["nextResetDate"].as_i64()).map(date);
     let as_of = match usage["problem"].as_str() {
         _ if usage["cached"] == false => Some("no usage key: as in the list".to_owned()),
         Some(problem) => Some(problem.to_owned()),
         None => usage["ageSecs"].as_i64().map(ago),
     };
-    let [id, kind, used] = [&row["id"], &row["kind"], &value["currentUsage"]].map(shown);
-    let [ends, as_of] = [ends_at.map(date), as_of].map(|cell| cell.unwrap_or_else(|| "-".to_owned()));
-    [id, kind, used, limit, ends, as_of, shown(&usage["expires"])].join("\t")
+    let [limit, ends, as_of] = [Some(limit), ends, as_of].map(Value::from);
+    let cells = [&row["id"], &row["kind"], &value["currentUsage"], &limit, &ends, &as_of, &usage["expires"]];
+    cells.map(shown).join("\t")
 }
 
 /// When a list was true, and how long it lives.
