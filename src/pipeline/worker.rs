@@ -192,7 +192,9 @@ impl Worker {
     }
 
     fn record_ended(&mut self) {
-        self.context.record(std::mem::take(&mut self.ended));
+        if !self.ended.is_empty() {
+            self.context.record(std::mem::take(&mut self.ended));
+        }
     }
 
     /// `None` if it has ended: it cannot be read.
@@ -246,8 +248,8 @@ impl Worker {
     /// One call for all jobs.
     fn apply(&mut self, jobs: Vec<Job>) {
         let started = Instant::now();
-        let tickets = jobs.iter().map(|job| &job.message.ticket);
-        let mut are_held = self.context.in_flight.are_held(tickets, started).into_iter();
+        let ids = jobs.iter().map(|job| job.message.id);
+        let mut are_held = self.context.in_flight.are_held(ids, started).into_iter();
         let is_held = |_: &Job| are_held.next().unwrap_or_default();
         let (jobs, lost): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(is_held);
         for job in lost {

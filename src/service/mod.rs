@@ -28,7 +28,6 @@ use crate::ops::metrics::Metrics;
 use crate::ops::server::OpsServer;
 use crate::ops::status::{Fixed, StatusBoard};
 use crate::pipeline::context::Context;
-use crate::pipeline::deleter::BATCH_MAX;
 use crate::pipeline::ending::MalformedIds;
 use crate::pipeline::gate::RedisGate;
 use crate::pipeline::in_flight::InFlight;
@@ -127,7 +126,7 @@ pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
         // Pollers, deleters, and the thread that extends visibility.
         None => peers::queue(config, &edge, config.consumers * 2 + 1, &mut background)?,
     };
-    let (recorded_sender, recorded) = bounded(config.consumers * 2 * BATCH_MAX);
+    let (recorded_sender, recorded) = bounded(config.consumers * 2);
     let context = Arc::new(Context {
         batch_size: config.batch_size,
         wait_time: config.wait_time,

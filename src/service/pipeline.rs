@@ -1,6 +1,6 @@
 //! Starts the threads that messages pass through.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, bounded};
@@ -9,16 +9,13 @@ use super::threads::{Background, Threads};
 use crate::config::Config;
 use crate::ops::status::StatusBoard;
 use crate::pipeline::context::Context;
-use crate::pipeline::deleter::Deleter;
+use crate::pipeline::deleter::{Backlog, Deleter};
 use crate::pipeline::in_flight::Recorded;
 use crate::pipeline::poller::Poller;
 use crate::pipeline::prefix_check::check_prefix;
 use crate::pipeline::sampler::Sampler;
 use crate::pipeline::visibility::Visibility;
 use crate::pipeline::worker::Worker;
-
-/// Messages that wait between pollers and workers, at least.
-const WAITING_MESSAGES: usize = 20;
 
 /// The threads that messages pass through.
 pub(super) struct PipelineThreads {
@@ -31,7 +28,7 @@ pub(super) struct PipelineThreads {
 pub(super) fn start(
     config: &Config,
     context: &Arc<Context>,
-    recorded: Receiver<Recorded>,
+    recorded: Receiver<Vec<Recorded>>,
     status: Option<Arc<StatusBoard>>,
     background: &mut Background,
 ) -> anyhow::Result<PipelineThreads> {
@@ -42,13 +39,12 @@ pub(super) fn start(
     let checked = Arc::clone(context);
     background.spawn("prefix-check", move || check_prefix(&checked))?;
 
-    // What waits is memory, and a poller that waits holds a receive as well: one for each worker, or as many small
-    // ones as make a call to Redis worth its while. The rest stays in the queue.
-    let waiting = (WAITING_MESSAGES / usize::from(config.batch_size)).clamp(1, config.consumers);
-    let (deliveries, received) = bounded(waiting.max(config.workers));
-    let recorded = Arc::new(Mutex::new(recorded));
+    // Room for one receive of each poller: workers that are busy find more for their next call to Redis, and fewer threads
+    // wait for each other. The rest stays in the queue.
+    let (deliveries, received) = bounded(config.consumers);
+    let backlog = Backlog::new(recorded);
     let deleter = |_| {
-        let deleter = Deleter { context: Arc::clone(context), recorded: Arc::clone(&recorded) };
+        let deleter = Deleter { context: Arc::clone(context), backlog: Arc::clone(&backlog) };
         move || deleter.run()
     };
     let worker = |_| {

@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use super::context::Context;
 use super::ending::{Ending, MalformedIds};
 use super::gate::RedisGate;
-use super::in_flight::{InFlight, InFlightDelivery, Recorded};
+use super::in_flight::{InFlight, InFlightDelivery, OpenPoll, Recorded};
 use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Invalidation, Layout};
 use crate::clock::EpochMs;
@@ -211,7 +211,7 @@ struct Rig {
     context: Arc<Context>,
     queue: Arc<FakeQueue>,
     store: Arc<FakeStore>,
-    recorded: Receiver<Recorded>,
+    recorded: Receiver<Vec<Recorded>>,
     triggers: Option<ShutdownTriggers>,
 }
 
@@ -263,7 +263,7 @@ impl Rig {
         Self { context: Arc::new(context), queue, store, recorded, triggers: Some(triggers) }
     }
 
-    fn in_flight(&self) -> &Arc<InFlight> {
+    fn in_flight(&self) -> &InFlight {
         &self.context.in_flight
     }
 
@@ -275,7 +275,7 @@ impl Rig {
     /// What was recorded so far: receipt handle and ending.
     fn endings(&self) -> Vec<(String, Ending)> {
         let ending = |recorded: Recorded| (recorded.receipt_handle.0, recorded.ending);
-        self.recorded.try_iter().map(ending).collect()
+        self.recorded.try_iter().flatten().map(ending).collect()
     }
 
     fn failed(&self, reason: &str) -> u64 {
@@ -283,9 +283,9 @@ impl Rig {
     }
 }
 
-fn track(in_flight: &Arc<InFlight>, delivery: Delivery) -> InFlightDelivery {
-    let poll = in_flight.open_poll(0, Instant::now(), false);
-    poll.received(vec![delivery]).pop().unwrap()
+fn track(in_flight: &InFlight, delivery: Delivery) -> InFlightDelivery {
+    in_flight.open_poll(0, OpenPoll { until: Instant::now(), is_likely: false });
+    in_flight.close_poll(0, vec![delivery]).pop().unwrap()
 }
 
 fn deleted(id: &str) -> (String, Ending) {
