@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, select};
+use crossbeam_channel::{SendTimeoutError, Sender};
 use log::Level;
 
 use super::context::{Context, seconds_now};
@@ -87,14 +87,14 @@ impl Poller {
     }
 
     /// Sends to the workers. In the release phase the shutdown takes the deliveries over.
-    fn send(&self, deliveries: Vec<InFlightDelivery>) {
-        let release = &self.context.shutdown.release;
-        while !release.is_stopped() {
-            select! {
-                send(self.deliveries, deliveries) -> _ => return,
-                recv(release.channel()) -> _ => return,
-                default(REPORT_EVERY) => self.context.health.waits(self.index, Instant::now()),
+    fn send(&self, mut deliveries: Vec<InFlightDelivery>) {
+        while !self.context.shutdown.release.is_stopped() {
+            // Not `select!`, which takes a lock more that all pollers wait for.
+            match self.deliveries.send_timeout(deliveries, REPORT_EVERY) {
+                Err(SendTimeoutError::Timeout(unsent)) => deliveries = unsent,
+                Ok(()) | Err(SendTimeoutError::Disconnected(_)) => return,
             }
+            self.context.health.waits(self.index, Instant::now());
         }
     }
 }
