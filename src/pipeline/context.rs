@@ -9,7 +9,7 @@ use crossbeam_channel::{Sender, select};
 use log::Level;
 use prometheus::IntCounterVec;
 
-use super::ending::{Ending, MalformedIds};
+use super::ending::Ending;
 use super::gate::RedisGate;
 use super::in_flight::{InFlight, InFlightDelivery, Recorded};
 use crate::cache::Layout;
@@ -40,7 +40,6 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     pub faults: Arc<FaultLog>,
     pub reporter: Reporter,
-    pub malformed_ids: MalformedIds,
     /// When the newest invalidation of the environment that this process began was sent (epoch milliseconds).
     pub invalidated_at: AtomicI64,
     /// To the deleters. Bounded: when they fall behind, the workers wait.

@@ -20,8 +20,8 @@ use crate::store::StoreError;
 
 /// The prefix of the kinds of all Redis faults in the log.
 const FAULT: &str = "redis ";
-/// An outage that begins so soon after a recovery is the same one: part of the work succeeds and part does not. Its end
-/// is logged once it has lasted as long.
+/// A recovery so soon after another is of the same outage: part of the work succeeds and part does not. It is logged once it
+/// has lasted as long.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -35,8 +35,7 @@ pub struct RedisGate {
 #[derive(Debug)]
 struct GateState {
     closed: Option<Closed>,
-    /// The beginning of an outage whose end has not been logged.
-    outage_since: Option<Instant>,
+    has_failed: bool,
     recovered_at: Option<Instant>,
     /// Workers that are about to retry a write.
     retrying: usize,
@@ -70,12 +69,8 @@ impl Drop for WriteRetry {
 impl RedisGate {
     /// Closed, until a first call succeeds.
     pub fn new(health: Arc<HealthBoard>, metrics: Arc<Metrics>, faults: Arc<FaultLog>) -> Arc<Self> {
-        let state = Mutex::new(GateState {
-            closed: Some(Closed::new(false)),
-            outage_since: None,
-            recovered_at: None,
-            retrying: 0,
-        });
+        let closed = Some(Closed::new(false));
+        let state = Mutex::new(GateState { closed, has_failed: false, recovered_at: None, retrying: 0 });
         Arc::new(Self { state, health, metrics, faults })
     }
 
@@ -128,10 +123,10 @@ impl RedisGate {
 
     /// Logs a recovery that was not logged at once. To be called every now and then.
     pub fn tick(&self, now: Instant) {
-        let state = self.state();
-        let is_stable = |at: Instant| now.saturating_duration_since(at) >= STABLE_AFTER;
-        if state.closed.is_none() && state.recovered_at.is_some_and(is_stable) {
-            self.log_recovery(state, now);
+        let recovered_at = self.state().recovered_at;
+        if self.is_open() && recovered_at.is_some_and(|at| now.saturating_duration_since(at) >= STABLE_AFTER)
+        {
+            self.log_recovery(now);
         }
     }
 
@@ -143,7 +138,7 @@ impl RedisGate {
             return;
         }
         state.closed.get_or_insert_with(|| Closed::new(false)).needs_write |= needs_write;
-        state.outage_since.get_or_insert(now);
+        state.has_failed = true;
         self.publish(false);
         drop(state);
         let kind = format!("{FAULT}{}", error.cause.label());
@@ -159,25 +154,22 @@ impl RedisGate {
         }
         state.closed = None;
         self.publish(true);
-        let Some(since) = state.outage_since else {
-            drop(state);
+        if !state.has_failed {
+            drop(state); // writing the log may block
             return log::info!("connected to Redis");
-        };
+        }
         let last = state.recovered_at.replace(now);
-        if last.is_none_or(|last| since.saturating_duration_since(last) >= STABLE_AFTER) {
-            self.log_recovery(state, now);
+        drop(state);
+        if last.is_none_or(|last| now.saturating_duration_since(last) >= STABLE_AFTER) {
+            self.log_recovery(now);
         }
     }
 
-    fn log_recovery(&self, mut state: MutexGuard<'_, GateState>, now: Instant) {
-        let Some(since) = state.outage_since.take() else {
-            return;
-        };
-        drop(state); // writing the log may block
-        let failed_tries =
-            self.faults.recovered(FAULT, Duration::ZERO, now).map_or(0, |outage| outage.faults);
-        let away_secs = now.saturating_duration_since(since).as_secs_f64();
-        log::info!(away_secs, failed_tries; "Redis is back after {away_secs:.1} s");
+    fn log_recovery(&self, now: Instant) {
+        if let Some(outage) = self.faults.recovered(FAULT, Duration::ZERO, now) {
+            let (away_secs, failed_tries) = (outage.lasted.as_secs_f64(), outage.faults);
+            log::info!(away_secs, failed_tries; "Redis is back after {away_secs:.1} s");
+        }
     }
 
     /// Called with the state locked: two threads must not publish in another order than they changed it.
@@ -255,7 +247,7 @@ mod tests {
     #[test]
     fn a_fault_that_returns_at_once_is_one_outage() {
         let gate = gate();
-        let is_announced = || gate.state().outage_since.is_none();
+        let is_announced = || gate.faults.recent_faults().iter().all(|fault| fault.is_over);
         gate.read_succeeded();
         gate.write_failed(&error("io"), Instant::now());
         gate.write_succeeded();

@@ -2,12 +2,10 @@
 //!
 //! 1. Drain: pollers receive nothing more; what their last calls bring is applied like everything before it.
 //! 2. Release, at 75 % of the budget at the latest: everything not applied is released to the queue.
-//! 3. Exit: the threads end, or are left behind when the budget is over.
+//! 3. Exit: the threads end.
 
 use std::time::{Duration, Instant};
 
-use super::pipeline::PipelineThreads;
-use super::threads::Background;
 use crate::pipeline::context::Context;
 use crate::shutdown::ShutdownTriggers;
 
@@ -17,14 +15,7 @@ const DRAIN: f64 = 0.75;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Ends all loops. Nothing that was received is lost or stays hidden: it is applied and deleted, or released.
-pub(super) fn shut_down(
-    budget: Duration,
-    began: Instant,
-    context: &Context,
-    triggers: ShutdownTriggers,
-    pipeline: &PipelineThreads,
-    background: &Background,
-) {
+pub(super) fn shut_down(budget: Duration, began: Instant, context: &Context, triggers: ShutdownTriggers) {
     let deadline = began + budget;
     let release_at = began + budget.mul_f64(DRAIN);
     // Long polls cannot be woken. A moment's wait for them all the same: a message may be on its way to one of them.
@@ -58,12 +49,4 @@ pub(super) fn shut_down(
     }
     drop(release);
     drop(triggers.exit);
-    pipeline.deleters.wait(deadline);
-    // A moment for those that can end now. A poller in a long poll is left behind.
-    for threads in [&pipeline.workers, &pipeline.pollers] {
-        threads.wait(deadline.min(Instant::now() + Duration::from_millis(200)));
-    }
-    for threads in &background.threads {
-        threads.wait(deadline);
-    }
 }

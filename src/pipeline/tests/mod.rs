@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, unbounded};
 
 use super::context::Context;
-use super::ending::{Ending, MalformedIds};
+use super::ending::Ending;
 use super::gate::RedisGate;
 use super::in_flight::{InFlight, InFlightDelivery, OpenPoll, Recorded};
 use crate::cache::keyspace::Keyspace;
@@ -255,7 +255,6 @@ impl Rig {
             metrics,
             faults,
             reporter: Reporter::default(),
-            malformed_ids: MalformedIds::default(),
             invalidated_at: AtomicI64::new(i64::MIN),
             recorded: recorded_sender,
             shutdown,
