@@ -20,7 +20,7 @@ use crate::log::FaultLog;
 use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
 use crate::sentry_reports::Reporter;
-use crate::shutdown::ShutdownPhases;
+use crate::shutdown::{Phases, Stop};
 use crate::sqs::{Operation, Queue};
 use crate::store::CacheStore;
 
@@ -44,7 +44,7 @@ pub struct Context {
     pub invalidated_at: AtomicI64,
     /// To the deleters. Bounded: when they fall behind, the workers wait.
     pub recorded: Sender<Vec<Recorded>>,
-    pub shutdown: ShutdownPhases,
+    pub shutdown: Phases<Stop>,
 }
 
 impl Context {

@@ -50,10 +50,17 @@ struct Closed {
 }
 
 impl Closed {
-    fn new(needs_write: bool) -> Self {
+    fn new() -> Self {
         let (opens, opened) = stop_pair();
-        Self { needs_write, _opens: opens, opened }
+        Self { needs_write: false, _opens: opens, opened }
     }
+}
+
+/// What has failed or succeeded: a PING or INFO, or a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
 }
 
 /// Until it is dropped, only a write of a worker opens the gate.
@@ -69,27 +76,9 @@ impl Drop for WriteRetry {
 impl RedisGate {
     /// Closed, until a first call succeeds.
     pub fn new(health: Arc<HealthBoard>, metrics: Arc<Metrics>, faults: Arc<FaultLog>) -> Arc<Self> {
-        let closed = Some(Closed::new(false));
+        let closed = Some(Closed::new());
         let state = Mutex::new(GateState { closed, has_failed: false, recovered_at: None, retrying: 0 });
         Arc::new(Self { state, health, metrics, faults })
-    }
-
-    /// A write that began at this time failed, and not because of what was written.
-    pub fn write_failed(&self, error: &StoreError, began: Instant) {
-        self.close(error, began, true);
-    }
-
-    /// A PING or INFO that began at this time failed.
-    pub fn read_failed(&self, error: &StoreError, began: Instant) {
-        self.close(error, began, false);
-    }
-
-    pub fn write_succeeded(&self) {
-        self.open(|_| true);
-    }
-
-    pub fn read_succeeded(&self) {
-        self.open(|closed| !closed.needs_write);
     }
 
     /// The caller will retry its failed write.
@@ -130,14 +119,15 @@ impl RedisGate {
         }
     }
 
-    fn close(&self, error: &StoreError, began: Instant, needs_write: bool) {
+    /// An access that began at this time failed, and not because of what was written.
+    pub fn failed(&self, access: Access, error: &StoreError, began: Instant) {
         let now = Instant::now();
         let mut state = self.state();
         // A call that hung since before Redis was back says nothing of it now.
         if state.closed.is_none() && state.recovered_at.is_some_and(|recovered_at| began < recovered_at) {
             return;
         }
-        state.closed.get_or_insert_with(|| Closed::new(false)).needs_write |= needs_write;
+        state.closed.get_or_insert_with(Closed::new).needs_write |= access == Access::Write;
         state.has_failed = true;
         self.publish(false);
         drop(state);
@@ -146,9 +136,10 @@ impl RedisGate {
         self.faults.fault(&kind, log::Level::Error, message, &error.message, now);
     }
 
-    fn open(&self, is_enough: impl FnOnce(&Closed) -> bool) {
+    pub fn succeeded(&self, access: Access) {
         let now = Instant::now();
         let mut state = self.state();
+        let is_enough = |closed: &Closed| access == Access::Write || !closed.needs_write;
         if !state.closed.as_ref().is_some_and(is_enough) {
             return;
         }
@@ -203,20 +194,20 @@ mod tests {
     fn a_call_that_began_before_redis_was_back_does_not_begin_another_outage() {
         let gate = gate();
         let began = Instant::now();
-        gate.write_failed(&error("io"), began);
-        gate.write_succeeded();
-        gate.write_failed(&error("timeout"), began);
+        gate.failed(Access::Write, &error("io"), began);
+        gate.succeeded(Access::Write);
+        gate.failed(Access::Write, &error("timeout"), began);
         assert!(gate.is_open());
-        gate.write_failed(&error("timeout"), Instant::now());
+        gate.failed(Access::Write, &error("timeout"), Instant::now());
         assert!(!gate.is_open());
     }
 
     #[test]
     fn a_failed_read_is_ended_by_a_successful_one() {
         let gate = gate();
-        gate.read_failed(&error("MISCONF"), Instant::now());
+        gate.failed(Access::Read, &error("MISCONF"), Instant::now());
         assert!(!gate.is_open() && !gate.needs_probe());
-        gate.read_succeeded();
+        gate.succeeded(Access::Read);
         assert!(gate.is_open());
     }
 
@@ -224,12 +215,12 @@ mod tests {
     fn a_failed_write_is_ended_by_a_successful_write_alone_whatever_the_error_was() {
         for kind in ["READONLY", "timeout", "io", "ERR"] {
             let gate = gate();
-            gate.read_succeeded();
-            gate.write_failed(&error(kind), Instant::now());
-            gate.read_failed(&error("timeout"), Instant::now());
-            gate.read_succeeded();
+            gate.succeeded(Access::Read);
+            gate.failed(Access::Write, &error(kind), Instant::now());
+            gate.failed(Access::Read, &error("timeout"), Instant::now());
+            gate.succeeded(Access::Read);
             assert!(!gate.is_open() && gate.needs_probe(), "{kind}");
-            gate.write_succeeded();
+            gate.succeeded(Access::Write);
             assert!(gate.is_open() && !gate.needs_probe(), "{kind}");
         }
     }
@@ -238,7 +229,7 @@ mod tests {
     fn no_probe_is_needed_while_a_worker_is_about_to_retry() {
         let gate = gate();
         let retries = [gate.retry_write(), gate.retry_write()];
-        gate.write_failed(&error("io"), Instant::now());
+        gate.failed(Access::Write, &error("io"), Instant::now());
         assert!(!gate.needs_probe());
         drop(retries);
         assert!(gate.needs_probe());
@@ -248,13 +239,13 @@ mod tests {
     fn a_fault_that_returns_at_once_is_one_outage() {
         let gate = gate();
         let is_announced = || gate.faults.recent_faults().iter().all(|fault| fault.is_over);
-        gate.read_succeeded();
-        gate.write_failed(&error("io"), Instant::now());
-        gate.write_succeeded();
+        gate.succeeded(Access::Read);
+        gate.failed(Access::Write, &error("io"), Instant::now());
+        gate.succeeded(Access::Write);
         assert!(is_announced(), "the first recovery is logged at once");
         for _ in 0..3 {
-            gate.write_failed(&error("io"), Instant::now());
-            gate.write_succeeded();
+            gate.failed(Access::Write, &error("io"), Instant::now());
+            gate.succeeded(Access::Write);
             assert!(gate.is_open() && !is_announced());
         }
         gate.tick(Instant::now());
@@ -279,9 +270,9 @@ mod tests {
                 }
             });
             for _ in 0..TIMES {
-                gate.write_failed(&error("io"), Instant::now());
+                gate.failed(Access::Write, &error("io"), Instant::now());
                 waits.wait();
-                gate.write_succeeded();
+                gate.succeeded(Access::Write);
                 waits.wait();
             }
         });
@@ -295,7 +286,7 @@ mod tests {
         let (trigger, stop) = stop_pair();
         drop(trigger);
         assert!(!gate.wait_open(&stop, Duration::from_mins(1)));
-        gate.read_succeeded();
+        gate.succeeded(Access::Read);
         assert!(gate.wait_open(&stop, Duration::ZERO));
     }
 
@@ -306,8 +297,8 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..500 {
-                        gate.write_failed(&error("io"), Instant::now());
-                        gate.write_succeeded();
+                        gate.failed(Access::Write, &error("io"), Instant::now());
+                        gate.succeeded(Access::Write);
                         let state = gate.state();
                         let is_open = state.closed.is_none();
                         assert_eq!(gate.health.is_redis_connected(), is_open);

@@ -11,8 +11,6 @@ use super::ending::Ending;
 use crate::ops::metrics::Metrics;
 use crate::sqs::{Delivery, ReceiptHandle};
 
-/// SQS hides a message for at most 12 hours after its receipt, however often it is extended; less what a call takes.
-const HIDDEN_MAX: Duration = Duration::from_secs(12 * 3_600 - 5);
 /// Assumed until the queue's visibility timeout is known: SQS's default.
 pub const ASSUMED_TIMEOUT: Duration = Duration::from_secs(30);
 /// The queue counts a long poll's wait from when the request arrived, a little after it was sent.
@@ -71,13 +69,11 @@ pub struct Recorded {
     pub ending: Ending,
 }
 
-/// An extension that is under way.
+/// An extension that is under way: by the queue's visibility timeout, from when it is asked for.
 #[derive(Debug)]
 pub struct Extension {
     id: u64,
     pub receipt_handle: ReceiptHandle,
-    /// Whole seconds.
-    pub hidden_for: Duration,
 }
 
 /// What became of an extension.
@@ -86,7 +82,7 @@ pub enum Extended {
     Until(Instant),
     /// It can be tried again.
     Failed,
-    /// The queue does not know the receipt handle any more.
+    /// The queue does not know the receipt handle any more, or refuses to hide a message for more than twelve hours.
     Forgotten,
 }
 
@@ -219,18 +215,16 @@ impl InFlight {
         due.sort_unstable();
         let begin = |(_, id)| {
             let entry = tracked.entries.get_mut(&id)?;
-            let longest = (entry.received_at + HIDDEN_MAX).saturating_duration_since(now);
-            let hidden_for = Duration::from_secs(timeout.min(longest).as_secs());
             entry.extend_at = now + timeout / 8; // if this one fails
-            entry.is_being_extended = !hidden_for.is_zero();
-            let receipt_handle = entry.receipt_handle.clone();
-            entry.is_being_extended.then_some(Extension { id, receipt_handle, hidden_for })
+            entry.is_being_extended = true;
+            Some(Extension { id, receipt_handle: entry.receipt_handle.clone() })
         };
         due.into_iter().filter_map(begin).take(max).collect()
     }
 
     pub fn end_extension(&self, extension: &Extension, result: Extended) {
         let mut tracked = self.tracked();
+        let timeout = tracked.timeout;
         let Some(entry) = tracked.entries.get_mut(&extension.id) else {
             return;
         };
@@ -238,7 +232,7 @@ impl InFlight {
         match result {
             Extended::Until(until) => {
                 entry.extended_until = Some(until);
-                entry.extend_at = until.checked_sub(extension.hidden_for / 2).unwrap_or(until);
+                entry.extend_at = until.checked_sub(timeout / 2).unwrap_or(until);
             }
             // If it was recorded meanwhile, its own delete may be why the queue forgot it.
             Extended::Forgotten if !entry.is_recorded => {

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, never, select};
 
 use super::context::{Context, add, seconds, seconds_now};
 use super::ending::Ending;
-use super::gate::WriteRetry;
+use super::gate::{Access, WriteRetry};
 use super::in_flight::InFlightDelivery;
 use crate::backoff::Backoff;
 use crate::cache::{CacheChange, Changes, Invalidation, changes};
@@ -284,7 +284,7 @@ impl Worker {
         metrics.write_errors.inc();
         add(&metrics.messages_failed, "redis", jobs.len() as u64);
         let retry = gate.retry_write(); // before the gate closes: nothing but this retry is to open it
-        gate.write_failed(error, began);
+        gate.failed(Access::Write, error, began);
         self.retry = Some((retry, self.backoff.next_wait(fastrand::f64())));
         self.jobs.extend(jobs);
     }
@@ -326,7 +326,7 @@ impl Worker {
             }
         }
         if proves_writes {
-            self.context.gate.write_succeeded();
+            self.context.gate.succeeded(Access::Write);
         }
         if has_written {
             self.context.metrics.last_write.set(seconds_now());

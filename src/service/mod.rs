@@ -243,7 +243,7 @@ fn wait_for_the_end(signals: &Receiver<i32>, deaths: &Receiver<String>, log_leve
                 log::error!(thread_name = thread.as_str(); "a loop of this service died: a defect; ending so that it is restarted");
                 return Ended::LoopDied;
             }
-            default(log_level.raised_for(Instant::now())) => log_level.time_passed(Instant::now()),
+            default(Duration::from_secs(5)) => log_level.tick(Instant::now()),
         }
     }
 }

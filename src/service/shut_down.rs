@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::pipeline::context::Context;
-use crate::shutdown::ShutdownTriggers;
+use crate::shutdown::{Phases, StopTrigger};
 
 /// The share of the budget that draining may take.
 const DRAIN: f64 = 0.75;
@@ -15,7 +15,7 @@ const DRAIN: f64 = 0.75;
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Ends all loops. Nothing that was received is lost or stays hidden: it is applied and deleted, or released.
-pub(super) fn shut_down(budget: Duration, began: Instant, context: &Context, triggers: ShutdownTriggers) {
+pub(super) fn shut_down(budget: Duration, began: Instant, context: &Context, triggers: Phases<StopTrigger>) {
     let deadline = began + budget;
     let release_at = began + budget.mul_f64(DRAIN);
     // Long polls cannot be woken. A moment's wait for them all the same: a message may be on its way to one of them.

@@ -50,12 +50,6 @@ impl LogLevel {
         Self { configured, set: Box::new(set), raised_until: None }
     }
 
-    /// How long until [`Self::time_passed`] has something to do.
-    pub(super) fn raised_for(&self, now: Instant) -> Duration {
-        let until = self.raised_until.unwrap_or(now + Duration::from_hours(1));
-        until.saturating_duration_since(now)
-    }
-
     pub(super) fn signalled(&mut self, now: Instant) {
         if self.raised_until.is_some() {
             self.lower("SIGUSR1");
@@ -70,7 +64,8 @@ impl LogLevel {
         }
     }
 
-    pub(super) fn time_passed(&mut self, now: Instant) {
+    /// To be called every few seconds.
+    pub(super) fn tick(&mut self, now: Instant) {
         if self.raised_until.is_some_and(|until| now >= until) {
             self.lower("the time is over");
         }
@@ -97,11 +92,10 @@ mod tests {
         let (set, now) = (Rc::clone(&levels), Instant::now());
         let mut log_level = LogLevel::new(LevelFilter::Warn, move |level| set.borrow_mut().push(level));
         (0..3).for_each(|_| log_level.signalled(now));
-        assert_eq!(log_level.raised_for(now), RAISED_FOR);
         let (debug, warn) = (LevelFilter::Debug, LevelFilter::Warn);
-        log_level.time_passed(now + RAISED_FOR / 2);
+        log_level.tick(now + RAISED_FOR / 2);
         assert_eq!(*levels.borrow(), [debug, warn, debug]);
-        (1..3).for_each(|times| log_level.time_passed(now + RAISED_FOR * times));
+        (1..3).for_each(|times| log_level.tick(now + RAISED_FOR * times));
         assert_eq!(*levels.borrow(), [debug, warn, debug, warn]);
     }
 

@@ -19,18 +19,18 @@ fn poll(until: Instant, is_likely: bool) -> OpenPoll {
     OpenPoll { until, is_likely }
 }
 
-/// Extends what is due: for whom, and how long.
-fn extend(in_flight: &InFlight, now: Instant, result: impl Fn(Duration) -> Extended) -> Vec<(String, u64)> {
+/// Extends what is due, by the tracker's timeout, and says what that was.
+fn extend(in_flight: &InFlight, now: Instant, result: Extended) -> Vec<String> {
     let extensions = in_flight.begin_extensions(10, now);
     let extended = extensions.iter().map(|extension| {
-        in_flight.end_extension(extension, result(extension.hidden_for));
-        (extension.receipt_handle.0.clone(), extension.hidden_for.as_secs())
+        in_flight.end_extension(extension, result);
+        extension.receipt_handle.0.clone()
     });
     extended.collect()
 }
 
-fn succeed(in_flight: &InFlight, now: Instant) -> Vec<(String, u64)> {
-    extend(in_flight, now, |hidden_for| Extended::Until(now + hidden_for))
+fn succeed(in_flight: &InFlight, now: Instant) -> Vec<String> {
+    extend(in_flight, now, Extended::Until(now + in_flight.timeout()))
 }
 
 fn is_lost(in_flight: &InFlight, delivery: &InFlightDelivery, now: Instant) -> bool {
@@ -43,11 +43,11 @@ fn a_message_is_extended_at_half_of_its_time_counted_from_its_receipt() {
     let first = tracked(&in_flight, "1", start);
     let _second = tracked(&in_flight, "2", start + secs(10));
     assert!(succeed(&in_flight, start + secs(14)).is_empty());
-    assert_eq!(succeed(&in_flight, start + secs(15)), [("1".to_owned(), 30)]);
+    assert_eq!(succeed(&in_flight, start + secs(15)), ["1"]);
     assert!(succeed(&in_flight, start + secs(15)).is_empty(), "not twice");
-    assert_eq!(succeed(&in_flight, start + secs(25)), [("2".to_owned(), 30)]);
+    assert_eq!(succeed(&in_flight, start + secs(25)), ["2"]);
     assert_eq!(in_flight.time_left(first.id, start + secs(25)), secs(20));
-    assert_eq!(succeed(&in_flight, start + secs(30)), [("1".to_owned(), 30)]);
+    assert_eq!(succeed(&in_flight, start + secs(30)), ["1"]);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_message_whose_time_is_over_or_that_the_queue_has_forgotten_is_lost() {
     assert_eq!(metrics.in_flight.get(), 0);
     assert!(succeed(&in_flight, start + secs(31)).is_empty());
     let forgotten = tracked(&in_flight, "2", start);
-    extend(&in_flight, start + secs(16), |_| Extended::Forgotten);
+    extend(&in_flight, start + secs(16), Extended::Forgotten);
     assert!(is_lost(&in_flight, &forgotten, start + secs(16)));
 }
 
@@ -100,17 +100,7 @@ fn a_shorter_timeout_that_the_queue_tells_later_holds_for_what_was_received_befo
     let ((in_flight, _), start) = (tracker(), Instant::now());
     let _held = tracked(&in_flight, "1", start);
     in_flight.set_timeout(secs(4));
-    assert_eq!(succeed(&in_flight, start + secs(2)), [("1".to_owned(), 4)]);
-}
-
-#[test]
-fn no_message_is_hidden_for_longer_than_twelve_hours() {
-    let ((in_flight, _), start) = (tracker(), Instant::now());
-    let held = tracked(&in_flight, "1", start);
-    let almost = start + secs(12 * 3_600 - 15);
-    assert_eq!(succeed(&in_flight, almost), [("1".to_owned(), 10)]);
-    assert!(succeed(&in_flight, almost + secs(10)).is_empty());
-    assert!(is_lost(&in_flight, &held, almost + secs(10)));
+    assert_eq!(succeed(&in_flight, start + secs(2)), ["1"]);
 }
 
 #[test]
@@ -118,7 +108,7 @@ fn an_extension_that_failed_is_made_again_a_little_later() {
     let ((in_flight, _), start) = (tracker(), Instant::now());
     let held = tracked(&in_flight, "1", start);
     let at_half = start + secs(15);
-    assert_eq!(extend(&in_flight, at_half, |_| Extended::Failed).len(), 1);
+    assert_eq!(extend(&in_flight, at_half, Extended::Failed).len(), 1);
     assert!(!is_lost(&in_flight, &held, at_half));
     assert!(succeed(&in_flight, at_half).is_empty(), "not at once");
     assert_eq!(succeed(&in_flight, at_half + secs(4)).len(), 1);
@@ -140,7 +130,7 @@ fn what_is_recorded_during_its_extension_says_so_and_is_not_lost_by_it() {
 fn a_release_takes_over_once_what_is_neither_recorded_nor_lost_and_leaves_its_holder_nothing() {
     let ((in_flight, metrics), start) = (tracker(), Instant::now());
     let _lost = tracked(&in_flight, "lost", start);
-    extend(&in_flight, start + secs(16), |_| Extended::Forgotten);
+    extend(&in_flight, start + secs(16), Extended::Forgotten);
     let _recorded = in_flight.record(vec![(tracked(&in_flight, "recorded", start), Ending::Delete)]);
     let held = tracked(&in_flight, "held", start);
 

@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, unbounded};
 
 use super::context::Context;
 use super::ending::Ending;
-use super::gate::RedisGate;
+use super::gate::{Access, RedisGate};
 use super::in_flight::{InFlight, InFlightDelivery, OpenPoll, Recorded};
 use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Invalidation, Layout};
@@ -28,7 +28,7 @@ use crate::log::FaultLog;
 use crate::ops::health::{HealthBoard, Patience};
 use crate::ops::metrics::Metrics;
 use crate::sentry_reports::Reporter;
-use crate::shutdown::{ShutdownTriggers, Stop, shutdown_phases};
+use crate::shutdown::{Phases, Stop, StopTrigger, shutdown_phases};
 use crate::sqs::{BatchOutcome, Delivery, EntryFailure, Queue, QueueError, ReceiptHandle};
 use crate::store::{CacheStore, Cause, LockPatience, Outcome, StoreError};
 
@@ -212,7 +212,7 @@ struct Rig {
     queue: Arc<FakeQueue>,
     store: Arc<FakeStore>,
     recorded: Receiver<Vec<Recorded>>,
-    triggers: Option<ShutdownTriggers>,
+    triggers: Option<Phases<StopTrigger>>,
 }
 
 impl Rig {
@@ -234,7 +234,7 @@ impl Rig {
         let faults = Arc::new(FaultLog::new());
         let health = Arc::new(HealthBoard::new(2, Patience::default(), Instant::now()));
         let gate = RedisGate::new(Arc::clone(&health), Arc::clone(&metrics), Arc::clone(&faults));
-        gate.read_succeeded();
+        gate.succeeded(Access::Read);
         let (triggers, shutdown) = shutdown_phases();
         let (recorded_sender, recorded) = unbounded();
         let context = Context {
