@@ -31,7 +31,6 @@ pub struct Context {
     pub wait_time: Duration,
     pub poison_policy: PoisonPolicy,
     pub layout: Layout,
-    pub environment_prefix: String,
     pub queue: Arc<dyn Queue>,
     pub store: Arc<dyn CacheStore>,
     pub in_flight: InFlight,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use super::context::{Context, add};
+use crate::backoff::wait_after;
 use crate::config::PoisonPolicy;
 use crate::message::MalformedBody;
 use crate::sqs::{Delivery, Operation};
@@ -44,12 +45,9 @@ fn failure(is_permanent: bool, policy: PoisonPolicy, receive_count: u32, jitter:
     if is_permanent && policy == PoisonPolicy::Delete {
         return Ending::Delete;
     }
-    let first_secs: u64 = if is_permanent { 30 } else { 2 };
-    let doublings = receive_count.saturating_sub(1).min(16);
-    let full = Duration::from_secs(first_secs << doublings).min(RETRY_DELAY_MAX);
-    let secs = full.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0).as_secs().max(1);
-    let visible_in = Duration::from_secs(secs);
-    Ending::Retry { visible_in }
+    let first = Duration::from_secs(if is_permanent { 30 } else { 2 });
+    let wait = wait_after(receive_count.saturating_sub(1), first, RETRY_DELAY_MAX, jitter);
+    Ending::Retry { visible_in: Duration::from_secs(wait.as_secs().max(1)) }
 }
 
 impl Context {

@@ -11,27 +11,22 @@ use log::Level;
 use super::context::Context;
 use super::deleter::BATCH_MAX;
 use super::in_flight::{ASSUMED_TIMEOUT, Extended, Extension};
-use crate::backoff::Backoff;
 use crate::sqs::Operation;
 
 /// The prefixes of the kinds of all faults of this thread in the log.
 const ASK_FAULT: &str = "visibility get_attributes ";
 const EXTEND_FAULT: &str = "visibility change_visibility ";
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 pub struct Visibility {
     context: Arc<Context>,
     /// When to ask for the queue's visibility timeout; none once it is known or denied.
     ask_at: Option<Instant>,
-    asking: Backoff,
 }
 
 impl Visibility {
     pub fn new(context: Arc<Context>, now: Instant) -> Self {
-        Self {
-            context,
-            ask_at: Some(now),
-            asking: Backoff::new(Duration::from_secs(1), Duration::from_mins(1)),
-        }
+        Self { context, ask_at: Some(now) }
     }
 
     /// Works until the exit phase.
@@ -49,7 +44,7 @@ impl Visibility {
     /// Does what is due.
     pub fn step(&mut self, now: Instant) {
         if self.ask_at.is_some_and(|at| at <= now) {
-            self.ask_at = (!self.learn_timeout()).then(|| now + self.asking.next_wait(fastrand::f64()));
+            self.ask_at = (!self.learn_timeout()).then_some(now + ASK_AGAIN_AFTER);
         }
         self.extend_due(now);
     }

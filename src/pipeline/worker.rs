@@ -53,9 +53,8 @@ struct Job {
     body_bytes: usize,
     /// Not begun.
     changes: Changes,
-    /// For the next call.
+    /// For the next call, which is due at this time: later, if readers' locks are waited for.
     begun: Vec<Attempt>,
-    /// When that is due: later, if a reader's lock is waited for.
     due_at: Instant,
     has_written: bool,
     /// The error of the first change that Redis refused. The others are still applied.
@@ -117,13 +116,11 @@ impl Worker {
 
     /// Takes what is waiting, unless there is something else to do; if there is nothing, waits. False if nothing will come.
     fn take(&mut self) -> bool {
-        let wait = match self.jobs.iter().map(|job| job.due_at).min() {
-            Some(due_at) => due_at.saturating_duration_since(Instant::now()),
-            None => IDLE,
-        };
-        if wait.is_zero() {
+        if self.jobs.iter().any(|job| job.begun.is_empty()) {
             return true; // others may take what is waiting
         }
+        let retry_at = self.jobs.iter().map(|job| job.due_at).min();
+        let wait = retry_at.map_or(IDLE, |at| at.saturating_duration_since(Instant::now()));
         let held_bytes: usize = self.jobs.iter().map(|job| job.body_bytes).sum();
         let is_full = self.jobs.len() >= HELD_MESSAGES_MAX || held_bytes >= HELD_BYTES_MAX;
         let source = if is_full { &never() } else { &self.deliveries };
@@ -156,10 +153,11 @@ impl Worker {
 
     /// Takes out the jobs of the next call: those that are due, as far as there is room for their changes.
     fn begin_round(&mut self) -> Vec<Job> {
-        let (now, mut room) = (Instant::now(), ROUND_CHANGES_MAX);
-        let mut round = Vec::new();
+        let (now, mut room, mut round) = (Instant::now(), ROUND_CHANGES_MAX, Vec::new());
+        // All that wait for locks are tried together.
+        let is_retry_due = self.jobs.iter().any(|job| !job.begun.is_empty() && job.due_at <= now);
         for mut job in std::mem::take(&mut self.jobs) {
-            if room == 0 || job.due_at > now {
+            if room == 0 || !job.begun.is_empty() && !is_retry_due {
                 self.jobs.push(job);
                 continue;
             }

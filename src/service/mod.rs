@@ -158,7 +158,6 @@ fn run_until_the_end(
             format: config.cache_format,
             policy: config.cache_update_policy,
         },
-        environment_prefix: config.environment_prefix.clone(),
         store: overrides.store.map_or_else(|| setup.store(), Ok)?,
         queue: overrides.queue.map_or_else(|| setup.queue(), Ok)?,
         in_flight: InFlight::new(config.consumers, Arc::clone(&metrics)),
@@ -203,8 +202,8 @@ impl Setup<'_> {
         threads.spawn("sampler", move || sampler.run())?;
         let visibility = Visibility::new(Arc::clone(context), Instant::now());
         threads.spawn("visibility", move || visibility.run())?;
-        let checked = Arc::clone(context);
-        threads.spawn("prefix-check", move || check_prefix(&checked))?;
+        let (checked, prefix) = (Arc::clone(context), config.environment_prefix.clone());
+        threads.spawn("prefix-check", move || check_prefix(&checked, &prefix))?;
 
         // As many deleters as pollers: a delete takes as long as a receive, so fewer would slow the polling.
         let backlog = Backlog::new(recorded);

@@ -246,7 +246,6 @@ impl Rig {
                 format: CacheFormat::Compatible,
                 policy: CacheUpdatePolicy::Upsert,
             },
-            environment_prefix: "p".to_owned(),
             queue: Arc::clone(&queue) as Arc<dyn Queue>,
             store: Arc::clone(&store) as Arc<dyn CacheStore>,
             in_flight: InFlight::new(2, Arc::clone(&metrics)),
