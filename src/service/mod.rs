@@ -40,6 +40,8 @@ use crate::store::{CacheStore, server_name};
 use signals::LogLevel;
 use threads::Threads;
 
+/// Messages that wait between pollers and workers, at least.
+const WAITING_MESSAGES: usize = 20;
 /// What a shutdown may take after a loop has died: nobody completes what it held.
 const LOOP_DIED_BUDGET: Duration = Duration::from_secs(5);
 
@@ -211,9 +213,10 @@ impl Setup<'_> {
             let deleter = Deleter { context: Arc::clone(context), backlog: Arc::clone(&backlog) };
             threads.spawn(format!("deleter-{index}"), move || deleter.run())?;
         }
-        // Room for one receive of each poller: workers that are busy find more for their next call to Redis, and fewer
-        // threads wait for each other. The rest stays in the queue.
-        let (deliveries, received) = bounded(config.consumers);
+        // What waits is memory, and a poller that waits holds a receive as well: one for each worker, or as many small ones
+        // as make a call to Redis worth its while. The rest stays in the queue.
+        let waiting = (WAITING_MESSAGES / usize::from(config.batch_size)).clamp(1, config.consumers);
+        let (deliveries, received) = bounded(waiting.max(config.workers));
         for index in 0..config.workers {
             let worker = Worker::new(Arc::clone(context), received.clone());
             threads.spawn(format!("worker-{index}"), move || worker.run())?;
