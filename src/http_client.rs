@@ -22,6 +22,7 @@ use crate::config::Proxy;
 /// The part of a call's deadline for lookup, connecting, proxy and TLS together. It distinguishes a peer that drops packets
 /// from one that is slow to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const OUTPUT_BYTES: usize = 16 * 1024;
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
 /// How one peer is called.
@@ -172,7 +173,7 @@ impl HttpClient {
             .max_idle_connections_per_host(self.options.pool_size)
             // A response head must fit into the first.
             .input_buffer_size(64 * 1024)
-            .output_buffer_size(16 * 1024)
+            .output_buffer_size(OUTPUT_BYTES)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_global(Some(self.options.deadline))
             .build();

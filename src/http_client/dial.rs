@@ -4,7 +4,7 @@
 //! that is down would break connections that work. Here a name is resolved when a connection is made.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ureq::Timeout;
 use ureq::config::Config;
@@ -14,8 +14,15 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, NextTimeout, TcpConnector, Transport,
 };
 
-use super::CONNECT_TIMEOUT;
+use super::{CONNECT_TIMEOUT, OUTPUT_BYTES};
 use crate::lookup::Lookups;
+
+/// A connection that was used so recently is taken for open. To probe it takes six system calls a call, three of them while
+/// the pool is locked for all threads.
+const PROBE_AFTER: Duration = Duration::from_secs(1);
+/// The timeout of a socket is a multiple of this: to set it is a system call, and what is left of a deadline changes with each
+/// read and write.
+const TIMEOUT_STEP: Duration = Duration::from_millis(250);
 
 /// Leaves the lookup to [`Dial`].
 #[derive(Debug)]
@@ -63,7 +70,8 @@ impl<In: Transport> Connector<In> for Dial {
         };
         let tcp = Connector::<()>::connect(&self.tcp, &details, None)?;
         let connect_by = Some((of.timeout.reason, connect_by));
-        Ok(tcp.map(|tcp| Either::B(Dialed { tcp, connect_by })))
+        let dialed = |tcp| Dialed { tcp, connect_by, unsent: Vec::new(), used_at: Instant::now() };
+        Ok(tcp.map(|tcp| Either::B(dialed(tcp))))
     }
 }
 
@@ -73,6 +81,31 @@ impl<In: Transport> Connector<In> for Dial {
 pub(super) struct Dialed {
     tcp: <TcpConnector as Connector>::Out,
     connect_by: Option<(Timeout, Instant)>,
+    /// The head of a request waits here for the body: one packet for both.
+    unsent: Vec<u8>,
+    used_at: Instant,
+}
+
+impl Dialed {
+    fn send(&mut self, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        let unsent = std::mem::take(&mut self.unsent);
+        for part in unsent.chunks(OUTPUT_BYTES) {
+            self.tcp.buffers().output()[..part.len()].copy_from_slice(part);
+            self.tcp.transmit_output(part.len(), stepped(timeout))?;
+        }
+        self.unsent = unsent;
+        self.unsent.clear();
+        Ok(())
+    }
+}
+
+/// The same, up to [`TIMEOUT_STEP`] later. What is short is left as it is.
+fn stepped(mut timeout: NextTimeout) -> NextTimeout {
+    let steps = timeout.after.as_millis().div_ceil(TIMEOUT_STEP.as_millis());
+    if let 5..=100_000 = steps {
+        timeout.after = (TIMEOUT_STEP * u32::try_from(steps).unwrap_or_default()).into();
+    }
+    timeout
 }
 
 impl Transport for Dialed {
@@ -81,7 +114,8 @@ impl Transport for Dialed {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        self.tcp.transmit_output(amount, timeout)
+        self.unsent.extend_from_slice(&self.tcp.buffers().output()[..amount]);
+        if self.unsent.len() < OUTPUT_BYTES { Ok(()) } else { self.send(timeout) }
     }
 
     fn await_input(&mut self, mut timeout: NextTimeout) -> Result<bool, ureq::Error> {
@@ -90,20 +124,21 @@ impl Transport for Dialed {
         {
             timeout.after = connect_by.saturating_duration_since(Instant::now()).min(*timeout.after).into();
         }
-        self.tcp.await_input(timeout)
+        self.send(timeout)?;
+        let result = self.tcp.await_input(stepped(timeout));
+        self.used_at = Instant::now();
+        result
     }
 
     fn is_open(&mut self) -> bool {
         // It goes to the pool, or comes from there: the next call has another deadline.
         self.connect_by = None;
-        self.tcp.is_open()
+        self.unsent.is_empty() && (self.used_at.elapsed() < PROBE_AFTER || self.tcp.is_open())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use ureq::Agent;
 
     use super::*;

@@ -7,6 +7,7 @@ use super::{AT_ONCE, FakeQueue, FakeStore, Rig, deleted, delivery, is_retry, rec
 use crate::clock::EpochMs;
 use crate::config::PoisonPolicy;
 use crate::pipeline::ending::Ending;
+use crate::pipeline::gate::Access;
 use crate::pipeline::in_flight::InFlightDelivery;
 use crate::pipeline::worker::Worker;
 use crate::sqs::Delivery;
@@ -108,7 +109,7 @@ fn messages_that_meet_a_redis_that_fails_are_kept_and_applied_when_a_retry_succe
     for _ in 0..2 {
         assert!(bench.worker.step());
         assert!(!gate.is_open());
-        gate.read_succeeded();
+        gate.succeeded(Access::Read);
         assert!(!gate.is_open(), "only a write proves that writes work");
         assert!(!gate.needs_probe(), "this worker's retry decides");
         assert!(bench.rig.endings().is_empty());
