@@ -12,8 +12,8 @@ use std::collections::BTreeSet;
 use crate::clock::EpochMs;
 use crate::config::CacheUpdatePolicy;
 use crate::entitlement::stored::{CacheFormat, entitlements_json, metadata_json, usage_json};
-use crate::entitlement::{CurrencyId, Entitlement, Subject, Usage};
-use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, UsageOf, UsageUpdated};
+use crate::entitlement::{CurrencyId, Subject, Usage, UsageOf};
+use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, UsageUpdated};
 use keyspace::{Keyspace, ReaderLocks, balance_key, credit_usage_key, feature_usage_key, metadata_key};
 
 /// Usages written in one atomic step with their list: a script call has 3,900 arguments at most, and a usage takes four, a
@@ -214,32 +214,22 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
     let mut credits = Vec::new();
     let mut rate_currencies = BTreeSet::new();
     for entitlement in &update.entitlements {
-        match entitlement {
-            Entitlement::Feature(entitlement) => {
-                if let Some(timestamp) = entitlement.usage_updated_at
-                    && entitlement.feature.is_metered()
-                {
-                    usages.push(KeyWrite {
-                        key: feature_usage_key(&customer_key, &entitlement.feature.id),
-                        value: usage_json(&entitlement.usage, *format),
-                        timestamp,
-                    });
-                }
-                if let Some(rate) = &entitlement.credit_rate
-                    && *format != CacheFormat::V4
-                {
-                    rate_currencies.insert(CurrencyId(rate.currency_id.clone()));
-                }
+        rate_currencies.extend(entitlement.rate_currency.as_ref().filter(|_| *format != CacheFormat::V4));
+        let Some(timestamp) = entitlement.usage_updated_at else {
+            continue;
+        };
+        let usage = &entitlement.usage;
+        match &entitlement.of {
+            UsageOf::Feature(feature) if entitlement.is_metered => usages.push(KeyWrite {
+                key: feature_usage_key(&customer_key, feature),
+                value: usage_json(usage, *format),
+                timestamp,
+            }),
+            // SDK 3.x knows no credits: its form has neither the entry nor the usage.
+            UsageOf::Credit(currency) if *format != CacheFormat::V3 => {
+                credits.push(credit_write(&customer_key, currency, usage, timestamp, *format));
             }
-            Entitlement::Credit(entitlement) => {
-                // SDK 3.x knows no credits: its form has neither the entry nor the usage.
-                if let Some(timestamp) = entitlement.usage_updated_at
-                    && *format != CacheFormat::V3
-                {
-                    let (currency, usage) = (&entitlement.currency_id, &entitlement.usage);
-                    credits.push(credit_write(&customer_key, currency, usage, timestamp, *format));
-                }
-            }
+            UsageOf::Feature(_) | UsageOf::Credit(_) => {}
         }
     }
     let with_list = USAGES_WITH_LIST.saturating_sub(2 * credits.len() + rate_currencies.len() / 4);
@@ -261,7 +251,7 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
         }),
         usages,
         credits,
-        rate_currencies: rate_currencies.into_iter().collect(),
+        rate_currencies: rate_currencies.into_iter().cloned().collect(),
     }));
     let usage = |write| {
         CacheChange::WriteUsage(UsageWrite {
@@ -276,7 +266,7 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
 fn usage_change(update: UsageUpdated, layout: &Layout) -> CacheChange {
     let customer_key = layout.keyspace.customer_key(&update.subject);
     let locks = layout.keyspace.reader_locks(&update.subject);
-    let (usage, timestamp) = (&update.measured.usage, update.measured.updated_at);
+    let (usage, timestamp) = (&update.usage, update.updated_at);
     match update.of {
         UsageOf::Feature(feature) => CacheChange::WriteUsage(UsageWrite {
             write: KeyWrite {

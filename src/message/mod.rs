@@ -10,18 +10,17 @@ mod entries;
 mod envelope;
 mod event_types;
 mod subjects;
-mod surrogates;
 mod timestamp;
 mod tree;
 
 #[cfg(test)]
 mod tests;
 
+use self::envelope::Envelopes;
 pub use self::subjects::Subjects;
-pub use self::surrogates::replace_lone_surrogates;
 use self::timestamp::StateTimes;
 use crate::clock::EpochMs;
-use crate::entitlement::{CurrencyId, Entitlement, FeatureId, MeasuredUsage, Subject};
+use crate::entitlement::{Entitlement, Subject, Usage, UsageOf};
 
 /// One decoded SQS body.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,15 +65,6 @@ pub struct EntitlementsUpdated {
     pub entitlements: Vec<Entitlement>,
 }
 
-/// What a usage is of.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum UsageOf {
-    /// A metered feature.
-    Feature(FeatureId),
-    /// A credit currency.
-    Credit(CurrencyId),
-}
-
 /// One usage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UsageUpdated {
@@ -82,8 +72,10 @@ pub struct UsageUpdated {
     pub subject: Subject,
     /// Of what.
     pub of: UsageOf,
-    /// How much, and when it was true.
-    pub measured: MeasuredUsage,
+    /// How much.
+    pub usage: Usage,
+    /// When that was true at the origin.
+    pub updated_at: EpochMs,
     /// What is left of the currency, if the message says so.
     pub balance: Option<CreditBalance>,
 }
@@ -118,11 +110,12 @@ pub fn decode(body: &str, sent_at: EpochMs) -> Result<Message, MalformedBody> {
 
 /// The same for an answer of the Edge API: `fallback` is the time of a state that has no other.
 pub fn decode_answer(body: &str, asked_at: EpochMs, fallback: EpochMs) -> Result<Message, MalformedBody> {
-    envelope::open(body, |event_type, scope| {
+    envelope::open(body, Envelopes::default(), &|event_type, scope| {
         let mut times = StateTimes::new(asked_at, fallback);
-        let own_time = scope.find_time(&times, |level| level.timestamp);
+        let own_time = scope.find_valid(|level| times.possible(level.timestamp.date()));
         // Stigg's webhook reference requires `entitlementsUpdatedAt` where it lets `timestamp` be absent.
-        let stated = own_time.or_else(|| scope.find_time(&times, |level| level.entitlements_updated_at));
+        let stated = own_time
+            .or_else(|| scope.find_valid(|level| times.possible(level.entitlements_updated_at.date())));
         times.fallback = stated.unwrap_or(fallback);
         Ok(Message {
             event: convert::event(event_type, scope, &times)?,

@@ -7,9 +7,8 @@
 use std::cell::Cell;
 
 use serde_json::Number;
-use time::error::Parse as ParseError;
+use time::OffsetDateTime;
 use time::format_description::well_known::{Iso8601, Rfc3339};
-use time::{Date, OffsetDateTime, PrimitiveDateTime};
 
 use crate::clock::EpochMs;
 
@@ -76,16 +75,13 @@ fn iso(text: &str) -> Option<EpochMs> {
     if !(is_calendar_date && has_separator && has_minutes && has_seconds) {
         return None;
     }
-    let at = OffsetDateTime::parse(text, &Rfc3339)
-        .or_else(|_| {
-            let text = text.to_ascii_uppercase().replacen(' ', "T", 1);
-            OffsetDateTime::parse(&text, &Iso8601::PARSING)
-                .or_else(|_| Ok(PrimitiveDateTime::parse(&text, &Iso8601::PARSING)?.assume_utc()))
-        })
-        .or_else(|_: ParseError| {
-            Ok::<_, ParseError>(Date::parse(text, &Iso8601::PARSING)?.midnight().assume_utc())
-        })
-        .ok()?;
+    let at = OffsetDateTime::parse(text, &Rfc3339).ok().or_else(|| {
+        let (date, time) = text.split_at_checked(10)?;
+        let time = if time.is_empty() { "T00:00" } else { time };
+        let zone = if time.contains(['Z', 'z', '+', '-']) { "" } else { "Z" };
+        let text = [date, &time.replacen(' ', "T", 1), zone].concat().to_ascii_uppercase();
+        OffsetDateTime::parse(&text, &Iso8601::PARSING).ok()
+    })?;
     Some(EpochMs(at.unix_timestamp() * 1_000 + i64::from(at.millisecond())))
 }
 

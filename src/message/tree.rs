@@ -9,12 +9,11 @@ use std::borrow::Cow;
 use std::fmt::{Formatter, Result as FmtResult};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde::{Serialize, Serializer};
 use serde_json::Number;
 
 use super::{MalformedBody, timestamp};
 use crate::clock::EpochMs;
-use crate::entitlement::{Given, RawJson};
+use crate::json::{JsonText, Put};
 
 /// A value, or the name of a field, which precedes its value.
 pub(super) enum Node<'a> {
@@ -39,7 +38,7 @@ impl<'a> Tree<'a> {
     }
 
     /// The whole body; faults call it `key`.
-    pub(super) fn root(&self, key: &'static str) -> Field<'_> {
+    pub(super) fn root<'t>(&'t self, key: &'t str) -> Field<'t> {
         Field { key, nodes: &self.0 }
     }
 }
@@ -133,7 +132,7 @@ pub(super) struct Object<'t>(&'t [Node<'t>]);
 
 impl<'t> Object<'t> {
     /// A field of that name; absent if there is none.
-    pub(super) fn get(self, key: &'static str) -> Field<'t> {
+    pub(super) fn get(self, key: &'t str) -> Field<'t> {
         let values = self.fields().filter(|(name, _)| *name == key);
         let nodes = values.last().map_or(&[][..], |(_, value)| value.nodes);
         Field { key, nodes }
@@ -156,7 +155,7 @@ impl<'t> Object<'t> {
 /// reports a value of another kind as a fault.
 #[derive(Clone, Copy)]
 pub(super) struct Field<'t> {
-    pub(super) key: &'static str,
+    pub(super) key: &'t str,
     pub(super) nodes: &'t [Node<'t>],
 }
 
@@ -240,37 +239,54 @@ impl<'t> Field<'t> {
         })
     }
 
-    /// Distinguishes an absent field from a null one, as readers do.
+    /// The fault of an object without it.
+    pub(super) fn missing(self) -> MalformedBody {
+        MalformedBody::at(self.key, "missing")
+    }
+
+    /// Itself, to be passed on: readers distinguish an absent field from a null one. `read` finds a value of another kind.
     pub(super) fn given<T>(
         self,
         read: impl FnOnce(Self) -> Result<Option<T>, MalformedBody>,
-    ) -> Result<Given<T>, MalformedBody> {
-        Ok(match read(self)? {
-            Some(value) => Given::Value(value),
-            None if self.is_absent() => Given::Absent,
-            None => Given::Null,
-        })
+    ) -> Result<Option<Self>, MalformedBody> {
+        read(self).map(|_| (!self.is_absent()).then_some(self))
     }
+}
 
-    /// The JSON of the value, to pass it on.
-    pub(super) fn json(self) -> RawJson {
-        RawJson::of(&self)
-    }
+/// The first that is a text.
+pub(super) fn first_text<'t>(
+    fields: impl IntoIterator<Item = Field<'t>>,
+) -> Result<Option<&'t str>, MalformedBody> {
+    fields.into_iter().find_map(|field| field.text().transpose()).transpose()
 }
 
 fn values<'t>(mut nodes: &'t [Node<'t>]) -> impl Iterator<Item = Field<'t>> {
     std::iter::from_fn(move || next_value(&mut nodes))
 }
 
-impl Serialize for Field<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl Put for Field<'_> {
+    fn put(self, json: &mut JsonText) {
         match self.nodes {
-            [] | [Node::Null, ..] => serializer.serialize_unit(),
-            [Node::Bool(flag), ..] => serializer.serialize_bool(*flag),
-            [Node::Number(number), ..] => number.serialize(serializer),
-            [Node::Text(text), ..] => serializer.serialize_str(text),
-            [Node::List(_), items @ ..] => serializer.collect_seq(values(items)),
-            [Node::Object(_), fields @ ..] => serializer.collect_map(Object(fields).fields()),
+            [] | [Node::Null, ..] => json.raw("null"),
+            [Node::Bool(flag), ..] => flag.put(json),
+            [Node::Number(number), ..] => (&as_javascript(number)).put(json),
+            [Node::Text(text), ..] => (&**text).put(json),
+            [Node::List(_), items @ ..] => {
+                json.raw("[");
+                for item in values(items) {
+                    json.separate();
+                    item.put(json);
+                }
+                json.raw("]");
+            }
+            [Node::Object(_), fields @ ..] => {
+                json.raw("{");
+                for (name, value) in Object(fields).fields() {
+                    json.name(name);
+                    value.put(json);
+                }
+                json.raw("}");
+            }
         }
     }
 }

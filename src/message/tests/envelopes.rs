@@ -152,15 +152,15 @@ fn a_body_that_names_no_event_is_malformed() {
 
 #[test]
 fn what_is_not_json_is_malformed_at_its_position() {
-    assert_eq!(described_text(""), "malformed: line 1 column 0: not JSON: EOF while parsing a value");
+    assert_eq!(described_text(""), "malformed: body: not JSON: EOF while parsing a value at line 1 column 0");
     assert_eq!(
         described_text("{\"type\": \"x\",\n \"a\" 1}"),
-        "malformed: line 2 column 6: not JSON: expected `:`"
+        "malformed: body: not JSON: expected `:` at line 2 column 6"
     );
     assert_eq!(described_text("[1]"), "malformed: body: expected an object, found a list");
     assert_eq!(
         described(&json!({"Type": "Notification", "Message": "{\"type\": secret}"})),
-        "malformed: Message line 1 column 10: not JSON: expected value"
+        "malformed: Message: not JSON: expected value at line 1 column 10"
     );
     assert_eq!(
         described(&json!({"Type": "Notification", "Message": "5"})),
@@ -172,7 +172,10 @@ fn what_is_not_json_is_malformed_at_its_position() {
 #[test]
 fn nesting_without_end_is_refused_and_not_followed() {
     let deep = "{\"type\":".to_owned() + &"[".repeat(4_000);
-    assert_eq!(described_text(&deep), "malformed: line 1 column 135: not JSON: recursion limit exceeded");
+    assert_eq!(
+        described_text(&deep),
+        "malformed: body: not JSON: recursion limit exceeded at line 1 column 135"
+    );
     let nested = ["[".repeat(100_000), "]".repeat(100_000)].concat();
     for body in [
         format!(
@@ -180,6 +183,6 @@ fn nesting_without_end_is_refused_and_not_followed() {
         ),
         format!(r#"{{"type":"next","x":{nested}}}"#),
     ] {
-        assert!(described_text(&body).ends_with("not JSON: recursion limit exceeded"));
+        assert!(described_text(&body).contains("not JSON: recursion limit exceeded"));
     }
 }
