@@ -15,7 +15,7 @@ use std::collections::HashSet;
 
 use super::{Entitlement, Usage, UsageOf};
 use crate::clock::EpochMs;
-use crate::json::{JsonText, Put};
+use crate::json::JsonText;
 
 #[cfg(test)]
 mod tests;
@@ -72,14 +72,7 @@ pub fn usage_json(usage: &Usage, format: CacheFormat) -> String {
 
 /// The value of the metadata key.
 pub fn metadata_json(access_denied_reason: Option<&str>) -> String {
-    let mut json = JsonText::default();
-    json.raw(r#"{"accessDeniedReason":"#);
-    match access_denied_reason {
-        Some(reason) => reason.put(&mut json),
-        None => json.raw("null"),
-    }
-    json.raw("}");
-    json.0
+    serde_json::json!({"accessDeniedReason": access_denied_reason}).to_string()
 }
 
 /// 4.x readers look for `type` and `usageData`; 2.x and 3.x readers look for `featureUsage`, and know no credits.

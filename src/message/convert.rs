@@ -13,31 +13,24 @@ use super::event_types::{Change, EventType};
 use super::subjects::Subjects;
 use super::timestamp::StateTimes;
 use super::tree::{Field, as_javascript, first_text};
-use super::{CreditBalance, EntitlementsUpdated, Event, MalformedBody, UsageUpdated};
+use super::{CreditBalance, Decoded, EntitlementsUpdated, Event, MalformedBody, UsageUpdated};
 use crate::clock::EpochMs;
 use crate::entitlement::{CurrencyId, CustomerId, FeatureId, ResourceId, Subject, Usage, UsageOf};
 
 /// What a message means.
-pub(super) fn event(
-    event_type: EventType,
-    scope: &Scope<'_>,
-    times: &StateTimes,
-) -> Result<Event, MalformedBody> {
+pub(super) fn event(event_type: EventType, scope: &Scope<'_>, times: &StateTimes) -> Decoded<Event> {
     let ignored = Event::Ignored { label: event_type.name };
     Ok(match event_type.change {
         Change::Entitlements => return entitlements_updated(scope, times),
         Change::Usage => usage_updated(scope, times)?.map_or(ignored, Event::UsageUpdated),
         Change::CreditBalance => Event::UsageUpdated(credit_balance_updated(scope, times)?),
-        Change::Purge => match listed(scope)? {
-            subjects if subjects.is_empty() => return Err(scope.missing("customerId")),
-            subjects => Event::Purged(subjects),
+        Change::Purge | Change::Migration => match listed(scope)? {
+            subjects if !subjects.is_empty() => Event::Purged(subjects),
+            // A migration that lists nobody is one of every customer.
+            _ if event_type.change == Change::Migration => Event::EnvironmentInvalidated,
+            _ => return Err(scope.missing("customerId")),
         },
         Change::CustomerDeleted => Event::Purged([deleted_customer(scope)?].into_iter().collect()),
-        // A migration of the customers it lists; of every one, if it lists none.
-        Change::Migration => match listed(scope)? {
-            subjects if subjects.is_empty() => Event::EnvironmentInvalidated,
-            subjects => Event::Purged(subjects),
-        },
         Change::PackagePublished => match scope.find(|level| level.migration_type.text())? {
             Some("NEW_CUSTOMERS") => ignored,
             Some(_) | None => Event::EnvironmentInvalidated,
@@ -48,7 +41,7 @@ pub(super) fn event(
 
 /// An event without a list is malformed: taken for an empty one, it would deny everything. An empty list (also one of
 /// kinds that nobody here knows) without a reason for it purges the customer: the next reader asks.
-fn entitlements_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<Event, MalformedBody> {
+fn entitlements_updated(scope: &Scope<'_>, times: &StateTimes) -> Decoded<Event> {
     let subject = scope.subject()?;
     let access_denied_reason = scope.find(|level| level.access_denied_reason.text())?;
     // Where both lists are present, the second version is the fuller: it has the credits too.
@@ -71,20 +64,14 @@ fn entitlements_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<Event, 
 /// `measurement.reported`, GraphQL `UsageUpdated` (`usage` beside `entitlement`), `UsageMeasurementUpdated` (flat) and
 /// `UsageUpdatedV2` (`entitlementReference` beside `usage`). A usage of neither a feature nor a credit currency is of no
 /// interest to the readers.
-fn usage_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<Option<UsageUpdated>, MalformedBody> {
+fn usage_updated(scope: &Scope<'_>, times: &StateTimes) -> Decoded<Option<UsageUpdated>> {
     let subject = scope.subject()?;
     // Version 1 has the time and the feature in the entitlement beside the usage.
     let beside = scope.find(|level| level.entitlement.object())?.unwrap_or_default();
-    let reference = scope.find(|level| {
-        let Some(reference) = level.entitlement_reference.object()? else {
-            return Ok(None);
-        };
-        let texts = reference.get("type").text().and_then(|kind| Ok((kind, reference.get("id").text()?)));
-        texts.map(Some).map_err(|fault| fault.within("entitlementReference"))
-    })?;
-    let of = if let Some((kind, id)) = reference {
-        let id = id.ok_or_else(|| scope.missing("entitlementReference.id"))?.to_owned();
-        match kind {
+    let of = if let Some(reference) = scope.find(|level| level.entitlement_reference.object())? {
+        let text = |key| reference.get(key).text().map_err(|fault| fault.within("entitlementReference"));
+        let id = text("id")?.ok_or_else(|| scope.missing("entitlementReference.id"))?.to_owned();
+        match text("type")? {
             None | Some("FEATURE") => UsageOf::Feature(FeatureId(id)),
             Some("CREDIT") => UsageOf::Credit(CurrencyId(id)),
             Some(_) => return Ok(None),
@@ -104,7 +91,7 @@ fn usage_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<Option<UsageUp
 }
 
 /// The balance of a credit currency. For the readers it is a usage: what has been consumed of it.
-fn credit_balance_updated(scope: &Scope<'_>, times: &StateTimes) -> Result<UsageUpdated, MalformedBody> {
+fn credit_balance_updated(scope: &Scope<'_>, times: &StateTimes) -> Decoded<UsageUpdated> {
     let subject = scope.subject()?;
     let currency = scope
         .find(|level| currency_id(level.currency_id, level.currency))?
@@ -167,26 +154,25 @@ fn difference(minuend: &Number, subtrahend: &Number) -> Option<Number> {
     let whole = minuend.as_i64().zip(subtrahend.as_i64());
     match whole.and_then(|(minuend, subtrahend)| minuend.checked_sub(subtrahend)) {
         Some(whole) => Some(whole.into()),
-        None => Number::from_f64(minuend.as_f64()? - subtrahend.as_f64()?).map(|float| as_javascript(&float)),
+        None => as_javascript(minuend.as_f64()? - subtrahend.as_f64()?),
     }
 }
 
 /// The webhook is the customer itself, so its id may be the payload's own `id`.
-fn deleted_customer(scope: &Scope<'_>) -> Result<Subject, MalformedBody> {
+fn deleted_customer(scope: &Scope<'_>) -> Decoded<Subject> {
     if let Some(subject) = scope.subject_if_any()? {
         return Ok(subject);
     }
-    let id = scope.in_payload(|payload| {
-        // An EventBridge envelope has an `id` of its own.
-        let id = Some(payload.id).filter(|_| payload.detail_type.is_absent());
-        first_text([payload.ref_id].into_iter().chain(id))
-    })?;
+    let (path, payload) = &scope.payload;
+    // An EventBridge envelope has an `id` of its own.
+    let own = Some(payload.id).filter(|_| payload.detail_type.is_absent());
+    let id = first_text([payload.ref_id].into_iter().chain(own)).map_err(|fault| fault.within(path))?;
     let id = id.ok_or_else(|| scope.missing("customerId"))?;
     Ok(Subject { customer: CustomerId(id.to_owned()), resource: None })
 }
 
 /// The customers of `customerIds` and `customers`, and the message's own.
-fn listed(scope: &Scope<'_>) -> Result<Subjects, MalformedBody> {
+fn listed(scope: &Scope<'_>) -> Decoded<Subjects> {
     let mut subjects = Subjects::default();
     let mut add = |list: Field<'_>| {
         let Some(listed) = list.list()? else {
@@ -207,7 +193,7 @@ fn listed(scope: &Scope<'_>) -> Result<Subjects, MalformedBody> {
 }
 
 /// A listed customer is its id, or an object with it. A null says nothing.
-fn add_listed(subjects: &mut Subjects, listed: Field<'_>) -> Result<(), MalformedBody> {
+fn add_listed(subjects: &mut Subjects, listed: Field<'_>) -> Decoded<()> {
     if let Some(id) = listed.text_if_any() {
         subjects.push(id, None);
     } else if let Some(object) = listed.object()? {
@@ -223,16 +209,13 @@ fn add_listed(subjects: &mut Subjects, listed: Field<'_>) -> Result<(), Malforme
 }
 
 /// `feature.refId`, else `featureId`, else `feature.id`.
-fn feature_id<'t>(flat: Field<'t>, feature: Field<'t>) -> Result<Option<&'t str>, MalformedBody> {
+fn feature_id<'t>(flat: Field<'t>, feature: Field<'t>) -> Decoded<Option<&'t str>> {
     let feature = feature.object()?.unwrap_or_default();
     first_text([feature.get("refId"), flat, feature.get("id")])
 }
 
 /// `currencyId`, else `currency.currencyId`, else `currency.refId`, else `currency.id`.
-pub(super) fn currency_id<'t>(
-    flat: Field<'t>,
-    currency: Field<'t>,
-) -> Result<Option<&'t str>, MalformedBody> {
+pub(super) fn currency_id<'t>(flat: Field<'t>, currency: Field<'t>) -> Decoded<Option<&'t str>> {
     let currency = currency.object().ok().flatten().unwrap_or_default();
     first_text([flat, currency.get("currencyId"), currency.get("refId"), currency.get("id")])
 }

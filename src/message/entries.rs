@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 
-use super::MalformedBody;
 use super::convert::currency_id;
 use super::envelope::flat_or_nested;
 use super::timestamp::StateTimes;
 use super::tree::{Field, Object, fields};
+use super::{Decoded, MalformedBody};
 use crate::clock::EpochMs;
 use crate::entitlement::{CurrencyId, Entitlement, FeatureId, Usage, UsageOf};
 use crate::json::{JsonText, Put as _};
@@ -43,7 +43,7 @@ fields! {
 pub(super) type Entries = (Vec<Entitlement>, Option<EpochMs>);
 
 /// Converts a list. A null entry says nothing.
-pub(super) fn entitlements(list: Field<'_>, times: &StateTimes) -> Result<Option<Entries>, MalformedBody> {
+pub(super) fn entitlements(list: Field<'_>, times: &StateTimes) -> Decoded<Option<Entries>> {
     let Some(entries) = list.list()? else {
         return Ok(None);
     };
@@ -80,7 +80,7 @@ fn entitlement(
     entry: &ListEntry<'_>,
     times: &StateTimes,
     json: &mut JsonText,
-) -> Result<Option<Entitlement>, MalformedBody> {
+) -> Decoded<Option<Entitlement>> {
     let is_credit = entry.typename.text_if_any() == Some("CreditEntitlement")
         || entry.kind.text_if_any() == Some("CREDIT")
         || (!entry.feature.is_present() && (entry.currency.is_present() || entry.currency_id.is_present()));
@@ -92,7 +92,7 @@ fn entitlement(
 }
 
 /// What an entry says of the usage, and when that was true.
-fn usage(entry: &ListEntry<'_>, times: &StateTimes) -> Result<(Usage, Option<EpochMs>), MalformedBody> {
+fn usage(entry: &ListEntry<'_>, times: &StateTimes) -> Decoded<(Usage, Option<EpochMs>)> {
     let current_usage = entry.current_usage.number()?;
     let fallback = current_usage.as_ref().map(|_| times.fallback);
     let updated_at = times.possible(entry.usage_updated_at.date()).or(fallback);
@@ -109,7 +109,7 @@ fn feature<'t>(
     fields: &FeatureFields<'t>,
     times: &StateTimes,
     json: &mut JsonText,
-) -> Result<Entitlement, MalformedBody> {
+) -> Decoded<Entitlement> {
     let within = |fault: MalformedBody| fault.within("feature");
     let id = match fields.ref_id.text().map_err(within)? {
         None => fields.id.text().map_err(within)?.ok_or_else(|| within(fields.id.missing()))?,
@@ -168,11 +168,7 @@ fn feature<'t>(
     })
 }
 
-fn credit(
-    entry: &ListEntry<'_>,
-    times: &StateTimes,
-    json: &mut JsonText,
-) -> Result<Entitlement, MalformedBody> {
+fn credit(entry: &ListEntry<'_>, times: &StateTimes, json: &mut JsonText) -> Decoded<Entitlement> {
     let id = currency_id(entry.currency_id, entry.currency)?
         .ok_or_else(|| MalformedBody::at("currency.currencyId", "missing"))?;
     json.raw(r#""currencyId":"#);
@@ -212,7 +208,7 @@ fn meter_type(given: &str) -> &str {
 
 /// A webhook's `{"accordingTo": X}` becomes the GraphQL object of its period. GraphQL's own form is passed on as it is, and
 /// so is that of a period without a configuration in GraphQL (a day, an hour).
-fn reset(entry: &ListEntry<'_>, json: &mut JsonText) -> Result<String, MalformedBody> {
+fn reset(entry: &ListEntry<'_>, json: &mut JsonText) -> Decoded<String> {
     json.field(r#","resetPeriod":"#, entry.reset_period.given(Field::text)?);
     let configuration = entry.reset_period_configuration;
     let according_to = configuration.object()?.unwrap_or_default().get("accordingTo");

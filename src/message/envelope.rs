@@ -1,15 +1,11 @@
 //! Opens what a message is wrapped in: SNS notification, EventBridge event, the event's own `payload` or `data`, the
 //! GraphQL answer; each in any other, up to a bound. Nothing here knows what an event means.
 
-use super::MalformedBody;
 use super::event_types::{self, Change, EventType, OTHER};
 use super::tree::{Field, Object, Tree, fields, first_text};
+use super::{Decoded, MalformedBody, join};
 use crate::entitlement::{CustomerId, ResourceId, Subject};
 use crate::json::replace_lone_surrogates;
-
-/// SNS around EventBridge around an event around a GraphQL answer makes seven levels; a body that is wrapped deeper is no
-/// message of Stigg's.
-const LEVELS_MAX: usize = 8;
 
 fields! {
     /// One level of a message: an envelope, or the payload. A message may put its customer or its timestamp on either
@@ -54,30 +50,27 @@ impl<'t> LevelFields<'t> {
     }
 }
 
-/// The levels of a message, from the body to the payload, each with its path. A field is looked for in the payload first and
-/// then outwards.
+/// A level and the path from the body to it.
+type Level<'t> = (String, LevelFields<'t>);
+
+/// The levels of a message. A field is looked for in the payload first and then outwards.
 pub(super) struct Scope<'t> {
-    levels: Vec<(String, LevelFields<'t>)>,
+    pub(super) payload: Level<'t>,
+    /// From the body inwards.
+    envelopes: Vec<Level<'t>>,
 }
 
-/// What is known of a message while its envelopes are opened.
-#[derive(Default)]
-pub(super) struct Envelopes {
-    levels: usize,
-    /// From the body to this one.
-    path: String,
-    /// The event's type, if an envelope so far names it. The outermost documented name decides; an undocumented one (`next`
-    /// of graphql-ws, an own `detail-type` of a bus) leaves the decision to the envelopes inside.
-    event_type: Option<EventType>,
-}
-
-/// Opens a text and reads what is inside its envelopes.
+/// Opens a text and reads what is inside its envelopes. `path` leads from the body to it. `event_type` is the event's, if an
+/// envelope so far names it: the outermost documented name decides; an undocumented one (`next` of graphql-ws, an own
+/// `detail-type` of a bus) leaves the decision to the envelopes inside.
+///
+/// How deep envelopes nest is bounded by `serde_json`, and by the escapes that double the text for each SNS notification.
 pub(super) fn open<T>(
     text: &str,
-    around: Envelopes,
-    read: &dyn Fn(EventType, &Scope<'_>) -> Result<T, MalformedBody>,
-) -> Result<T, MalformedBody> {
-    let Envelopes { mut levels, mut path, mut event_type } = around;
+    mut path: String,
+    mut event_type: Option<EventType>,
+    read: &dyn Fn(EventType, &Scope<'_>) -> Decoded<T>,
+) -> Decoded<T> {
     let name = if path.is_empty() { "body" } else { "" };
     let json = text.trim_start_matches('\u{feff}');
     let mut repaired = None;
@@ -90,31 +83,22 @@ pub(super) fn open<T>(
     let tree = tree.map_err(|error| fault(&format!("not JSON: {error}")))?;
     let root = tree.root(name).object().map_err(|fault| fault.within(&path))?;
     let mut object = root.ok_or_else(|| fault("expected an object, found null"))?;
-    let mut scope = Scope { levels: Vec::with_capacity(4) };
-    loop {
-        if levels == LEVELS_MAX {
-            return Err(MalformedBody::at(&path, "more than 8 envelopes inside one another"));
-        }
-        levels += 1;
+    let mut envelopes = Vec::with_capacity(4);
+    let payload = loop {
         let level = LevelFields::of(object);
         let sns_type = level.sns_type.text_if_any();
-        if let Some(notice @ ("SubscriptionConfirmation" | "UnsubscribeConfirmation")) = sns_type {
-            // SNS about its own subscription.
-            event_type = event_types::find(notice);
-            break;
-        }
         let has_message = level.topic_arn.is_present() && level.message.text_if_any().is_some();
-        if sns_type == Some("Notification") || has_message {
+        if sns_type.map_or(has_message, |sns_type| sns_type == "Notification") {
             // Of the SNS envelope nothing is kept: its `Timestamp` is when it was published, not when it was true.
             let message = level.message.text().and_then(|text| text.ok_or_else(|| level.message.missing()));
             let message = message.map_err(|fault| fault.within(&path))?;
-            push(&mut path, "Message");
-            return open(message, Envelopes { levels, path, event_type }, read);
+            return open(message, join(&path, "Message"), event_type, read);
         }
         let wrapped = [level.detail, level.payload, level.data].into_iter().find_map(object_at);
         let mut graphql_fields = level.graphql_fields().into_iter();
         let graphql = if wrapped.is_none() { graphql_fields.find_map(object_at) } else { None };
-        let names = [level.kind, level.event_type, level.detail_type, level.typename];
+        // The `Type` is of what SNS says of its own subscription.
+        let names = [level.sns_type, level.kind, level.event_type, level.detail_type, level.typename];
         let names = names.into_iter().filter_map(Field::text_if_any);
         for name in names.chain(graphql.map(|(key, _)| key)) {
             // A documented name is never replaced; the other type is.
@@ -124,17 +108,18 @@ pub(super) fn open<T>(
         }
         let is_usage = event_type.is_some_and(|event_type| event_type.change == Change::Usage);
         let usage = if is_usage { object_at(level.usage) } else { None };
-        scope.levels.push((path.clone(), level));
         let Some((key, inner)) = wrapped.or(graphql).or(usage) else {
-            break;
+            break (path, level);
         };
-        push(&mut path, key);
-        object = inner;
-    }
+        let inner_path = join(&path, key);
+        envelopes.push((path, level));
+        (path, object) = (inner_path, inner);
+    };
+    let scope = Scope { payload, envelopes };
     let event_type = event_type.ok_or_else(|| {
         let problem =
             "missing: neither type, eventType, detail-type, __typename nor a GraphQL field names the event";
-        MalformedBody::at("type", problem).within(&path)
+        scope.fault("type", problem)
     })?;
     read(event_type, &scope)
 }
@@ -144,31 +129,27 @@ fn object_at(field: Field<'_>) -> Option<(&str, Object<'_>)> {
     Some((field.key, field.object().ok()??))
 }
 
-fn push(path: &mut String, key: &str) {
-    let separator = if path.is_empty() { "" } else { "." };
-    path.extend([separator, key]);
-}
-
 impl<'t> Scope<'t> {
+    fn outwards(&self) -> impl Iterator<Item = &Level<'t>> {
+        std::iter::once(&self.payload).chain(self.envelopes.iter().rev())
+    }
+
     /// Reads something from the innermost level that has it.
     pub(super) fn find<T>(
         &self,
-        mut read: impl FnMut(&LevelFields<'t>) -> Result<Option<T>, MalformedBody>,
-    ) -> Result<Option<T>, MalformedBody> {
-        let mut found = self.levels.iter().rev().map(|(path, level)| {
-            let found = read(level);
-            found.map_err(|fault| fault.within(path)).transpose()
-        });
-        found.find_map(|found| found).transpose()
+        mut read: impl FnMut(&LevelFields<'t>) -> Decoded<Option<T>>,
+    ) -> Decoded<Option<T>> {
+        let read = |(path, level): &Level<'t>| read(level).map_err(|fault| fault.within(path)).transpose();
+        self.outwards().find_map(read).transpose()
     }
 
     /// The same for what is left out if it is of another kind.
     pub(super) fn find_valid<T>(&self, read: impl Fn(&LevelFields<'t>) -> Option<T>) -> Option<T> {
-        self.levels.iter().rev().find_map(|(_, level)| read(level))
+        self.outwards().find_map(|(_, level)| read(level))
     }
 
     /// Whose state it is, if the message says so.
-    pub(super) fn subject_if_any(&self) -> Result<Option<Subject>, MalformedBody> {
+    pub(super) fn subject_if_any(&self) -> Decoded<Option<Subject>> {
         let Some(customer) = self.find(|level| flat_or_nested(level.customer_id, level.customer))? else {
             return Ok(None);
         };
@@ -179,34 +160,23 @@ impl<'t> Scope<'t> {
         }))
     }
 
-    pub(super) fn subject(&self) -> Result<Subject, MalformedBody> {
+    pub(super) fn subject(&self) -> Decoded<Subject> {
         self.subject_if_any()?.ok_or_else(|| self.missing("customerId"))
     }
 
     /// The fault of a payload without this field.
     pub(super) fn missing(&self, key: &str) -> MalformedBody {
-        let path = self.levels.last().map_or("", |(path, _)| path);
-        MalformedBody::at(key, "missing").within(path)
+        self.fault(key, "missing")
     }
 
-    /// Reads something from the payload alone.
-    pub(super) fn in_payload<T>(
-        &self,
-        read: impl FnOnce(&LevelFields<'t>) -> Result<Option<T>, MalformedBody>,
-    ) -> Result<Option<T>, MalformedBody> {
-        let Some((path, payload)) = self.levels.last() else {
-            return Ok(None);
-        };
-        read(payload).map_err(|fault| fault.within(path))
+    fn fault(&self, key: &str, problem: &str) -> MalformedBody {
+        MalformedBody::at(key, problem).within(&self.payload.0)
     }
 }
 
 /// `customerId`, else `customer.refId`, else `customer.id`; a resource alike. In GraphQL, `id` beside a `refId` is an internal
 /// UUID.
-pub(super) fn flat_or_nested<'t>(
-    flat: Field<'t>,
-    nested: Field<'t>,
-) -> Result<Option<&'t str>, MalformedBody> {
+pub(super) fn flat_or_nested<'t>(flat: Field<'t>, nested: Field<'t>) -> Decoded<Option<&'t str>> {
     if let Some(id) = flat.text()? {
         return Ok(Some(id));
     }

@@ -16,7 +16,6 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
-use self::envelope::Envelopes;
 pub use self::subjects::Subjects;
 use self::timestamp::StateTimes;
 use crate::clock::EpochMs;
@@ -93,11 +92,13 @@ pub struct CreditBalance {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {problem}")]
 pub struct MalformedBody {
-    /// A path into the body (`payload.customerId`) or a position (`line 1 column 17`).
+    /// A path into the body: `payload.customerId`.
     pub place: String,
     /// What is wrong there, without the content.
     pub problem: String,
 }
+
+type Decoded<T> = Result<T, MalformedBody>;
 
 /// Decodes one SQS body. `sent_at` is its `SentTimestamp`: the time of a state that has no other.
 ///
@@ -110,7 +111,7 @@ pub fn decode(body: &str, sent_at: EpochMs) -> Result<Message, MalformedBody> {
 
 /// The same for an answer of the Edge API: `fallback` is the time of a state that has no other.
 pub fn decode_answer(body: &str, asked_at: EpochMs, fallback: EpochMs) -> Result<Message, MalformedBody> {
-    envelope::open(body, Envelopes::default(), &|event_type, scope| {
+    envelope::open(body, String::new(), None, &|event_type, scope| {
         let mut times = StateTimes::new(asked_at, fallback);
         let own_time = scope.find_valid(|level| times.possible(level.timestamp.date()));
         // Stigg's webhook reference requires `entitlementsUpdatedAt` where it lets `timestamp` be absent.
@@ -125,13 +126,6 @@ pub fn decode_answer(body: &str, asked_at: EpochMs, fallback: EpochMs) -> Result
     })
 }
 
-/// When the message was sent by its own `timestamp`, for callers without a `SentTimestamp`. `None` if it has none.
-pub fn message_time(body: &str) -> Option<EpochMs> {
-    const UNKNOWN: EpochMs = EpochMs(i64::MAX);
-    let message = decode(body, UNKNOWN).ok()?;
-    (message.sent_at != UNKNOWN).then_some(message.sent_at)
-}
-
 impl MalformedBody {
     /// A fault at a field.
     fn at(place: &str, problem: impl Into<String>) -> Self {
@@ -140,13 +134,13 @@ impl MalformedBody {
 
     /// The same fault, seen from the object that holds `outer`. Paths are built from the inside out, so that a message
     /// without a fault costs nothing for them.
-    fn within(mut self, outer: &str) -> Self {
-        if self.place.is_empty() {
-            outer.clone_into(&mut self.place);
-        } else if !outer.is_empty() {
-            let separator = if self.place.starts_with('[') { "" } else { "." };
-            self.place = format!("{outer}{separator}{}", self.place);
-        }
-        self
+    fn within(self, outer: &str) -> Self {
+        Self { place: join(outer, &self.place), ..self }
     }
+}
+
+/// A path of two, either of which may be empty.
+fn join(outer: &str, inner: &str) -> String {
+    let is_one = outer.is_empty() || inner.is_empty() || inner.starts_with('[');
+    [outer, if is_one { "" } else { "." }, inner].concat()
 }

@@ -11,7 +11,7 @@ use std::fmt::{Formatter, Result as FmtResult};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Number;
 
-use super::{MalformedBody, timestamp};
+use super::{Decoded, MalformedBody, timestamp};
 use crate::clock::EpochMs;
 use crate::json::{JsonText, Put};
 
@@ -85,7 +85,7 @@ impl<'a> Visitor<'a> for Builder<'_, 'a> {
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<(), E> {
-        self.push(Number::from_f64(number).map_or(Node::Null, Node::Number))
+        self.push(as_javascript(number).map_or(Node::Null, Node::Number))
     }
 
     fn visit_borrowed_str<E>(self, text: &'a str) -> Result<(), E> {
@@ -170,11 +170,7 @@ impl<'t> Field<'t> {
     }
 
     /// What `read` makes of the value and the nodes in it.
-    fn value<T>(
-        self,
-        wanted: &str,
-        read: impl FnOnce(&'t [Node<'t>]) -> Option<T>,
-    ) -> Result<Option<T>, MalformedBody> {
+    fn value<T>(self, wanted: &str, read: impl FnOnce(&'t [Node<'t>]) -> Option<T>) -> Decoded<Option<T>> {
         let found = match self.nodes {
             [] | [Node::Null, ..] => return Ok(None),
             [Node::Bool(_), ..] => "true or false",
@@ -188,11 +184,9 @@ impl<'t> Field<'t> {
     }
 
     /// A text; none if it is empty, since an empty id or reason means the same as an absent one.
-    pub(super) fn text(self) -> Result<Option<&'t str>, MalformedBody> {
-        let text = self.value("text", |nodes| match nodes {
-            [Node::Text(text)] => Some(&**text),
-            _ => None,
-        })?;
+    pub(super) fn text(self) -> Decoded<Option<&'t str>> {
+        let text =
+            self.value("text", |nodes| if let [Node::Text(text)] = nodes { Some(&**text) } else { None })?;
         Ok(text.filter(|text| !text.is_empty()))
     }
 
@@ -201,18 +195,15 @@ impl<'t> Field<'t> {
         self.text().ok()?
     }
 
-    pub(super) fn number(self) -> Result<Option<Number>, MalformedBody> {
-        self.value("a number", |nodes| match nodes {
-            [Node::Number(number)] => Some(as_javascript(number)),
-            _ => None,
-        })
+    pub(super) fn number(self) -> Decoded<Option<Number>> {
+        self.value(
+            "a number",
+            |nodes| if let [Node::Number(number)] = nodes { Some(number.clone()) } else { None },
+        )
     }
 
-    pub(super) fn flag(self) -> Result<Option<bool>, MalformedBody> {
-        self.value("true or false", |nodes| match nodes {
-            [Node::Bool(flag)] => Some(*flag),
-            _ => None,
-        })
+    pub(super) fn flag(self) -> Decoded<Option<bool>> {
+        self.value("true or false", |nodes| if let [Node::Bool(flag)] = nodes { Some(*flag) } else { None })
     }
 
     /// A date; an invalid one counts as absent, as it does for the SDKs.
@@ -224,19 +215,18 @@ impl<'t> Field<'t> {
         }
     }
 
-    pub(super) fn object(self) -> Result<Option<Object<'t>>, MalformedBody> {
-        self.value("an object", |nodes| match nodes {
-            [Node::Object(_), fields @ ..] => Some(Object(fields)),
-            _ => None,
+    pub(super) fn object(self) -> Decoded<Option<Object<'t>>> {
+        self.value("an object", |nodes| {
+            if let [Node::Object(_), fields @ ..] = nodes { Some(Object(fields)) } else { None }
         })
     }
 
     /// The values of a list.
-    pub(super) fn list(self) -> Result<Option<impl Iterator<Item = Field<'t>>>, MalformedBody> {
-        self.value("a list", |nodes| match nodes {
-            [Node::List(_), items @ ..] => Some(values(items)),
-            _ => None,
-        })
+    pub(super) fn list(self) -> Decoded<Option<impl Iterator<Item = Field<'t>>>> {
+        self.value(
+            "a list",
+            |nodes| if let [Node::List(_), items @ ..] = nodes { Some(values(items)) } else { None },
+        )
     }
 
     /// The fault of an object without it.
@@ -245,18 +235,13 @@ impl<'t> Field<'t> {
     }
 
     /// Itself, to be passed on: readers distinguish an absent field from a null one. `read` finds a value of another kind.
-    pub(super) fn given<T>(
-        self,
-        read: impl FnOnce(Self) -> Result<Option<T>, MalformedBody>,
-    ) -> Result<Option<Self>, MalformedBody> {
+    pub(super) fn given<T>(self, read: impl FnOnce(Self) -> Decoded<Option<T>>) -> Decoded<Option<Self>> {
         read(self).map(|_| (!self.is_absent()).then_some(self))
     }
 }
 
 /// The first that is a text.
-pub(super) fn first_text<'t>(
-    fields: impl IntoIterator<Item = Field<'t>>,
-) -> Result<Option<&'t str>, MalformedBody> {
+pub(super) fn first_text<'t>(fields: impl IntoIterator<Item = Field<'t>>) -> Decoded<Option<&'t str>> {
     fields.into_iter().find_map(|field| field.text().transpose()).transpose()
 }
 
@@ -269,7 +254,7 @@ impl Put for Field<'_> {
         match self.nodes {
             [] | [Node::Null, ..] => json.raw("null"),
             [Node::Bool(flag), ..] => flag.put(json),
-            [Node::Number(number), ..] => (&as_javascript(number)).put(json),
+            [Node::Number(number), ..] => number.put(json),
             [Node::Text(text), ..] => (&**text).put(json),
             [Node::List(_), items @ ..] => {
                 json.raw("[");
@@ -293,14 +278,13 @@ impl Put for Field<'_> {
 
 /// Spells a number as `JSON.stringify` does where that matters to a reader: a whole number that came with a fraction
 /// of zero (`42.0`) is an integer. Beyond 2^53 a float is no longer known to be whole: it stays.
-pub(super) fn as_javascript(number: &Number) -> Number {
+pub(super) fn as_javascript(float: f64) -> Option<Number> {
     const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
-    let float = number.as_f64().filter(|_| number.is_f64());
-    match float.filter(|float| float.fract() == 0.0 && float.abs() <= WHOLE_MAX) {
+    if float.fract() == 0.0 && float.abs() <= WHOLE_MAX {
         #[expect(clippy::cast_possible_truncation, reason = "whole and within 2^53: exact")]
-        Some(whole) => (whole as i64).into(),
-        None => number.clone(),
+        return Some((float as i64).into());
     }
+    Number::from_f64(float)
 }
 
 /// Declares the fields that are read of an object, and the name that each has in JSON.
