@@ -71,18 +71,16 @@ pub(super) fn open<T>(
     mut event_type: Option<EventType>,
     read: &dyn Fn(EventType, &Scope<'_>) -> Decoded<T>,
 ) -> Decoded<T> {
-    let name = if path.is_empty() { "body" } else { "" };
     let json = text.trim_start_matches('\u{feff}');
     let mut repaired = None;
     let tree = Tree::parse(json).or_else(|error| {
         repaired = replace_lone_surrogates(json);
         repaired.as_deref().map_or(Err(error), Tree::parse)
     });
-    let fault = |problem: &str| MalformedBody::at(name, problem).within(&path);
     // An error of the syntax quotes nothing of the text.
-    let tree = tree.map_err(|error| fault(&format!("not JSON: {error}")))?;
-    let root = tree.root(name).object().map_err(|fault| fault.within(&path))?;
-    let mut object = root.ok_or_else(|| fault("expected an object, found null"))?;
+    let tree = tree.map_err(|error| MalformedBody::at(&path, format!("not JSON: {error}")))?;
+    let root = tree.root().object().map_err(|fault| fault.within(&path))?;
+    let mut object = root.ok_or_else(|| MalformedBody::at(&path, "expected an object, found null"))?;
     let mut envelopes = Vec::with_capacity(4);
     let payload = loop {
         let level = LevelFields::of(object);

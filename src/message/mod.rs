@@ -90,9 +90,9 @@ pub struct CreditBalance {
 
 /// A body that could not be read. Says where and why, never what the body held.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{place}: {problem}")]
+#[error("{}: {problem}", if .place.is_empty() { "body" } else { .place })]
 pub struct MalformedBody {
-    /// A path into the body: `payload.customerId`.
+    /// A path into the body: `payload.customerId`. Empty for the body itself.
     pub place: String,
     /// What is wrong there, without the content.
     pub problem: String,

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     fn of_json(value: &Value) -> Option<EpochMs> {
-        Tree::parse(&value.to_string()).unwrap().root("").date()
+        Tree::parse(&value.to_string()).unwrap().root().date()
     }
 
     #[test]

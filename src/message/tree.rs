@@ -37,9 +37,9 @@ impl<'a> Tree<'a> {
         json.end().map(|()| Self(nodes))
     }
 
-    /// The whole body; faults call it `key`.
-    pub(super) fn root<'t>(&'t self, key: &'t str) -> Field<'t> {
-        Field { key, nodes: &self.0 }
+    /// The whole body.
+    pub(super) fn root(&self) -> Field<'_> {
+        Field { key: "", nodes: &self.0 }
     }
 }
 
