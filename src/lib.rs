@@ -9,9 +9,9 @@
 //! `backoff`, `clock`, `json` and `shutdown` are small parts that the others share.
 //!
 //! A body is read into a flat tree, not into structs, which takes less code and is faster (`message::tree`). Two kinds of text
-//! are not left to a JSON library: the lists that are written (`entitlement::stored`), and the bodies in an answer of SQS
-//! (`sqs::bodies`). Each file says what that saves. `aws::signing` writes the canonical request itself, and `ops::server` is
-//! our own HTTP front: their headers say why.
+//! are not left to a JSON library: the lists that are written (`message::entries` and `entitlement::stored`, with the writer of
+//! `json`), and the bodies in an answer of SQS (`sqs::bodies`). Each file says what that saves. `aws::signing` writes the
+//! canonical request itself, and `ops::server` is our own HTTP front: their headers say why.
 //!
 //! # Threads
 //! ```text

@@ -8,12 +8,13 @@ pub mod keyspace;
 pub mod readers;
 
 use std::collections::BTreeSet;
+use std::iter;
 
 use crate::clock::EpochMs;
 use crate::config::CacheUpdatePolicy;
 use crate::entitlement::stored::{CacheFormat, entitlements_json, metadata_json, usage_json};
-use crate::entitlement::{CurrencyId, Entitlement, Subject, Usage};
-use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, UsageOf, UsageUpdated};
+use crate::entitlement::{CurrencyId, Entitlement, FeatureId, Subject, Usage, UsageOf};
+use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, UsageUpdated};
 use keyspace::{Keyspace, ReaderLocks, balance_key, credit_usage_key, feature_usage_key, metadata_key};
 
 /// Usages written in one atomic step with their list: a script call has 3,900 arguments at most, and a usage takes four, a
@@ -183,26 +184,26 @@ pub type Changes = Box<dyn ExactSizeIterator<Item = CacheChange> + Send>;
 /// What a message changes. Empty if nothing.
 pub fn changes(message: Message, layout: &Layout) -> Changes {
     let sent_at = message.sent_at;
-    let change = match message.event {
+    match message.event {
         Event::EntitlementsUpdated(update) => {
-            return Box::new(entitlements_changes(&update, sent_at, layout).into_iter());
+            Box::new(entitlements_changes(&update, sent_at, layout).into_iter())
         }
+        Event::UsageUpdated(update) => Box::new(iter::once(usage_change(update, layout))),
         Event::Purged(subjects) => {
-            let keyspace = layout.keyspace.clone();
-            let purges =
-                (0..subjects.len()).map(move |index| purge_change(&subjects.get(index), sent_at, &keyspace));
-            return Box::new(purges);
+            let (keyspace, count) = (layout.keyspace.clone(), subjects.len());
+            let purge = move |index| purge_change(&subjects.get(index), sent_at, &keyspace);
+            Box::new((0..count).map(purge))
         }
-        Event::UsageUpdated(update) => Some(usage_change(update, layout)),
-        Event::EnvironmentInvalidated => Some(CacheChange::InvalidateEnvironment(Invalidation {
-            keyspace: layout.keyspace.clone(),
-            keeps_tombstone: layout.policy == CacheUpdatePolicy::Upsert,
-            resets_tombstone: false,
-            sent_at,
-        })),
-        Event::Ignored { .. } => None,
-    };
-    Box::new(change.into_iter())
+        Event::EnvironmentInvalidated => {
+            Box::new(iter::once(CacheChange::InvalidateEnvironment(Invalidation {
+                keyspace: layout.keyspace.clone(),
+                keeps_tombstone: layout.policy == CacheUpdatePolicy::Upsert,
+                resets_tombstone: false,
+                sent_at,
+            })))
+        }
+        Event::Ignored { .. } => Box::new(iter::empty()),
+    }
 }
 
 fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: &Layout) -> Vec<CacheChange> {
@@ -213,89 +214,76 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
     let mut usages = Vec::with_capacity(update.entitlements.len());
     let mut credits = Vec::new();
     let mut rate_currencies = BTreeSet::new();
-    for entitlement in &update.entitlements {
-        match entitlement {
-            Entitlement::Feature(entitlement) => {
-                if let Some(timestamp) = entitlement.usage_updated_at
-                    && entitlement.feature.is_metered()
-                {
-                    usages.push(KeyWrite {
-                        key: feature_usage_key(&customer_key, &entitlement.feature.id),
-                        value: usage_json(&entitlement.usage, *format),
-                        timestamp,
-                    });
-                }
-                if let Some(rate) = &entitlement.credit_rate
-                    && *format != CacheFormat::V4
-                {
-                    rate_currencies.insert(CurrencyId(rate.currency_id.clone()));
-                }
+    for Entitlement { of, is_metered, rate_currency, usage, usage_updated_at, .. } in &update.entitlements {
+        rate_currencies.extend(rate_currency.as_ref().filter(|_| *format != CacheFormat::V4));
+        match (of, usage_updated_at) {
+            (UsageOf::Feature(feature), Some(at)) if *is_metered => {
+                usages.push(usage_write(&customer_key, feature, usage, *at, *format));
             }
-            Entitlement::Credit(entitlement) => {
-                // SDK 3.x knows no credits: its form has neither the entry nor the usage.
-                if let Some(timestamp) = entitlement.usage_updated_at
-                    && *format != CacheFormat::V3
-                {
-                    let (currency, usage) = (&entitlement.currency_id, &entitlement.usage);
-                    credits.push(credit_write(&customer_key, currency, usage, timestamp, *format));
-                }
+            // SDK 3.x knows no credits: its form has neither the entry nor the usage.
+            (UsageOf::Credit(currency), Some(at)) if *format != CacheFormat::V3 => {
+                credits.push(credit_write(&customer_key, currency, usage, *at, *format));
             }
+            (UsageOf::Feature(_) | UsageOf::Credit(_), _) => {}
         }
     }
     let with_list = USAGES_WITH_LIST.saturating_sub(2 * credits.len() + rate_currencies.len() / 4);
     let rest = usages.split_off(usages.len().min(with_list));
+    let usage = |write| {
+        let (locks, customer_key) = (locks.clone(), customer_key.clone());
+        CacheChange::WriteUsage(UsageWrite { locks, customer_key, write })
+    };
+    let rest: Vec<CacheChange> = rest.into_iter().map(usage).collect();
     let list = CacheChange::WriteEntitlements(Box::new(EntitlementsWrite {
-        locks: locks.clone(),
+        locks,
         tombstones: keyspace.tombstones(&update.subject),
         sent_at,
         is_from_edge_api: false,
-        list: KeyWrite {
-            key: customer_key.clone(),
-            value: entitlements_json(&update.entitlements, *format),
-            timestamp,
-        },
         metadata: (*format != CacheFormat::V3).then(|| KeyWrite {
             key: metadata_key(&customer_key),
             value: metadata_json(update.access_denied_reason.as_deref()),
             timestamp,
         }),
+        list: KeyWrite {
+            key: customer_key,
+            value: entitlements_json(&update.entitlements, *format),
+            timestamp,
+        },
         usages,
         credits,
-        rate_currencies: rate_currencies.into_iter().collect(),
+        rate_currencies: rate_currencies.into_iter().cloned().collect(),
     }));
-    let usage = |write| {
-        CacheChange::WriteUsage(UsageWrite {
-            locks: locks.clone(),
-            customer_key: customer_key.clone(),
-            write,
-        })
-    };
-    std::iter::once(list).chain(rest.into_iter().map(usage)).collect()
+    iter::once(list).chain(rest).collect()
 }
 
 fn usage_change(update: UsageUpdated, layout: &Layout) -> CacheChange {
     let customer_key = layout.keyspace.customer_key(&update.subject);
     let locks = layout.keyspace.reader_locks(&update.subject);
-    let (usage, timestamp) = (&update.measured.usage, update.measured.updated_at);
+    let (usage, timestamp, format) = (&update.usage, update.updated_at, layout.format);
     match update.of {
-        UsageOf::Feature(feature) => CacheChange::WriteUsage(UsageWrite {
-            write: KeyWrite {
-                key: feature_usage_key(&customer_key, &feature),
-                value: usage_json(usage, layout.format),
-                timestamp,
-            },
-            locks,
-            customer_key,
-        }),
+        UsageOf::Feature(feature) => {
+            let write = usage_write(&customer_key, &feature, usage, timestamp, format);
+            CacheChange::WriteUsage(UsageWrite { locks, customer_key, write })
+        }
         UsageOf::Credit(currency) => CacheChange::WriteBalance(BalanceWrite {
             locks,
-            credit: credit_write(&customer_key, &currency, usage, timestamp, layout.format),
+            credit: credit_write(&customer_key, &currency, usage, timestamp, format),
             customer_key,
             currency,
             balance: update.balance,
-            adjusts_list: layout.format != CacheFormat::V4,
+            adjusts_list: format != CacheFormat::V4,
         }),
     }
+}
+
+fn usage_write(
+    customer_key: &str,
+    feature: &FeatureId,
+    usage: &Usage,
+    timestamp: EpochMs,
+    format: CacheFormat,
+) -> KeyWrite {
+    KeyWrite { key: feature_usage_key(customer_key, feature), value: usage_json(usage, format), timestamp }
 }
 
 fn credit_write(

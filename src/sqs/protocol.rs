@@ -16,8 +16,8 @@ use super::errors::Fault;
 use super::{BatchOutcome, Delivery, EntryFailure, ReceiptHandle};
 use crate::aws::answers::xml_error;
 use crate::clock::EpochMs;
+use crate::json::replace_lone_surrogates;
 use crate::log::{peer_code, peer_text};
-use crate::message::replace_lone_surrogates;
 
 /// The content type of every call.
 pub const CONTENT_TYPE: &str = "application/x-amz-json-1.0";

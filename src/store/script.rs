@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use redis::{Cmd, RedisWrite as _, Value};
+use serde_json::Value as Json;
 
 use super::{LockPatience, Outcome};
 use crate::cache::keyspace::{Keyspace, ReaderLocks, TIMESTAMP, balance_key};
@@ -317,8 +318,9 @@ fn emit_change(change: &CacheChange, patience: LockPatience, emit: &mut Emitter<
         CacheChange::WriteBalance(write) => {
             emit.text("balance").locks(&write.locks, patience, false).refetch(patience);
             if write.adjusts_list && write.balance.is_some() {
-                // As JSON.stringify and serde_json write it; an id of quotes or backslashes is never found.
-                emit.0(Part::Argument, &[b"\"currencyId\":\"", write.currency.as_str().as_bytes(), b"\""]);
+                // As JSON.stringify and serde_json write it.
+                let currency = Json::from(write.currency.as_str()).to_string();
+                emit.0(Part::Argument, &[b"\"currencyId\":", currency.as_bytes()]);
             } else {
                 emit.text("");
             }
