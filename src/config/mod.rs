@@ -12,6 +12,7 @@ mod profiles;
 mod proxy;
 mod queue;
 mod redis;
+mod region;
 mod secret;
 mod settings;
 mod shown;

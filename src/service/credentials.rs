@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::threads::Background;
-use crate::aws::{CredentialsProvider, EdgeCredentials, RenewingCredentials, provider};
+use crate::aws::{CredentialsProvider, provider};
 use crate::clock;
 use crate::config::{Config, CredentialSource};
 use crate::edge::EdgeClient;
@@ -24,30 +24,25 @@ pub(super) struct Purpose {
     pub publishes_expiry: bool,
 }
 
-/// The provider of this source. Unless its credentials are static, a thread renews them.
+/// The provider of this source, and a thread that renews its credentials.
 pub(super) fn start(
     source: &CredentialSource,
     purpose: &'static Purpose,
     config: &Config,
     edge: &Arc<EdgeClient>,
     background: &mut Background,
-) -> anyhow::Result<Arc<dyn CredentialsProvider>> {
-    let edge = EdgeCredentials::new(Arc::clone(edge), config.queue_url.clone());
-    let (provider, renewing) = provider(source, config.proxy.clone(), edge);
+) -> anyhow::Result<Arc<CredentialsProvider>> {
+    let provider = provider(source, config.proxy.clone(), edge, &config.queue_url);
     log::info!(credentials = provider.describe().as_str(); "calls to {} are signed", purpose.signs);
-    if let Some(credentials) = renewing {
-        let (metrics, faults) = (Arc::clone(&background.metrics), Arc::clone(&background.faults));
-        let exit = background.exit.clone();
-        background.spawn(purpose.thread, move || {
-            renew(&credentials, purpose, &metrics, &faults, &exit);
-        })?;
-    }
+    let (metrics, faults) = (Arc::clone(&background.metrics), Arc::clone(&background.faults));
+    let (credentials, exit) = (Arc::clone(&provider), background.exit.clone());
+    background.spawn(purpose.thread, move || renew(&credentials, purpose, &metrics, &faults, &exit))?;
     Ok(provider)
 }
 
 /// Renews ahead of expiry until the exit phase.
 fn renew(
-    credentials: &RenewingCredentials,
+    credentials: &CredentialsProvider,
     purpose: &'static Purpose,
     metrics: &Metrics,
     faults: &FaultLog,
@@ -57,22 +52,23 @@ fn renew(
     let mut logged = None;
     loop {
         let renewed = credentials.renew_if_due(clock::now());
-        let holds_any = credentials.holds_any(clock::now());
+        let holds_any = credentials.usable(clock::now()).is_some();
         match renewed {
-            Ok(()) => {
+            Ok(_) => {
                 if let Some(outage) = faults.recovered(kind, Duration::ZERO, Instant::now()) {
                     log::info!(lasted_secs = outage.lasted.as_secs_f64(); "credentials are available again");
                 }
             }
             Err(error) => {
-                let message = if holds_any {
-                    format!(
-                        "cannot renew the credentials of {what}: those at hand are used as long as they last"
-                    )
+                // Two kinds: the worse one is not held back as a repetition of the other.
+                let (fault, message) = if holds_any {
+                    let used = "those at hand are used as long as they last";
+                    ("renewal", format!("cannot renew the credentials of {what}: {used}"))
                 } else {
-                    format!("there are no credentials for {what}: asking again")
+                    ("absence", format!("there are no credentials for {what}: asking again"))
                 };
-                faults.fault(kind, log::Level::Error, &message, &error.message, Instant::now());
+                let fault = format!("{kind} {fault}");
+                faults.fault(&fault, log::Level::Error, &message, &error.message, Instant::now());
             }
         }
         // A caller may have fetched them, not this loop.

@@ -17,8 +17,8 @@ const REDIS: Purpose = Purpose { thread: "redis-credentials", signs: "ElastiCach
 
 /// What a receive may take beyond its long poll.
 pub(super) const RECEIVE_SLACK: Duration = Duration::from_secs(5);
-/// What a source of credentials may take for one fetch, with a margin: no endpoint has more than 10 s.
-pub(super) const CREDENTIALS_FETCH_MAX: Duration = Duration::from_secs(30);
+/// What a source of credentials may take for one fetch: STS and the Edge API have 10 s, the others less.
+pub(super) const CREDENTIALS_FETCH_MAX: Duration = Duration::from_secs(10);
 
 /// The client of the queue. `callers` is the number of threads that call at the same time.
 pub(super) fn queue(
@@ -33,7 +33,7 @@ pub(super) fn queue(
         queue_url: config.queue_url.clone(),
         region: config.region.clone(),
         pool_size: callers,
-        receive_slack: RECEIVE_SLACK,
+        long_poll_deadline: config.wait_time + RECEIVE_SLACK,
         proxy: config.proxy.clone(),
     };
     Ok(Arc::new(SqsClient::new(settings, credentials)))
