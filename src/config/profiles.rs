@@ -81,7 +81,7 @@ fn keys_of(settings: &ProfileSettings) -> Result<StaticKeys, String> {
                 "web_identity_token_file" => "set AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN instead",
                 "credential_process" => {
                     "let that program write aws_access_key_id, aws_secret_access_key and aws_session_token into the \
-                     profile, which is read again every ten seconds"
+                     profile, which is read again every minute"
                 }
                 _ => {
                     "run the service with a role of its own (web identity, the container's role or \

@@ -3,7 +3,7 @@
 use url::Url;
 
 use super::Secret;
-use super::region::{is_region, of_queue_url};
+use super::region;
 use super::settings::Settings;
 use super::values::{Findings, Raw, raw, shown};
 
@@ -20,7 +20,7 @@ pub(super) struct QueueAddress<'a> {
 pub(super) fn address<'a>(settings: &'a Settings, findings: &mut Findings) -> Option<QueueAddress<'a>> {
     let given = raw!(settings, queue.queue_url);
     let queue_url = queue_url(given, findings);
-    let of_url = queue_url.as_ref().and_then(|url| of_queue_url(url.as_str()));
+    let of_url = queue_url.as_ref().and_then(|url| region::of_queue_url(url.as_str()));
     let region = region(settings, findings, of_url);
     let endpoints = [raw!(settings, queue.aws_endpoint_url_sqs), raw!(settings, queue.aws_endpoint_url)];
     let own = endpoints.into_iter().find(|raw| raw.is_given);
@@ -34,7 +34,7 @@ pub(super) fn address<'a>(settings: &'a Settings, findings: &mut Findings) -> Op
 /// The region, if the settings tell it: for commands that do not use the queue.
 pub(super) fn region_if_told(settings: &Settings) -> Option<String> {
     let region = raw!(settings, queue.aws_region).value.map(str::to_owned);
-    region.or_else(|| of_queue_url(raw!(settings, queue.queue_url).value?))
+    region.or_else(|| region::of_queue_url(raw!(settings, queue.queue_url).value?))
 }
 
 fn queue_url(raw: Raw<'_>, findings: &mut Findings) -> Option<Url> {
@@ -71,7 +71,7 @@ fn region(settings: &Settings, findings: &mut Findings, of_url: Option<String>) 
 /// The name of a region, as it was given.
 pub(super) fn region_name(value: &str) -> Result<String, String> {
     let zone_less = value.trim_end_matches(|letter: char| letter.is_ascii_lowercase());
-    if zone_less != value && is_region(zone_less) {
+    if zone_less != value && region::is_region(zone_less) {
         return Err(shown(value) + " is an availability zone; set the region, " + zone_less);
     }
     let is_plain = |letter: char| matches!(letter, 'a'..='z' | '0'..='9' | '-');

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 use url::Url;
 
-use super::errors::{FailedCall, of_receive};
+use super::errors::{FailedCall, Fault, of_receive};
 use super::protocol;
 use super::server_clock::ServerClock;
 use super::{BatchOutcome, Delivery, Operation, Queue, QueueError, ReceiptHandle};
@@ -174,7 +174,7 @@ impl SqsClient {
             }
             let error_header = header("x-amzn-query-error").or_else(|| header("x-amzn-errortype"));
             let refusal = protocol::parse_error(answer.status, error_header, &answer.body);
-            let fault = refusal.fault();
+            let fault = Fault::of(refusal.status, &refusal.code, &refusal.message);
             if was_off && is_first && fault.concerns_the_time() {
                 is_first = false;
                 continue;
@@ -182,7 +182,7 @@ impl SqsClient {
             if fault.concerns_the_key(answer.status) {
                 self.credentials.invalidate(&credentials.access_key_id);
             }
-            return Err(failed.refused(&refusal));
+            return Err(failed.refused(&refusal, fault));
         }
     }
 }

@@ -90,10 +90,9 @@ impl EntryFailure {
 
 impl FailedCall<'_> {
     /// SQS refused, or something before it did.
-    pub(super) fn refused(self, refusal: &QueueRefusal) -> QueueError {
+    pub(super) fn refused(self, refusal: &QueueRefusal, fault: Fault) -> QueueError {
         let QueueRefusal { status, code, message } = refusal;
         let (code, text) = answers::refusal(*status, code, message, &self.credentials.secrets());
-        let fault = refusal.fault();
         QueueError {
             refused: matches!(fault, Fault::Denied | Fault::Other),
             ..self.failed(&code, &format!("{text}; {}", self.remedy(fault)))

@@ -12,7 +12,6 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::bodies::taken_out;
-use super::errors::Fault;
 use super::{BatchOutcome, Delivery, EntryFailure, ReceiptHandle};
 use crate::aws::answers;
 use crate::clock::EpochMs;
@@ -38,12 +37,6 @@ pub struct QueueRefusal {
     pub code: String,
     /// SQS's message, or the text that came instead. As it came: it may hold secrets and line breaks.
     pub message: String,
-}
-
-impl QueueRefusal {
-    pub(super) fn fault(&self) -> Fault {
-        Fault::of(self.status, &self.code, &self.message)
-    }
 }
 
 #[derive(Serialize)]

@@ -32,13 +32,14 @@ fn report<T>(operation: Operation, settings: &SqsSettings, of: impl FnOnce(Faile
     of(FailedCall { operation, settings, credentials: &credentials(), provider: &provider })
 }
 
-fn refusal(status: u16, code: &str, message: &str) -> QueueRefusal {
-    QueueRefusal { status, code: code.to_owned(), message: message.to_owned() }
+fn refused(call: FailedCall<'_>, status: u16, code: &str, message: &str) -> QueueError {
+    let refusal = QueueRefusal { status, code: code.to_owned(), message: message.to_owned() };
+    call.refused(&refusal, Fault::of(status, code, message))
 }
 
 fn line(status: u16, code: &str, message: &str) -> String {
     let settings = settings("eu-central-1", "events");
-    let error = report(Operation::Receive, &settings, |call| call.refused(&refusal(status, code, message)));
+    let error = report(Operation::Receive, &settings, |call| refused(call, status, code, message));
     assert_eq!(error.kind, code);
     error.message
 }
@@ -89,17 +90,17 @@ fn each_code_has_its_remedy() {
         let message = line(*status, code, "");
         assert!(message.contains(&format!("HTTP {status} {code}; ")), "{message}");
         assert!(message.contains(remedy), "{message}");
-        let error = report(Operation::Receive, &settings, |call| call.refused(&refusal(*status, code, "")));
+        let error = report(Operation::Receive, &settings, |call| refused(call, *status, code, ""));
         assert_eq!(error.refused, *is_refused, "{code}");
     }
 }
 
 #[test]
 fn too_many_messages_in_flight_is_no_matter_of_permissions_and_not_for_good() {
-    let fault = refusal(403, "OverLimit", "").fault();
+    let fault = Fault::of(403, "OverLimit", "");
     assert!(!fault.concerns_the_key(403));
     let settings = settings("eu-central-1", "events");
-    let error = report(Operation::Receive, &settings, |call| call.refused(&refusal(403, "OverLimit", "")));
+    let error = report(Operation::Receive, &settings, |call| refused(call, 403, "OverLimit", ""));
     assert!(!error.refused);
     assert!(error.message.contains("; 120,000 messages are in flight"), "{error}");
     assert!(!error.message.contains("policy"), "{error}");
@@ -133,9 +134,8 @@ fn secrets_and_the_signed_request_that_aws_quotes_are_cut() {
 #[test]
 fn a_code_that_holds_a_secret_is_redacted() {
     let settings = settings("eu-central-1", "events");
-    let refused =
-        report(Operation::Receive, &settings, |call| call.refused(&refusal(400, "Bad-the-secret-key", "")));
-    assert_eq!(refused.kind, "Bad-[redacted]");
+    let error = report(Operation::Receive, &settings, |call| refused(call, 400, "Bad-the-secret-key", ""));
+    assert_eq!(error.kind, "Bad-[redacted]");
 }
 
 #[test]
@@ -155,8 +155,7 @@ fn a_denied_call_names_the_missing_permission() {
         (Operation::ChangeVisibility, "lacks sqs:ChangeMessageVisibility"),
         (Operation::GetAttributes, "lacks sqs:GetQueueAttributes"),
     ] {
-        let refusal = refusal(403, "AccessDenied", "not authorized");
-        let error = report(operation, &settings, |call| call.refused(&refusal));
+        let error = report(operation, &settings, |call| refused(call, 403, "AccessDenied", "not authorized"));
         assert!(error.message.contains(permission), "{error}");
     }
 }
