@@ -152,9 +152,9 @@ impl FailedCall<'_> {
             Fault::UnknownKey => {
                 of_key("AWS does not know this key in this region (deleted, inactive, of another account?)")
             }
-            Fault::WrongSignature => {
-                of_key("the secret does not belong to this key, or the queue is not in this region")
-            }
+            Fault::WrongSignature => of_key(
+                "the secret does not belong to this key, or the queue is not in this region (a clock that is off is corrected)",
+            ),
             Fault::Expired => of_key("the session of this key has expired"),
             Fault::WrongTime => {
                 "the time of the signature was not accepted: set this machine's clock by NTP, AWS allows 5 minutes"

@@ -109,7 +109,8 @@ fn too_many_messages_in_flight_is_no_matter_of_permissions_and_not_for_good() {
 #[test]
 fn a_wrong_signature_names_both_secret_and_region_and_a_wrong_time_the_clock() {
     let wrong = line(403, "SignatureDoesNotMatch", "The request signature does not match.");
-    let cause = "the secret does not belong to this key, or the queue is not in this region: signed with";
+    let cause = "the secret does not belong to this key, or the queue is not in this region (a clock that is off is corrected): \
+                 signed with";
     assert!(wrong.contains(cause), "{wrong}");
     let expired = "Signature expired: 20261102T115000Z is now earlier than 20261102T120000Z";
     let late = line(403, "SignatureDoesNotMatch", expired);
