@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{CredentialsError, answers};
 use crate::config::Proxy;
-use crate::http_client::{HttpClient, HttpOptions, Remedies};
+use crate::http_client::{HttpClient, HttpOptions};
 
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
@@ -69,9 +69,8 @@ impl Endpoint {
             self.fault("request_invalid", &format!("{cause}; check them, and {settings}"))
         })?;
         let answer = self.http.send(request, None).map_err(|error| {
-            let tls = format!("check {settings} and this machine's trusted certificates");
-            let remedy = error.kind.remedy(Remedies { unreachable, tls: &tls, wrong_peer: &is_this_it });
-            self.fault(error.kind.label(), &format!("{error}; {remedy}"))
+            let remedy = error.kind.remedy(unreachable, &is_this_it);
+            self.fault(&error.kind.to_string(), &format!("{error}; {remedy}"))
         })?;
         let status = answer.status;
         let (code, message) = answers::error(&answer.body).unwrap_or_default();

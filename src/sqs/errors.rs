@@ -6,7 +6,7 @@ use super::client::SqsSettings;
 use super::protocol::QueueRefusal;
 use super::{EntryFailure, Operation, QueueError};
 use crate::aws::{Credentials, CredentialsProvider, answers};
-use crate::http_client::{HttpError, HttpErrorKind, Remedies};
+use crate::http_client::{HttpError, HttpErrorKind};
 
 /// The settings that decide where calls go.
 const ENDPOINT_SETTINGS: &str = "QUEUE_URL (or AWS_ENDPOINT_URL_SQS, AWS_ENDPOINT_URL)";
@@ -104,13 +104,9 @@ impl FailedCall<'_> {
         let wrong_peer = self.is_this_sqs();
         let unreachable =
             format!("check the way there (DNS, firewall, proxy, VPC endpoint) and {ENDPOINT_SETTINGS}");
-        let remedy = error.kind.remedy(Remedies {
-            unreachable: &unreachable,
-            tls: "check this machine's trusted certificates (package ca-certificates, SSL_CERT_FILE)",
-            wrong_peer: &wrong_peer,
-        });
+        let remedy = error.kind.remedy(&unreachable, &wrong_peer);
         let cause = format!("no answer from {}: {error}; {remedy}", self.endpoint());
-        self.failed(error.kind.label(), &cause)
+        self.failed(&error.kind.to_string(), &cause)
     }
 
     pub(super) fn failed(self, kind: &str, cause: &str) -> QueueError {
@@ -194,7 +190,7 @@ impl FailedCall<'_> {
 /// The error of a receive of this `wait` that ended after `age`. If the connection was closed or reset, or a gateway answered
 /// 504, something on the way may have an idle timeout below the wait.
 pub(super) fn of_receive(error: QueueError, age: Duration, wait: Duration) -> QueueError {
-    let is_cut = error.kind == HttpErrorKind::Connection.label() || error.kind == "Http504";
+    let is_cut = error.kind == HttpErrorKind::Connection.to_string() || error.kind == "Http504";
     if !is_cut || !(CUT_AGE_MIN..wait).contains(&age) {
         return error;
     }
