@@ -58,7 +58,7 @@ impl Session {
             },
             prefix: access.environment_prefix,
             redis_at: server_name(&access.redis),
-            store: RedisStore::new(access.redis, rules, connections, signer.map(|(signer, _)| signer)),
+            store: RedisStore::new(access.redis, rules, connections, signer),
             _log: log.ok(),
         })
     }

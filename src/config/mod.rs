@@ -13,6 +13,7 @@ mod profiles;
 mod proxy;
 mod queue;
 mod redis;
+mod region;
 mod secret;
 mod settings;
 mod shown;

@@ -3,10 +3,10 @@
 use url::Url;
 
 use super::EdgeAccess;
+use super::region;
 #[allow(clippy::wildcard_imports)] // the settings
 use super::table::*;
 use super::values::Validator;
-use crate::sqs::region;
 
 const REMEDY: &str = "set the queue's URL, https://sqs.<region>.amazonaws.com/<account>/<name>";
 

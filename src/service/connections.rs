@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Setup;
-use crate::aws::{CredentialsProvider, EdgeCredentials, RenewingCredentials, provider};
+use crate::aws::{CredentialsProvider, provider};
 use crate::cache::keyspace::Keyspace;
 use crate::clock;
 use crate::config::{CredentialSource, RedisAddress, RedisConfig};
@@ -18,8 +18,8 @@ use crate::store::{CacheStore, RedisStore, StoreRules, server_name};
 
 /// What a receive may take beyond its long poll.
 pub(super) const RECEIVE_SLACK: Duration = Duration::from_secs(5);
-/// What a source of credentials may take for one fetch, with a margin: no endpoint has more than 10 s.
-pub(super) const CREDENTIALS_FETCH_MAX: Duration = Duration::from_secs(30);
+/// What a source of credentials may take for one fetch: STS and the Edge API have 10 s, the others less.
+pub(super) const CREDENTIALS_FETCH_MAX: Duration = Duration::from_secs(10);
 
 /// The thread that renews the queue's credentials. Their expiry is published as a metric.
 const QUEUE_CREDENTIALS: &str = "credentials";
@@ -35,7 +35,7 @@ impl Setup<'_> {
             region: config.region.clone(),
             // Pollers, deleters, and the thread that extends visibility.
             pool_size: config.consumers * 2 + 1,
-            receive_slack: RECEIVE_SLACK,
+            long_poll_deadline: config.wait_time + RECEIVE_SLACK,
             proxy: config.proxy.clone(),
         };
         Ok(Arc::new(SqsClient::new(settings, credentials)))
@@ -58,29 +58,26 @@ impl Setup<'_> {
         Ok(Arc::new(RedisStore::new(config.redis.clone(), rules, connections, signer.transpose()?)))
     }
 
-    /// The provider of this source, and what it signs. Unless its credentials are static, a thread renews them.
+    /// The provider of this source, and a thread that renews its credentials. `signs` is what they sign.
     fn credentials(
         &self,
         source: &CredentialSource,
         thread: &'static str,
         signs: &'static str,
-    ) -> anyhow::Result<Arc<dyn CredentialsProvider>> {
-        let edge = EdgeCredentials::new(Arc::clone(&self.edge), self.config.queue_url.clone());
-        let (provider, renewing) = provider(source, self.config.proxy.clone(), edge);
+    ) -> anyhow::Result<Arc<CredentialsProvider>> {
+        let config = self.config;
+        let provider = provider(source, config.proxy.clone(), &self.edge, &config.queue_url);
         log::info!(credentials = provider.describe().as_str(); "calls to {signs} are signed");
-        if let Some(credentials) = renewing {
-            let (metrics, faults) = (Arc::clone(&self.metrics), Arc::clone(&self.faults));
-            let exit = self.exit.clone();
-            self.threads
-                .spawn(thread, move || renew(&credentials, thread, signs, &metrics, &faults, &exit))?;
-        }
+        let (credentials, exit) = (Arc::clone(&provider), self.exit.clone());
+        let (metrics, faults) = (Arc::clone(&self.metrics), Arc::clone(&self.faults));
+        self.threads.spawn(thread, move || renew(&credentials, thread, signs, &metrics, &faults, &exit))?;
         Ok(provider)
     }
 }
 
 /// Renews ahead of expiry until the exit phase.
 fn renew(
-    credentials: &RenewingCredentials,
+    credentials: &CredentialsProvider,
     kind: &str,
     signs: &str,
     metrics: &Metrics,
@@ -90,22 +87,23 @@ fn renew(
     let mut logged = None;
     loop {
         let renewed = credentials.renew_if_due(clock::now());
-        let holds_any = credentials.holds_any(clock::now());
+        let holds_any = credentials.usable(clock::now()).is_some();
         match renewed {
-            Ok(()) => {
+            Ok(_) => {
                 if let Some(outage) = faults.recovered(kind, Duration::ZERO, Instant::now()) {
                     log::info!(lasted_secs = outage.lasted.as_secs_f64(); "credentials are available again");
                 }
             }
             Err(error) => {
-                let message = if holds_any {
-                    format!(
-                        "cannot renew the credentials of {signs}: those at hand are used as long as they last"
-                    )
+                // Two kinds: the worse one is not held back as a repetition of the other.
+                let (fault, message) = if holds_any {
+                    let used = "those at hand are used as long as they last";
+                    ("renewal", format!("cannot renew the credentials of {signs}: {used}"))
                 } else {
-                    format!("there are no credentials for {signs}: asking again")
+                    ("absence", format!("there are no credentials for {signs}: asking again"))
                 };
-                faults.fault(kind, log::Level::Error, &message, &error.message, Instant::now());
+                let fault = format!("{kind} {fault}");
+                faults.fault(&fault, log::Level::Error, &message, &error.message, Instant::now());
             }
         }
         // A caller may have fetched them, not this loop.

@@ -57,7 +57,7 @@ pub(super) struct DialPlan {
 pub(super) struct ConnectionManager {
     config: Arc<RedisConfig>,
     /// Signs the tokens that replace a password (REDIS_IAM_AUTH).
-    signer: Option<Arc<dyn CredentialsProvider>>,
+    signer: Option<Arc<CredentialsProvider>>,
     redis: Arc<DialPlan>,
     sentinels: Arc<DialPlan>,
     /// The primary that Sentinel named and that answered as one.
@@ -129,7 +129,7 @@ fn says_too_many_clients(error: &RedisError) -> bool {
 }
 
 impl ConnectionManager {
-    pub(super) fn new(config: RedisConfig, signer: Option<Arc<dyn CredentialsProvider>>) -> Self {
+    pub(super) fn new(config: RedisConfig, signer: Option<Arc<CredentialsProvider>>) -> Self {
         Self {
             config: Arc::new(config),
             signer,
@@ -209,11 +209,10 @@ impl ConnectionManager {
 
     /// The server refused the token: keys that AWS no longer accepts are fetched again.
     fn invalidate_credentials(&self) {
-        if let (Some(_), Some(signer)) = (&self.config.iam, &self.signer) {
-            let now = clock::now();
-            if let Ok(credentials) = signer.current(now) {
-                signer.invalidate(&credentials.access_key_id, now);
-            }
+        if let (Some(_), Some(signer)) = (&self.config.iam, &self.signer)
+            && let Some(credentials) = signer.usable(clock::now())
+        {
+            signer.invalidate(&credentials.access_key_id);
         }
     }
 

@@ -47,7 +47,7 @@ impl r2d2::HandleError<StoreError> for LastConnectError {
 
 impl ConnectionPool {
     /// At most `size` connections, made when first needed: this never fails for a Redis that is unavailable.
-    pub(super) fn new(config: RedisConfig, size: u32, signer: Option<Arc<dyn CredentialsProvider>>) -> Self {
+    pub(super) fn new(config: RedisConfig, size: u32, signer: Option<Arc<CredentialsProvider>>) -> Self {
         let last_connect_error = LastConnectError::default();
         // One thread connects: more would only try an unavailable Redis from several sides at once.
         let connector = scheduled_thread_pool::ScheduledThreadPool::builder()

@@ -51,7 +51,7 @@ impl RedisStore {
         config: RedisConfig,
         rules: StoreRules,
         connections: u32,
-        signer: Option<Arc<dyn CredentialsProvider>>,
+        signer: Option<Arc<CredentialsProvider>>,
     ) -> Self {
         Self {
             pool: ConnectionPool::new(config.clone(), connections, signer),

@@ -48,7 +48,7 @@ fn temporary_keys_of_the_default_profile_are_used_with_their_session_token() {
             .set("AWS_CONFIG_FILE", config)
             .set("AWS_SHARED_CREDENTIALS_FILE", credentials),
     );
-    wait_for_source(&service, &format!("credentials of profile 'default', with key id {}", key.id));
+    wait_for_source(&service, &format!("credentials of profile 'default' with key id {}", key.id));
     apply_one(&stage, &service, "customer-1");
     let token = key.session_token.as_deref().expect("temporary ones");
     assert_hidden(&service, &[&key.secret, token]);

@@ -108,6 +108,7 @@ fn that_cannot_be_exchanged_any_more_works_to_the_last_second_and_then_heals() {
     assert!(receive_errors(&service).abs() < f64::EPSILON);
 
     service.wait_for_complaint(&["cannot sign calls to queue", "HTTP 503 ServiceUnavailable"]);
+    service.wait_for_complaint(&["there are no credentials for the queue", "credentials absence"]);
     assert_eq!(service.get("/livez").status, 200);
     let second = pod.fresh();
     pod.sts.give(&second, 3600);

@@ -14,8 +14,8 @@ use serde_json::json;
 use self::Severity::{Failure, Good, Note, Warning};
 use super::output::{date, show};
 use super::{CONFIGURATION, CommandError, DONE, FAILED, Session};
+use crate::aws::provider;
 use crate::aws::sts::StsClient;
-use crate::aws::{EdgeCredentials, provider};
 use crate::clock;
 use crate::config::{CredentialSource, Settings};
 use crate::edge::EdgeClient;
@@ -152,8 +152,7 @@ fn check(settings: &Settings, args: &CheckArgs) -> Result<Report, CommandError> 
     report.area = Area::Credentials;
     let (url, key, proxy) = (&config.edge_api_url, &config.server_api_key, &config.proxy);
     let edge = Arc::new(EdgeClient::new(url.clone(), key.clone(), proxy.clone()));
-    let of_edge = EdgeCredentials::new(Arc::clone(&edge), queue.clone());
-    let (provider, _) = provider(&config.credentials, proxy.clone(), of_edge);
+    let provider = provider(&config.credentials, proxy.clone(), &edge, queue);
     let credentials = provider.current(clock::now());
     match &credentials {
         Err(error) => report.add(Failure, error),

@@ -105,7 +105,7 @@ type Attributes = HashMap<String, String>;
 pub(super) fn queue(
     report: &mut Report,
     config: &Config,
-    credentials: Arc<dyn CredentialsProvider>,
+    credentials: Arc<CredentialsProvider>,
     receives: bool,
 ) {
     report.area = Area::Queue;
@@ -114,7 +114,7 @@ pub(super) fn queue(
         queue_url: config.queue_url.clone(),
         region: config.region.clone(),
         pool_size: 1,
-        receive_slack: Duration::from_secs(5),
+        long_poll_deadline: Duration::from_secs(5),
         proxy: config.proxy.clone(),
     };
     let queue = SqsClient::new(settings, credentials);
