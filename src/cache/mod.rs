@@ -19,6 +19,8 @@ use keyspace::{Keyspace, ReaderLocks, balance_key, credit_usage_key, feature_usa
 /// Usages written in one atomic step with their list: a script call has 3,900 arguments at most, and a usage takes four, a
 /// credit eight and the currency of a rate one.
 const USAGES_WITH_LIST: usize = 900;
+/// Credits written with their list: half of the arguments.
+const CREDITS_WITH_LIST: usize = 225;
 
 /// A value that is written with its timestamp, unless something newer is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,9 +121,6 @@ pub struct PurgeWrite {
 pub struct Invalidation {
     /// Spells the keys.
     pub keyspace: Keyspace,
-    /// The tombstone stays when the scan has ended (UPSERT). Under UPDATE_IF_EXISTS an out-of-order message finds no key of
-    /// its customer and writes nothing, unless a reader has refetched; for that case the workers remember the time.
-    pub keeps_tombstone: bool,
     /// An operator's invalidation: it overwrites what the tombstone recorded before.
     pub resets_tombstone: bool,
     /// When the message was sent.
@@ -196,7 +195,6 @@ pub fn changes(message: Message, layout: &Layout) -> Changes {
         Event::UsageUpdated(update) => Some(usage_change(update, layout)),
         Event::EnvironmentInvalidated => Some(CacheChange::InvalidateEnvironment(Invalidation {
             keyspace: layout.keyspace.clone(),
-            keeps_tombstone: layout.policy == CacheUpdatePolicy::Upsert,
             resets_tombstone: false,
             sent_at,
         })),
@@ -237,11 +235,13 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
                     && *format != CacheFormat::V3
                 {
                     let (currency, usage) = (&entitlement.currency_id, &entitlement.usage);
-                    credits.push(credit_write(&customer_key, currency, usage, timestamp, *format));
+                    let credit = credit_write(&customer_key, currency, usage, timestamp, *format);
+                    credits.push((currency.clone(), credit));
                 }
             }
         }
     }
+    let more_credits = credits.split_off(credits.len().min(CREDITS_WITH_LIST));
     let with_list = USAGES_WITH_LIST.saturating_sub(2 * credits.len() + rate_currencies.len() / 4);
     let rest = usages.split_off(usages.len().min(with_list));
     let list = CacheChange::WriteEntitlements(Box::new(EntitlementsWrite {
@@ -260,7 +260,7 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
             timestamp,
         }),
         usages,
-        credits,
+        credits: credits.into_iter().map(|(_, credit)| credit).collect(),
         rate_currencies: rate_currencies.into_iter().collect(),
     }));
     let usage = |write| {
@@ -270,7 +270,18 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
             write,
         })
     };
-    std::iter::once(list).chain(rest.into_iter().map(usage)).collect()
+    let credit = |(currency, credit)| {
+        CacheChange::WriteBalance(BalanceWrite {
+            locks: locks.clone(),
+            customer_key: customer_key.clone(),
+            currency,
+            credit,
+            balance: None,
+            adjusts_list: false,
+        })
+    };
+    let more_credits = more_credits.into_iter().map(credit);
+    std::iter::once(list).chain(rest.into_iter().map(usage)).chain(more_credits).collect()
 }
 
 fn usage_change(update: UsageUpdated, layout: &Layout) -> CacheChange {
@@ -344,7 +355,7 @@ mod tests {
                 r#"{{"__typename":"CreditEntitlement","currency":{{"currencyId":"c{number}"}},"currentUsage":1}}"#
             )
         };
-        let entries: Vec<String> = (0..1_000).map(feature).chain((0..100).map(credit)).collect();
+        let entries: Vec<String> = (0..1_000).map(feature).chain((0..500).map(credit)).collect();
         let body = format!(
             r#"{{"type":"ENTITLEMENTS_UPDATED","payload":{{"customerId":"ann","entitlementsV2":[{}]}}}}"#,
             entries.join(",")
@@ -359,8 +370,7 @@ mod tests {
         let Some(CacheChange::WriteEntitlements(list)) = changes.next() else {
             panic!("the list comes first");
         };
-        assert_eq!(list.credits.len(), 100);
         assert!(4 * list.usages.len() + 8 * list.credits.len() < 3_850, "{}", list.usages.len());
-        assert_eq!(list.usages.len() + changes.len(), 1_000, "the others follow");
+        assert_eq!(list.usages.len() + list.credits.len() + changes.len(), 1_500, "the others follow");
     }
 }

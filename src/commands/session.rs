@@ -28,8 +28,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// A store of at most so many connections, none of which is made yet.
-    pub fn open(settings: &Settings, access: CacheAccess, connections: u32) -> Result<Self, CommandError> {
+    /// Nothing is dialled yet.
+    pub fn open(settings: &Settings, access: CacheAccess) -> Result<Self, CommandError> {
         let log = service_log::start_on_stderr(&settings.command_log()?);
         let log = log.inspect_err(|error| complain(format!("cannot start the log: {error}")));
         for notice in &access.notices {
@@ -49,7 +49,7 @@ impl Session {
             },
             prefix: access.environment_prefix,
             redis_at: server_name(&access.redis),
-            store: RedisStore::new(access.redis, rules, connections, signer.map(|(signer, _)| signer)),
+            store: RedisStore::new(access.redis, rules, signer.map(|(signer, _)| signer)),
             _log: log.ok(),
         })
     }

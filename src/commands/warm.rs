@@ -71,7 +71,7 @@ pub(super) fn run(settings: &Settings, args: &WarmArgs) -> Result<u8, CommandErr
     let (mut access, edge) = settings.cache_and_edge_access()?;
     let proxy = access.proxy.clone();
     access.policy = CacheUpdatePolicy::Upsert; // whatever the policy for messages is
-    let session = Session::open(settings, access, args.parallel)?;
+    let session = Session::open(settings, access)?;
     let edge = EdgeClient::for_many(edge.url, edge.key, proxy, args.parallel as usize, ANSWER_WITHIN);
     let filler = Filler {
         session: &session,

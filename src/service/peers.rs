@@ -39,7 +39,7 @@ pub(super) fn queue(
     Ok(Arc::new(SqsClient::new(settings, credentials)))
 }
 
-/// The store, with a connection for each thread that needs one. Nothing is dialled yet.
+/// The store. Nothing is dialled yet.
 pub(super) fn store(
     config: &Config,
     edge: &Arc<EdgeClient>,
@@ -55,10 +55,7 @@ pub(super) fn store(
         policy: config.cache_update_policy,
         expiry: config.expiry,
     };
-    // One per worker, one for the sampler, one for the prefix check.
-    let connections = u32::try_from(config.workers + 2)?;
-    let store = RedisStore::new(config.redis.clone(), rules, connections, signer);
-    Ok(Arc::new(store))
+    Ok(Arc::new(RedisStore::new(config.redis.clone(), rules, signer)))
 }
 
 /// Logs how Redis is reached, so that it need not be guessed from errors. No secret.

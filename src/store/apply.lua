@@ -16,8 +16,13 @@
 --
 -- Most calls are of usages alone. A function is created anew in each call, and all of them cost more than one usage does: the
 -- script returns before it creates those that usages do not need.
-local APPLIED, LOCKED, NOT_CACHED, PURGED_LATER, NO_CUSTOMER, ADJUST_LIST, CONFLICT = 0, 1, 2, 3, 4, 5, 6
+local APPLIED, LOCKED, NOT_CACHED, PURGED_LATER, NO_CUSTOMER, ADJUST_LIST = 0, 1, 2, 3, 4, 5 -- as in `script.rs`
 local KEYS, ARGV, call, expiry, dry_run = KEYS, ARGV, redis.call, ARGV[2], ARGV[4] == '1'
+if dry_run then
+    call = function(command, ...)
+        if command == 'MGET' or command == 'GET' or command == 'EXISTS' then return redis.call(command, ...) end
+    end
+end
 local next_deciding, next_other, next_arg = 1, tonumber(ARGV[1]) + 1, 7
 local stored = next_other > 1 and call('MGET', unpack(KEYS, 1, next_other - 1)) or {}
 local set_here = {} -- what this call has set, by key; false if deleted
@@ -40,11 +45,7 @@ local function write(timestamp_index, timestamp, key, value)
         return
     end
     set_here[key], set_here[timestamp_key] = value, timestamp
-    if dry_run then
-        written[#written + 1] = key
-        return
-    end
-    written = written + 1
+    if dry_run then written[#written + 1] = key else written = written + 1 end
     if expiry == '' then
         call('SET', key, value)
         call('SET', timestamp_key, timestamp)
@@ -151,13 +152,12 @@ end
 
 local function set(key, value)
     set_here[key] = value
-    if dry_run then return end
     if expiry == '' then call('SET', key, value) else call('SET', key, value, 'EX', expiry) end
 end
 
 local function delete(key)
     set_here[key] = false
-    if not dry_run then call('DEL', key) end
+    call('DEL', key)
 end
 
 -- The timestamp at this index; nil if there is none or it is not a number.
@@ -172,7 +172,7 @@ local function set_tombstone(key, purged, deleted)
     local value = purged
     if deleted > 0 then value = string.format('%s:%.0f', purged, deleted) end
     set_here[key] = value
-    if not dry_run then call('SET', key, value, 'EX', tombstone_secs) end
+    call('SET', key, value, 'EX', tombstone_secs)
 end
 
 local function credit_json(usage, from, to, has_next_reset_date)
@@ -337,11 +337,10 @@ function changes.replace()
     local first, a = deciding(keys), next_arg
     next_arg = a + keys
     for i = 0, keys - 1 do
-        if (read(first + i) or '') ~= ARGV[a + i] then return CONFLICT end
+        if (read(first + i) or '') ~= ARGV[a + i] then return LOCKED end
     end
     count(KEYS[first], true)
-    set_here[KEYS[first]] = list
-    if not dry_run then call('SET', KEYS[first], list, 'KEEPTTL') end
+    call('SET', KEYS[first], list, 'KEEPTTL')
     return APPLIED
 end
 
@@ -366,13 +365,17 @@ function changes.purge()
             deleted = math.max(deleted, math.min(time_at(index) or 0, latest))
         end
     end
+    local is_cached
     for _, key in ipairs(keys) do
-        if dry_run and exists(key) then count(key, true) end
+        if exists(key) then
+            is_cached = true
+            count(key, true)
+        end
         set_here[key] = false
     end
-    if not dry_run then written = call('DEL', unpack(keys)) end
+    call('DEL', unpack(keys))
     -- A migration may list a hundred thousand customers of whom few are cached: only these get a tombstone.
-    if is_known or not update_if_exists or (dry_run and #written or written) > 0 then
+    if is_known or not update_if_exists or is_cached then
         set_tombstone(KEYS[tombstone], sent_at, deleted)
     elseif resets then
         delete(KEYS[tombstone])
@@ -412,13 +415,6 @@ function changes.tombstone()
     if purged and not resets and tonumber(purged) > tonumber(sent_at) then sent_at = purged end
     call('SET', KEYS[index], sent_at, 'EX', secs)
     count(KEYS[index], true)
-    return APPLIED
-end
-
--- Deletes the environment's tombstone if it still has this time. Deciding key: the tombstone. Argument: the time.
-function changes.clear()
-    local sent_at, index = arg(), deciding(1)
-    if read(index) == sent_at then delete(KEYS[index]) end
     return APPLIED
 end
 
