@@ -5,7 +5,7 @@ use std::time::Duration;
 use redis::{Value, cmd, pipe};
 
 use super::connection::unless_refused;
-use super::errors::{Cause, StoreError};
+use super::errors::{Cause, StoreError, unexpected};
 use super::redis_store::RedisStore;
 use crate::clock::EpochMs;
 
@@ -93,12 +93,12 @@ impl RedisStore {
     }
 
     fn key_snapshot(&self, value: &Value, expiry: &Value) -> Result<KeySnapshot, StoreError> {
-        let reply =
-            |reply: &Value| unless_refused(reply.clone(), "cannot read from", &self.connections.config);
+        let config = &self.connections.config;
+        let reply = |reply: &Value| unless_refused(reply.clone(), "cannot read from", config);
         let content = match reply(value) {
             Ok(Value::Nil) => Content::Absent,
             Ok(Value::BulkString(bytes)) => String::from_utf8(bytes).map_or(Content::NotText, Content::Text),
-            Ok(_) => return Err(self.unexpected("GET answered in an unknown form")),
+            Ok(_) => return Err(unexpected("GET answered in an unknown form", config)),
             Err(error) if error.cause == Cause::WrongType => Content::Foreign,
             Err(error) => return Err(error),
         };
@@ -107,36 +107,34 @@ impl RedisStore {
             Ok(Value::Int(left)) => u64::try_from(left)
                 .map_or(KeyExpiry::Absent, |left| KeyExpiry::In(Duration::from_millis(left))),
             Err(error) if error.is_unsupported() => KeyExpiry::Unknown,
-            Ok(_) | Err(_) => return Err(self.unexpected("PTTL answered in an unknown form")),
+            Ok(_) | Err(_) => return Err(unexpected("PTTL answered in an unknown form", config)),
         };
         Ok(KeySnapshot { content, expiry })
     }
 
     /// The server's time. `None` if it cannot be read: it only confirms this machine's clock.
     pub fn time(&self) -> Option<EpochMs> {
-        let (secs, micros): (i64, i64) = self.ask(&cmd("TIME"), "cannot ask the time of").ok()?;
+        let (secs, micros): (i64, i64) = self.connections.ask(&cmd("TIME"), "cannot ask the time of").ok()?;
         Some(EpochMs(secs.checked_mul(1_000)?.checked_add(micros / 1_000)?))
     }
 
     /// What the server says of itself. Fails if it does not answer; what it refuses to tell is left out.
     pub fn facts(&self) -> Result<ServerFacts, StoreError> {
-        let mut facts = ServerFacts::default();
-        match self.ask::<String>(&cmd("INFO"), "cannot ask") {
-            Ok(text) => facts.read(&text),
-            Err(error) if error.is_unsupported() => {}
-            Err(error) => return Err(error),
-        }
-        // Managed servers may hide a part of INFO; ROLE is the same everywhere.
-        match self.ask::<Value>(&cmd("ROLE"), "cannot ask") {
-            Ok(Value::Array(role)) => {
-                if let Some(Value::BulkString(role)) = role.first() {
-                    facts.role = Some(String::from_utf8_lossy(role).into_owned());
-                }
-            }
-            Err(error) if !error.is_unsupported() => return Err(error),
-            Ok(_) | Err(_) => {}
-        }
-        Ok(facts)
+        let info = match self.connections.ask::<String>(&cmd("INFO"), "cannot ask") {
+            Err(error) if error.is_unsupported() => return Ok(ServerFacts::default()),
+            info => info?,
+        };
+        let field = |name| {
+            let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            value.map(|value| value.trim().to_owned())
+        };
+        Ok(ServerFacts {
+            is_known: true,
+            version: field("redis_version"),
+            role: field("role"),
+            maxmemory: field("maxmemory").and_then(|bytes| bytes.parse().ok()),
+            maxmemory_policy: field("maxmemory_policy"),
+        })
     }
 
     /// Writes a key, reads it and deletes it.
@@ -144,13 +142,13 @@ impl RedisStore {
         const VALUE: &str = "probe";
         let mut set = cmd("SET");
         set.arg(key).arg(VALUE).arg("EX").arg(PROBE_SECS);
-        self.ask::<Value>(&set, "cannot write to")?;
-        let read: Option<String> = self.ask(cmd("GET").arg(key), "cannot read from")?;
-        self.ask::<Value>(cmd("DEL").arg(key), "cannot delete from")?;
+        self.connections.ask::<Value>(&set, "cannot write to")?;
+        let read: Option<String> = self.connections.ask(cmd("GET").arg(key), "cannot read from")?;
+        self.connections.ask::<Value>(cmd("DEL").arg(key), "cannot delete from")?;
         if read.as_deref() == Some(VALUE) {
             return Ok(());
         }
-        Err(self.unexpected("a key that was written does not read as what was written"))
+        Err(unexpected("a key that was written does not read as what was written", &self.connections.config))
     }
 
     /// Takes a lock for so long. False: somebody else holds it.
@@ -158,7 +156,7 @@ impl RedisStore {
         let mut set = cmd("SET");
         set.arg(key).arg(token).arg("NX").arg("PX");
         set.arg(u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX));
-        let reply: Value = self.ask(&set, "cannot take a lock in")?;
+        let reply: Value = self.connections.ask(&set, "cannot take a lock in")?;
         Ok(reply != Value::Nil)
     }
 
@@ -166,31 +164,15 @@ impl RedisStore {
     pub fn release_lock(&self, key: &str, token: &str) -> Result<(), StoreError> {
         let mut release = cmd("EVAL");
         release.arg(RELEASE).arg(1).arg(key).arg(token);
-        self.ask::<Value>(&release, "cannot release a lock in").map(|_| ())
+        self.connections.ask::<Value>(&release, "cannot release a lock in").map(|_| ())
     }
 
     /// Wakes the readers that wait for a refetch. If an ACL forbids it, they wait for their timeout.
     pub fn publish_refetched(&self, channel: &str) {
         let mut publish = cmd("PUBLISH");
         publish.arg(channel).arg("{}");
-        if let Err(error) = self.ask::<Value>(&publish, "cannot publish in") {
+        if let Err(error) = self.connections.ask::<Value>(&publish, "cannot publish in") {
             log::debug!(err:% = error; "readers that wait for a refetch were not notified");
-        }
-    }
-}
-
-impl ServerFacts {
-    fn read(&mut self, info: &str) {
-        self.is_known = true;
-        for (name, value) in info.lines().filter_map(|line| line.split_once(':')) {
-            let value = value.trim().to_owned();
-            match name {
-                "redis_version" => self.version = Some(value),
-                "role" => self.role = Some(value),
-                "maxmemory" => self.maxmemory = value.parse().ok(),
-                "maxmemory_policy" => self.maxmemory_policy = Some(value),
-                _ => {}
-            }
         }
     }
 }

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, RedisError, RedisResult, Value, cmd};
+use redis::{Cmd, FromRedisValue, RedisError, RedisResult, Value, cmd};
 
-use super::errors::{Cause, StoreError, refusal, translate};
+use super::errors::{Cause, StoreError, refusal, translate, unexpected};
 use super::iam_token::iam_token;
 use super::sentinel::{self, Server};
 use super::tls::TlsSetup;
@@ -62,6 +62,12 @@ impl Connection {
             self.is_broken |= !matches!(error.cause, Cause::NoPermission | Cause::NoScript);
         }
         reply
+    }
+
+    /// One command whose reply is of this type.
+    pub(super) fn ask<T: FromRedisValue>(&mut self, command: &Cmd, doing: &str) -> Result<T, StoreError> {
+        let reply = self.query(command, doing)?;
+        redis::from_redis_value(reply).map_err(|_| unexpected("a reply of an unknown form", &self.config))
     }
 }
 
@@ -173,9 +179,9 @@ impl Connections {
         }
     }
 
-    /// One command on any connection.
-    pub(super) fn query(&self, command: &Cmd, doing: &str) -> Result<Value, StoreError> {
-        self.on_one(|connection| connection.query(command, doing))
+    /// One command, on any connection, whose reply is of this type.
+    pub(super) fn ask<T: FromRedisValue>(&self, command: &Cmd, doing: &str) -> Result<T, StoreError> {
+        self.on_one(|connection| connection.ask(command, doing))
     }
 
     /// The idle connections that may be used.

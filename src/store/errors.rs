@@ -140,13 +140,6 @@ impl StoreError {
         Self::new(Cause::Stopped, format!("{what}: {again}"))
     }
 
-    /// A reply that no Redis gives.
-    pub(super) fn unexpected(what: &str, config: &RedisConfig) -> Self {
-        let (at, remedy) =
-            (server_name(config), "check that it is a Redis and not a proxy that changes answers");
-        Self::new(Cause::Protocol, format!("cannot use the answer of Redis at {at}: {what}; {remedy}"))
-    }
-
     /// Trying the same change again cannot help until somebody removes what stands at its key. Any other refusal may
     /// pass: a permission may be granted, a server replaced.
     pub fn is_permanent(&self) -> bool {
@@ -212,6 +205,12 @@ pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -
         let kind = format!("{:?}", error.kind());
         describe(Cause::Other(kind), &peer_text(&error.to_string()), doing, config)
     }
+}
+
+/// A reply that no Redis gives.
+pub(super) fn unexpected(what: &str, config: &RedisConfig) -> StoreError {
+    let (at, remedy) = (server_name(config), "check that it is a Redis and not a proxy that changes answers");
+    StoreError::new(Cause::Protocol, format!("cannot use the answer of Redis at {at}: {what}; {remedy}"))
 }
 
 /// A server's error, by its code and its text.

@@ -15,6 +15,9 @@ mod tls;
 mod tls_errors;
 mod transport;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

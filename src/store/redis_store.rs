@@ -4,10 +4,10 @@ use std::slice;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, FromRedisValue, Value, cmd};
+use redis::{Value, cmd};
 
 use super::connection::{Connection, Connections};
-use super::errors::{Cause, StoreError, refusal};
+use super::errors::{Cause, StoreError, refusal, unexpected};
 use super::script::{Call, SOURCE, Step, StepResult, StoreRules, TOMBSTONE_SECS, results};
 use super::{CacheStore, LockPatience, Outcome, PrefixScan};
 use crate::aws::CredentialsProvider;
@@ -116,7 +116,8 @@ impl RedisStore {
     ) -> Result<StepResults, StoreError> {
         let answer = self.eval(connection, call, is_dry_run)?;
         let results = results(&answer).filter(|results| results.len() == steps);
-        let results = results.ok_or_else(|| self.unexpected("the script answered in an unknown form"))?;
+        let results = results
+            .ok_or_else(|| unexpected("the script answered in an unknown form", &self.connections.config))?;
         let refused = |words: String| {
             let (code, detail) = words.split_once(' ').unwrap_or_default();
             let is_code = code.len() > 2 && code.bytes().all(|byte| byte.is_ascii_uppercase());
@@ -126,32 +127,32 @@ impl RedisStore {
         Ok(results.into_iter().map(|result| result.map_err(refused)).collect())
     }
 
-    /// Runs the script by its SHA-1 (EVALSHA), and loads it if the server does not have it. Where that is refused, EVAL
-    /// sends the source.
+    /// Runs the script by its SHA-1 (EVALSHA). Where that is refused, EVAL sends the source.
     fn eval(&self, connection: &mut Connection, call: &Call, is_dry_run: bool) -> Result<Value, StoreError> {
+        let command = |name, script| call.command(name, script, &self.rules, is_dry_run);
         let mut refused = None;
         if connection.sha1_refused_at.is_none_or(|at| at.elapsed() >= SOURCE_FOR) {
-            let by_sha1 = call.command("EVALSHA", &self.sha1, &self.rules, is_dry_run);
-            let mut tried = connection.query(&by_sha1, WRITING);
-            if matches!(&tried, Err(error) if error.cause == Cause::NoScript) {
-                // Redis was restarted, or somebody called SCRIPT FLUSH.
-                let loaded =
-                    connection.query(cmd("SCRIPT").arg("LOAD").arg(SOURCE), "cannot load the script into");
-                tried = loaded.and_then(|_| connection.query(&by_sha1, WRITING));
-            }
-            match tried {
+            match connection.query(&command("EVALSHA", &self.sha1), WRITING) {
                 Err(error) if error.cause == Cause::NoScript || error.is_unsupported() => {
                     refused = Some(error);
                 }
-                tried => return tried,
+                ended => return ended,
             }
         }
-        let answer = connection.query(&call.command("EVAL", SOURCE, &self.rules, is_dry_run), WRITING);
-        if answer.is_ok() && refused.is_some() {
-            (connection.sha1_refused_at, connection.is_broken) = (Some(Instant::now()), false);
+        let answer = connection.query(&command("EVAL", SOURCE), WRITING);
+        match (answer, refused) {
+            (Ok(answer), Some(refused)) => {
+                connection.is_broken = false;
+                // A server that had lost the script, by a restart say, now has it again.
+                if refused.cause != Cause::NoScript {
+                    connection.sha1_refused_at = Some(Instant::now());
+                }
+                Ok(answer)
+            }
+            // If both were refused for the same cause, the first error names the command that is needed.
+            (Err(error), Some(refused)) if refused.cause == error.cause => Err(refused),
+            (answer, _) => answer,
         }
-        // If both were refused for the same cause, the first error names the command that is needed.
-        answer.map_err(|error| refused.filter(|first| first.cause == error.cause).unwrap_or(error))
     }
 
     fn probe(&self, connection: &mut Connection) -> Result<(), StoreError> {
@@ -170,7 +171,7 @@ impl RedisStore {
         let mut keys = vec![customer_key.to_owned(), timestamp_key(customer_key)];
         keys.extend(currencies.iter().map(|currency| balance_key(customer_key, currency)));
         for _ in 0..ADJUST_TRIES {
-            let reply = self.connections.query(cmd("MGET").arg(&keys), "cannot read from")?;
+            let reply: Value = self.connections.ask(cmd("MGET").arg(&keys), "cannot read from")?;
             // What is not text is no list that anybody reads.
             let values = redis::from_redis_value::<Vec<Option<String>>>(reply).unwrap_or_default();
             let read: Vec<(&str, String)> = keys
@@ -256,7 +257,7 @@ impl RedisStore {
             }
             Ok(keep_going())
         };
-        if self.scan(connection, &keyspace.customer_keys_pattern(), unlink)? {
+        if Self::scan(connection, &keyspace.customer_keys_pattern(), unlink)? {
             return Ok(unlinked);
         }
         Err(StoreError::stopped(&format!("stopped invalidating the environment after {unlinked} keys")))
@@ -264,8 +265,7 @@ impl RedisStore {
 
     /// Scans the keys that match, in small steps. `each` gets what a step found, and says whether to go on. True if everything
     /// was scanned.
-    pub(super) fn scan(
-        &self,
+    fn scan(
         connection: &mut Connection,
         pattern: &str,
         mut each: impl FnMut(&mut Connection, &[Vec<u8>]) -> Result<bool, StoreError>,
@@ -274,28 +274,13 @@ impl RedisStore {
         loop {
             let mut scan = cmd("SCAN");
             scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_COUNT);
-            let reply = connection.query(&scan, "cannot scan the keys of")?;
-            let (next, keys): (Vec<u8>, Vec<Vec<u8>>) =
-                self.typed(reply, "SCAN answered in an unknown form")?;
+            let (next, keys): (Vec<u8>, Vec<Vec<u8>>) = connection.ask(&scan, "cannot scan the keys of")?;
             let goes_on = each(connection, &keys)?;
             if next == b"0" || !goes_on {
                 return Ok(next == b"0");
             }
             cursor = next;
         }
-    }
-
-    /// One command whose reply is of this type.
-    pub(super) fn ask<T: FromRedisValue>(&self, command: &Cmd, doing: &str) -> Result<T, StoreError> {
-        self.typed(self.connections.query(command, doing)?, "a reply of an unknown form")
-    }
-
-    fn typed<T: FromRedisValue>(&self, reply: Value, unless: &str) -> Result<T, StoreError> {
-        redis::from_redis_value(reply).map_err(|_| self.unexpected(unless))
-    }
-
-    pub(super) fn unexpected(&self, what: &str) -> StoreError {
-        StoreError::unexpected(what, &self.connections.config)
     }
 }
 
@@ -338,7 +323,7 @@ impl CacheStore for RedisStore {
     fn scan_prefixes(&self, own: &Keyspace, keep_going: &dyn Fn() -> bool) -> Result<PrefixScan, StoreError> {
         self.connections.on_one(|connection| {
             let (mut scan, mut steps, mut is_stopped) = (PrefixScan::default(), 0, false);
-            let is_complete = self.scan(connection, ANY_CUSTOMER_KEYS, |_, keys| {
+            let is_complete = Self::scan(connection, ANY_CUSTOMER_KEYS, |_, keys| {
                 scan.has_own = keys.iter().any(|key| own.is_customer_key(key));
                 for prefix in keys.iter().filter_map(|key| prefix_of(key)) {
                     if scan.others.len() < PREFIXES_MAX {
@@ -361,7 +346,7 @@ impl CacheStore for RedisStore {
     }
 
     fn ping(&self) -> Result<(), StoreError> {
-        match self.connections.query(&cmd("PING"), "cannot use") {
+        match self.connections.ask::<Value>(&cmd("PING"), "cannot use") {
             // An ACL that forbids PING forbids no write.
             Err(error) if error.cause == Cause::NoPermission => Ok(()),
             // Nor does a server that knows it by another name; but this error may be said to every command.
@@ -372,8 +357,7 @@ impl CacheStore for RedisStore {
 
     fn info(&self) -> Result<String, StoreError> {
         self.connections.on_one(|connection| {
-            let reply = connection.query(&cmd("INFO"), "cannot read the statistics of")?;
-            let text: String = self.typed(reply, "INFO is not text")?;
+            let text: String = connection.ask(&cmd("INFO"), "cannot read the statistics of")?;
             // Found before a write fails.
             if text.contains("role:slave") && text.contains("slave_read_only:1") {
                 // Another connection may lead to the primary: the name may have moved there.
