@@ -365,17 +365,13 @@ function changes.purge()
             deleted = math.max(deleted, math.min(time_at(index) or 0, latest))
         end
     end
-    local is_cached
     for _, key in ipairs(keys) do
-        if exists(key) then
-            is_cached = true
-            count(key, true)
-        end
+        if dry_run and exists(key) then count(key, true) end
         set_here[key] = false
     end
-    call('DEL', unpack(keys))
+    if not dry_run then written = call('DEL', unpack(keys)) end
     -- A migration may list a hundred thousand customers of whom few are cached: only these get a tombstone.
-    if is_known or not update_if_exists or is_cached then
+    if is_known or not update_if_exists or (dry_run and #written or written) > 0 then
         set_tombstone(KEYS[tombstone], sent_at, deleted)
     elseif resets then
         delete(KEYS[tombstone])
