@@ -379,24 +379,19 @@ function changes.purge()
     return APPLIED
 end
 
--- Deletes scanned values with their timestamps. If a list is newer than the invalidation, the invalidation is out of order:
--- the list's tombstone records how new it was.
--- Deciding keys: (timestamp, tombstone) of each value. Other keys: the values. Arguments: when the invalidation was sent, number
--- of values; for each '1' if it is a list and so has a tombstone.
+-- Deletes a scanned value with its timestamp. If a list is newer than the invalidation, the invalidation is out of order: the
+-- list's tombstone records how new it was.
+-- Deciding keys: timestamp, tombstone. Other key: the value. Arguments: when the invalidation was sent, '1' if it is a list and
+-- so has a tombstone.
 function changes.unlink()
-    local sent_at, values, a = number(), number(), next_arg
-    local first, key = deciding(2 * values), other(values)
-    next_arg = a + values
-    for i = 0, values - 1 do
-        local index = first + 2 * i
-        local at = ARGV[a + i] == '1' and time_at(index)
-        if at and at > sent_at then
-            local purged, deleted = read_tombstone(index + 1)
-            at = math.min(at, math.max(now, sent_at))
-            if at > deleted then set_tombstone(KEYS[index + 1], purged or '0', at) end
-        end
-        written = written + call('UNLINK', KEYS[key + i], KEYS[index])
+    local sent_at, is_list, timestamp, tombstone, key = number(), arg() == '1', deciding(1), deciding(1), KEYS[other(1)]
+    local at = is_list and time_at(timestamp)
+    if at and at > sent_at then
+        local purged, deleted = read_tombstone(tombstone)
+        at = math.min(at, math.max(now, sent_at))
+        if at > deleted then set_tombstone(KEYS[tombstone], purged or '0', at) end
     end
+    written = call('UNLINK', key, KEYS[timestamp])
     return APPLIED
 end
 

@@ -34,8 +34,6 @@ pub(super) struct Connection {
     config: Arc<RedisConfig>,
     /// Not to be used again.
     pub(super) is_broken: bool,
-    /// When the server last refused to run the script by its SHA-1.
-    pub(super) sha1_refused_at: Option<Instant>,
     connected_at: Instant,
     /// The primary that Sentinel named, if it was asked.
     primary: Option<Server>,
@@ -288,7 +286,6 @@ impl Connections {
             transport,
             config: Arc::clone(&self.config),
             is_broken: false,
-            sha1_refused_at: None,
             connected_at: Instant::now(),
             primary: None,
         })
@@ -365,7 +362,6 @@ mod tests {
             transport: Transport::new(TimedSocket::unix(&path, now + ROUND_TRIP).unwrap(), None),
             config: Arc::clone(&connections.config),
             is_broken: false,
-            sha1_refused_at: None,
             connected_at,
             primary: None,
         };

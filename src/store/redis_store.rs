@@ -1,8 +1,8 @@
 //! The store on a real Redis: the calls that change the cache.
 
+use std::collections::BTreeSet;
 use std::slice;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use redis::{Value, cmd};
 
@@ -24,12 +24,8 @@ const SCAN_COUNT: u32 = 1_000;
 const PREFIX_STEPS_MAX: u32 = 1_000;
 /// Prefixes that it keeps; a warning names only a few.
 const PREFIXES_MAX: usize = 100;
-/// Scanned keys that one call deletes: three arguments each.
-const UNLINKED_AT_ONCE: usize = 900;
 /// Tries to adjust a list that others change meanwhile, before its message has to wait.
 const ADJUST_TRIES: usize = 10;
-/// A server that refuses to run the script by its SHA-1 gets its source for so long: the refusal may pass.
-const SOURCE_FOR: Duration = Duration::from_secs(10);
 /// How long a key lives that shows that writes work.
 const PROBE_SECS: u32 = 10;
 const WRITING: &str = "cannot write to";
@@ -53,21 +49,20 @@ impl RedisStore {
     /// Does steps, in as many calls as they take.
     fn run(
         &self,
+        connection: &mut Connection,
         steps: &[Step<'_>],
         is_dry_run: bool,
         keep_going: &dyn Fn() -> bool,
     ) -> Result<StepResults, StoreError> {
-        self.connections.on_one(|connection| {
-            let mut results = Vec::with_capacity(steps.len());
-            while results.len() < steps.len() {
-                let (done, all) = (results.len(), steps.len());
-                if done > 0 && !keep_going() {
-                    return Err(StoreError::stopped(&format!("stopped after {done} of {all} changes")));
-                }
-                results.extend(self.call(connection, &steps[done..], is_dry_run)?);
+        let mut results = Vec::with_capacity(steps.len());
+        while results.len() < steps.len() {
+            let (done, all) = (results.len(), steps.len());
+            if done > 0 && !keep_going() {
+                return Err(StoreError::stopped(&format!("stopped after {done} of {all} changes")));
             }
-            Ok(results)
-        })
+            results.extend(self.call(connection, &steps[done..], is_dry_run)?);
+        }
+        Ok(results)
     }
 
     /// One call, for as many of these steps as fit. An error that is not known to belong to one key counts as the server's,
@@ -130,28 +125,19 @@ impl RedisStore {
     /// Runs the script by its SHA-1 (EVALSHA). Where that is refused, EVAL sends the source.
     fn eval(&self, connection: &mut Connection, call: &Call, is_dry_run: bool) -> Result<Value, StoreError> {
         let command = |name, script| call.command(name, script, &self.rules, is_dry_run);
-        let mut refused = None;
-        if connection.sha1_refused_at.is_none_or(|at| at.elapsed() >= SOURCE_FOR) {
-            match connection.query(&command("EVALSHA", &self.sha1), WRITING) {
-                Err(error) if error.cause == Cause::NoScript || error.is_unsupported() => {
-                    refused = Some(error);
-                }
-                ended => return ended,
-            }
-        }
-        let answer = connection.query(&command("EVAL", SOURCE), WRITING);
-        match (answer, refused) {
-            (Ok(answer), Some(refused)) => {
+        let refused = match connection.query(&command("EVALSHA", &self.sha1), WRITING) {
+            Err(error) if error.cause == Cause::NoScript || error.is_unsupported() => error,
+            ended => return ended,
+        };
+        // A server that had lost the script, by a restart say, then has it again.
+        match connection.query(&command("EVAL", SOURCE), WRITING) {
+            Ok(answer) => {
                 connection.is_broken = false;
-                // A server that had lost the script, by a restart say, now has it again.
-                if refused.cause != Cause::NoScript {
-                    connection.sha1_refused_at = Some(Instant::now());
-                }
                 Ok(answer)
             }
             // If both were refused for the same cause, the first error names the command that is needed.
-            (Err(error), Some(refused)) if refused.cause == error.cause => Err(refused),
-            (answer, _) => answer,
+            Err(error) if error.cause == refused.cause => Err(refused),
+            Err(error) => Err(error),
         }
     }
 
@@ -193,7 +179,8 @@ impl RedisStore {
                 return Ok(Ok(true));
             };
             let step = Step::Replace { read: &read, list: &list };
-            match self.run(&[step], false, &|| true)?.remove(0) {
+            let replace = |connection: &mut _| self.run(connection, &[step], false, &|| true);
+            match self.connections.on_one(replace)?.remove(0) {
                 Ok(result) if result.outcome == Outcome::Locked => {}
                 ended => return Ok(ended.map(|_| true)),
             }
@@ -227,7 +214,7 @@ impl RedisStore {
         changes: &[&CacheChange],
     ) -> Result<Vec<Result<StepResult, StoreError>>, StoreError> {
         let steps: Vec<_> = changes.iter().map(|change| Step::Change(change, LockPatience::NONE)).collect();
-        self.run(&steps, true, &|| true)
+        self.connections.on_one(|connection| self.run(connection, &steps, true, &|| true))
     }
 
     fn scan_and_unlink(
@@ -244,14 +231,11 @@ impl RedisStore {
         let unlink = |connection: &mut Connection, keys: &[Vec<u8>]| {
             // Each value is deleted together with its timestamp, whichever of the two was found. Meanwhile a reader may have
             // written both again, and nothing would ever replace half of a pair.
-            let mut values: Vec<&[u8]> = keys.iter().map(|key| value_key(key)).collect();
-            values.sort_unstable();
-            values.dedup();
-            for scanned in values.chunks(UNLINKED_AT_ONCE) {
-                let step = Step::Unlink { scanned, keyspace, sent_at };
-                if let Outcome::Applied { written, .. } =
-                    self.call(connection, &[step], false)?.remove(0)?.outcome
-                {
+            let values: BTreeSet<&[u8]> = keys.iter().map(|key| value_key(key)).collect();
+            let unlink = |value| Step::Unlink { value, keyspace, sent_at };
+            let steps: Vec<_> = values.into_iter().map(unlink).collect();
+            for result in self.run(connection, &steps, false, keep_going)? {
+                if let Outcome::Applied { written, .. } = result?.outcome {
                     unlinked += written;
                 }
             }
@@ -300,7 +284,8 @@ impl CacheStore for RedisStore {
     ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
         let steps: Vec<_> =
             changes.iter().map(|(change, patience)| Step::Change(change, *patience)).collect();
-        let results = self.run(&steps, false, keep_going)?.into_iter().zip(changes);
+        let run = |connection: &mut _| self.run(connection, &steps, false, keep_going);
+        let results = self.connections.on_one(run)?.into_iter().zip(changes);
         results
             .map(|(result, (change, _))| {
                 result.map_or_else(|error| Ok(Err(error)), |result| self.outcome(change, &result))

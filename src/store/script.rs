@@ -39,8 +39,8 @@ pub(super) enum Step<'a> {
     /// Replaces a list that is still as it was read: of each key, its name and what it held. If it is not, the result is
     /// [`Outcome::Locked`].
     Replace { read: &'a [(&'a str, String)], list: &'a str },
-    /// Deletes scanned values, each with its timestamp.
-    Unlink { scanned: &'a [&'a [u8]], keyspace: &'a Keyspace, sent_at: EpochMs },
+    /// Deletes a scanned value with its timestamp.
+    Unlink { value: &'a [u8], keyspace: &'a Keyspace, sent_at: EpochMs },
     /// Records an invalidation; with `resets`, whatever was recorded before.
     SetTombstone { key: &'a str, sent_at: EpochMs, secs: u32, resets: bool },
 }
@@ -171,16 +171,13 @@ impl Call {
                     self.arguments.arg(value);
                 }
             }
-            Step::Unlink { scanned, keyspace, sent_at } => {
-                self.arguments.arg("unlink").arg(sent_at.0).arg(scanned.len());
-                for value in *scanned {
-                    // Of any other value the timestamp stands in the place of a tombstone, which is then not set.
-                    let timestamp = [value, TIMESTAMP.as_bytes()].concat();
-                    let tombstone = keyspace.tombstone_of(value);
-                    self.deciding.arg(&timestamp).arg(tombstone.as_ref().unwrap_or(&timestamp));
-                    self.others.arg(value);
-                    self.arguments.arg(tombstone.is_some());
-                }
+            Step::Unlink { value, keyspace, sent_at } => {
+                // Of any other value the timestamp stands in the place of a tombstone, which is then not set.
+                let timestamp = [value, TIMESTAMP.as_bytes()].concat();
+                let tombstone = keyspace.tombstone_of(value);
+                self.deciding.arg(&timestamp).arg(tombstone.as_ref().unwrap_or(&timestamp));
+                self.others.arg(value);
+                self.arguments.arg("unlink").arg(sent_at.0).arg(tombstone.is_some());
             }
             Step::SetTombstone { key, sent_at, secs, resets } => {
                 self.deciding.arg(key);
