@@ -271,8 +271,13 @@ impl Connections {
         let accepted = self.redis.authenticate(&mut transport, username, password.as_deref());
         accepted.map_err(|error| {
             let error = cannot_connect(&error);
-            if error.cause == Cause::WrongPassword {
-                self.invalidate_credentials();
+            // A token was refused: keys that AWS no longer accepts are fetched again.
+            let now = clock::now();
+            if error.cause == Cause::WrongPassword
+                && let Some(signer) = &self.signer
+                && let Ok(credentials) = signer.current(now)
+            {
+                signer.invalidate(&credentials.access_key_id, now);
             }
             error
         })?;
@@ -309,16 +314,6 @@ impl Connections {
             failed(format!("{cannot}: {error}; check REDIS_IAM_CACHE_NAME and REDIS_USERNAME"))
         });
         token.map(Some)
-    }
-
-    /// The server refused the token: keys that AWS no longer accepts are fetched again.
-    fn invalidate_credentials(&self) {
-        let now = clock::now();
-        if let Some(signer) = &self.signer
-            && let Ok(credentials) = signer.current(now)
-        {
-            signer.invalidate(&credentials.access_key_id, now);
-        }
     }
 
     /// What a read-only replica would answer to a write.

@@ -66,7 +66,7 @@ impl RedisStore {
     }
 
     /// One call, for as many of these steps as fit. An error that is not known to belong to one key counts as the server's,
-    /// unless another key can be written at the same time.
+    /// unless another key can be written at the same time. A dry run does not try to.
     fn call(
         &self,
         connection: &mut Connection,
@@ -74,25 +74,18 @@ impl RedisStore {
         is_dry_run: bool,
     ) -> Result<StepResults, StoreError> {
         let (call, count) = Call::of(steps);
-        let steps = &steps[..count];
-        let mut results = self.call_once(connection, &call, count, is_dry_run);
+        let mut results = self.call_once(connection, &call, count, is_dry_run)?;
+        let is_unknown =
+            |result: &Result<_, StoreError>| matches!(result, Err(error) if error.cause.is_unknown());
         // After the first time, whether the fault is the changes' own; after the second, whether it has passed.
         for _ in 0..2 {
-            let unknown = match &results {
-                Ok(results) => common_unknown_error(results),
-                Err(error) => Some(error).filter(|error| error.cause.is_unknown()),
-            };
-            let Some(error) = unknown.filter(|_| !is_dry_run) else { break };
-            // If nothing can be written, there is no need to ask for each change.
-            self.probe(connection).map_err(|_| error.clone())?;
-            // A fault of the server's ends it: what comes behind would only meet it, too.
-            let one = |step| match self.call_once(connection, &Call::of(slice::from_ref(step)).0, 1, false) {
-                Err(error) if error.cause.is_unknown() => Ok(Err(error)),
-                results => Ok(results?.remove(0)),
-            };
-            results = steps.iter().map(one).collect();
+            let Some(Err(error)) = results.first().filter(|_| results.iter().all(is_unknown)) else { break };
+            if is_dry_run || self.probe(connection).is_err() {
+                return Err(error.clone());
+            }
+            let alone = |step| Ok(self.call_once(connection, &Call::of(&[step]).0, 1, false)?.remove(0));
+            results = steps[..count].iter().copied().map(alone).collect::<Result<_, StoreError>>()?;
         }
-        let results = results?;
         let is_servers = |error: &&StoreError| !error.cause.is_unknown() && !error.is_permanent();
         if let Some(error) = results.iter().filter_map(|result| result.as_ref().err()).find(is_servers) {
             connection.is_broken = true;
@@ -101,7 +94,7 @@ impl RedisStore {
         Ok(results)
     }
 
-    /// A result for each of the call's steps.
+    /// A result for each of the call's steps. An unknown error is the result of each; any other ends it.
     fn call_once(
         &self,
         connection: &mut Connection,
@@ -109,7 +102,10 @@ impl RedisStore {
         steps: usize,
         is_dry_run: bool,
     ) -> Result<StepResults, StoreError> {
-        let answer = self.eval(connection, call, is_dry_run)?;
+        let answer = match self.eval(connection, call, is_dry_run) {
+            Err(error) if error.cause.is_unknown() => return Ok(vec![Err(error); steps]),
+            answer => answer?,
+        };
         let results = results(&answer).filter(|results| results.len() == steps);
         let results = results
             .ok_or_else(|| unexpected("the script answered in an unknown form", &self.connections.config))?;
@@ -189,22 +185,21 @@ impl RedisStore {
     }
 
     /// The outcome of a change. Adjusts the list first, if a balance requires it.
+    #[allow(clippy::wildcard_enum_match_arm)] // no other change adjusts a list
     fn outcome(
         &self,
         change: &CacheChange,
         result: &StepResult,
     ) -> Result<Result<Outcome, StoreError>, StoreError> {
-        let (key, currencies) = match change {
-            CacheChange::WriteEntitlements(write) => (&write.list.key, write.rate_currencies.as_slice()),
-            CacheChange::WriteBalance(write) => (&write.customer_key, slice::from_ref(&write.currency)),
-            CacheChange::WriteUsage(_) | CacheChange::Purge(_) | CacheChange::InvalidateEnvironment(_) => {
-                return Ok(Ok(result.outcome));
+        let is_adjusted = match change {
+            CacheChange::WriteEntitlements(write) if result.adjusts_list => {
+                self.adjust_list(&write.list.key, &write.rate_currencies)?
             }
+            CacheChange::WriteBalance(write) if result.adjusts_list => {
+                self.adjust_list(&write.customer_key, slice::from_ref(&write.currency))?
+            }
+            _ => Ok(true),
         };
-        if !result.adjusts_list {
-            return Ok(Ok(result.outcome));
-        }
-        let is_adjusted = self.adjust_list(key, currencies)?;
         Ok(is_adjusted.map(|is_adjusted| if is_adjusted { result.outcome } else { Outcome::Locked }))
     }
 
@@ -268,14 +263,6 @@ impl RedisStore {
     }
 }
 
-/// The first error, if every step met one that may be the server's or its own.
-fn common_unknown_error(results: &StepResults) -> Option<&StoreError> {
-    let unknown = |error: &&StoreError| error.cause.is_unknown();
-    let mut errors = results.iter().map(|result| result.as_ref().err().filter(unknown));
-    let first = errors.next()??;
-    errors.all(|error| error.is_some()).then_some(first)
-}
-
 impl CacheStore for RedisStore {
     fn apply(
         &self,
@@ -286,11 +273,11 @@ impl CacheStore for RedisStore {
             changes.iter().map(|(change, patience)| Step::Change(change, *patience)).collect();
         let run = |connection: &mut _| self.run(connection, &steps, false, keep_going);
         let results = self.connections.on_one(run)?.into_iter().zip(changes);
-        results
-            .map(|(result, (change, _))| {
-                result.map_or_else(|error| Ok(Err(error)), |result| self.outcome(change, &result))
-            })
-            .collect()
+        let outcome = |(result, (change, _)): (Result<_, _>, &(&CacheChange, _))| match result {
+            Ok(result) => self.outcome(change, &result),
+            Err(error) => Ok(Err(error)),
+        };
+        results.map(outcome).collect()
     }
 
     fn invalidate(

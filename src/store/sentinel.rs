@@ -65,10 +65,9 @@ fn ask(
     password: Option<&str>,
     deadline: Instant,
 ) -> Result<Option<Server>, String> {
-    let words = |error: redis::RedisError| match error.detail() {
+    let words = |error: redis::RedisError| match error.code() {
         _ if error.kind() == redis::ErrorKind::Parse => "its answer is not one of a sentinel".to_owned(),
-        Some(detail) if error.is_io_error() => detail.to_owned(),
-        Some(detail) => server_text(error.code().unwrap_or_default(), detail),
+        Some(code) => server_text(code, error.detail().unwrap_or_default()),
         None => peer_text(&error.to_string()),
     };
     let mut sentinel = dialer.open(host, port, deadline).map_err(|error| error.to_string())?;
