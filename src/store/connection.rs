@@ -138,13 +138,10 @@ pub(super) struct Connections {
 
 impl Connections {
     pub(super) fn new(config: RedisConfig, signer: Option<Arc<dyn CredentialsProvider>>) -> Self {
-        let sentinel_tls = match &config.address {
-            // The name to expect in the certificate is the primary's, not the sentinel's.
-            RedisAddress::Sentinel(sentinels) if sentinels.tls => {
-                Some(RedisTls { server_name: None, ..config.tls.clone().unwrap_or_default() })
-            }
-            RedisAddress::Sentinel(_) | RedisAddress::Tcp { .. } | RedisAddress::Unix(_) => None,
-        };
+        let has_tls = matches!(&config.address, RedisAddress::Sentinel(sentinels) if sentinels.tls);
+        // The name to expect in the certificate is the primary's, not the sentinel's.
+        let sentinel_tls =
+            has_tls.then(|| RedisTls { server_name: None, ..config.tls.clone().unwrap_or_default() });
         Self {
             redis: Dialer::new(config.tls.clone(), "REDIS_PASSWORD"),
             sentinels: Dialer::new(sentinel_tls, "REDIS_SENTINEL_PASSWORD"),
@@ -225,8 +222,8 @@ impl Connections {
         let deadline = Instant::now() + CONNECT_TIMEOUT;
         let config = match &self.config.address {
             RedisAddress::Unix(path) => {
-                return self
-                    .log_in(TimedSocket::unix(path, deadline).map(|socket| Transport::new(socket, None)));
+                let socket = TimedSocket::unix(path, deadline);
+                return self.log_in(socket.map(|socket| Transport::new(socket, None)));
             }
             RedisAddress::Tcp { host, port } => {
                 return self.log_in(self.redis.open(host, *port, deadline));

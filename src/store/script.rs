@@ -1,6 +1,6 @@
 //! The calls of `apply.lua`, which makes every change, and its answers.
 
-use redis::{Arg, Cmd, RedisWrite as _, Value};
+use redis::{Arg, Cmd, RedisWrite as _, Value, from_redis_value};
 
 use super::{LockPatience, Outcome};
 use crate::cache::keyspace::{Keyspace, ReaderLocks, TIMESTAMP, balance_key};
@@ -67,14 +67,13 @@ pub fn results(answer: &Value) -> Option<Vec<Result<StepResult, String>>> {
 
 fn result(value: &Value) -> Option<Result<StepResult, String>> {
     let (number, written, stale) = if let Value::Int(number) = value {
-        (number, Vec::new(), Vec::new())
-    } else if let Value::Array(values) = value {
-        let [Value::Int(status), written, stale] = values.as_slice() else { return None };
-        (status, names(written)?, names(stale)?)
+        (*number, Vec::new(), Vec::new())
+    } else if let Value::BulkString(error) = value {
+        return Some(Err(String::from_utf8_lossy(error).into_owned()));
     } else {
-        return Some(Err(text(value)?));
+        from_redis_value::<(i64, Vec<String>, Vec<String>)>(value.clone()).ok()?
     };
-    let number = u64::try_from(*number).ok()?;
+    let number = u64::try_from(number).ok()?;
     let status = number & 0xf;
     let outcome = match status {
         0 | 5 => Outcome::Applied { written: number >> 4 & 0xffff, stale: number >> 20 },
@@ -85,16 +84,6 @@ fn result(value: &Value) -> Option<Result<StepResult, String>> {
         _ => return None,
     };
     Some(Ok(StepResult { outcome, adjusts_list: status == 5, written, stale }))
-}
-
-fn names(value: &Value) -> Option<Vec<String>> {
-    let Value::Array(names) = value else { return None };
-    names.iter().map(text).collect()
-}
-
-fn text(value: &Value) -> Option<String> {
-    let Value::BulkString(bytes) = value else { return None };
-    Some(String::from_utf8_lossy(bytes).into_owned())
 }
 
 /// The keys and arguments of one call, each kind in the order that `apply.lua` expects.
