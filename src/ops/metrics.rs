@@ -74,7 +74,7 @@ macro_rules! metrics {
             }
         }
 
-        /// In the README's order.
+        /// In the order of the documentation's table.
         #[cfg(test)]
         const ALL: &[tests::Series] = &[$(tests::Series {
             name: $name,
@@ -136,7 +136,7 @@ metrics! {
     queue_errors: IntCounterVec(QUEUE_OPERATIONS) "persistent_cache_queue_errors_total" ["operation"] "failed calls to the queue: `receive`, `delete`, `change_visibility`, `get_attributes`"
         read "single ones are normal; `get_attributes` may be denied permanently, which does no harm"
         do "rises steadily: the warning names the queue's answer (permission, region, clock, network)";
-    in_flight: IntGauge() "persistent_cache_in_flight_messages" [] "received and not yet settled"
+    in_flight: IntGauge() "persistent_cache_in_flight_messages" [] "received and not yet completed"
         read "bounded by `CONSUMERS`, `BATCH_SIZE` and `WORKERS`; at its bound the queue holds the backlog"
         do "stays above 0 while nothing is processed and Redis is up: restart, and report it";
     last_poll: Gauge() "persistent_cache_last_poll_timestamp_seconds" [] "last successful poll of the queue; 0 before the first"
@@ -213,7 +213,7 @@ mod tests {
         }
     }
 
-    /// The README's table of metrics in Markdown. Without `process_*`, which is Prometheus's own standard set.
+    /// The table of metrics in scripts/prometheus/README.md. Without `process_*`, which is Prometheus's own standard set.
     fn metrics_table() -> String {
         let mut table = String::from(
             "| name | type | what it says | how to read it | what to do |\n|---|---|---|---|---|\n",
@@ -419,21 +419,21 @@ mod tests {
 
     /// What stands before, within and after the markers.
     fn split_at_markers(readme: &str) -> (&str, &str, &str) {
-        let (before, rest) = readme.split_once(BEGIN).expect("README.md has <!-- metrics:begin -->");
-        let (block, after) = rest.split_once(END).expect("README.md has <!-- metrics:end -->");
+        let (before, rest) = readme.split_once(BEGIN).expect("the page has <!-- metrics:begin -->");
+        let (block, after) = rest.split_once(END).expect("the page has <!-- metrics:end -->");
         (before, block, after)
     }
 
     #[test]
     fn the_readme_lists_exactly_the_series_that_are_exported() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-        let readme = std::fs::read_to_string(path).expect("README.md can be read");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/prometheus/README.md");
+        let readme = std::fs::read_to_string(path).expect("the page can be read");
         let (before, block, after) = split_at_markers(&readme);
         // Read at compile time (cargo rebuilds when it changes): the running service's environment belongs to
         // config.rs alone.
         if option_env!("UPDATE_README").is_some_and(|value| value == "1") {
             let updated = format!("{before}{BEGIN}{}{END}{after}", metrics_table());
-            std::fs::write(path, updated).expect("README.md can be written");
+            std::fs::write(path, updated).expect("the page can be written");
         } else {
             assert_eq!(block, metrics_table(), "run the tests with UPDATE_README=1 to rewrite the block");
         }
