@@ -22,13 +22,25 @@ const TOLERANCE: u32 = 20;
 
 /// One connection.
 pub(super) struct Transport {
-    stream: BufReader<Stream>,
+    stream: BufReader<Box<dyn Stream>>,
     parser: Parser,
 }
 
-enum Stream {
-    Plain(TimedSocket),
-    Tls(Box<StreamOwned<ClientConnection, TimedSocket>>),
+/// With TLS or without.
+trait Stream: Read + Write + Send {
+    fn socket(&mut self) -> &mut TimedSocket;
+}
+
+impl Stream for TimedSocket {
+    fn socket(&mut self) -> &mut TimedSocket {
+        self
+    }
+}
+
+impl Stream for StreamOwned<ClientConnection, TimedSocket> {
+    fn socket(&mut self) -> &mut TimedSocket {
+        &mut self.sock
+    }
 }
 
 /// A socket whose reads and writes end by a deadline, however many they are.
@@ -41,28 +53,22 @@ pub(super) struct TimedSocket {
 impl Transport {
     /// Over a socket that is connected. With TLS, the first command does the handshake.
     pub(super) fn new(socket: TimedSocket, tls: Option<ClientConnection>) -> Self {
-        let stream = match tls {
-            None => Stream::Plain(socket),
-            Some(tls) => Stream::Tls(Box::new(StreamOwned::new(tls, socket))),
+        let stream: Box<dyn Stream> = match tls {
+            None => Box::new(socket),
+            Some(tls) => Box::new(StreamOwned::new(tls, socket)),
         };
         Self { stream: BufReader::new(stream), parser: Parser::new() }
     }
 
     /// Whatever is sent and received from now on ends by this moment, or fails.
     pub(super) fn set_deadline(&mut self, deadline: Instant) {
-        match self.stream.get_mut() {
-            Stream::Plain(socket) => socket.deadline = deadline,
-            Stream::Tls(tls) => tls.sock.deadline = deadline,
-        }
+        self.stream.get_mut().socket().deadline = deadline;
     }
 
     /// Sends packed commands.
     pub(super) fn send(&mut self, request: &[u8]) -> RedisResult<()> {
-        let sent = match self.stream.get_mut() {
-            Stream::Plain(socket) => socket.write_all(request),
-            Stream::Tls(tls) => tls.write_all(request).and_then(|()| tls.flush()),
-        };
-        sent.map_err(RedisError::from)
+        let stream = self.stream.get_mut();
+        stream.write_all(request).and_then(|()| stream.flush()).map_err(RedisError::from)
     }
 
     /// The next reply; a server's error is a value.
@@ -86,15 +92,6 @@ impl Transport {
             return Err(error.into());
         }
         Ok(reply)
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(socket) => socket.read(buffer),
-            Self::Tls(tls) => tls.read(buffer),
-        }
     }
 }
 
