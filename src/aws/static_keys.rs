@@ -62,9 +62,8 @@ pub struct ProfileCredentials(pub ProfileSource);
 
 impl Fetch for ProfileCredentials {
     fn fetch(&self) -> Result<Credentials, CredentialsError> {
-        let ProfileSource { name, files } = &self.0;
-        let keys = files.keys(name).map_err(|error| CredentialsError {
-            message: format!("cannot get the credentials of profile '{name}': {error}"),
+        let keys = self.0.keys().map_err(|error| CredentialsError {
+            message: format!("cannot get the credentials of profile '{}': {error}", self.0.name),
             kind: "profile_unusable".to_owned(),
         })?;
         StaticCredentials(keys).read()

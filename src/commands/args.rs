@@ -79,7 +79,7 @@ fn uses(command: &str, setting: &Arg) -> bool {
         _ => return false,
     };
     let group = setting.get_help_heading().unwrap_or_default();
-    let is_log_or_prefix = ["log_level", "environment_prefix"].contains(&setting.get_id().as_str());
+    let is_log_or_prefix = ["LOG_LEVEL", "ENVIRONMENT_PREFIX"].contains(&setting.get_id().as_str());
     let is_used = groups.split(", ").any(|used| used == group) || is_log_or_prefix && groups != "HTTP";
     is_used && !setting.is_hide_set()
 }
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn a_command_takes_every_setting_and_shows_those_it_uses() {
         let (settings, _) = parse_words("ready --redis-host r", &[]).unwrap();
-        let shown = settings.shown().0;
+        let shown = settings.shown();
         assert!(shown.iter().any(|setting| setting.name == "REDIS_HOST" && setting.is_given));
         let help = parse_words("ready --help", &[]).unwrap_err().to_string();
         assert!(help.contains("--port") && !help.contains("--redis-host"), "{help}");

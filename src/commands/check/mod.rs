@@ -138,7 +138,7 @@ fn check(settings: &Settings, args: &CheckArgs) -> Result<Report, CommandError> 
     let config = match settings.validate() {
         Ok(config) => config,
         Err(faults) => {
-            faults.lines().iter().for_each(|fault| report.add(Failure, fault));
+            faults.0.iter().for_each(|fault| report.add(Failure, fault));
             return Ok(report);
         }
     };
