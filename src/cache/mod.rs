@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 use std::iter;
 
 use crate::clock::EpochMs;
-use crate::config::CacheUpdatePolicy;
 use crate::entitlement::stored::{CacheFormat, entitlements_json, metadata_json, usage_json};
 use crate::entitlement::{CurrencyId, Entitlement, FeatureId, Subject, Usage, UsageOf};
 use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, UsageUpdated};
@@ -20,6 +19,8 @@ use keyspace::{Keyspace, ReaderLocks, balance_key, credit_usage_key, feature_usa
 /// Usages written in one atomic step with their list: a script call has 3,900 arguments at most, and a usage takes four, a
 /// credit eight and the currency of a rate one.
 const USAGES_WITH_LIST: usize = 900;
+/// Credits written with their list: half of the arguments.
+const CREDITS_WITH_LIST: usize = 225;
 
 /// A value that is written with its timestamp, unless something newer is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,9 +121,6 @@ pub struct PurgeWrite {
 pub struct Invalidation {
     /// Spells the keys.
     pub keyspace: Keyspace,
-    /// The tombstone stays when the scan has ended (UPSERT). Under UPDATE_IF_EXISTS an out-of-order message finds no key of
-    /// its customer and writes nothing, unless a reader has refetched; for that case the workers remember the time.
-    pub keeps_tombstone: bool,
     /// An operator's invalidation: it overwrites what the tombstone recorded before.
     pub resets_tombstone: bool,
     /// When the message was sent.
@@ -160,11 +158,6 @@ impl CacheChange {
     pub fn only_deletes(&self) -> bool {
         matches!(self, Self::Purge(_) | Self::InvalidateEnvironment(_))
     }
-
-    /// True for a list that an invalidation sent at this time made out of date.
-    pub fn is_outdated_by(&self, invalidated_at: EpochMs) -> bool {
-        matches!(self, Self::WriteEntitlements(write) if write.sent_at <= invalidated_at)
-    }
 }
 
 /// Where and how changes are written.
@@ -174,8 +167,6 @@ pub struct Layout {
     pub keyspace: Keyspace,
     /// Which readers the values are for.
     pub format: CacheFormat,
-    /// Which customers are written.
-    pub policy: CacheUpdatePolicy,
 }
 
 /// The changes of one message, made one by one: a migration may list 90,000 customers.
@@ -197,7 +188,6 @@ pub fn changes(message: Message, layout: &Layout) -> Changes {
         Event::EnvironmentInvalidated => {
             Box::new(iter::once(CacheChange::InvalidateEnvironment(Invalidation {
                 keyspace: layout.keyspace.clone(),
-                keeps_tombstone: layout.policy == CacheUpdatePolicy::Upsert,
                 resets_tombstone: false,
                 sent_at,
             })))
@@ -222,18 +212,32 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
             }
             // SDK 3.x knows no credits: its form has neither the entry nor the usage.
             (UsageOf::Credit(currency), Some(at)) if *format != CacheFormat::V3 => {
-                credits.push(credit_write(&customer_key, currency, usage, *at, *format));
+                let credit = credit_write(&customer_key, currency, usage, *at, *format);
+                credits.push((currency.clone(), credit));
             }
             (UsageOf::Feature(_) | UsageOf::Credit(_), _) => {}
         }
     }
+    let more_credits = credits.split_off(credits.len().min(CREDITS_WITH_LIST));
     let with_list = USAGES_WITH_LIST.saturating_sub(2 * credits.len() + rate_currencies.len() / 4);
     let rest = usages.split_off(usages.len().min(with_list));
     let usage = |write| {
         let (locks, customer_key) = (locks.clone(), customer_key.clone());
         CacheChange::WriteUsage(UsageWrite { locks, customer_key, write })
     };
-    let rest: Vec<CacheChange> = rest.into_iter().map(usage).collect();
+    let credit = |(currency, credit)| {
+        let (locks, customer_key) = (locks.clone(), customer_key.clone());
+        CacheChange::WriteBalance(BalanceWrite {
+            locks,
+            customer_key,
+            currency,
+            credit,
+            balance: None,
+            adjusts_list: false,
+        })
+    };
+    let rest: Vec<CacheChange> =
+        rest.into_iter().map(usage).chain(more_credits.into_iter().map(credit)).collect();
     let list = CacheChange::WriteEntitlements(Box::new(EntitlementsWrite {
         locks,
         tombstones: keyspace.tombstones(&update.subject),
@@ -250,7 +254,7 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
             timestamp,
         },
         usages,
-        credits,
+        credits: credits.into_iter().map(|(_, credit)| credit).collect(),
         rate_currencies: rate_currencies.into_iter().cloned().collect(),
     }));
     iter::once(list).chain(rest).collect()
@@ -337,11 +341,7 @@ mod tests {
             r#"{{"type":"ENTITLEMENTS_UPDATED","payload":{{"customerId":"ann","entitlementsV2":[{}]}}}}"#,
             entries.join(",")
         );
-        let layout = Layout {
-            keyspace: Keyspace::new("p"),
-            format: CacheFormat::Compatible,
-            policy: CacheUpdatePolicy::Upsert,
-        };
+        let layout = Layout { keyspace: Keyspace::new("p"), format: CacheFormat::Compatible };
         let message = decode(&body, EpochMs(1_795_161_600_000)).unwrap();
         let mut changes = changes(message, &layout);
         let Some(CacheChange::WriteEntitlements(list)) = changes.next() else {

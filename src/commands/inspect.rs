@@ -37,7 +37,7 @@ pub struct InspectArgs {
 }
 
 pub(super) fn run(settings: &Settings, args: &InspectArgs) -> Result<u8, CommandError> {
-    let session = Session::open(settings, settings.cache_access()?, 1)?;
+    let session = Session::open(settings, settings.cache_access()?)?;
     let report = report(&session, args)?;
     let is_cached = report["list"]["cached"] == true;
     show(args.json, &report, || table(&report))?;

@@ -30,7 +30,7 @@ pub struct PurgeArgs {
 }
 
 pub(super) fn run(settings: &Settings, args: &PurgeArgs) -> Result<u8, CommandError> {
-    let session = Session::open(settings, settings.cache_access()?, 1)?;
+    let session = Session::open(settings, settings.cache_access()?)?;
     let (whom, event) = match (&args.customer, &args.resource) {
         (None, _) => ("every customer".to_owned(), Event::EnvironmentInvalidated),
         (Some(customer), resource) => {

@@ -17,7 +17,7 @@ use crate::config::Settings;
 use crate::log::printable;
 use crate::message::{self, Event};
 use crate::sqs::protocol::sent_at;
-use crate::store::{DryRun, Outcome};
+use crate::store::{Outcome, StepResult};
 
 /// Changes that are applied together: enough to share round trips, few enough that the bar moves. A migration may have 90,000.
 const CHANGES_TOGETHER: usize = 250;
@@ -36,7 +36,7 @@ const READ: Counted = (0, "messages read");
 const BAD: Counted = (9, "bad lines or refused changes");
 
 pub(super) fn run(settings: &Settings, args: &ReplayArgs) -> Result<u8, CommandError> {
-    let session = Session::open(settings, settings.cache_access()?, 1)?;
+    let session = Session::open(settings, settings.cache_access()?)?;
     let (input, total) = open_lines(&args.file)?;
     let mut replay = Replay {
         session: &session,
@@ -184,7 +184,7 @@ fn body_of(line: &str, now: EpochMs) -> (String, EpochMs) {
 }
 
 /// What a change would do.
-fn prediction(change: &CacheChange, run: &DryRun) -> String {
+fn prediction(change: &CacheChange, run: &StepResult) -> String {
     if let CacheChange::InvalidateEnvironment(invalidation) = change {
         let pattern = invalidation.keyspace.customer_keys_pattern();
         return format!("would delete every key of a customer in the environment: {pattern}");

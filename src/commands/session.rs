@@ -14,7 +14,7 @@ use crate::aws::own_provider;
 use crate::backoff::Backoff;
 use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Layout};
-use crate::config::{CacheAccess, CacheUpdatePolicy, Settings};
+use crate::config::{CacheAccess, Settings};
 use crate::entitlement::{CustomerId, ResourceId, Subject};
 use crate::http_client;
 use crate::log::{self as service_log, LogHandle};
@@ -36,9 +36,12 @@ pub(super) struct Session {
     _log: Option<LogHandle>,
 }
 
+/// More than any command needs. Each is made when it is needed.
+const CONNECTIONS_MAX: u32 = 100;
+
 impl Session {
-    /// A store of at most so many connections, none of which is made yet.
-    pub fn open(settings: &Settings, access: CacheAccess, connections: u32) -> Result<Self, CommandError> {
+    /// Nothing is dialled yet.
+    pub fn open(settings: &Settings, access: CacheAccess) -> Result<Self, CommandError> {
         let log = service_log::start_on_stderr(&settings.command_log()?);
         let log = log.inspect_err(|error| complain(format!("cannot start the log: {error}")));
         for notice in &access.notices {
@@ -50,15 +53,10 @@ impl Session {
         let iam = access.redis.iam.as_ref();
         let signer = iam.and_then(|iam| own_provider(&iam.credentials, access.proxy));
         Ok(Self {
-            layout: Layout {
-                keyspace,
-                format: access.format,
-                // The tombstone of an invalidation stays: whoever else applies messages has to know of it.
-                policy: CacheUpdatePolicy::Upsert,
-            },
+            layout: Layout { keyspace, format: access.format },
             prefix: access.environment_prefix,
             redis_at: server_name(&access.redis),
-            store: RedisStore::new(access.redis, rules, connections, signer),
+            store: RedisStore::new(access.redis, rules, CONNECTIONS_MAX, signer),
             _log: log.ok(),
         })
     }

@@ -50,7 +50,7 @@ pub(super) fn run(settings: &Settings, args: &WarmArgs) -> Result<u8, CommandErr
     let (mut access, edge) = settings.cache_and_edge_access()?;
     let edge = EdgeClient::new(edge.url, edge.key, access.proxy.clone());
     access.policy = CacheUpdatePolicy::Upsert; // whatever the policy for messages is
-    let session = Session::open(settings, access, args.parallel)?;
+    let session = Session::open(settings, access)?;
     let (input, total) = open_lines(&args.file)?;
     let (done_before, record) = Record::open(args)?;
     let warm = Warm {

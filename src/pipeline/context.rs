@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, select};
@@ -39,8 +38,6 @@ pub struct Context {
     pub metrics: Arc<Metrics>,
     pub faults: Arc<FaultLog>,
     pub reporter: Reporter,
-    /// When the newest invalidation of the environment that this process began was sent (epoch milliseconds).
-    pub invalidated_at: AtomicI64,
     /// To the deleters. Bounded: when they fall behind, the workers wait.
     pub recorded: Sender<Vec<Recorded>>,
     pub shutdown: Phases<Stop>,

@@ -5,7 +5,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, never, select};
@@ -16,7 +15,6 @@ use super::gate::{Access, WriteRetry};
 use super::in_flight::InFlightDelivery;
 use crate::backoff::Backoff;
 use crate::cache::{CacheChange, Changes, Invalidation, changes};
-use crate::clock::EpochMs;
 use crate::message::{self, Event};
 use crate::store::{CacheStore, Cause, LockPatience, Outcome, StoreError};
 
@@ -77,6 +75,15 @@ impl Job {
             return None;
         };
         Some(invalidation)
+    }
+
+    /// Begins as many changes as there is room for.
+    fn begin_changes(&mut self, room: &mut usize) {
+        *room = room.saturating_sub(self.begun.len());
+        let begun = self.changes.by_ref().take(*room).map(|change| Attempt { change, locked_since: None });
+        let before = self.begun.len();
+        self.begun.extend(begun);
+        *room -= self.begun.len() - before;
     }
 }
 
@@ -161,7 +168,7 @@ impl Worker {
                 self.jobs.push(job);
                 continue;
             }
-            self.begin_changes(&mut job, &mut room);
+            job.begin_changes(&mut room);
             if job.is_done() {
                 self.end(job);
             } else {
@@ -211,22 +218,6 @@ impl Worker {
         None
     }
 
-    /// Begins as many of the job's changes as there is room for.
-    fn begin_changes(&self, job: &mut Job, room: &mut usize) {
-        *room = room.saturating_sub(job.begun.len());
-        let invalidated_at = EpochMs(self.context.invalidated_at.load(Ordering::SeqCst));
-        while *room > 0
-            && let Some(change) = job.changes.next()
-        {
-            if change.is_outdated_by(invalidated_at) {
-                self.count(Outcome::PurgedLater);
-                continue;
-            }
-            *room -= 1;
-            job.begun.push(Attempt { change, locked_since: None });
-        }
-    }
-
     /// One call for all jobs.
     fn apply(&mut self, jobs: Vec<Job>) {
         let started = Instant::now();
@@ -264,10 +255,6 @@ impl Worker {
     /// Applies what was begun of each job; an outcome per change, in order.
     fn call_store(&self, jobs: &[Job]) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
         let keep_going = || !self.context.shutdown.release.is_stopped();
-        if let Some(invalidation) = jobs.first().and_then(Job::invalidation) {
-            let sent_at = invalidation.sent_at.0;
-            self.context.invalidated_at.fetch_max(sent_at, Ordering::SeqCst);
-        }
         let now = Instant::now();
         let row = jobs.iter().flat_map(|job| &job.begun).map(|attempt| {
             let waited = now.saturating_duration_since(attempt.locked_since.unwrap_or(now));

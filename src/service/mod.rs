@@ -8,7 +8,6 @@ mod systemd;
 mod threads;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
@@ -158,7 +157,6 @@ fn run_until_the_end(
         layout: Layout {
             keyspace: Keyspace::new(config.environment_prefix.clone()),
             format: config.cache_format,
-            policy: config.cache_update_policy,
         },
         store: overrides.store.map_or_else(|| setup.store(), Ok)?,
         queue: overrides.queue.map_or_else(|| setup.queue(), Ok)?,
@@ -168,7 +166,6 @@ fn run_until_the_end(
         metrics,
         faults: Arc::clone(faults),
         reporter,
-        invalidated_at: AtomicI64::new(i64::MIN),
         recorded: recorded_sender,
         shutdown,
     });

@@ -144,7 +144,7 @@ fn check(settings: &Settings, args: &CheckArgs) -> Result<Report, CommandError> 
     };
     let mut access = settings.cache_access()?;
     access.notices.clear(); // they are findings
-    let session = Session::open(settings, access, 1)?;
+    let session = Session::open(settings, access)?;
     let (queue, region, prefix) = (&config.queue_url, &config.region, &config.environment_prefix);
     report.add(Good, format!("valid: queue {queue} in {region}, environment '{prefix}'"));
     config.notices.iter().for_each(|notice| report.add(Warning, notice));

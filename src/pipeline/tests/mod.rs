@@ -9,7 +9,6 @@ mod visibility;
 mod worker;
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,7 +21,7 @@ use super::in_flight::{InFlight, InFlightDelivery, OpenPoll, Recorded};
 use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Invalidation, Layout};
 use crate::clock::EpochMs;
-use crate::config::{CacheUpdatePolicy, PoisonPolicy};
+use crate::config::PoisonPolicy;
 use crate::entitlement::stored::CacheFormat;
 use crate::log::FaultLog;
 use crate::ops::health::{HealthBoard, Patience};
@@ -241,11 +240,7 @@ impl Rig {
             batch_size: 10,
             wait_time: secs(20),
             poison_policy,
-            layout: Layout {
-                keyspace: Keyspace::new("p"),
-                format: CacheFormat::Compatible,
-                policy: CacheUpdatePolicy::Upsert,
-            },
+            layout: Layout { keyspace: Keyspace::new("p"), format: CacheFormat::Compatible },
             queue: Arc::clone(&queue) as Arc<dyn Queue>,
             store: Arc::clone(&store) as Arc<dyn CacheStore>,
             in_flight: InFlight::new(2, Arc::clone(&metrics)),
@@ -254,7 +249,6 @@ impl Rig {
             metrics,
             faults,
             reporter: Reporter::default(),
-            invalidated_at: AtomicI64::new(i64::MIN),
             recorded: recorded_sender,
             shutdown,
         };

@@ -161,25 +161,6 @@ fn a_worker_ends_when_all_pollers_have_ended_and_nothing_waits() {
 }
 
 #[test]
-fn entitlements_sent_before_an_invalidation_are_skipped_after_it() {
-    let mut bench = Bench::new();
-    let send = |bench: &mut Bench, id: &str, sent_at: i64, body: &str| {
-        bench.send(Delivery { sent_at: EpochMs(sent_at), ..delivery(id, body) });
-        assert_eq!(bench.step_until(1), [deleted(id)]);
-    };
-    let published = r#"{"type":"PACKAGE_PUBLISHED","payload":{"migrationType":"ALL_CUSTOMERS"}}"#;
-    send(&mut bench, "1", 1_795_161_600_000, published);
-    let entitlements = r#"{"type":"entitlements.updated","customer":{"id":"ann"},
-        "entitlements":[{"feature":{"id":"sso","featureType":"BOOLEAN"}}]}"#;
-    send(&mut bench, "2", 1_795_161_599_000, entitlements);
-    assert!(bench.rig.store.calls.lock().unwrap().is_empty());
-    let skipped = &bench.rig.context.metrics.writes_skipped;
-    assert_eq!(skipped.with_label_values(&["stale"]).get(), 1);
-    send(&mut bench, "3", 1_795_161_600_001, entitlements);
-    assert_eq!(bench.rig.store.calls.lock().unwrap().len(), 1);
-}
-
-#[test]
 fn a_locked_customer_waits_while_others_go_on() {
     let mut bench = Bench::on(Rig::with_store(FakeStore {
         locked: Mutex::new(Some(("ann".to_owned(), 3))),
