@@ -16,18 +16,24 @@ impl Backoff {
         Self { first, longest, failures: 0 }
     }
 
-    /// The wait after one more failure. `jitter` in 0 to 1 takes up to half of it away, so that many who fail
-    /// together do not come back together.
+    /// The wait after one more failure.
     pub fn next_wait(&mut self, jitter: f64) -> Duration {
-        let wait = self.first.saturating_mul(1 << self.failures.min(20)).min(self.longest);
+        let wait = wait_after(self.failures, self.first, self.longest, jitter);
         self.failures = self.failures.saturating_add(1);
-        wait.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
+        wait
     }
 
     /// A try succeeded.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
+}
+
+/// `first`, doubled so often, but no longer than `longest`. `jitter` in 0 to 1 takes up to half of it away, so that many who
+/// fail together do not come back together.
+pub fn wait_after(doublings: u32, first: Duration, longest: Duration, jitter: f64) -> Duration {
+    let wait = first.saturating_mul(1 << doublings.min(20)).min(longest);
+    wait.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)
 }
 
 #[cfg(test)]

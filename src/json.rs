@@ -1,12 +1,19 @@
-//! Bounds the memory that a peer's JSON may take. Pure.
-//!
-//! A parsed value has a size of its own: a list with one number in it takes four bytes as text and some five hundred
-//! as a value. Text of such a shape would take more than a hundred times its length in memory, where a message of
-//! Stigg's takes ten. So whoever parses a peer's text says how many values it may hold, and they are counted first.
-//! (How deep they may nest is bounded by serde_json: 127 levels.)
+//! What JSON takes beside `serde_json`: a bound on the memory that a peer's text may take, JavaScript's halves of surrogate
+//! pairs, and a writer. Pure.
+
+use std::fmt::Write as _;
+
+use serde_json::Number;
+
+use crate::clock::EpochMs;
 
 /// For a text of any shape: true up to one value for each eight bytes, and some thousands more. Documented messages have
 /// one for more than twenty.
+///
+/// A parsed value has a size of its own: a list with one number in it takes four bytes as text and some five hundred
+/// as a value. Text of such a shape would take more than a hundred times its length in memory, where a message of
+/// Stigg's takes ten. So whoever parses a peer's text says how many values it may hold, and they are counted first.
+/// (How deep they may nest is bounded by serde_json: 127 levels.)
 pub fn is_plausible(text: &[u8]) -> bool {
     holds_at_most(text, 4_096 + text.len() / 8)
 }
@@ -41,6 +48,119 @@ pub fn holds_at_most(text: &[u8], values_max: usize) -> bool {
     values <= values_max
 }
 
+/// Replaces every escape of half a surrogate pair (`\ud83d` alone), which JavaScript writes and Rust's JSON readers refuse, by
+/// that of U+FFFD, as ioredis does. `None` if the text has none.
+pub fn replace_lone_surrogates(json: &str) -> Option<String> {
+    let mut repaired = String::new();
+    let mut copied = 0;
+    let mut at = 0;
+    // In valid JSON, a backslash is always the start of an escape.
+    while let Some(found) = json.get(at..).and_then(|rest| rest.find('\\')) {
+        at += found;
+        match (unit(json, at), unit(json, at + 6)) {
+            (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => at += 12,
+            (Some(0xD800..=0xDFFF), _) => {
+                repaired.push_str(&json[copied..at]);
+                repaired.push_str("\\ufffd");
+                at += 6;
+                copied = at;
+            }
+            (Some(_), _) => at += 6,
+            // The escaped character may have several bytes in invalid JSON.
+            (None, _) => at += 1 + json[at + 1..].chars().next().map_or(0, char::len_utf8),
+        }
+    }
+    (copied > 0).then(|| repaired + &json[copied..])
+}
+
+/// The UTF-16 code unit whose `\uXXXX` begins there.
+fn unit(json: &str, at: usize) -> Option<u16> {
+    let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
+    let is_hexadecimal = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    is_hexadecimal.then(|| u16::from_str_radix(digits, 16).ok())?
+}
+
+/// JSON text that is being written, field by field: quicker than serde's derive, see `entitlement::stored`.
+#[derive(Debug, Default)]
+pub struct JsonText(pub String);
+
+/// A value that can be written.
+pub trait Put {
+    /// Appends its JSON.
+    fn put(self, json: &mut JsonText);
+}
+
+impl JsonText {
+    /// What was written since the last time.
+    pub fn take(&mut self) -> String {
+        let text = self.0.clone();
+        self.0.clear();
+        text
+    }
+
+    /// Appends JSON as it is.
+    pub fn raw(&mut self, json: &str) {
+        self.0.push_str(json);
+    }
+
+    /// The comma before a value or a name, unless it is the first.
+    pub fn separate(&mut self) {
+        if !self.0.ends_with(['{', '[']) {
+            self.raw(",");
+        }
+    }
+
+    /// The name of a field.
+    pub fn name(&mut self, name: &str) {
+        self.separate();
+        name.put(self);
+        self.raw(":");
+    }
+
+    /// A field, unless it has no value. Its name is given as it is written: `,"name":`. The first of an object loses the comma.
+    #[inline]
+    pub fn field(&mut self, name: &'static str, value: Option<impl Put>) {
+        if let Some(value) = value {
+            self.raw(if self.0.ends_with('{') { &name[1..] } else { name });
+            value.put(self);
+        }
+    }
+}
+
+impl Put for &str {
+    fn put(self, json: &mut JsonText) {
+        // Without an early end, which is quicker for most texts.
+        let has_escape = self.bytes().fold(false, |has, byte| has | matches!(byte, ..b' ' | b'"' | b'\\'));
+        if has_escape {
+            return json.raw(&serde_json::Value::from(self).to_string());
+        }
+        json.raw("\"");
+        json.raw(self);
+        json.raw("\"");
+    }
+}
+
+impl Put for &Number {
+    fn put(self, json: &mut JsonText) {
+        match self.as_i64() {
+            Some(number) => json.raw(itoa::Buffer::new().format(number)),
+            None => _ = write!(json.0, "{self}"),
+        }
+    }
+}
+
+impl Put for bool {
+    fn put(self, json: &mut JsonText) {
+        json.raw(if self { "true" } else { "false" });
+    }
+}
+
+impl Put for EpochMs {
+    fn put(self, json: &mut JsonText) {
+        json.raw(itoa::Buffer::new().format(self.0));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +186,36 @@ mod tests {
         assert!(is_plausible(listed(r#""id-01","#, 100_000).as_bytes()));
         assert!(!is_plausible(listed("0,", 100_000).as_bytes()));
         assert!(!is_plausible(listed("[0],", 100_000).as_bytes()));
+    }
+
+    #[test]
+    fn half_a_pair_becomes_the_replacement_character() {
+        for (json, repaired) in [
+            (r#""\ud83d""#, r#""\ufffd""#),
+            (r#""\uDE00x""#, r#""\ufffdx""#),
+            (r#""\ud83d\ud83d\ude00\ude00""#, r#""\ufffd\ud83d\ude00\ufffd""#),
+            (r#"{"\ud83d":"é\\\ud83d"}"#, r#"{"\ufffd":"é\\\ufffd"}"#),
+            (r#""\ud83d\n\ude00""#, r#""\ufffd\n\ufffd""#),
+        ] {
+            assert_eq!(replace_lone_surrogates(json).as_deref(), Some(repaired), "{json}");
+        }
+    }
+
+    #[test]
+    fn text_without_half_a_pair_is_left_alone() {
+        for json in [
+            "",
+            r#"{"a":"\ud83d\ude00"}"#,
+            r#""\\ud83d""#,
+            r#""\u00e9\\""#,
+            "\\",
+            "\\é",
+            "\\u",
+            "\\ud83",
+            "\\ud83x",
+            "\\uééé",
+        ] {
+            assert_eq!(replace_lone_surrogates(json), None, "{json}");
+        }
     }
 }

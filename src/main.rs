@@ -15,35 +15,29 @@ static ALLOCATOR: Jemalloc = Jemalloc;
 fn main() -> ExitCode {
     host_lookup::use_what_is_built_in();
     let (args, environment) = of_process();
-    let line = match commands::args::parse(args, &environment) {
+    let (settings, command) = match commands::args::parse(args, &environment) {
         Ok(line) => line,
         Err(help_or_fault) => {
             let _ = help_or_fault.print(); // a reader that has gone needs no help
             return ExitCode::from(u8::try_from(help_or_fault.exit_code()).unwrap_or(commands::USAGE));
         }
     };
-    match &line.command {
-        Some(command) => commands::run(command, &line.settings),
-        None => run_service(&line.settings),
+    match &command {
+        Some(command) => commands::run(command, &settings),
+        None => run_service(&settings).unwrap_or_else(|(status, fault)| {
+            let _ = writeln!(std::io::stderr(), "{fault}");
+            ExitCode::from(status)
+        }),
     }
 }
 
-fn run_service(settings: &Settings) -> ExitCode {
-    let config = match settings.validate() {
-        Ok(config) => config,
-        Err(faults) => {
-            let _ =
-                writeln!(std::io::stderr(), "the configuration has faults, nothing was started:\n{faults}");
-            return ExitCode::from(commands::CONFIGURATION);
-        }
-    };
-    let log = match service_log::start(&config.log) {
-        Ok(handle) => handle,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "cannot start the log: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
+/// The error is an exit status and what to print: there is no log yet.
+fn run_service(settings: &Settings) -> Result<ExitCode, (u8, String)> {
+    let config = settings.validate().map_err(|faults| {
+        (commands::CONFIGURATION, format!("the configuration has faults, nothing was started:\n{faults}"))
+    })?;
+    let log =
+        service_log::start(&config.log).map_err(|error| (1, format!("cannot start the log: {error}")))?;
     service_log::install_panic_hook();
     log::info!(version = build_info::VERSION, commit = build_info::COMMIT, region = config.region.as_str(), queue = config.queue_url.as_str(); "starting");
     for notice in &config.notices {
@@ -51,10 +45,10 @@ fn run_service(settings: &Settings) -> ExitCode {
     }
     let overrides = Overrides { log: Some(log.clone()), ..Overrides::default() };
     match service::run(&config, overrides) {
-        Ok(ended) => ExitCode::from(ended.exit_status()),
+        Ok(ended) => Ok(ExitCode::from(ended.exit_status())),
         Err(error) => {
             log::error!(err:% = format!("{error:#}"); "the service ended with a fault");
-            ExitCode::FAILURE
+            Ok(ExitCode::FAILURE)
         }
     }
 }

@@ -57,28 +57,19 @@ impl Stop {
     }
 }
 
-/// The phases of a shutdown. A phase begins with its stop and lasts until the next phase begins.
+/// The phases of a shutdown. A phase begins with its stop, when its trigger is dropped, and lasts until the next phase begins.
 #[derive(Debug, Clone)]
-pub(crate) struct ShutdownPhases {
+pub(crate) struct Phases<T> {
     /// Nothing more is received from the queue. What is in flight is finished.
-    pub drain: Stop,
+    pub drain: T,
     /// What is still in flight is released to the queue. Everything gets one last try.
-    pub release: Stop,
+    pub release: T,
     /// All threads end.
-    pub exit: Stop,
+    pub exit: T,
 }
 
-/// Begins the phases, when one field after the other is dropped.
-#[derive(Debug)]
-pub(crate) struct ShutdownTriggers {
-    pub drain: StopTrigger,
-    pub release: StopTrigger,
-    pub exit: StopTrigger,
-}
-
-pub(crate) fn shutdown_phases() -> (ShutdownTriggers, ShutdownPhases) {
+pub(crate) fn shutdown_phases() -> (Phases<StopTrigger>, Phases<Stop>) {
     let ((drain, on_drain), (release, on_release), (exit, on_exit)) = (stop_pair(), stop_pair(), stop_pair());
-    let triggers = ShutdownTriggers { drain, release, exit };
-    let phases = ShutdownPhases { drain: on_drain, release: on_release, exit: on_exit };
-    (triggers, phases)
+    let triggers = Phases { drain, release, exit };
+    (triggers, Phases { drain: on_drain, release: on_release, exit: on_exit })
 }

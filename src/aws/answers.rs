@@ -2,13 +2,13 @@
 //!
 //! An error repeats nothing of an answer, which may hold secrets. Values and nodes are counted before they are parsed.
 
-use roxmltree::{Document, Node, ParsingOptions};
+use roxmltree::{Document, Node};
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::redaction::redact;
-use super::{Credentials, quotable};
+use super::Credentials;
+use super::redaction::{quotable, redact};
 use crate::clock::EpochMs;
 use crate::json::holds_at_most;
 use crate::log::{peer_code, peer_text};
@@ -48,39 +48,24 @@ pub fn temporary<'a>(
     })
 }
 
-/// The JSON document of an endpoint of containers or instances.
-pub fn document(body: &[u8]) -> Result<Value, String> {
-    if !holds_at_most(body, VALUES_MAX) {
-        return Err(format!("it holds more than {VALUES_MAX} values"));
-    }
-    serde_json::from_slice(body).map_err(|_| "it is not JSON".to_owned())
-}
-
-/// The credentials in such a document.
-pub fn document_credentials(document: &Value) -> Result<Credentials, String> {
+/// The credentials in the JSON document of an endpoint of containers or instances.
+pub fn document_credentials(body: &[u8]) -> Result<Credentials, String> {
+    let document = document(body).ok_or("it is not JSON")?;
     temporary(OF_METADATA, |name| document.get(name)?.as_str())
 }
 
-/// Code and message of such an endpoint's refusal, in either case.
-pub fn document_error(body: &[u8]) -> Option<(String, String)> {
-    let document = document(body).ok()?;
-    let text = |names: [&str; 2]| {
-        let found = names.iter().find_map(|name| document.get(*name)?.as_str());
-        found.unwrap_or_default().to_owned()
-    };
-    Some((text(["code", "Code"]), text(["message", "Message"])))
-}
-
 /// The credentials in STS's answer to an `AssumeRole…` action.
-pub fn sts_credentials(body: &str) -> Result<Credentials, String> {
-    let document = xml(body).ok_or("it is not XML")?;
+pub fn sts_credentials(body: &[u8]) -> Result<Credentials, String> {
+    let text = String::from_utf8_lossy(body);
+    let document = xml(&text).ok_or("it is not XML")?;
     let found = element(&document, "Credentials").ok_or("it has no Credentials")?;
     temporary(OF_STS, |name| child_text(found, name))
 }
 
 /// The ARN in STS's answer to `GetCallerIdentity`.
-pub fn caller_arn(body: &str) -> Result<String, String> {
-    let document = xml(body).ok_or("it is not XML")?;
+pub fn caller_arn(body: &[u8]) -> Result<String, String> {
+    let text = String::from_utf8_lossy(body);
+    let document = xml(&text).ok_or("it is not XML")?;
     let arn = element(&document, "Arn").and_then(|arn| arn.text()?.trim().strip_prefix("arn:"));
     match arn {
         Some(arn) if arn.chars().all(|letter| letter.is_ascii_graphic()) => Ok(format!("arn:{arn}")),
@@ -88,9 +73,18 @@ pub fn caller_arn(body: &str) -> Result<String, String> {
     }
 }
 
-/// Code and message of an `Error` element, as AWS's query protocol has it; either may be empty.
-pub fn xml_error(body: &str) -> Option<(String, String)> {
-    let document = xml(body)?;
+/// Code and message of an error: a JSON document in any of AWS's spellings, or the `Error` element of its query protocol.
+/// Either may be empty.
+pub fn error(body: &[u8]) -> Option<(String, String)> {
+    if let Some(document) = document(body) {
+        let text = |names: &[&str]| {
+            let found = names.iter().find_map(|name| document.get(*name)?.as_str());
+            found.unwrap_or_default().to_owned()
+        };
+        return Some((text(&["__type", "code", "Code"]), text(&["message", "Message"])));
+    }
+    let text = String::from_utf8_lossy(body);
+    let document = xml(&text)?;
     let error = element(&document, "Error")?;
     let text = |name| child_text(error, name).unwrap_or_default().to_owned();
     Some((text("Code"), text("Message")))
@@ -98,28 +92,30 @@ pub fn xml_error(body: &str) -> Option<(String, String)> {
 
 /// The code of a refusal and its text for an error, `HTTP 403 AccessDenied (not allowed)`: one short line without these
 /// secrets. The code is empty if the answer has none.
-pub fn refusal(status: u16, error: Option<(String, String)>, secrets: &[&str]) -> (String, String) {
-    let (code, message) = error.unwrap_or_default();
+pub fn refusal(status: u16, code: &str, message: &str, secrets: &[&str]) -> (String, String) {
+    let code = redact(bare_code(code).unwrap_or_default(), secrets);
     // Redacted before it is shortened: half a secret would not be found.
-    let code = redact(code.trim(), secrets);
-    let code = peer_code(&code).unwrap_or_default();
-    let message = peer_text(&redact(quotable(&message), secrets));
-    let text = format!("HTTP {status} {code} ({message})").replace(" ()", "");
-    (code.to_owned(), text.replace("  ", " ").trim_end().to_owned())
+    let message = peer_text(&redact(quotable(message), secrets));
+    let text = format!("HTTP {status} {code} ({message})").replace(" ()", "").replace("  ", " ");
+    (code, text.trim_end().to_owned())
+}
+
+/// `com.amazonaws.sqs#QueueDoesNotExist` -> `QueueDoesNotExist`; headers append `;Sender` or `:http://…`.
+pub fn bare_code(code: &str) -> Option<&str> {
+    let code = code.rsplit_once('#').map_or(code, |(_, bare)| bare);
+    peer_code(code.split([';', ':']).next().unwrap_or_default().trim())
+}
+
+fn document(body: &[u8]) -> Option<Value> {
+    holds_at_most(body, VALUES_MAX).then(|| serde_json::from_slice(body).ok())?
 }
 
 fn xml(text: &str) -> Option<Document<'_>> {
     // The parser makes room for all elements and attributes that these could begin, and compares each attribute and
     // namespace with all others.
     let count = |mark: u8| text.bytes().filter(|byte| *byte == mark).count();
-    if count(b'<') > 2 * VALUES_MAX || count(b'=') > EQUALS_MAX {
-        return None;
-    }
-    let options = ParsingOptions {
-        nodes_limit: u32::try_from(VALUES_MAX).unwrap_or(u32::MAX),
-        ..ParsingOptions::default()
-    };
-    Document::parse_with_options(text, options).ok()
+    let is_small = count(b'<') <= VALUES_MAX && count(b'=') <= EQUALS_MAX;
+    is_small.then(|| Document::parse(text).ok())?
 }
 
 fn element<'a, 'input>(document: &'a Document<'input>, name: &str) -> Option<Node<'a, 'input>> {
@@ -145,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_complete_answer_of_sts_gives_credentials() {
-        let credentials = sts_credentials(WHOLE).unwrap();
+        let credentials = sts_credentials(WHOLE.as_bytes()).unwrap();
         assert_eq!(credentials.access_key_id, "ASIA1");
         assert_eq!(credentials.secret_access_key, "hunter2");
         assert_eq!(credentials.session_token.as_deref(), Some("tok3n"));
@@ -155,14 +151,15 @@ mod tests {
     #[test]
     fn a_caller_is_known_by_its_arn() {
         let of = |arn: &str| {
-            caller_arn(&format!(
+            let answer = format!(
                 "<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>{arn}</Arn></GetCallerIdentityResult>\
                  </GetCallerIdentityResponse>"
-            ))
+            );
+            caller_arn(answer.as_bytes())
         };
         assert_eq!(of("arn:aws:iam::1:user/u").unwrap(), "arn:aws:iam::1:user/u");
         assert!(of("two words").is_err());
-        assert!(caller_arn("<html/>").is_err() && caller_arn("").is_err());
+        assert!(caller_arn(b"<html/>").is_err() && caller_arn(b"").is_err());
     }
 
     #[test]
@@ -177,7 +174,7 @@ mod tests {
             ("Credentials>", "Others>", "it has no Credentials"),
             ("<Ass", "<!DOCTYPE a [<!ENTITY x \"y\">]><Ass", "it is not XML"),
         ] {
-            assert_eq!(sts_credentials(&WHOLE.replace(from, to)).unwrap_err(), what, "{to}");
+            assert_eq!(sts_credentials(WHOLE.replace(from, to).as_bytes()).unwrap_err(), what, "{to}");
         }
     }
 
@@ -190,7 +187,8 @@ mod tests {
             "Expiration": "2030-01-01T00:00:00Z",
             "RoleArn": "arn:aws:iam::123456789012:role/r",
         });
-        let credentials = document_credentials(&whole).unwrap();
+        let read = |document: &Value| document_credentials(document.to_string().as_bytes());
+        let credentials = read(&whole).unwrap();
         assert_eq!(credentials.access_key_id, "ASIA1");
         assert_eq!(credentials.session_token.as_deref(), Some("t0ken"));
         assert_eq!(credentials.expires_at, Some(EpochMs(1_893_456_000_000)));
@@ -198,10 +196,10 @@ mod tests {
             for bad in [json!(null), json!(""), json!(7)] {
                 let mut document = whole.clone();
                 document[name] = bad;
-                assert_eq!(document_credentials(&document).unwrap_err(), format!("it has no {name}"));
+                assert_eq!(read(&document).unwrap_err(), format!("it has no {name}"));
             }
         }
-        assert_eq!(document_credentials(&json!([])).unwrap_err(), "it has no Expiration");
+        assert_eq!(read(&json!([])).unwrap_err(), "it has no Expiration");
     }
 
     #[test]
@@ -216,26 +214,29 @@ mod tests {
             "=".repeat(500_000),
             "<".repeat(500_000),
         ] {
-            assert_eq!(sts_credentials(&costly).unwrap_err(), "it is not XML");
+            assert_eq!(sts_credentials(costly.as_bytes()).unwrap_err(), "it is not XML");
         }
     }
 
     #[test]
     fn a_refusal_is_quoted_in_one_short_line_without_the_secret() {
-        let of_sts = |body: &str| refusal(403, xml_error(body), &["t0ken-of-a-pod"]).1;
+        let quoted = |status: u16, body: &str| {
+            let (code, message) = error(body.as_bytes()).unwrap_or_default();
+            refusal(status, &code, &message, &["t0ken-of-a-pod"]).1
+        };
         assert_eq!(
-            of_sts(
+            quoted(
+                403,
                 "<ErrorResponse xmlns=\"x\"><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>Not authorized\n \
                  to t0ken-of-a-pod</Message></Error><RequestId>1</RequestId></ErrorResponse>"
             ),
             "HTTP 403 AccessDenied (Not authorized to [redacted])"
         );
-        for foreign in ["", "<html><body>Bad Gateway</body></html>", "{\"message\": \"no\"}"] {
-            assert_eq!(of_sts(foreign), "HTTP 403");
+        for foreign in ["", "<html><body>Bad Gateway</body></html>"] {
+            assert_eq!(quoted(403, foreign), "HTTP 403");
         }
 
-        let of_document = |body: &str| refusal(400, document_error(body.as_bytes()), &["t0ken-of-a-pod"]).1;
-        for (body, quoted) in [
+        for (body, expected) in [
             (
                 r#"{"code":"NoIdInRequest","message":"no id\nin t0ken-of-a-pod"}"#,
                 "HTTP 400 NoIdInRequest (no id in [redacted])",
@@ -245,9 +246,9 @@ mod tests {
             (r#"{"code":7}"#, "HTTP 400"),
             ("<html>t0ken-of-a-pod</html>", "HTTP 400"),
         ] {
-            assert_eq!(of_document(body), quoted);
+            assert_eq!(quoted(400, body), expected);
         }
-        let long = of_document(&format!(r#"{{"message":"{}"}}"#, "ä".repeat(1000)));
+        let long = quoted(400, &format!(r#"{{"message":"{}"}}"#, "ä".repeat(1000)));
         assert!(long.chars().count() < 400, "{long}");
     }
 }

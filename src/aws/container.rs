@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use http::Request;
 
+use super::Fetcher;
+use super::answers::document_credentials;
 use super::endpoint::{Endpoint, EndpointDescription};
-use super::{Credentials, CredentialsError, Fetch, answers};
-use crate::config::{ContainerSource, Secret};
+use super::keys::read_secret;
+use crate::config::ContainerSource;
 
 const DESCRIPTION: EndpointDescription = EndpointDescription {
     // The agent may have to fetch them itself.
@@ -22,53 +24,30 @@ const DESCRIPTION: EndpointDescription = EndpointDescription {
 };
 
 /// Fetches from the container's endpoint.
-#[derive(Debug)]
-pub struct ContainerCredentials {
-    endpoint: Endpoint,
-    authorization: Option<Secret>,
-}
-
-impl ContainerCredentials {
-    /// Makes no call.
-    pub fn new(source: ContainerSource) -> Self {
-        let purpose = "get the container's credentials";
-        Self {
-            endpoint: Endpoint::new(source.uri, None, purpose, DESCRIPTION),
-            authorization: source.authorization,
-        }
-    }
-}
-
-impl Fetch for ContainerCredentials {
-    fn fetch(&self) -> Result<Credentials, CredentialsError> {
-        let read = |secret| self.endpoint.token(secret, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
-        let token = self.authorization.as_ref().map(read).transpose()?;
-        let mut request = Request::get(self.endpoint.url.as_str()).header("accept", "application/json");
-        if let Some(token) = &token {
-            request = request.header("authorization", token);
-        }
-        let answer = self.endpoint.send(request.body(Vec::new()))?;
-        if answer.status == 200 {
-            return answers::document(&answer.body)
-                .and_then(|document| answers::document_credentials(&document))
-                .map_err(|what| self.endpoint.unexpected(&what));
-        }
-        let secrets: Vec<&str> = token.iter().map(String::as_str).collect();
-        let error = answers::document_error(&answer.body);
-        Err(self.endpoint.refused(answer.status, error, &secrets, |_| {
-            if matches!(answer.status, 401 | 403) {
-                "check AWS_CONTAINER_AUTHORIZATION_TOKEN or the file of AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE and, on EKS, \
-                 the role of the pod identity association and its trust policy"
-            } else {
-                "check that the ECS task has a task role or that the pod's service account has a pod identity \
-                 association, and AWS_CONTAINER_CREDENTIALS_FULL_URI and _RELATIVE_URI"
+pub(super) fn fetcher(source: ContainerSource) -> Fetcher {
+    let endpoint = Endpoint::new(source.uri, None, "get the container's credentials", DESCRIPTION);
+    Fetcher {
+        source: format!("the container's temporary credentials from {}", endpoint.address()),
+        fetch: Box::new(move || {
+            let read = |token| read_secret(token, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE");
+            let token = source.authorization.as_ref().map(read).transpose()?;
+            let mut request = Request::get(endpoint.url.as_str()).header("accept", "application/json");
+            if let Some(token) = &token {
+                request = request.header("authorization", token);
             }
-        }))
+            let secrets = token.as_deref().unwrap_or_default();
+            endpoint.call(request.body(Vec::new()), &[secrets], document_credentials, remedy)
+        }),
     }
+}
 
-    fn source(&self) -> String {
-        let address = self.endpoint.address();
-        format!("the container's temporary credentials from {address}")
+fn remedy(status: u16, _: &str) -> &'static str {
+    if matches!(status, 401 | 403) {
+        "check AWS_CONTAINER_AUTHORIZATION_TOKEN or the file of AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE and, on EKS, the role \
+         of the pod identity association and its trust policy"
+    } else {
+        "check that the ECS task has a task role or that the pod's service account has a pod identity association, and \
+         AWS_CONTAINER_CREDENTIALS_FULL_URI and _RELATIVE_URI"
     }
 }
 

@@ -7,8 +7,8 @@ use http::Request;
 use url::Url;
 
 use super::{CredentialsError, answers};
-use crate::config::{Proxy, Secret};
-use crate::http_client::{HttpClient, HttpOptions, HttpResponse, Remedies};
+use crate::config::Proxy;
+use crate::http_client::{HttpClient, HttpOptions};
 
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
@@ -24,6 +24,7 @@ pub struct Endpoint {
 /// How an endpoint is called, and what errors say about it.
 #[derive(Debug, Clone, Copy)]
 pub struct EndpointDescription {
+    /// Of one call. `service` knows that no source takes longer than 10 s.
     pub deadline: Duration,
     /// Begins the kind of each error.
     pub kind: &'static str,
@@ -33,6 +34,9 @@ pub struct EndpointDescription {
     /// The remedy if it does not answer.
     pub unreachable: &'static str,
 }
+
+/// The remedy for a refusal with this status and code. The code is empty if the answer has none.
+pub type RefusalRemedy = fn(status: u16, code: &str) -> &'static str;
 
 impl Endpoint {
     pub fn new(url: Url, proxy: Option<Proxy>, purpose: &str, description: EndpointDescription) -> Self {
@@ -50,33 +54,41 @@ impl Endpoint {
         self.url.origin().ascii_serialization()
     }
 
-    /// A token that the request carries, as it is now. While its file is replaced it may be empty.
-    pub fn token(&self, secret: &Secret, setting: &str) -> Result<String, CredentialsError> {
-        let cause = match secret.read() {
-            Ok(token) if !token.trim().is_empty() => return Ok(token.trim().to_owned()),
-            Ok(_) => "the token is empty".to_owned(),
-            Err(error) => format!("cannot read the token: {error}"),
-        };
-        Err(self.fault("token_unreadable", &format!("{cause}; check {setting}")))
-    }
-
-    /// The answer to a request, whatever its status.
-    pub fn send(&self, request: http::Result<Request<Vec<u8>>>) -> Result<HttpResponse, CredentialsError> {
-        let settings = self.description.settings;
-        let request = request.map_err(|_| {
-            let cause = "a token holds characters that no HTTP header may hold";
-            self.fault("request_invalid", &format!("{cause}; check it, and {settings}"))
+    /// What `parse` reads in the answer to a request. The request may hold these secrets, and a refusal may quote them.
+    pub fn call<T>(
+        &self,
+        request: http::Result<Request<Vec<u8>>>,
+        secrets: &[&str],
+        parse: fn(&[u8]) -> Result<T, String>,
+        remedy: RefusalRemedy,
+    ) -> Result<T, CredentialsError> {
+        let EndpointDescription { expected, settings, unreachable, .. } = self.description;
+        let is_this_it = format!("is this {expected}? check {settings}");
+        let request = request.map_err(|error| {
+            let cause = format!("cannot put the token or the path into a request ({error})");
+            self.fault("request_invalid", &format!("{cause}; check them, and {settings}"))
         })?;
-        self.http.send(request, None).map_err(|error| {
-            let tls = format!("check {settings} and this machine's trusted certificates");
-            let wrong_peer = self.is_this_it();
-            let remedy = error.kind.remedy(Remedies {
-                unreachable: self.description.unreachable,
-                tls: &tls,
-                wrong_peer: &wrong_peer,
+        let answer = self.http.send(request, None).map_err(|error| {
+            let remedy = error.kind.remedy(unreachable, &is_this_it);
+            self.fault(&error.kind.to_string(), &format!("{error}; {remedy}"))
+        })?;
+        let status = answer.status;
+        let (code, message) = answers::error(&answer.body).unwrap_or_default();
+        // The instance metadata service refuses with status 200, too.
+        if status == 200 && matches!(code.as_str(), "" | "Success") {
+            return parse(&answer.body).map_err(|what| {
+                let cause = format!("the answer is not as documented: {what}; {is_this_it}");
+                self.fault("unexpected_answer", &cause)
             });
-            self.fault(error.kind.label(), &format!("{error}; {remedy}"))
-        })
+        }
+        let (code, text) = answers::refusal(status, &code, &message, secrets);
+        let remedy = match status {
+            300..=399 => "redirects are not followed; is this the right URL?",
+            429 => "too many requests: it is tried again later",
+            500.. => "the fault is on the other side: it is tried again later",
+            _ => remedy(status, &code),
+        };
+        Err(self.fault(&format!("http_{status}"), &format!("{text}; {remedy}")))
     }
 
     pub fn fault(&self, kind: &str, cause_and_remedy: &str) -> CredentialsError {
@@ -85,33 +97,5 @@ impl Endpoint {
             message: format!("cannot {purpose} from {address}: {cause_and_remedy}"),
             kind: format!("{}_{kind}", self.description.kind),
         }
-    }
-
-    /// An answer with status 200 that is not as documented.
-    pub fn unexpected(&self, what: &str) -> CredentialsError {
-        let cause = format!("the answer is not as documented: {what}; {}", self.is_this_it());
-        self.fault("unexpected_answer", &cause)
-    }
-
-    fn is_this_it(&self) -> String {
-        format!("is this {}? check {}", self.description.expected, self.description.settings)
-    }
-
-    /// A refusal with the code and message of its body, and the remedy for the code.
-    pub fn refused(
-        &self,
-        status: u16,
-        body: Option<(String, String)>,
-        secrets: &[&str],
-        remedy: impl Fn(&str) -> &'static str,
-    ) -> CredentialsError {
-        let (code, text) = answers::refusal(status, body, secrets);
-        let remedy = match status {
-            300..=399 => "redirects are not followed; is this the right URL?",
-            429 => "too many requests: it is tried again later",
-            500.. => "the fault is on the other side: it is tried again later",
-            _ => remedy(&code),
-        };
-        self.fault(&format!("http_{status}"), &format!("{text}; {remedy}"))
     }
 }

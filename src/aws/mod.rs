@@ -1,35 +1,26 @@
-//! AWS credentials: where they come from, how temporary ones are renewed, and how requests are signed with them.
+//! AWS credentials: where they come from, how they are renewed, and how requests are signed with them.
 //!
-//! [`provider`] builds the provider of a configured source. Sources whose credentials change
-//! implement [`Fetch`], and `renewal` keeps what they fetch. `endpoint` is the HTTP client of a source, and `answers` reads
-//! what it answers. Secrets appear in no `Debug`, log line or error.
+//! [`provider()`] makes the [`CredentialsProvider`] of a configured source. `endpoint` is the HTTP client of a source, and
+//! `answers` reads what it answers. Secrets appear in no `Debug`, log line or error.
 
 pub mod answers;
 mod container;
-mod edge;
 mod endpoint;
 mod imds;
+mod keys;
+mod provider;
 mod redaction;
-mod renewal;
 pub mod signing;
-mod static_keys;
 pub mod sts;
 
 use std::fmt;
 use std::sync::Arc;
 
-use self::container::ContainerCredentials;
-use self::imds::InstanceMetadataCredentials;
-use self::redaction::redact;
-use self::static_keys::ProfileCredentials;
-use self::sts::WebIdentityCredentials;
 use crate::clock::EpochMs;
 use crate::config::{CredentialSource, Proxy};
+use crate::edge::EdgeClient;
 
-pub use self::edge::EdgeCredentials;
-pub(crate) use self::redaction::quotable;
-pub use self::renewal::{Fetch, RenewingCredentials};
-pub use self::static_keys::StaticCredentials;
+pub use self::provider::CredentialsProvider;
 
 /// What a request is signed with.
 #[derive(Clone, PartialEq, Eq)]
@@ -54,59 +45,56 @@ pub struct CredentialsError {
     pub kind: String,
 }
 
-/// Provides the credentials for each call.
-pub trait CredentialsProvider: Send + Sync {
-    /// The credentials to sign with at `now`. Fetches, within the source's own deadline, only if it holds none.
-    fn current(&self, now: EpochMs) -> Result<Arc<Credentials>, CredentialsError>;
-
-    /// AWS refused this key: the provider may fetch others. Has no effect if it is not the current key.
-    fn invalidate(&self, access_key_id: &str, now: EpochMs);
-
-    /// The source, and the key id if it is known, for logs. No secret.
-    fn describe(&self) -> String;
-
-    /// When the current credentials expire, if they do.
-    fn expiry(&self) -> Option<EpochMs>;
-
-    /// The settings that decide about these credentials, for the remedy of a refusal. None for static keys.
-    fn decided_by(&self) -> Option<&str> {
-        None
-    }
+/// Fetches the credentials of one source.
+struct Fetcher {
+    /// The source, for logs. No secret.
+    source: String,
+    /// Fetches fresh credentials, within a deadline of its own.
+    fetch: Box<dyn Fn() -> Result<Credentials, CredentialsError> + Send + Sync>,
 }
 
-/// A provider and, unless its keys are static, the part of it that a thread renews ahead of expiry.
-pub type Provider = (Arc<dyn CredentialsProvider>, Option<Arc<RenewingCredentials>>);
-
-/// The provider of a source.
-pub fn provider(source: &CredentialSource, proxy: Option<Proxy>, edge: EdgeCredentials) -> Provider {
-    own_provider(source, proxy).unwrap_or_else(|| renewing(source, Box::new(edge)))
+/// The provider of a source. If that is the Edge API, it gives credentials for this queue.
+pub fn provider(
+    source: &CredentialSource,
+    proxy: Option<Proxy>,
+    edge: &Arc<EdgeClient>,
+    queue_url: &str,
+) -> Arc<CredentialsProvider> {
+    own_provider(source, proxy).unwrap_or_else(|| {
+        let fetcher = of_edge(Arc::clone(edge), queue_url.to_owned());
+        Arc::new(CredentialsProvider::new(fetcher, source.variables()))
+    })
 }
 
 /// The provider of the operator's own AWS credentials. None if the source is the Edge API.
-pub fn own_provider(source: &CredentialSource, proxy: Option<Proxy>) -> Option<Provider> {
-    let fetch: Box<dyn Fetch> = match source {
-        CredentialSource::Static(keys) => return Some((Arc::new(StaticCredentials(keys.clone())), None)),
-        CredentialSource::WebIdentity(web) => Box::new(WebIdentityCredentials::new(web.clone(), proxy)),
-        CredentialSource::Container(source) => Box::new(ContainerCredentials::new(source.clone())),
-        CredentialSource::Profile(profile) => Box::new(ProfileCredentials(profile.clone())),
-        CredentialSource::InstanceMetadata(source) => Box::new(InstanceMetadataCredentials::new(source)),
+pub fn own_provider(source: &CredentialSource, proxy: Option<Proxy>) -> Option<Arc<CredentialsProvider>> {
+    let fetcher = match source.clone() {
+        CredentialSource::Static(keys) => keys::fixed(keys),
+        CredentialSource::WebIdentity(web) => sts::web_identity(web, proxy),
+        CredentialSource::Container(container) => container::fetcher(container),
+        CredentialSource::Profile(profile) => keys::of_profile(profile),
+        CredentialSource::InstanceMetadata(metadata) => imds::fetcher(metadata),
         CredentialSource::EdgeApi => return None,
     };
-    Some(renewing(source, fetch))
+    Some(Arc::new(CredentialsProvider::new(fetcher, source.variables())))
 }
 
-fn renewing(source: &CredentialSource, fetch: Box<dyn Fetch>) -> Provider {
-    let renewing = Arc::new(RenewingCredentials::new(fetch, source.variables()));
-    (Arc::<RenewingCredentials>::clone(&renewing), Some(renewing))
+/// Temporary credentials for the queue, by the server API key: no AWS account of one's own is needed.
+fn of_edge(edge: Arc<EdgeClient>, queue_url: String) -> Fetcher {
+    Fetcher {
+        source: format!("temporary credentials from the Edge API at {}", edge.address()),
+        fetch: Box::new(move || {
+            edge.event_queue_credentials(&queue_url).map_err(|error| CredentialsError {
+                message: error.message,
+                kind: format!("edge_{}", error.kind),
+            })
+        }),
+    }
 }
 
 impl Credentials {
-    /// The text without the secrets of these credentials: AWS quotes the session token in some refusals.
-    pub fn redact(&self, text: &str) -> String {
-        redact(text, &self.secrets())
-    }
-
-    fn secrets(&self) -> Vec<&str> {
+    /// What may appear nowhere. AWS quotes the session token in some refusals.
+    pub(crate) fn secrets(&self) -> Vec<&str> {
         let secrets = [Some(&self.secret_access_key), self.session_token.as_ref()];
         secrets.into_iter().flatten().map(String::as_str).collect()
     }
@@ -123,11 +111,22 @@ impl fmt::Debug for Credentials {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::config::Secret;
+    use crate::http_client::stub::{Reply, Stub};
+
+    /// A provider of what this function returns.
+    pub(crate) fn provider_of(
+        source: &str,
+        fetch: impl Fn() -> Result<Credentials, CredentialsError> + Send + Sync + 'static,
+    ) -> Arc<CredentialsProvider> {
+        let fetcher = Fetcher { source: source.to_owned(), fetch: Box::new(fetch) };
+        Arc::new(CredentialsProvider::new(fetcher, "THE_SETTING"))
+    }
 
     #[test]
-    fn secrets_appear_neither_in_debug_nor_in_redacted_text() {
+    fn secrets_do_not_appear_in_debug() {
         let credentials = Credentials {
             access_key_id: "AKIA1".to_owned(),
             secret_access_key: "hunter2-hunter2".to_owned(),
@@ -136,9 +135,29 @@ mod tests {
         };
         let shown = format!("{credentials:?}");
         assert!(shown.contains("AKIA1") && !shown.contains("hunter2") && !shown.contains("tok3n"), "{shown}");
-        assert_eq!(
-            credentials.redact("should have been 'x-amz-security-token:tok3n-of-the-session'"),
-            "should have been 'x-amz-security-token:[redacted]'"
-        );
+        assert_eq!(credentials.secrets(), ["hunter2-hunter2", "tok3n-of-the-session"]);
+    }
+
+    #[test]
+    fn a_refusal_names_the_remedy_and_the_next_answer_is_used() {
+        let stub = Stub::start([
+            Reply::Answer(401, "", String::new()),
+            Stub::ok(
+                r#"{"accessKeyId":"ASIA1","secretAccessKey":"s","sessionToken":"t","expiration":"2030-01-01T00:00:00Z"}"#,
+            ),
+        ]);
+        let edge = Arc::new(EdgeClient::new(stub.url.clone(), Secret::inline("key"), None));
+        let queue_url = "https://sqs.us-east-1.amazonaws.com/1/q";
+        let provider = provider(&CredentialSource::EdgeApi, None, &edge, queue_url);
+
+        let refused = provider.current(EpochMs(0)).unwrap_err();
+        assert_eq!(refused.kind, "edge_http_401");
+        assert!(refused.message.contains("check SERVER_API_KEY"), "{refused}");
+
+        assert_eq!(provider.current(EpochMs(1_000)).unwrap().access_key_id, "ASIA1");
+        assert_eq!(provider.expiry(), Some(EpochMs(1_893_456_000_000)));
+        let address = stub.url.as_str().trim_end_matches('/');
+        let described = format!("temporary credentials from the Edge API at {address} with key id ASIA1");
+        assert_eq!(provider.describe(), described);
     }
 }

@@ -10,7 +10,7 @@ pub(super) const UNRESERVED: &AsciiSet =
 
 /// The text without these secrets: as they are, as in a URL or a form, and as in JSON with escaped slashes. Upper and lower
 /// case count as the same, as they are in percent-encoding.
-pub fn redact(text: &str, secrets: &[&str]) -> String {
+pub(super) fn redact(text: &str, secrets: &[&str]) -> String {
     let mut text = text.to_owned();
     for secret in secrets.iter().filter(|secret| secret.len() >= SECRET_LEN_MIN) {
         for spelling in [
@@ -29,7 +29,7 @@ pub fn redact(text: &str, secrets: &[&str]) -> String {
 }
 
 /// AWS's message up to where it quotes the signed request, which holds the session token.
-pub fn quotable(message: &str) -> &str {
+pub(super) fn quotable(message: &str) -> &str {
     let quotation = ["The Canonical String", "The String-to-Sign", "Canonical String for this request"]
         .iter()
         .filter_map(|start| message.find(start))

@@ -1,16 +1,17 @@
 //! Signature Version 4 in the headers of a request. Pure: the time of the signature is an argument.
 //!
-//! `aws-sigv4` derives the keys and calculates the signatures. Its `sign` also writes the canonical request, but derives the
-//! key of the day for every request and takes about 11 µs, against 2.7 µs here (November 2026). The tests compare the two.
+//! `aws-sigv4` derives the keys. Its `sign` also writes the canonical request, but derives the key of the day for every request
+//! and takes about 11 µs, against 2.2 µs here (November 2026). The tests compare the two.
 
+use std::borrow::Cow;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use aws_sigv4::sign::v4::{calculate_signature, generate_signing_key};
+use aws_sigv4::sign::v4::generate_signing_key;
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderName, HeaderValue, Request};
 use percent_encoding::{AsciiSet, utf8_percent_encode};
-use sha2::{Digest, Sha256};
+use ring::{digest, hmac};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
@@ -33,15 +34,14 @@ pub struct SignError(&'static str);
 pub struct Signer {
     service: &'static str,
     region: String,
-    key: Mutex<DayKey>,
+    key: Mutex<Option<DayKey>>,
 }
 
 /// A signing key, and what it was derived from.
-#[derive(Default)]
 struct DayKey {
     secret: String,
     date: String,
-    bytes: Vec<u8>,
+    key: hmac::Key,
 }
 
 impl Signer {
@@ -64,37 +64,37 @@ impl Signer {
             .map_err(|_| SignError("the time is beyond the calendar"))?;
         let date = date_time.split('T').next().unwrap_or_default();
         let headers = request.headers_mut();
-        headers.insert(AMZ_DATE, header(&date_time)?);
+        headers.insert(AMZ_DATE, header(date_time.clone())?);
         if let Some(token) = &credentials.session_token {
             // AWS would trim or fold other characters before it compares the signature.
             if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
                 let cause = "the session token holds white space or control characters";
                 return Err(SignError(cause));
             }
-            headers.insert(AMZ_SECURITY_TOKEN, header(token)?);
+            headers.insert(AMZ_SECURITY_TOKEN, header(token.clone())?);
         }
 
         let (canonical, signed_headers) = canonical_request(request)?;
-        let scope = format!("{date}/{}/{}/aws4_request", self.region, self.service);
-        let canonical_sha256 = sha256_hex(canonical.as_bytes());
-        let to_sign = format!("AWS4-HMAC-SHA256\n{date_time}\n{scope}\n{canonical_sha256}");
+        let scope = [date, &self.region, self.service, "aws4_request"].join("/");
+        let to_sign = ["AWS4-HMAC-SHA256", &date_time, &scope, &sha256_hex(canonical.as_bytes())].join("\n");
         let signature = self.signature(&to_sign, date, &credentials.secret_access_key, at);
-        let authorization = header(&format!(
+        let authorization = format!(
             "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={signed_headers}, Signature={signature}",
             credentials.access_key_id
-        ))?;
-        request.headers_mut().insert(AUTHORIZATION, authorization);
+        );
+        request.headers_mut().insert(AUTHORIZATION, header(authorization)?);
         Ok(())
     }
 
     fn signature(&self, to_sign: &str, date: &str, secret: &str, at: Duration) -> String {
         let mut key = self.key.lock().unwrap_or_else(PoisonError::into_inner);
-        if key.secret != secret || key.date != date {
+        key.take_if(|key| key.secret != secret || key.date != date);
+        let key = key.get_or_insert_with(|| {
             let bytes = generate_signing_key(secret, UNIX_EPOCH + at, &self.region, self.service);
-            *key =
-                DayKey { secret: secret.to_owned(), date: date.to_owned(), bytes: bytes.as_ref().to_vec() };
-        }
-        calculate_signature(&key.bytes, to_sign.as_bytes())
+            let key = hmac::Key::new(hmac::HMAC_SHA256, bytes.as_ref());
+            DayKey { secret: secret.to_owned(), date: date.to_owned(), key }
+        });
+        hex::encode(hmac::sign(&key.key, to_sign.as_bytes()))
     }
 }
 
@@ -108,30 +108,27 @@ fn canonical_request(request: &Request<Vec<u8>>) -> Result<(String, String), Sig
         headers.push((name.as_str(), value));
     }
     headers.sort_unstable();
-    let names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
-    let signed_headers = names.join(";");
-
-    let mut canonical = String::with_capacity(1024);
-    canonical.extend([request.method().as_str(), "\n"]);
-    canonical.extend(utf8_percent_encode(request.uri().path(), PATH));
-    canonical.push_str("\n\n");
+    let (mut lines, mut names) = (String::with_capacity(512), String::with_capacity(64));
     for (name, value) in headers {
-        canonical.extend([name, ":", value, "\n"]);
+        lines.extend([name, ":", value, "\n"]);
+        names.extend([if names.is_empty() { "" } else { ";" }, name]);
     }
-    canonical.extend(["\n", &signed_headers, "\n", &sha256_hex(request.body())]);
-    Ok((canonical, signed_headers))
+    let path = Cow::from(utf8_percent_encode(request.uri().path(), PATH));
+    let (method, body) = (request.method().as_str(), sha256_hex(request.body()));
+    let canonical = [method, "\n", &path, "\n\n", &lines, "\n", &names, "\n", &body].concat();
+    Ok((canonical, names))
 }
 
 /// A value that does not show in a `Debug`.
-fn header(value: &str) -> Result<HeaderValue, SignError> {
-    let mut header = HeaderValue::from_str(value)
+fn header(value: String) -> Result<HeaderValue, SignError> {
+    let mut header = HeaderValue::try_from(value)
         .map_err(|_| SignError("the credentials hold characters that no header may have"))?;
     header.set_sensitive(true);
     Ok(header)
 }
 
 fn sha256_hex(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
+    hex::encode(digest::digest(&digest::SHA256, bytes))
 }
 
 #[cfg(test)]

@@ -8,11 +8,11 @@ use url::Url;
 use url::form_urlencoded::Serializer;
 
 use super::endpoint::{Endpoint, EndpointDescription};
+use super::keys::read_secret;
 use super::signing::Signer;
-use super::{Credentials, CredentialsError, Fetch, answers};
+use super::{Credentials, CredentialsError, Fetcher, answers};
 use crate::clock;
 use crate::config::{Proxy, StsEndpoint, WebIdentitySource};
-use crate::http_client::HttpResponse;
 
 const API_VERSION: &str = "2011-06-15";
 const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
@@ -44,26 +44,20 @@ impl StsClient {
         Ok(Self { endpoint: Endpoint::new(url, proxy, purpose, DESCRIPTION), region: access.region.clone() })
     }
 
-    /// Scheme, host and port, for logs.
-    pub fn address(&self) -> String {
-        self.endpoint.address()
-    }
-
     /// Credentials of the role for a token of an identity provider that it trusts. The call is not signed.
-    pub fn assume_role_with_web_identity(
+    fn assume_role_with_web_identity(
         &self,
         role_arn: &str,
         session_name: &str,
         token: &str,
     ) -> Result<Credentials, CredentialsError> {
-        let fields = [
+        let request = self.request(&[
             ("Action", "AssumeRoleWithWebIdentity"),
             ("RoleArn", role_arn),
             ("RoleSessionName", session_name),
             ("WebIdentityToken", token),
-        ];
-        let answer = self.endpoint.send(self.request(&fields))?;
-        self.read(&answer, &[token], answers::sts_credentials)
+        ]);
+        self.endpoint.call(request, &[token], answers::sts_credentials, remedy)
     }
 
     /// The ARN of the caller. AWS returns it for any valid credentials, whatever their permissions.
@@ -74,8 +68,7 @@ impl StsClient {
                 .sign(request, with, clock::now())
                 .map_err(|error| self.endpoint.fault("not_signable", &error.to_string()))?;
         }
-        let answer = self.endpoint.send(request)?;
-        self.read(&answer, &with.secrets(), answers::caller_arn)
+        self.endpoint.call(request, &with.secrets(), answers::caller_arn, remedy)
     }
 
     fn request(&self, fields: &[(&str, &str)]) -> http::Result<Request<Vec<u8>>> {
@@ -86,23 +79,28 @@ impl StsClient {
             .header("accept", "text/xml")
             .body(form.finish().into_bytes())
     }
+}
 
-    fn read<T>(
-        &self,
-        answer: &HttpResponse,
-        secrets: &[&str],
-        parse: fn(&str) -> Result<T, String>,
-    ) -> Result<T, CredentialsError> {
-        let body = String::from_utf8_lossy(&answer.body);
-        if answer.status == 200 {
-            return parse(&body).map_err(|what| self.endpoint.unexpected(&what));
-        }
-        let error = answers::xml_error(&body);
-        Err(self.endpoint.refused(answer.status, error, secrets, remedy))
+/// Fetches credentials of a role for the token that a file holds at that moment: IAM roles for service accounts (IRSA), and
+/// whatever else writes such tokens.
+pub(super) fn web_identity(source: WebIdentitySource, proxy: Option<Proxy>) -> Fetcher {
+    let WebIdentitySource { token, role_arn, session_name, sts } = source;
+    // CloudTrail shows this service, and which start of it.
+    let default_name = || format!("persistent-cache-service-{}", clock::now().0 / 1_000);
+    let session_name = session_name.unwrap_or_else(default_name);
+    let sts = StsClient::new(&sts, proxy, &format!("get credentials of role {role_arn}"));
+    let address = sts.as_ref().map(|sts| sts.endpoint.address()).unwrap_or_default();
+    Fetcher {
+        source: format!("temporary credentials of role {role_arn} by web identity, from STS at {address}"),
+        fetch: Box::new(move || {
+            let sts = sts.as_ref().map_err(Clone::clone)?;
+            let token = read_secret(&token, "AWS_WEB_IDENTITY_TOKEN_FILE")?;
+            sts.assume_role_with_web_identity(&role_arn, &session_name, &token)
+        }),
     }
 }
 
-fn remedy(code: &str) -> &'static str {
+fn remedy(_: u16, code: &str) -> &'static str {
     match code {
         "ExpiredTokenException" | "ExpiredToken" => {
             "the identity token has expired: its issuer must renew the file (AWS_WEB_IDENTITY_TOKEN_FILE)"
@@ -115,53 +113,14 @@ fn remedy(code: &str) -> &'static str {
             "check AWS_ROLE_ARN, and that the role's trust policy allows sts:AssumeRoleWithWebIdentity to the token's \
              subject (namespace and service account) and audience"
         }
-        "IDPCommunicationError" => "AWS could not reach the identity provider: it is tried again later",
         "RegionDisabledException" => {
             "STS of this region is not active for this account: activate it in the account's settings, or name another \
              region's endpoint in AWS_ENDPOINT_URL_STS"
         }
         "ValidationError" => "check AWS_ROLE_ARN and AWS_ROLE_SESSION_NAME",
-        _ if code.starts_with("Throttl") => "too many requests: it is tried again later",
+        "IDPCommunicationError" | "Throttling" => "it is tried again later",
         "" => "is this STS? check AWS_ENDPOINT_URL_STS and AWS_ENDPOINT_URL",
         _ => "the STS API reference explains this code",
-    }
-}
-
-/// Credentials of a role for the token that a file holds at that moment: IAM roles for service accounts (IRSA), and
-/// whatever else writes such tokens.
-#[derive(Debug)]
-pub struct WebIdentityCredentials {
-    source: WebIdentitySource,
-    session_name: String,
-    sts: Result<StsClient, CredentialsError>,
-}
-
-impl WebIdentityCredentials {
-    /// `AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN`.
-    pub fn new(source: WebIdentitySource, proxy: Option<Proxy>) -> Self {
-        // CloudTrail shows this service, and which start of it.
-        let default_name = || format!("persistent-cache-service-{}", clock::now().0 / 1_000);
-        let purpose = format!("get credentials of role {}", source.role_arn);
-        Self {
-            session_name: source.session_name.clone().unwrap_or_else(default_name),
-            sts: StsClient::new(&source.sts, proxy, &purpose),
-            source,
-        }
-    }
-}
-
-impl Fetch for WebIdentityCredentials {
-    fn fetch(&self) -> Result<Credentials, CredentialsError> {
-        let sts = self.sts.as_ref().map_err(Clone::clone)?;
-        let secret = &self.source.token;
-        let token = sts.endpoint.token(secret, "AWS_WEB_IDENTITY_TOKEN_FILE")?;
-        sts.assume_role_with_web_identity(&self.source.role_arn, &self.session_name, &token)
-    }
-
-    fn source(&self) -> String {
-        let role_arn = &self.source.role_arn;
-        let address = self.sts.as_ref().map(StsClient::address).unwrap_or_default();
-        format!("temporary credentials of role {role_arn} by web identity, from STS at {address}")
     }
 }
 

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use crate::clock::EpochMs;
 use crate::entitlement::CurrencyId;
-use crate::message::{CreditBalance, replace_lone_surrogates};
+use crate::json::replace_lone_surrogates;
+use crate::message::CreditBalance;
 
 /// What the SDKs answer for a feature whose credits are used up.
 const INSUFFICIENT_CREDITS: &str = "InsufficientCredits";

@@ -33,8 +33,7 @@ pub struct ReaderLocks {
 impl Keyspace {
     /// The keys below this ENVIRONMENT_PREFIX.
     pub fn new(prefix: impl Into<String>) -> Self {
-        let prefix = prefix.into();
-        Self { prefix }
+        Self { prefix: prefix.into() }
     }
 
     /// `P:c_C` or `P:c_C:r_R`: holds the entitlements.
@@ -44,12 +43,7 @@ impl Keyspace {
 
     /// The SDKs' locks that a change of this subject respects.
     pub fn reader_locks(&self, subject: &Subject) -> ReaderLocks {
-        let mut write = vec![self.spell("-", subject, ":")];
-        if subject.resource.is_some() {
-            write.push([&self.prefix, "-", subject.customer.as_str()].concat());
-        }
-        let refetch = self.refetch_lock(subject);
-        ReaderLocks { write, refetch }
+        ReaderLocks { write: self.with_customers("-", subject, ":"), refetch: self.refetch_lock(subject) }
     }
 
     /// See [`ReaderLocks::refetch`].
@@ -80,10 +74,8 @@ impl Keyspace {
     /// The tombstones that can make a list of this subject out of date: the environment's, its own, and for a resource
     /// its customer's.
     pub fn tombstones(&self, subject: &Subject) -> Vec<String> {
-        let mut tombstones = vec![self.environment_tombstone(), self.tombstone(subject)];
-        if subject.resource.is_some() {
-            tombstones.push([&self.prefix, ":purged:c_", subject.customer.as_str()].concat());
-        }
+        let mut tombstones = vec![self.environment_tombstone()];
+        tombstones.extend(self.with_customers(":purged:c_", subject, ":r_"));
         tombstones
     }
 
@@ -117,6 +109,15 @@ impl Keyspace {
             None => [&self.prefix, before, customer].concat(),
             Some(resource) => [&self.prefix, before, customer, before_resource, resource.as_str()].concat(),
         }
+    }
+
+    /// The subject's, and for a resource its customer's as well.
+    fn with_customers(&self, before: &str, subject: &Subject, before_resource: &str) -> Vec<String> {
+        let mut keys = vec![self.spell(before, subject, before_resource)];
+        if subject.resource.is_some() {
+            keys.push([&self.prefix, before, subject.customer.as_str()].concat());
+        }
+        keys
     }
 }
 

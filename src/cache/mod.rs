@@ -8,17 +8,19 @@ pub mod keyspace;
 pub mod readers;
 
 use std::collections::BTreeSet;
+use std::iter;
 
 use crate::clock::EpochMs;
-use crate::config::CacheUpdatePolicy;
 use crate::entitlement::stored::{CacheFormat, entitlements_json, metadata_json, usage_json};
-use crate::entitlement::{CurrencyId, Entitlement, Subject, Usage};
-use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, UsageOf, UsageUpdated};
+use crate::entitlement::{CurrencyId, Entitlement, FeatureId, Subject, Usage, UsageOf};
+use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, UsageUpdated};
 use keyspace::{Keyspace, ReaderLocks, balance_key, credit_usage_key, feature_usage_key, metadata_key};
 
 /// Usages written in one atomic step with their list: a script call has 3,900 arguments at most, and a usage takes four, a
 /// credit eight and the currency of a rate one.
 const USAGES_WITH_LIST: usize = 900;
+/// Credits written with their list: half of the arguments.
+const CREDITS_WITH_LIST: usize = 225;
 
 /// A value that is written with its timestamp, unless something newer is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,9 +121,6 @@ pub struct PurgeWrite {
 pub struct Invalidation {
     /// Spells the keys.
     pub keyspace: Keyspace,
-    /// The tombstone stays when the scan has ended (UPSERT). Under UPDATE_IF_EXISTS an out-of-order message finds no key of
-    /// its customer and writes nothing, unless a reader has refetched; for that case the workers remember the time.
-    pub keeps_tombstone: bool,
     /// An operator's invalidation: it overwrites what the tombstone recorded before.
     pub resets_tombstone: bool,
     /// When the message was sent.
@@ -159,11 +158,6 @@ impl CacheChange {
     pub fn only_deletes(&self) -> bool {
         matches!(self, Self::Purge(_) | Self::InvalidateEnvironment(_))
     }
-
-    /// True for a list that an invalidation sent at this time made out of date.
-    pub fn is_outdated_by(&self, invalidated_at: EpochMs) -> bool {
-        matches!(self, Self::WriteEntitlements(write) if write.sent_at <= invalidated_at)
-    }
 }
 
 /// Where and how changes are written.
@@ -173,8 +167,6 @@ pub struct Layout {
     pub keyspace: Keyspace,
     /// Which readers the values are for.
     pub format: CacheFormat,
-    /// Which customers are written.
-    pub policy: CacheUpdatePolicy,
 }
 
 /// The changes of one message, made one by one: a migration may list 90,000 customers.
@@ -183,26 +175,25 @@ pub type Changes = Box<dyn ExactSizeIterator<Item = CacheChange> + Send>;
 /// What a message changes. Empty if nothing.
 pub fn changes(message: Message, layout: &Layout) -> Changes {
     let sent_at = message.sent_at;
-    let change = match message.event {
+    match message.event {
         Event::EntitlementsUpdated(update) => {
-            return Box::new(entitlements_changes(&update, sent_at, layout).into_iter());
+            Box::new(entitlements_changes(&update, sent_at, layout).into_iter())
         }
+        Event::UsageUpdated(update) => Box::new(iter::once(usage_change(update, layout))),
         Event::Purged(subjects) => {
-            let keyspace = layout.keyspace.clone();
-            let purges =
-                (0..subjects.len()).map(move |index| purge_change(&subjects.get(index), sent_at, &keyspace));
-            return Box::new(purges);
+            let (keyspace, count) = (layout.keyspace.clone(), subjects.len());
+            let purge = move |index| purge_change(&subjects.get(index), sent_at, &keyspace);
+            Box::new((0..count).map(purge))
         }
-        Event::UsageUpdated(update) => Some(usage_change(update, layout)),
-        Event::EnvironmentInvalidated => Some(CacheChange::InvalidateEnvironment(Invalidation {
-            keyspace: layout.keyspace.clone(),
-            keeps_tombstone: layout.policy == CacheUpdatePolicy::Upsert,
-            resets_tombstone: false,
-            sent_at,
-        })),
-        Event::Ignored { .. } => None,
-    };
-    Box::new(change.into_iter())
+        Event::EnvironmentInvalidated => {
+            Box::new(iter::once(CacheChange::InvalidateEnvironment(Invalidation {
+                keyspace: layout.keyspace.clone(),
+                resets_tombstone: false,
+                sent_at,
+            })))
+        }
+        Event::Ignored { .. } => Box::new(iter::empty()),
+    }
 }
 
 fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: &Layout) -> Vec<CacheChange> {
@@ -213,89 +204,90 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
     let mut usages = Vec::with_capacity(update.entitlements.len());
     let mut credits = Vec::new();
     let mut rate_currencies = BTreeSet::new();
-    for entitlement in &update.entitlements {
-        match entitlement {
-            Entitlement::Feature(entitlement) => {
-                if let Some(timestamp) = entitlement.usage_updated_at
-                    && entitlement.feature.is_metered()
-                {
-                    usages.push(KeyWrite {
-                        key: feature_usage_key(&customer_key, &entitlement.feature.id),
-                        value: usage_json(&entitlement.usage, *format),
-                        timestamp,
-                    });
-                }
-                if let Some(rate) = &entitlement.credit_rate
-                    && *format != CacheFormat::V4
-                {
-                    rate_currencies.insert(CurrencyId(rate.currency_id.clone()));
-                }
+    for Entitlement { of, is_metered, rate_currency, usage, usage_updated_at, .. } in &update.entitlements {
+        rate_currencies.extend(rate_currency.as_ref().filter(|_| *format != CacheFormat::V4));
+        match (of, usage_updated_at) {
+            (UsageOf::Feature(feature), Some(at)) if *is_metered => {
+                usages.push(usage_write(&customer_key, feature, usage, *at, *format));
             }
-            Entitlement::Credit(entitlement) => {
-                // SDK 3.x knows no credits: its form has neither the entry nor the usage.
-                if let Some(timestamp) = entitlement.usage_updated_at
-                    && *format != CacheFormat::V3
-                {
-                    let (currency, usage) = (&entitlement.currency_id, &entitlement.usage);
-                    credits.push(credit_write(&customer_key, currency, usage, timestamp, *format));
-                }
+            // SDK 3.x knows no credits: its form has neither the entry nor the usage.
+            (UsageOf::Credit(currency), Some(at)) if *format != CacheFormat::V3 => {
+                let credit = credit_write(&customer_key, currency, usage, *at, *format);
+                credits.push((currency.clone(), credit));
             }
+            (UsageOf::Feature(_) | UsageOf::Credit(_), _) => {}
         }
     }
+    let more_credits = credits.split_off(credits.len().min(CREDITS_WITH_LIST));
     let with_list = USAGES_WITH_LIST.saturating_sub(2 * credits.len() + rate_currencies.len() / 4);
     let rest = usages.split_off(usages.len().min(with_list));
+    let usage = |write| {
+        let (locks, customer_key) = (locks.clone(), customer_key.clone());
+        CacheChange::WriteUsage(UsageWrite { locks, customer_key, write })
+    };
+    let credit = |(currency, credit)| {
+        let (locks, customer_key) = (locks.clone(), customer_key.clone());
+        CacheChange::WriteBalance(BalanceWrite {
+            locks,
+            customer_key,
+            currency,
+            credit,
+            balance: None,
+            adjusts_list: false,
+        })
+    };
+    let rest: Vec<CacheChange> =
+        rest.into_iter().map(usage).chain(more_credits.into_iter().map(credit)).collect();
     let list = CacheChange::WriteEntitlements(Box::new(EntitlementsWrite {
-        locks: locks.clone(),
+        locks,
         tombstones: keyspace.tombstones(&update.subject),
         sent_at,
         is_from_edge_api: false,
-        list: KeyWrite {
-            key: customer_key.clone(),
-            value: entitlements_json(&update.entitlements, *format),
-            timestamp,
-        },
         metadata: (*format != CacheFormat::V3).then(|| KeyWrite {
             key: metadata_key(&customer_key),
             value: metadata_json(update.access_denied_reason.as_deref()),
             timestamp,
         }),
+        list: KeyWrite {
+            key: customer_key,
+            value: entitlements_json(&update.entitlements, *format),
+            timestamp,
+        },
         usages,
-        credits,
-        rate_currencies: rate_currencies.into_iter().collect(),
+        credits: credits.into_iter().map(|(_, credit)| credit).collect(),
+        rate_currencies: rate_currencies.into_iter().cloned().collect(),
     }));
-    let usage = |write| {
-        CacheChange::WriteUsage(UsageWrite {
-            locks: locks.clone(),
-            customer_key: customer_key.clone(),
-            write,
-        })
-    };
-    std::iter::once(list).chain(rest.into_iter().map(usage)).collect()
+    iter::once(list).chain(rest).collect()
 }
 
 fn usage_change(update: UsageUpdated, layout: &Layout) -> CacheChange {
     let customer_key = layout.keyspace.customer_key(&update.subject);
     let locks = layout.keyspace.reader_locks(&update.subject);
-    let (usage, timestamp) = (&update.measured.usage, update.measured.updated_at);
+    let (usage, timestamp, format) = (&update.usage, update.updated_at, layout.format);
     match update.of {
-        UsageOf::Feature(feature) => CacheChange::WriteUsage(UsageWrite {
-            write: KeyWrite {
-                key: feature_usage_key(&customer_key, &feature),
-                value: usage_json(usage, layout.format),
-                timestamp,
-            },
-            locks,
-            customer_key,
-        }),
+        UsageOf::Feature(feature) => {
+            let write = usage_write(&customer_key, &feature, usage, timestamp, format);
+            CacheChange::WriteUsage(UsageWrite { locks, customer_key, write })
+        }
         UsageOf::Credit(currency) => CacheChange::WriteBalance(BalanceWrite {
             locks,
-            credit: credit_write(&customer_key, &currency, usage, timestamp, layout.format),
+            credit: credit_write(&customer_key, &currency, usage, timestamp, format),
             customer_key,
             currency,
             balance: update.balance,
-            adjusts_list: layout.format != CacheFormat::V4,
+            adjusts_list: format != CacheFormat::V4,
         }),
     }
+}
+
+fn usage_write(
+    customer_key: &str,
+    feature: &FeatureId,
+    usage: &Usage,
+    timestamp: EpochMs,
+    format: CacheFormat,
+) -> KeyWrite {
+    KeyWrite { key: feature_usage_key(customer_key, feature), value: usage_json(usage, format), timestamp }
 }
 
 fn credit_write(
@@ -349,11 +341,7 @@ mod tests {
             r#"{{"type":"ENTITLEMENTS_UPDATED","payload":{{"customerId":"ann","entitlementsV2":[{}]}}}}"#,
             entries.join(",")
         );
-        let layout = Layout {
-            keyspace: Keyspace::new("p"),
-            format: CacheFormat::Compatible,
-            policy: CacheUpdatePolicy::Upsert,
-        };
+        let layout = Layout { keyspace: Keyspace::new("p"), format: CacheFormat::Compatible };
         let message = decode(&body, EpochMs(1_795_161_600_000)).unwrap();
         let mut changes = changes(message, &layout);
         let Some(CacheChange::WriteEntitlements(list)) = changes.next() else {

@@ -10,13 +10,6 @@ use serde_json::{Map, Value};
 use super::keyspace::{credit_usage_key, feature_usage_key};
 use crate::entitlement::{CurrencyId, FeatureId};
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Generation {
-    V2,
-    V3,
-    V4,
-}
-
 /// A value and the timestamp beside it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Stored<'a> {
@@ -88,34 +81,28 @@ impl StoredEntry {
     }
 
     fn read(key: &str, value: &Value) -> Self {
-        let object = |name: &str| value.get(name).filter(|value| value.is_object());
-        let map = |value: &Value| value.as_object().cloned().unwrap_or_default();
-        let entitlement = object("calculatedEntitlement");
-        let text = |path: &str| entitlement.and_then(|it| it.pointer(path)).and_then(Value::as_str);
+        let object = |name| value.get(name).and_then(Value::as_object);
+        let text = |path: &str| value["calculatedEntitlement"].pointer(path).and_then(Value::as_str);
+        let (entitlement, feature_usage) = (object("calculatedEntitlement"), object("featureUsage"));
         let is_metered = text("/feature/featureType") == Some("NUMBER")
             && matches!(text("/feature/meterType"), Some("Incremental" | "Fluctuating"));
-        let kind = match text("/type") {
-            _ if entitlement.is_none() => EntryKind::Malformed,
-            Some("CREDIT") => EntryKind::Credit,
-            _ if is_metered => EntryKind::Metered,
-            _ => EntryKind::Feature,
+        let (kind, id) = match text("/type") {
+            _ if entitlement.is_none() => (EntryKind::Malformed, None),
+            Some("CREDIT") => (EntryKind::Credit, text("/currency/currencyId")),
+            _ if is_metered => (EntryKind::Metered, text("/feature/id")),
+            _ => (EntryKind::Feature, text("/feature/id")),
         };
-        let id = match kind {
-            EntryKind::Credit => text("/currency/currencyId"),
-            EntryKind::Metered | EntryKind::Feature | EntryKind::Malformed => text("/feature/id"),
-        };
-        let feature_usage = object("featureUsage");
-        let form = match (feature_usage, text("/type")) {
-            _ if matches!(kind, EntryKind::Credit | EntryKind::Malformed) => None,
-            (Some(_), Some(_)) => Some("compatible"),
-            (None, Some(_)) => Some("v4"),
-            (_, None) => Some("v3"),
+        let form = match (kind, feature_usage, text("/type")) {
+            (EntryKind::Credit | EntryKind::Malformed, ..) => None,
+            (_, _, None) => Some("v3"),
+            (_, Some(_), _) => Some("compatible"),
+            (_, None, _) => Some("v4"),
         };
         Self {
             id: id.unwrap_or(key).to_owned(),
             kind,
-            entitlement: entitlement.map(map).unwrap_or_default(),
-            usage: object("usageData").or(feature_usage).map(map).unwrap_or_default(),
+            entitlement: entitlement.cloned().unwrap_or_default(),
+            usage: object("usageData").or(feature_usage).cloned().unwrap_or_default(),
             form,
         }
     }
@@ -123,14 +110,14 @@ impl StoredEntry {
 
 /// The entries of a list; what is wrong with it if it cannot be read.
 pub fn entries(value: Option<&str>) -> Result<Vec<StoredEntry>, &'static str> {
-    match value.map(serde_json::from_str) {
-        None => Err("nothing is cached"),
-        Some(Ok(Value::Object(list))) => {
+    let value = value.ok_or("nothing is cached")?;
+    match serde_json::from_str(value) {
+        Ok(Value::Object(list)) => {
             Ok(list.iter().map(|(key, value)| StoredEntry::read(key, value)).collect())
         }
-        Some(Ok(_)) => Err("the value is no JSON object"),
-        Some(Err(_)) if value == Some("") => Err("the value is empty"),
-        Some(Err(_)) => Err("the value is not JSON"),
+        Ok(_) => Err("the value is no JSON object"),
+        Err(_) if value.is_empty() => Err("the value is empty"),
+        Err(_) => Err("the value is not JSON"),
     }
 }
 
@@ -158,76 +145,63 @@ pub fn timestamp_ms(text: &str) -> Option<i64> {
 /// What each generation of readers finds when it asks for the whole list. (3.x and 4.x miss a single feature only if
 /// that one's usage is missing.)
 pub fn verdicts(stored: &StoredList<'_>, entries: &Result<Vec<StoredEntry>, &'static str>) -> [Verdict; 3] {
-    let generations = [(Generation::V2, "2.x"), (Generation::V3, "3.x"), (Generation::V4, "4.x")];
-    generations.map(|(generation, sdk)| {
-        let misses = misses(generation, stored, entries);
+    [(2, "2.x"), (3, "3.x"), (4, "4.x")].map(|(generation, sdk)| {
+        let mut reasons = misses(generation, stored, entries);
+        let outcome = if reasons.is_empty() { "hit" } else { "miss" };
         let is_v4 = |entry: &StoredEntry| entry.form == Some("v4");
-        let (outcome, reasons) = if !misses.is_empty() {
-            ("miss", misses)
-        } else if generation != Generation::V4 && entries.iter().flatten().any(is_v4) {
-            let note = "some entries are of the 4.x form, without the featureUsage that it reads";
-            ("hit", vec![note.to_owned()])
-        } else {
-            ("hit", Vec::new())
-        };
+        if outcome == "hit" && generation < 4 && entries.iter().flatten().any(is_v4) {
+            reasons
+                .push("some entries are of the 4.x form, without the featureUsage that it reads".to_owned());
+        }
         Verdict { sdk, outcome, reasons }
     })
 }
 
+/// Why a generation of readers (2, 3 or 4) misses.
 fn misses(
-    generation: Generation,
+    generation: u8,
     stored: &StoredList<'_>,
     entries: &Result<Vec<StoredEntry>, &'static str>,
 ) -> Vec<String> {
-    let mut misses = Vec::new();
-    match entries {
-        Err(why) => misses.push((*why).to_owned()),
-        Ok(entries) => {
-            if entries.iter().any(|entry| entry.kind == EntryKind::Malformed) {
-                misses
-                    .push("an entry has no calculatedEntitlement, over which the reader stumbles".to_owned());
-            }
-            misses.extend(missing_usages(generation, entries, &stored.usages));
-        }
-    }
     let own = stored.list.timestamp.and_then(timestamp_ms);
     let lacks_timestamp = stored.list.value.is_some() && own.is_none();
-    if generation == Generation::V4 && lacks_timestamp {
-        misses.push("the list has no timestamp".to_owned());
-    }
-    if let Some(of_customer) = stored.of_customer
-        && generation != Generation::V2
-    {
-        match (own, of_customer.and_then(timestamp_ms)) {
-            (_, None) => misses.push(
-                "the customer's own list has no timestamp, so the resource's does not count".to_owned(),
-            ),
-            (None, _) if generation == Generation::V3 && lacks_timestamp => {
-                misses.push("the list has no timestamp to compare with the customer's".to_owned());
+    let is_malformed = |entry: &StoredEntry| entry.kind == EntryKind::Malformed;
+    let beside_customers =
+        match stored.of_customer.map(|of_customer| (own, of_customer.and_then(timestamp_ms))) {
+            _ if generation == 2 => None,
+            Some((_, None)) => {
+                Some("the customer's own list has no timestamp, so the resource's does not count".to_owned())
             }
-            (Some(own), Some(of_customer)) if own < of_customer => misses.push(format!(
-                "the resource's list ({own}) is older than the customer's own ({of_customer})"
-            )),
-            (_, Some(_)) => {}
-        }
-    }
-    misses
+            Some((None, _)) if generation == 3 && lacks_timestamp => {
+                Some("the list has no timestamp to compare with the customer's".to_owned())
+            }
+            Some((Some(own), Some(of_customer))) if own < of_customer => {
+                Some(format!("the resource's list ({own}) is older than the customer's own ({of_customer})"))
+            }
+            Some(_) | None => None,
+        };
+    let misses = [
+        entries.as_ref().err().map(|why| (*why).to_owned()),
+        (entries.iter().flatten().any(is_malformed))
+            .then(|| "an entry has no calculatedEntitlement, over which the reader stumbles".to_owned()),
+        entries.as_ref().ok().and_then(|entries| missing_usages(generation, entries, &stored.usages)),
+        (generation == 4 && lacks_timestamp).then(|| "the list has no timestamp".to_owned()),
+        beside_customers,
+    ];
+    misses.into_iter().flatten().collect()
 }
 
-fn missing_usages(generation: Generation, entries: &[StoredEntry], usages: &[Stored<'_>]) -> Option<String> {
-    let missing: Vec<&str> = entries
-        .iter()
-        .filter(|entry| matches!(entry.kind, EntryKind::Metered | EntryKind::Credit))
-        .zip(usages)
-        .filter(|(entry, usage)| match generation {
-            Generation::V2 => false,
-            // 3.x knows no credits, and does not look at a usage's timestamp.
-            Generation::V3 => entry.kind == EntryKind::Metered && usage.value.is_none(),
-            Generation::V4 => usage.value.is_none() || usage.timestamp.and_then(timestamp_ms).is_none(),
-        })
-        .map(|(entry, _)| entry.id.as_str())
-        .collect();
-    let timed = if generation == Generation::V4 { " with a timestamp" } else { "" };
+fn missing_usages(generation: u8, entries: &[StoredEntry], usages: &[Stored<'_>]) -> Option<String> {
+    let counted = entries.iter().filter(|entry| matches!(entry.kind, EntryKind::Metered | EntryKind::Credit));
+    let is_missing = |(entry, usage): &(&StoredEntry, &Stored<'_>)| match generation {
+        2 => false,
+        // 3.x knows no credits, and does not look at a usage's timestamp.
+        3 => entry.kind == EntryKind::Metered && usage.value.is_none(),
+        _ => usage.value.is_none() || usage.timestamp.and_then(timestamp_ms).is_none(),
+    };
+    let missing: Vec<&str> =
+        counted.zip(usages).filter(is_missing).map(|(entry, _)| entry.id.as_str()).collect();
+    let timed = if generation == 4 { " with a timestamp" } else { "" };
     (!missing.is_empty()).then(|| format!("no usage{timed} is stored for {}", missing.join(", ")))
 }
 

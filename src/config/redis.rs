@@ -1,17 +1,19 @@
 //! Redis: by its own settings, by one URL, or by sentinels.
 
+use std::collections::HashMap;
 use std::net::Ipv6Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
 use rustls::InconsistentKeys;
-use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
-use url::{Host, Url};
+use url::Url;
 
-use super::settings::Settings;
-use super::values::{Findings, Raw, raw, shown};
+#[allow(clippy::wildcard_imports)] // the settings
+use super::table::*;
+use super::values::{Validator, shown};
 use super::{RedisAddress, RedisConfig, RedisIam, RedisTls, Secret, SentinelConfig, credentials, queue};
 
 const DEFAULT_PORT: u16 = 6379;
@@ -19,293 +21,224 @@ const SENTINEL_PORT: u16 = 26_379;
 /// Settings that add to a URL, or are not about Redis.
 const BESIDE_A_URL: [&str; 4] = ["REDIS_URL", "REDIS_TLS_", "REDIS_IAM_", "REDIS_ENVIRONMENT_"];
 
-/// How to reach Redis. None after a fault. `region` is the queue's, none if there was a fault in it.
-pub(super) fn redis(
-    settings: &Settings,
-    region: Option<&str>,
-    findings: &mut Findings,
-) -> Option<RedisConfig> {
-    let url = raw!(settings, redis.redis_url);
-    let mut config = if url.is_given {
-        let names = settings.given("REDIS_").map(Raw::variable);
-        let is_other = |name: &&str| !BESIDE_A_URL.iter().any(|beside| name.starts_with(beside));
-        let names = names.filter(is_other).collect::<Vec<_>>().join(", ");
-        if !names.is_empty() {
-            findings.fault(url, format!("is given together with {names}; unset either"));
+/// How to reach Redis. None after a fault.
+pub(super) fn redis(validator: &mut Validator<'_>) -> Option<RedisConfig> {
+    let mut config = if validator.is_given(REDIS_URL) {
+        let mut others: Vec<&str> = validator.given("REDIS_").iter().map(|other| other.variable).collect();
+        others.retain(|name| !BESIDE_A_URL.iter().any(|beside| name.starts_with(beside)));
+        if !others.is_empty() {
+            let others = others.join(", ");
+            validator.fault(REDIS_URL, format!("is given together with {others}; unset either"));
         }
-        findings.read(url, of_url)
+        validator.read(REDIS_URL, of_url)
     } else {
-        of_settings(settings, findings)
+        of_settings(validator)
     };
-    tls(settings, config.as_mut(), findings);
-    let iam = iam(settings, config.as_ref(), region, findings);
-    let mut config = config?;
-    config.iam = iam;
+    tls(validator, config.as_mut());
+    let iam = iam(validator, config.as_ref());
+    let config = RedisConfig { iam, ..config? };
     if config.username.is_some() && config.password.is_none() && config.iam.is_none() {
-        let username = raw!(settings, redis.redis_username);
         let what = "is given without a password, and Redis needs both; set REDIS_PASSWORD";
-        findings.notice(username, what);
+        validator.notice(REDIS_USERNAME, what);
     }
     Some(config)
 }
 
-fn of_settings(settings: &Settings, findings: &mut Findings) -> Option<RedisConfig> {
-    let (host, port) = (raw!(settings, redis.redis_host), raw!(settings, redis.redis_port));
-    let has_tls = findings.boolean(raw!(settings, redis.redis_tls));
-    let address = if raw!(settings, redis.redis_sentinels).is_given {
-        let what = "together with REDIS_SENTINELS; unset one of the two";
-        findings.refuse([host, port], what);
-        sentinels(settings, has_tls, findings).map(RedisAddress::Sentinel)
+fn of_settings(validator: &mut Validator<'_>) -> Option<RedisConfig> {
+    let has_tls = validator.boolean(REDIS_TLS);
+    let address = if validator.is_given(REDIS_SENTINELS) {
+        for other in ["REDIS_HOST", "REDIS_PORT"] {
+            validator.refuse(other, "together with REDIS_SENTINELS; unset one of the two");
+        }
+        sentinels(validator, has_tls).map(RedisAddress::Sentinel)
     } else {
-        let what = "without REDIS_SENTINELS; set that too, or unset it";
-        findings.refuse(settings.given("REDIS_SENTINEL_"), what);
-        findings.require(host, " (or REDIS_URL); set the host name of Redis");
-        let (host, port) = (findings.read(host, host_name), findings.number(port));
+        validator.refuse("REDIS_SENTINEL_", "without REDIS_SENTINELS; set that too, or unset it");
+        validator.require(&[REDIS_HOST], " (or REDIS_URL); set the host name of Redis");
+        let host = validator.read(REDIS_HOST, |value| match host_and_port(value) {
+            Some((host, None)) => Ok(host),
+            _ => Err(format!(
+                "{} is not one host name or address; set only that, the port as REDIS_PORT, and a URL or the path of a \
+                 socket as REDIS_URL (unix:///path)",
+                shown(value)
+            )),
+        });
+        let port = validator.number(REDIS_PORT);
         host.map(|host| RedisAddress::Tcp { host, port })
     };
-    let db = findings.number(raw!(settings, redis.redis_db));
-    let password = raw!(settings, redis.redis_password);
-    let password = findings.secret(password, raw!(settings, redis.redis_password_file));
-    let username = raw!(settings, redis.redis_username);
-    let username = findings.newer_or_older(username, raw!(settings, older.redis_user));
+    let db = validator.number(REDIS_DB);
+    let password = validator.secret(&[REDIS_PASSWORD, REDIS_PASSWORD_FILE]);
+    let username = validator.newer_or_older(REDIS_USERNAME, REDIS_USER);
     Some(RedisConfig {
         address: address?,
         db,
-        username: username.value.map(str::to_owned),
+        username: validator.owned(username),
         password,
         iam: None,
         tls: has_tls.then(RedisTls::default),
     })
 }
 
-/// A host name or an address, without brackets.
-fn host_name(value: &str) -> Result<String, String> {
-    let in_brackets = value.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let bare = in_brackets.unwrap_or(value);
-    let is_ipv6 = |text: &str| text.parse::<Ipv6Addr>().is_ok();
+/// `host`, `host:port`, `::1`, `[::1]` or `[::1]:port`. An address is returned without brackets.
+fn host_and_port(text: &str) -> Option<(String, Option<u16>)> {
+    // With a zone, too: fe80::1%eth0.
+    let is_ipv6 = |text: &str| text.split('%').next().is_some_and(|text| text.parse::<Ipv6Addr>().is_ok());
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !is_ipv6(text) && !text.ends_with(']') => (host, Some(port.parse().ok()?)),
+        _ => (text, None),
+    };
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     let is_odd = |letter: char| letter.is_whitespace() || letter.is_control() || "/:@?#[],".contains(letter);
-    if value.contains("://") || value.starts_with('/') {
-        return Err("is a URL or a path; set it as REDIS_URL (unix:///path for a socket)".into());
-    }
-    if bare.split('%').next().is_some_and(is_ipv6) || !value.contains(is_odd) {
-        return Ok(bare.to_owned());
-    }
-    Err(shown(value) + " is not one host name or address; set only that, and the port as REDIS_PORT")
+    (is_ipv6(bare) || !bare.is_empty() && !bare.contains(is_odd)).then(|| (bare.to_owned(), port))
 }
 
-fn sentinels(settings: &Settings, has_tls: bool, findings: &mut Findings) -> Option<SentinelConfig> {
-    const REMEDY: &str = "set a list like sentinel-1:26379,sentinel-2:26379";
-    let sentinels = findings.read(raw!(settings, redis.redis_sentinels), |value| {
-        let texts = value.split(',').map(str::trim).filter(|text| !text.is_empty());
-        let fault = |text| format!("{} is not host:port; {REMEDY}", shown(text));
-        let sentinels = texts.map(|text| sentinel(text).ok_or_else(|| fault(text)));
-        let sentinels: Vec<_> = sentinels.collect::<Result<_, _>>()?;
-        let some = Some(sentinels).filter(|sentinels| !sentinels.is_empty());
-        some.ok_or_else(|| format!("names no sentinel; {REMEDY}"))
+fn sentinels(validator: &mut Validator<'_>, has_tls: bool) -> Option<SentinelConfig> {
+    let sentinels = validator.read(REDIS_SENTINELS, |value| {
+        let remedy = "set a list like sentinel-1:26379,sentinel-2:26379";
+        let sentinel = |text: &str| {
+            let sentinel = host_and_port(text).map(|(host, port)| (host, port.unwrap_or(SENTINEL_PORT)));
+            sentinel.ok_or_else(|| format!("{} is not host:port; {remedy}", shown(text)))
+        };
+        let list = value.trim_matches([',', ' ']).split(',');
+        list.map(str::trim).map(sentinel).collect::<Result<Vec<_>, String>>()
     });
-    let master = raw!(settings, redis.redis_sentinel_master);
     let what = " with REDIS_SENTINELS; set the sentinels' name of the primary, often mymaster";
-    findings.require(master, what);
-    let password = raw!(settings, redis.redis_sentinel_password);
-    let password = findings.secret(password, raw!(settings, redis.redis_sentinel_password_file));
-    let username = raw!(settings, redis.redis_sentinel_username).value;
-    let tls = raw!(settings, redis.redis_sentinel_tls);
-    let has_tls = (!tls.is_given && has_tls) || findings.boolean(tls);
+    validator.require(&[REDIS_SENTINEL_MASTER], what);
+    let password = validator.secret(&[REDIS_SENTINEL_PASSWORD, REDIS_SENTINEL_PASSWORD_FILE]);
+    let own_tls = validator.boolean(REDIS_SENTINEL_TLS);
     Some(SentinelConfig {
         sentinels: sentinels?,
-        master: master.value?.to_owned(),
-        username: username.map(str::to_owned),
+        master: validator.owned(REDIS_SENTINEL_MASTER)?,
+        username: validator.owned(REDIS_SENTINEL_USERNAME),
         password,
-        tls: has_tls,
+        tls: if validator.is_given(REDIS_SENTINEL_TLS) { own_tls } else { has_tls },
     })
 }
 
-/// `host`, `host:port`, `[::1]:port`.
-fn sentinel(text: &str) -> Option<(String, u16)> {
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
-            (host, port.parse().ok().filter(|port| *port != 0)?)
-        }
-        Some(_) | None => (text, SENTINEL_PORT),
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let is_odd = |letter: char| letter.is_whitespace() || "/@?#".contains(letter);
-    (!host.is_empty() && !host.contains(is_odd)).then(|| (host.to_owned(), port))
-}
-
 /// What refines TLS however it was asked for, as a URL has no place for it.
-fn tls(settings: &Settings, config: Option<&mut RedisConfig>, findings: &mut Findings) {
-    let certificate = raw!(settings, redis.redis_tls_cert_file);
-    let key = raw!(settings, redis.redis_tls_key_file);
-    let insecure = raw!(settings, redis.redis_tls_insecure);
-    let refined = RedisTls {
-        ca_file: findings.certificates(raw!(settings, redis.redis_tls_ca_file)),
-        cert_file: findings.certificates(certificate),
-        key_file: findings.private_key(key),
-        server_name: findings.read(raw!(settings, redis.redis_tls_server_name), |name| {
-            let fault = |_| format!("{} is not a host name; set that in the certificate", shown(name));
-            ServerName::try_from(name).map(|_| name.to_owned()).map_err(fault)
-        }),
-        insecure: findings.boolean(insecure),
+fn tls(validator: &mut Validator<'_>, config: Option<&mut RedisConfig>) {
+    validator.pem::<CertificateDer<'_>>(REDIS_TLS_CA_FILE, "valid certificate");
+    let chain = validator.pem::<CertificateDer<'_>>(REDIS_TLS_CERT_FILE, "valid certificate");
+    let keys = validator.pem::<PrivateKeyDer<'_>>(REDIS_TLS_KEY_FILE, "private key that is not encrypted");
+    let what = "is not a host name; set that in the certificate";
+    let is_name = |name: &str| ServerName::try_from(name).is_ok();
+    let mut refined = RedisTls {
+        ca_file: validator.value(REDIS_TLS_CA_FILE).map(PathBuf::from),
+        cert_file: validator.value(REDIS_TLS_CERT_FILE).map(PathBuf::from),
+        key_file: validator.value(REDIS_TLS_KEY_FILE).map(PathBuf::from),
+        server_name: validator.text(REDIS_TLS_SERVER_NAME, is_name, what),
+        insecure: validator.boolean(REDIS_TLS_INSECURE),
     };
-    for (given, missing) in [(certificate, key), (key, certificate)] {
-        if given.is_given {
-            findings.require(missing, &format!(" with {}; set both", given.variable()));
-        }
-    }
-    if let (Some(cert_file), Some(key_file)) = (&refined.cert_file, &refined.key_file)
-        && !belong_together(cert_file, key_file)
+    validator.require_both(&[REDIS_TLS_CERT_FILE], &[REDIS_TLS_KEY_FILE]);
+    if let (Some(chain), Some(mut keys)) = (chain, keys)
+        && let Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) =
+            CertifiedKey::from_der(chain, keys.remove(0), &default_provider())
     {
-        let what = "is not the key of the certificate in REDIS_TLS_CERT_FILE";
-        let (cert_file, key_file) = (cert_file.display(), key_file.display());
+        let [certificate, key] = [REDIS_TLS_CERT_FILE, REDIS_TLS_KEY_FILE]
+            .map(|setting| validator.value(setting).unwrap_or_default());
+        let what = format!("{key} is not the key of the certificate in REDIS_TLS_CERT_FILE, {certificate}");
         let remedy = "set both to files that were made together";
-        findings.fault(key, format!("{key_file} {what}, {cert_file}; {remedy}"));
+        validator.fault(REDIS_TLS_KEY_FILE, format!("{what}; {remedy}"));
     }
     match config.map(|config| &mut config.tls) {
         Some(Some(tls)) => {
-            if tls.insecure || refined.insecure {
+            refined.insecure |= tls.insecure;
+            if refined.insecure {
                 let what = "is on: the certificate is not verified, so anyone may pose as Redis";
-                findings.notice(insecure, what);
+                validator.notice(REDIS_TLS_INSECURE, what);
             }
-            let insecure = tls.insecure || refined.insecure;
-            *tls = RedisTls { insecure, ..refined };
+            *tls = refined;
         }
         Some(None) => {
             // Whoever sets one of these believes that the connection is encrypted.
-            let given = settings.given("REDIS_TLS_").filter(|raw| !raw.is_a_switch());
             let what = "while TLS is off; set REDIS_TLS=1 (or rediss:// in REDIS_URL), or unset it";
-            findings.refuse(given, what);
+            validator.refuse("REDIS_TLS_", what);
         }
         None => {}
     }
 }
 
-/// False if it is certain that the key is another certificate's. A file that cannot be used at all is reported when it is used.
-fn belong_together(certificate: &Path, key: &Path) -> bool {
-    let read = || {
-        let chain = CertificateDer::pem_file_iter(certificate)?.collect::<Result<Vec<_>, _>>()?;
-        Ok::<_, pem::Error>((chain, PrivateKeyDer::from_pem_file(key)?))
-    };
-    let provider = rustls::crypto::ring::default_provider();
-    let pair = read().map(|(chain, key)| CertifiedKey::from_der(chain, key, &provider));
-    let mismatch = rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch);
-    !pair.is_ok_and(|pair| pair.is_err_and(|error| error == mismatch))
-}
-
 /// The settings in a URL. No fault shows the value, since it may hold a password.
 fn of_url(text: &str) -> Result<RedisConfig, String> {
+    let remedy = "set redis://user:password@host:6379/0 (rediss:// for TLS) or unix:///path?db=0&user=…&pass=…, with user and \
+                  password percent-encoded";
+    let fault = |what: &str| format!("{what}; {remedy}");
     let decoded = |text: &str| {
         let decoded = percent_decode_str(text).decode_utf8();
-        let fault = |_| "holds a percent-encoded part that is not UTF-8; correct it".to_owned();
-        decoded.map(String::from).map_err(fault)
+        decoded.map(String::from).map_err(|_| fault("holds a percent-encoded part that is not UTF-8"))
     };
-    let url = Url::parse(text).map_err(|error| {
-        format!("is not a URL ({error}); set redis://user:password@host:6379/0, the password percent-encoded")
-    })?;
-    let mut username = decoded(url.username())?;
-    let mut password = decoded(url.password().unwrap_or_default())?;
-    let mut db = String::new();
-    let mut tls = (url.scheme() == "rediss").then(RedisTls::default);
+    let url = Url::parse(text).map_err(|error| fault(&format!("is not a URL ({error})")))?;
+    let mut query: HashMap<_, _> = url.query_pairs().into_owned().collect();
     let path = decoded(url.path())?;
-    let address = match (url.scheme(), url.host()) {
-        ("redis" | "rediss", _) if url.port() == Some(0) => {
-            return Err("holds the port 0; set one from 1 to 65535".into());
-        }
+    let (address, [db, username, password]) = match (url.scheme(), url.host_str()) {
         ("redis" | "rediss", Some(host)) => {
-            path.trim_start_matches('/').clone_into(&mut db);
-            let host = match host {
-                Host::Domain(name) => decoded(name)?,
-                Host::Ipv4(address) => address.to_string(),
-                Host::Ipv6(address) => address.to_string(),
-            };
-            let port = url.port().unwrap_or(DEFAULT_PORT);
-            RedisAddress::Tcp { host, port }
+            let host = decoded(host.trim_matches(['[', ']']))?;
+            let password = decoded(url.password().unwrap_or_default())?;
+            let parts = [path.trim_matches('/').to_owned(), decoded(url.username())?, password];
+            (RedisAddress::Tcp { host, port: url.port().unwrap_or(DEFAULT_PORT) }, parts)
         }
-        ("redis" | "rediss", None) => return Err("names no host; set redis://host:6379".into()),
+        // As the redis crate has it.
         ("unix" | "redis+unix", None) if path.starts_with('/') && path != "/" => {
-            RedisAddress::Unix(PathBuf::from(path))
+            let parts = ["db", "user", "pass"].map(|name| query.remove(name).unwrap_or_default());
+            (RedisAddress::Unix(PathBuf::from(path)), parts)
         }
-        ("unix" | "redis+unix", _) => return Err("names no absolute path; set unix:///path/of/socket".into()),
-        _ => return Err("must start with redis://, rediss:// (TLS) or unix://; correct it".into()),
+        ("redis" | "rediss", None) => return Err(fault("names no host")),
+        ("unix" | "redis+unix", _) => return Err(fault("names no absolute path")),
+        _ => return Err(fault("is not a URL of Redis")),
     };
-    // The form that the redis crate and redis-py know: ?db=1&user=…&pass=….
-    for (key, value) in url.query_pairs().filter(|(_, value)| !value.is_empty()) {
-        match (key.as_ref(), &address) {
-            ("db", RedisAddress::Unix(_)) => db = value.into_owned(),
-            ("user" | "username", RedisAddress::Unix(_)) => username = value.into_owned(),
-            ("pass" | "password", RedisAddress::Unix(_)) => password = value.into_owned(),
-            _ => return Err("holds a query; remove it, or percent-encode a ? of the password".into()),
-        }
+    let has_tls = url.scheme() == "rediss";
+    let insecure = has_tls && url.fragment() == Some("insecure");
+    if !query.is_empty() || url.fragment().is_some() && !insecure {
+        return Err(fault("holds a query or a fragment that is not known"));
     }
-    match (url.fragment(), &mut tls) {
-        (None, _) => {}
-        (Some("insecure"), Some(tls)) => tls.insecure = true,
-        _ => return Err("holds a fragment; remove it, or percent-encode a # of the password".into()),
-    }
-    // Not shown: a password that was not percent-encoded may have ended up here.
-    let fault = |_| "holds a database that is not a number from 0 to 65535; correct it".to_owned();
+    let not_empty = |part: String| Some(part).filter(|part| !part.is_empty());
+    let db = format!("0{db}").parse();
     Ok(RedisConfig {
         address,
-        db: format!("0{db}").parse().map_err(fault)?,
-        username: (!username.is_empty()).then_some(username),
-        password: (!password.is_empty()).then(|| Secret::inline(password)),
+        db: db.map_err(|_| fault("holds a database that is not a number from 0 to 65535"))?,
+        username: not_empty(username),
+        password: not_empty(password).map(Secret::inline),
         iam: None,
-        tls,
+        tls: has_tls.then(|| RedisTls { insecure, ..RedisTls::default() }),
     })
 }
 
 /// What tokens for ElastiCache are made for. None if IAM is not asked for, or after a fault.
-fn iam(
-    settings: &Settings,
-    config: Option<&RedisConfig>,
-    region: Option<&str>,
-    findings: &mut Findings,
-) -> Option<RedisIam> {
-    let iam = raw!(settings, redis.redis_iam_auth);
-    let is_serverless = findings.boolean(raw!(settings, redis.redis_iam_serverless));
-    if !findings.boolean(iam) {
-        let given = settings.given("REDIS_IAM_").filter(|raw| !raw.is_a_switch());
+fn iam(validator: &mut Validator<'_>, config: Option<&RedisConfig>) -> Option<RedisIam> {
+    let is_serverless = validator.boolean(REDIS_IAM_SERVERLESS);
+    if !validator.boolean(REDIS_IAM_AUTH) {
         let what = "while REDIS_IAM_AUTH is off; set REDIS_IAM_AUTH=1, or unset it";
-        findings.refuse(given, what);
+        validator.refuse("REDIS_IAM_", what);
         return None;
     }
     if let Some(config) = config {
         if config.tls.is_none() || !matches!(config.address, RedisAddress::Tcp { .. }) {
             let remedy = "set REDIS_HOST and REDIS_TLS=1, or a rediss:// URL";
-            findings.fault(iam, format!("needs TLS to the host of an ElastiCache; {remedy}"));
+            validator.fault(REDIS_IAM_AUTH, format!("needs TLS to the host of an ElastiCache; {remedy}"));
         }
         if config.password.is_some() {
-            findings.fault(iam, "uses tokens instead of a password; unset one of the two");
+            validator.fault(REDIS_IAM_AUTH, "uses tokens instead of a password; unset one of the two");
         }
         if config.username.is_none() {
-            let username = raw!(settings, redis.redis_username);
-            findings.require(username, " with REDIS_IAM_AUTH; set the ElastiCache user's id");
+            validator.require(&[REDIS_USERNAME], " with REDIS_IAM_AUTH; set the ElastiCache user's id");
         }
     }
-    // Their faults have been reported for the queue already, unless the queue uses the Edge API's credentials.
-    let mut own = Findings::default();
-    let credentials = credentials::aws_source(settings, &mut own, region);
-    own.faults.retain(|fault| !findings.faults.contains(fault));
-    findings.faults.append(&mut own.faults);
-    if matches!(credentials, Ok(None)) {
+    let faults = validator.faults();
+    let credentials = credentials::own(validator);
+    if credentials.is_none() && validator.faults() == faults {
         let remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or another source of credentials";
         let what = format!("needs AWS credentials other than those of Stigg's Edge API; {remedy}");
-        findings.fault(iam, what);
+        validator.fault(REDIS_IAM_AUTH, what);
     }
-    let name = raw!(settings, redis.redis_iam_cache_name);
     let what = " with REDIS_IAM_AUTH; set the name of the serverless cache or replication group";
-    findings.require(name, what);
-    let cache_name = findings.read(name, |name| {
-        let fault = || shown(name) + " is not the name of a cache; set that, not its host name";
-        let is_name = name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-');
-        // ElastiCache keeps names in lower case, and the signature is over what it keeps.
-        is_name.then(|| name.to_ascii_lowercase()).ok_or_else(fault)
-    });
-    let own_region = findings.read(raw!(settings, redis.redis_iam_region), queue::region_name);
+    validator.require(&[REDIS_IAM_CACHE_NAME], what);
+    let is_name = |name: &str| name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-');
+    let what = "is not the name of a cache; set that, not its host name";
+    let cache_name = validator.text(REDIS_IAM_CACHE_NAME, is_name, what);
     Some(RedisIam {
-        cache_name: cache_name?,
-        region: own_region.or(region.map(str::to_owned))?,
+        region: queue::region_name(validator, REDIS_IAM_REGION).or_else(|| queue::region(validator))?,
+        // ElastiCache keeps names in lower case, and the signature is over what it keeps.
+        cache_name: cache_name?.to_ascii_lowercase(),
         is_serverless,
-        credentials: Box::new(credentials.ok()??),
+        credentials: Box::new(credentials?),
     })
 }

@@ -1,5 +1,6 @@
 //! Secrets: a type that never shows what it holds.
 
+use std::io::Error;
 use std::path::PathBuf;
 
 /// A secret that never shows: its `Debug` is redacted, and it has no `Display`. Given inline or as a file
@@ -25,13 +26,12 @@ impl Secret {
     }
 
     /// The secret, as it is now. Fails if its file cannot be read; the error names the path.
-    pub fn read(&self) -> std::io::Result<String> {
+    pub fn read(&self) -> Result<String, Error> {
         match &self.0 {
             SecretSource::Inline(value) => Ok(value.clone()),
             SecretSource::File(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| {
-                    std::io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-                })?;
+                let named = |error: Error| Error::new(error.kind(), format!("{}: {error}", path.display()));
+                let text = std::fs::read_to_string(path).map_err(named)?;
                 Ok(text.trim_end_matches(['\r', '\n']).to_owned())
             }
         }

@@ -9,14 +9,12 @@ use clap::builder::StyledStr;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
-use super::shown::tells_a_secret;
-use super::table::{Holds, SettingRow, TABLE, UNLISTED};
-use super::values::{Findings, Raw, is_quoted, shown};
+use super::table::{Holds, Setting, TABLE, UNLISTED};
+use super::values::{is_quoted, shown};
 
 /// Environment variables as a snapshot, so that a test can pass its own.
 pub type Environment = HashMap<OsString, OsString>;
 
-const ABOUT: &str = "Keeps the Redis cache that Stigg's SDKs read fresh: state changes from an SQS queue in, cache entries out";
 const AFTER_HELP: &str = "Every setting is an environment variable and a flag; the flag wins, and an empty value counts as not \
      set. Give secrets by variable or by file, since flags show in the list of processes. Booleans are 0 or 1, true or \
      false, yes or no, on or off.\n\n\
@@ -27,10 +25,10 @@ const AFTER_HELP: &str = "Every setting is an environment variable and a flag; t
 /// What was given, by flag or variable.
 #[derive(Default)]
 pub struct Settings {
-    /// As [`TABLE`] has them.
-    given: Vec<Option<String>>,
+    given: HashMap<&'static str, String>,
     /// What there is to say about how they were given.
-    pub(super) findings: Findings,
+    pub(super) faults: Vec<String>,
+    pub(super) notices: Vec<String>,
 }
 
 /// The arguments and the environment of this process. The one place that reads them.
@@ -46,12 +44,12 @@ impl Settings {
             .name(env!("CARGO_PKG_NAME"))
             .version(env!("CARGO_PKG_VERSION"))
             .long_version(crate::build_info::version_and_commit())
-            .about(ABOUT)
+            .about(env!("CARGO_PKG_DESCRIPTION"))
             .after_help(AFTER_HELP)
             .max_term_width(100)
             // The help is the same for -h and --help: no setting needs more than its sentence.
             .next_line_help(true)
-            .args(TABLE.iter().map(argument))
+            .args(TABLE.iter().copied().map(argument))
     }
 
     /// The settings in what [`Self::flags`] matched, and this environment. A flag may stand before a command or behind
@@ -59,32 +57,58 @@ impl Settings {
     pub fn from_matches(matches: &[&ArgMatches], environment: &Environment) -> Self {
         let mut settings = Self::default();
         for setting in TABLE {
-            let flag = matches
-                .iter()
-                .find_map(|matches| on_the_command_line(matches, &setting.id()))
-                .filter(|value| !is_blank(value));
-            let given = flag
-                .or_else(|| variable(setting, environment))
-                .and_then(|value| settings.findings.text(setting, value, flag.is_some()));
-            settings.given.push(given);
+            let mut flags = matches.iter().filter_map(|matches| flag(matches, setting.variable));
+            let flag = flags.next().filter(|value| !is_blank(value));
+            let value = flag.or_else(|| variable(setting, environment));
+            if let Some(text) = value.and_then(|value| settings.text(setting, value, flag.is_some())) {
+                settings.given.insert(setting.variable, text);
+            }
         }
         settings
     }
 
-    /// What was given for the setting at this place of [`TABLE`], else its default.
-    pub(super) fn raw(&self, position: usize) -> Raw<'_> {
-        let given = self.given.get(position).and_then(Option::as_deref);
-        let setting = &TABLE[position];
-        Raw { setting, value: given.or(setting.default), is_given: given.is_some() }
+    pub(super) fn given(&self, setting: Setting) -> Option<&str> {
+        self.given.get(setting.variable).map(String::as_str)
     }
 
-    pub(super) fn raws(&self) -> impl Iterator<Item = Raw<'_>> {
-        (0..TABLE.len()).map(|position| self.raw(position))
+    /// What was given, else the default.
+    pub(super) fn value(&self, setting: Setting) -> Option<&str> {
+        self.given(setting).or(setting.default)
     }
 
-    /// The settings that were given whose names begin with this.
-    pub(super) fn given(&self, prefix: &'static str) -> impl Iterator<Item = Raw<'_>> {
-        self.raws().filter(move |raw| raw.is_given && raw.variable().starts_with(prefix))
+    /// The text of a value. What stands out about how it was given becomes a notice.
+    fn text(&mut self, setting: Setting, value: &OsStr, is_flag: bool) -> Option<String> {
+        let variable = setting.variable;
+        let mut notice = |what: String| self.notices.push(format!("{variable}: {what}"));
+        let Some(text) = value.to_str() else {
+            // Others set these for other programs too: what is not understood of them prevents nothing.
+            if matches!(variable, "HOME" | "HTTPS_PROXY" | "NO_COLOR" | "NO_PROXY") {
+                notice("is not UTF-8, and is ignored".to_owned());
+            } else {
+                self.faults.push(format!("{variable}: is not UTF-8; set plain text"));
+            }
+            return None;
+        };
+        let without_breaks = text.trim_end_matches(['\r', '\n']);
+        let text = if setting.is_secret() { without_breaks } else { text.trim() };
+        // In each pod beside a Service that is named redis, REDIS_PORT is tcp://10.0.0.1:6379; Docker's links do the same.
+        let is_link = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme));
+        if is_link && variable.ends_with("_PORT") && !is_flag {
+            let what = "is ignored: Kubernetes sets it for a Service of that name (service links)";
+            let remedy = "set a number yourself, or enableServiceLinks: false in the pod";
+            notice(format!("{} {what}; {remedy}", shown(text)));
+            return None;
+        }
+        if is_quoted(text) {
+            let what = "starts and ends with quotes, which are part of the value";
+            notice(format!("{what} (docker --env-file keeps them); remove them"));
+        }
+        let may_hold_a_password = text.contains('@') || text.contains("://") && text.contains('?');
+        if is_flag && (setting.is_secret() || may_hold_a_password) {
+            let what = "is given as a flag, which every user of this machine can see (/proc/<pid>/cmdline)";
+            notice(format!("{what}; set the environment variable instead"));
+        }
+        Some(text.to_owned())
     }
 }
 
@@ -95,55 +119,14 @@ impl std::fmt::Debug for Settings {
     }
 }
 
-impl Findings {
-    /// The text of a value. What stands out about how it was given becomes a notice.
-    fn text(&mut self, setting: &'static SettingRow, value: &OsStr, is_flag: bool) -> Option<String> {
-        let mut raw = Raw { setting, value: None, is_given: true };
-        let Some(text) = value.to_str() else {
-            // Others set these for other programs too: what is not understood of them prevents nothing.
-            if matches!(setting.variable, "HOME" | "HTTPS_PROXY" | "NO_COLOR" | "NO_PROXY") {
-                self.notice(raw, "is not UTF-8, and is ignored");
-            } else {
-                self.fault(raw, "is not UTF-8; set plain text");
-            }
-            return None;
-        };
-        let text =
-            if setting.holds == Holds::Secret { text.trim_end_matches(['\r', '\n']) } else { text.trim() };
-        raw.value = Some(text);
-        if !is_flag && is_of_a_service_link(setting, text) {
-            let what = "is ignored: Kubernetes sets it for a Service of that name (service links)";
-            let remedy = "set a number yourself, or enableServiceLinks: false in the pod";
-            self.notice(raw, format!("{} {what}; {remedy}", shown(text)));
-            return None;
-        }
-        if is_quoted(text) {
-            let what = "starts and ends with quotes, which are part of the value";
-            self.notice(raw, format!("{what} (docker --env-file keeps them); remove them"));
-        }
-        if is_flag && tells_a_secret(setting, text) {
-            let what = "is given as a flag, which every user of this machine can see (/proc/<pid>/cmdline)";
-            self.notice(raw, format!("{what}; set the environment variable instead"));
-        }
-        Some(text.to_owned())
-    }
-}
-
-/// In each pod beside a Service that is named redis, `REDIS_PORT` is `tcp://10.0.0.1:6379`; Docker's links do the same.
-fn is_of_a_service_link(setting: &SettingRow, text: &str) -> bool {
-    let protocol = text.split_once("://").map(|(protocol, _)| protocol);
-    setting.variable.ends_with("_PORT") && matches!(protocol, Some("tcp" | "udp" | "sctp"))
-}
-
-fn argument(setting: &'static SettingRow) -> Arg {
+fn argument(setting: Setting) -> Arg {
     let value_name = match setting.holds {
-        Holds::Text(name) | Holds::Number(name, ..) | Holds::Hidden(name) => name,
-        Holds::Secret => "SECRET",
+        Holds::Text(name) | Holds::Number(name, ..) | Holds::Secret(name) => name,
         Holds::SecretFile => "PATH",
         Holds::Bool => "BOOL",
     };
     let help = setting.help.replace('`', "");
-    Arg::new(setting.id())
+    Arg::new(setting.variable)
         .long(setting.flag())
         .value_name(value_name)
         .num_args(usize::from(setting.holds != Holds::Bool)..=1)
@@ -158,14 +141,14 @@ fn argument(setting: &'static SettingRow) -> Arg {
 }
 
 /// The flag's value, if it was given; a command need not know every flag.
-fn on_the_command_line<'a>(matches: &'a ArgMatches, id: &str) -> Option<&'a OsStr> {
-    let value = matches.try_get_one::<OsString>(id).ok()??;
-    (matches.value_source(id) == Some(ValueSource::CommandLine)).then_some(value)
+fn flag<'a>(matches: &'a ArgMatches, variable: &str) -> Option<&'a OsStr> {
+    let value = matches.try_get_one::<OsString>(variable).ok()??;
+    (matches.value_source(variable) == Some(ValueSource::CommandLine)).then_some(value)
 }
 
 /// The variable's value. Programs take those of the proxy in small letters too; the one in capitals wins.
-fn variable<'a>(setting: &SettingRow, environment: &'a Environment) -> Option<&'a OsStr> {
-    let small = Some(setting.id()).filter(|_| setting.group == "Proxy");
+fn variable(setting: Setting, environment: &Environment) -> Option<&OsStr> {
+    let small = Some(setting.variable.to_ascii_lowercase()).filter(|_| setting.group == "Proxy");
     let names = [Some(setting.variable), small.as_deref()].into_iter().flatten();
     let mut values = names.filter_map(|name| environment.get(OsStr::new(name)));
     values.find(|value| !is_blank(value)).map(OsString::as_os_str)

@@ -1,12 +1,12 @@
-//! The settings: one row each, from which flags, help, `*_FILE` variants, validation, README's tables and `/status` are
-//! made. A variable's name in small letters with dashes is its flag.
+//! The settings: one row each, from which flags, help, validation, README's tables and `/status` are made. A variable's
+//! name in small letters with dashes is its flag.
 
-use std::fmt::Write;
+use self::Holds::{Bool, Number, Secret, SecretFile, Text};
 
-use self::Holds::{Bool, Hidden, Number, Secret, SecretFile, Text};
+/// One row, known by its variable: `table::REDIS_HOST`.
+pub(super) type Setting = &'static SettingRow;
 
-/// One row.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct SettingRow {
     /// The heading that it is listed under. The settings of [`UNLISTED`] are in neither help nor README.
     pub group: &'static str,
@@ -25,12 +25,10 @@ pub(super) enum Holds {
     Number(&'static str, u64, u64),
     /// As a flag it may stand alone, for yes.
     Bool,
-    /// White space inside counts. Line breaks at the end do not, as in a secret's file. Never shown.
-    Secret,
+    /// Never shown. White space counts, but for line breaks at the end, as in a secret's file.
+    Secret(&'static str),
     /// A file with a secret, which should be readable by nobody else.
     SecretFile,
-    /// Never shown: whoever knows it can use it.
-    Hidden(&'static str),
 }
 
 /// Older names, and variables that are not meant for this service.
@@ -40,13 +38,14 @@ macro_rules! settings {
     (@default) => { None };
     (@default $default:literal) => { Some($default) };
     ($($group:tt { $($variable:ident: $holds:expr $(, $default:literal)? => $help:literal;)* })*) => {
-        pub(super) const TABLE: &[SettingRow] = &[$($(SettingRow {
+        $($(pub(super) const $variable: Setting = &SettingRow {
             group: $group,
             variable: stringify!($variable),
             holds: $holds,
             default: settings!(@default $($default)?),
             help: $help,
-        },)*)*];
+        };)*)*
+        pub(super) const TABLE: &[Setting] = &[$($($variable,)*)*];
     };
 }
 
@@ -65,27 +64,27 @@ settings! {
         CREDENTIAL_SOURCE: Text("SOURCE"), "auto" => "`auto` takes the first source that is set, else the Edge API. `static`, \
             `web-identity`, `container`, `profile`, `instance-metadata` and `edge` take that one.";
         AWS_ACCESS_KEY_ID: Text("ID") => "Access key id.";
-        AWS_SECRET_ACCESS_KEY: Secret => "Secret that belongs to the access key id.";
+        AWS_SECRET_ACCESS_KEY: Secret("SECRET") => "Secret that belongs to the access key id.";
         AWS_SECRET_ACCESS_KEY_FILE: SecretFile => "File that holds the secret; read again when it changes.";
-        AWS_SESSION_TOKEN: Secret => "Session token, if the access key is a temporary one.";
+        AWS_SESSION_TOKEN: Secret("SECRET") => "Session token, if the access key is a temporary one.";
         AWS_WEB_IDENTITY_TOKEN_FILE: Text("PATH") =>
             "File with a token of an identity provider, for which `AWS_ROLE_ARN` is assumed; read again each time.";
         AWS_ROLE_ARN: Text("ARN") => "Role to assume with the token.";
         AWS_ROLE_SESSION_NAME: Text("NAME") =>
             "Name of the session, as in CloudTrail. By default `persistent-cache-service-` and a number.";
-        AWS_CONTAINER_CREDENTIALS_FULL_URI: Hidden("URL") =>
+        AWS_CONTAINER_CREDENTIALS_FULL_URI: Secret("URL") =>
             "Credentials endpoint of a container: https, or http to a loopback address or one of ECS and EKS.";
-        AWS_CONTAINER_CREDENTIALS_RELATIVE_URI: Hidden("PATH") => "The same as a path on ECS's address; takes precedence.";
-        AWS_CONTAINER_AUTHORIZATION_TOKEN: Secret => "Value of `Authorization` for the container's endpoint.";
+        AWS_CONTAINER_CREDENTIALS_RELATIVE_URI: Secret("PATH") => "The same as a path on ECS's address; takes precedence.";
+        AWS_CONTAINER_AUTHORIZATION_TOKEN: Secret("SECRET") => "Value of `Authorization` for the container's endpoint.";
         AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE: Text("PATH") => "File that holds it; read again each time.";
         AWS_PROFILE: Text("NAME") => "Profile with static keys in the files that the AWS CLI and SDKs share.";
-        AWS_CONFIG_FILE: Text("PATH") => "The shared config file; `~/.aws/config` by default.";
-        AWS_SHARED_CREDENTIALS_FILE: Text("PATH") => "The shared credentials file; `~/.aws/credentials` by default.";
+        AWS_CONFIG_FILE: Text("PATH"), "~/.aws/config" => "The shared config file.";
+        AWS_SHARED_CREDENTIALS_FILE: SecretFile, "~/.aws/credentials" => "The shared credentials file.";
         AWS_EC2_METADATA_SERVICE_ENDPOINT: Text("URL"), "http://169.254.169.254" => "EC2's instance metadata.";
         AWS_ENDPOINT_URL_STS: Text("URL") => "STS, instead of the region's; takes precedence over `AWS_ENDPOINT_URL`.";
     }
     "Stigg" {
-        SERVER_API_KEY: Secret => "Stigg's server API key. Required.";
+        SERVER_API_KEY: Secret("SECRET") => "Stigg's server API key. Required.";
         SERVER_API_KEY_FILE: SecretFile => "File that holds the key; read again when it changes.";
         EDGE_API_URL: Text("URL"), "https://edge.api.stigg.io" => "URL of Stigg's Edge API.";
     }
@@ -100,7 +99,7 @@ settings! {
         REDIS_PORT: Number("PORT", 1, 65_535), "6379" => "Port of Redis.";
         REDIS_DB: Number("N", 0, 65_535), "0" => "Database number.";
         REDIS_USERNAME: Text("NAME") => "ACL user. Without one, the password is that of the user `default`.";
-        REDIS_PASSWORD: Secret => "Password of the user.";
+        REDIS_PASSWORD: Secret("SECRET") => "Password of the user.";
         REDIS_PASSWORD_FILE: SecretFile => "File that holds the password; read again when it changes.";
         REDIS_TLS: Bool, "0" => "Connect with TLS.";
         REDIS_TLS_CA_FILE: Text("PATH") => "PEM file of the authorities to trust, instead of the system's.";
@@ -114,7 +113,7 @@ settings! {
             "Sentinels that know the primary, instead of `REDIS_HOST`: `host:port,…` (port 26379 if left out).";
         REDIS_SENTINEL_MASTER: Text("NAME") => "The sentinels' name of the primary.";
         REDIS_SENTINEL_USERNAME: Text("NAME") => "ACL user at the sentinels.";
-        REDIS_SENTINEL_PASSWORD: Secret => "Password at the sentinels.";
+        REDIS_SENTINEL_PASSWORD: Secret("SECRET") => "Password at the sentinels.";
         REDIS_SENTINEL_PASSWORD_FILE: SecretFile => "File that holds it; read again when it changes.";
         REDIS_SENTINEL_TLS: Bool => "Connect to the sentinels with TLS. By default as `REDIS_TLS`.";
         REDIS_IAM_AUTH: Bool, "0" => "Authenticate to ElastiCache by IAM, with a token signed for each connection. Needs AWS \
@@ -145,7 +144,7 @@ settings! {
         LOG_ERROR_KEY: Text("KEY"), "err" => "JSON key of the error.";
     }
     "Sentry" {
-        SENTRY_DSN: Hidden("DSN") => "Where internal errors are reported. Without one, Stigg's Edge API is asked for it.";
+        SENTRY_DSN: Secret("DSN") => "Where internal errors are reported. Without one, Stigg's Edge API is asked for it.";
         SENTRY_DSN_FILE: SecretFile => "File that holds the DSN; read once, at start.";
         DISABLE_SENTRY: Bool, "0" => "Report no errors to Sentry.";
     }
@@ -164,44 +163,12 @@ settings! {
 }
 
 impl SettingRow {
-    /// The name of its argument: the variable in small letters.
-    pub fn id(&self) -> String {
-        self.variable.to_ascii_lowercase()
-    }
-
     pub fn flag(&self) -> String {
-        self.id().replace('_', "-")
+        self.variable.to_ascii_lowercase().replace('_', "-")
     }
 
     /// Nothing of its value may be seen.
     pub fn is_secret(&self) -> bool {
-        matches!(self.holds, Secret | Hidden(_))
+        matches!(self.holds, Secret(_))
     }
-}
-
-/// Where a setting is in [`TABLE`]. Does not compile for a name that is not there, as it is called in constants.
-pub(super) const fn position(name: &str) -> usize {
-    let mut position = 0;
-    while !TABLE[position].variable.eq_ignore_ascii_case(name) {
-        position += 1;
-    }
-    position
-}
-
-/// Markdown: a table for each group of settings (variable, default, meaning).
-pub fn settings_table() -> String {
-    let mut table = String::new(); // writing to it cannot fail
-    let mut group = "";
-    for setting in TABLE.iter().filter(|setting| setting.group != UNLISTED) {
-        if setting.group != group {
-            let gap = if group.is_empty() { "" } else { "\n" };
-            group = setting.group;
-            let header = "| Variable | Default | Meaning |\n|---|---|---|";
-            let _ = writeln!(table, "{gap}**{group}**\n\n{header}");
-        }
-        let (variable, help) = (setting.variable, setting.help);
-        let default = setting.default.map_or(String::new(), |default| format!("`{default}`"));
-        let _ = writeln!(table, "| `{variable}` | {default} | {help} |");
-    }
-    table
 }

@@ -10,9 +10,12 @@ mod shown;
 mod values;
 
 use std::ffi::OsString;
+use std::fmt::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use super::{Config, Environment, Settings, settings_table};
+use super::table::{TABLE, UNLISTED};
+use super::{Config, Environment, Settings};
 
 /// The least that a configuration needs.
 const LEAST: [(&str, &str); 3] = [
@@ -47,7 +50,7 @@ fn config(more: &[(&str, &str)]) -> Config {
 }
 
 fn faults(more: &[(&str, &str)]) -> Vec<String> {
-    with(more).validate().expect_err("should have faults").lines().to_vec()
+    with(more).validate().expect_err("should have faults").0
 }
 
 fn notices(more: &[(&str, &str)]) -> Vec<String> {
@@ -62,6 +65,7 @@ impl TestFile {
         let directory = std::env::temp_dir().join(format!("pcs-config-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("file"), content).unwrap();
+        std::fs::set_permissions(directory.join("file"), std::fs::Permissions::from_mode(0o600)).unwrap();
         Self(directory)
     }
 
@@ -81,7 +85,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     let mut config = config(&[]);
     assert!((2..=8).contains(&config.workers));
     config.workers = 4;
-    config.shown = super::ShownSettings::default();
+    config.shown.clear();
     let expected = r#"Config {
     region: "us-east-1",
     queue_url: "https://sqs.us-east-1.amazonaws.com/123456789012/changes",
@@ -152,9 +156,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     shutdown_timeout: 10s,
     poison_policy: Redrive,
     notices: [],
-    shown: ShownSettings(
-        [],
-    ),
+    shown: [],
 }"#;
     assert_eq!(format!("{config:#?}"), expected);
 }
@@ -177,12 +179,12 @@ fn all_faults_come_at_once_each_with_its_variable_and_its_remedy() {
     let expected = "\
 QUEUE_URL: is required; set the queue's URL, https://sqs.<region>.amazonaws.com/<account>/<name>
 AWS_REGION: is required, as QUEUE_URL does not tell it; set the queue's region, like us-east-1
-AWS_SECRET_ACCESS_KEY: is required with AWS_ACCESS_KEY_ID; set it (or AWS_SECRET_ACCESS_KEY_FILE), or unset AWS_ACCESS_KEY_ID to use another source of credentials
+AWS_SECRET_ACCESS_KEY: is required with AWS_ACCESS_KEY_ID; set it, or unset AWS_ACCESS_KEY_ID
 SERVER_API_KEY: is required; set it, or SERVER_API_KEY_FILE, to a server API key of the environment
 REDIS_HOST: is required (or REDIS_URL); set the host name of Redis
 REDIS_PORT: '6379x' is not a whole number from 1 to 65535; set one
 CACHE_UPDATE_POLICY: 'always' is not known; set one of UPDATE_IF_EXISTS, UPSERT
-DISABLE_SENTRY: 'maybe' is neither yes nor no; set 1 or 0
+DISABLE_SENTRY: 'maybe' is not known; set one of 0, 1, false, true, no, yes, off, on
 BATCH_SIZE: '11' is not a whole number from 1 to 10; set one
 WORKERS: '0' is not a whole number from 1 to 256; set one";
     assert_eq!(faults.to_string(), expected);
@@ -236,12 +238,9 @@ fn a_value_that_is_not_utf_8_is_a_fault_and_does_not_hide_the_others() {
     let mut flag = OsString::from("--environment-prefix=");
     flag.push(broken());
     let faults = read([OsString::from("x"), flag], &environment).unwrap().validate().unwrap_err();
-    assert!(faults.lines().contains(&"REDIS_PASSWORD: is not UTF-8; set plain text".to_owned()), "{faults}");
-    assert!(
-        faults.lines().contains(&"ENVIRONMENT_PREFIX: is not UTF-8; set plain text".to_owned()),
-        "{faults}"
-    );
-    assert!(faults.lines().iter().any(|fault| fault.starts_with("QUEUE_URL: ")), "{faults}");
+    assert!(faults.0.contains(&"REDIS_PASSWORD: is not UTF-8; set plain text".to_owned()), "{faults}");
+    assert!(faults.0.contains(&"ENVIRONMENT_PREFIX: is not UTF-8; set plain text".to_owned()), "{faults}");
+    assert!(faults.0.iter().any(|fault| fault.starts_with("QUEUE_URL: ")), "{faults}");
 }
 
 #[test]
@@ -294,8 +293,26 @@ fn a_secret_shows_neither_in_debug_nor_in_faults_nor_in_notices() {
         ("REDIS_DB", "x:hunter2@db"),
     ]);
     let faults = wrong.validate().unwrap_err();
-    assert!(faults.lines().len() >= 8, "{faults}");
+    assert!(faults.0.len() >= 8, "{faults}");
     assert!(!format!("{wrong:?} {faults} {faults:?}").contains("hunter2"), "{faults}");
+}
+
+/// README's settings: a table for each group (variable, default, meaning).
+fn settings_table() -> String {
+    let mut table = String::new(); // writing to it cannot fail
+    let mut group = "";
+    for setting in TABLE.iter().filter(|setting| setting.group != UNLISTED) {
+        if setting.group != group {
+            let gap = if group.is_empty() { "" } else { "\n" };
+            group = setting.group;
+            let header = "| Variable | Default | Meaning |\n|---|---|---|";
+            let _ = writeln!(table, "{gap}**{group}**\n\n{header}");
+        }
+        let (variable, help) = (setting.variable, setting.help);
+        let default = setting.default.map_or(String::new(), |default| format!("`{default}`"));
+        let _ = writeln!(table, "| `{variable}` | {default} | {help} |");
+    }
+    table
 }
 
 #[test]

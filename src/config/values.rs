@@ -1,129 +1,150 @@
 //! Single values: each is read, or becomes a fault that names its variable, what is wrong and the remedy. After a fault, a
 //! value of the right type is returned all the same, so that the values after it are judged too.
 
+use std::collections::HashSet;
 use std::fmt::Display;
+use std::io::{Error, ErrorKind};
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use url::Url;
 
 use super::Secret;
-use super::table::{Holds, SettingRow};
+use super::settings::Settings;
+use super::table::{Holds, Setting, TABLE};
 
 /// All faults of a configuration, one line each: variable, what is wrong, remedy. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
-pub struct Faults(pub(super) Vec<String>);
+pub struct Faults(pub Vec<String>);
 
-impl Faults {
-    /// The faults, one line each.
-    pub fn lines(&self) -> &[String] {
-        &self.0
-    }
+/// Settings, with what was found wrong in them and what is worth a warning.
+pub(super) struct Validator<'a> {
+    pub settings: &'a Settings,
+    faults: Vec<String>,
+    notices: Vec<String>,
 }
 
-/// One setting: which, what was given (or its default), and whether it was given.
-#[derive(Clone, Copy)]
-pub(super) struct Raw<'a> {
-    pub setting: &'static SettingRow,
-    pub value: Option<&'a str>,
-    pub is_given: bool,
-}
-
-impl Raw<'_> {
-    pub fn variable(self) -> &'static str {
-        self.setting.variable
+impl<'a> Validator<'a> {
+    pub fn new(settings: &'a Settings) -> Self {
+        Self { settings, faults: settings.faults.clone(), notices: settings.notices.clone() }
     }
 
-    pub fn is_a_switch(self) -> bool {
-        self.setting.holds == Holds::Bool
-    }
-}
-
-/// The setting of this name, in small letters. A name that is not in the table does not compile.
-macro_rules! raw {
-    ($settings:expr, $group:ident . $name:ident) => {
-        $settings.raw(const { $crate::config::table::position(stringify!($name)) })
-    };
-}
-pub(super) use raw;
-
-/// What was found wrong, and what is worth a warning.
-#[derive(Clone, Default)]
-pub(super) struct Findings {
-    pub faults: Vec<String>,
-    pub notices: Vec<String>,
-}
-
-impl Findings {
-    pub fn fault(&mut self, raw: Raw<'_>, what_and_remedy: impl Display) {
-        let mut fault = format!("{}: {what_and_remedy}", raw.variable());
-        if raw.value.is_some_and(is_quoted) {
-            fault.push_str("; remove the quotes around the value");
-        }
-        self.faults.push(fault);
+    /// What was given, else the default.
+    pub fn value(&self, setting: Setting) -> Option<&'a str> {
+        self.settings.value(setting)
     }
 
-    pub fn notice(&mut self, raw: Raw<'_>, what: impl Display) {
-        self.notices.push(format!("{}: {what}", raw.variable()));
+    pub fn owned(&self, setting: Setting) -> Option<String> {
+        self.value(setting).map(str::to_owned)
+    }
+
+    pub fn is_given(&self, setting: Setting) -> bool {
+        self.settings.given(setting).is_some()
+    }
+
+    pub fn first_given(&self, settings: &[Setting]) -> Option<Setting> {
+        settings.iter().copied().find(|setting| self.is_given(setting))
+    }
+
+    /// The settings that were given whose names begin with this.
+    pub fn given(&self, prefix: &str) -> Vec<Setting> {
+        let begins = |setting: &Setting| setting.variable.starts_with(prefix);
+        TABLE.iter().copied().filter(begins).filter(|setting| self.is_given(setting)).collect()
+    }
+
+    pub fn fault(&mut self, setting: Setting, what_and_remedy: impl Display) {
+        let is_in_quotes = self.value(setting).is_some_and(is_quoted);
+        let quotes = if is_in_quotes { "; remove the quotes around the value" } else { "" };
+        self.faults.push(format!("{}: {what_and_remedy}{quotes}", setting.variable));
+    }
+
+    pub fn notice(&mut self, setting: Setting, what: impl Display) {
+        self.notices.push(format!("{}: {what}", setting.variable));
+    }
+
+    /// Grows with each fault, also with one that was found before.
+    pub fn faults(&self) -> usize {
+        self.faults.len()
+    }
+
+    /// Each once, though some settings are read for several purposes.
+    pub fn notices(&self) -> Vec<String> {
+        once(&self.notices)
     }
 
     /// The value, or all faults that were found. Without a value there is one.
-    pub fn unless_faulty<T>(self, value: Option<T>) -> Result<T, Faults> {
-        let value = value.filter(|_| self.faults.is_empty());
-        value.ok_or(Faults(self.faults))
+    pub fn finish<T>(&self, value: Option<T>) -> Result<T, Faults> {
+        value.filter(|_| self.faults.is_empty()).ok_or_else(|| Faults(once(&self.faults)))
     }
 
     /// What a function makes of the value, if there is one. Its error is the fault.
-    pub fn read<T>(&mut self, raw: Raw<'_>, read: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        read(raw.value?).map_err(|fault| self.fault(raw, fault)).ok()
+    pub fn read<T>(
+        &mut self,
+        setting: Setting,
+        read: impl FnOnce(&'a str) -> Result<T, String>,
+    ) -> Option<T> {
+        read(self.value(setting)?).map_err(|fault| self.fault(setting, fault)).ok()
     }
 
-    /// A fault, with this remedy, if the setting has no value.
-    pub fn require(&mut self, raw: Raw<'_>, remedy: &str) {
-        if raw.value.is_none() {
-            self.fault(raw, format!("is required{remedy}"));
+    /// The value if it is fit. `what` ends the fault: what it is not, and the remedy.
+    pub fn text(&mut self, setting: Setting, is_fit: impl Fn(&str) -> bool, what: &str) -> Option<String> {
+        let fault = |text: &str| format!("{} {what}", shown(text));
+        self.read(setting, |text| if is_fit(text) { Ok(text.to_owned()) } else { Err(fault(text)) })
+    }
+
+    /// A fault of the first of these, with this remedy, if none is given.
+    pub fn require(&mut self, settings: &[Setting], remedy: &str) {
+        if self.first_given(settings).is_none() {
+            self.fault(settings[0], format!("is required{remedy}"));
         }
     }
 
-    /// A fault of each setting that is given.
-    pub fn refuse<'a>(&mut self, raws: impl IntoIterator<Item = Raw<'a>>, why: &str) {
-        for raw in raws.into_iter().filter(|raw| raw.is_given) {
-            self.fault(raw, format!("is given {why}"));
+    /// A fault if one of these is given and none of the others, which it needs.
+    pub fn require_with(&mut self, given: &[Setting], needed: &[Setting]) {
+        if let (Some(given), None) = (self.first_given(given), self.first_given(needed)) {
+            let given = given.variable;
+            self.fault(needed[0], format!("is required with {given}; set it, or unset {given}"));
+        }
+    }
+
+    pub fn require_both(&mut self, one: &[Setting], other: &[Setting]) {
+        self.require_with(one, other);
+        self.require_with(other, one);
+    }
+
+    /// A fault of each setting that is given and whose name begins with this, but for booleans, which may be off.
+    pub fn refuse(&mut self, prefix: &str, why: &str) {
+        for setting in self.given(prefix).into_iter().filter(|setting| setting.holds != Holds::Bool) {
+            self.fault(setting, format!("is given {why}"));
         }
     }
 
     /// A whole number within the setting's bounds.
-    pub fn number<N: TryFrom<u64> + Default>(&mut self, raw: Raw<'_>) -> N {
-        let Holds::Number(_, least, most) = raw.setting.holds else {
+    pub fn number<N: TryFrom<u64> + Default>(&mut self, setting: Setting) -> N {
+        let Holds::Number(_, least, most) = setting.holds else {
             return N::default();
         };
-        let number = self.read(raw, |value| {
-            let number = value.parse().ok().and_then(|number| {
-                let is_within = (least..=most).contains(&number);
-                N::try_from(number).ok().filter(|_| is_within)
-            });
-            let value = shown(value);
-            number.ok_or_else(|| format!("{value} is not a whole number from {least} to {most}; set one"))
+        let number = self.read(setting, |value| {
+            let number = value.parse().ok().filter(|number| (least..=most).contains(number));
+            let fault = || format!("{} is not a whole number from {least} to {most}; set one", shown(value));
+            number.and_then(|number| N::try_from(number).ok()).ok_or_else(fault)
         });
         number.unwrap_or_default()
     }
 
     /// A boolean. What is not set is false.
-    pub fn boolean(&mut self, raw: Raw<'_>) -> bool {
-        let is_on = self.read(raw, |value| match value.to_ascii_lowercase().as_str() {
-            "1" | "true" | "yes" | "on" => Ok(true),
-            "0" | "false" | "no" | "off" => Ok(false),
-            _ => Err(format!("{} is neither yes nor no; set 1 or 0", shown(value))),
-        });
-        is_on.unwrap_or_default()
+    pub fn boolean(&mut self, setting: Setting) -> bool {
+        const NO: [&str; 4] = ["0", "false", "no", "off"];
+        let words = ["0", "1", "false", "true", "no", "yes", "off", "on"];
+        self.choice(setting, words.map(|word| (word, !NO.contains(&word))))
     }
 
     /// One of these choices, in upper or lower case. The list is also the fault's remedy.
-    pub fn choice<T: Copy, const N: usize>(&mut self, raw: Raw<'_>, choices: [(&str, T); N]) -> T {
-        let choice = self.read(raw, |value| {
+    pub fn choice<T: Copy, const N: usize>(&mut self, setting: Setting, choices: [(&str, T); N]) -> T {
+        let choice = self.read(setting, |value| {
             let chosen = choices.iter().find(|(word, _)| word.eq_ignore_ascii_case(value));
             let words = choices.map(|(word, _)| word).join(", ");
             let fault = || format!("{} is not known; set one of {words}", shown(value));
@@ -133,12 +154,12 @@ impl Findings {
     }
 
     /// The newer setting, or the older one where the newer is not set. Either way a notice says so.
-    pub fn newer_or_older<'a>(&mut self, newer: Raw<'a>, older: Raw<'a>) -> Raw<'a> {
-        if !older.is_given {
+    pub fn newer_or_older(&mut self, newer: Setting, older: Setting) -> Setting {
+        if !self.is_given(older) {
             return newer;
         }
-        let name = newer.variable();
-        if newer.is_given {
+        let name = newer.variable;
+        if self.is_given(newer) {
             self.notice(older, format!("has no effect, as {name} is set"));
             return newer;
         }
@@ -146,111 +167,119 @@ impl Findings {
         older
     }
 
-    /// A secret, inline or in a file. The file must be readable and hold something now.
-    pub fn secret(&mut self, inline: Raw<'_>, file: Raw<'_>) -> Option<Secret> {
-        let Some(path) = file.value else {
-            return inline.value.map(Secret::inline);
-        };
-        if inline.value.is_some() {
-            let file = file.variable();
-            self.fault(inline, format!("is given together with {file}; unset one"));
+    /// A secret, in one of these settings: inline, or in a file (`NAME_FILE`), which must hold something now.
+    pub fn secret(&mut self, settings: &[Setting]) -> Option<Secret> {
+        let setting = self.first_given(settings)?;
+        let value = self.value(setting)?;
+        if let Some(other) = settings.iter().rev().find(|other| **other != setting && self.is_given(other)) {
+            self.fault(setting, format!("is given together with {}; unset one", other.variable));
             return None;
         }
+        if !setting.variable.ends_with("_FILE") {
+            return Some(Secret::inline(value));
+        }
         // Whoever mistakes NAME_FILE for NAME puts the secret itself here; it does not look like a path.
-        let name = Some(path).filter(|path| path.starts_with(['/', '.']));
+        let name = Some(value).filter(|path| path.starts_with(['/', '.']));
         let name = name.unwrap_or("the file (its name is not shown, as it may be the secret itself)");
-        self.file(file, name, |content| match std::str::from_utf8(content) {
-            Ok(text) if !text.trim().is_empty() => Ok(Secret::file(path)),
+        self.file(setting, name, |content| match std::str::from_utf8(content) {
+            Ok(text) if !text.trim().is_empty() => Ok(Secret::file(value)),
             Ok(_) | Err(_) => Err(format!("{name} is empty or not UTF-8; put the secret into it")),
         })
     }
 
-    /// A secret that travels in an HTTP header or a signature, where white space or a control character can only
-    /// be a mistake of copying.
-    pub fn token(&mut self, inline: Raw<'_>, file: Raw<'_>) -> Option<Secret> {
-        let secret = self.secret(inline, file)?;
-        // A secret that was read a moment ago; if it has gone since, its user will say so.
-        let text = secret.read().unwrap_or_default();
-        if text.chars().all(|letter| letter.is_ascii_graphic()) {
+    /// A secret that travels in an HTTP header or a signature, where white space or a control character can only be a
+    /// mistake of copying.
+    pub fn token(&mut self, settings: &[Setting]) -> Option<Secret> {
+        let (setting, secret) = (self.first_given(settings)?, self.secret(settings)?);
+        // It was read a moment ago; if it has gone since, its user will say so.
+        if secret.read().unwrap_or_default().chars().all(|letter| letter.is_ascii_graphic()) {
             return Some(secret);
         }
-        let given = if inline.value.is_some() { inline } else { file };
         let what =
-            "the secret holds white space, a control character or a letter beyond ASCII; copy it once more";
-        self.fault(given, what);
+            "the text holds white space, a control character or a letter beyond ASCII; copy it once more";
+        self.fault(setting, what);
         None
     }
 
-    /// An http or https URL without user, query or fragment.
-    pub fn http_url(&mut self, raw: Raw<'_>) -> Option<Url> {
-        self.read(raw, |value| {
-            let remedy = "set one that starts with https://";
-            let url = Url::parse(value).map_err(|error| format!("is not a URL ({error}); {remedy}"))?;
-            if !matches!(url.scheme(), "http" | "https") {
-                return Err(format!("is not an http or https URL; {remedy}"));
-            }
-            if !url.username().is_empty() || url.password().is_some() {
-                return Err("holds a user or password, which would show in the log; remove them".into());
-            }
-            if url.query().is_some() || url.fragment().is_some() {
-                return Err("holds a query or a fragment; remove what follows ? or #".into());
-            }
-            Ok(url)
+    pub fn http_url(&mut self, setting: Setting) -> Option<Url> {
+        self.read(setting, |text| http_url(text, false))
+    }
+
+    /// A notice if the URL in the first of these that is given is an http one to another machine.
+    pub fn notice_plaintext(&mut self, settings: &[Setting], what: &str) {
+        let is_plain = |url: Url| url.scheme() == "http" && !is_loopback(&url);
+        if let Some(setting) = self.first_given(settings)
+            && self.value(setting).is_some_and(|text| Url::parse(text).is_ok_and(is_plain))
+        {
+            self.notice(setting, format!("is not https: {what} unencrypted"));
+        }
+    }
+
+    /// What a PEM file holds, at least one and all of them valid. Nothing of it is shown.
+    pub fn pem<T: PemObject>(&mut self, setting: Setting, what: &str) -> Option<Vec<T>> {
+        let path = self.value(setting)?;
+        self.file(setting, path, |pem| {
+            let found = T::pem_slice_iter(pem).collect::<Result<Vec<T>, _>>().ok();
+            let fault = || format!("{path} holds no {what}; set a PEM file of one");
+            found.filter(|found| !found.is_empty()).ok_or_else(fault)
         })
-    }
-
-    /// A PEM file with at least one certificate.
-    pub fn certificates(&mut self, raw: Raw<'_>) -> Option<PathBuf> {
-        self.pem(raw, "valid certificate", |pem| {
-            let mut certificates = CertificateDer::pem_slice_iter(pem).peekable();
-            certificates.peek().is_some() && certificates.all(|certificate| certificate.is_ok())
-        })
-    }
-
-    /// A PEM file with a private key. Nothing of it is shown.
-    pub fn private_key(&mut self, raw: Raw<'_>) -> Option<PathBuf> {
-        let is_key = |pem: &[u8]| PrivateKeyDer::from_pem_slice(pem).is_ok();
-        self.pem(raw, "private key that is not encrypted", is_key)
-    }
-
-    fn pem(&mut self, raw: Raw<'_>, what: &str, is_valid: impl Fn(&[u8]) -> bool) -> Option<PathBuf> {
-        let path = raw.value?;
-        let fault = || format!("{path} holds no {what}; set a PEM file of one");
-        self.file(raw, path, |pem| is_valid(pem).then(|| path.into()).ok_or_else(fault))
     }
 
     /// What a function makes of a file's content. In a fault the file is called `name`.
     fn file<T>(
         &mut self,
-        raw: Raw<'_>,
+        setting: Setting,
         name: &str,
         read: impl FnOnce(&[u8]) -> Result<T, String>,
     ) -> Option<T> {
-        let path = raw.value?;
-        let file = std::fs::metadata(path).and_then(|file| {
-            // Files are read again at each use: a pipe would be empty by then, or block the reader for ever.
-            match (file.is_file(), file.is_dir()) {
-                (true, _) => Ok((file.permissions().mode() & 0o777, std::fs::read(path)?)),
-                (false, true) => Err(std::io::ErrorKind::IsADirectory.into()),
-                (false, false) => Err(std::io::ErrorKind::NotSeekable.into()),
-            }
-        });
+        let path = Path::new(self.value(setting)?);
         // Not the error's own text, which may repeat the path.
-        let fault = |error: std::io::Error| {
+        let fault = |error: Error| {
             let why = error.kind().to_string().replace("entity not found", "no such file");
             format!("cannot read {name}: {why}; check the path and its permissions")
         };
-        let value = file.map_err(fault).and_then(|(mode, content)| Ok((mode, read(&content)?)));
-        let (mode, value) = value.map_err(|fault| self.fault(raw, fault)).ok()?;
-        // Kubernetes and Docker mount secrets readable by all, where no other users are.
-        let is_mounted =
-            path.starts_with("/run/secrets/") || Path::new(path).with_file_name("..data").exists();
-        let others = if is_mounted { 0o002 } else { 0o006 };
-        if raw.setting.holds == Holds::SecretFile && mode & others != 0 {
-            self.notice(raw, format!("every user can read or change {path} (mode {mode:04o}); chmod 600 it"));
-        }
-        Some(value)
+        let value = read_file(path).map_err(fault).and_then(|content| read(&content));
+        self.notice_open(setting, path);
+        value.map_err(|fault| self.fault(setting, fault)).ok()
     }
+
+    /// A notice if a secret's file can be read or changed by every user.
+    pub fn notice_open(&mut self, setting: Setting, path: &Path) {
+        // Kubernetes and Docker mount secrets readable by all, where no other users are.
+        let is_mounted = path.starts_with("/run/secrets") || path.with_file_name("..data").exists();
+        let others = if is_mounted { 0o002 } else { 0o006 };
+        let mode = std::fs::metadata(path).map_or(0, |file| file.permissions().mode() & 0o777);
+        if setting.holds == Holds::SecretFile && mode & others != 0 {
+            let what = format!("every user can read or change {} (mode {mode:04o})", path.display());
+            self.notice(setting, format!("{what}; chmod 600 it"));
+        }
+    }
+}
+
+/// A file that is read again at each use: a pipe would be empty by then, or block the reader for ever.
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
+    let file = std::fs::metadata(path)?;
+    let is_readable_again = file.is_file() || file.is_dir(); // reading a directory has an error of its own
+    if is_readable_again { std::fs::read(path) } else { Err(ErrorKind::NotSeekable.into()) }
+}
+
+/// An http or https URL without what may be secret in it: user, password, fragment and, unless it may have one, query.
+pub(super) fn http_url(text: &str, may_have_query: bool) -> Result<Url, String> {
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let url = url.ok_or("is not an http or https URL; set one that starts with https://")?;
+    let has_query = url.query().is_some() && !may_have_query || url.fragment().is_some();
+    if has_query || !url.username().is_empty() || url.password().is_some() {
+        return Err(
+            "holds a user, password, query or fragment; remove them, as they would show in the log".into()
+        );
+    }
+    Ok(url)
+}
+
+pub(super) fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let is_address = host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+    is_address || host == "localhost" || host.ends_with(".localhost")
 }
 
 /// True if the first and the last character are the same kind of quote.
@@ -268,4 +297,9 @@ pub(super) fn shown(value: &str) -> String {
     let short: String = value.chars().take(LONGEST).collect();
     let rest = if short.len() < value.len() { "…" } else { "" };
     format!("'{}{rest}'", short.escape_debug())
+}
+
+fn once(lines: &[String]) -> Vec<String> {
+    let mut seen = HashSet::new();
+    lines.iter().filter(|line| seen.insert(*line)).cloned().collect()
 }

@@ -3,15 +3,12 @@
 
 pub mod stored;
 
-use std::borrow::Cow;
-
-use serde::Serialize;
 use serde_json::Number;
 
 use crate::clock::EpochMs;
 
-macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident) => {
+macro_rules! text_ids {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(pub String);
@@ -21,24 +18,18 @@ macro_rules! text_id {
                 &self.0
             }
         }
-    };
+    )*};
 }
-text_id!(
+text_ids! {
     /// A customer's id as the company gave it to Stigg (`customer.id`, `customerId`; never `entityId`). Not empty.
-    CustomerId
-);
-text_id!(
+    CustomerId;
     /// A resource's id (`resource.id`, `resourceId`): a site, a workspace … of one customer. Not empty.
-    ResourceId
-);
-text_id!(
+    ResourceId;
     /// A feature's id (`feature.id` in webhooks, `feature.refId` in GraphQL). Not empty.
-    FeatureId
-);
-text_id!(
+    FeatureId;
     /// A credit currency's id (`currencyId`). Not empty.
-    CurrencyId
-);
+    CurrencyId;
+}
 
 /// Whose state it is: a customer's own, or that of one of the customer's resources.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -49,17 +40,13 @@ pub struct Subject {
     pub resource: Option<ResourceId>,
 }
 
-/// An optional JSON field, told apart as the readers tell it apart: a field that was absent is left out of
-/// what is written, one that was null stays null.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub enum Given<T> {
-    /// The message did not have the field.
-    #[default]
-    Absent,
-    /// The message had the field, as null.
-    Null,
-    /// The message had the field.
-    Value(T),
+/// What a usage or an entitlement is of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum UsageOf {
+    /// A feature.
+    Feature(FeatureId),
+    /// A credit currency.
+    Credit(CurrencyId),
 }
 
 /// How much has been used, and the period it is counted in.
@@ -73,101 +60,24 @@ pub struct Usage {
     pub period_end: Option<EpochMs>,
 }
 
-/// A usage and when it was true at its origin.
+/// One entry of a customer's entitlement list. What only the readers look at is JSON: fields in their spelling (GraphQL's) and
+/// order (that of SDK 3.x).
 #[derive(Debug, Clone, PartialEq)]
-pub struct MeasuredUsage {
-    /// The usage.
-    pub usage: Usage,
-    /// When it was true at the origin.
-    pub updated_at: EpochMs,
-}
-
-/// One entry of a customer's entitlement list.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Entitlement {
-    /// Access to a feature.
-    Feature(Box<FeatureEntitlement>),
-    /// An amount of a credit currency.
-    Credit(Box<CreditEntitlement>),
-}
-
-/// A feature, with the spellings the readers know (GraphQL's).
-#[derive(Debug, Clone, PartialEq)]
-pub struct Feature {
-    /// Its id.
-    pub id: FeatureId,
-    /// `BOOLEAN`, `NUMBER` or `ENUM` (passed through as given).
-    pub feature_type: Option<Cow<'static, str>>,
-    /// `Incremental`, `Fluctuating` or `None`; absent if the message had none.
-    pub meter_type: Option<Cow<'static, str>>,
-    /// Name of one unit; empty if none.
-    pub units: String,
-    /// Name of several units; empty if none.
-    pub units_plural: String,
-    /// Name shown to people, if the message had one.
-    pub display_name: Option<String>,
-}
-
-impl Feature {
-    /// True if readers look for a usage key: a `NUMBER` feature whose meter is `Incremental` or `Fluctuating`.
-    pub fn is_metered(&self) -> bool {
-        self.feature_type.as_deref() == Some("NUMBER")
-            && matches!(self.meter_type.as_deref(), Some("Incremental" | "Fluctuating"))
-    }
-}
-
-/// What one unit of a feature costs in a credit currency.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CreditRate {
-    /// Credits a unit.
-    pub amount: Number,
-    /// The currency.
-    pub currency_id: String,
-}
-
-/// JSON that is passed on as given, without space between its tokens.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RawJson(pub String);
-
-impl RawJson {
-    /// The JSON of a value.
-    pub fn of(value: &(impl Serialize + ?Sized)) -> Self {
-        // A value of a message is JSON in any case: its numbers are finite and its keys are text.
-        Self(serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned()))
-    }
-
-    /// The JSON text.
-    pub fn get(&self) -> &str {
-        &self.0
-    }
-}
-
-/// Access to a feature.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FeatureEntitlement {
-    /// The feature.
-    pub feature: Feature,
-    /// The resource it is for, if the entry itself names one.
-    pub resource_id: Option<ResourceId>,
-    /// Units that may be used in a period.
-    pub usage_limit: Given<Number>,
-    /// No limit at all.
-    pub has_unlimited_usage: Given<bool>,
-    /// Use above the limit is allowed.
-    pub has_soft_limit: bool,
-    /// Why access is denied, if it is.
-    pub access_denied_reason: Option<String>,
-    /// Values of an enum feature: a list, passed through as given.
-    pub enum_values: Option<RawJson>,
-    /// When the entitlement ends, if it does.
-    pub valid_until: Option<EpochMs>,
-    /// What a unit costs in credits, if it does.
-    pub credit_rate: Option<CreditRate>,
-    /// `MONTH` …
-    pub reset_period: Given<Cow<'static, str>>,
-    /// What the periods go by, as GraphQL has it:
-    /// `{"__typename": "MonthlyResetPeriodConfig", "monthlyAccordingTo": "SubscriptionStart"}`.
-    pub reset_period_configuration: Given<RawJson>,
+pub struct Entitlement {
+    /// The feature or the currency.
+    pub of: UsageOf,
+    /// Readers look for a usage key: a `NUMBER` feature whose meter is `Incremental` or `Fluctuating`.
+    pub is_metered: bool,
+    /// The currency that the feature's usage is paid in.
+    pub rate_currency: Option<CurrencyId>,
+    /// What the feature or currency is: `"id":"api","featureType":"NUMBER"`.
+    pub particulars: String,
+    /// `,"displayName":"API"`, which only 4.x readers know. Empty for a currency.
+    pub display_name: String,
+    /// What access it gives: `,"usageLimit":100,"hasSoftLimit":false`.
+    pub access: String,
+    /// How its periods are counted: `,"resetPeriod":"MONTH"`. May be empty.
+    pub reset: String,
     /// What periods are counted from.
     pub usage_period_anchor: Option<EpochMs>,
     /// What the entry itself says of the usage (`currentUsage`, 0 if it had none; the periods).
@@ -177,23 +87,12 @@ pub struct FeatureEntitlement {
     pub usage_updated_at: Option<EpochMs>,
 }
 
-/// An amount of a credit currency.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CreditEntitlement {
-    /// The currency's id.
-    pub currency_id: CurrencyId,
-    /// The currency: its `currencyId`, and `displayName` … as given, without `__typename`.
-    pub currency: RawJson,
-    /// Credits granted.
-    pub usage_limit: Given<Number>,
-    /// Use above the limit is allowed.
-    pub has_soft_limit: bool,
-    /// Why access is denied, if it is.
-    pub access_denied_reason: Option<String>,
-    /// When the entitlement ends, if it does.
-    pub valid_until: Option<EpochMs>,
-    /// What the entry itself says of the usage (`currentUsage`, 0 if it had none; the periods).
-    pub usage: Usage,
-    /// When that usage was true; `None` as in [`FeatureEntitlement::usage_updated_at`].
-    pub usage_updated_at: Option<EpochMs>,
+impl UsageOf {
+    /// The id of the feature or the currency.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Feature(feature) => feature.as_str(),
+            Self::Credit(currency) => currency.as_str(),
+        }
+    }
 }

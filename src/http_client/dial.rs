@@ -4,7 +4,7 @@
 //! that is down would break connections that work. Here a name is resolved when a connection is made.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ureq::Timeout;
 use ureq::config::Config;
@@ -14,8 +14,15 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, NextTimeout, TcpConnector, Transport,
 };
 
-use super::CONNECT_TIMEOUT;
+use super::{CONNECT_TIMEOUT, OUTPUT_BYTES};
 use crate::lookup::Lookups;
+
+/// A connection that was used so recently is taken for open. To probe it takes six system calls a call, three of them while
+/// the pool is locked for all threads.
+const PROBE_AFTER: Duration = Duration::from_secs(1);
+/// The timeout of a socket is a multiple of this: to set it is a system call, and what is left of a deadline changes with each
+/// read and write.
+const TIMEOUT_STEP: Duration = Duration::from_millis(250);
 
 /// Leaves the lookup to [`Dial`].
 #[derive(Debug)]
@@ -35,82 +42,103 @@ pub(super) struct Dial {
 }
 
 impl<In: Transport> Connector<In> for Dial {
-    type Out = Either<In, Dialed<<TcpConnector as Connector>::Out>>;
+    type Out = Either<In, Dialed>;
 
-    fn connect(
-        &self,
-        details: &ConnectionDetails,
-        chained: Option<In>,
-    ) -> Result<Option<Self::Out>, ureq::Error> {
+    fn connect(&self, of: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
         if let Some(through_proxy) = chained {
             return Ok(Some(Either::A(through_proxy)));
         }
-        let (uri, mut timeout) = (details.uri, details.timeout);
-        let connect_by = Instant::now() + (*timeout.after).min(CONNECT_TIMEOUT);
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let default_port = if details.needs_tls() { 443 } else { 80 };
-        let found = self.lookups.addresses(host, uri.port_u16().unwrap_or(default_port), connect_by);
+        let connect_by = Instant::now() + (*of.timeout.after).min(CONNECT_TIMEOUT);
+        let host = of.uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let port = of.uri.port_u16().unwrap_or(if of.needs_tls() { 443 } else { 80 });
+        let found = self.lookups.addresses(host, port, connect_by);
         let found = found.map_err(|error| ureq::Error::Other(Box::new(error)))?;
         let mut addrs = NoResolver.empty();
         // As many as ureq takes.
         found.into_iter().take(16).for_each(|address| addrs.push(address));
-        timeout.after = connect_by.saturating_duration_since(Instant::now()).into();
         let details = ConnectionDetails {
             addrs,
-            timeout,
-            now: (details.current_time)(),
-            uri,
-            config: details.config,
-            request_level: details.request_level,
-            resolver: details.resolver,
-            current_time: Arc::clone(&details.current_time),
-            run_connector: Arc::clone(&details.run_connector),
-            register_shutdown: Arc::clone(&details.register_shutdown),
+            timeout: NextTimeout {
+                after: connect_by.saturating_duration_since(Instant::now()).into(),
+                ..of.timeout
+            },
+            now: (of.current_time)(),
+            current_time: Arc::clone(&of.current_time),
+            run_connector: Arc::clone(&of.run_connector),
+            register_shutdown: Arc::clone(&of.register_shutdown),
+            ..*of
         };
         let tcp = Connector::<()>::connect(&self.tcp, &details, None)?;
-        let connect_by = Some((timeout.reason, connect_by));
-        Ok(tcp.map(|tcp| Either::B(Dialed { tcp, connect_by })))
+        let connect_by = Some((of.timeout.reason, connect_by));
+        let dialed = |tcp| Dialed { tcp, connect_by, unsent: Vec::new(), used_at: Instant::now() };
+        Ok(tcp.map(|tcp| Either::B(dialed(tcp))))
     }
 }
 
 /// A TCP connection. Until its first call is over, it also bounds waits that began while connecting: ureq starts a new wait for
 /// each byte of a proxy's answer.
 #[derive(Debug)]
-pub(super) struct Dialed<T> {
-    tcp: T,
+pub(super) struct Dialed {
+    tcp: <TcpConnector as Connector>::Out,
     connect_by: Option<(Timeout, Instant)>,
+    /// The head of a request waits here for the body: one packet for both.
+    unsent: Vec<u8>,
+    used_at: Instant,
 }
 
-impl<T: Transport> Transport for Dialed<T> {
+impl Dialed {
+    fn send(&mut self, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        let unsent = std::mem::take(&mut self.unsent);
+        for part in unsent.chunks(OUTPUT_BYTES) {
+            self.tcp.buffers().output()[..part.len()].copy_from_slice(part);
+            self.tcp.transmit_output(part.len(), stepped(timeout))?;
+        }
+        self.unsent = unsent;
+        self.unsent.clear();
+        Ok(())
+    }
+}
+
+/// The same, up to [`TIMEOUT_STEP`] later. What is short is left as it is.
+fn stepped(mut timeout: NextTimeout) -> NextTimeout {
+    let steps = timeout.after.as_millis().div_ceil(TIMEOUT_STEP.as_millis());
+    if let 5..=100_000 = steps {
+        timeout.after = (TIMEOUT_STEP * u32::try_from(steps).unwrap_or_default()).into();
+    }
+    timeout
+}
+
+impl Transport for Dialed {
     fn buffers(&mut self) -> &mut dyn Buffers {
         self.tcp.buffers()
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
-        self.tcp.transmit_output(amount, timeout)
+        self.unsent.extend_from_slice(&self.tcp.buffers().output()[..amount]);
+        if self.unsent.len() < OUTPUT_BYTES { Ok(()) } else { self.send(timeout) }
     }
 
     fn await_input(&mut self, mut timeout: NextTimeout) -> Result<bool, ureq::Error> {
         if let Some((reason, connect_by)) = self.connect_by
             && reason == timeout.reason
         {
-            let left = connect_by.saturating_duration_since(Instant::now());
-            timeout.after = left.min(*timeout.after).into();
+            timeout.after = connect_by.saturating_duration_since(Instant::now()).min(*timeout.after).into();
         }
-        self.tcp.await_input(timeout)
+        self.send(timeout)?;
+        let result = self.tcp.await_input(stepped(timeout));
+        self.used_at = Instant::now();
+        result
     }
 
     fn is_open(&mut self) -> bool {
         // It goes to the pool, or comes from there: the next call has another deadline.
         self.connect_by = None;
-        self.tcp.is_open()
+        self.unsent.is_empty() && (self.used_at.elapsed() < PROBE_AFTER || self.tcp.is_open())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use ureq::Agent;
 
     use super::*;

@@ -78,13 +78,11 @@ fn start_on(
     Ok(LogHandle { logger, level })
 }
 
-/// Of other crates only warnings, since their debug records hold bytes of requests. Nothing of r2d2's, since it logs each failed
-/// connection attempt, many a second, and the store logs the same once.
+/// Of other crates only warnings, since their debug records hold bytes of requests.
 fn specification(level: LevelFilter) -> LogSpecification {
     LogSpecBuilder::new()
         .default(level.min(LevelFilter::Warn))
         .module(env!("CARGO_CRATE_NAME"), level)
-        .module("r2d2", LevelFilter::Off)
         .build()
 }
 
@@ -184,12 +182,5 @@ mod tests {
             assert!(!specification(level).enabled(Level::Info, "ureq::unversioned"));
         }
         assert!(specification(LevelFilter::Trace).enabled(Level::Trace, "persistent_cache_service"));
-    }
-
-    #[test]
-    fn r2d2_is_silent_at_every_level() {
-        for level in [LevelFilter::Error, LevelFilter::Info, LevelFilter::Trace] {
-            assert!(!specification(level).enabled(Level::Error, "r2d2"), "{level}");
-        }
     }
 }

@@ -10,7 +10,6 @@ mod entries;
 mod envelope;
 mod event_types;
 mod subjects;
-mod surrogates;
 mod timestamp;
 mod tree;
 
@@ -18,10 +17,9 @@ mod tree;
 mod tests;
 
 pub use self::subjects::Subjects;
-pub use self::surrogates::replace_lone_surrogates;
 use self::timestamp::StateTimes;
 use crate::clock::EpochMs;
-use crate::entitlement::{CurrencyId, Entitlement, FeatureId, MeasuredUsage, Subject};
+use crate::entitlement::{Entitlement, Subject, Usage, UsageOf};
 
 /// One decoded SQS body.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,15 +64,6 @@ pub struct EntitlementsUpdated {
     pub entitlements: Vec<Entitlement>,
 }
 
-/// What a usage is of.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum UsageOf {
-    /// A metered feature.
-    Feature(FeatureId),
-    /// A credit currency.
-    Credit(CurrencyId),
-}
-
 /// One usage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UsageUpdated {
@@ -82,8 +71,10 @@ pub struct UsageUpdated {
     pub subject: Subject,
     /// Of what.
     pub of: UsageOf,
-    /// How much, and when it was true.
-    pub measured: MeasuredUsage,
+    /// How much.
+    pub usage: Usage,
+    /// When that was true at the origin.
+    pub updated_at: EpochMs,
     /// What is left of the currency, if the message says so.
     pub balance: Option<CreditBalance>,
 }
@@ -99,13 +90,15 @@ pub struct CreditBalance {
 
 /// A body that could not be read. Says where and why, never what the body held.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{place}: {problem}")]
+#[error("{}: {problem}", if .place.is_empty() { "body" } else { .place })]
 pub struct MalformedBody {
-    /// A path into the body (`payload.customerId`) or a position (`line 1 column 17`).
+    /// A path into the body: `payload.customerId`. Empty for the body itself.
     pub place: String,
     /// What is wrong there, without the content.
     pub problem: String,
 }
+
+type Decoded<T> = Result<T, MalformedBody>;
 
 /// Decodes one SQS body. `sent_at` is its `SentTimestamp`: the time of a state that has no other.
 ///
@@ -118,11 +111,12 @@ pub fn decode(body: &str, sent_at: EpochMs) -> Result<Message, MalformedBody> {
 
 /// The same for an answer of the Edge API: `fallback` is the time of a state that has no other.
 pub fn decode_answer(body: &str, asked_at: EpochMs, fallback: EpochMs) -> Result<Message, MalformedBody> {
-    envelope::open(body, |event_type, scope| {
+    envelope::open(body, String::new(), None, &|event_type, scope| {
         let mut times = StateTimes::new(asked_at, fallback);
-        let own_time = scope.find_time(&times, |level| level.timestamp);
+        let own_time = scope.find_valid(|level| times.possible(level.timestamp.date()));
         // Stigg's webhook reference requires `entitlementsUpdatedAt` where it lets `timestamp` be absent.
-        let stated = own_time.or_else(|| scope.find_time(&times, |level| level.entitlements_updated_at));
+        let stated = own_time
+            .or_else(|| scope.find_valid(|level| times.possible(level.entitlements_updated_at.date())));
         times.fallback = stated.unwrap_or(fallback);
         Ok(Message {
             event: convert::event(event_type, scope, &times)?,
@@ -130,13 +124,6 @@ pub fn decode_answer(body: &str, asked_at: EpochMs, fallback: EpochMs) -> Result
             implausible_timestamps: times.impossible.get(),
         })
     })
-}
-
-/// When the message was sent by its own `timestamp`, for callers without a `SentTimestamp`. `None` if it has none.
-pub fn message_time(body: &str) -> Option<EpochMs> {
-    const UNKNOWN: EpochMs = EpochMs(i64::MAX);
-    let message = decode(body, UNKNOWN).ok()?;
-    (message.sent_at != UNKNOWN).then_some(message.sent_at)
 }
 
 impl MalformedBody {
@@ -147,13 +134,13 @@ impl MalformedBody {
 
     /// The same fault, seen from the object that holds `outer`. Paths are built from the inside out, so that a message
     /// without a fault costs nothing for them.
-    fn within(mut self, outer: &str) -> Self {
-        if self.place.is_empty() {
-            outer.clone_into(&mut self.place);
-        } else if !outer.is_empty() {
-            let separator = if self.place.starts_with('[') { "" } else { "." };
-            self.place = format!("{outer}{separator}{}", self.place);
-        }
-        self
+    fn within(self, outer: &str) -> Self {
+        Self { place: join(outer, &self.place), ..self }
     }
+}
+
+/// A path of two, either of which may be empty.
+fn join(outer: &str, inner: &str) -> String {
+    let is_one = outer.is_empty() || inner.is_empty() || inner.starts_with('[');
+    [outer, if is_one { "" } else { "." }, inner].concat()
 }

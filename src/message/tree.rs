@@ -9,12 +9,11 @@ use std::borrow::Cow;
 use std::fmt::{Formatter, Result as FmtResult};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde::{Serialize, Serializer};
 use serde_json::Number;
 
-use super::{MalformedBody, timestamp};
+use super::{Decoded, MalformedBody, timestamp};
 use crate::clock::EpochMs;
-use crate::entitlement::{Given, RawJson};
+use crate::json::{JsonText, Put};
 
 /// A value, or the name of a field, which precedes its value.
 pub(super) enum Node<'a> {
@@ -38,9 +37,9 @@ impl<'a> Tree<'a> {
         json.end().map(|()| Self(nodes))
     }
 
-    /// The whole body; faults call it `key`.
-    pub(super) fn root(&self, key: &'static str) -> Field<'_> {
-        Field { key, nodes: &self.0 }
+    /// The whole body.
+    pub(super) fn root(&self) -> Field<'_> {
+        Field { key: "", nodes: &self.0 }
     }
 }
 
@@ -86,7 +85,7 @@ impl<'a> Visitor<'a> for Builder<'_, 'a> {
     }
 
     fn visit_f64<E>(self, number: f64) -> Result<(), E> {
-        self.push(Number::from_f64(number).map_or(Node::Null, Node::Number))
+        self.push(as_javascript(number).map_or(Node::Null, Node::Number))
     }
 
     fn visit_borrowed_str<E>(self, text: &'a str) -> Result<(), E> {
@@ -133,7 +132,7 @@ pub(super) struct Object<'t>(&'t [Node<'t>]);
 
 impl<'t> Object<'t> {
     /// A field of that name; absent if there is none.
-    pub(super) fn get(self, key: &'static str) -> Field<'t> {
+    pub(super) fn get(self, key: &'t str) -> Field<'t> {
         let values = self.fields().filter(|(name, _)| *name == key);
         let nodes = values.last().map_or(&[][..], |(_, value)| value.nodes);
         Field { key, nodes }
@@ -156,7 +155,7 @@ impl<'t> Object<'t> {
 /// reports a value of another kind as a fault.
 #[derive(Clone, Copy)]
 pub(super) struct Field<'t> {
-    pub(super) key: &'static str,
+    pub(super) key: &'t str,
     pub(super) nodes: &'t [Node<'t>],
 }
 
@@ -171,11 +170,7 @@ impl<'t> Field<'t> {
     }
 
     /// What `read` makes of the value and the nodes in it.
-    fn value<T>(
-        self,
-        wanted: &str,
-        read: impl FnOnce(&'t [Node<'t>]) -> Option<T>,
-    ) -> Result<Option<T>, MalformedBody> {
+    fn value<T>(self, wanted: &str, read: impl FnOnce(&'t [Node<'t>]) -> Option<T>) -> Decoded<Option<T>> {
         let found = match self.nodes {
             [] | [Node::Null, ..] => return Ok(None),
             [Node::Bool(_), ..] => "true or false",
@@ -189,11 +184,9 @@ impl<'t> Field<'t> {
     }
 
     /// A text; none if it is empty, since an empty id or reason means the same as an absent one.
-    pub(super) fn text(self) -> Result<Option<&'t str>, MalformedBody> {
-        let text = self.value("text", |nodes| match nodes {
-            [Node::Text(text)] => Some(&**text),
-            _ => None,
-        })?;
+    pub(super) fn text(self) -> Decoded<Option<&'t str>> {
+        let text =
+            self.value("text", |nodes| if let [Node::Text(text)] = nodes { Some(&**text) } else { None })?;
         Ok(text.filter(|text| !text.is_empty()))
     }
 
@@ -202,18 +195,15 @@ impl<'t> Field<'t> {
         self.text().ok()?
     }
 
-    pub(super) fn number(self) -> Result<Option<Number>, MalformedBody> {
-        self.value("a number", |nodes| match nodes {
-            [Node::Number(number)] => Some(as_javascript(number)),
-            _ => None,
-        })
+    pub(super) fn number(self) -> Decoded<Option<Number>> {
+        self.value(
+            "a number",
+            |nodes| if let [Node::Number(number)] = nodes { Some(number.clone()) } else { None },
+        )
     }
 
-    pub(super) fn flag(self) -> Result<Option<bool>, MalformedBody> {
-        self.value("true or false", |nodes| match nodes {
-            [Node::Bool(flag)] => Some(*flag),
-            _ => None,
-        })
+    pub(super) fn flag(self) -> Decoded<Option<bool>> {
+        self.value("true or false", |nodes| if let [Node::Bool(flag)] = nodes { Some(*flag) } else { None })
     }
 
     /// A date; an invalid one counts as absent, as it does for the SDKs.
@@ -225,66 +215,76 @@ impl<'t> Field<'t> {
         }
     }
 
-    pub(super) fn object(self) -> Result<Option<Object<'t>>, MalformedBody> {
-        self.value("an object", |nodes| match nodes {
-            [Node::Object(_), fields @ ..] => Some(Object(fields)),
-            _ => None,
+    pub(super) fn object(self) -> Decoded<Option<Object<'t>>> {
+        self.value("an object", |nodes| {
+            if let [Node::Object(_), fields @ ..] = nodes { Some(Object(fields)) } else { None }
         })
     }
 
     /// The values of a list.
-    pub(super) fn list(self) -> Result<Option<impl Iterator<Item = Field<'t>>>, MalformedBody> {
-        self.value("a list", |nodes| match nodes {
-            [Node::List(_), items @ ..] => Some(values(items)),
-            _ => None,
-        })
+    pub(super) fn list(self) -> Decoded<Option<impl Iterator<Item = Field<'t>>>> {
+        self.value(
+            "a list",
+            |nodes| if let [Node::List(_), items @ ..] = nodes { Some(values(items)) } else { None },
+        )
     }
 
-    /// Distinguishes an absent field from a null one, as readers do.
-    pub(super) fn given<T>(
-        self,
-        read: impl FnOnce(Self) -> Result<Option<T>, MalformedBody>,
-    ) -> Result<Given<T>, MalformedBody> {
-        Ok(match read(self)? {
-            Some(value) => Given::Value(value),
-            None if self.is_absent() => Given::Absent,
-            None => Given::Null,
-        })
+    /// The fault of an object without it.
+    pub(super) fn missing(self) -> MalformedBody {
+        MalformedBody::at(self.key, "missing")
     }
 
-    /// The JSON of the value, to pass it on.
-    pub(super) fn json(self) -> RawJson {
-        RawJson::of(&self)
+    /// Itself, to be passed on: readers distinguish an absent field from a null one. `read` finds a value of another kind.
+    pub(super) fn given<T>(self, read: impl FnOnce(Self) -> Decoded<Option<T>>) -> Decoded<Option<Self>> {
+        read(self).map(|_| (!self.is_absent()).then_some(self))
     }
+}
+
+/// The first that is a text.
+pub(super) fn first_text<'t>(fields: impl IntoIterator<Item = Field<'t>>) -> Decoded<Option<&'t str>> {
+    fields.into_iter().find_map(|field| field.text().transpose()).transpose()
 }
 
 fn values<'t>(mut nodes: &'t [Node<'t>]) -> impl Iterator<Item = Field<'t>> {
     std::iter::from_fn(move || next_value(&mut nodes))
 }
 
-impl Serialize for Field<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+impl Put for Field<'_> {
+    fn put(self, json: &mut JsonText) {
         match self.nodes {
-            [] | [Node::Null, ..] => serializer.serialize_unit(),
-            [Node::Bool(flag), ..] => serializer.serialize_bool(*flag),
-            [Node::Number(number), ..] => number.serialize(serializer),
-            [Node::Text(text), ..] => serializer.serialize_str(text),
-            [Node::List(_), items @ ..] => serializer.collect_seq(values(items)),
-            [Node::Object(_), fields @ ..] => serializer.collect_map(Object(fields).fields()),
+            [] | [Node::Null, ..] => json.raw("null"),
+            [Node::Bool(flag), ..] => flag.put(json),
+            [Node::Number(number), ..] => number.put(json),
+            [Node::Text(text), ..] => (&**text).put(json),
+            [Node::List(_), items @ ..] => {
+                json.raw("[");
+                for item in values(items) {
+                    json.separate();
+                    item.put(json);
+                }
+                json.raw("]");
+            }
+            [Node::Object(_), fields @ ..] => {
+                json.raw("{");
+                for (name, value) in Object(fields).fields() {
+                    json.name(name);
+                    value.put(json);
+                }
+                json.raw("}");
+            }
         }
     }
 }
 
 /// Spells a number as `JSON.stringify` does where that matters to a reader: a whole number that came with a fraction
 /// of zero (`42.0`) is an integer. Beyond 2^53 a float is no longer known to be whole: it stays.
-pub(super) fn as_javascript(number: &Number) -> Number {
+pub(super) fn as_javascript(float: f64) -> Option<Number> {
     const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
-    let float = number.as_f64().filter(|_| number.is_f64());
-    match float.filter(|float| float.fract() == 0.0 && float.abs() <= WHOLE_MAX) {
+    if float.fract() == 0.0 && float.abs() <= WHOLE_MAX {
         #[expect(clippy::cast_possible_truncation, reason = "whole and within 2^53: exact")]
-        Some(whole) => (whole as i64).into(),
-        None => number.clone(),
+        return Some((float as i64).into());
     }
+    Number::from_f64(float)
 }
 
 /// Declares the fields that are read of an object, and the name that each has in JSON.

@@ -19,7 +19,7 @@ use super::metrics::{FAILURE_REASONS, Metrics, QUEUE_OPERATIONS, SKIP_REASONS};
 use crate::build_info::{COMMIT, VERSION};
 use crate::clock;
 use crate::clock::EpochMs;
-use crate::config::{Shown, ShownSetting, ShownSettings};
+use crate::config::ShownSetting;
 use crate::log::FaultLog;
 
 /// The page. It is static: everything it shows comes from `/status`.
@@ -52,7 +52,7 @@ pub(crate) struct Fixed {
     pub(crate) region: String,
     pub(crate) credential_source: &'static str,
     pub(crate) redis_at: String,
-    pub(crate) settings: ShownSettings,
+    pub(crate) settings: Vec<ShownSetting>,
 }
 
 /// Gathers what `/status` reports. Shared by all threads.
@@ -163,7 +163,7 @@ impl StatusBoard {
                 "times": fault.times, "first_at": time(fault.first_at), "last_at": time(fault.last_at),
                 "is_over": fault.is_over,
             })).collect::<Vec<Value>>(),
-            "settings": fixed.settings.0.iter().map(shown_setting).collect::<Vec<Value>>(),
+            "settings": fixed.settings,
             "history": history,
         })
     }
@@ -280,17 +280,6 @@ fn credentials_expiry(metrics: &Metrics) -> Option<String> {
     time_in_gauge(metric.get_gauge().get_value())
 }
 
-fn shown_setting(setting: &ShownSetting) -> Value {
-    let value = match &setting.value {
-        Shown::Text(text) => Some(text),
-        Shown::NotSet | Shown::Secret => None,
-    };
-    json!({
-        "name": setting.name, "value": value,
-        "is_set": setting.value != Shown::NotSet, "is_given": setting.is_given,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -312,19 +301,19 @@ mod tests {
             let health = Arc::new(HealthBoard::new(2, Patience::default(), start));
             let metrics = Arc::new(Metrics::new().unwrap());
             let faults = Arc::new(FaultLog::new());
-            let setting = |name: &str, value| ShownSetting {
-                name: name.to_owned(),
-                group: "Queue".to_owned(),
+            let setting = |name, is_set, value: Option<&str>| ShownSetting {
+                name,
+                value: value.map(str::to_owned),
+                is_set,
                 is_given: true,
-                value,
             };
             let fixed = Fixed {
                 credential_source: "static",
-                settings: ShownSettings(vec![
-                    setting("QUEUE_URL", Shown::Text("https://sqs".to_owned())),
-                    setting("SERVER_API_KEY", Shown::Secret),
-                    setting("WORKERS", Shown::NotSet),
-                ]),
+                settings: vec![
+                    setting("QUEUE_URL", true, Some("https://sqs")),
+                    setting("SERVER_API_KEY", true, None),
+                    setting("WORKERS", false, None),
+                ],
                 ..Fixed::default()
             };
             let board = StatusBoard::new(

@@ -1,14 +1,14 @@
 //! What all loops share.
 
+use std::fmt::Display;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, select};
 use log::Level;
 use prometheus::IntCounterVec;
 
-use super::ending::{Ending, MalformedIds};
+use super::ending::Ending;
 use super::gate::RedisGate;
 use super::in_flight::{InFlight, InFlightDelivery, Recorded};
 use crate::cache::Layout;
@@ -19,7 +19,7 @@ use crate::log::FaultLog;
 use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
 use crate::sentry_reports::Reporter;
-use crate::shutdown::ShutdownPhases;
+use crate::shutdown::{Phases, Stop};
 use crate::sqs::{Operation, Queue};
 use crate::store::CacheStore;
 
@@ -30,32 +30,30 @@ pub struct Context {
     pub wait_time: Duration,
     pub poison_policy: PoisonPolicy,
     pub layout: Layout,
-    pub environment_prefix: String,
     pub queue: Arc<dyn Queue>,
     pub store: Arc<dyn CacheStore>,
-    pub in_flight: Arc<InFlight>,
+    pub in_flight: InFlight,
     pub gate: Arc<RedisGate>,
     pub health: Arc<HealthBoard>,
     pub metrics: Arc<Metrics>,
     pub faults: Arc<FaultLog>,
     pub reporter: Reporter,
-    pub malformed_ids: MalformedIds,
-    /// When the newest invalidation of the environment that this process began was sent (epoch milliseconds).
-    pub invalidated_at: AtomicI64,
     /// To the deleters. Bounded: when they fall behind, the workers wait.
-    pub recorded: Sender<Recorded>,
-    pub shutdown: ShutdownPhases,
+    pub recorded: Sender<Vec<Recorded>>,
+    pub shutdown: Phases<Stop>,
 }
 
 impl Context {
     /// Records how deliveries end and sends them to the deleters. Waits for room until the exit phase: there is none
     /// only while the queue fails.
     pub fn record(&self, ended: Vec<(InFlightDelivery, Ending)>) {
-        for recorded in self.in_flight.record(ended) {
-            select! {
-                send(self.recorded, recorded) -> _ => {}
-                recv(self.shutdown.exit.channel()) -> _ => {}
-            }
+        let recorded = self.in_flight.record(ended);
+        if recorded.is_empty() {
+            return;
+        }
+        select! {
+            send(self.recorded, recorded) -> _ => {}
+            recv(self.shutdown.exit.channel()) -> _ => {}
         }
     }
 
@@ -72,7 +70,7 @@ impl Context {
     }
 
     /// Logs that what these kinds of fault prevented works again: once, by whoever notices first.
-    pub fn works_again(&self, kinds: &str, what: &str) {
+    pub fn works_again(&self, kinds: &str, what: impl Display) {
         // What fails now and then must not log each recovery.
         const QUIET: Duration = Duration::from_secs(5);
         if let Some(outage) = self.faults.recovered(kinds, QUIET, Instant::now()) {

@@ -1,9 +1,10 @@
 //! A deleter deletes messages or makes them visible again, up to ten in one call.
 //!
-//! All deleters share one queue. One of them at a time waits for deliveries and gathers a batch; while it makes its
-//! call, the next one gathers. What fails is retried by the same deleter for as long as the queue hides the message;
-//! afterwards the message comes again, and then changes nothing.
+//! All deleters share one backlog. One of them at a time waits for it and gathers a batch; while it makes its call, the
+//! next one gathers. What fails is retried by the same deleter for as long as the queue hides the message; afterwards the
+//! message comes again, and then changes nothing.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,6 @@ use crossbeam_channel::{Receiver, select};
 use log::Level;
 
 use super::context::Context;
-use super::ending::Ending;
 use super::in_flight::Recorded;
 use crate::backoff::Backoff;
 use crate::sqs::Operation;
@@ -26,10 +26,32 @@ const RETRIED: &str = "trying again";
 const GIVEN_UP: &str =
     "it comes again when its visibility timeout ends, and changes nothing if it was applied";
 
+/// What all deleters take from.
+pub struct Backlog {
+    /// What the workers send: each time all that one round has brought, never nothing.
+    rounds: Receiver<Vec<Recorded>>,
+    /// Taken, and not yet in a batch: what was left of a round.
+    rest: VecDeque<Recorded>,
+}
+
+impl Backlog {
+    pub fn new(rounds: Receiver<Vec<Recorded>>) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self { rounds, rest: VecDeque::new() }))
+    }
+
+    /// Takes what is waiting, as far as a batch has room for it.
+    fn fill(&mut self) {
+        while self.rest.len() < BATCH_MAX
+            && let Ok(round) = self.rounds.try_recv()
+        {
+            self.rest.extend(round);
+        }
+    }
+}
+
 pub struct Deleter {
     pub context: Arc<Context>,
-    /// What all deleters take from.
-    pub recorded: Arc<Mutex<Receiver<Recorded>>>,
+    pub backlog: Arc<Mutex<Backlog>>,
 }
 
 impl Deleter {
@@ -48,19 +70,22 @@ impl Deleter {
 
     /// Up to ten deliveries, after waiting for the first; none in the exit phase.
     fn gather(&self) -> Vec<Recorded> {
-        let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut batch = Vec::new();
-        select! {
-            recv(recorded) -> first => batch.extend(first),
-            recv(self.context.shutdown.exit.channel()) -> _ => return batch,
+        let exit = &self.context.shutdown.exit;
+        let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
+        if backlog.rest.is_empty() {
+            select! {
+                recv(backlog.rounds) -> first => backlog.rest.extend(first.into_iter().flatten()),
+                recv(exit.channel()) -> _ => return Vec::new(),
+            }
         }
-        batch.extend(recorded.try_iter().take(BATCH_MAX - 1));
-        if batch.len() < BATCH_MAX {
-            // Not waiting on the channel: each delivery would wake this thread.
-            self.context.shutdown.exit.wait(GATHER);
-            batch.extend(recorded.try_iter().take(BATCH_MAX - batch.len()));
+        backlog.fill();
+        if backlog.rest.len() < BATCH_MAX {
+            // Not waiting on the channel: each round would wake this thread.
+            exit.wait(GATHER);
+            backlog.fill();
         }
-        batch
+        let batch = backlog.rest.len().min(BATCH_MAX);
+        backlog.rest.drain(..batch).collect()
     }
 
     /// Tells the queue how these ended, again and again if need be. In the release phase each gets one last try.
@@ -69,10 +94,10 @@ impl Deleter {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         while !pending.is_empty() {
             let is_last_try = shutdown.release.is_stopped();
-            let is_delete = |recorded: &Recorded| recorded.ending == Ending::Delete;
+            let is_delete = |recorded: &Recorded| recorded.ending.operation() == Operation::Delete;
             let (deletes, retries): (Vec<_>, Vec<_>) = pending.into_iter().partition(is_delete);
             // An extension that is under way would undo the change of the visibility.
-            let is_extended = |retry: &Recorded| in_flight.is_being_extended(&retry.ticket);
+            let is_extended = |retry: &Recorded| in_flight.is_being_extended(retry.id);
             let (extended, retries): (Vec<_>, Vec<_>) = retries.into_iter().partition(is_extended);
             let mut failed = self.call(Operation::Delete, deletes);
             failed.extend(self.call(Operation::ChangeVisibility, retries));
@@ -83,15 +108,14 @@ impl Deleter {
                 backoff.next_wait(fastrand::f64())
             };
             let now = Instant::now();
-            pending = extended;
-            for recorded in failed {
-                if !is_last_try && in_flight.time_left(&recorded.ticket, now) > wait {
-                    pending.push(recorded);
-                } else {
-                    let operation = recorded.ending.operation();
-                    self.failed(operation, "given up", GIVEN_UP, "there is no time for another try");
-                }
+            let has_time = |recorded: &Recorded| !is_last_try && in_flight.time_left(recorded.id, now) > wait;
+            let (again, given_up): (Vec<_>, Vec<_>) = failed.into_iter().partition(has_time);
+            for recorded in given_up {
+                let operation = recorded.ending.operation();
+                self.failed(operation, "given up", GIVEN_UP, "there is no time for another try");
+                in_flight.remove([recorded.id]);
             }
+            pending = extended.into_iter().chain(again).collect();
             let next_phase = if is_last_try { &shutdown.exit } else { &shutdown.release };
             if !pending.is_empty() && next_phase.wait(wait) && is_last_try {
                 return;
@@ -121,23 +145,25 @@ impl Deleter {
         };
         let label = operation.label();
         if failures.iter().all(Option::is_none) {
-            self.context.works_again(&format!("{label} "), &format!("calls ({label}) succeed"));
+            self.context.works_again(label, format_args!("calls ({label}) succeed"));
         }
-        let (mut completed, mut again) = (Vec::new(), Vec::new());
+        let (mut ended, mut again) = (Vec::new(), Vec::new());
         for (recorded, failure) in batch.into_iter().zip(failures) {
             match failure {
-                None => completed.push(recorded),
-                Some(failure) if failure.is_final() => {
+                Some(failure) if !failure.is_final() => {
+                    self.failed(operation, &failure.code, RETRIED, &failure.message);
+                    again.push(recorded);
+                    continue;
+                }
+                Some(failure) => {
                     let error = format!("{}: {}", failure.code, failure.message);
                     self.failed(operation, "given up", GIVEN_UP, &error);
                 }
-                Some(failure) => {
-                    self.failed(operation, &failure.code, RETRIED, &failure.message);
-                    again.push(recorded);
-                }
+                None => {}
             }
+            ended.push(recorded.id);
         }
-        self.context.in_flight.complete(completed);
+        self.context.in_flight.remove(ended);
         again
     }
 

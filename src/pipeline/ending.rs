@@ -1,12 +1,11 @@
 //! How a delivery ends: decided here, with what is counted and logged of it.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use log::Level;
 
 use super::context::{Context, add};
+use crate::backoff::wait_after;
 use crate::config::PoisonPolicy;
 use crate::message::MalformedBody;
 use crate::sqs::{Delivery, Operation};
@@ -46,12 +45,9 @@ fn failure(is_permanent: bool, policy: PoisonPolicy, receive_count: u32, jitter:
     if is_permanent && policy == PoisonPolicy::Delete {
         return Ending::Delete;
     }
-    let first_secs: u64 = if is_permanent { 30 } else { 2 };
-    let doublings = receive_count.saturating_sub(1).min(16);
-    let full = Duration::from_secs(first_secs << doublings).min(RETRY_DELAY_MAX);
-    let secs = full.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0).as_secs().max(1);
-    let visible_in = Duration::from_secs(secs);
-    Ending::Retry { visible_in }
+    let first = Duration::from_secs(if is_permanent { 30 } else { 2 });
+    let wait = wait_after(receive_count.saturating_sub(1), first, RETRY_DELAY_MAX, jitter);
+    Ending::Retry { visible_in: Duration::from_secs(wait.as_secs().max(1)) }
 }
 
 impl Context {
@@ -66,38 +62,29 @@ impl Context {
 
     /// Redis refused a change of this message, and no other's.
     pub fn refused(&self, delivery: &Delivery, error: &StoreError) -> Ending {
-        let (ending, fate) = self.failed("other", error.is_permanent(), delivery);
-        self.metrics.write_errors.inc();
         let kind = error.cause.label();
-        let message = format!("cannot apply message {}: {fate}", delivery.message_id);
-        let kind_of_fault = format!("write {kind}");
-        self.message_fault(delivery, &kind_of_fault, Level::Error, &message, &error.message);
+        self.metrics.write_errors.inc();
         self.reporter.report_error(&format!("Redis refused a change: {kind}"));
+        let (ending, fate) = self.failed("other", error.is_permanent(), delivery);
+        let message = format!("cannot apply message {}: {fate}", delivery.message_id);
+        self.message_fault(delivery, &format!("write {kind}"), Level::Error, &message, &error.message);
         ending
     }
 
     /// The body cannot be read. The error names a location in it, never its content.
     pub fn malformed(&self, delivery: &Delivery, body_bytes: usize, error: &MalformedBody) -> Ending {
-        let (ending, fate) = self.failed("malformed", true, delivery);
         self.metrics.messages_malformed.inc();
         self.reporter.report_error(&format!("cannot read a message: {error}"));
-        let (message_id, receive_count) = (delivery.message_id.as_str(), delivery.receive_count);
-        let fault = "malformed";
-        let (message, error) = (format!("cannot read a message: {fate}"), error.to_string());
-        self.faults.note(fault, Level::Warn, &message, &error, Instant::now());
-        if self.malformed_ids.is_new(message_id) {
-            log::warn!(fault, message_id, bytes = body_bytes, receive_count, err = error.as_str(); "{message}");
-        } else {
-            log::debug!("message {message_id} still cannot be read");
-        }
+        let (ending, fate) = self.failed("malformed", true, delivery);
+        let message = format!("cannot read a message of {body_bytes} bytes: {fate}");
+        self.message_fault(delivery, "malformed", Level::Warn, &message, &error.to_string());
         ending
     }
 
     /// Handling this message panicked; others are not affected.
     pub fn panicked(&self, delivery: &Delivery) -> Ending {
         let (ending, fate) = self.failed("panic", false, delivery);
-        let message_id = &delivery.message_id;
-        let message = format!("a defect of this service was met by message {message_id}: {fate}");
+        let message = format!("a defect of this service was met by message {}: {fate}", delivery.message_id);
         let error = "panic; see the line before, and report it";
         self.message_fault(delivery, "panic", Level::Error, &message, error);
         ending
@@ -114,49 +101,27 @@ impl Context {
     /// Timestamps in the message were ignored.
     pub fn implausible(&self, delivery: &Delivery, timestamps: u32) {
         self.metrics.implausible_timestamps.inc_by(timestamps.into());
-        let message_id = &delivery.message_id;
-        let message = format!("message {message_id} carries impossible timestamps: they are ignored");
+        let message =
+            format!("message {} carries impossible timestamps: they are ignored", delivery.message_id);
         let error =
             format!("{timestamps} of them are more than an hour ahead of SentTimestamp, or before 2015");
         self.message_fault(delivery, "implausible timestamp", Level::Warn, &message, &error);
     }
 
-    fn message_fault(&self, delivery: &Delivery, kind: &str, level: Level, message: &str, error: &str) {
-        self.faults.note(kind, level, message, error, Instant::now());
-        let message_id = delivery.message_id.as_str();
-        log::log!(level, fault = kind, message_id, err = error; "{message}");
+    fn message_fault(&self, delivery: &Delivery, fault: &str, level: Level, message: &str, error: &str) {
+        self.faults.note(fault, level, message, error, Instant::now());
+        let (message_id, receive_count) = (delivery.message_id.as_str(), delivery.receive_count);
+        log::log!(level, fault, message_id, receive_count, err = error; "{message}");
     }
 
     /// How a failed message ends, and a text that says so.
     fn failed(&self, reason: &str, is_permanent: bool, delivery: &Delivery) -> (Ending, &'static str) {
-        let policy = self.poison_policy;
-        let ending = failure(is_permanent, policy, delivery.receive_count, fastrand::f64());
+        let ending = failure(is_permanent, self.poison_policy, delivery.receive_count, fastrand::f64());
         if ending == Ending::Delete {
             return (ending, "it is deleted (POISON_POLICY=delete)");
         }
         add(&self.metrics.messages_failed, reason, 1);
-        let fate = "it is tried again later, until the queue's dead-letter rule takes it";
-        (ending, fate)
-    }
-}
-
-/// The last ids of malformed messages: each is logged once.
-#[derive(Debug, Default)]
-pub struct MalformedIds(Mutex<VecDeque<String>>);
-
-impl MalformedIds {
-    const MAX: usize = 1_024;
-
-    fn is_new(&self, message_id: &str) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.iter().any(|id| id == message_id) {
-            return false;
-        }
-        if known.len() >= Self::MAX {
-            known.pop_front();
-        }
-        known.push_back(message_id.to_owned());
-        true
+        (ending, "it is tried again later, until the queue's dead-letter rule takes it")
     }
 }
 
@@ -191,14 +156,5 @@ mod tests {
         assert_eq!(secs(failure(false, PoisonPolicy::Delete, 4, 0.0)), 16);
         assert_eq!(secs(failure(false, PoisonPolicy::Delete, 4, 1.0)), 8);
         assert_eq!(secs(failure(false, PoisonPolicy::Delete, 1, 1.0)), 1, "never at once");
-    }
-
-    #[test]
-    fn a_malformed_message_is_new_once_and_the_memory_of_it_is_bounded() {
-        let ids = MalformedIds::default();
-        assert!(ids.is_new("1") && !ids.is_new("1"));
-        (0..MalformedIds::MAX).for_each(|number| assert!(ids.is_new(&format!("other {number}"))));
-        assert_eq!(ids.0.lock().unwrap().len(), MalformedIds::MAX);
-        assert!(ids.is_new("1"), "forgotten");
     }
 }

@@ -20,8 +20,8 @@ use crate::store::StoreError;
 
 /// The prefix of the kinds of all Redis faults in the log.
 const FAULT: &str = "redis ";
-/// An outage that begins so soon after a recovery is the same one: part of the work succeeds and part does not. Its end
-/// is logged once it has lasted as long.
+/// A recovery so soon after another is of the same outage: part of the work succeeds and part does not. It is logged once it
+/// has lasted as long.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -35,8 +35,7 @@ pub struct RedisGate {
 #[derive(Debug)]
 struct GateState {
     closed: Option<Closed>,
-    /// The beginning of an outage whose end has not been logged.
-    outage_since: Option<Instant>,
+    has_failed: bool,
     recovered_at: Option<Instant>,
     /// Workers that are about to retry a write.
     retrying: usize,
@@ -51,10 +50,17 @@ struct Closed {
 }
 
 impl Closed {
-    fn new(needs_write: bool) -> Self {
+    fn new() -> Self {
         let (opens, opened) = stop_pair();
-        Self { needs_write, _opens: opens, opened }
+        Self { needs_write: false, _opens: opens, opened }
     }
+}
+
+/// What has failed or succeeded: a PING or INFO, or a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
 }
 
 /// Until it is dropped, only a write of a worker opens the gate.
@@ -70,31 +76,9 @@ impl Drop for WriteRetry {
 impl RedisGate {
     /// Closed, until a first call succeeds.
     pub fn new(health: Arc<HealthBoard>, metrics: Arc<Metrics>, faults: Arc<FaultLog>) -> Arc<Self> {
-        let state = Mutex::new(GateState {
-            closed: Some(Closed::new(false)),
-            outage_since: None,
-            recovered_at: None,
-            retrying: 0,
-        });
+        let closed = Some(Closed::new());
+        let state = Mutex::new(GateState { closed, has_failed: false, recovered_at: None, retrying: 0 });
         Arc::new(Self { state, health, metrics, faults })
-    }
-
-    /// A write that began at this time failed, and not because of what was written.
-    pub fn write_failed(&self, error: &StoreError, began: Instant) {
-        self.close(error, began, true);
-    }
-
-    /// A PING or INFO that began at this time failed.
-    pub fn read_failed(&self, error: &StoreError, began: Instant) {
-        self.close(error, began, false);
-    }
-
-    pub fn write_succeeded(&self) {
-        self.open(|_| true);
-    }
-
-    pub fn read_succeeded(&self) {
-        self.open(|closed| !closed.needs_write);
     }
 
     /// The caller will retry its failed write.
@@ -128,22 +112,23 @@ impl RedisGate {
 
     /// Logs a recovery that was not logged at once. To be called every now and then.
     pub fn tick(&self, now: Instant) {
-        let state = self.state();
-        let is_stable = |at: Instant| now.saturating_duration_since(at) >= STABLE_AFTER;
-        if state.closed.is_none() && state.recovered_at.is_some_and(is_stable) {
-            self.log_recovery(state, now);
+        let recovered_at = self.state().recovered_at;
+        if self.is_open() && recovered_at.is_some_and(|at| now.saturating_duration_since(at) >= STABLE_AFTER)
+        {
+            self.log_recovery(now);
         }
     }
 
-    fn close(&self, error: &StoreError, began: Instant, needs_write: bool) {
+    /// An access that began at this time failed, and not because of what was written.
+    pub fn failed(&self, access: Access, error: &StoreError, began: Instant) {
         let now = Instant::now();
         let mut state = self.state();
         // A call that hung since before Redis was back says nothing of it now.
         if state.closed.is_none() && state.recovered_at.is_some_and(|recovered_at| began < recovered_at) {
             return;
         }
-        state.closed.get_or_insert_with(|| Closed::new(false)).needs_write |= needs_write;
-        state.outage_since.get_or_insert(now);
+        state.closed.get_or_insert_with(Closed::new).needs_write |= access == Access::Write;
+        state.has_failed = true;
         self.publish(false);
         drop(state);
         let kind = format!("{FAULT}{}", error.cause.label());
@@ -151,33 +136,31 @@ impl RedisGate {
         self.faults.fault(&kind, log::Level::Error, message, &error.message, now);
     }
 
-    fn open(&self, is_enough: impl FnOnce(&Closed) -> bool) {
+    pub fn succeeded(&self, access: Access) {
         let now = Instant::now();
         let mut state = self.state();
+        let is_enough = |closed: &Closed| access == Access::Write || !closed.needs_write;
         if !state.closed.as_ref().is_some_and(is_enough) {
             return;
         }
         state.closed = None;
         self.publish(true);
-        let Some(since) = state.outage_since else {
-            drop(state);
+        if !state.has_failed {
+            drop(state); // writing the log may block
             return log::info!("connected to Redis");
-        };
+        }
         let last = state.recovered_at.replace(now);
-        if last.is_none_or(|last| since.saturating_duration_since(last) >= STABLE_AFTER) {
-            self.log_recovery(state, now);
+        drop(state);
+        if last.is_none_or(|last| now.saturating_duration_since(last) >= STABLE_AFTER) {
+            self.log_recovery(now);
         }
     }
 
-    fn log_recovery(&self, mut state: MutexGuard<'_, GateState>, now: Instant) {
-        let Some(since) = state.outage_since.take() else {
-            return;
-        };
-        drop(state); // writing the log may block
-        let failed_tries =
-            self.faults.recovered(FAULT, Duration::ZERO, now).map_or(0, |outage| outage.faults);
-        let away_secs = now.saturating_duration_since(since).as_secs_f64();
-        log::info!(away_secs, failed_tries; "Redis is back after {away_secs:.1} s");
+    fn log_recovery(&self, now: Instant) {
+        if let Some(outage) = self.faults.recovered(FAULT, Duration::ZERO, now) {
+            let (away_secs, failed_tries) = (outage.lasted.as_secs_f64(), outage.faults);
+            log::info!(away_secs, failed_tries; "Redis is back after {away_secs:.1} s");
+        }
     }
 
     /// Called with the state locked: two threads must not publish in another order than they changed it.
@@ -211,20 +194,20 @@ mod tests {
     fn a_call_that_began_before_redis_was_back_does_not_begin_another_outage() {
         let gate = gate();
         let began = Instant::now();
-        gate.write_failed(&error("io"), began);
-        gate.write_succeeded();
-        gate.write_failed(&error("timeout"), began);
+        gate.failed(Access::Write, &error("io"), began);
+        gate.succeeded(Access::Write);
+        gate.failed(Access::Write, &error("timeout"), began);
         assert!(gate.is_open());
-        gate.write_failed(&error("timeout"), Instant::now());
+        gate.failed(Access::Write, &error("timeout"), Instant::now());
         assert!(!gate.is_open());
     }
 
     #[test]
     fn a_failed_read_is_ended_by_a_successful_one() {
         let gate = gate();
-        gate.read_failed(&error("MISCONF"), Instant::now());
+        gate.failed(Access::Read, &error("MISCONF"), Instant::now());
         assert!(!gate.is_open() && !gate.needs_probe());
-        gate.read_succeeded();
+        gate.succeeded(Access::Read);
         assert!(gate.is_open());
     }
 
@@ -232,12 +215,12 @@ mod tests {
     fn a_failed_write_is_ended_by_a_successful_write_alone_whatever_the_error_was() {
         for kind in ["READONLY", "timeout", "io", "ERR"] {
             let gate = gate();
-            gate.read_succeeded();
-            gate.write_failed(&error(kind), Instant::now());
-            gate.read_failed(&error("timeout"), Instant::now());
-            gate.read_succeeded();
+            gate.succeeded(Access::Read);
+            gate.failed(Access::Write, &error(kind), Instant::now());
+            gate.failed(Access::Read, &error("timeout"), Instant::now());
+            gate.succeeded(Access::Read);
             assert!(!gate.is_open() && gate.needs_probe(), "{kind}");
-            gate.write_succeeded();
+            gate.succeeded(Access::Write);
             assert!(gate.is_open() && !gate.needs_probe(), "{kind}");
         }
     }
@@ -246,7 +229,7 @@ mod tests {
     fn no_probe_is_needed_while_a_worker_is_about_to_retry() {
         let gate = gate();
         let retries = [gate.retry_write(), gate.retry_write()];
-        gate.write_failed(&error("io"), Instant::now());
+        gate.failed(Access::Write, &error("io"), Instant::now());
         assert!(!gate.needs_probe());
         drop(retries);
         assert!(gate.needs_probe());
@@ -255,14 +238,14 @@ mod tests {
     #[test]
     fn a_fault_that_returns_at_once_is_one_outage() {
         let gate = gate();
-        let is_announced = || gate.state().outage_since.is_none();
-        gate.read_succeeded();
-        gate.write_failed(&error("io"), Instant::now());
-        gate.write_succeeded();
+        let is_announced = || gate.faults.recent_faults().iter().all(|fault| fault.is_over);
+        gate.succeeded(Access::Read);
+        gate.failed(Access::Write, &error("io"), Instant::now());
+        gate.succeeded(Access::Write);
         assert!(is_announced(), "the first recovery is logged at once");
         for _ in 0..3 {
-            gate.write_failed(&error("io"), Instant::now());
-            gate.write_succeeded();
+            gate.failed(Access::Write, &error("io"), Instant::now());
+            gate.succeeded(Access::Write);
             assert!(gate.is_open() && !is_announced());
         }
         gate.tick(Instant::now());
@@ -287,9 +270,9 @@ mod tests {
                 }
             });
             for _ in 0..TIMES {
-                gate.write_failed(&error("io"), Instant::now());
+                gate.failed(Access::Write, &error("io"), Instant::now());
                 waits.wait();
-                gate.write_succeeded();
+                gate.succeeded(Access::Write);
                 waits.wait();
             }
         });
@@ -303,7 +286,7 @@ mod tests {
         let (trigger, stop) = stop_pair();
         drop(trigger);
         assert!(!gate.wait_open(&stop, Duration::from_mins(1)));
-        gate.read_succeeded();
+        gate.succeeded(Access::Read);
         assert!(gate.wait_open(&stop, Duration::ZERO));
     }
 
@@ -314,8 +297,8 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..500 {
-                        gate.write_failed(&error("io"), Instant::now());
-                        gate.write_succeeded();
+                        gate.failed(Access::Write, &error("io"), Instant::now());
+                        gate.succeeded(Access::Write);
                         let state = gate.state();
                         let is_open = state.closed.is_none();
                         assert_eq!(gate.health.is_redis_connected(), is_open);

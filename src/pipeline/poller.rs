@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, select};
+use crossbeam_channel::{SendTimeoutError, Sender};
 use log::Level;
 
 use super::context::{Context, seconds_now};
-use super::in_flight::InFlightDelivery;
+use super::in_flight::{InFlightDelivery, OpenPoll};
 use crate::backoff::Backoff;
 use crate::sqs::Operation;
 
@@ -58,11 +58,11 @@ impl Poller {
         let asked_at = Instant::now();
         // A short poll is answered at once, and where there were messages there are more.
         let is_likely = self.was_busy || wait.is_zero();
-        let poll = context.in_flight.open_poll(self.index, asked_at + wait, is_likely);
+        context.in_flight.open_poll(self.index, OpenPoll { until: asked_at + wait, is_likely });
         match context.queue.receive(context.batch_size, wait) {
             Ok(deliveries) => {
                 context.metrics.messages_received.inc_by(deliveries.len() as u64);
-                let received = poll.received(deliveries);
+                let received = context.in_flight.close_poll(self.index, deliveries);
                 self.was_busy = !received.is_empty();
                 context.health.call_succeeded(self.index, Instant::now());
                 context.metrics.last_poll.set(seconds_now());
@@ -76,7 +76,7 @@ impl Poller {
                 self.is_proven = true;
             }
             Err(error) => {
-                drop(poll);
+                context.in_flight.close_poll(self.index, Vec::new());
                 (self.was_busy, self.is_proven) = (false, false);
                 context.health.call_failed(self.index, Instant::now());
                 let (kind, message) = (format!("{FAULT}{}", error.kind), "cannot receive messages");
@@ -87,14 +87,14 @@ impl Poller {
     }
 
     /// Sends to the workers. In the release phase the shutdown takes the deliveries over.
-    fn send(&self, deliveries: Vec<InFlightDelivery>) {
-        let release = &self.context.shutdown.release;
-        while !release.is_stopped() {
-            select! {
-                send(self.deliveries, deliveries) -> _ => return,
-                recv(release.channel()) -> _ => return,
-                default(REPORT_EVERY) => self.context.health.waits(self.index, Instant::now()),
+    fn send(&self, mut deliveries: Vec<InFlightDelivery>) {
+        while !self.context.shutdown.release.is_stopped() {
+            // Not `select!`, which takes a lock more that all pollers wait for.
+            match self.deliveries.send_timeout(deliveries, REPORT_EVERY) {
+                Err(SendTimeoutError::Timeout(unsent)) => deliveries = unsent,
+                Ok(()) | Err(SendTimeoutError::Disconnected(_)) => return,
             }
+            self.context.health.waits(self.index, Instant::now());
         }
     }
 }

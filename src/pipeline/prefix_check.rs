@@ -17,7 +17,7 @@ const NAMED_MAX: usize = 5;
 const SHOWN_MAX: usize = 60;
 
 /// Waits for Redis, checks once, and warns if there is reason to.
-pub fn check_prefix(context: &Context) {
+pub fn check_prefix(context: &Context, prefix: &str) {
     let exit = &context.shutdown.exit;
     let keyspace = &context.layout.keyspace;
     while !exit.is_stopped() {
@@ -27,7 +27,7 @@ pub fn check_prefix(context: &Context) {
         match context.store.scan_prefixes(keyspace, &|| !exit.wait(PAUSE)) {
             Ok(scan) => {
                 log::debug!(has_own = scan.has_own, others = scan.others.len(); "checked whose customers are in Redis");
-                if let Some(warning) = warning(&context.environment_prefix, &scan) {
+                if let Some(warning) = warning(prefix, &scan) {
                     log::warn!("{warning}");
                 }
                 return;

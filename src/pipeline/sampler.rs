@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use super::context::Context;
+use super::gate::Access;
 use crate::ops::status::StatusBoard;
 use crate::store::Cause;
 
@@ -81,14 +82,14 @@ impl Sampler {
         let Context { store, gate, .. } = &*self.context;
         let began = Instant::now();
         if let Err(error) = store.ping() {
-            return gate.read_failed(&error, began);
+            return gate.failed(Access::Read, &error, began);
         }
         match store.info() {
             Ok(info) => {
                 self.context.metrics.observe_redis_info(&info);
                 self.context.works_again("info", "the statistics of Redis can be read");
             }
-            Err(error) if error.cause == Cause::ReadOnly => return gate.read_failed(&error, began),
+            Err(error) if error.cause == Cause::ReadOnly => return gate.failed(Access::Read, &error, began),
             // An ACL may deny INFO: the cache works without its statistics.
             Err(error) => {
                 let message =
@@ -96,11 +97,11 @@ impl Sampler {
                 self.context.fault("info", Level::Warn, message, &error.message);
             }
         }
-        gate.read_succeeded();
+        gate.succeeded(Access::Read);
         if gate.needs_probe() {
             match store.probe_write() {
-                Ok(()) => gate.write_succeeded(),
-                Err(error) => gate.write_failed(&error, began),
+                Ok(()) => gate.succeeded(Access::Write),
+                Err(error) => gate.failed(Access::Write, &error, began),
             }
         }
     }

@@ -6,26 +6,27 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 use super::context::Context;
 use super::deleter::BATCH_MAX;
 use super::in_flight::{ASSUMED_TIMEOUT, Extended, Extension};
-use crate::backoff::Backoff;
 use crate::sqs::Operation;
+
+/// The prefixes of the kinds of all faults of this thread in the log.
+const ASK_FAULT: &str = "visibility get_attributes ";
+const EXTEND_FAULT: &str = "visibility change_visibility ";
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 pub struct Visibility {
     context: Arc<Context>,
     /// When to ask for the queue's visibility timeout; none once it is known or denied.
     ask_at: Option<Instant>,
-    asking: Backoff,
 }
 
 impl Visibility {
     pub fn new(context: Arc<Context>, now: Instant) -> Self {
-        Self {
-            context,
-            ask_at: Some(now),
-            asking: Backoff::new(Duration::from_secs(1), Duration::from_mins(1)),
-        }
+        Self { context, ask_at: Some(now) }
     }
 
     /// Works until the exit phase.
@@ -43,7 +44,7 @@ impl Visibility {
     /// Does what is due.
     pub fn step(&mut self, now: Instant) {
         if self.ask_at.is_some_and(|at| at <= now) {
-            self.ask_at = (!self.learn_timeout()).then(|| now + self.asking.next_wait(fastrand::f64()));
+            self.ask_at = (!self.learn_timeout()).then_some(now + ASK_AGAIN_AFTER);
         }
         self.extend_due(now);
     }
@@ -58,9 +59,8 @@ impl Visibility {
             ),
             Ok(timeout) => {
                 self.context.in_flight.set_timeout(timeout);
-                let (kinds, now) = (kinds(Operation::GetAttributes), Instant::now());
-                let was_assumed = self.context.faults.recovered(&kinds, Duration::ZERO, now).is_some();
-                let level = if was_assumed { log::Level::Info } else { log::Level::Debug };
+                let recovered = self.context.faults.recovered(ASK_FAULT, Duration::ZERO, Instant::now());
+                let level = if recovered.is_some() { Level::Info } else { Level::Debug };
                 log::log!(level, "the queue's visibility timeout is {} s", timeout.as_secs());
             }
             Err(error) if error.refused => log::warn!(
@@ -71,7 +71,9 @@ impl Visibility {
             Err(error) => {
                 let message =
                     "cannot ask for the queue's visibility timeout: 30 s are assumed until it answers";
-                self.failed(Operation::GetAttributes, message, &error.kind, &error.message);
+                let kind = format!("{ASK_FAULT}{}", error.kind);
+                let operation = Operation::GetAttributes;
+                self.context.queue_failed(operation, &kind, Level::Warn, message, &error.message);
                 return false;
             }
         }
@@ -87,17 +89,18 @@ impl Visibility {
             if extensions.is_empty() {
                 return;
             }
-            let entry = |extension: &Extension| (extension.receipt_handle.clone(), extension.hidden_for);
+            let hidden_for = in_flight.timeout();
+            let entry = |extension: &Extension| (extension.receipt_handle.clone(), hidden_for);
             let entries: Vec<_> = extensions.iter().map(entry).collect();
             match self.context.queue.change_visibility_batch(&entries) {
                 Ok(failures) => {
                     if failures.iter().all(Option::is_none) {
                         let what = "the visibility of messages in flight can be extended";
-                        self.context.works_again(&kinds(Operation::ChangeVisibility), what);
+                        self.context.works_again(EXTEND_FAULT, what);
                     }
                     for (extension, failure) in extensions.iter().zip(failures) {
                         let extended = match failure {
-                            None => Extended::Until(called_at + extension.hidden_for),
+                            None => Extended::Until(called_at + hidden_for),
                             // It was completed meanwhile, or its time was over.
                             Some(failure) if failure.is_final() => Extended::Forgotten,
                             Some(failure) => {
@@ -121,16 +124,7 @@ impl Visibility {
     fn not_extended(&self, kind: &str, error: &str) {
         let message = "cannot extend the visibility of messages in flight: trying again; when their time is over they \
                        come again, and then change nothing";
-        self.failed(Operation::ChangeVisibility, message, kind, error);
+        let (operation, kind) = (Operation::ChangeVisibility, format!("{EXTEND_FAULT}{kind}"));
+        self.context.queue_failed(operation, &kind, Level::Warn, message, error);
     }
-
-    fn failed(&self, operation: Operation, message: &str, kind: &str, error: &str) {
-        let kind = kinds(operation) + kind;
-        self.context.queue_failed(operation, &kind, log::Level::Warn, message, error);
-    }
-}
-
-/// What the kinds of the faults of these calls begin with.
-fn kinds(operation: Operation) -> String {
-    format!("visibility {} ", operation.label())
 }

@@ -3,21 +3,18 @@
 //! It takes what is waiting and never waits to fill a batch. A delivery whose customer is locked by an SDK is parked
 //! while others go on. A message of many changes is applied in bounded chunks. A panic costs its message one try.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, never, select};
 
 use super::context::{Context, add, seconds, seconds_now};
 use super::ending::Ending;
-use super::gate::WriteRetry;
+use super::gate::{Access, WriteRetry};
 use super::in_flight::InFlightDelivery;
 use crate::backoff::Backoff;
 use crate::cache::{CacheChange, Changes, Invalidation, changes};
-use crate::clock::EpochMs;
 use crate::message::{self, Event};
 use crate::store::{CacheStore, Cause, LockPatience, Outcome, StoreError};
 
@@ -30,24 +27,18 @@ const ROUND_CHANGES_MAX: usize = 500;
 /// refetch, which purges wait for, for up to a minute.
 pub const LOCKED_RETRY_MIN: Duration = Duration::from_millis(20);
 const LOCKED_RETRY_MAX: Duration = Duration::from_millis(100);
-/// With so many messages behind locks, or bytes of them, nothing new is taken.
-const PARKED_MESSAGES_MAX: usize = 256;
-const PARKED_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A worker that holds so many messages, or bytes of them, takes nothing new: they wait behind locks.
+const HELD_MESSAGES_MAX: usize = 256;
+const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long to wait for deliveries at a time.
 const IDLE: Duration = Duration::from_secs(1);
 
 pub struct Worker {
     context: Arc<Context>,
     deliveries: Receiver<Vec<InFlightDelivery>>,
-    /// Not decoded yet.
-    taken: VecDeque<InFlightDelivery>,
-    /// What the next round applies.
     jobs: Vec<Job>,
     /// Not recorded yet.
     ended: Vec<(InFlightDelivery, Ending)>,
-    /// Behind readers' locks, until `retry_parked_at`.
-    parked: Vec<Job>,
-    retry_parked_at: Instant,
     /// The last call failed; it is made again after this wait.
     retry: Option<(WriteRetry, Duration)>,
     backoff: Backoff,
@@ -60,8 +51,9 @@ struct Job {
     body_bytes: usize,
     /// Not begun.
     changes: Changes,
-    /// For the next call.
+    /// For the next call, which is due at this time: later, if readers' locks are waited for.
     begun: Vec<Attempt>,
+    due_at: Instant,
     has_written: bool,
     /// The error of the first change that Redis refused. The others are still applied.
     refusal: Option<StoreError>,
@@ -84,21 +76,21 @@ impl Job {
         };
         Some(invalidation)
     }
+
+    /// Begins as many changes as there is room for.
+    fn begin_changes(&mut self, room: &mut usize) {
+        *room = room.saturating_sub(self.begun.len());
+        let begun = self.changes.by_ref().take(*room).map(|change| Attempt { change, locked_since: None });
+        let before = self.begun.len();
+        self.begun.extend(begun);
+        *room -= self.begun.len() - before;
+    }
 }
 
 impl Worker {
     pub fn new(context: Arc<Context>, deliveries: Receiver<Vec<InFlightDelivery>>) -> Self {
-        Self {
-            context,
-            deliveries,
-            taken: VecDeque::new(),
-            jobs: Vec::new(),
-            ended: Vec::new(),
-            parked: Vec::new(),
-            retry_parked_at: Instant::now(),
-            retry: None,
-            backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(1)),
-        }
+        let backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(1));
+        Self { context, deliveries, jobs: Vec::new(), ended: Vec::new(), retry: None, backoff }
     }
 
     /// Works until the release phase, which takes over whatever this worker holds.
@@ -111,16 +103,17 @@ impl Worker {
         let retry = self.retry.take(); // held until this try has ended
         match &retry {
             Some((_, wait)) => _ = self.context.shutdown.release.wait(*wait),
-            None if self.take() => self.begin_taken(),
+            None if self.take() => {}
             None => return false,
         }
         if self.context.shutdown.release.is_stopped() {
             return false;
         }
+        let round = self.begin_round();
+        self.record_ended();
         // An invalidation takes long and may fail alone: it goes by itself, after the others.
-        let jobs = std::mem::take(&mut self.jobs);
         let (invalidations, others): (Vec<Job>, Vec<Job>) =
-            jobs.into_iter().partition(|job| job.invalidation().is_some());
+            round.into_iter().partition(|job| job.invalidation().is_some());
         self.apply(others);
         for invalidation in invalidations {
             self.apply(vec![invalidation]);
@@ -128,71 +121,67 @@ impl Worker {
         true
     }
 
-    /// Takes what is waiting, after waiting for it if there is nothing else to do. False if nothing will come.
+    /// Takes what is waiting, unless there is something else to do; if there is nothing, waits. False if nothing will come.
     fn take(&mut self) -> bool {
-        if !self.jobs.is_empty() {
+        if self.jobs.iter().any(|job| job.begun.is_empty()) {
             return true; // others may take what is waiting
         }
-        let parked_bytes: usize = self.parked.iter().map(|job| job.body_bytes).sum();
-        let is_full = self.parked.len() >= PARKED_MESSAGES_MAX || parked_bytes >= PARKED_BYTES_MAX;
+        let retry_at = self.jobs.iter().map(|job| job.due_at).min();
+        let wait = retry_at.map_or(IDLE, |at| at.saturating_duration_since(Instant::now()));
+        let held_bytes: usize = self.jobs.iter().map(|job| job.body_bytes).sum();
+        let is_full = self.jobs.len() >= HELD_MESSAGES_MAX || held_bytes >= HELD_BYTES_MAX;
         let source = if is_full { &never() } else { &self.deliveries };
         let release = &self.context.shutdown.release;
-        if self.taken.is_empty() {
-            let next = self.retry_parked_at.saturating_duration_since(Instant::now());
-            let wait = if self.parked.is_empty() { IDLE } else { next };
-            select! {
-                recv(source) -> deliveries => match deliveries {
-                    Ok(deliveries) => self.taken.extend(deliveries),
-                    Err(_) if self.parked.is_empty() => return false,
-                    Err(_) => _ = release.wait(wait),
-                },
-                recv(release.channel()) -> _ => return false,
-                default(wait) => {}
-            }
+        let mut taken = Vec::new();
+        select! {
+            recv(source) -> deliveries => match deliveries {
+                Ok(deliveries) => taken = deliveries,
+                Err(_) if self.jobs.is_empty() => return false,
+                Err(_) => _ = release.wait(wait),
+            },
+            recv(release.channel()) -> _ => return false,
+            default(wait) => {}
         }
-        let mut bytes = body_bytes(&self.taken);
-        while self.taken.len() < ROUND_MESSAGES_MAX
-            && bytes < ROUND_BYTES_MAX
+        let bytes = |taken: &[InFlightDelivery]| -> usize {
+            taken.iter().map(|message| message.delivery.body.len()).sum()
+        };
+        while taken.len() < ROUND_MESSAGES_MAX
+            && bytes(&taken) < ROUND_BYTES_MAX
             && let Ok(deliveries) = source.try_recv()
         {
-            bytes += body_bytes(&deliveries);
-            self.taken.extend(deliveries);
+            taken.extend(deliveries);
+        }
+        for message in taken {
+            let job = self.decode(message);
+            self.jobs.extend(job);
         }
         true
     }
 
-    /// Begins the changes of the next round: of what is under way, then of what was taken.
-    fn begin_taken(&mut self) {
-        if Instant::now() >= self.retry_parked_at {
-            self.jobs.append(&mut self.parked);
-        }
-        let mut room = ROUND_CHANGES_MAX;
-        let mut jobs = std::mem::take(&mut self.jobs);
-        for job in &mut jobs {
-            self.begin_changes(job, &mut room);
-        }
-        let mut bytes = 0;
-        while room > 0
-            && jobs.len() < ROUND_MESSAGES_MAX
-            && bytes < ROUND_BYTES_MAX
-            && let Some(message) = self.taken.pop_front()
-        {
-            bytes += message.delivery.body.len();
-            if let Some(mut job) = self.decode(message) {
-                self.begin_changes(&mut job, &mut room);
-                jobs.push(job);
+    /// Takes out the jobs of the next call: those that are due, as far as there is room for their changes.
+    fn begin_round(&mut self) -> Vec<Job> {
+        let (now, mut room, mut round) = (Instant::now(), ROUND_CHANGES_MAX, Vec::new());
+        // All that wait for locks are tried together.
+        let is_retry_due = self.jobs.iter().any(|job| !job.begun.is_empty() && job.due_at <= now);
+        for mut job in std::mem::take(&mut self.jobs) {
+            if room == 0 || !job.begun.is_empty() && !is_retry_due {
+                self.jobs.push(job);
+                continue;
+            }
+            job.begin_changes(&mut room);
+            if job.is_done() {
+                self.end(job);
+            } else {
+                round.push(job);
             }
         }
-        let (done, rest): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(Job::is_done);
-        self.jobs = rest;
-        for job in done {
-            self.end(job);
-        }
-        self.record_ended();
+        round
     }
 
     fn record_ended(&mut self) {
-        self.context.record(std::mem::take(&mut self.ended));
+        if !self.ended.is_empty() {
+            self.context.record(std::mem::take(&mut self.ended));
+        }
     }
 
     /// `None` if it has ended: it cannot be read.
@@ -211,11 +200,13 @@ impl Worker {
         }));
         let ending = match decoded {
             Ok(Ok(changes)) => {
+                let due_at = delivery.received_at;
                 return Some(Job {
                     message,
                     body_bytes: body.len(),
                     changes,
                     begun: Vec::new(),
+                    due_at,
                     has_written: false,
                     refusal: None,
                 });
@@ -227,27 +218,11 @@ impl Worker {
         None
     }
 
-    /// Begins as many of the job's changes as there is room for.
-    fn begin_changes(&self, job: &mut Job, room: &mut usize) {
-        *room = room.saturating_sub(job.begun.len());
-        let invalidated_at = EpochMs(self.context.invalidated_at.load(Ordering::SeqCst));
-        while *room > 0
-            && let Some(change) = job.changes.next()
-        {
-            if change.is_outdated_by(invalidated_at) {
-                self.count(Outcome::PurgedLater);
-                continue;
-            }
-            *room -= 1;
-            job.begun.push(Attempt { change, locked_since: None });
-        }
-    }
-
     /// One call for all jobs.
     fn apply(&mut self, jobs: Vec<Job>) {
         let started = Instant::now();
-        let tickets = jobs.iter().map(|job| &job.message.ticket);
-        let mut are_held = self.context.in_flight.are_held(tickets, started).into_iter();
+        let ids = jobs.iter().map(|job| job.message.id);
+        let mut are_held = self.context.in_flight.are_held(ids, started).into_iter();
         let is_held = |_: &Job| are_held.next().unwrap_or_default();
         let (jobs, lost): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(is_held);
         for job in lost {
@@ -280,10 +255,6 @@ impl Worker {
     /// Applies what was begun of each job; an outcome per change, in order.
     fn call_store(&self, jobs: &[Job]) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
         let keep_going = || !self.context.shutdown.release.is_stopped();
-        if let Some(invalidation) = jobs.first().and_then(Job::invalidation) {
-            let sent_at = invalidation.sent_at.0;
-            self.context.invalidated_at.fetch_max(sent_at, Ordering::SeqCst);
-        }
         let now = Instant::now();
         let row = jobs.iter().flat_map(|job| &job.begun).map(|attempt| {
             let waited = now.saturating_duration_since(attempt.locked_since.unwrap_or(now));
@@ -298,7 +269,7 @@ impl Worker {
         metrics.write_errors.inc();
         add(&metrics.messages_failed, "redis", jobs.len() as u64);
         let retry = gate.retry_write(); // before the gate closes: nothing but this retry is to open it
-        gate.write_failed(error, began);
+        gate.failed(Access::Write, error, began);
         self.retry = Some((retry, self.backoff.next_wait(fastrand::f64())));
         self.jobs.extend(jobs);
     }
@@ -328,32 +299,23 @@ impl Worker {
                     Err(error) => _ = job.refusal.get_or_insert(error),
                 }
             }
+            if let Some(locked_since) = locked.iter().filter_map(|attempt| attempt.locked_since).max() {
+                let (now, waited) = (Instant::now(), locked_since.elapsed());
+                job.due_at = now + (waited / 10).clamp(LOCKED_RETRY_MIN, LOCKED_RETRY_MAX);
+            }
             job.begun = locked;
             if job.is_done() {
                 self.end(job);
-            } else if job.begun.is_empty() {
-                self.jobs.push(job);
             } else {
-                self.park(job);
+                self.jobs.push(job);
             }
         }
         if proves_writes {
-            self.context.gate.write_succeeded();
+            self.context.gate.succeeded(Access::Write);
         }
         if has_written {
             self.context.metrics.last_write.set(seconds_now());
         }
-    }
-
-    fn park(&mut self, job: Job) {
-        let now = Instant::now();
-        let locked_since = job.begun.iter().filter_map(|attempt| attempt.locked_since).max();
-        let waited = now.saturating_duration_since(locked_since.unwrap_or(now));
-        let retry_at = now + (waited / 10).clamp(LOCKED_RETRY_MIN, LOCKED_RETRY_MAX);
-        if self.parked.is_empty() || retry_at < self.retry_parked_at {
-            self.retry_parked_at = retry_at;
-        }
-        self.parked.push(job);
     }
 
     /// All changes of the job were made, skipped or refused.
@@ -412,8 +374,4 @@ pub fn apply_once(
         }
         Err(error) => Err(error),
     }
-}
-
-fn body_bytes<'a>(deliveries: impl IntoIterator<Item = &'a InFlightDelivery>) -> usize {
-    deliveries.into_iter().map(|held| held.delivery.body.len()).sum()
 }

@@ -1,9 +1,6 @@
 //! The composition root: builds every component, starts every thread, and shuts them down.
 
-mod credentials;
-mod log_level;
-mod peers;
-mod pipeline;
+mod connections;
 mod reports;
 mod shut_down;
 mod signals;
@@ -11,7 +8,6 @@ mod systemd;
 mod threads;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
@@ -28,17 +24,25 @@ use crate::ops::metrics::Metrics;
 use crate::ops::server::OpsServer;
 use crate::ops::status::{Fixed, StatusBoard};
 use crate::pipeline::context::Context;
-use crate::pipeline::deleter::BATCH_MAX;
-use crate::pipeline::ending::MalformedIds;
+use crate::pipeline::deleter::{Backlog, Deleter};
 use crate::pipeline::gate::RedisGate;
-use crate::pipeline::in_flight::InFlight;
-use crate::pipeline::poller;
+use crate::pipeline::in_flight::{InFlight, Recorded};
+use crate::pipeline::poller::{self, Poller};
+use crate::pipeline::prefix_check::check_prefix;
+use crate::pipeline::sampler::Sampler;
+use crate::pipeline::visibility::Visibility;
+use crate::pipeline::worker::Worker;
 use crate::sentry_reports::Reporter;
-use crate::shutdown::shutdown_phases;
+use crate::shutdown::{Stop, shutdown_phases};
 use crate::sqs::Queue;
 use crate::store::{CacheStore, server_name};
-use log_level::LogLevel;
-use threads::{Background, Threads};
+use signals::LogLevel;
+use threads::Threads;
+
+/// Messages that wait between pollers and workers, at least.
+const WAITING_MESSAGES: usize = 20;
+/// What a shutdown may take after a loop has died: nobody completes what it held.
+const LOOP_DIED_BUDGET: Duration = Duration::from_secs(5);
 
 /// How the service ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,10 +76,38 @@ pub struct Overrides {
     pub log: Option<LogHandle>,
 }
 
+/// What every part is built from.
+struct Setup<'a> {
+    config: &'a Config,
+    edge: Arc<EdgeClient>,
+    metrics: Arc<Metrics>,
+    faults: Arc<FaultLog>,
+    /// Ends the threads.
+    exit: Stop,
+    /// All that end in the exit phase at the latest.
+    threads: Threads,
+}
+
 /// Runs the service until a signal asks it to stop. Fails only if it cannot start: no port, no thread.
 pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
+    let faults = Arc::new(FaultLog::new());
+    let ended = run_until_the_end(config, overrides, &faults);
+    faults.flush(Instant::now());
+    let (ended, began) = ended?;
+    log::info!(stop_secs = began.elapsed().as_secs_f64(); "stopped");
+    Ok(ended)
+}
+
+/// How it ended, and when its end began.
+fn run_until_the_end(
+    config: &Config,
+    overrides: Overrides,
+    faults: &Arc<FaultLog>,
+) -> anyhow::Result<(Ended, Instant)> {
     let (died, deaths) = bounded(16);
-    let signals = signals::listen(overrides.log.is_some(), &died)?;
+    // Waits for signals and in long polls cannot be woken, and must not delay the end of the process.
+    let left_behind = Threads::new(&died);
+    let signals = signals::listen(overrides.log.is_some(), &left_behind)?;
     let mut log_level = match overrides.log {
         Some(log) => LogLevel::new(log.level(), move |level| log.set_level(level)),
         None => LogLevel::new(log::LevelFilter::Trace, |_| {}),
@@ -84,7 +116,6 @@ pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
 
     let (triggers, shutdown) = shutdown_phases();
     let metrics = Arc::new(Metrics::new()?);
-    let faults = Arc::new(FaultLog::new());
     let patience = overrides.patience.unwrap_or_else(|| patience(config));
     let health = Arc::new(HealthBoard::new(config.consumers, patience, Instant::now()));
     let status = config.status_page.then(|| {
@@ -98,36 +129,27 @@ pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
         let (health, metrics, faults) = (health.clone(), metrics.clone(), faults.clone());
         Arc::new(StatusBoard::new(fixed, health, metrics, faults, Instant::now()))
     });
-    let mut background = Background {
+    let setup = Setup {
+        config,
+        edge: Arc::new(EdgeClient::new(
+            config.edge_api_url.clone(),
+            config.server_api_key.clone(),
+            config.proxy.clone(),
+        )),
         metrics: Arc::clone(&metrics),
-        faults: Arc::clone(&faults),
+        faults: Arc::clone(faults),
         exit: shutdown.exit.clone(),
-        died,
-        threads: Vec::new(),
+        threads: Threads::new(&died),
     };
     let server = OpsServer::bind(config.port, health.clone(), metrics.clone(), status.clone())?;
     let server = Arc::new(server);
     let endpoints = Arc::clone(&server);
-    let http = Threads::start("ops-http", &background.died, vec![move || endpoints.run()])?;
+    setup.threads.spawn("ops-http", move || endpoints.run())?;
     log::info!(port = server.local_port(); "serving /livez, /readyz and /metrics");
 
-    let edge = Arc::new(EdgeClient::new(
-        config.edge_api_url.clone(),
-        config.server_api_key.clone(),
-        config.proxy.clone(),
-    ));
     let reporter = Reporter::default();
-    reports::start(config, Arc::clone(&edge), reporter.clone(), &mut background)?;
-    let store = match overrides.store {
-        Some(store) => store,
-        None => peers::store(config, &edge, &mut background)?,
-    };
-    let queue = match overrides.queue {
-        Some(queue) => queue,
-        // Pollers, deleters, and the thread that extends visibility.
-        None => peers::queue(config, &edge, config.consumers * 2 + 1, &mut background)?,
-    };
-    let (recorded_sender, recorded) = bounded(config.consumers * 2 * BATCH_MAX);
+    setup.start_reports(reporter.clone())?;
+    let (recorded_sender, recorded) = bounded(config.consumers * 2);
     let context = Arc::new(Context {
         batch_size: config.batch_size,
         wait_time: config.wait_time,
@@ -135,38 +157,73 @@ pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
         layout: Layout {
             keyspace: Keyspace::new(config.environment_prefix.clone()),
             format: config.cache_format,
-            policy: config.cache_update_policy,
         },
-        environment_prefix: config.environment_prefix.clone(),
-        queue,
-        store,
+        store: overrides.store.map_or_else(|| setup.store(), Ok)?,
+        queue: overrides.queue.map_or_else(|| setup.queue(), Ok)?,
         in_flight: InFlight::new(config.consumers, Arc::clone(&metrics)),
-        gate: RedisGate::new(Arc::clone(&health), Arc::clone(&metrics), Arc::clone(&faults)),
+        gate: RedisGate::new(Arc::clone(&health), Arc::clone(&metrics), Arc::clone(faults)),
         health,
         metrics,
-        faults,
+        faults: Arc::clone(faults),
         reporter,
-        malformed_ids: MalformedIds::default(),
-        invalidated_at: AtomicI64::new(i64::MIN),
         recorded: recorded_sender,
         shutdown,
     });
-    let pipeline = pipeline::start(config, &context, recorded, status, &mut background)?;
-    systemd::start_watchdog(&context.health, &mut background)?;
-    systemd::notify_ready(&context.faults);
+    setup.start_loops(&context, recorded, status, &left_behind)?;
+    setup.start_watchdog(&context.health)?;
+    systemd::notify_ready(faults);
 
     let ended = wait_for_the_end(&signals, &deaths, &mut log_level);
+    let began = Instant::now();
+    let mut budget = config.shutdown_timeout;
     if ended == Ended::LoopDied {
         context.reporter.report_error("a loop of this service died");
+        budget = budget.min(LOOP_DIED_BUDGET);
     }
-    let (began, budget) = (Instant::now(), config.shutdown_timeout);
-    systemd::notify_stopping(budget, &context.faults);
-    shut_down::shut_down(budget, began, &context, triggers, &pipeline, &background);
+    systemd::notify_stopping(budget, faults);
+    shut_down::shut_down(budget, began, &context, triggers);
     server.unblock();
-    http.wait(began + budget);
-    context.faults.flush(Instant::now());
-    log::info!(stop_secs = began.elapsed().as_secs_f64(); "stopped");
-    Ok(ended)
+    setup.threads.wait(began + budget);
+    Ok((ended, began))
+}
+
+impl Setup<'_> {
+    /// Starts the threads that messages pass through: the last in line first, so that nothing waits for long.
+    fn start_loops(
+        &self,
+        context: &Arc<Context>,
+        recorded: Receiver<Vec<Recorded>>,
+        status: Option<Arc<StatusBoard>>,
+        left_behind: &Threads,
+    ) -> anyhow::Result<()> {
+        let (config, threads) = (self.config, &self.threads);
+        let sampler = Sampler::new(Arc::clone(context), status);
+        threads.spawn("sampler", move || sampler.run())?;
+        let visibility = Visibility::new(Arc::clone(context), Instant::now());
+        threads.spawn("visibility", move || visibility.run())?;
+        let (checked, prefix) = (Arc::clone(context), config.environment_prefix.clone());
+        threads.spawn("prefix-check", move || check_prefix(&checked, &prefix))?;
+
+        // As many deleters as pollers: a delete takes as long as a receive, so fewer would slow the polling.
+        let backlog = Backlog::new(recorded);
+        for index in 0..config.consumers {
+            let deleter = Deleter { context: Arc::clone(context), backlog: Arc::clone(&backlog) };
+            threads.spawn(format!("deleter-{index}"), move || deleter.run())?;
+        }
+        // What waits is memory, and a poller that waits holds a receive as well: one for each worker, or as many small ones
+        // as make a call to Redis worth its while. The rest stays in the queue.
+        let waiting = (WAITING_MESSAGES / usize::from(config.batch_size)).clamp(1, config.consumers);
+        let (deliveries, received) = bounded(waiting.max(config.workers));
+        for index in 0..config.workers {
+            let worker = Worker::new(Arc::clone(context), received.clone());
+            threads.spawn(format!("worker-{index}"), move || worker.run())?;
+        }
+        for index in 0..config.consumers {
+            let poller = Poller::new(Arc::clone(context), index, deliveries.clone());
+            left_behind.spawn(format!("poller-{index}"), move || poller.run())?;
+        }
+        Ok(())
+    }
 }
 
 fn wait_for_the_end(signals: &Receiver<i32>, deaths: &Receiver<String>, log_level: &mut LogLevel) -> Ended {
@@ -185,7 +242,7 @@ fn wait_for_the_end(signals: &Receiver<i32>, deaths: &Receiver<String>, log_leve
                 log::error!(thread_name = thread.as_str(); "a loop of this service died: a defect; ending so that it is restarted");
                 return Ended::LoopDied;
             }
-            default(log_level.raised_for(Instant::now())) => log_level.time_passed(Instant::now()),
+            default(Duration::from_secs(5)) => log_level.tick(Instant::now()),
         }
     }
 }
@@ -193,7 +250,7 @@ fn wait_for_the_end(signals: &Receiver<i32>, deaths: &Receiver<String>, log_leve
 /// A call to the queue may take its long poll, some slack, and a fetch of credentials before it. A failed call is followed by a
 /// wait.
 fn patience(config: &Config) -> Patience {
-    let call_max = config.wait_time + peers::RECEIVE_SLACK + peers::CREDENTIALS_FETCH_MAX;
+    let call_max = config.wait_time + connections::RECEIVE_SLACK + connections::CREDENTIALS_FETCH_MAX;
     Patience {
         silent_after: call_max + poller::BACKOFF_MAX + Duration::from_secs(5),
         failing_grace: Duration::from_secs(15),

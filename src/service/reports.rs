@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
-use super::threads::Background;
+use super::Setup;
 use crate::backoff::Backoff;
-use crate::config::{Config, SentryConfig};
+use crate::config::SentryConfig;
 use crate::edge::EdgeClient;
 use crate::log::FaultLog;
 use crate::sentry_reports::Reporter;
@@ -15,34 +15,31 @@ use crate::shutdown::Stop;
 
 const UNREPORTED: &str = "errors are not reported to Sentry";
 
-/// Lets `reporter` report as soon as a DSN is known, until the exit phase.
-pub(super) fn start(
-    config: &Config,
-    edge: Arc<EdgeClient>,
-    reporter: Reporter,
-    background: &mut Background,
-) -> anyhow::Result<()> {
-    let (sentry, proxy) = (config.sentry.clone(), config.proxy.clone());
-    let environment = config.environment_prefix.clone();
-    let (faults, exit) = (Arc::clone(&background.faults), background.exit.clone());
-    background.spawn("reports", move || {
-        let dsn = match &sentry {
-            SentryConfig::Disabled => None,
-            SentryConfig::Dsn(dsn) => match dsn.read() {
-                Ok(dsn) => Some(dsn),
-                Err(error) => return log::warn!(err:% = error; "{UNREPORTED}: check SENTRY_DSN_FILE"),
-            },
-            SentryConfig::RemoteConfiguration => ask_for_dsn(&edge, &faults, &exit),
-        };
-        let Some(dsn) = dsn else { return };
-        if let Err(error) = reporter.start(&dsn, &environment, proxy) {
-            return log::warn!(err = error.as_str(); "{UNREPORTED}");
-        }
-        reporter.report_panics();
-        log::info!("errors of this service are reported to Sentry");
-        while !exit.wait(Duration::from_hours(1)) {}
-        reporter.close();
-    })
+impl Setup<'_> {
+    /// Lets `reporter` report as soon as a DSN is known, until the exit phase.
+    pub(super) fn start_reports(&self, reporter: Reporter) -> anyhow::Result<()> {
+        let (sentry, proxy) = (self.config.sentry.clone(), self.config.proxy.clone());
+        let environment = self.config.environment_prefix.clone();
+        let (edge, faults, exit) = (Arc::clone(&self.edge), Arc::clone(&self.faults), self.exit.clone());
+        self.threads.spawn("reports", move || {
+            let dsn = match &sentry {
+                SentryConfig::Disabled => None,
+                SentryConfig::Dsn(dsn) => match dsn.read() {
+                    Ok(dsn) => Some(dsn),
+                    Err(error) => return log::warn!(err:% = error; "{UNREPORTED}: check SENTRY_DSN_FILE"),
+                },
+                SentryConfig::RemoteConfiguration => ask_for_dsn(&edge, &faults, &exit),
+            };
+            let Some(dsn) = dsn else { return };
+            if let Err(error) = reporter.start(&dsn, &environment, proxy) {
+                return log::warn!(err = error.as_str(); "{UNREPORTED}");
+            }
+            reporter.report_panics();
+            log::info!("errors of this service are reported to Sentry");
+            while !exit.wait(Duration::from_hours(1)) {}
+            reporter.close();
+        })
+    }
 }
 
 /// The DSN of the remote configuration. `None` if it has none, or in the exit phase.

@@ -2,62 +2,51 @@
 //!
 //! 1. Drain: pollers receive nothing more; what their last calls bring is applied like everything before it.
 //! 2. Release, at 75 % of the budget at the latest: everything not applied is released to the queue.
-//! 3. Exit: the threads end, or are left behind when the budget is over.
+//! 3. Exit: the threads end.
 
 use std::time::{Duration, Instant};
 
-use super::pipeline::PipelineThreads;
-use super::threads::Background;
 use crate::pipeline::context::Context;
-use crate::shutdown::ShutdownTriggers;
+use crate::shutdown::{Phases, StopTrigger};
 
 /// The share of the budget that draining may take.
 const DRAIN: f64 = 0.75;
+/// How often to look whether everything is completed.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Ends all loops. Nothing that was received is lost or stays hidden: it is applied and deleted, or released.
-pub(super) fn shut_down(
-    budget: Duration,
-    began: Instant,
-    context: &Context,
-    triggers: ShutdownTriggers,
-    pipeline: &PipelineThreads,
-    background: &Background,
-) {
-    let in_flight = &context.in_flight;
+pub(super) fn shut_down(budget: Duration, began: Instant, context: &Context, triggers: Phases<StopTrigger>) {
     let deadline = began + budget;
-    context.health.begin_stop();
-    drop(triggers.drain);
+    let release_at = began + budget.mul_f64(DRAIN);
     // Long polls cannot be woken. A moment's wait for them all the same: a message may be on its way to one of them.
     let quiet_at = began + (budget / 10).min(Duration::from_secs(1));
-    if !in_flight.wait_until_drained(quiet_at, began + budget.mul_f64(DRAIN)) {
-        log::warn!("out of time: what is not yet applied is released to the queue");
-    }
-    let mut released = in_flight.take_over(Instant::now()); // before its holders end
-    drop(triggers.release);
+    let mut release = Some(triggers.release);
+    context.health.begin_stop();
+    drop(triggers.drain);
     loop {
-        for recorded in released {
-            let _ = context.recorded.send_deadline(recorded, deadline);
-        }
-        let next_look = deadline.min(Instant::now() + Duration::from_millis(100));
-        if in_flight.wait_until_drained(began, next_look) {
+        let now = Instant::now();
+        if context.in_flight.is_drained(now < quiet_at) {
             break;
         }
-        if Instant::now() >= deadline {
+        if now >= deadline {
             log::warn!(
                 "some messages could not be completed in time: they come again when their visibility timeout ends"
             );
             break;
         }
-        // A poll may have brought something meanwhile.
-        released = in_flight.take_over(Instant::now());
+        if now >= release_at {
+            // Again and again: a poll may have brought something meanwhile.
+            let released = context.in_flight.take_over(now);
+            if let Some(release) = release.take() {
+                log::warn!("out of time: what is not yet applied is released to the queue");
+                drop(release); // after the take-over: its holders end
+            }
+            if !released.is_empty() {
+                let _ = context.recorded.send_deadline(released, deadline);
+            }
+        }
+        context.shutdown.exit.wait(LOOK_EVERY);
     }
+    drop(release);
     drop(triggers.exit);
-    pipeline.deleters.wait(deadline);
-    // A moment for those that can end now. A poller in a long poll is left behind.
-    for threads in [&pipeline.workers, &pipeline.pollers] {
-        threads.wait(deadline.min(Instant::now() + Duration::from_millis(200)));
-    }
-    for threads in &background.threads {
-        threads.wait(deadline);
-    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use super::threads::Background;
+use super::Setup;
 use crate::log::FaultLog;
 use crate::ops::health::HealthBoard;
 
@@ -27,30 +27,31 @@ pub(super) fn notify_stopping(budget: Duration, faults: &FaultLog) {
     notify(faults, &[NotifyState::Stopping, extended, status]);
 }
 
-/// Starts the thread that feeds the watchdog while the loops are alive, if the unit has `WatchdogSec`. Once they are
-/// dead systemd restarts the service.
-pub(super) fn start_watchdog(health: &Arc<HealthBoard>, background: &mut Background) -> anyhow::Result<()> {
-    let Some(timeout) = sd_notify::watchdog_enabled() else {
-        return Ok(());
-    };
-    let (health, faults) = (Arc::clone(health), Arc::clone(&background.faults));
-    let exit = background.exit.clone();
-    background.spawn("watchdog", move || {
-        loop {
-            let now = Instant::now();
-            let status = status(&health, now);
-            let status = NotifyState::Status(&status);
-            if health.is_live(now) {
-                notify(&faults, &[NotifyState::Watchdog, status]);
-            } else {
-                notify(&faults, &[status]);
+impl Setup<'_> {
+    /// Starts the thread that feeds the watchdog while the loops are alive, if the unit has `WatchdogSec`. Once they are
+    /// dead systemd restarts the service.
+    pub(super) fn start_watchdog(&self, health: &Arc<HealthBoard>) -> anyhow::Result<()> {
+        let Some(timeout) = sd_notify::watchdog_enabled() else {
+            return Ok(());
+        };
+        let (health, faults, exit) = (Arc::clone(health), Arc::clone(&self.faults), self.exit.clone());
+        self.threads.spawn("watchdog", move || {
+            loop {
+                let now = Instant::now();
+                let status = status(&health, now);
+                let status = NotifyState::Status(&status);
+                if health.is_live(now) {
+                    notify(&faults, &[NotifyState::Watchdog, status]);
+                } else {
+                    notify(&faults, &[status]);
+                }
+                // Half of the timeout, as systemd recommends: one that is late does no harm.
+                if exit.wait(timeout / 2) {
+                    return;
+                }
             }
-            // Half of the timeout, as systemd recommends: one that is late does no harm.
-            if exit.wait(timeout / 2) {
-                return;
-            }
-        }
-    })
+        })
+    }
 }
 
 /// A line for `systemctl status`.

@@ -1,18 +1,17 @@
 //! How a failed queue call is reported: what failed, for which queue, why, and the remedy, in one line. Pure.
 
+use std::time::Duration;
+
 use super::client::SqsSettings;
 use super::protocol::QueueRefusal;
-use super::{EntryFailure, Operation, QueueError, region};
-use crate::aws::{Credentials, CredentialsProvider, quotable};
-use crate::http_client::{HttpError, HttpErrorKind, Remedies};
-use crate::log::peer_text;
+use super::{EntryFailure, Operation, QueueError};
+use crate::aws::{Credentials, CredentialsProvider, answers};
+use crate::http_client::{HttpError, HttpErrorKind};
 
-/// AWS refuses signatures that are 5 minutes off; from here on this machine's clock is reported.
-pub(super) const SKEW_MS_MIN: i64 = 4 * 60 * 1000;
-/// Kinds become labels in the log: a peer's code must not be longer than a name is.
-const KIND_CHARS_MAX: usize = 60;
 /// The settings that decide where calls go.
 const ENDPOINT_SETTINGS: &str = "QUEUE_URL (or AWS_ENDPOINT_URL_SQS, AWS_ENDPOINT_URL)";
+/// A long poll that is cut sooner has other causes: a connection that was closed while it was idle, a restart.
+const CUT_AGE_MIN: Duration = Duration::from_secs(3);
 
 /// The call that failed, and what it was signed with.
 #[derive(Clone, Copy)]
@@ -20,7 +19,7 @@ pub(super) struct FailedCall<'a> {
     pub(super) operation: Operation,
     pub(super) settings: &'a SqsSettings,
     pub(super) credentials: &'a Credentials,
-    pub(super) provider: &'a dyn CredentialsProvider,
+    pub(super) provider: &'a CredentialsProvider,
 }
 
 /// The refusals that have a remedy of their own.
@@ -35,8 +34,7 @@ pub(super) enum Fault {
     NoSuchQueue,
     TooManyInFlight,
     Throttled,
-    KmsDenied,
-    KmsUnusable,
+    Kms,
     ServerSide,
     NotSqs,
     Other,
@@ -60,8 +58,7 @@ impl Fault {
             "OverLimit" => Self::TooManyInFlight,
             "RequestThrottled" | "RequestThrottledException" | "Throttling" | "ThrottlingException" | "ThrottledException"
             | "TooManyRequestsException" | "RequestLimitExceeded" | "SlowDown" | "KmsThrottled" | "KMS.ThrottlingException" => Self::Throttled,
-            "KmsAccessDenied" | "KMS.AccessDeniedException" => Self::KmsDenied,
-            _ if code.starts_with("Kms") || code.starts_with("KMS.") => Self::KmsUnusable,
+            _ if code.starts_with("Kms") || code.starts_with("KMS.") => Self::Kms,
             _ if status == 429 => Self::Throttled,
             _ if status >= 500 => Self::ServerSide,
             // The answer named no code.
@@ -81,61 +78,6 @@ impl Fault {
     }
 }
 
-/// SQS refused, or something before it did. `ahead_ms` is how far this machine's clock is ahead of the answer's `Date`.
-pub(super) fn refused(call: FailedCall<'_>, refusal: &QueueRefusal, ahead_ms: Option<i64>) -> QueueError {
-    let (status, fault) = (refusal.status, refusal.fault());
-    let mut code = refusal.code.clone();
-    // A known code holds no secret, and stays readable whatever the secret is.
-    if matches!(fault, Fault::Other | Fault::NotSqs | Fault::ServerSide) {
-        code = call.credentials.redact(&code);
-    }
-    // Redacted before it is shortened: half of a secret would not be found.
-    let mut message = peer_text(&call.credentials.redact(quotable(&refusal.message)));
-    if !message.is_empty() {
-        message = format!(" ({message})");
-    }
-    let mut parts = vec![format!("HTTP {status} {code}{message}"), remedy(call, fault)];
-    if let Some(ahead_ms) = ahead_ms.filter(|_| fault.concerns_the_time()) {
-        parts.push(if ahead_ms.abs() > SKEW_MS_MIN {
-            let off_by = off_by(ahead_ms);
-            format!("this machine's clock is {off_by} the server's: set it by NTP, AWS allows 5 minutes")
-        } else {
-            "this machine's clock is right".to_owned()
-        });
-    }
-    let region = &call.settings.region;
-    if let Some(other) = region::of_queue_url(&call.settings.queue_url)
-        && other != *region
-        && status < 500
-    {
-        parts.push(format!("QUEUE_URL is in region {other} but AWS_REGION is {region}: make them agree"));
-    }
-    let kind: String = code.chars().take(KIND_CHARS_MAX).collect();
-    QueueError {
-        refused: matches!(fault, Fault::Denied | Fault::Other),
-        ..call.failed(&kind, &parts.join("; "))
-    }
-}
-
-/// There was no answer.
-pub(super) fn unanswered(call: FailedCall<'_>, error: &HttpError) -> QueueError {
-    let unreachable = if error.kind == HttpErrorKind::HostNotFound {
-        "check this machine's DNS, and"
-    } else if error.kind == HttpErrorKind::ConnectionRefused {
-        "nothing listens there: check"
-    } else {
-        "check the network on the way (firewall, proxy, VPC endpoint) and"
-    };
-    let (unreachable, wrong_peer) = (format!("{unreachable} {ENDPOINT_SETTINGS}"), call.is_this_sqs());
-    let remedy = error.kind.remedy(Remedies {
-        unreachable: &unreachable,
-        tls: "check this machine's trusted certificates (package ca-certificates, SSL_CERT_FILE)",
-        wrong_peer: &wrong_peer,
-    });
-    let cause = format!("no answer from {}: {error}; {remedy}", call.endpoint());
-    call.failed(error.kind.label(), &cause)
-}
-
 impl EntryFailure {
     /// Retrying the same entry cannot help: its receipt handle is expired or invalid, or its message is gone.
     pub fn is_final(&self) -> bool {
@@ -147,7 +89,27 @@ impl EntryFailure {
 }
 
 impl FailedCall<'_> {
-    pub(super) fn failed(&self, kind: &str, cause: &str) -> QueueError {
+    /// SQS refused, or something before it did.
+    pub(super) fn refused(self, refusal: &QueueRefusal, fault: Fault) -> QueueError {
+        let QueueRefusal { status, code, message } = refusal;
+        let (code, text) = answers::refusal(*status, code, message, &self.credentials.secrets());
+        QueueError {
+            refused: matches!(fault, Fault::Denied | Fault::Other),
+            ..self.failed(&code, &format!("{text}; {}", self.remedy(fault)))
+        }
+    }
+
+    /// There was no answer.
+    pub(super) fn unanswered(self, error: &HttpError) -> QueueError {
+        let wrong_peer = self.is_this_sqs();
+        let unreachable =
+            format!("check the way there (DNS, firewall, proxy, VPC endpoint) and {ENDPOINT_SETTINGS}");
+        let remedy = error.kind.remedy(&unreachable, &wrong_peer);
+        let cause = format!("no answer from {}: {error}; {remedy}", self.endpoint());
+        self.failed(&error.kind.to_string(), &cause)
+    }
+
+    pub(super) fn failed(self, kind: &str, cause: &str) -> QueueError {
         let what = match self.operation {
             Operation::Receive => "receive messages from",
             Operation::Delete => "delete messages from",
@@ -162,80 +124,86 @@ impl FailedCall<'_> {
         }
     }
 
-    fn endpoint(&self) -> &str {
-        self.settings.endpoint.as_str().trim_end_matches('/')
-    }
-
-    pub(super) fn is_this_sqs(&self) -> String {
+    pub(super) fn is_this_sqs(self) -> String {
         let endpoint = self.endpoint();
         format!(
             "is this an SQS endpoint? {endpoint}, or a proxy in between, answered: check {ENDPOINT_SETTINGS}"
         )
     }
-}
 
-fn remedy(call: FailedCall<'_>, fault: Fault) -> String {
-    let SqsSettings { region, queue_url, .. } = call.settings;
-    let (key_id, endpoint) = (&call.credentials.access_key_id, call.endpoint());
-    match (fault, call.provider.decided_by()) {
-        (Fault::UnknownKey, None) => format!(
-            "AWS does not know access key ID {key_id} in region {region} (deleted, inactive, of another account?): \
-             check AWS_ACCESS_KEY_ID, AWS_REGION, and AWS_SESSION_TOKEN if the key is temporary"
-        ),
-        (Fault::WrongSignature, None) => format!(
-            "the secret does not belong to access key ID {key_id}, or the queue is not in region {region}: check \
-             AWS_SECRET_ACCESS_KEY and AWS_REGION"
-        ),
-        (Fault::Expired, None) => format!(
-            "the session of access key ID {key_id} has expired: set new AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and \
-             AWS_SESSION_TOKEN, or unset all three to get credentials from the Edge API"
-        ),
-        (Fault::UnknownKey | Fault::WrongSignature | Fault::Expired, Some(settings)) => format!(
-            "signed with {}: new ones are being fetched; if this persists, check {settings}, and that QUEUE_URL and \
-             AWS_REGION ({region}) belong to them",
-            call.provider.describe()
-        ),
-        (Fault::WrongTime, _) => "the time of the signature was not accepted".to_owned(),
-        (Fault::Unsigned, _) => {
-            format!("the signature was lost on the way to {endpoint}: does a proxy remove headers?")
-        }
-        (Fault::Denied, _) => format!(
-            "access key ID {key_id} lacks sqs:{} on this queue: allow it in the IAM policy and the queue policy, and \
-             check QUEUE_URL",
-            call.operation.names().1.trim_end_matches("Batch")
-        ),
-        (Fault::NoSuchQueue, _) => {
-            format!("there is no such queue for access key ID {key_id}: check QUEUE_URL and AWS_REGION")
-        }
-        (Fault::TooManyInFlight, _) => {
-            let max = if queue_url.rsplit('.').next() == Some("fifo") { "20,000" } else { "120,000" };
+    fn endpoint(&self) -> &str {
+        self.settings.endpoint.as_str().trim_end_matches('/')
+    }
+
+    fn remedy(self, fault: Fault) -> String {
+        let (key_id, endpoint) = (&self.credentials.access_key_id, self.endpoint());
+        let of_key = |cause: &str| {
+            let (source, settings) = (self.provider.describe(), self.provider.decided_by());
             format!(
-                "{max} messages are in flight (received, not deleted), and SQS delivers no more until some are deleted or \
-                 become visible again: check whether deletes fail, or another consumer receives without deleting"
+                "{cause}: signed with {source}, which are read or fetched again now; if this persists, check {settings}, and \
+                 AWS_REGION"
             )
+        };
+        match fault {
+            Fault::UnknownKey => {
+                of_key("AWS does not know this key in this region (deleted, inactive, of another account?)")
+            }
+            Fault::WrongSignature => of_key(
+                "the secret does not belong to this key, or the queue is not in this region (a clock that is off is corrected)",
+            ),
+            Fault::Expired => of_key("the session of this key has expired"),
+            Fault::WrongTime => {
+                "the time of the signature was not accepted: set this machine's clock by NTP, AWS allows 5 minutes"
+                    .to_owned()
+            }
+            Fault::Unsigned => {
+                format!("the signature was lost on the way to {endpoint}: does a proxy remove headers?")
+            }
+            Fault::Denied => format!(
+                "access key ID {key_id} lacks sqs:{} on this queue: allow it in the IAM policy and the queue policy, and \
+                 check QUEUE_URL",
+                self.operation.target().trim_start_matches("AmazonSQS.").trim_end_matches("Batch")
+            ),
+            Fault::NoSuchQueue => {
+                format!("there is no such queue for access key ID {key_id}: check QUEUE_URL and AWS_REGION")
+            }
+            Fault::TooManyInFlight => {
+                "120,000 messages are in flight (received, not deleted), and SQS delivers no more until some are deleted or \
+                 become visible again: check whether deletes fail, or another consumer receives without deleting"
+                    .to_owned()
+            }
+            Fault::Kms => format!(
+                "the queue is encrypted: check that its KMS key is enabled, and allow access key ID {key_id} kms:Decrypt on it"
+            ),
+            Fault::Throttled => {
+                "too many calls: retrying later; if this persists, lower CONSUMERS or raise BATCH_SIZE (or the KMS quota, \
+                 if the queue is encrypted)"
+                    .to_owned()
+            }
+            Fault::ServerSide => format!("the fault is on the side of {endpoint}: retrying later"),
+            Fault::NotSqs => self.is_this_sqs(),
+            Fault::Other => "the SQS API reference explains this code".to_owned(),
         }
-        (Fault::KmsDenied, _) => {
-            format!("the queue is encrypted: allow access key ID {key_id} kms:Decrypt on the queue's KMS key")
-        }
-        (Fault::KmsUnusable, _) => {
-            "the queue is encrypted: check that its KMS key exists and is enabled".to_owned()
-        }
-        (Fault::Throttled, _) => {
-            "too many calls: retrying later; if this persists, lower CONSUMERS or raise BATCH_SIZE (or the KMS quota, if \
-             the queue is encrypted)"
-                .to_owned()
-        }
-        (Fault::ServerSide, _) => format!("the fault is on the side of {endpoint}: retrying later"),
-        (Fault::NotSqs, _) => call.is_this_sqs(),
-        (Fault::Other, _) => "the SQS API reference explains this code".to_owned(),
     }
 }
 
-/// `10 minutes ahead of`, `10 minutes behind`.
-pub(super) fn off_by(ahead_ms: i64) -> String {
-    let minutes = (ahead_ms.saturating_abs() + 30_000) / 60_000;
-    let side = if ahead_ms > 0 { "ahead of" } else { "behind" };
-    format!("{minutes} minutes {side}")
+/// The error of a receive of this `wait` that ended after `age`. If the connection was closed or reset, or a gateway answered
+/// 504, something on the way may have an idle timeout below the wait.
+pub(super) fn of_receive(error: QueueError, age: Duration, wait: Duration) -> QueueError {
+    let is_cut = error.kind == HttpErrorKind::Connection.to_string() || error.kind == "Http504";
+    if !is_cut || !(CUT_AGE_MIN..wait).contains(&age) {
+        return error;
+    }
+    let secs = age.as_secs();
+    QueueError {
+        message: format!(
+            "{error}; the long poll was cut after about {secs} s: if others are too, raise the idle timeout of the proxy or \
+             load balancer on the way, or set WAIT_TIME_SECS={}",
+            secs - 1
+        ),
+        kind: "long_poll_cut".to_owned(),
+        refused: false,
+    }
 }
 
 #[cfg(test)]

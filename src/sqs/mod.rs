@@ -3,9 +3,7 @@
 mod bodies;
 pub mod client;
 pub mod errors;
-mod long_polls;
 pub mod protocol;
-pub mod region;
 mod server_clock;
 
 use std::time::{Duration, Instant};
@@ -49,16 +47,21 @@ pub enum Operation {
 impl Operation {
     /// The metric label.
     pub fn label(self) -> &'static str {
-        self.names().0
+        match self {
+            Self::Receive => "receive",
+            Self::Delete => "delete",
+            Self::ChangeVisibility => "change_visibility",
+            Self::GetAttributes => "get_attributes",
+        }
     }
 
-    /// The metric label, and SQS's name.
-    fn names(self) -> (&'static str, &'static str) {
+    /// SQS's name, as the header `X-Amz-Target` has it.
+    fn target(self) -> &'static str {
         match self {
-            Self::Receive => ("receive", "ReceiveMessage"),
-            Self::Delete => ("delete", "DeleteMessageBatch"),
-            Self::ChangeVisibility => ("change_visibility", "ChangeMessageVisibilityBatch"),
-            Self::GetAttributes => ("get_attributes", "GetQueueAttributes"),
+            Self::Receive => "AmazonSQS.ReceiveMessage",
+            Self::Delete => "AmazonSQS.DeleteMessageBatch",
+            Self::ChangeVisibility => "AmazonSQS.ChangeMessageVisibilityBatch",
+            Self::GetAttributes => "AmazonSQS.GetQueueAttributes",
         }
     }
 }

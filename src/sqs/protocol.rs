@@ -7,17 +7,16 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::json;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
 
 use super::bodies::taken_out;
-use super::errors::Fault;
 use super::{BatchOutcome, Delivery, EntryFailure, ReceiptHandle};
-use crate::aws::answers::xml_error;
+use crate::aws::answers;
 use crate::clock::EpochMs;
+use crate::json::replace_lone_surrogates;
 use crate::log::{peer_code, peer_text};
-use crate::message::replace_lone_surrogates;
 
 /// The content type of every call.
 pub const CONTENT_TYPE: &str = "application/x-amz-json-1.0";
@@ -40,10 +39,17 @@ pub struct QueueRefusal {
     pub message: String,
 }
 
-impl QueueRefusal {
-    pub(super) fn fault(&self) -> Fault {
-        Fault::of(self.status, &self.code, &self.message)
-    }
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ReceiveRequest<'a> {
+    queue_url: &'a str,
+    max_number_of_messages: u8,
+    wait_time_seconds: u64,
+    message_system_attribute_names: [&'static str; 1],
+    /// The older name of the same: some emulators know only this one.
+    attribute_names: [&'static str; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    visibility_timeout: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -65,18 +71,14 @@ struct EntryRequest<'a> {
 /// Receives up to `max_messages`, waiting up to `wait` (whole seconds) for the first. They stay invisible for as long as
 /// the queue says, or for `visibility` (whole seconds).
 pub fn receive(queue_url: &str, max_messages: u8, wait: Duration, visibility: Option<Duration>) -> Vec<u8> {
-    let mut request = json!({
-        "QueueUrl": queue_url,
-        "MaxNumberOfMessages": max_messages,
-        "WaitTimeSeconds": wait.as_secs(),
-        "MessageSystemAttributeNames": ["All"],
-        // The older name of the same: some emulators know only this one.
-        "AttributeNames": ["All"],
-    });
-    if let Some(visibility) = visibility {
-        request["VisibilityTimeout"] = visibility.as_secs().into();
-    }
-    json(&request)
+    json(&ReceiveRequest {
+        queue_url,
+        max_number_of_messages: max_messages,
+        wait_time_seconds: wait.as_secs(),
+        message_system_attribute_names: ["All"],
+        attribute_names: ["All"],
+        visibility_timeout: visibility.map(|visibility| visibility.as_secs()),
+    })
 }
 
 /// Deletes up to 10 messages, or makes them visible again after the given times (whole seconds). The entries' ids are
@@ -85,24 +87,22 @@ pub fn batch<'a>(
     queue_url: &str,
     entries: impl Iterator<Item = (&'a ReceiptHandle, Option<Duration>)>,
 ) -> Vec<u8> {
-    let entry =
-        |(index, (handle, visibility)): (usize, (&'a ReceiptHandle, Option<Duration>))| EntryRequest {
-            id: index.to_string(),
-            receipt_handle: &handle.0,
-            visibility_timeout: visibility.as_ref().map(Duration::as_secs),
-        };
-    let entries = entries.enumerate().map(entry).collect();
-    json(&BatchRequest { queue_url, entries })
-}
-
-fn json(request: &impl Serialize) -> Vec<u8> {
-    // A struct of texts and numbers is JSON in any case.
-    serde_json::to_vec(request).unwrap_or_default()
+    let entries = entries.enumerate().map(|(index, (handle, visibility))| EntryRequest {
+        id: index.to_string(),
+        receipt_handle: &handle.0,
+        visibility_timeout: visibility.map(|visibility| visibility.as_secs()),
+    });
+    json(&BatchRequest { queue_url, entries: entries.collect() })
 }
 
 /// Asks for this attribute of the queue, or for `All`.
 pub fn get_attributes(queue_url: &str, name: &str) -> Vec<u8> {
     json(&json!({"QueueUrl": queue_url, "AttributeNames": [name]}))
+}
+
+fn json(request: &impl Serialize) -> Vec<u8> {
+    // A struct of texts and numbers is JSON in any case.
+    serde_json::to_vec(request).unwrap_or_default()
 }
 
 #[derive(Deserialize)]
@@ -116,24 +116,25 @@ struct ReceiveAnswer {
 struct Received {
     message_id: String,
     receipt_handle: String,
-    body: Body,
-    #[serde(default)]
-    attributes: ReceivedAttributes,
-}
-
-/// See [`taken_out`].
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Body {
-    TakenOut(usize),
-    InPlace(String),
+    body: Option<String>,
+    /// See [`taken_out`].
+    taken_out: Option<usize>,
+    attributes: Option<ReceivedAttributes>,
 }
 
 #[derive(Deserialize, Default)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", default)]
 struct ReceivedAttributes {
-    sent_timestamp: Option<Box<RawValue>>,
-    approximate_receive_count: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "number")]
+    sent_timestamp: Option<i64>,
+    #[serde(deserialize_with = "number")]
+    approximate_receive_count: Option<i64>,
+}
+
+/// SQS writes numbers as text, some emulators as numbers. Anything else counts as absent.
+fn number<'de, D: Deserializer<'de>>(value: D) -> Result<Option<i64>, D::Error> {
+    let value = <&RawValue>::deserialize(value)?;
+    Ok(value.get().trim_matches('"').parse().ok())
 }
 
 #[derive(Deserialize)]
@@ -164,19 +165,15 @@ struct AttributesAnswer {
 pub fn parse_receive(answer: &[u8], received_at: Instant, now: EpochMs) -> Result<Vec<Delivery>, String> {
     let (remaining, mut bodies) = taken_out(&text(answer));
     let answer: ReceiveAnswer = read(&remaining)?;
-    // SQS writes numbers as text, some emulators as numbers.
-    let number = |value: Option<Box<RawValue>>| value?.get().trim_matches('"').parse::<i64>().ok();
     let mut delivery = |message: Received| {
-        let body = match message.body {
-            Body::TakenOut(index) => bodies.get_mut(index).and_then(Option::take),
-            Body::InPlace(body) => Some(body),
-        };
-        let count = number(message.attributes.approximate_receive_count).unwrap_or(1);
+        let taken_out = message.taken_out.and_then(|index| bodies.get_mut(index)?.take());
+        let attributes = message.attributes.unwrap_or_default();
+        let count = attributes.approximate_receive_count.unwrap_or(1);
         Ok(Delivery {
             message_id: message.message_id,
             receipt_handle: ReceiptHandle(message.receipt_handle),
-            body: body.ok_or("the answer has a Body that is no text")?,
-            sent_at: sent_at(number(message.attributes.sent_timestamp)).unwrap_or(now),
+            body: taken_out.or(message.body).ok_or("the answer has a message without Body")?,
+            sent_at: sent_at(attributes.sent_timestamp).unwrap_or(now),
             receive_count: u32::try_from(count.max(1)).unwrap_or(u32::MAX),
             received_at,
         })
@@ -198,23 +195,21 @@ pub fn parse_batch(answer: &[u8], entries: usize) -> Result<BatchOutcome, String
         message: "the answer does not mention this entry".to_owned(),
         sender_fault: false,
     };
-    let mut outcome: BatchOutcome = vec![Some(unmentioned); entries];
-    let mut set = |id: &str, result: Option<EntryFailure>| {
-        if let Some(slot) = id.parse::<usize>().ok().and_then(|index| outcome.get_mut(index)) {
-            *slot = result;
-        }
-    };
-    for entry in answer.successful.unwrap_or_default() {
-        set(&entry.id, None);
-    }
-    // Failures last: if an entry is in both lists, it is safer to try again.
-    for entry in answer.failed.unwrap_or_default() {
+    let successful = answer.successful.into_iter().flatten().map(|entry| (entry.id, None));
+    let failed = answer.failed.into_iter().flatten().map(|entry| {
         let failure = EntryFailure {
             code: entry.code.as_deref().and_then(peer_code).unwrap_or("Unknown").to_owned(),
             message: peer_text(entry.message.as_deref().unwrap_or_default()),
             sender_fault: entry.sender_fault,
         };
-        set(&entry.id, Some(failure));
+        (entry.id, Some(failure))
+    });
+    let mut outcome = vec![Some(unmentioned); entries];
+    // Failures last: if an entry is in both lists, it is safer to try again.
+    for (id, result) in successful.chain(failed) {
+        if let Some(slot) = id.parse::<usize>().ok().and_then(|index| outcome.get_mut(index)) {
+            *slot = result;
+        }
     }
     Ok(outcome)
 }
@@ -228,25 +223,11 @@ pub fn parse_attributes(answer: &[u8]) -> Result<HashMap<String, String>, String
 /// Code and message of a refusal: SQS's JSON, the XML of its query protocol, or whatever a proxy made of it.
 /// `error_header` is `x-amzn-query-error` (`AWS.SimpleQueueService.NonExistentQueue;Sender`) or `x-amzn-errortype`.
 pub fn parse_error(status: u16, error_header: Option<&str>, body: &[u8]) -> QueueRefusal {
-    let body = String::from_utf8_lossy(&body[..body.len().min(REFUSAL_BYTES_MAX)]);
-    let (code, message) = if let Ok(error) = serde_json::from_str::<Map<String, Value>>(&body) {
-        let field = |name| error.get(name).and_then(Value::as_str).map(str::to_owned);
-        let message = field("message").or(field("Message"));
-        (field("__type").or(field("code")), message.unwrap_or_default())
-    } else if let Some((code, message)) = xml_error(&body) {
-        (Some(code), message)
-    } else {
-        (None, without_tags(&body))
-    };
-    let codes = [code.as_deref(), error_header];
-    let code = codes.into_iter().flatten().find_map(bare_code);
+    let body = &body[..body.len().min(REFUSAL_BYTES_MAX)];
+    let page = || (String::new(), without_tags(&String::from_utf8_lossy(body)));
+    let (code, message) = answers::error(body).unwrap_or_else(page);
+    let code = [&*code, error_header.unwrap_or_default()].into_iter().find_map(answers::bare_code);
     QueueRefusal { status, code: code.map_or_else(|| format!("Http{status}"), str::to_owned), message }
-}
-
-/// `com.amazonaws.sqs#QueueDoesNotExist` -> `QueueDoesNotExist`; headers append `;Sender` or `:http://…`.
-fn bare_code(code: &str) -> Option<&str> {
-    let code = code.rsplit_once('#').map_or(code, |(_, bare)| bare);
-    peer_code(code.split([';', ':']).next().unwrap_or_default().trim())
 }
 
 fn without_tags(html: &str) -> String {
@@ -269,25 +250,16 @@ fn text(answer: &[u8]) -> Cow<'_, str> {
     str::from_utf8(answer).map_or_else(|_| String::from_utf8_lossy(answer), Cow::Borrowed)
 }
 
-/// So do lone surrogates. An error tells nothing of the answer's content.
+/// So do lone surrogates. An error holds nothing of the answer, unlike serde's, which quotes values of a wrong type.
 fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let read = serde_json::from_str(text).or_else(|error| match replace_lone_surrogates(text) {
         Some(repaired) => serde_json::from_str(&repaired),
         None => Err(error),
     });
-    read.map_err(|error| describe(&error))
-}
-
-/// What is wrong, without anything of the answer: serde quotes values of a wrong type.
-fn describe(error: &serde_json::Error) -> String {
-    let (cause, line, column) = (error.to_string(), error.line(), error.column());
-    let field = cause.strip_prefix("missing field `");
-    let what = match field.and_then(|rest| rest.split_once('`')) {
-        Some((field, _)) => format!("has no {field}"),
-        None if error.is_data() => "is JSON, but not SQS's".to_owned(),
-        None => "is not JSON".to_owned(),
-    };
-    format!("the answer {what} (line {line} column {column})")
+    read.map_err(|error| {
+        let what = if error.is_data() { "JSON, but not SQS's" } else { "not JSON" };
+        format!("the answer is {what} (line {} column {})", error.line(), error.column())
+    })
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use super::errors::{SKEW_MS_MIN, off_by};
 use crate::clock::EpochMs;
 
+/// From here on this machine's clock is reported.
+const SKEW_MS_MIN: i64 = 4 * 60 * 1000;
 /// A correction ends only here, so that a clock at the threshold is not reported again and again.
 const CORRECTED_MS_MIN: i64 = SKEW_MS_MIN - 60_000;
 
@@ -25,18 +26,19 @@ impl ServerClock {
     /// signed again.
     pub(super) fn observe(&self, server: EpochMs, now: EpochMs, signed_at: EpochMs) -> bool {
         let behind_ms = server.0.saturating_sub(now.0);
-        let old = self.correction_ms.load(Ordering::Relaxed);
-        let off_from = if old == 0 { SKEW_MS_MIN } else { CORRECTED_MS_MIN };
-        let is_off = behind_ms.saturating_abs() >= off_from;
-        let new = if is_off { behind_ms } else { 0 };
+        let is_corrected = self.correction_ms.load(Ordering::Relaxed) != 0;
+        let off_from = if is_corrected { CORRECTED_MS_MIN } else { SKEW_MS_MIN };
+        let new = if behind_ms.saturating_abs() >= off_from { behind_ms } else { 0 };
         // Of several threads that see it at once, one reports it.
         let old = self.correction_ms.swap(new, Ordering::Relaxed);
         let is_news = new.abs_diff(old) >= CORRECTED_MS_MIN.unsigned_abs();
-        if is_news && is_off {
+        if is_news && new != 0 {
+            let minutes = new.unsigned_abs().saturating_add(30_000) / 60_000;
+            let side = if new < 0 { "ahead of" } else { "behind" };
             log::warn!(
-                offset_secs = -new / 1_000;
-                "this machine's clock is {} SQS's: calls to the queue are signed with the corrected time; set the clock by NTP",
-                off_by(-new)
+                offset_secs = -(new / 1_000);
+                "this machine's clock is {minutes} minutes {side} SQS's: calls to the queue are signed with the corrected \
+                 time; set the clock by NTP"
             );
         } else if is_news {
             log::info!("this machine's clock agrees with SQS's again");

@@ -16,8 +16,13 @@
 --
 -- Most calls are of usages alone. A function is created again in each call, and all of them cost more than one usage does: the
 -- script returns before it creates those that usages do not need.
-local APPLIED, LOCKED, NOT_CACHED, PURGED_LATER, NO_CUSTOMER, ADJUST_LIST, CONFLICT = 0, 1, 2, 3, 4, 5, 6
+local APPLIED, LOCKED, NOT_CACHED, PURGED_LATER, NO_CUSTOMER, ADJUST_LIST = 0, 1, 2, 3, 4, 5 -- as in `script.rs`
 local KEYS, ARGV, call, expiry, dry_run = KEYS, ARGV, redis.call, ARGV[2], ARGV[4] == '1'
+if dry_run then
+    call = function(command, ...)
+        if command == 'MGET' or command == 'GET' or command == 'EXISTS' then return redis.call(command, ...) end
+    end
+end
 local next_deciding, next_other, next_arg = 1, tonumber(ARGV[1]) + 1, 7
 local stored = next_other > 1 and call('MGET', unpack(KEYS, 1, next_other - 1)) or {}
 local set_here = {} -- what this call has set, by key; false if deleted
@@ -40,11 +45,7 @@ local function write(timestamp_index, timestamp, key, value)
         return
     end
     set_here[key], set_here[timestamp_key] = value, timestamp
-    if dry_run then
-        written[#written + 1] = key
-        return
-    end
-    written = written + 1
+    if dry_run then written[#written + 1] = key else written = written + 1 end
     if expiry == '' then
         call('SET', key, value)
         call('SET', timestamp_key, timestamp)
@@ -151,13 +152,12 @@ end
 
 local function set(key, value)
     set_here[key] = value
-    if dry_run then return end
     if expiry == '' then call('SET', key, value) else call('SET', key, value, 'EX', expiry) end
 end
 
 local function delete(key)
     set_here[key] = false
-    if not dry_run then call('DEL', key) end
+    call('DEL', key)
 end
 
 -- The timestamp at this index; nil if there is none or it is not a number.
@@ -172,7 +172,7 @@ local function set_tombstone(key, purged, deleted)
     local value = purged
     if deleted > 0 then value = string.format('%s:%.0f', purged, deleted) end
     set_here[key] = value
-    if not dry_run then call('SET', key, value, 'EX', tombstone_secs) end
+    call('SET', key, value, 'EX', tombstone_secs)
 end
 
 local function credit_json(usage, from, to, has_next_reset_date)
@@ -337,11 +337,10 @@ function changes.replace()
     local first, a = deciding(keys), next_arg
     next_arg = a + keys
     for i = 0, keys - 1 do
-        if (read(first + i) or '') ~= ARGV[a + i] then return CONFLICT end
+        if (read(first + i) or '') ~= ARGV[a + i] then return LOCKED end
     end
     count(KEYS[first], true)
-    set_here[KEYS[first]] = list
-    if not dry_run then call('SET', KEYS[first], list, 'KEEPTTL') end
+    call('SET', KEYS[first], list, 'KEEPTTL')
     return APPLIED
 end
 
@@ -380,24 +379,19 @@ function changes.purge()
     return APPLIED
 end
 
--- Deletes scanned values with their timestamps. If a list is newer than the invalidation, the invalidation is out of order:
--- the list's tombstone records how new it was.
--- Deciding keys: (timestamp, tombstone) of each value. Other keys: the values. Arguments: when the invalidation was sent, number
--- of values; for each '1' if it is a list and so has a tombstone.
+-- Deletes a scanned value with its timestamp. If a list is newer than the invalidation, the invalidation is out of order: the
+-- list's tombstone records how new it was.
+-- Deciding keys: timestamp, tombstone. Other key: the value. Arguments: when the invalidation was sent, '1' if it is a list and
+-- so has a tombstone.
 function changes.unlink()
-    local sent_at, values, a = number(), number(), next_arg
-    local first, key = deciding(2 * values), other(values)
-    next_arg = a + values
-    for i = 0, values - 1 do
-        local index = first + 2 * i
-        local at = ARGV[a + i] == '1' and time_at(index)
-        if at and at > sent_at then
-            local purged, deleted = read_tombstone(index + 1)
-            at = math.min(at, math.max(now, sent_at))
-            if at > deleted then set_tombstone(KEYS[index + 1], purged or '0', at) end
-        end
-        written = written + call('UNLINK', KEYS[key + i], KEYS[index])
+    local sent_at, is_list, timestamp, tombstone, key = number(), arg() == '1', deciding(1), deciding(1), KEYS[other(1)]
+    local at = is_list and time_at(timestamp)
+    if at and at > sent_at then
+        local purged, deleted = read_tombstone(tombstone)
+        at = math.min(at, math.max(now, sent_at))
+        if at > deleted then set_tombstone(KEYS[tombstone], purged or '0', at) end
     end
+    written = call('UNLINK', key, KEYS[timestamp])
     return APPLIED
 end
 
@@ -412,13 +406,6 @@ function changes.tombstone()
     if purged and not resets and tonumber(purged) > tonumber(sent_at) then sent_at = purged end
     call('SET', KEYS[index], sent_at, 'EX', secs)
     count(KEYS[index], true)
-    return APPLIED
-end
-
--- Deletes the environment's tombstone if it still has this time. Deciding key: the tombstone. Argument: the time.
-function changes.clear()
-    local sent_at, index = arg(), deciding(1)
-    if read(index) == sent_at then delete(KEYS[index]) end
     return APPLIED
 end
 

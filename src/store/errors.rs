@@ -1,10 +1,12 @@
 //! Redis's errors: what they mean, and what to do about them.
 
-use std::borrow::Cow;
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
 
 use redis::{ErrorKind, RedisError};
 
-use super::tls_errors;
+use super::tls_errors::explain;
 use crate::config::{RedisAddress, RedisConfig};
 use crate::log::{peer_code, peer_text};
 
@@ -52,10 +54,12 @@ pub enum Cause {
 
 const SEE_LOG: &str = "see Redis's own log";
 
-/// Each cause with the code that Redis's errors begin with, or a name of ours; words that say more than Redis's own; and the
+/// A cause with the code that Redis's errors begin with, or a name of ours; words that say more than Redis's own; and the
 /// remedy, where it is always the same.
+type Row = (Cause, &'static str, &'static str, &'static str);
+
 #[rustfmt::skip]
-const CAUSES: [(Cause, &str, &str, &str); 23] = [
+const CAUSES: [Row; 23] = [
     (Cause::Io, "io", "", ""),
     (Cause::Timeout, "timeout", "", "check that Redis is not overloaded or stopped and that nothing drops packets on the way"),
     (Cause::Tls, "tls", "", SEE_LOG),
@@ -89,14 +93,18 @@ const HASH_TAG: &str = "it is a cluster, where all keys of an environment must b
 const FOREIGN_KEY: &str = "something foreign stands at a key of this customer: LOG_LEVEL=debug, or SIGUSR1, has the log name the \
                            customer's key; TYPE shows what stands there, DEL removes it";
 
+const IAM_REMEDY: &str = "check that the AWS identity may elasticache:Connect to the cache and the user, that the user's name is its id, \
+                          REDIS_IAM_CACHE_NAME, REDIS_IAM_REGION, REDIS_IAM_SERVERLESS, and this machine's clock";
+
 impl Cause {
     /// A short stable name, for logs: `WRONGPASS`, `timeout` …
     pub fn label(&self) -> &str {
-        if let Self::Other(code) = self { code } else { self.row().map_or("", |(_, label, ..)| label) }
+        if let Self::Other(code) = self { code } else { self.row().1 }
     }
 
-    fn row(&self) -> Option<&'static (Self, &'static str, &'static str, &'static str)> {
-        CAUSES.iter().find(|(cause, ..)| cause == self)
+    fn row(&self) -> Row {
+        let row = CAUSES.into_iter().find(|(cause, ..)| cause == self);
+        row.unwrap_or((Self::Other(String::new()), "", "", SEE_LOG))
     }
 
     /// It is not known whether the fault is the server's or one change's.
@@ -106,7 +114,7 @@ impl Cause {
 
     /// What a server's error means: by its code, or by a code inside, where Redis wraps what a script met.
     fn of(code: &str, detail: &str) -> Self {
-        let known = |code: &str| Some(CAUSES.iter().find(|(_, known, ..)| *known == code)?.0.clone());
+        let known = |code: &str| Some(CAUSES.into_iter().find(|(_, known, ..)| *known == code)?.0);
         let wrapped = || known(detail.split_once(" -")?.1.split(' ').next()?);
         let acl = ["user executing the script", "ACL failure in script", "no permissions to"];
         if detail.contains("max number of clients") {
@@ -114,9 +122,8 @@ impl Cause {
         } else if code == "ERR" && acl.iter().any(|words| detail.contains(words)) {
             Self::NoPermission
         } else {
-            known(code)
-                .or_else(wrapped)
-                .unwrap_or_else(|| Self::Other(peer_code(code).unwrap_or("ERR").to_owned()))
+            let other = || Self::Other(peer_code(code).unwrap_or("ERR").to_owned());
+            known(code).or_else(wrapped).unwrap_or_else(other)
         }
     }
 }
@@ -129,10 +136,8 @@ impl StoreError {
 
     /// The service stops before the work is done.
     pub(super) fn stopped(what: &str) -> Self {
-        Self::new(
-            Cause::Stopped,
-            format!("{what}: the service stops; it is done again when the message comes again"),
-        )
+        let again = "the service stops; it is done again when the message comes again";
+        Self::new(Cause::Stopped, format!("{what}: {again}"))
     }
 
     /// Trying the same change again cannot help until somebody removes what stands at its key. Any other refusal may
@@ -144,6 +149,26 @@ impl StoreError {
     /// The work was interrupted because the service stops.
     pub fn is_stopped(&self) -> bool {
         self.cause == Cause::Stopped
+    }
+
+    /// An ACL forbids the command, or the server does not know it: it was renamed, or a managed service lacks it.
+    pub(super) fn is_unsupported(&self) -> bool {
+        self.cause == Cause::NoPermission || self.cause.is_unknown()
+    }
+}
+
+/// The error of this type among an error's causes.
+pub(super) fn cause_in<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    if let Some(found) = error.downcast_ref() {
+        return Some(found);
+    }
+    // redis keeps its cause in an Arc; the source of an I/O error is that of the error in it.
+    if let Some(shared) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
+        return cause_in(shared.as_ref());
+    }
+    match error.downcast_ref::<io::Error>() {
+        Some(io) => cause_in(io.get_ref()?),
+        None => cause_in(error.source()?),
     }
 }
 
@@ -161,30 +186,36 @@ pub fn server_name(config: &RedisConfig) -> String {
 
 /// A fault of a connection attempt or of a call. `doing` says what was tried: "cannot write to".
 pub(super) fn translate(error: &RedisError, doing: &str, config: &RedisConfig) -> StoreError {
-    let text = error.to_string();
-    if let Some((tls, failure)) = config.tls.as_ref().zip(tls_errors::failure_of(error)) {
-        let (at, why) = (server_name(config), tls_errors::explain(failure, tls));
+    if let Some(error) = cause_in::<StoreError>(error) {
+        return error.clone();
+    }
+    if let (Some(tls), Some(failure)) = (&config.tls, cause_in(error)) {
+        let (at, why) = (server_name(config), explain(failure, tls));
         return StoreError::new(Cause::Io, format!("{doing} Redis at {at}: {why}"));
     }
-    let (cause, words) = if error.is_timeout() {
-        (Cause::Timeout, "no answer in time".to_owned())
+    if error.is_timeout() {
+        describe(Cause::Timeout, "no answer in time", doing, config)
     } else if error.is_io_error() {
-        (Cause::Io, text)
+        describe(Cause::Io, &error.to_string(), doing, config)
     } else if error.kind() == ErrorKind::Parse {
-        (Cause::Protocol, "what it answers is not Redis's protocol".to_owned())
+        describe(Cause::Protocol, "what it answers is not Redis's protocol", doing, config)
     } else if let Some(code) = error.code() {
-        return translate_answer(code, error.detail().unwrap_or_default(), doing, config);
+        refusal(code, error.detail().unwrap_or_default(), doing, config)
     } else {
-        (Cause::Other(format!("{:?}", error.kind())), peer_text(&text))
-    };
-    describe(cause, &words, doing, config)
+        let kind = format!("{:?}", error.kind());
+        describe(Cause::Other(kind), &peer_text(&error.to_string()), doing, config)
+    }
+}
+
+/// A reply that no Redis gives.
+pub(super) fn unexpected(what: &str, config: &RedisConfig) -> StoreError {
+    let (at, remedy) = (server_name(config), "check that it is a Redis and not a proxy that changes answers");
+    StoreError::new(Cause::Protocol, format!("cannot use the answer of Redis at {at}: {what}; {remedy}"))
 }
 
 /// A server's error, by its code and its text.
-pub(super) fn translate_answer(code: &str, detail: &str, doing: &str, config: &RedisConfig) -> StoreError {
-    let cause = Cause::of(code, detail);
-    let words = server_text(code, detail);
-    describe(cause, words.trim_end_matches('.'), doing, config)
+pub(super) fn refusal(code: &str, detail: &str, doing: &str, config: &RedisConfig) -> StoreError {
+    describe(Cause::of(code, detail), server_text(code, detail).trim_end_matches('.'), doing, config)
 }
 
 /// What may be shown of a server's error: neither the arguments that it quotes nor a code that is none.
@@ -194,64 +225,55 @@ pub(super) fn server_text(code: &str, detail: &str) -> String {
 }
 
 /// The error line: the cause, in plain words where Redis's own text says less, and the remedy.
+#[allow(clippy::wildcard_enum_match_arm)]
 fn describe(cause: Cause, words: &str, doing: &str, config: &RedisConfig) -> StoreError {
     let user = config.username.as_deref().unwrap_or("default");
-    let (_, _, plain, remedy) = cause.row().unwrap_or(&(Cause::Io, "", "", SEE_LOG));
+    let (_, _, plain, remedy) = cause.row();
     let mut why = if plain.is_empty() { words } else { plain }.to_owned();
-    let mut remedy = Cow::Borrowed(*remedy);
-    let is_sentinel = matches!(config.address, RedisAddress::Sentinel(_));
-    if cause == Cause::Io {
-        remedy = io_remedy(words, config).into();
-    } else if cause == Cause::Protocol {
-        let (settings, hint) = (address_settings(config), tls_hint(config));
-        remedy = format!("check {settings} and that a Redis listens there{hint}").into();
-    } else if cause == Cause::Timeout && config.tls.is_some() {
-        remedy =
-            format!("check that Redis speaks TLS at this port (if not, set REDIS_TLS=0); {remedy}").into();
-    } else if cause == Cause::WrongPassword && config.iam.is_some() {
-        why = format!("it refused the token that was signed for user '{user}' (WRONGPASS)");
-        remedy = "check that the AWS identity may elasticache:Connect to the cache and the user, that the user's name is its id, \
-                  REDIS_IAM_CACHE_NAME, REDIS_IAM_REGION, REDIS_IAM_SERVERLESS, and this machine's clock"
-            .into();
-    } else if cause == Cause::WrongPassword {
-        why = format!("it refused the password of user '{user}' (WRONGPASS)");
-    } else if cause == Cause::NoPermission {
-        why = format!("user '{user}' lacks a permission: {words}");
-    } else if cause == Cause::ReadOnly && is_sentinel {
-        remedy = "a failover is under way: this ends when Sentinel names the new primary".into();
-    } else if cause.is_unknown() && (words.contains("DB index") || words.contains("SELECT")) {
-        remedy =
-            "check REDIS_DB (or the number at the end of REDIS_URL): the server has no such database".into();
-    }
-    let at = server_name(config);
-    StoreError::new(cause, format!("{doing} Redis at {at}: {why}; {remedy}"))
-}
-
-fn address_settings(config: &RedisConfig) -> &'static str {
-    match &config.address {
+    let mut remedy = remedy.to_owned();
+    let settings = match &config.address {
         RedisAddress::Tcp { .. } => "REDIS_HOST and REDIS_PORT (or REDIS_URL)",
         RedisAddress::Unix(_) => "the socket's path in REDIS_URL",
         RedisAddress::Sentinel(_) => "what Sentinel announces",
+    };
+    let has_tls = config.tls.is_some();
+    let try_tls = if has_tls { "" } else { "; if it speaks TLS, set REDIS_TLS=1" };
+    match cause {
+        Cause::Io => {
+            let text = words.to_lowercase();
+            let closed = ["reset", "broken pipe", "end of file", "unexpected eof", "handshake"];
+            let is_closed = closed.iter().any(|part| text.contains(part));
+            remedy = if is_closed && has_tls {
+                format!(
+                    "check {settings}, that Redis is running and speaks TLS at this port (if not, set REDIS_TLS=0) and, if it \
+                     requires a client certificate, REDIS_TLS_CERT_FILE"
+                )
+            } else {
+                let hint = if is_closed { try_tls } else { "" };
+                format!("check {settings} and that Redis is running and reachable from here{hint}")
+            };
+        }
+        Cause::Protocol => remedy = format!("check {settings} and that a Redis listens there{try_tls}"),
+        Cause::Timeout if has_tls => {
+            remedy = format!("check that Redis speaks TLS at this port (if not, set REDIS_TLS=0); {remedy}");
+        }
+        Cause::WrongPassword if config.iam.is_some() => {
+            why = format!("it refused the token that was signed for user '{user}' (WRONGPASS)");
+            IAM_REMEDY.clone_into(&mut remedy);
+        }
+        Cause::WrongPassword => why = format!("it refused the password of user '{user}' (WRONGPASS)"),
+        Cause::NoPermission => why = format!("user '{user}' lacks a permission: {words}"),
+        Cause::ReadOnly if matches!(config.address, RedisAddress::Sentinel(_)) => {
+            "a failover is under way: this ends when Sentinel names the new primary".clone_into(&mut remedy);
+        }
+        Cause::Other(_) if words.contains("DB index") || words.contains("SELECT") => {
+            "check REDIS_DB (or the number at the end of REDIS_URL): the server has no such database"
+                .clone_into(&mut remedy);
+        }
+        _ => {} // the table says enough
     }
-}
-
-fn tls_hint(config: &RedisConfig) -> &'static str {
-    if config.tls.is_some() { "" } else { "; if it speaks TLS, set REDIS_TLS=1" }
-}
-
-fn io_remedy(words: &str, config: &RedisConfig) -> String {
-    let text = words.to_lowercase();
-    let is_closed =
-        ["reset", "broken pipe", "end of file", "unexpected eof"].iter().any(|part| text.contains(part));
-    let hint = if is_closed { tls_hint(config) } else { "" };
-    let settings = address_settings(config);
-    if config.tls.is_some() && (is_closed || text.contains("handshake")) {
-        return format!(
-            "check {settings}, that Redis is running and speaks TLS at this port (if not, set REDIS_TLS=0) and, if it requires a \
-             client certificate, REDIS_TLS_CERT_FILE"
-        );
-    }
-    format!("check {settings} and that Redis is running and reachable from here{hint}")
+    let at = server_name(config);
+    StoreError::new(cause, format!("{doing} Redis at {at}: {why}; {remedy}"))
 }
 
 #[cfg(test)]
@@ -270,7 +292,7 @@ mod tests {
     }
 
     fn answered(code: &str, detail: &str) -> StoreError {
-        translate_answer(code, detail, "cannot write to", &config())
+        refusal(code, detail, "cannot write to", &config())
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! cache also wants `ResourceType=ServerlessCache`, which is signed with the rest. The arithmetic is `aws-sigv4`'s.
 //! It is here, and not with the queue's signing, because it signs no request: nothing is ever sent to that URL.
 
+use std::error::Error;
 use std::time::{Duration, UNIX_EPOCH};
 
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign};
@@ -30,7 +31,7 @@ pub(super) fn iam_token(
     user: &str,
     credentials: &Credentials,
     at: EpochMs,
-) -> Result<String, String> {
+) -> Result<String, Box<dyn Error>> {
     let mut query = form_urlencoded::Serializer::new(String::new());
     query.append_pair("Action", "connect").append_pair("User", user);
     if iam.is_serverless {
@@ -38,9 +39,7 @@ pub(super) fn iam_token(
     }
     // The signature is over %20, where forms have +.
     let query = query.finish().replace('+', "%20");
-    let mut request = Request::get(format!("{SCHEME}{}/?{query}", iam.cache_name))
-        .body(())
-        .map_err(|error| error.to_string())?;
+    let mut request = Request::get(format!("{SCHEME}{}/?{query}", iam.cache_name)).body(())?;
 
     let identity = aws_credential_types::Credentials::new(
         credentials.access_key_id.as_str(),
@@ -60,13 +59,11 @@ pub(super) fn iam_token(
         .name(SERVICE)
         .time(UNIX_EPOCH + since_epoch)
         .settings(settings)
-        .build()
-        .map_err(|error| error.to_string())?
+        .build()?
         .into();
     let signable =
-        SignableRequest::new("GET", request.uri().to_string(), std::iter::empty(), SignableBody::Bytes(&[]))
-            .map_err(|error| error.to_string())?;
-    let (instructions, _) = sign(signable, &params).map_err(|error| error.to_string())?.into_parts();
+        SignableRequest::new("GET", request.uri().to_string(), std::iter::empty(), SignableBody::Bytes(&[]))?;
+    let (instructions, _) = sign(signable, &params)?.into_parts();
     instructions.apply_to_request_http1x(&mut request);
     let url = request.uri().to_string();
     Ok(url.strip_prefix(SCHEME).unwrap_or(&url).to_owned())

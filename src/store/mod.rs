@@ -8,7 +8,6 @@ pub mod admin;
 mod connection;
 mod errors;
 mod iam_token;
-mod pool;
 mod redis_store;
 mod script;
 mod sentinel;
@@ -16,15 +15,18 @@ mod tls;
 mod tls_errors;
 mod transport;
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Invalidation};
 
-pub use admin::PrefixScan;
 pub use errors::{Cause, StoreError, server_name};
-pub use redis_store::{DryRun, RedisStore};
-pub use script::{Keys, StepResult, StepStatus, StoreRules, results};
+pub use redis_store::RedisStore;
+pub use script::{StepResult, StoreRules, results};
 pub use sentinel::parse_primary;
 
 /// What became of one change.
@@ -51,13 +53,13 @@ impl Outcome {
     /// The outcome in words, for the log.
     pub fn label(self) -> &'static str {
         match self {
-            Self::Applied { written: 0, .. } => "nothing to write: something newer, or nothing, is stored",
+            Self::Applied { written: 0, .. } => "something newer, or nothing, is stored",
             Self::Applied { stale: 0, .. } => "written",
             Self::Applied { .. } => "partly written: of the rest, something newer is stored",
             Self::Locked => "locked",
-            Self::SkippedByPolicy => "skipped: the customer is not in the cache (UPDATE_IF_EXISTS)",
-            Self::NoCustomer => "skipped: the usage's customer is not in the cache",
-            Self::PurgedLater => "skipped: purged after the message was sent",
+            Self::SkippedByPolicy => "the customer is not in the cache (UPDATE_IF_EXISTS)",
+            Self::NoCustomer => "the usage's customer is not in the cache",
+            Self::PurgedLater => "the customer was purged after the message was sent",
         }
     }
 }
@@ -95,6 +97,17 @@ impl LockPatience {
             has_waited: !waited.is_zero(),
         }
     }
+}
+
+/// Whose customers are in Redis, as far as was scanned.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PrefixScan {
+    /// Customers of the environment itself are there.
+    pub has_own: bool,
+    /// The prefixes of others, a bounded number.
+    pub others: BTreeSet<String>,
+    /// Everything was scanned; else only a first part.
+    pub is_complete: bool,
 }
 
 /// The cache, as the loops need it. Every call ends within its deadline, whatever the peer does.

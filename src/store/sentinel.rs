@@ -1,128 +1,84 @@
 //! Asks the sentinels which Redis is the primary. A server that a sentinel names is used only after it has answered as a
 //! primary: after a failover, or cut off from the others, a sentinel may name the old one.
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use redis::{Value, cmd};
 
-use super::connection::{DialPlan, Login, authenticate, open};
+use super::connection::Dialer;
 use super::errors::{Cause, StoreError, server_text};
-use crate::config::{RedisTls, SentinelConfig};
+use crate::config::{Secret, SentinelConfig};
 use crate::log::peer_text;
 
-/// One server's share of the time.
+/// One server's share of the time, at most.
 pub(super) const EACH: Duration = Duration::from_secs(1);
 
 /// A server, by host and port.
 pub(super) type Server = (String, u16);
 
-/// Asks the sentinels one by one and tries each primary that they name, once, until `try_primary` succeeds. The error says
-/// what each sentinel answered, and why no primary could be used.
-pub(super) fn find<T>(
+/// Asks all sentinels which server is the primary: the one that most of them name comes first; in a tie, `current`. If they
+/// name none, the error says what each of them answered.
+pub(super) fn primaries(
     config: &SentinelConfig,
-    tls: Option<&RedisTls>,
-    plan: &DialPlan,
-    deadline: Instant,
-    mut try_primary: impl FnMut(&Server, Instant) -> Result<T, StoreError>,
-) -> Result<(Server, T), StoreError> {
-    let mut tried: Vec<Server> = Vec::new();
-    let mut said = Vec::new();
-    let mut refused = None;
-    for (sentinel, answer) in answers(config, tls, plan, deadline)? {
-        match answer {
-            Ok(Some(primary)) if tried.contains(&primary) => {}
-            Ok(Some(primary)) => match try_primary(&primary, deadline.min(Instant::now() + EACH)) {
-                Ok(taken) => return Ok((primary, taken)),
-                Err(error) => {
-                    said.push(format!("{sentinel} names {}:{}", primary.0, primary.1));
-                    refused = Some(error);
-                    tried.push(primary);
-                }
-            },
-            Ok(None) => said.push(format!("{sentinel} does not know it")),
-            Err(why) => said.push(format!("{sentinel}: {why}")),
-        }
-    }
-    // A server that was reached says more than the sentinels.
-    Err(refused.unwrap_or_else(|| {
-        StoreError::new(
-            Cause::Sentinel,
-            format!(
-                "cannot find the primary '{}' through Sentinel: {}; check REDIS_SENTINELS, REDIS_SENTINEL_MASTER and, if they ask \
-                 for it, REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD",
-                config.master,
-                said.join("; ")
-            ),
-        )
-    }))
-}
-
-/// The server that most sentinels name as the primary; in a tie, `current`. `None` if none of them names one.
-pub(super) fn elected(
-    config: &SentinelConfig,
-    tls: Option<&RedisTls>,
-    plan: &DialPlan,
+    dialer: &Dialer,
     deadline: Instant,
     current: Option<&Server>,
-) -> Result<Option<Server>, StoreError> {
-    let answers = answers(config, tls, plan, deadline)?;
-    let named: Vec<Server> = answers.filter_map(|(_, answer)| answer.ok()?).collect();
+) -> Result<Vec<Server>, StoreError> {
+    let password = config.password.as_ref().map(Secret::read).transpose().map_err(|error| {
+        let message =
+            format!("cannot read the password of Sentinel: {error}; check REDIS_SENTINEL_PASSWORD_FILE");
+        StoreError::new(Cause::Credentials, message)
+    })?;
+    let (mut named, mut said) = (Vec::new(), Vec::new());
+    for ((host, port), to_ask) in config.sentinels.iter().zip((1..=config.sentinels.len()).rev()) {
+        // Those that hang must leave time for the others, and for the primary.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let share = left / u32::try_from(to_ask + 1).unwrap_or(u32::MAX);
+        match ask(config, dialer, (host, *port), password.as_deref(), Instant::now() + share.min(EACH)) {
+            Ok(Some(primary)) => named.push(primary),
+            Ok(None) => said.push(format!("{host}:{port} does not know it")),
+            Err(why) => said.push(format!("{host}:{port}: {why}")),
+        }
+    }
+    if named.is_empty() {
+        let message = format!(
+            "cannot find the primary '{}' through Sentinel: {}; check REDIS_SENTINELS, REDIS_SENTINEL_MASTER and, if they ask for \
+             it, REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD",
+            config.master,
+            said.join("; ")
+        );
+        return Err(StoreError::new(Cause::Sentinel, message));
+    }
     let votes = |server: &Server| named.iter().filter(|other| *other == server).count();
-    let elected = named.iter().max_by_key(|server| (votes(server), Some(*server) == current));
-    Ok(elected.cloned())
+    let mut ranked = named.clone();
+    ranked.sort_by_cached_key(|server| Reverse((votes(server), Some(server) == current, server.clone())));
+    ranked.dedup();
+    Ok(ranked)
 }
 
 /// A sentinel's answer: a server, `None` if it does not know one, or why it did not answer.
-type SentinelAnswer = Result<Option<Server>, String>;
-
-/// Each sentinel and its answer, asked lazily.
-fn answers<'a>(
-    config: &'a SentinelConfig,
-    tls: Option<&'a RedisTls>,
-    plan: &'a DialPlan,
-    deadline: Instant,
-) -> Result<impl Iterator<Item = (String, SentinelAnswer)> + 'a, StoreError> {
-    let password = config.password.as_ref().map(crate::config::Secret::read).transpose();
-    let password = password.map_err(|error| {
-        StoreError::new(
-            Cause::Credentials,
-            format!("cannot read the password of Sentinel: {error}; check REDIS_SENTINEL_PASSWORD_FILE"),
-        )
-    })?;
-    Ok(config.sentinels.iter().map(move |(host, port)| {
-        let until = deadline.min(Instant::now() + EACH);
-        let answer = ask(config, tls, plan, (host, *port), password.as_deref(), until);
-        (format!("{host}:{port}"), answer)
-    }))
-}
-
 fn ask(
     config: &SentinelConfig,
-    tls: Option<&RedisTls>,
-    plan: &DialPlan,
+    dialer: &Dialer,
     (host, port): (&str, u16),
     password: Option<&str>,
     deadline: Instant,
-) -> SentinelAnswer {
-    let words = |error: redis::RedisError| match error.detail() {
+) -> Result<Option<Server>, String> {
+    let words = |error: redis::RedisError| match error.code() {
         _ if error.kind() == redis::ErrorKind::Parse => "its answer is not one of a sentinel".to_owned(),
-        Some(detail) if error.is_io_error() => detail.to_owned(),
-        Some(detail) => server_text(error.code().unwrap_or_default(), detail),
+        Some(code) => server_text(code, error.detail().unwrap_or_default()),
         None => peer_text(&error.to_string()),
     };
-    // The name to expect in the certificate is the primary's, not the sentinel's.
-    let tls = config.tls.then(|| RedisTls { server_name: None, ..tls.cloned().unwrap_or_default() });
-    let mut sentinel = open(host, port, tls.as_ref(), plan, deadline).map_err(|error| error.to_string())?;
-    let login = Login { username: config.username.as_deref(), password, db: 0 };
-    authenticate(&mut sentinel, &login, "REDIS_SENTINEL_PASSWORD", plan).map_err(words)?;
+    let mut sentinel = dialer.open(host, port, deadline).map_err(|error| error.to_string())?;
+    dialer.authenticate(&mut sentinel, config.username.as_deref(), password).map_err(words)?;
     let mut question = cmd("SENTINEL");
     question.arg("GET-MASTER-ADDR-BY-NAME").arg(&config.master);
     let answer = sentinel.query(&question).map_err(words)?;
     if answer == Value::Nil {
         return Ok(None);
     }
-    let primary = parse_primary(answer).ok_or_else(|| "its answer is not a host and a port".to_owned());
-    primary.map(Some)
+    parse_primary(answer).map(Some).ok_or_else(|| "its answer is not a host and a port".to_owned())
 }
 
 /// `[host, port]`, both as text.

@@ -20,7 +20,8 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, InconsistentKeys, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, InconsistentKeys, RootCertStore,
+    SignatureScheme,
 };
 use untrusted::{Input, Reader};
 use webpki::RawPublicKeyEntity;
@@ -31,20 +32,39 @@ use crate::config::RedisTls;
 use crate::http_client::install_crypto_provider;
 
 /// The TLS set-up, and what its files were like when it was made.
-#[derive(Debug, Default)]
 pub(super) struct TlsSetup {
-    made: Mutex<Option<(Vec<FileState>, Arc<ClientConfig>)>>,
+    settings: RedisTls,
+    made: Mutex<Option<([FileState; 3], Arc<ClientConfig>)>>,
 }
 
+/// When a file was changed, and its length.
 type FileState = Option<(SystemTime, u64)>;
 
 impl TlsSetup {
+    pub(super) fn new(settings: RedisTls) -> Self {
+        Self { settings, made: Mutex::default() }
+    }
+
+    /// The client's side of a connection to this host.
+    pub(super) fn client(&self, host: &str) -> Result<ClientConnection, StoreError> {
+        // The name that the server's certificate must carry: the one set, else the host.
+        let name = self.settings.server_name.as_deref().unwrap_or(host);
+        let unusable = |why: String| {
+            let remedy = "check REDIS_HOST and REDIS_TLS_SERVER_NAME";
+            fault(format!("cannot verify a server by the name '{name}': {why}; {remedy}"))
+        };
+        let server_name = ServerName::try_from(name.to_owned());
+        let server_name = server_name.map_err(|_| unusable("it is no host name".to_owned()))?;
+        ClientConnection::new(self.config()?, server_name).map_err(|error| unusable(error.to_string()))
+    }
+
     /// The set-up as the files have it now.
-    pub(super) fn config(&self, tls: &RedisTls) -> Result<Arc<ClientConfig>, StoreError> {
-        let states: Vec<FileState> = [&tls.ca_file, &tls.cert_file, &tls.key_file]
-            .into_iter()
-            .map(|file| file.as_deref().and_then(state_of))
-            .collect();
+    fn config(&self) -> Result<Arc<ClientConfig>, StoreError> {
+        let tls = &self.settings;
+        let states = [&tls.ca_file, &tls.cert_file, &tls.key_file].map(|file| {
+            let metadata = std::fs::metadata(file.as_ref()?).ok()?;
+            Some((metadata.modified().ok()?, metadata.len()))
+        });
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, config)) = &*made
             && *of == states
@@ -65,22 +85,6 @@ impl TlsSetup {
             (Err(error), None) => Err(error),
         }
     }
-}
-
-fn state_of(file: &Path) -> FileState {
-    let metadata = std::fs::metadata(file).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
-}
-
-/// The name that the server's certificate must carry: the one set, else the host.
-pub(super) fn server_name(tls: &RedisTls, host: &str) -> Result<ServerName<'static>, StoreError> {
-    let name = tls.server_name.as_deref().unwrap_or(host);
-    ServerName::try_from(name.to_owned()).map_err(|_| {
-        fault(format!(
-            "cannot verify a server by the name '{name}': it is no host name; check REDIS_HOST and \
-             REDIS_TLS_SERVER_NAME"
-        ))
-    })
 }
 
 fn build(tls: &RedisTls) -> Result<ClientConfig, StoreError> {

@@ -1,28 +1,9 @@
 //! What a failure of TLS means, and what to do about it. Each remedy is tried by a story with that failure.
 
-use std::error::Error;
-use std::io;
-use std::sync::Arc;
-
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription as Alert, CertificateError, OtherError};
 
 use crate::config::RedisTls;
-
-/// The rustls error in an error of a connection.
-pub(super) fn failure_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
-    if let Some(found) = error.downcast_ref() {
-        return Some(found);
-    }
-    // redis keeps its cause in an Arc; the source of an I/O error is that of the error in it.
-    if let Some(shared) = error.downcast_ref::<Arc<dyn Error + Send + Sync>>() {
-        return failure_of(shared.as_ref());
-    }
-    match error.downcast_ref::<io::Error>() {
-        Some(io) => failure_of(io.get_ref()?),
-        None => failure_of(error.source()?),
-    }
-}
 
 /// What rustls can sign and verify with.
 pub(super) const KEY_TYPES: &str = "use RSA of 2048 bits or more, ECDSA P-256 or P-384, or Ed25519";

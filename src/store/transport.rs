@@ -5,18 +5,14 @@
 //! timeouts. Nor does it take another server name than the host's, or keep TLS sessions between connections.
 
 use std::io::{self, BufReader, ErrorKind, Read, Write};
-use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::{Cmd, Parser, RedisError, RedisResult, Value};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, StreamOwned};
-use socket2::{Socket, TcpKeepalive};
+use rustls::{ClientConnection, StreamOwned};
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
-use super::tls_errors::failure_of;
+use super::errors::cause_in;
 use crate::lookup::Lookups;
 
 /// After this and a few probes a peer that vanished is noticed, even while nothing is sent.
@@ -26,95 +22,53 @@ const TOLERANCE: u32 = 20;
 
 /// One connection.
 pub(super) struct Transport {
-    stream: BufReader<Stream>,
+    stream: BufReader<Box<dyn Stream>>,
     parser: Parser,
 }
 
-enum Stream {
-    Plain(TimedSocket),
-    Tls(Box<StreamOwned<ClientConnection, TimedSocket>>),
+/// With TLS or without.
+trait Stream: Read + Write + Send {
+    fn socket(&mut self) -> &mut TimedSocket;
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("the TLS handshake failed: {0}")]
-struct HandshakeFailed(#[source] io::Error);
+impl Stream for TimedSocket {
+    fn socket(&mut self) -> &mut TimedSocket {
+        self
+    }
+}
+
+impl Stream for StreamOwned<ClientConnection, TimedSocket> {
+    fn socket(&mut self) -> &mut TimedSocket {
+        &mut self.sock
+    }
+}
 
 /// A socket whose reads and writes end by a deadline, however many they are.
-struct TimedSocket {
+pub(super) struct TimedSocket {
     socket: Socket,
     deadline: Instant,
     timeout: Duration,
 }
 
 impl Transport {
-    /// Connects to the addresses of the name in turn, until one answers.
-    pub(super) fn tcp(host: &str, port: u16, lookups: &Lookups, deadline: Instant) -> io::Result<Self> {
-        let addresses = lookups.addresses(host, port, deadline)?;
-        let mut failed = io::Error::from(ErrorKind::NotFound);
-        for (index, address) in addresses.iter().enumerate() {
-            // An address that drops packets must leave time for the next.
-            let share = u32::try_from(addresses.len() - index).unwrap_or(1);
-            match TcpStream::connect_timeout(address, left_until(deadline)? / share) {
-                Ok(stream) => {
-                    stream.set_nodelay(true)?;
-                    let socket = Socket::from(stream);
-                    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
-                    socket.set_tcp_keepalive(&keepalive.with_interval(KEEPALIVE / 3))?;
-                    return Ok(Self::plain(socket, deadline));
-                }
-                Err(error) => failed = error,
-            }
-        }
-        Err(failed)
-    }
-
-    /// Opens a unix socket.
-    pub(super) fn unix(path: &Path, deadline: Instant) -> io::Result<Self> {
-        Ok(Self::plain(UnixStream::connect(path)?.into(), deadline))
-    }
-
-    fn plain(socket: Socket, deadline: Instant) -> Self {
-        Self::over(Stream::Plain(TimedSocket { socket, deadline, timeout: Duration::ZERO }))
-    }
-
-    fn over(stream: Stream) -> Self {
-        Self { stream: BufReader::new(stream), parser: Parser::new() }
-    }
-
-    /// Does the TLS handshake: what follows is encrypted.
-    pub(super) fn encrypted(self, config: Arc<ClientConfig>, name: ServerName<'static>) -> io::Result<Self> {
-        // Nothing was sent yet, so nothing has come.
-        let mut socket = match self.stream.into_inner() {
-            Stream::Plain(socket) => socket,
-            tls @ Stream::Tls(_) => return Ok(Self::over(tls)),
+    /// Over a socket that is connected. With TLS, the first command does the handshake.
+    pub(super) fn new(socket: TimedSocket, tls: Option<ClientConnection>) -> Self {
+        let stream: Box<dyn Stream> = match tls {
+            None => Box::new(socket),
+            Some(tls) => Box::new(StreamOwned::new(tls, socket)),
         };
-        let failed = |error: io::Error| io::Error::new(error.kind(), HandshakeFailed(error));
-        let mut tls = ClientConnection::new(config, name).map_err(|error| failed(io::Error::other(error)))?;
-        while tls.is_handshaking() {
-            if let Err(error) = tls.complete_io(&mut socket) {
-                // A server that closes says why before it does, perhaps while more is being sent.
-                let alert = tls.read_tls(&mut socket).ok().and_then(|_| tls.process_new_packets().err());
-                return Err(failed(alert.map_or(error, io::Error::other)));
-            }
-        }
-        Ok(Self::over(Stream::Tls(Box::new(StreamOwned::new(tls, socket)))))
+        Self { stream: BufReader::new(stream), parser: Parser::new() }
     }
 
     /// Whatever is sent and received from now on ends by this moment, or fails.
     pub(super) fn set_deadline(&mut self, deadline: Instant) {
-        match self.stream.get_mut() {
-            Stream::Plain(socket) => socket.deadline = deadline,
-            Stream::Tls(tls) => tls.sock.deadline = deadline,
-        }
+        self.stream.get_mut().socket().deadline = deadline;
     }
 
     /// Sends packed commands.
     pub(super) fn send(&mut self, request: &[u8]) -> RedisResult<()> {
-        let sent = match self.stream.get_mut() {
-            Stream::Plain(socket) => socket.write_all(request),
-            Stream::Tls(tls) => tls.write_all(request).and_then(|()| tls.flush()),
-        };
-        sent.map_err(RedisError::from)
+        let stream = self.stream.get_mut();
+        stream.write_all(request).and_then(|()| stream.flush()).map_err(RedisError::from)
     }
 
     /// The next reply; a server's error is a value.
@@ -129,7 +83,8 @@ impl Transport {
         let reply = match self.send(&command.get_packed_command()) {
             // A server that closes says why before it does (too many clients, say): more than a broken pipe tells.
             Err(error) if error.is_connection_dropped() => {
-                self.receive().map_err(|said| if failure_of(&said).is_some() { said } else { error })?
+                let is_told = |said: &RedisError| cause_in::<rustls::Error>(said).is_some();
+                self.receive().map_err(|said| if is_told(&said) { said } else { error })?
             }
             sent => sent.and_then(|()| self.receive())?,
         };
@@ -140,24 +95,37 @@ impl Transport {
     }
 }
 
-fn left_until(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(io::Error::new(ErrorKind::TimedOut, "no answer in time"));
-    }
-    Ok(left)
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(socket) => socket.read(buffer),
-            Self::Tls(tls) => tls.read(buffer),
-        }
-    }
-}
-
 impl TimedSocket {
+    /// Connects to the addresses of the name in turn, until one answers.
+    pub(super) fn tcp(host: &str, port: u16, lookups: &Lookups, deadline: Instant) -> io::Result<Self> {
+        let addresses = lookups.addresses(host, port, deadline)?;
+        let mut failed = io::Error::from(ErrorKind::NotFound);
+        for (index, address) in addresses.iter().enumerate() {
+            // An address that drops packets must leave time for the next.
+            let share = u32::try_from(addresses.len() - index).unwrap_or(1);
+            let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
+            match socket.connect_timeout(&(*address).into(), left_until(deadline)? / share) {
+                Ok(()) => {
+                    socket.set_tcp_nodelay(true)?;
+                    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
+                    socket.set_tcp_keepalive(&keepalive.with_interval(KEEPALIVE / 3))?;
+                    return Ok(Self { socket, deadline, timeout: Duration::ZERO });
+                }
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
+    /// Opens a unix socket.
+    pub(super) fn unix(path: &Path, deadline: Instant) -> io::Result<Self> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // This one limits connecting, too: it waits for as long as the server's backlog is full.
+        socket.set_write_timeout(Some(left_until(deadline)?))?;
+        socket.connect(&SockAddr::unix(path)?)?;
+        Ok(Self { socket, deadline, timeout: Duration::ZERO })
+    }
+
     /// Makes the next read or write end near the deadline.
     fn set_timeout(&mut self) -> io::Result<()> {
         let left = left_until(self.deadline)?;
@@ -168,6 +136,14 @@ impl TimedSocket {
         }
         Ok(())
     }
+}
+
+fn left_until(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::Error::new(ErrorKind::TimedOut, "no answer in time"));
+    }
+    Ok(left)
 }
 
 impl Read for TimedSocket {
@@ -191,5 +167,25 @@ impl Write for TimedSocket {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(()) // sockets hold nothing back
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connecting_to_a_unix_socket_whose_backlog_is_full_ends_at_the_deadline() {
+        let path = std::env::temp_dir().join(format!("pcs-backlog-{}", std::process::id()));
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let began = Instant::now();
+        let soon = || Instant::now() + Duration::from_millis(100);
+        let connections: Vec<_> = (0..4).map(|_| TimedSocket::unix(&path, soon())).collect();
+        std::fs::remove_file(&path).unwrap();
+        let error = connections.into_iter().find_map(Result::err).expect("a backlog that is full");
+        assert!(RedisError::from(error).is_timeout());
+        assert!(began.elapsed() < Duration::from_secs(5));
     }
 }

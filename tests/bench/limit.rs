@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clap::Args;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use persistent_cache_service::aws::StaticCredentials;
-use persistent_cache_service::config::Secret;
+use persistent_cache_service::aws::own_provider;
+use persistent_cache_service::config::{CredentialSource, Secret, StaticKeys};
 use persistent_cache_service::sqs::client::{SqsClient, SqsSettings};
 use persistent_cache_service::sqs::{Queue, ReceiptHandle};
 use url::Url;
@@ -34,16 +34,21 @@ pub struct Options {
 
 /// Runs until the process is ended, or a call fails.
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    let keys = CredentialSource::Static(StaticKeys {
+        access_key_id: "AKIAEXAMPLE".to_owned(),
+        secret_access_key: Secret::inline("secret"),
+        session_token: None,
+    });
     let client = Arc::new(SqsClient::new(
         SqsSettings {
             endpoint: options.queue_url.join("/")?,
             queue_url: options.queue_url.to_string(),
             region: "us-east-2".to_owned(),
             pool_size: 2 * options.pollers,
-            receive_slack: Duration::from_secs(5),
+            long_poll_deadline: Duration::from_secs(25),
             proxy: None,
         },
-        Arc::new(StaticCredentials::new("AKIAEXAMPLE".to_owned(), Secret::inline("secret"), None)),
+        own_provider(&keys, None).ok_or_else(|| anyhow::anyhow!("keys are a source"))?,
     ));
     let (received, to_delete) = bounded(BETWEEN);
     let (ended, end) = bounded(1);

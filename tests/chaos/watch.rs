@@ -16,7 +16,7 @@ const SLICE: usize = 1_000;
 /// A shorter time without a write is no outage, but two batches.
 const OUTAGE: Duration = Duration::from_millis(300);
 /// How often progress is reported.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// The keys whose timestamp went back, or away.
 #[derive(Default)]
@@ -84,7 +84,7 @@ pub fn for_outages(stage: &Stage, stop: &Stop) {
     let mut connection: Option<(u16, redis::Connection)> = None;
     let mut last = (0, 0);
     let mut went_on_at = Instant::now();
-    let mut told_at = Instant::now();
+    let mut reported_at = Instant::now();
     while !stop.wait(LOOK_EVERY) {
         if let Err(ended) = stage.fleet.check() {
             stage.journal.fail(ended);
@@ -101,8 +101,8 @@ pub fn for_outages(stage: &Stage, stop: &Stop) {
             last = now;
             went_on_at = Instant::now();
         }
-        if told_at.elapsed() >= TELL_EVERY {
-            told_at = Instant::now();
+        if reported_at.elapsed() >= REPORT_EVERY {
+            reported_at = Instant::now();
             println!(
                 "{} sent, {} applied, {} redelivered, {} waiting, {} in flight; {}",
                 counts.sent,

@@ -76,6 +76,7 @@ fn temporary_ones_sign_the_calls_and_are_renewed_without_a_gap() {
             scene.stage.queue.moto.revoke(&first);
             apply_one(&scene.stage, &service, "customer-2");
             assert_no_gap(&service);
+            scene.source.assert_no_token_is_reused();
             scene.assert_hidden(&service, &[&first, &second]);
             service.stop();
         },
@@ -121,6 +122,7 @@ fn that_cannot_be_renewed_work_to_the_last_second_and_then_the_service_heals() {
     assert_no_gap(&service);
 
     service.wait_for_complaint(&["cannot sign calls to queue", "HTTP 503 ServiceUnavailable"]);
+    service.wait_for_complaint(&["there are no credentials for the queue", "credentials absence"]);
     assert_eq!(service.get("/livez").status, 200);
     let second = scene.give(3600);
     service.wait_until("calls after the outage", || {

@@ -26,7 +26,7 @@ fn temporary_keys_of_the_default_profile_are_used_with_their_session_token() {
             .set("AWS_CONFIG_FILE", config)
             .set("AWS_SHARED_CREDENTIALS_FILE", credentials),
     );
-    wait_for_source(&service, &format!("credentials of profile 'default', with key id {}", key.id));
+    wait_for_source(&service, &format!("credentials of profile 'default' with key id {}", key.id));
     apply_one(&stage, &service, "customer-1");
     let token = key.session_token.as_deref().expect("temporary ones");
     assert_hidden(&service, &[&key.secret, token]);
@@ -50,7 +50,7 @@ fn a_broken_edit_leaves_the_keys_in_use_and_the_mended_file_is_read_again() {
     moto.revoke_user(&first);
     service.wait_for_complaint(&[
         "cannot renew the credentials of the queue: those at hand are used",
-        "profile 'work' has aws_access_key_id without aws_secret_access_key; add it",
+        "profile 'work' must have aws_access_key_id and aws_secret_access_key, and no role_arn",
     ]);
     let second = moto.another_service_user();
     files.write("credentials", &format!("[work]\n{}", keys(&second)));
@@ -65,48 +65,29 @@ fn what_gives_no_static_keys_is_refused_at_the_start_with_what_to_do() {
     let files = Directory::new();
     let marker = format!("{}/it-ran", files.path());
     let keys = "aws_access_key_id = AKIAPERSON\naws_secret_access_key = secret-of-the-person\n";
-    for (settings, setting, remedy) in [
-        (
-            format!("role_arn = {ROLE}\nsource_profile = person\n[profile person]\n{keys}"),
-            "role_arn",
-            "run the service with a role of its own",
-        ),
-        (
-            format!("role_arn = {ROLE}\nsource_profile = work\n{keys}"),
-            "role_arn",
-            "run the service with a role of its own",
-        ),
-        (
-            format!("role_arn = {ROLE}\ncredential_source = Ec2InstanceMetadata\n"),
-            "role_arn",
-            "CREDENTIAL_SOURCE=instance-metadata",
-        ),
-        (
-            format!("role_arn = {ROLE}\nweb_identity_token_file = /var/run/token\n"),
-            "web_identity_token_file",
-            "set AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN instead",
-        ),
-        (
-            format!("credential_process = /bin/sh -c \"touch {marker}; echo secret-of-the-person\"\n"),
-            "credential_process",
-            "let that program write aws_access_key_id",
-        ),
-        (
-            "sso_session = company\nsso_account_id = 123456789012\n[sso-session company]\n\
-             sso_start_url = https://company.example/start\n"
-                .to_owned(),
-            "sso_session",
-            "run the service with a role of its own",
-        ),
+    for settings in [
+        format!("role_arn = {ROLE}\nsource_profile = person\n[profile person]\n{keys}"),
+        format!("role_arn = {ROLE}\nsource_profile = work\n{keys}"),
+        format!("role_arn = {ROLE}\ncredential_source = Ec2InstanceMetadata\n"),
+        format!("role_arn = {ROLE}\nweb_identity_token_file = /var/run/token\n"),
+        format!("credential_process = /bin/sh -c \"touch {marker}; echo secret-of-the-person\"\n"),
+        "sso_session = company\nsso_account_id = 123456789012\n[sso-session company]\n\
+         sso_start_url = https://company.example/start\n"
+            .to_owned(),
     ] {
         let config = files.write("config", &format!("[profile work]\n{settings}"));
         let settings = without_keys(&stage).set("AWS_PROFILE", "work").set("AWS_CONFIG_FILE", config);
         let (status, output) = run_to_end(&settings, &[]);
         assert_eq!(status.code(), Some(78), "{output}");
-        let start = format!(
-            "AWS_PROFILE: profile 'work' has {setting}, and this service takes only static keys from a profile; "
-        );
-        assert!(output.contains(&start) && output.contains(remedy), "{output}");
+        for part in [
+            "AWS_PROFILE: profile 'work' must have aws_access_key_id and aws_secret_access_key, and no role_arn: ",
+            "this service takes only static keys from a profile; ",
+            "run the service with a role of its own",
+            "AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN",
+            "CREDENTIAL_SOURCE=instance-metadata",
+        ] {
+            assert!(output.contains(part), "{part}: {output}");
+        }
         assert!(!output.contains("secret-of-the-person"), "{output}");
     }
     assert!(!std::path::Path::new(&marker).exists(), "no program is started");

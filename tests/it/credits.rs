@@ -195,6 +195,18 @@ fn a_balance_below_zero_and_one_that_only_its_sums_tell_deny_as_well() {
 }
 
 #[test]
+fn a_currency_id_that_json_has_to_escape_is_found_in_the_list() {
+    const QUOTED: &str = "the \"gold\" \\ coins";
+    let scene =
+        Scene::with("compatible", &[State::new(CUSTOMER, hours_ago(9), &[rated(metered(AI, 9, 1), QUOTED)])]);
+    let exhausted = CreditBalance { currency: QUOTED, ..balance(0) };
+    scene.deliver(&exhausted.event_log(CUSTOMER, hours_ago(1)));
+    let list = scene.list(CUSTOMER);
+    assert_eq!(list[AI]["calculatedEntitlement"]["accessDeniedReason"], "InsufficientCredits", "{list}");
+    scene.end();
+}
+
+#[test]
 fn a_balance_in_graphql_form_counts_from_when_it_was_sent() {
     let scene = Scene::new("v3");
     scene.stage.deliver_at(&scene.service, &balance(0).graphql(CUSTOMER).raw(), hours_ago(2));

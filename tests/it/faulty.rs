@@ -96,7 +96,7 @@ fn overrides(defect: Defect, begins_with: PathBuf, config: &Config) -> Overrides
                 expiry: config.expiry,
             };
             overrides.store = Some(Arc::new(PanickyStore {
-                redis: RedisStore::new(config.redis.clone(), rules, 4, None),
+                redis: RedisStore::new(config.redis.clone(), rules, 2, None),
                 met: Mutex::default(),
             }));
         }

@@ -12,7 +12,6 @@ use std::thread::JoinHandle;
 use persistent_cache_service::cache::keyspace::{Keyspace, timestamp_key};
 use persistent_cache_service::cache::{CacheChange, EntitlementsWrite, KeyWrite, Layout, changes};
 use persistent_cache_service::clock;
-use persistent_cache_service::config::CacheUpdatePolicy;
 use persistent_cache_service::entitlement::stored::CacheFormat;
 use persistent_cache_service::message;
 
@@ -84,11 +83,7 @@ impl Drop for StandIn {
 
 /// One message: lock, compare, write, unlock.
 fn handle(redis: &mut redis::Connection, body: &str) {
-    let layout = Layout {
-        keyspace: Keyspace::new(PREFIX),
-        format: CacheFormat::V3,
-        policy: CacheUpdatePolicy::UpdateIfExists,
-    };
+    let layout = Layout { keyspace: Keyspace::new(PREFIX), format: CacheFormat::V3 };
     let message = message::decode(body, clock::now()).expect("a message");
     for change in changes(message, &layout) {
         let CacheChange::WriteEntitlements(write) = change else {

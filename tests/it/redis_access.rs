@@ -183,8 +183,7 @@ fn a_redis_that_goes_away_costs_readiness_and_no_message() {
 }
 
 /// What src/config/README.md says the service's user needs.
-pub const COMMANDS: &str =
-    "+evalsha +eval +script|load +mget +get +set +exists +del +scan +unlink +ping +info +select";
+pub const COMMANDS: &str = "+evalsha +eval +mget +get +set +exists +del +scan +unlink +ping +info +select";
 
 fn set_user(redis: &TestRedis, rules: &str) {
     let fixed = ["ACL", "SETUSER", "stigg", "reset", "on", ">of-the-user", "~production:*", "~production-*"];

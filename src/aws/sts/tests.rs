@@ -94,7 +94,7 @@ fn the_region_of_each_partition_has_its_own_address() {
         ("cn-north-1", "https://sts.cn-north-1.amazonaws.com.cn"),
         ("eusc-de-east-1", "https://sts.eusc-de-east-1.amazonaws.eu"),
     ] {
-        assert_eq!(at(region, None).unwrap().address(), address);
+        assert_eq!(at(region, None).unwrap().endpoint.address(), address);
     }
     let error = at("attacker.example/", None).unwrap_err();
     assert_eq!(error.message, "cannot get credentials of role r: the region has no STS; check AWS_REGION");
@@ -109,7 +109,7 @@ fn each_refusal_of_a_token_has_its_remedy_and_never_the_token() {
         (400, "IDPCommunicationError", "it is tried again later"),
         (403, "RegionDisabledException", "STS of this region is not active"),
         (400, "ValidationError", "check AWS_ROLE_ARN"),
-        (400, "Throttling", "too many requests"),
+        (400, "Throttling", "it is tried again later"),
         (503, "ServiceUnavailable", "it is tried again later"),
         (400, "SomethingNew", "the STS API reference"),
     ] {
@@ -149,14 +149,14 @@ fn whoever_answers_in_place_of_sts_is_told_from_it() {
     assert!(error.message.contains("VPC endpoint of STS"), "{error}");
 }
 
-fn web_identity(token: Secret, url: url::Url) -> WebIdentityCredentials {
+fn of_token(token: Secret, url: url::Url) -> Fetcher {
     let source = WebIdentitySource {
         token,
         role_arn: "arn:aws:iam::1:role/r".to_owned(),
         session_name: None,
         sts: StsEndpoint { region: "us-east-1".to_owned(), url: Some(url) },
     };
-    WebIdentityCredentials::new(source, None)
+    web_identity(source, None)
 }
 
 #[test]
@@ -164,32 +164,32 @@ fn the_token_is_read_anew_each_time_and_the_session_has_a_name() {
     let path = std::env::temp_dir().join(format!("pcs-web-identity-{}", std::process::id()));
     let refusals = [(); 2].map(|()| Reply::Answer(400, "", String::new()));
     let stub = Stub::start(refusals);
-    let source = web_identity(Secret::file(&path), stub.url.clone());
+    let source = of_token(Secret::file(&path), stub.url.clone());
     for token in ["first", "second"] {
         std::fs::write(&path, format!("{token}\n")).unwrap();
-        source.fetch().unwrap_err();
+        (source.fetch)().unwrap_err();
         let asked = stub.asked().body;
         assert!(asked.ends_with(&format!("&WebIdentityToken={token}")), "{asked}");
         assert!(asked.contains("RoleSessionName=persistent-cache-service-"), "{asked}");
     }
     std::fs::write(&path, "\n").unwrap();
-    assert_eq!(source.fetch().unwrap_err().kind, "sts_token_unreadable");
+    assert_eq!((source.fetch)().unwrap_err().kind, "credentials_unreadable");
     std::fs::remove_file(&path).unwrap();
-    let error = source.fetch().unwrap_err();
-    assert_eq!(error.kind, "sts_token_unreadable");
+    let error = (source.fetch)().unwrap_err();
+    assert_eq!(error.kind, "credentials_unreadable");
     assert!(error.message.contains(&path.display().to_string()), "{error}");
     assert!(stub.was_left_alone());
 }
 
 #[test]
 fn the_source_names_role_and_endpoint_but_not_the_token() {
-    let source = web_identity(Secret::inline("hunter2"), dead_url());
+    let source = of_token(Secret::inline("hunter2"), dead_url());
     assert!(
-        source.source().starts_with(
+        source.source.starts_with(
             "temporary credentials of role arn:aws:iam::1:role/r by web identity, from STS at http://127.0.0.1:"
         ),
         "{}",
-        source.source()
+        source.source
     );
-    assert!(!format!("{source:?}").contains("hunter2"));
+    assert!(!source.source.contains("hunter2"));
 }

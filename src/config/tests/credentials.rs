@@ -1,10 +1,12 @@
 //! Where AWS credentials come from.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use super::super::profiles::ProfileFiles;
-use super::super::values::Findings;
-use super::super::{ContainerSource, CredentialSource, ProfileSource, Secret, StaticKeys, credentials};
+use super::super::values::Validator;
+use super::super::{
+    ContainerSource, CredentialSource, ProfileSource, Secret, Settings, StaticKeys, credentials,
+};
 use super::{TestFile, config, faults, notices, with};
 
 const ROLE: &str = "arn:aws:iam::123456789012:role/reader";
@@ -57,27 +59,22 @@ fn one_key_without_the_other_is_a_fault_that_names_the_missing_one() {
     let secret = TestFile::new("half-keys", b"secret\n");
     assert_eq!(
         faults(&[("AWS_ACCESS_KEY_ID", "AKIA123")]),
-        [
-            "AWS_SECRET_ACCESS_KEY: is required with AWS_ACCESS_KEY_ID; set it (or AWS_SECRET_ACCESS_KEY_FILE), or \
-             unset AWS_ACCESS_KEY_ID to use another source of credentials"
-        ]
+        ["AWS_SECRET_ACCESS_KEY: is required with AWS_ACCESS_KEY_ID; set it, or unset AWS_ACCESS_KEY_ID"]
     );
     for (variable, value) in
         [("AWS_SECRET_ACCESS_KEY", "secret".to_owned()), ("AWS_SECRET_ACCESS_KEY_FILE", secret.path())]
     {
         assert_eq!(
             faults(&[(variable, &value)]),
-            [format!(
-                "AWS_ACCESS_KEY_ID: is required with {variable}; set it, or unset {variable} to use another \
-                 source of credentials"
-            )]
+            [format!("AWS_ACCESS_KEY_ID: is required with {variable}; set it, or unset {variable}")]
         );
     }
 }
 
 #[test]
-fn keys_that_cannot_be_right_are_faults_and_those_that_may_not_be_are_notices() {
-    let copied = "holds white space, a control character or a letter beyond ASCII; copy it once more";
+fn keys_that_cannot_be_right_are_faults() {
+    let copied =
+        "the text holds white space, a control character or a letter beyond ASCII; copy it once more";
     assert_eq!(
         faults(&[
             ("AWS_ACCESS_KEY_ID", "AKIA 123"),
@@ -85,23 +82,9 @@ fn keys_that_cannot_be_right_are_faults_and_those_that_may_not_be_are_notices() 
             ("AWS_SESSION_TOKEN", "to\tken")
         ]),
         [
-            format!("AWS_SECRET_ACCESS_KEY: the secret {copied}"),
+            format!("AWS_SECRET_ACCESS_KEY: {copied}"),
             format!("AWS_ACCESS_KEY_ID: {copied}"),
-            format!("AWS_SESSION_TOKEN: the secret {copied}"),
-        ]
-    );
-    assert_eq!(
-        notices(&[("AWS_ACCESS_KEY_ID", "ASIA123"), ("AWS_SECRET_ACCESS_KEY", "secret")]),
-        [
-            "AWS_SESSION_TOKEN: is not set, though AWS_ACCESS_KEY_ID is a temporary one, which needs it; SQS may \
-             refuse it"
-        ]
-    );
-    assert_eq!(
-        notices(&[("AWS_SESSION_TOKEN", "token")]),
-        [
-            "AWS_SESSION_TOKEN: has no effect without AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; the source of \
-             credentials is edge"
+            format!("AWS_SESSION_TOKEN: {copied}"),
         ]
     );
 }
@@ -187,35 +170,38 @@ fn a_web_identity_needs_its_role_and_a_role_its_token() {
     assert_eq!(source.sts.region, "us-east-1");
     assert_eq!(source.sts.url.unwrap().as_str(), "http://127.0.0.1:2/");
 
-    assert_eq!(
-        faults(&[file]),
-        [
-            "AWS_ROLE_ARN: is required with AWS_WEB_IDENTITY_TOKEN_FILE; set the role's ARN, or CREDENTIAL_SOURCE=edge \
-             to use the Edge API's credentials"
-        ]
-    );
-    assert_eq!(
-        faults(&[("AWS_ROLE_ARN", ROLE)]),
-        [
-            "AWS_WEB_IDENTITY_TOKEN_FILE: is required with AWS_ROLE_ARN; set it, or unset AWS_ROLE_ARN (no role is \
-             assumed with keys)"
-        ]
-    );
+    let needs =
+        |missing: &str, given: &str| format!("{missing}: is required with {given}; set it, or unset {given}");
+    assert_eq!(faults(&[file]), [needs("AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE")]);
+    assert_eq!(faults(&[("AWS_ROLE_ARN", ROLE)]), [needs("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN")]);
     assert_eq!(
         faults(&[
             ("AWS_WEB_IDENTITY_TOKEN_FILE", "/nonexistent/token"),
             ("AWS_ROLE_ARN", "reader"),
-            ("AWS_ROLE_SESSION_NAME", "a b"),
             ("AWS_ENDPOINT_URL_STS", "sts"),
         ]),
         [
             "AWS_WEB_IDENTITY_TOKEN_FILE: cannot read /nonexistent/token: no such file; check the path and its \
              permissions",
             "AWS_ROLE_ARN: 'reader' is not the ARN of a role; set arn:aws:iam::<account>:role/<name>",
-            "AWS_ROLE_SESSION_NAME: 'a b' is not a name that STS takes; set 2 to 64 letters, digits or any of _=,.@+-",
-            "AWS_ENDPOINT_URL_STS: is not a URL (relative URL without a base); set one that starts with https://",
+            "AWS_ENDPOINT_URL_STS: is not an http or https URL; set one that starts with https://",
         ]
     );
+}
+
+#[test]
+fn the_arn_of_a_role_is_told_from_what_is_not_one() {
+    let token = TestFile::new("arn-token", b"token\n");
+    let path = token.path();
+    let with_arn = |arn| [("AWS_WEB_IDENTITY_TOKEN_FILE", path.as_str()), ("AWS_ROLE_ARN", arn)];
+    for arn in [ROLE, "arn:aws-cn:iam::1:role/path/name"] {
+        assert_eq!(kind(&with_arn(arn)), "web identity");
+    }
+    for arn in ["reader", "arn:aws:iam::1:user/x", "arn:aws:sts::1:role/x"] {
+        let fault =
+            format!("AWS_ROLE_ARN: '{arn}' is not the ARN of a role; set arn:aws:iam::<account>:role/<name>");
+        assert_eq!(faults(&with_arn(arn)), [fault]);
+    }
 }
 
 #[test]
@@ -264,9 +250,9 @@ fn a_containers_uri_is_https_or_an_address_that_nobody_outside_answers_on() {
         );
     }
     for (uri, words) in [
-        ("credentials", "is not a URL"),
+        ("credentials", "is not an http or https URL"),
         ("file:///x", "is not an http or https URL"),
-        ("https://u:hunter2@credentials.example/x", "holds a user or password"),
+        ("https://u:hunter2@credentials.example/x", "holds a user, password, query"),
     ] {
         let faults = faults(&[("AWS_CONTAINER_CREDENTIALS_FULL_URI", uri)]);
         assert!(faults[0].contains(words) && !faults[0].contains("hunter2"), "{faults:?}");
@@ -289,7 +275,7 @@ fn a_relative_uri_is_on_ecss_own_address_and_goes_before_the_full_one() {
 }
 
 #[test]
-fn a_containers_token_fits_a_header_and_needs_a_uri() {
+fn a_containers_token_needs_a_uri() {
     let uri = ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://169.254.170.23/x");
     let token = TestFile::new("container-token", b"Bearer abc\n");
     let source = container(&[uri, ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", &token.path())]);
@@ -297,18 +283,11 @@ fn a_containers_token_fits_a_header_and_needs_a_uri() {
     let source = container(&[uri, ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "Basic a b")]);
     assert_eq!(source.authorization, Some(Secret::inline("Basic a b")));
 
-    let broken = TestFile::new("container-token-2", b"hunter2\r\nX-Evil: 1\n");
-    let path = broken.path();
+    let path = token.path();
     for (variable, value) in [
-        ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "hunter2\nX-Evil: 1"),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "Basic a b"),
         ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", path.as_str()),
     ] {
-        assert_eq!(
-            faults(&[uri, (variable, value)]),
-            [format!(
-                "{variable}: holds a line break or another character that no HTTP header may hold; copy it once more"
-            )]
-        );
         assert_eq!(
             faults(&[(variable, value)]),
             [format!(
@@ -331,17 +310,17 @@ fn the_shared_files_are_below_the_home_unless_they_are_named() {
     .unwrap();
     let home = ("HOME", directory.to_str().unwrap());
     let source = profile(&[home, ("AWS_PROFILE", "work")]);
-    let below = ProfileFiles {
-        config: Some(directory.join(".aws/config")),
-        credentials: Some(directory.join(".aws/credentials")),
+    let below = ProfileSource {
+        name: "work".to_owned(),
+        files: [directory.join(".aws/config"), directory.join(".aws/credentials")],
     };
-    assert_eq!((source.name.as_str(), source.files), ("work", below));
+    assert_eq!(source, below);
 
     let asked_for = profile(&[home, ("CREDENTIAL_SOURCE", "profile")]);
     assert_eq!(asked_for.name, "default");
 
     let tilde = profile(&[home, ("AWS_PROFILE", "work"), ("AWS_CONFIG_FILE", "~/.aws/credentials")]);
-    assert_eq!(tilde.files.config, Some(directory.join(".aws/credentials")));
+    assert_eq!(tilde.files[0], directory.join(".aws/credentials"));
 }
 
 #[test]
@@ -356,32 +335,29 @@ fn a_profile_that_cannot_be_used_is_a_fault_with_its_remedy() {
         assert_eq!(
             with_file(name),
             [format!(
-                "AWS_PROFILE: profile '{name}' is not in {path}, which have default, role; its section is [profile {name}] \
-                 in the config file and [{name}] in the credentials file"
+                "AWS_PROFILE: profile '{name}' is neither in {path} as [profile {name}] nor in ~/.aws/credentials as [{name}]; \
+                 add it, or set AWS_CONFIG_FILE or AWS_SHARED_CREDENTIALS_FILE to the file that has it"
             )]
         );
     }
-    assert_eq!(
-        with_file("default"),
-        ["AWS_PROFILE: profile 'default' holds no keys; add aws_access_key_id and aws_secret_access_key"]
+    for name in ["default", "role"] {
+        assert_eq!(
+            with_file(name),
+            [format!(
+                "AWS_PROFILE: profile '{name}' must have aws_access_key_id and aws_secret_access_key, and no role_arn: this \
+                 service takes only static keys from a profile; write them into it, or run the service with a role of its \
+                 own (AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN, the container's role or \
+                 CREDENTIAL_SOURCE=instance-metadata)"
+            )]
+        );
+    }
+    let without_home = &faults(&[("AWS_PROFILE", "x")])[0];
+    assert!(
+        without_home.contains("neither in ~/.aws/config as [profile x] nor in ~/.aws/credentials as [x]"),
+        "{without_home}"
     );
-    assert_eq!(
-        with_file("role"),
-        [
-            "AWS_PROFILE: profile 'role' has role_arn, and this service takes only static keys from a profile; run the \
-             service with a role of its own (web identity, the container's role or CREDENTIAL_SOURCE=instance-metadata), or \
-             write keys into the profile"
-        ]
-    );
-    assert_eq!(
-        faults(&[("AWS_PROFILE", "x")]),
-        ["AWS_CONFIG_FILE: is required with AWS_PROFILE where HOME is not set; set it, or \
-             AWS_SHARED_CREDENTIALS_FILE"]
-    );
-    assert_eq!(
-        faults(&[("AWS_PROFILE", "x"), ("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")]),
-        ["AWS_SHARED_CREDENTIALS_FILE: there is no such file; correct the path, or unset it"]
-    );
+    let absent = &faults(&[("AWS_PROFILE", "x"), ("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")])[0];
+    assert!(absent.contains("nor in /nonexistent as [x]"), "{absent}");
 }
 
 #[test]
@@ -404,8 +380,22 @@ fn the_instances_metadata_is_where_aws_has_it_unless_told() {
 fn aws_credentials_of_ones_own_are_found_beside_the_edge_apis() {
     let settings = with(&[&KEYS[..], &[("CREDENTIAL_SOURCE", "edge")]].concat());
     assert_eq!(settings.validate().unwrap().credentials, CredentialSource::EdgeApi);
-    let own = credentials::aws_source(&settings, &mut Findings::default(), Some("us-east-1"));
-    assert!(matches!(own, Ok(Some(CredentialSource::Static(_)))), "{own:?}");
-    let none = credentials::aws_source(&with(&[]), &mut Findings::default(), Some("us-east-1"));
-    assert_eq!(none, Ok(None));
+    let own = |settings: &Settings| credentials::own(&mut Validator::new(settings));
+    assert!(matches!(own(&settings), Some(CredentialSource::Static(_))));
+    assert_eq!(own(&with(&[])), None);
+}
+
+#[test]
+fn a_shared_credentials_file_that_every_user_can_read_or_change_is_told() {
+    let file = TestFile::new("open-profiles", b"[work]\naws_access_key_id=A\naws_secret_access_key=s\n");
+    let path = file.path();
+    let set = [("AWS_PROFILE", "work"), ("AWS_SHARED_CREDENTIALS_FILE", path.as_str())];
+    assert_eq!(notices(&set), [""; 0]);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+    assert_eq!(
+        notices(&set),
+        [format!(
+            "AWS_SHARED_CREDENTIALS_FILE: every user can read or change {path} (mode 0666); chmod 600 it"
+        )]
+    );
 }

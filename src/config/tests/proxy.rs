@@ -43,28 +43,26 @@ fn user_and_password_are_never_shown() {
 
 #[test]
 fn what_is_no_http_proxy_is_a_notice_that_repeats_no_password() {
-    for (value, remedy) in [
-        (
-            "socks5://user:s3cret@proxy:1080",
-            "SOCKS proxies are not supported; set an HTTP proxy, http://host:port",
-        ),
-        ("socks5h://proxy:1080", "SOCKS proxies are not supported; set an HTTP proxy, http://host:port"),
-        ("ftp://user:s3cret@proxy:21", "set http://host:port or http://user:password@host:port"),
-        ("http://user:s3cret@proxy:3128/path", "set http://host:port or"),
-        ("http://user:s3/cret@proxy:3128", "set http://host:port or"),
-        ("http://user:s3?cret@proxy:3128", "set http://host:port or"),
-        ("http://user:s3cret@proxy:port", "set http://host:port or"),
-        ("http://user:s3 cret@proxy:3128", "set http://host:port or"),
-        ("http://", "set http://host:port or"),
-        ("proxy server:3128", "set http://host:port or"),
+    for value in [
+        "socks5://user:s3cret@proxy:1080",
+        "socks5h://proxy:1080",
+        "ftp://user:s3cret@proxy:21",
+        "http://user:s3cret@proxy:3128/path",
+        "http://user:s3/cret@proxy:3128",
+        "http://user:s3?cret@proxy:3128",
+        "http://user:s3cret@proxy:port",
+        "http://user:s3 cret@proxy:3128",
+        "http://",
+        "proxy server:3128",
     ] {
         let config = config(&[("HTTPS_PROXY", value)]);
         assert_eq!(config.proxy, None, "{value}");
         let [notice] = config.notices.as_slice() else {
             panic!("{value}: {:?}", config.notices);
         };
-        let begins = format!("HTTPS_PROXY: has no effect, https calls are made directly: {remedy}");
-        assert!(notice.starts_with(&begins), "{value}: {notice}");
+        let begins =
+            "HTTPS_PROXY: has no effect, https calls are made directly: set http://host:port or http://user:";
+        assert!(notice.starts_with(begins) && notice.contains("SOCKS is not supported"), "{value}: {notice}");
         assert!(!notice.contains("s3"), "{notice}");
     }
 }
@@ -138,17 +136,17 @@ fn exceptions_that_are_not_understood_are_one_notice_however_many_they_are() {
     let values: Vec<String> = (0..40).map(|number| format!("10.0.{number}.*")).collect();
     let notices = notices(&[("HTTPS_PROXY", "proxy:3128"), ("NO_PROXY", &values.join(","))]);
     assert_eq!(notices.len(), 1, "{notices:?}");
-    assert!(notices[0].contains("'10.0.4.*' and 35 more are skipped; set"), "{notices:?}");
+    assert!(notices[0].contains("10.0.5.*, …' is skipped; set"), "{notices:?}");
 }
 
 #[test]
 fn an_exception_that_is_not_understood_is_skipped_with_a_notice() {
     let proxy = ("HTTPS_PROXY", "proxy:3128");
     let remedy =
-        "are skipped; set names (example.com), addresses, ranges (10.0.0.0/8) or *, with commas in between";
+        "is skipped; set names (example.com), addresses, ranges (10.0.0.0/8) or *, with commas in between";
     let values = "*.local, 169.254/16,10.0.0.0/33,https://x,example.com,a:b:c,<local>";
     let with_faults = config(&[proxy, ("NO_PROXY", values)]);
-    let skipped = "'169.254/16', '10.0.0.0/33', 'https://x', 'a:b:c', '<local>'";
+    let skipped = "'169.254/16, 10.0.0.0/33, https://x, a:b:c, <local>'";
     assert_eq!(with_faults.notices, [format!("NO_PROXY: {skipped} {remedy}")]);
     for direct in ["https://example.com", "https://printer.local"] {
         assert!(!with_faults.proxy.as_ref().unwrap().is_for(&Url::parse(direct).unwrap()));
@@ -158,30 +156,15 @@ fn an_exception_that_is_not_understood_is_skipped_with_a_notice() {
 }
 
 #[test]
-fn a_session_token_that_travels_over_plain_http_is_one_notice_for_each_peer() {
+fn what_travels_over_plain_http_is_one_notice_for_each_peer() {
     const QUEUE: (&str, &str) = ("QUEUE_URL", "http://sqs.us-east-1.amazonaws.com/1/q");
-    const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKIA1"), ("AWS_SECRET_ACCESS_KEY", "s3cret")];
-    let token = ("AWS_SESSION_TOKEN", "t0ken");
-    let of_queue = "is not https: the session token travels unencrypted";
-    assert_eq!(notices(&[QUEUE, KEYS[0], KEYS[1]]), [""; 0], "without a token");
-    assert_eq!(notices(&[QUEUE, KEYS[0], KEYS[1], token]), [format!("QUEUE_URL: {of_queue}")]);
-    // Those of the Edge API have a token.
+    let of_queue = "is not https: messages, and a session token if there is one, travel unencrypted";
     assert_eq!(notices(&[QUEUE]), [format!("QUEUE_URL: {of_queue}")]);
     assert_eq!(notices(&[("AWS_ENDPOINT_URL_SQS", "http://127.0.0.1:9324"), QUEUE]), [""; 0]);
     assert_eq!(
-        notices(&[("AWS_ENDPOINT_URL", "http://aws.example"), KEYS[0], KEYS[1], token]),
+        notices(&[("AWS_ENDPOINT_URL", "http://aws.example")]),
         [format!("AWS_ENDPOINT_URL: {of_queue}")]
     );
-
-    for (text, expected) in
-        [("aws_session_token = t0ken\n", vec![format!("QUEUE_URL: {of_queue}")]), ("", Vec::new())]
-    {
-        let text = format!("[p]\naws_access_key_id = A\naws_secret_access_key = s\n{text}");
-        let file = super::TestFile::new("session-profile", text.as_bytes());
-        let path = file.path();
-        let profile = [("AWS_PROFILE", "p"), ("AWS_SHARED_CREDENTIALS_FILE", path.as_str())];
-        assert_eq!(notices(&[QUEUE, profile[0], profile[1]]), expected);
-    }
 
     let file = super::TestFile::new("identity-token", b"eyJ.eyJ.sig");
     let path = file.path();

@@ -45,21 +45,18 @@ fn an_ipv6_address_is_taken_with_and_without_brackets() {
 
 #[test]
 fn what_is_no_host_name_is_a_fault_with_its_remedy() {
-    for (host, fault) in [
-        ("redis://db-1:6379", "is a URL or a path"),
-        ("/run/redis.sock", "is a URL or a path"),
-        ("db-1:6379", "'db-1:6379' is not one host name or address"),
-        ("[fd00::1]:6379", "'[fd00::1]:6379' is not one host name or address"),
-        ("db-1,db-2", "'db-1,db-2' is not one host name or address"),
-        ("user@db-1", "the value (not shown, it may hold a password) is not one host name or address"),
-        ("db 1", "'db 1' is not one host name or address"),
+    for (host, shown) in [
+        ("redis://db-1:6379", "'redis://db-1:6379'"),
+        ("/run/redis.sock", "'/run/redis.sock'"),
+        ("db-1:6379", "'db-1:6379'"),
+        ("[fd00::1]:6379", "'[fd00::1]:6379'"),
+        ("db-1,db-2", "'db-1,db-2'"),
+        ("user@db-1", "the value (not shown, it may hold a password)"),
+        ("db 1", "'db 1'"),
     ] {
-        let remedy = if fault.starts_with("is a URL") {
-            "set it as REDIS_URL (unix:///path for a socket)"
-        } else {
-            "set only that, and the port as REDIS_PORT"
-        };
-        assert_eq!(faults(&[("REDIS_HOST", host)]), [format!("REDIS_HOST: {fault}; {remedy}")]);
+        let remedy = "set only that, the port as REDIS_PORT, and a URL or the path of a socket as REDIS_URL (unix:///path)";
+        let fault = format!("REDIS_HOST: {shown} is not one host name or address; {remedy}");
+        assert_eq!(faults(&[("REDIS_HOST", host)]), [fault]);
     }
 }
 
@@ -80,9 +77,9 @@ fn the_port_that_kubernetes_sets_for_a_service_named_redis_counts_as_not_set() {
     }
     // Not in a flag, which Kubernetes does not set; nor in a variable of another name.
     let flag = settings(&["--redis-port", "tcp://10.96.0.7:6379"], &super::LEAST);
-    assert_eq!(flag.validate().unwrap_err().lines().len(), 1);
+    assert_eq!(flag.validate().unwrap_err().0.len(), 1);
     let url = faults(&[("REDIS_HOST", ""), ("REDIS_URL", "tcp://10.96.0.7:6379")]);
-    assert!(url[0].contains("must start with redis://"), "{url:?}");
+    assert!(url[0].contains("is not a URL of Redis; set redis://"), "{url:?}");
 }
 
 #[test]
@@ -128,26 +125,25 @@ fn a_redis_url_says_it_all_with_user_and_password_percent_decoded() {
 #[test]
 fn what_is_no_redis_url_is_a_fault_with_its_remedy_that_does_not_show_it() {
     for (url, fault) in [
-        ("db-1:6379", "must start with redis://, rediss:// (TLS) or unix://; correct it"),
-        ("http://db-1", "must start with redis://, rediss:// (TLS) or unix://; correct it"),
-        (
-            "redis://db-1:port",
-            "is not a URL (invalid port number); set redis://user:password@host:6379/0, the password percent-encoded",
-        ),
-        ("redis:///0", "names no host; set redis://host:6379"),
-        ("redis://db-1:0", "holds the port 0; set one from 1 to 65535"),
-        ("redis://db-1/one", "holds a database that is not a number from 0 to 65535; correct it"),
-        ("redis://db-1/65536", "holds a database that is not a number from 0 to 65535; correct it"),
-        ("redis://db-1?db=1", "holds a query; remove it, or percent-encode a ? of the password"),
-        ("redis://db-1#insecure", "holds a fragment; remove it, or percent-encode a # of the password"),
-        ("redis://:%ff@db-1", "holds a percent-encoded part that is not UTF-8; correct it"),
-        ("unix://run/redis.sock", "names no absolute path; set unix:///path/of/socket"),
-        ("unix:run.sock", "names no absolute path; set unix:///path/of/socket"),
-        ("unix:///run/redis.sock?tls=1", "holds a query; remove it, or percent-encode a ? of the password"),
+        ("db-1:6379", "is not a URL of Redis"),
+        ("http://db-1", "is not a URL of Redis"),
+        ("redis://db-1:port", "is not a URL (invalid port number)"),
+        ("redis:///0", "names no host"),
+        ("redis://db-1/one", "holds a database that is not a number from 0 to 65535"),
+        ("redis://db-1/65536", "holds a database that is not a number from 0 to 65535"),
+        ("redis://db-1/1/2", "holds a database that is not a number from 0 to 65535"),
+        ("redis://db-1?db=1", "holds a query or a fragment that is not known"),
+        ("redis://db-1#insecure", "holds a query or a fragment that is not known"),
+        ("redis://:%ff@db-1", "holds a percent-encoded part that is not UTF-8"),
+        ("unix://run/redis.sock", "names no absolute path"),
+        ("unix:run.sock", "names no absolute path"),
+        ("unix:///run/redis.sock?tls=1", "holds a query or a fragment that is not known"),
     ] {
+        let remedy = "set redis://user:password@host:6379/0 (rediss:// for TLS) or unix:///path?db=0&user=…&pass=…, \
+                      with user and password percent-encoded";
         assert_eq!(
             faults(&[("REDIS_HOST", ""), ("REDIS_URL", url)]),
-            [format!("REDIS_URL: {fault}")],
+            [format!("REDIS_URL: {fault}; {remedy}")],
             "{url}"
         );
     }

@@ -1,12 +1,25 @@
 //! What the status page shows of the settings.
 
 use super::*;
-use crate::config::Shown;
+
+/// What is shown of a setting that has a value.
+#[derive(Debug, PartialEq, Eq)]
+enum Shown {
+    NotSet,
+    Secret,
+    Text(String),
+}
 
 fn shown(flags: &[&str], environment: &[(&str, &str)], name: &str) -> (Shown, bool) {
     let settings = settings(flags, environment);
-    let found = settings.shown().0.into_iter().find(|setting| setting.name == name);
-    found.map(|setting| (setting.value, setting.is_given)).unwrap()
+    let found = settings.shown().into_iter().find(|setting| setting.name == name).unwrap();
+    let value = match (found.is_set, found.value) {
+        (true, Some(text)) => Shown::Text(text),
+        (true, None) => Shown::Secret,
+        (false, None) => Shown::NotSet,
+        (false, Some(text)) => panic!("{name} is not set and shows {text}"),
+    };
+    (value, found.is_given)
 }
 
 fn text(text: &str) -> Shown {
@@ -56,10 +69,9 @@ fn of_an_address_neither_user_nor_password_nor_query_is_shown() {
 
 #[test]
 fn no_value_of_any_setting_brings_a_password_to_light() {
-    let every: Vec<String> =
-        settings(&[], &[]).shown().0.iter().map(|setting| setting.name.clone()).collect();
+    let every: Vec<&str> = settings(&[], &[]).shown().iter().map(|setting| setting.name).collect();
     assert!(every.len() > 50, "{every:?}");
-    for name in &every {
+    for name in every {
         let (value, _) = shown(&[], &[(name, "redis://u:p4ss@h/?k=p4ss")], name);
         assert!(!format!("{value:?}").contains("p4ss"), "{name}: {value:?}");
     }
@@ -67,10 +79,9 @@ fn no_value_of_any_setting_brings_a_password_to_light() {
 
 #[test]
 fn older_names_are_shown_where_they_are_given() {
-    let names = |environment: &[(&str, &str)]| -> Vec<String> {
-        let settings = settings(&[], environment);
-        settings.shown().0.iter().map(|setting| setting.name.clone()).collect()
+    let names = |environment: &[(&str, &str)]| -> Vec<&str> {
+        settings(&[], environment).shown().iter().map(|setting| setting.name).collect()
     };
-    let older = "REDIS_USER".to_owned();
+    let older = "REDIS_USER";
     assert!(names(&[("REDIS_USER", "x")]).contains(&older) && !names(&[]).contains(&older));
 }

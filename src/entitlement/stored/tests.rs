@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::*;
 use crate::clock::EpochMs;
-use crate::message::{Event, Message, UsageOf, decode};
+use crate::message::{Event, Message, decode};
 
 const SENT_AT: EpochMs = EpochMs(1_795_200_000_000);
 
@@ -300,7 +300,7 @@ fn the_usage_of_a_credit_balance_is_written_as_any_usage() {
         panic!("not a usage")
     };
     assert!(matches!(updated.of, UsageOf::Credit(_)));
-    assert_eq!(usage_json(&updated.measured.usage, CacheFormat::Compatible), r#"{"currentUsage":1000}"#);
+    assert_eq!(usage_json(&updated.usage, CacheFormat::Compatible), r#"{"currentUsage":1000}"#);
 }
 
 #[test]

@@ -4,36 +4,23 @@ use serde_json::{Value, json};
 
 use super::super::{Event, Message, decode};
 use super::{SENT_AT, described};
-use crate::entitlement::{CreditEntitlement, Entitlement, FeatureEntitlement, Given, RawJson};
+use crate::entitlement::stored::{CacheFormat, entitlements_json};
 
 fn list(entitlements: &Value) -> Value {
     json!({"type": "ENTITLEMENTS_UPDATED", "customerId": "c", "timestamp": "2026-11-20T08:00:00Z",
         "entitlements": entitlements})
 }
 
-fn entries(entitlements: &Value) -> Vec<Entitlement> {
-    match decode(&list(entitlements).to_string(), SENT_AT) {
+/// The `calculatedEntitlement` that is written of a list with this entry alone.
+fn written(entry: &Value) -> Value {
+    let entitlements = match decode(&list(&json!([entry])).to_string(), SENT_AT) {
         Ok(Message { event: Event::EntitlementsUpdated(updated), .. }) => updated.entitlements,
         other => panic!("not a list: {other:?}"),
-    }
-}
-
-fn feature(entry: &Value) -> FeatureEntitlement {
-    match entries(&json!([entry])).remove(0) {
-        Entitlement::Feature(feature) => *feature,
-        Entitlement::Credit(credit) => panic!("not a feature: {credit:?}"),
-    }
-}
-
-fn credit(entry: &Value) -> CreditEntitlement {
-    match entries(&json!([entry])).remove(0) {
-        Entitlement::Credit(credit) => *credit,
-        Entitlement::Feature(feature) => panic!("not a credit: {feature:?}"),
-    }
-}
-
-fn parsed(json: &RawJson) -> Value {
-    serde_json::from_str(json.get()).unwrap()
+    };
+    let mut written: Value =
+        serde_json::from_str(&entitlements_json(&entitlements, CacheFormat::Compatible)).unwrap();
+    let entry = written.as_object_mut().unwrap().values_mut().next().unwrap();
+    entry["calculatedEntitlement"].take()
 }
 
 #[test]
@@ -54,23 +41,24 @@ fn every_name_of_the_event_is_known() {
 
 #[test]
 fn both_spellings_of_a_feature_become_the_readers() {
-    let webhook = feature(&json!({"feature": {
+    let webhook = written(&json!({"feature": {
         "entityId": "uuid", "id": "f", "name": "Seats", "featureType": "NUMBER", "meterType": "FLUCTUATING",
         "unit": "seat", "units": "seats"}}));
-    let graphql = feature(&json!({"feature": {
+    let graphql = written(&json!({"feature": {
         "id": "uuid", "refId": "f", "displayName": "Seats", "featureType": "NUMBER", "meterType": "Fluctuating",
         "featureUnits": "seat", "featureUnitsPlural": "seats"}}));
     assert_eq!(webhook, graphql);
-    assert_eq!(webhook.feature.id.as_str(), "f");
-    assert_eq!(webhook.feature.meter_type.as_deref(), Some("Fluctuating"));
-    assert_eq!((webhook.feature.units.as_str(), webhook.feature.units_plural.as_str()), ("seat", "seats"));
-    assert!(webhook.feature.is_metered());
+    assert_eq!(
+        webhook["feature"],
+        json!({"id": "f", "featureType": "NUMBER", "meterType": "Fluctuating", "units": "seat",
+            "unitsPlural": "seats", "displayName": "Seats"})
+    );
 }
 
 #[test]
 fn a_feature_without_a_ref_id_goes_by_its_id() {
     for ref_id in [json!(null), json!("")] {
-        assert_eq!(feature(&json!({"feature": {"refId": ref_id, "id": "f"}})).feature.id.as_str(), "f");
+        assert_eq!(written(&json!({"feature": {"refId": ref_id, "id": "f"}}))["feature"]["id"], "f");
     }
 }
 
@@ -86,8 +74,8 @@ fn every_meter_type_gets_the_graphql_spelling() {
         (json!(""), None),
         (json!(null), None),
     ] {
-        let decoded = feature(&json!({"feature": {"id": "f", "meterType": given}}));
-        assert_eq!(decoded.feature.meter_type.as_deref(), spelled, "{given}");
+        let written = written(&json!({"feature": {"id": "f", "meterType": given}}));
+        assert_eq!(written["feature"]["meterType"].as_str(), spelled, "{given}");
     }
 }
 
@@ -98,10 +86,10 @@ fn a_webhooks_reset_configuration_becomes_that_of_its_period() {
         ("WEEK", "WeeklyResetPeriodConfig", "weeklyAccordingTo"),
         ("YEAR", "YearlyResetPeriodConfig", "yearlyAccordingTo"),
     ] {
-        let decoded = feature(&json!({"feature": {"id": "f"}, "resetPeriod": period,
+        let written = written(&json!({"feature": {"id": "f"}, "resetPeriod": period,
             "resetPeriodConfiguration": {"accordingTo": "SubscriptionStart"}}));
-        let Given::Value(configuration) = decoded.reset_period_configuration else { panic!("{period}") };
-        assert_eq!(parsed(&configuration), json!({"__typename": typename, key: "SubscriptionStart"}));
+        let configuration = json!({"__typename": typename, key: "SubscriptionStart"});
+        assert_eq!(written["resetPeriodConfiguration"], configuration, "{period}");
     }
 }
 
@@ -116,27 +104,23 @@ fn a_graphql_reset_configuration_and_one_without_a_known_period_stay_as_they_are
         (json!(null), json!({"accordingTo": "SubscriptionStart"})),
         (json!("MONTH"), json!({})),
     ] {
-        let decoded = feature(&json!({"feature": {"id": "f"}, "resetPeriod": period,
+        let written = written(&json!({"feature": {"id": "f"}, "resetPeriod": period,
             "resetPeriodConfiguration": configuration}));
-        let Given::Value(kept) = decoded.reset_period_configuration else { panic!("{period}") };
-        assert_eq!(parsed(&kept), configuration);
+        assert_eq!(written["resetPeriodConfiguration"], configuration, "{period}");
     }
 }
 
 #[test]
 fn what_was_absent_stays_apart_from_what_was_null() {
-    let absent = feature(&json!({"feature": {"id": "f"}}));
-    assert_eq!(absent.usage_limit, Given::Absent);
-    assert_eq!(absent.has_unlimited_usage, Given::Absent);
-    assert_eq!(absent.reset_period, Given::Absent);
-    assert_eq!(absent.reset_period_configuration, Given::Absent);
-    let null = feature(&json!({"feature": {"id": "f"}, "usageLimit": null, "hasUnlimitedUsage": null,
+    let kept = ["usageLimit", "hasUnlimitedUsage", "resetPeriod", "resetPeriodConfiguration"];
+    let absent = written(&json!({"feature": {"id": "f"}}));
+    let null = written(&json!({"feature": {"id": "f"}, "usageLimit": null, "hasUnlimitedUsage": null,
         "resetPeriod": null, "resetPeriodConfiguration": null, "hasSoftLimit": null}));
-    assert_eq!(null.usage_limit, Given::Null);
-    assert_eq!(null.has_unlimited_usage, Given::Null);
-    assert_eq!(null.reset_period, Given::Null);
-    assert_eq!(null.reset_period_configuration, Given::Null);
-    assert!(!null.has_soft_limit);
+    for field in kept {
+        assert_eq!(absent.get(field), None, "{field}");
+        assert_eq!(null.get(field), Some(&Value::Null), "{field}");
+    }
+    assert_eq!(null["hasSoftLimit"], false);
 }
 
 #[test]
@@ -202,15 +186,12 @@ fn the_next_reset_ends_the_period_where_nothing_else_does() {
 fn the_end_of_an_entitlement_is_read_from_either_form() {
     for valid_until in [json!(1_893_456_000_000_i64), json!("2030-01-01T00:00:00.000Z"), json!("2030-01-01")]
     {
-        let decoded = feature(&json!({"feature": {"id": "f"}, "validUntil": valid_until}));
-        assert_eq!(decoded.valid_until.map(|end| end.0), Some(1_893_456_000_000), "{valid_until}");
+        let written = written(&json!({"feature": {"id": "f"}, "validUntil": valid_until}));
+        assert_eq!(written["validUntil"], 1_893_456_000_000_i64, "{valid_until}");
     }
     for never in [json!(null), json!(0), json!("whenever"), json!(1e300)] {
-        assert_eq!(
-            feature(&json!({"feature": {"id": "f"}, "validUntil": never})).valid_until,
-            None,
-            "{never}"
-        );
+        let written = written(&json!({"feature": {"id": "f"}, "validUntil": never}));
+        assert_eq!(written.get("validUntil"), None, "{never}");
     }
 }
 
@@ -264,31 +245,39 @@ fn a_credit_is_told_by_its_typename_its_type_or_its_currency() {
         json!({"currency": {"id": "gold"}}),
         json!({"currencyId": "gold"}),
     ] {
-        let decoded = credit(&entry);
-        assert_eq!(decoded.currency_id.as_str(), "gold");
-        assert_eq!(parsed(&decoded.currency)["currencyId"], "gold");
+        let written = written(&entry);
+        assert_eq!(
+            (&written["type"], &written["currency"]["currencyId"]),
+            (&json!("CREDIT"), &json!("gold"))
+        );
     }
 }
 
 #[test]
 fn a_currency_is_kept_as_given_without_its_typename() {
-    let decoded = credit(&json!({"currency": {"__typename": "SlimCustomCurrency", "currencyId": "gold",
-        "displayName": "Gold", "units": {"singular": "coin"}}, "usageLimit": 10.0}));
+    let written = written(&json!({"currency": {"__typename": "SlimCustomCurrency", "currencyId": "gold",
+        "displayName": "Gold", "units": {"singular": ["coin"], "plural": null}}, "usageLimit": 10.0}));
     assert_eq!(
-        decoded.currency.get(),
-        r#"{"currencyId":"gold","displayName":"Gold","units":{"singular":"coin"}}"#
+        written["currency"].to_string(),
+        r#"{"currencyId":"gold","displayName":"Gold","units":{"singular":["coin"],"plural":null}}"#
     );
-    assert_eq!(decoded.usage_limit, Given::Value(10.into()));
+    assert_eq!(written["usageLimit"].to_string(), "10");
 }
 
 #[test]
 fn a_feature_that_is_paid_in_credits_is_a_feature() {
-    let decoded = feature(&json!({"feature": {"refId": "f"}, "creditBalance": {"totalGranted": 5},
+    let paid = written(&json!({"feature": {"refId": "f"}, "creditBalance": {"totalGranted": 5},
         "creditRate": {"__typename": "CreditRate", "amount": 2.0, "currencyId": "gold"}}));
-    let rate = decoded.credit_rate.unwrap();
-    assert_eq!((rate.amount, rate.currency_id.as_str()), (2.into(), "gold"));
-    for no_rate in [json!(null), json!({"amount": 2}), json!({"currencyId": "gold"})] {
-        assert_eq!(feature(&json!({"feature": {"refId": "f"}, "creditRate": no_rate})).credit_rate, None);
+    assert_eq!(paid["creditRate"].to_string(), r#"{"amount":2,"currencyId":"gold"}"#);
+    for no_rate in [
+        json!(null),
+        json!({"amount": 2}),
+        json!({"currencyId": "gold"}),
+        json!({"amount": "2", "currencyId": "gold"}),
+        json!({"amount": 2, "currencyId": 5}),
+    ] {
+        let unpaid = written(&json!({"feature": {"refId": "f"}, "creditRate": no_rate}));
+        assert_eq!(unpaid.get("creditRate"), None, "{no_rate}");
     }
 }
 

@@ -64,18 +64,17 @@ fn envelopes_are_opened_inside_one_another() {
 }
 
 #[test]
-fn more_envelopes_than_anyone_sends_are_refused() {
+fn as_many_envelopes_are_opened_as_json_can_hold() {
     let mut body = named(usage(), "type", "UsageUpdated");
-    for _ in 0..9 {
+    for _ in 0..120 {
         body = json!({"payload": body});
     }
-    let fault = described(&body);
-    assert!(fault.ends_with("payload.payload: more than 8 envelopes inside one another"), "{fault}");
+    assert_eq!(described(&body), USED_5);
     let mut body = named(usage(), "type", "UsageUpdated");
-    for _ in 0..9 {
+    for _ in 0..12 {
         body = sns(&body);
     }
-    assert!(described(&body).contains("more than 8 envelopes"), "{}", described(&body));
+    assert_eq!(described(&body), USED_5);
 }
 
 #[test]
@@ -152,15 +151,15 @@ fn a_body_that_names_no_event_is_malformed() {
 
 #[test]
 fn what_is_not_json_is_malformed_at_its_position() {
-    assert_eq!(described_text(""), "malformed: line 1 column 0: not JSON: EOF while parsing a value");
+    assert_eq!(described_text(""), "malformed: body: not JSON: EOF while parsing a value at line 1 column 0");
     assert_eq!(
         described_text("{\"type\": \"x\",\n \"a\" 1}"),
-        "malformed: line 2 column 6: not JSON: expected `:`"
+        "malformed: body: not JSON: expected `:` at line 2 column 6"
     );
     assert_eq!(described_text("[1]"), "malformed: body: expected an object, found a list");
     assert_eq!(
         described(&json!({"Type": "Notification", "Message": "{\"type\": secret}"})),
-        "malformed: Message line 1 column 10: not JSON: expected value"
+        "malformed: Message: not JSON: expected value at line 1 column 10"
     );
     assert_eq!(
         described(&json!({"Type": "Notification", "Message": "5"})),
@@ -172,7 +171,10 @@ fn what_is_not_json_is_malformed_at_its_position() {
 #[test]
 fn nesting_without_end_is_refused_and_not_followed() {
     let deep = "{\"type\":".to_owned() + &"[".repeat(4_000);
-    assert_eq!(described_text(&deep), "malformed: line 1 column 135: not JSON: recursion limit exceeded");
+    assert_eq!(
+        described_text(&deep),
+        "malformed: body: not JSON: recursion limit exceeded at line 1 column 135"
+    );
     let nested = ["[".repeat(100_000), "]".repeat(100_000)].concat();
     for body in [
         format!(
@@ -180,6 +182,6 @@ fn nesting_without_end_is_refused_and_not_followed() {
         ),
         format!(r#"{{"type":"next","x":{nested}}}"#),
     ] {
-        assert!(described_text(&body).ends_with("not JSON: recursion limit exceeded"));
+        assert!(described_text(&body).contains("not JSON: recursion limit exceeded"));
     }
 }

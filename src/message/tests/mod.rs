@@ -9,9 +9,9 @@ mod timestamps;
 
 use serde_json::Value;
 
-use super::{Event, MalformedBody, Message, UsageOf, decode};
+use super::{Event, MalformedBody, Message, decode};
 use crate::clock::EpochMs;
-use crate::entitlement::{Entitlement, Subject, Usage};
+use crate::entitlement::{Entitlement, Subject, Usage, UsageOf};
 
 /// The `SentTimestamp` of every message here.
 const SENT_AT: EpochMs = EpochMs(1_795_200_000_000);
@@ -80,22 +80,12 @@ fn describe(event: &Event) -> String {
             format!("{subject} at {at}{denied} has [{}]", entries.join(", "))
         }
         Event::UsageUpdated(updated) => {
-            let of = match &updated.of {
-                UsageOf::Feature(feature) => feature.as_str().to_owned(),
-                UsageOf::Credit(currency) => format!("credit {}", currency.as_str()),
-            };
-            let usage = describe_usage(&updated.measured.usage);
-            format!(
-                "{} used {usage} of {of} at {}",
-                describe_subject(&updated.subject),
-                updated.measured.updated_at.0
-            )
+            let (subject, usage) = (describe_subject(&updated.subject), describe_usage(&updated.usage));
+            format!("{subject} used {usage} of {} at {}", describe_of(&updated.of), updated.updated_at.0)
         }
         Event::Purged(subjects) => {
-            format!(
-                "purge {}",
-                subjects.iter().map(|subject| describe_subject(&subject)).collect::<Vec<_>>().join(", ")
-            )
+            let subjects = (0..subjects.len()).map(|index| describe_subject(&subjects.get(index)));
+            format!("purge {}", subjects.collect::<Vec<_>>().join(", "))
         }
         Event::EnvironmentInvalidated => "purge everything".to_owned(),
         Event::Ignored { label } => format!("ignored {label}"),
@@ -109,18 +99,18 @@ fn describe_subject(subject: &Subject) -> String {
     }
 }
 
+fn describe_of(of: &UsageOf) -> String {
+    match of {
+        UsageOf::Feature(feature) => feature.as_str().to_owned(),
+        UsageOf::Credit(currency) => format!("credit {}", currency.as_str()),
+    }
+}
+
 fn describe_entry(entitlement: &Entitlement) -> String {
-    let (id, usage, at) = match entitlement {
-        Entitlement::Feature(feature) => {
-            (feature.feature.id.as_str().to_owned(), &feature.usage, feature.usage_updated_at)
-        }
-        Entitlement::Credit(credit) => {
-            (format!("credit {}", credit.currency_id.as_str()), &credit.usage, credit.usage_updated_at)
-        }
-    };
-    match at {
-        Some(at) => format!("{id} used {} at {}", describe_usage(usage), at.0),
-        None => id,
+    let of = describe_of(&entitlement.of);
+    match entitlement.usage_updated_at {
+        Some(at) => format!("{of} used {} at {}", describe_usage(&entitlement.usage), at.0),
+        None => of,
     }
 }
 

@@ -86,7 +86,7 @@ fn no_mutation_of_a_sample_panics_and_what_is_understood_can_be_stored() {
         for format in [CacheFormat::Compatible, CacheFormat::V3, CacheFormat::V4] {
             let json = match &event {
                 Event::EntitlementsUpdated(updated) => entitlements_json(&updated.entitlements, format),
-                Event::UsageUpdated(updated) => usage_json(&updated.measured.usage, format),
+                Event::UsageUpdated(updated) => usage_json(&updated.usage, format),
                 Event::Purged(_) | Event::EnvironmentInvalidated | Event::Ignored { .. } => continue,
             };
             let stored: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -186,7 +186,7 @@ fn half_an_emoji_anywhere_becomes_the_replacement_character() {
     // Other invalid JSON stays malformed.
     assert_eq!(
         described_text(&usage(r"\ud83d", r#","x":"\uzzzz""#)),
-        "malformed: line 1 column 89: not JSON: invalid escape"
+        "malformed: body: not JSON: invalid escape at line 1 column 89"
     );
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::{CreditBalance, Event, message_time};
+use super::super::{CreditBalance, Event};
 use super::{decoded, described};
 use crate::clock::EpochMs;
 
@@ -86,14 +86,6 @@ fn a_message_is_as_old_as_its_own_timestamp_or_its_sent_timestamp_if_that_is_ear
     ] {
         assert_eq!(sent_at(no_earlier.clone()), EpochMs(1_795_200_000_000), "{no_earlier}");
     }
-}
-
-#[test]
-fn the_time_of_a_message_without_a_sent_timestamp_is_its_own_if_it_has_one() {
-    let body = |timestamp: Value| json!({"type": "next", "timestamp": timestamp}).to_string();
-    assert_eq!(message_time(&body(json!("2026-11-20T08:00:00Z"))), Some(EpochMs(1_795_161_600_000)));
-    assert_eq!(message_time(&body(json!(null))), None);
-    assert_eq!(message_time("{"), None);
 }
 
 fn balance(body: &Value) -> Option<CreditBalance> {

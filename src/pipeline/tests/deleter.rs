@@ -3,10 +3,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::unbounded;
 
 use super::{AT_ONCE, FakeQueue, Rig, delivery, entry_failure, queue_error, secs, wait_until};
-use crate::pipeline::deleter::Deleter;
+use crate::pipeline::deleter::{Backlog, Deleter};
 use crate::pipeline::ending::Ending;
 use crate::pipeline::in_flight::Recorded;
 use crate::sqs::{BatchOutcome, QueueError};
@@ -29,16 +29,17 @@ fn deletes(rig: &Rig, ids: impl IntoIterator<Item = usize>) -> Vec<Recorded> {
     ids.map(|id| recorded(rig, &id.to_string(), Ending::Delete)).collect()
 }
 
-fn deleter(rig: &Rig, recorded: &Arc<Mutex<Receiver<Recorded>>>) -> Deleter {
-    Deleter { context: rig.context.clone(), recorded: Arc::clone(recorded) }
+fn deleter(rig: &Rig, backlog: &Arc<Mutex<Backlog>>) -> Deleter {
+    Deleter { context: rig.context.clone(), backlog: Arc::clone(backlog) }
 }
 
-/// Steps until all of these are completed.
-fn complete(rig: &Rig, recorded: Vec<Recorded>) {
+/// Steps until all of these are completed, which come in rounds of seven.
+fn complete(rig: &Rig, mut recorded: Vec<Recorded>) {
     let (sender, receiver) = unbounded();
-    let deleter = deleter(rig, &Arc::new(Mutex::new(receiver)));
-    for recorded in recorded {
-        sender.send(recorded).unwrap();
+    let deleter = deleter(rig, &Backlog::new(receiver));
+    while !recorded.is_empty() {
+        let round = recorded.drain(..recorded.len().min(7)).collect();
+        sender.send(round).unwrap();
     }
     while rig.context.metrics.in_flight.get() > 0 {
         assert!(deleter.step());
@@ -60,6 +61,18 @@ fn deletes_go_out_in_batches_of_ten() {
     assert_eq!(sizes(&rig), [10, 10, 10, 1]);
     let distinct: HashSet<String> = calls(&rig).concat().into_iter().collect();
     assert_eq!(distinct.len(), 31);
+}
+
+#[test]
+fn a_round_of_many_is_shared_by_the_deleters() {
+    let rig = Rig::new();
+    let (sender, receiver) = unbounded();
+    let backlog = Backlog::new(receiver);
+    sender.send(deletes(&rig, 0..25)).unwrap();
+    for expected in [vec![10], vec![10, 10], vec![10, 10, 5]] {
+        assert!(deleter(&rig, &backlog).step());
+        assert_eq!(sizes(&rig), expected);
+    }
 }
 
 #[test]
@@ -108,15 +121,15 @@ fn a_queue_that_takes_no_deletes_is_not_called_in_a_hot_loop() {
 fn a_delete_that_goes_on_failing_holds_up_no_other_deleter() {
     let rig = with_deletes(VecDeque::from([Ok(vec![Some(entry_failure("InternalError", false))])]));
     let (sender, receiver) = unbounded();
-    let receiver = Arc::new(Mutex::new(receiver));
+    let backlog = Backlog::new(receiver);
     thread::scope(|scope| {
         for _ in 0..2 {
-            let deleter = deleter(&rig, &receiver);
+            let deleter = deleter(&rig, &backlog);
             scope.spawn(move || deleter.step());
         }
-        sender.send(recorded(&rig, "failing", Ending::Delete)).unwrap();
+        sender.send(vec![recorded(&rig, "failing", Ending::Delete)]).unwrap();
         wait_until("the first call", || calls(&rig).len() == 1);
-        sender.send(recorded(&rig, "other", Ending::Delete)).unwrap();
+        sender.send(vec![recorded(&rig, "other", Ending::Delete)]).unwrap();
     });
     assert_eq!(calls(&rig), [["failing"], ["other"], ["failing"]]);
 }
@@ -170,10 +183,10 @@ fn what_is_released_is_not_hidden_again_by_an_extension_that_was_under_way() {
 fn deleters_end_in_the_exit_phase() {
     let mut rig = Rig::new();
     let (_sender, receiver) = unbounded();
-    let receiver = Arc::new(Mutex::new(receiver));
+    let backlog = Backlog::new(receiver);
     thread::scope(|scope| {
         for _ in 0..3 {
-            let deleter = deleter(&rig, &receiver);
+            let deleter = deleter(&rig, &backlog);
             scope.spawn(move || deleter.run());
         }
         drop(rig.triggers.take());

@@ -1,41 +1,40 @@
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{AT_ONCE, received_at, secs, track};
 use crate::ops::metrics::Metrics;
 use crate::pipeline::ending::Ending;
-use crate::pipeline::in_flight::{Extended, InFlight, InFlightDelivery};
+use crate::pipeline::in_flight::{Extended, InFlight, InFlightDelivery, OpenPoll};
 
-fn tracker() -> (Arc<InFlight>, Arc<Metrics>) {
+fn tracker() -> (InFlight, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new().unwrap());
     (InFlight::new(2, Arc::clone(&metrics)), metrics)
 }
 
-fn tracked(in_flight: &Arc<InFlight>, id: &str, at: Instant) -> InFlightDelivery {
+fn tracked(in_flight: &InFlight, id: &str, at: Instant) -> InFlightDelivery {
     track(in_flight, received_at(id, "{}", at))
 }
 
-/// Extends what is due: for whom, and how long.
-fn extend(
-    in_flight: &Arc<InFlight>,
-    now: Instant,
-    result: impl Fn(Duration) -> Extended,
-) -> Vec<(String, u64)> {
+fn poll(until: Instant, is_likely: bool) -> OpenPoll {
+    OpenPoll { until, is_likely }
+}
+
+/// Extends what is due, by the tracker's timeout, and says what that was.
+fn extend(in_flight: &InFlight, now: Instant, result: Extended) -> Vec<String> {
     let extensions = in_flight.begin_extensions(10, now);
     let extended = extensions.iter().map(|extension| {
-        in_flight.end_extension(extension, result(extension.hidden_for));
-        (extension.receipt_handle.0.clone(), extension.hidden_for.as_secs())
+        in_flight.end_extension(extension, result);
+        extension.receipt_handle.0.clone()
     });
     extended.collect()
 }
 
-fn succeed(in_flight: &Arc<InFlight>, now: Instant) -> Vec<(String, u64)> {
-    extend(in_flight, now, |hidden_for| Extended::Until(now + hidden_for))
+fn succeed(in_flight: &InFlight, now: Instant) -> Vec<String> {
+    extend(in_flight, now, Extended::Until(now + in_flight.timeout()))
 }
 
 fn is_lost(in_flight: &InFlight, delivery: &InFlightDelivery, now: Instant) -> bool {
-    in_flight.are_held([&delivery.ticket].into_iter(), now) == [false]
+    in_flight.are_held([delivery.id], now) == [false]
 }
 
 #[test]
@@ -44,11 +43,11 @@ fn a_message_is_extended_at_half_of_its_time_counted_from_its_receipt() {
     let first = tracked(&in_flight, "1", start);
     let _second = tracked(&in_flight, "2", start + secs(10));
     assert!(succeed(&in_flight, start + secs(14)).is_empty());
-    assert_eq!(succeed(&in_flight, start + secs(15)), [("1".to_owned(), 30)]);
+    assert_eq!(succeed(&in_flight, start + secs(15)), ["1"]);
     assert!(succeed(&in_flight, start + secs(15)).is_empty(), "not twice");
-    assert_eq!(succeed(&in_flight, start + secs(25)), [("2".to_owned(), 30)]);
-    assert_eq!(in_flight.time_left(&first.ticket, start + secs(25)), secs(20));
-    assert_eq!(succeed(&in_flight, start + secs(30)), [("1".to_owned(), 30)]);
+    assert_eq!(succeed(&in_flight, start + secs(25)), ["2"]);
+    assert_eq!(in_flight.time_left(first.id, start + secs(25)), secs(20));
+    assert_eq!(succeed(&in_flight, start + secs(30)), ["1"]);
 }
 
 #[test]
@@ -62,28 +61,26 @@ fn the_most_urgent_messages_are_extended_first_and_no_more_than_a_call_takes() {
 }
 
 #[test]
-fn what_is_recorded_or_dropped_is_not_extended_and_the_gauge_follows() {
+fn what_is_recorded_is_not_extended_and_the_gauge_follows_until_it_is_removed() {
     let ((in_flight, metrics), start) = (tracker(), Instant::now());
     let recorded = in_flight.record(vec![(tracked(&in_flight, "1", start), Ending::Delete)]);
-    let dropped = tracked(&in_flight, "2", start);
-    assert_eq!(metrics.in_flight.get(), 2);
-    drop(dropped);
     assert_eq!(metrics.in_flight.get(), 1);
     assert!(succeed(&in_flight, start + secs(20)).is_empty());
-    drop(recorded);
+    in_flight.remove([recorded[0].id]);
     assert_eq!(metrics.in_flight.get(), 0);
 }
 
 #[test]
 fn a_message_whose_time_is_over_or_that_the_queue_has_forgotten_is_lost() {
-    let ((in_flight, _), start) = (tracker(), Instant::now());
+    let ((in_flight, metrics), start) = (tracker(), Instant::now());
     in_flight.set_timeout(secs(30));
     let expired = tracked(&in_flight, "1", start);
     assert!(!is_lost(&in_flight, &expired, start + secs(29)));
     assert!(is_lost(&in_flight, &expired, start + secs(30)));
+    assert_eq!(metrics.in_flight.get(), 0);
     assert!(succeed(&in_flight, start + secs(31)).is_empty());
     let forgotten = tracked(&in_flight, "2", start);
-    extend(&in_flight, start + secs(16), |_| Extended::Forgotten);
+    extend(&in_flight, start + secs(16), Extended::Forgotten);
     assert!(is_lost(&in_flight, &forgotten, start + secs(16)));
 }
 
@@ -92,7 +89,7 @@ fn an_assumed_timeout_is_no_proof_that_a_message_is_lost_but_an_extension_is() {
     let ((in_flight, _), start) = (tracker(), Instant::now());
     let held = tracked(&in_flight, "1", start);
     assert!(!is_lost(&in_flight, &held, start + secs(600)), "the queue's may be longer");
-    assert_eq!(in_flight.time_left(&held.ticket, start + secs(600)), secs(0));
+    assert_eq!(in_flight.time_left(held.id, start + secs(600)), secs(0));
     assert_eq!(succeed(&in_flight, start + secs(600)).len(), 1, "it is still extended");
     assert!(!is_lost(&in_flight, &held, start + secs(629)));
     assert!(is_lost(&in_flight, &held, start + secs(630)));
@@ -103,17 +100,7 @@ fn a_shorter_timeout_that_the_queue_tells_later_holds_for_what_was_received_befo
     let ((in_flight, _), start) = (tracker(), Instant::now());
     let _held = tracked(&in_flight, "1", start);
     in_flight.set_timeout(secs(4));
-    assert_eq!(succeed(&in_flight, start + secs(2)), [("1".to_owned(), 4)]);
-}
-
-#[test]
-fn no_message_is_hidden_for_longer_than_twelve_hours() {
-    let ((in_flight, _), start) = (tracker(), Instant::now());
-    let held = tracked(&in_flight, "1", start);
-    let almost = start + secs(12 * 3_600 - 15);
-    assert_eq!(succeed(&in_flight, almost), [("1".to_owned(), 10)]);
-    assert!(succeed(&in_flight, almost + secs(10)).is_empty());
-    assert!(is_lost(&in_flight, &held, almost + secs(10)));
+    assert_eq!(succeed(&in_flight, start + secs(2)), ["1"]);
 }
 
 #[test]
@@ -121,7 +108,7 @@ fn an_extension_that_failed_is_made_again_a_little_later() {
     let ((in_flight, _), start) = (tracker(), Instant::now());
     let held = tracked(&in_flight, "1", start);
     let at_half = start + secs(15);
-    assert_eq!(extend(&in_flight, at_half, |_| Extended::Failed).len(), 1);
+    assert_eq!(extend(&in_flight, at_half, Extended::Failed).len(), 1);
     assert!(!is_lost(&in_flight, &held, at_half));
     assert!(succeed(&in_flight, at_half).is_empty(), "not at once");
     assert_eq!(succeed(&in_flight, at_half + secs(4)).len(), 1);
@@ -133,17 +120,17 @@ fn what_is_recorded_during_its_extension_says_so_and_is_not_lost_by_it() {
     let held = tracked(&in_flight, "1", start);
     let under_way = in_flight.begin_extensions(10, start + secs(15));
     let recorded = in_flight.record(vec![(held, AT_ONCE)]).remove(0);
-    assert!(in_flight.is_being_extended(&recorded.ticket));
+    assert!(in_flight.is_being_extended(recorded.id));
     in_flight.end_extension(&under_way[0], Extended::Forgotten);
-    assert!(!in_flight.is_being_extended(&recorded.ticket));
-    assert_eq!(in_flight.are_held([&recorded.ticket].into_iter(), start + secs(15)), [true]);
+    assert!(!in_flight.is_being_extended(recorded.id));
+    assert_eq!(in_flight.time_left(recorded.id, start + secs(15)), secs(15));
 }
 
 #[test]
 fn a_release_takes_over_once_what_is_neither_recorded_nor_lost_and_leaves_its_holder_nothing() {
     let ((in_flight, metrics), start) = (tracker(), Instant::now());
-    let lost = tracked(&in_flight, "lost", start);
-    extend(&in_flight, start + secs(16), |_| Extended::Forgotten);
+    let _lost = tracked(&in_flight, "lost", start);
+    extend(&in_flight, start + secs(16), Extended::Forgotten);
     let _recorded = in_flight.record(vec![(tracked(&in_flight, "recorded", start), Ending::Delete)]);
     let held = tracked(&in_flight, "held", start);
 
@@ -152,77 +139,55 @@ fn a_release_takes_over_once_what_is_neither_recorded_nor_lost_and_leaves_its_ho
     assert_eq!((released[0].receipt_handle.0.as_str(), released[0].ending), ("held", AT_ONCE));
     assert!(in_flight.take_over(start).is_empty());
     assert!(in_flight.record(vec![(held, Ending::Delete)]).is_empty());
-    drop(lost);
     assert_eq!(metrics.in_flight.get(), 2, "recorded and released");
 }
 
 #[test]
 fn what_is_taken_over_during_its_extension_says_so_until_that_has_ended() {
-    let ((in_flight, metrics), start) = (tracker(), Instant::now());
-    let held = tracked(&in_flight, "1", start);
+    let ((in_flight, _), start) = (tracker(), Instant::now());
+    let _held = tracked(&in_flight, "1", start);
     let under_way = in_flight.begin_extensions(10, start + secs(15));
     let released = in_flight.take_over(start + secs(15));
-    drop(held);
-    assert!(in_flight.is_being_extended(&released[0].ticket));
+    assert!(in_flight.is_being_extended(released[0].id));
     in_flight.end_extension(&under_way[0], Extended::Until(start + secs(45)));
-    assert!(!in_flight.is_being_extended(&released[0].ticket));
-    drop(released);
-    assert_eq!(metrics.in_flight.get(), 0);
+    assert!(!in_flight.is_being_extended(released[0].id));
 }
 
 #[test]
 fn what_is_released_becomes_visible_when_the_last_open_poll_can_no_longer_take_it() {
     let ((in_flight, _), now) = (tracker(), Instant::now());
     let visible_in = |at| {
-        let held = tracked(&in_flight, "1", now);
-        let ending = in_flight.take_over(at)[0].ending;
-        drop(held);
-        ending.visible_in()
+        tracked(&in_flight, "1", now);
+        in_flight.take_over(at)[0].ending.visible_in()
     };
-    let first = in_flight.open_poll(1, now + Duration::from_millis(9_500), false);
+    in_flight.open_poll(1, poll(now + Duration::from_millis(9_500), false));
     assert_eq!(visible_in(now), secs(11));
     assert_eq!(visible_in(now + secs(60)), secs(1), "its answer is under way");
-    drop(first);
+    in_flight.close_poll(1, Vec::new());
     assert_eq!(visible_in(now), secs(0));
 }
 
 #[test]
 fn what_comes_or_is_dropped_in_the_release_phase_is_released_by_the_next_look() {
-    let ((in_flight, metrics), now) = (tracker(), Instant::now());
+    let ((in_flight, _), now) = (tracker(), Instant::now());
     assert!(in_flight.take_over(now).is_empty());
     drop(tracked(&in_flight, "late", now));
     let released = in_flight.take_over(now);
     assert_eq!(released[0].receipt_handle.0, "late");
-    drop(released);
-    assert_eq!(metrics.in_flight.get(), 0);
 }
 
 #[test]
 fn a_drain_waits_for_what_is_in_flight_and_for_polls_that_are_likely_to_bring_something() {
     let ((in_flight, _), now) = (tracker(), Instant::now());
-    assert!(in_flight.wait_until_drained(now, now));
+    assert!(in_flight.is_drained(true));
     let held = tracked(&in_flight, "1", now);
-    assert!(!in_flight.wait_until_drained(now, now));
-    drop(held);
-    let likely = in_flight.open_poll(0, now + secs(20), true);
-    assert!(!in_flight.wait_until_drained(now, now));
-    drop(likely);
-    let quiet = in_flight.open_poll(0, now + secs(20), false);
-    assert!(in_flight.wait_until_drained(now, now), "it may wait for long in vain");
-    let later = Instant::now() + secs(60);
-    assert!(!in_flight.wait_until_drained(later, Instant::now()), "for a moment it is waited for");
-    drop(quiet);
-    assert!(in_flight.wait_until_drained(later, later));
-}
-
-#[test]
-fn a_drain_ends_as_soon_as_the_last_delivery_is_completed() {
-    let ((in_flight, _), now) = (tracker(), Instant::now());
-    let held = tracked(&in_flight, "1", now);
-    thread::scope(|scope| {
-        let waiting = scope.spawn(|| in_flight.wait_until_drained(now, now + secs(60)));
-        drop(held);
-        assert!(waiting.join().unwrap());
-    });
-    assert!(now.elapsed() < secs(10));
+    assert!(!in_flight.is_drained(false));
+    in_flight.remove([held.id]);
+    in_flight.open_poll(0, poll(now + secs(20), true));
+    assert!(!in_flight.is_drained(false));
+    in_flight.open_poll(0, poll(now + secs(20), false));
+    assert!(in_flight.is_drained(false), "it may wait for long in vain");
+    assert!(!in_flight.is_drained(true), "for a moment it is waited for");
+    in_flight.close_poll(0, Vec::new());
+    assert!(in_flight.is_drained(true));
 }

@@ -9,26 +9,25 @@ mod visibility;
 mod worker;
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, unbounded};
 
 use super::context::Context;
-use super::ending::{Ending, MalformedIds};
-use super::gate::RedisGate;
-use super::in_flight::{InFlight, InFlightDelivery, Recorded};
+use super::ending::Ending;
+use super::gate::{Access, RedisGate};
+use super::in_flight::{InFlight, InFlightDelivery, OpenPoll, Recorded};
 use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Invalidation, Layout};
 use crate::clock::EpochMs;
-use crate::config::{CacheUpdatePolicy, PoisonPolicy};
+use crate::config::PoisonPolicy;
 use crate::entitlement::stored::CacheFormat;
 use crate::log::FaultLog;
 use crate::ops::health::{HealthBoard, Patience};
 use crate::ops::metrics::Metrics;
 use crate::sentry_reports::Reporter;
-use crate::shutdown::{ShutdownTriggers, Stop, shutdown_phases};
+use crate::shutdown::{Phases, Stop, StopTrigger, shutdown_phases};
 use crate::sqs::{BatchOutcome, Delivery, EntryFailure, Queue, QueueError, ReceiptHandle};
 use crate::store::{CacheStore, Cause, LockPatience, Outcome, StoreError};
 
@@ -211,8 +210,8 @@ struct Rig {
     context: Arc<Context>,
     queue: Arc<FakeQueue>,
     store: Arc<FakeStore>,
-    recorded: Receiver<Recorded>,
-    triggers: Option<ShutdownTriggers>,
+    recorded: Receiver<Vec<Recorded>>,
+    triggers: Option<Phases<StopTrigger>>,
 }
 
 impl Rig {
@@ -234,19 +233,14 @@ impl Rig {
         let faults = Arc::new(FaultLog::new());
         let health = Arc::new(HealthBoard::new(2, Patience::default(), Instant::now()));
         let gate = RedisGate::new(Arc::clone(&health), Arc::clone(&metrics), Arc::clone(&faults));
-        gate.read_succeeded();
+        gate.succeeded(Access::Read);
         let (triggers, shutdown) = shutdown_phases();
         let (recorded_sender, recorded) = unbounded();
         let context = Context {
             batch_size: 10,
             wait_time: secs(20),
             poison_policy,
-            layout: Layout {
-                keyspace: Keyspace::new("p"),
-                format: CacheFormat::Compatible,
-                policy: CacheUpdatePolicy::Upsert,
-            },
-            environment_prefix: "p".to_owned(),
+            layout: Layout { keyspace: Keyspace::new("p"), format: CacheFormat::Compatible },
             queue: Arc::clone(&queue) as Arc<dyn Queue>,
             store: Arc::clone(&store) as Arc<dyn CacheStore>,
             in_flight: InFlight::new(2, Arc::clone(&metrics)),
@@ -255,15 +249,13 @@ impl Rig {
             metrics,
             faults,
             reporter: Reporter::default(),
-            malformed_ids: MalformedIds::default(),
-            invalidated_at: AtomicI64::new(i64::MIN),
             recorded: recorded_sender,
             shutdown,
         };
         Self { context: Arc::new(context), queue, store, recorded, triggers: Some(triggers) }
     }
 
-    fn in_flight(&self) -> &Arc<InFlight> {
+    fn in_flight(&self) -> &InFlight {
         &self.context.in_flight
     }
 
@@ -275,7 +267,7 @@ impl Rig {
     /// What was recorded so far: receipt handle and ending.
     fn endings(&self) -> Vec<(String, Ending)> {
         let ending = |recorded: Recorded| (recorded.receipt_handle.0, recorded.ending);
-        self.recorded.try_iter().map(ending).collect()
+        self.recorded.try_iter().flatten().map(ending).collect()
     }
 
     fn failed(&self, reason: &str) -> u64 {
@@ -283,9 +275,9 @@ impl Rig {
     }
 }
 
-fn track(in_flight: &Arc<InFlight>, delivery: Delivery) -> InFlightDelivery {
-    let poll = in_flight.open_poll(0, Instant::now(), false);
-    poll.received(vec![delivery]).pop().unwrap()
+fn track(in_flight: &InFlight, delivery: Delivery) -> InFlightDelivery {
+    in_flight.open_poll(0, OpenPoll { until: Instant::now(), is_likely: false });
+    in_flight.close_poll(0, vec![delivery]).pop().unwrap()
 }
 
 fn deleted(id: &str) -> (String, Ending) {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, bounded};
 
 use super::{FakeQueue, Rig, delivery, queue_error, secs};
+use crate::pipeline::gate::Access;
 use crate::pipeline::in_flight::InFlightDelivery;
 use crate::pipeline::poller::Poller;
 use crate::sqs::{Delivery, QueueError};
@@ -42,7 +43,11 @@ fn a_poller_that_gets_answers_is_alive_and_sends_what_it_receives_to_the_workers
 #[test]
 fn nothing_is_received_while_redis_cannot_be_used() {
     let (mut rig, mut poller, _deliveries) = rig_with(Vec::new());
-    rig.context.gate.write_failed(&super::store_error(crate::store::Cause::Io), std::time::Instant::now());
+    rig.context.gate.failed(
+        Access::Write,
+        &super::store_error(crate::store::Cause::Io),
+        std::time::Instant::now(),
+    );
     drop(rig.triggers.take()); // the wait ends at once
     poller.step();
     assert!(rig.queue.waits.lock().unwrap().is_empty());

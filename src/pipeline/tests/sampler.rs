@@ -2,6 +2,7 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use super::{FakeStore, Rig, delivery, secs, store_error};
+use crate::pipeline::gate::Access;
 use crate::pipeline::sampler::Sampler;
 use crate::pipeline::visibility::Visibility;
 use crate::store::Cause;
@@ -12,7 +13,7 @@ fn after_a_failed_write_a_probe_opens_the_gate_but_not_while_a_worker_is_about_t
     let gate = rig.context.gate.clone();
     let mut sampler = Sampler::new(rig.context.clone(), None);
     let retry = gate.retry_write();
-    gate.write_failed(&store_error(Cause::Io), Instant::now());
+    gate.failed(Access::Write, &store_error(Cause::Io), Instant::now());
     sampler.step(Instant::now());
     assert!(!gate.is_open(), "Redis answers, but that proves nothing");
     drop(retry);
@@ -24,7 +25,7 @@ fn after_a_failed_write_a_probe_opens_the_gate_but_not_while_a_worker_is_about_t
 fn a_failed_read_is_ended_by_the_next_one_that_succeeds() {
     let rig = Rig::with_store(FakeStore { failures: Mutex::new(0), ..FakeStore::default() });
     let gate = rig.context.gate.clone();
-    gate.read_failed(&store_error(Cause::Timeout), Instant::now());
+    gate.failed(Access::Read, &store_error(Cause::Timeout), Instant::now());
     assert!(!gate.is_open());
     let mut sampler = Sampler::new(rig.context.clone(), None);
     sampler.step(Instant::now() + secs(1));

@@ -18,7 +18,7 @@ fn visibility(answers: Vec<Result<BatchOutcome, QueueError>>) -> (Rig, Visibilit
 }
 
 fn is_lost(rig: &Rig, delivery: &InFlightDelivery, now: Instant) -> bool {
-    rig.in_flight().are_held([&delivery.ticket].into_iter(), now) == [false]
+    rig.in_flight().are_held([delivery.id], now) == [false]
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, unbounded};
 
 use super::{AT_ONCE, FakeQueue, FakeStore, Rig, deleted, delivery, is_retry, received_at, secs, usage_of};
-use crate::clock::EpochMs;
 use crate::config::PoisonPolicy;
 use crate::pipeline::ending::Ending;
+use crate::pipeline::gate::Access;
 use crate::pipeline::in_flight::InFlightDelivery;
 use crate::pipeline::worker::Worker;
 use crate::sqs::Delivery;
@@ -108,7 +108,7 @@ fn messages_that_meet_a_redis_that_fails_are_kept_and_applied_when_a_retry_succe
     for _ in 0..2 {
         assert!(bench.worker.step());
         assert!(!gate.is_open());
-        gate.read_succeeded();
+        gate.succeeded(Access::Read);
         assert!(!gate.is_open(), "only a write proves that writes work");
         assert!(!gate.needs_probe(), "this worker's retry decides");
         assert!(bench.rig.endings().is_empty());
@@ -157,25 +157,6 @@ fn a_worker_ends_when_all_pollers_have_ended_and_nothing_waits() {
     assert!(bench.worker.step());
     assert_eq!(bench.rig.endings(), [deleted("1")]);
     assert!(!bench.worker.step());
-}
-
-#[test]
-fn entitlements_sent_before_an_invalidation_are_skipped_after_it() {
-    let mut bench = Bench::new();
-    let send = |bench: &mut Bench, id: &str, sent_at: i64, body: &str| {
-        bench.send(Delivery { sent_at: EpochMs(sent_at), ..delivery(id, body) });
-        assert_eq!(bench.step_until(1), [deleted(id)]);
-    };
-    let published = r#"{"type":"PACKAGE_PUBLISHED","payload":{"migrationType":"ALL_CUSTOMERS"}}"#;
-    send(&mut bench, "1", 1_795_161_600_000, published);
-    let entitlements = r#"{"type":"entitlements.updated","customer":{"id":"ann"},
-        "entitlements":[{"feature":{"id":"sso","featureType":"BOOLEAN"}}]}"#;
-    send(&mut bench, "2", 1_795_161_599_000, entitlements);
-    assert!(bench.rig.store.calls.lock().unwrap().is_empty());
-    let skipped = &bench.rig.context.metrics.writes_skipped;
-    assert_eq!(skipped.with_label_values(&["stale"]).get(), 1);
-    send(&mut bench, "3", 1_795_161_600_001, entitlements);
-    assert_eq!(bench.rig.store.calls.lock().unwrap().len(), 1);
 }
 
 #[test]

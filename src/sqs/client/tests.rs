@@ -1,10 +1,11 @@
-use std::sync::Mutex;
+use std::sync::atomic::AtomicU32;
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::aws::{CredentialsError, StaticCredentials};
-use crate::config::Secret;
+use crate::aws::tests::provider_of;
+use crate::aws::{Credentials, own_provider};
+use crate::config::{CredentialSource, Secret, StaticKeys};
 use crate::http_client::stub::{Reply, Stub, dead_url};
 
 const QUEUE_URL: &str = "https://sqs.eu-central-1.amazonaws.com/123456789012/events";
@@ -15,44 +16,37 @@ fn settings(endpoint: &Url) -> SqsSettings {
         queue_url: QUEUE_URL.to_owned(),
         region: "eu-central-1".to_owned(),
         pool_size: 2,
-        receive_slack: Duration::from_secs(5),
+        long_poll_deadline: Duration::from_secs(25),
         proxy: None,
     }
 }
 
+fn fixed(secret_access_key: Secret) -> Arc<CredentialsProvider> {
+    let access_key_id = "AKIA1".to_owned();
+    let keys = StaticKeys { access_key_id, secret_access_key, session_token: None };
+    own_provider(&CredentialSource::Static(keys), None).unwrap()
+}
+
 fn client(stub: &Stub) -> SqsClient {
-    let secret = Secret::inline("wJalrXUtnFEMI-of-the-test");
-    SqsClient::new(settings(&stub.url), Arc::new(StaticCredentials::new("AKIA1".to_owned(), secret, None)))
+    SqsClient::new(settings(&stub.url), fixed(Secret::inline("wJalrXUtnFEMI-of-the-test")))
 }
 
 fn handle(text: &str) -> ReceiptHandle {
     ReceiptHandle(text.to_owned())
 }
 
-/// Temporary credentials that note when they are refused.
-#[derive(Default)]
-struct Temporary {
-    refused: Mutex<Vec<String>>,
-}
-
-impl CredentialsProvider for Temporary {
-    fn current(&self, _now: EpochMs) -> Result<Arc<Credentials>, CredentialsError> {
-        Ok(Arc::new(Credentials {
-            access_key_id: "ASIA2".to_owned(),
+/// Temporary credentials, and others each time that they are fetched again.
+fn temporary() -> Arc<CredentialsProvider> {
+    let fetched = AtomicU32::new(1);
+    provider_of("temporary credentials", move || {
+        let number = fetched.fetch_add(1, Ordering::SeqCst) + 1;
+        Ok(Credentials {
+            access_key_id: format!("ASIA{number}"),
             secret_access_key: "verysecret".to_owned(),
             session_token: Some("FwoGtoken".to_owned()),
             expires_at: Some(EpochMs(i64::MAX)),
-        }))
-    }
-    fn invalidate(&self, access_key_id: &str, _now: EpochMs) {
-        self.refused.lock().unwrap().push(access_key_id.to_owned());
-    }
-    fn describe(&self) -> String {
-        "temporary credentials, with key id ASIA2".to_owned()
-    }
-    fn expiry(&self) -> Option<EpochMs> {
-        Some(EpochMs(i64::MAX))
-    }
+        })
+    })
 }
 
 #[test]
@@ -113,7 +107,7 @@ fn calls_go_to_the_endpoints_path_and_name_the_queue_as_it_is_given() {
     for (path, line) in [("/", "POST /"), ("/sqs", "POST /sqs/"), ("/a/b%20c/", "POST /a/b%20c/")] {
         let stub = Stub::start([Stub::ok("{}")]);
         let settings = settings(&stub.url.join(path).unwrap());
-        SqsClient::new(settings, Arc::new(Temporary::default())).receive(1, Duration::ZERO).unwrap();
+        SqsClient::new(settings, temporary()).receive(1, Duration::ZERO).unwrap();
         let asked = stub.asked();
         assert_eq!(asked.line, line);
         let body: Value = serde_json::from_str(&asked.body).unwrap();
@@ -143,12 +137,12 @@ fn a_clock_that_is_off_is_corrected_by_the_servers_and_the_call_is_sent_again() 
 }
 
 #[test]
-fn a_clock_that_is_off_is_explained_where_the_correction_does_not_help() {
-    let date = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
-    let stub = Stub::start([
-        Reply::Answer(403, date, EXPIRED.to_owned()),
-        Reply::Answer(403, date, EXPIRED.to_owned()),
-    ]);
+fn a_call_that_is_refused_with_the_corrected_time_too_is_not_sent_again() {
+    let refusal = || {
+        let date = "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+        Reply::Answer(403, date, EXPIRED.to_owned())
+    };
+    let stub = Stub::start([refusal(), refusal()]);
     let error = client(&stub).delete_batch(&[handle("a")]).unwrap_err();
     assert_eq!(error.kind, "InvalidSignatureException");
     assert!(
@@ -156,7 +150,7 @@ fn a_clock_that_is_off_is_explained_where_the_correction_does_not_help() {
             .message
             .starts_with(&format!("cannot delete messages from queue {QUEUE_URL} in region eu-central-1"))
     );
-    assert!(error.message.contains("minutes ahead of the server's"), "{error}");
+    assert!(error.message.contains("set this machine's clock by NTP"), "{error}");
     assert!(!error.message.contains("wJalrXUtnFEMI"));
 }
 
@@ -164,7 +158,7 @@ fn a_clock_that_is_off_is_explained_where_the_correction_does_not_help() {
 fn a_refusal_that_the_clock_does_not_explain_is_not_sent_again() {
     let stub = Stub::start([Reply::Answer(403, "", EXPIRED.replace("Signature expired: x", "no"))]);
     let error = client(&stub).delete_batch(&[handle("a")]).unwrap_err();
-    assert!(error.message.contains("check AWS_SECRET_ACCESS_KEY"), "{error}");
+    assert!(error.message.contains("the secret does not belong to this key"), "{error}");
     stub.asked();
     assert!(stub.was_left_alone());
 }
@@ -190,29 +184,33 @@ fn a_refused_temporary_key_is_reported_to_its_source_and_its_token_is_not_repeat
         Reply::Answer(400, "", r#"{"__type":"x#QueueDoesNotExist"}"#.to_owned()),
         Reply::Answer(403, "", r#"{"__type":"com.amazonaws.sqs#OverLimit"}"#.to_owned()),
     ]);
-    let provider = Arc::new(Temporary::default());
-    let client = SqsClient::new(settings(&stub.url), Arc::<Temporary>::clone(&provider));
+    let provider = temporary();
+    let client = SqsClient::new(settings(&stub.url), Arc::clone(&provider));
+    let mut is_due = Vec::new();
     for _ in 0..4 {
         let error = client.receive(1, Duration::ZERO).unwrap_err();
         assert!(!error.message.contains("FwoGtoken") && !error.message.contains("verysecret"), "{error}");
+        let later = EpochMs(clock::now().0 + 60_000 * (1 + i64::try_from(is_due.len()).unwrap()));
+        let held = provider.usable(later).unwrap().access_key_id.clone();
+        is_due.push(provider.renew_if_due(later).unwrap().access_key_id != held);
     }
     assert_eq!(stub.asked().header("x-amz-security-token"), "FwoGtoken");
     assert_eq!(
-        *provider.refused.lock().unwrap(),
-        ["ASIA2", "ASIA2"],
+        is_due,
+        [true, true, false, false],
         "neither an absent queue nor too many messages in flight are the key's fault"
     );
 }
 
 #[test]
-fn a_peer_that_hangs_or_drips_costs_the_wait_and_the_slack() {
+fn a_peer_that_hangs_or_drips_costs_a_long_poll_its_deadline() {
     for reply in [Reply::Silence, Reply::Drip] {
         let stub = Stub::start([reply]);
-        let settings =
-            SqsSettings { receive_slack: Duration::from_millis(300), proxy: None, ..settings(&stub.url) };
-        let client = SqsClient::new(settings, Arc::new(Temporary::default()));
+        let long_poll_deadline = Duration::from_millis(300);
+        let settings = SqsSettings { long_poll_deadline, ..settings(&stub.url) };
+        let client = SqsClient::new(settings, temporary());
         let started = Instant::now();
-        let error = client.receive(1, Duration::ZERO).unwrap_err();
+        let error = client.receive(1, Duration::from_secs(1)).unwrap_err();
         assert_eq!(error.kind, "timeout", "{error}");
         assert!(
             error.message.contains(&format!("no answer from {}", stub.url.as_str().trim_end_matches('/')))
@@ -237,13 +235,12 @@ fn answers_that_are_not_sqs_ask_whether_the_endpoint_is() {
 #[test]
 fn a_dead_endpoint_and_unreadable_credentials_are_told_apart() {
     let dead = dead_url();
-    let client = SqsClient::new(settings(&dead), Arc::new(Temporary::default()));
+    let client = SqsClient::new(settings(&dead), temporary());
     let error = client.receive(1, Duration::ZERO).unwrap_err();
     assert_eq!(error.kind, "connection_refused");
 
     let absent = Secret::file("/nonexistent/secret");
-    let provider = StaticCredentials::new("AKIA1".to_owned(), absent, None);
-    let error = SqsClient::new(settings(&dead), Arc::new(provider)).receive(1, Duration::ZERO).unwrap_err();
+    let error = SqsClient::new(settings(&dead), fixed(absent)).receive(1, Duration::ZERO).unwrap_err();
     assert_eq!(error.kind, "credentials_unreadable");
     assert!(error.message.contains("/nonexistent/secret"), "{error}");
 }

@@ -82,7 +82,8 @@ fn a_message_comes_with_its_times_and_count_whatever_else_there_is() {
 
 #[test]
 fn a_message_without_attributes_was_received_once_and_sent_now() {
-    for attributes in [json!({}), json!({"SentTimestamp": null})] {
+    for attributes in [json!(null), json!({}), json!({"SentTimestamp": null, "ApproximateReceiveCount": []})]
+    {
         let message = json!({"MessageId": "m", "ReceiptHandle": "r", "Body": "", "Attributes": attributes});
         let messages = messages(&json!({"Messages": [message]}));
         assert_eq!((messages[0].3, messages[0].4), (NOW.0, 1));
@@ -101,12 +102,26 @@ fn an_impossible_time_of_sending_is_unknown() {
 }
 
 #[test]
-fn a_message_that_could_not_be_deleted_is_an_error_that_names_the_field() {
-    for field in ["MessageId", "ReceiptHandle", "Body"] {
+fn a_message_that_could_not_be_deleted_or_read_is_an_error() {
+    for (field, error) in [
+        ("MessageId", "the answer is JSON, but not SQS's (line 1 column "),
+        ("ReceiptHandle", "the answer is JSON, but not SQS's (line 1 column "),
+        ("Body", "the answer has a message without Body"),
+    ] {
         let mut message = json!({"MessageId": "m", "ReceiptHandle": "r", "Body": "customer data"});
         message.as_object_mut().unwrap().remove(field);
-        let error = received(json!({"Messages": [message]}).to_string().as_bytes()).unwrap_err();
-        assert!(error.starts_with(&format!("the answer has no {field} (line 1 column ")), "{error}");
+        let found = received(json!({"Messages": [message]}).to_string().as_bytes()).unwrap_err();
+        assert!(found.starts_with(error), "{found}");
+    }
+}
+
+#[test]
+fn a_body_that_is_no_text_is_an_error_even_beside_one_that_is() {
+    for body in ["0", "1", "null", "{}"] {
+        let answer = format!(
+            r#"{{"Messages":[{{"MessageId":"a","ReceiptHandle":"r","Body":"text"}},{{"MessageId":"b","ReceiptHandle":"r","Body":{body}}}]}}"#
+        );
+        assert!(received(answer.as_bytes()).is_err(), "{body}");
     }
 }
 
@@ -117,10 +132,6 @@ fn an_answer_that_is_not_sqss_is_an_error_without_its_content() {
         (b"[1]", "the answer is JSON, but not SQS's (line 1 column 2)"),
         (br#"{"Messages":"customer"}"#, "the answer is JSON, but not SQS's (line 1 column 22)"),
         (br#"{"Messages":[{"MessageId":true}]}"#, "the answer is JSON, but not SQS's (line 1 column 30)"),
-        (
-            br#"{"Messages":[{"MessageId":"m","ReceiptHandle":"r","Body":0}]}"#,
-            "the answer has a Body that is no text",
-        ),
     ] {
         assert_eq!(received(answer).unwrap_err(), error);
     }

@@ -201,8 +201,8 @@ fn string_to_sign(
         }
     }
     let body_hash = hex(&Sha256::digest(request.body).into());
-    if let Some(told) = request.header("x-amz-content-sha256")
-        && told != body_hash
+    if let Some(claimed) = request.header("x-amz-content-sha256")
+        && claimed != body_hash
     {
         return refused(
             "SignatureDoesNotMatch",

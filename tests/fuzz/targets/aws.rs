@@ -64,39 +64,37 @@ fn are_whole(credentials: &Credentials) -> Result<(), String> {
     hold(token && texts && credentials.expires_at.is_some(), || "temporary credentials are whole".to_owned())
 }
 
-/// A refusal is a line, without the token.
-fn is_a_refusal(code: &str, text: &str) -> Result<(), String> {
-    is_a_line(code, 60)?;
-    is_a_line(text, 400)?;
-    hold(!text.contains("t0ken-of-a-pod"), || format!("the token is cut out of a refusal: {text}"))
+/// The code of a refusal. Both it and the text are a line, without the token.
+fn refusal(input: &[u8], probe: &mut Probe) -> Result<String, String> {
+    let (code, text) = probe.measure(|| {
+        let (code, message) = answers::error(input).unwrap_or_default();
+        answers::refusal(403, &code, &message, &["t0ken-of-a-pod"])
+    });
+    is_a_line(&code, 60)?;
+    is_a_line(&text, 400)?;
+    hold(!text.contains("t0ken-of-a-pod"), || format!("the token is cut out of a refusal: {text}"))?;
+    Ok(code)
 }
 
 fn sts(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
-    let text = String::from_utf8_lossy(input);
-    let credentials = probe.measure(|| answers::sts_credentials(&text));
+    let credentials = probe.measure(|| answers::sts_credentials(input));
     match &credentials {
         Ok(credentials) => are_whole(credentials)?,
         Err(fault) => tells_nothing(fault)?,
     }
-    let caller = probe.measure(|| answers::caller_arn(&text));
+    let caller = probe.measure(|| answers::caller_arn(input));
     match &caller {
         Ok(arn) => is_a_line(arn, input.len())?,
         Err(fault) => tells_nothing(fault)?,
     }
-    let (code, quoted) =
-        probe.measure(|| answers::refusal(403, answers::xml_error(&text), &["t0ken-of-a-pod"]));
-    is_a_refusal(&code, &quoted)?;
+    let code = refusal(input, probe)?;
     Ok(credentials.is_ok() || !code.is_empty())
 }
 
 fn metadata(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
-    let read = probe
-        .measure(|| answers::document(input).and_then(|document| answers::document_credentials(&document)));
+    let read = probe.measure(|| answers::document_credentials(input));
     refuses_depth(input, read.is_ok())?;
-    let error = probe.measure(|| answers::document_error(input));
-    refuses_depth(input, error.is_some())?;
-    let (code, quoted) = probe.measure(|| answers::refusal(403, error, &["t0ken-of-a-pod"]));
-    is_a_refusal(&code, &quoted)?;
+    let code = refusal(input, probe)?;
     match &read {
         Ok(credentials) => are_whole(credentials)?,
         Err(fault) => tells_nothing(fault)?,

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use fastrand::Rng;
 use persistent_cache_service::ops::metrics::Metrics;
-use persistent_cache_service::store::{parse_primary, results};
+use persistent_cache_service::store::{Outcome, parse_primary, results};
 use redis::{Parser, Value, from_redis_value};
 
 use super::{Memory, Target, hold};
@@ -88,8 +88,9 @@ fn answer(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
             hold(values.len() == steps.len(), || format!("{steps:?} come of one value each"))?;
             for (step, value) in steps.iter().zip(values) {
                 // What was counted is in the number that it came from.
-                if let (Ok(step), Value::Int(number)) = (step, value) {
-                    let (written, stale) = (step.written.count(), step.stale.count());
+                if let (Ok(step), Value::Int(number)) = (step, value)
+                    && let Outcome::Applied { written, stale } = step.outcome
+                {
                     let counted = (written + (stale << 16)) << 4;
                     hold(i64::try_from(counted).is_ok_and(|counted| number - counted < 16), || {
                         format!("{number} says {step:?}")

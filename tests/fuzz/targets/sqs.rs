@@ -57,8 +57,8 @@ const MEMORY: Memory = Memory {
     constant: 1024 * 1024,
 };
 
-/// Quoted words are cut at 200 characters and an ellipsis.
-const QUOTED_CHARS_MAX: usize = 201;
+/// Quoted words are cut at 300 characters and an ellipsis (`log::peer_text`).
+const QUOTED_CHARS_MAX: usize = 301;
 
 static RECEIVES: LazyLock<Samples> = LazyLock::new(|| {
     let message = |body: &&str| {

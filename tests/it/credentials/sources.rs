@@ -208,6 +208,13 @@ impl Source {
         }
     }
 
+    /// An instance gives a token for each fetch.
+    pub fn assert_no_token_is_reused(&self) {
+        if let Peer::Instance(imds) = &self.peer {
+            assert!(imds.calls().iter().all(|call| call.status != 401), "{:?}", imds.calls());
+        }
+    }
+
     /// What nobody may read, beside the keys.
     pub fn secrets(&self) -> Vec<String> {
         let mut secrets = [FIRST, SECOND, WRONG, "proxy-password", "proxy-user"].map(str::to_owned).to_vec();

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use persistent_cache_service::aws::StaticCredentials;
-use persistent_cache_service::config::Secret;
+use persistent_cache_service::aws::own_provider;
+use persistent_cache_service::config::{CredentialSource, Secret, StaticKeys};
 use persistent_cache_service::sqs::Queue;
 use persistent_cache_service::sqs::client::{SqsClient, SqsSettings};
 use url::Url;
@@ -235,20 +235,21 @@ fn attributes_are_told_unless_the_policy_forbids_it() {
 fn the_services_own_client_understands_the_queue_and_breaks_none_of_its_rules() {
     let options = QueueOptions::default();
     let (queue, _) = stage(&options);
+    let keys = CredentialSource::Static(StaticKeys {
+        access_key_id: options.access_key_id,
+        secret_access_key: Secret::inline(options.secret_access_key),
+        session_token: None,
+    });
     let client = SqsClient::new(
         SqsSettings {
             endpoint: queue.url().parse::<Url>().unwrap().join("/").unwrap(),
             queue_url: queue.url(),
             region: options.region,
             pool_size: 1,
-            receive_slack: Duration::from_secs(5),
+            long_poll_deadline: Duration::from_secs(25),
             proxy: None,
         },
-        Arc::new(StaticCredentials::new(
-            options.access_key_id,
-            Secret::inline(options.secret_access_key),
-            None,
-        )),
+        own_provider(&keys, None).expect("keys are a source"),
     );
     for number in 0..12 {
         queue.send(format!("{{\"number\":{number}}}"));

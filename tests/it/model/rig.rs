@@ -114,33 +114,33 @@ impl Rig {
     }
 
     /// Ends the faults and waits until the queue is empty and nothing is in flight.
-    pub fn settle(&self) {
+    pub fn drain(&self) {
         self.queue.set_faults(Faults { disorder: true, ..Faults::default() });
         let mut before = (Counts::default(), Instant::now());
-        let settled = || {
+        let drained = || {
             let counts = self.queue.counts();
             let is_empty = counts.visible + counts.in_flight == 0;
             if counts != before.0 {
                 before = (counts, Instant::now());
             }
-            if (is_empty || before.1.elapsed() > STANDSTILL) && self.in_hand() == 0.0 {
+            if (is_empty || before.1.elapsed() > STANDSTILL) && self.in_flight() == 0.0 {
                 if is_empty {
                     return Some(());
                 }
-                // What is in flight and in nobody's hand was lost on the way, or is hidden until its next try.
+                // What is in flight at no instance was lost on the way, or is hidden until its next try.
                 self.queue.advance(ALL_VISIBLE);
                 before.1 = Instant::now();
             }
             None
         };
-        wait_for(PATIENCE, "an empty queue and empty hands", settled, || {
+        wait_for(PATIENCE, "an empty queue and nothing in flight", drained, || {
             let last: Vec<String> =
                 self.services.iter().map(|service| service.log_lines().join("\n")).collect();
             format!("{:?}\n{}", self.queue.counts(), last.join("\n--- the second:\n"))
         });
     }
 
-    fn in_hand(&self) -> f64 {
+    fn in_flight(&self) -> f64 {
         let of = |service: &Service| {
             assert!(service.exit_status().is_none(), "it ended: {:?}", service.log_lines());
             // One that was just started may not listen yet: then nothing is known of it.

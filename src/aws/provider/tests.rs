@@ -3,6 +3,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::aws::tests::provider_of;
 
 const MINUTE: i64 = 60_000;
 const HOUR: i64 = 60 * MINUTE;
@@ -12,17 +13,6 @@ const HOUR: i64 = 60 * MINUTE;
 struct Script {
     answers: Mutex<VecDeque<Result<Credentials, CredentialsError>>>,
     asked: AtomicUsize,
-}
-
-impl Fetch for Arc<Script> {
-    fn fetch(&self) -> Result<Credentials, CredentialsError> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        self.answers.lock().unwrap().pop_front().expect("one more fetch than expected")
-    }
-
-    fn source(&self) -> String {
-        "scripted credentials".to_owned()
-    }
 }
 
 #[allow(clippy::unnecessary_wraps)] // it stands beside `down` in lists of answers
@@ -42,20 +32,26 @@ fn down() -> Result<Credentials, CredentialsError> {
 fn scripted(
     chance: f64,
     answers: impl IntoIterator<Item = Result<Credentials, CredentialsError>>,
-) -> (Arc<Script>, RenewingCredentials) {
+) -> (Arc<Script>, CredentialsProvider) {
     let script =
         Arc::new(Script { answers: Mutex::new(answers.into_iter().collect()), asked: AtomicUsize::new(0) });
-    let mut provider = RenewingCredentials::new(Box::new(Arc::clone(&script)), "THE_SETTING");
+    let asked = Arc::clone(&script);
+    let fetch = move || {
+        asked.asked.fetch_add(1, Ordering::SeqCst);
+        asked.answers.lock().unwrap().pop_front().expect("one more fetch than expected")
+    };
+    let fetcher = Fetcher { source: "scripted credentials".to_owned(), fetch: Box::new(fetch) };
+    let mut provider = CredentialsProvider::new(fetcher, "THE_SETTING");
     provider.chance = if chance > 0.5 { || 1.0 } else { || 0.0 };
     (script, provider)
 }
 
-fn key_id(provider: &RenewingCredentials, now_ms: i64) -> String {
+fn key_id(provider: &CredentialsProvider, now_ms: i64) -> String {
     provider.current(EpochMs(now_ms)).unwrap().access_key_id.clone()
 }
 
 /// Drives the loop as the service would, from `from` to `to`, and returns when it fetched.
-fn fetch_times((script, provider): &(Arc<Script>, RenewingCredentials), from: i64, to: i64) -> Vec<i64> {
+fn fetch_times((script, provider): &(Arc<Script>, CredentialsProvider), from: i64, to: i64) -> Vec<i64> {
     let (mut now, mut times) = (from, Vec::new());
     while now <= to {
         let before = script.asked.load(Ordering::SeqCst);
@@ -79,7 +75,7 @@ fn the_first_call_fetches_and_later_ones_do_not() {
     assert_eq!(key_id(&provider, 40 * MINUTE), "A");
     assert_eq!(script.asked.load(Ordering::SeqCst), 1);
     assert_eq!(provider.expiry(), Some(EpochMs(HOUR)));
-    assert_eq!(provider.describe(), "scripted credentials, with key id A");
+    assert_eq!(provider.describe(), "scripted credentials with key id A");
 }
 
 #[test]
@@ -121,7 +117,7 @@ fn the_old_key_is_used_to_its_last_moment_while_renewing_fails() {
     assert_eq!(expired.to_string(), "source is down");
     script.answers.lock().unwrap().push_front(key("B", 3 * HOUR));
     assert_eq!(key_id(&provider, HOUR + 30_000), "B", "a source that recovers is used");
-    assert_eq!(provider.renew_if_due(EpochMs(HOUR + 31_000)), Ok(()));
+    assert!(provider.renew_if_due(EpochMs(HOUR + 31_000)).is_ok());
 }
 
 #[test]
@@ -134,19 +130,26 @@ fn a_failing_source_is_not_asked_by_every_caller() {
     assert_eq!(key_id(&provider, 1_000), "A");
 }
 
+/// The key id after one step of the loop.
+fn renewed(provider: &CredentialsProvider, now_ms: i64) -> String {
+    let _ = provider.renew_if_due(EpochMs(now_ms));
+    key_id(provider, now_ms)
+}
+
 #[test]
 fn a_refused_key_is_replaced_at_most_every_five_seconds() {
     let (script, provider) = scripted(0.0, [key("A", HOUR), key("B", HOUR), key("C", HOUR)]);
-    assert_eq!(key_id(&provider, 0), "A");
-    provider.invalidate("A", EpochMs(10_000));
-    assert_eq!(key_id(&provider, 10_000), "B");
-    provider.invalidate("A", EpochMs(10_000)); // the same refusal, heard late
-    assert_eq!(key_id(&provider, 20_000), "B");
-    provider.invalidate("B", EpochMs(20_001));
+    assert_eq!(renewed(&provider, 0), "A");
+    provider.invalidate("A");
+    assert_eq!(key_id(&provider, 10_000), "A", "the loop replaces it");
+    assert_eq!(renewed(&provider, 10_000), "B");
+    provider.invalidate("A"); // the same refusal, heard late
+    assert_eq!(renewed(&provider, 20_000), "B");
+    provider.invalidate("B");
     assert_eq!(provider.next_renewal_in(EpochMs(20_001)), Duration::ZERO);
-    assert_eq!(key_id(&provider, 20_001), "C");
-    provider.invalidate("C", EpochMs(20_002));
-    assert_eq!(key_id(&provider, 20_002), "C", "too soon after the last fetch");
+    assert_eq!(renewed(&provider, 20_001), "C");
+    provider.invalidate("C");
+    assert_eq!(renewed(&provider, 20_002), "C", "too soon after the last fetch");
     assert_eq!(script.asked.load(Ordering::SeqCst), 3);
 }
 
@@ -157,8 +160,8 @@ fn fresh_keys_that_are_refused_too_are_replaced_after_growing_times() {
     let mut fetched_at = Vec::new();
     let mut held = String::new();
     for now in (0..=110_000).step_by(1_000) {
-        let key = key_id(&provider, now);
-        provider.invalidate(&key, EpochMs(now));
+        let key = renewed(&provider, now);
+        provider.invalidate(&key);
         if key != held {
             fetched_at.push(now / 1_000);
             held = key;
@@ -171,9 +174,9 @@ fn fresh_keys_that_are_refused_too_are_replaced_after_growing_times() {
 #[test]
 fn a_refused_key_stays_in_use_while_there_is_no_other() {
     let (_, provider) = scripted(0.0, [key("A", HOUR), down()]);
-    assert_eq!(key_id(&provider, 0), "A");
-    provider.invalidate("A", EpochMs(10_000));
-    assert_eq!(key_id(&provider, 10_000), "A");
+    assert_eq!(renewed(&provider, 0), "A");
+    provider.invalidate("A");
+    assert_eq!(renewed(&provider, 10_000), "A");
 }
 
 #[test]
@@ -186,16 +189,15 @@ fn a_key_that_has_expired_by_this_clock_is_used_and_fetched_again_in_a_few_minut
 }
 
 #[test]
-fn a_key_without_an_expiry_is_read_again_every_minute_and_the_old_one_outlives_a_fault() {
+fn a_key_without_an_expiry_is_read_again_every_ten_seconds_and_the_old_one_outlives_a_fault() {
     let keep = |id: &str| key(id, 0).map(|key| Credentials { expires_at: None, ..key });
     let scripted = scripted(0.0, [keep("A"), keep("B"), down(), keep("C")]);
-    assert_eq!(fetch_times(&scripted, 0, 2 * MINUTE), [0, MINUTE, 2 * MINUTE]);
+    assert_eq!(fetch_times(&scripted, 0, 20_000), [0, 10_000, 20_000]);
     let (_, provider) = scripted;
-    assert_eq!(key_id(&provider, 2 * MINUTE), "B");
-    let fault = provider.renew_if_due(EpochMs(2 * MINUTE + 500)).unwrap_err();
+    assert_eq!(key_id(&provider, 20_000), "B");
+    let fault = provider.renew_if_due(EpochMs(20_500)).unwrap_err();
     assert_eq!(fault.kind, "down", "it is told again until the next fetch");
-    assert_eq!(provider.renew_if_due(EpochMs(2 * MINUTE + 1_000)), Ok(()));
-    assert_eq!(key_id(&provider, 3 * MINUTE), "C");
+    assert_eq!(renewed(&provider, 21_000), "C");
 }
 
 #[test]
@@ -208,30 +210,21 @@ fn a_clock_that_was_turned_back_does_not_delay_the_next_try() {
 #[test]
 fn callers_that_come_at_once_share_one_fetch() {
     const CALLERS: usize = 8;
-    /// Does not answer the first fetch before the test knows of it.
-    struct Slow {
-        set_out: Barrier,
-        asked: AtomicUsize,
-    }
-    impl Fetch for Arc<Slow> {
-        fn fetch(&self) -> Result<Credentials, CredentialsError> {
-            if self.asked.fetch_add(1, Ordering::SeqCst) == 0 {
-                self.set_out.wait();
-            }
-            key("A", HOUR)
+    // The first fetch does not end before the test knows of it.
+    let (set_out, asked) = (Arc::new(Barrier::new(2)), Arc::new(AtomicUsize::new(0)));
+    let (waits, counts) = (Arc::clone(&set_out), Arc::clone(&asked));
+    let provider = provider_of("slow credentials", move || {
+        if counts.fetch_add(1, Ordering::SeqCst) == 0 {
+            waits.wait();
         }
-        fn source(&self) -> String {
-            String::new()
-        }
-    }
-    let slow = Arc::new(Slow { set_out: Barrier::new(2), asked: AtomicUsize::new(0) });
-    let provider = RenewingCredentials::new(Box::new(Arc::clone(&slow)), "THE_SETTING");
+        key("A", HOUR)
+    });
     std::thread::scope(|scope| {
         for _ in 0..CALLERS {
             scope.spawn(|| assert_eq!(key_id(&provider, 0), "A"));
         }
         // The fetch is under way: whoever has not called yet finds it running, or done.
-        slow.set_out.wait();
+        set_out.wait();
     });
-    assert_eq!(slow.asked.load(Ordering::SeqCst), 1);
+    assert_eq!(asked.load(Ordering::SeqCst), 1);
 }

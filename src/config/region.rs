@@ -1,4 +1,4 @@
-//! The region in a queue's URL. Pure: settings and the words of errors both ask here, so that they cannot differ.
+//! The region in a queue's URL. Pure.
 
 use url::Url;
 
@@ -6,7 +6,7 @@ use url::Url;
 /// `sqs-fips.<region>.…` (every partition, IPv4 and dual-stack, also behind the name of a VPC endpoint; the
 /// emulators keep to it too), or the older `<region>.queue.…`. The oldest of all, `queue.amazonaws.com`, is in
 /// us-east-1.
-pub fn of_queue_url(queue_url: &str) -> Option<String> {
+pub(super) fn of_queue_url(queue_url: &str) -> Option<String> {
     let host = Url::parse(queue_url).ok()?.host_str()?.to_ascii_lowercase();
     if host == "queue.amazonaws.com" {
         return Some("us-east-1".to_owned());
@@ -20,7 +20,7 @@ pub fn of_queue_url(queue_url: &str) -> Option<String> {
 
 /// True for names like us-east-1, us-gov-west-1, ap-southeast-2: words, then a number. Anything else in that place
 /// is some other host that has `sqs` in its name.
-pub fn is_region(name: &str) -> bool {
+pub(super) fn is_region(name: &str) -> bool {
     let is_of = |text: &str, kind: fn(&u8) -> bool| !text.is_empty() && text.as_bytes().iter().all(kind);
     name.rsplit_once('-').is_some_and(|(words, number)| {
         words.contains('-')
