@@ -194,12 +194,11 @@ impl RedisGate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::health::Patience;
     use crate::store::Cause;
 
     fn gate() -> Arc<RedisGate> {
         let metrics = Arc::new(Metrics::new().unwrap());
-        let health = HealthBoard::new(1, Patience::default(), Instant::now());
+        let health = HealthBoard::new(1, Duration::from_mins(1), Instant::now());
         RedisGate::new(Arc::new(health), metrics, Arc::new(FaultLog::new()))
     }
 
@@ -318,7 +317,7 @@ mod tests {
                         gate.write_succeeded();
                         let state = gate.state();
                         let is_open = state.closed.is_none();
-                        assert_eq!(gate.health.is_redis_connected(), is_open);
+                        assert_eq!(gate.health.readiness(Instant::now()).redis_connected, is_open);
                         assert_eq!(gate.metrics.redis_up.get(), i64::from(is_open));
                     }
                 });

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::edge::EdgeClient;
 use crate::http_client;
 use crate::log::{FaultLog, LogHandle};
-use crate::ops::health::{HealthBoard, Patience};
+use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
 use crate::ops::server::OpsServer;
 use crate::ops::status::{Fixed, StatusBoard};
@@ -66,8 +66,8 @@ pub struct Overrides {
     pub queue: Option<Arc<dyn Queue>>,
     /// Instead of Redis.
     pub store: Option<Arc<dyn CacheStore>>,
-    /// Instead of what follows from the configuration.
-    pub patience: Option<Patience>,
+    /// How long a poller may be silent, instead of what follows from the configuration.
+    pub silent_after: Option<Duration>,
     /// The log whose level SIGUSR1 may raise; without one, the signal is left to the program.
     pub log: Option<LogHandle>,
 }
@@ -85,8 +85,8 @@ pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
     let (triggers, shutdown) = shutdown_phases();
     let metrics = Arc::new(Metrics::new()?);
     let faults = Arc::new(FaultLog::new());
-    let patience = overrides.patience.unwrap_or_else(|| patience(config));
-    let health = Arc::new(HealthBoard::new(config.consumers, patience, Instant::now()));
+    let silent_after = overrides.silent_after.unwrap_or_else(|| silent_after(config));
+    let health = Arc::new(HealthBoard::new(config.consumers, silent_after, Instant::now()));
     let status = config.status_page.then(|| {
         let fixed = Fixed {
             queue_url: config.queue_url.clone(),
@@ -192,10 +192,7 @@ fn wait_for_the_end(signals: &Receiver<i32>, deaths: &Receiver<String>, log_leve
 
 /// A call to the queue may take its long poll, some slack, and a fetch of credentials before it. A failed call is followed by a
 /// wait.
-fn patience(config: &Config) -> Patience {
+fn silent_after(config: &Config) -> Duration {
     let call_max = config.wait_time + peers::RECEIVE_SLACK + peers::CREDENTIALS_FETCH_MAX;
-    Patience {
-        silent_after: call_max + poller::BACKOFF_MAX + Duration::from_secs(5),
-        failing_grace: Duration::from_secs(15),
-    }
+    call_max + poller::BACKOFF_MAX + Duration::from_secs(5)
 }

@@ -11,7 +11,6 @@ use persistent_cache_service::cache::keyspace::Keyspace;
 use persistent_cache_service::cache::{CacheChange, Invalidation};
 use persistent_cache_service::config::{Config, Environment, Settings as ServiceSettings};
 use persistent_cache_service::log as service_log;
-use persistent_cache_service::ops::health::Patience;
 use persistent_cache_service::service::{self, Overrides};
 use persistent_cache_service::sqs::{BatchOutcome, Delivery, Queue, QueueError, ReceiptHandle};
 use persistent_cache_service::store::{
@@ -83,10 +82,7 @@ fn the_service_with_a_defect() {
 }
 
 fn overrides(defect: Defect, begins_with: PathBuf, config: &Config) -> Overrides {
-    let mut overrides = Overrides {
-        patience: Some(Patience { silent_after: SILENT_AFTER, ..Patience::default() }),
-        ..Overrides::default()
-    };
+    let mut overrides = Overrides { silent_after: Some(SILENT_AFTER), ..Overrides::default() };
     match defect {
         Defect::None => {}
         Defect::WritePanics => {

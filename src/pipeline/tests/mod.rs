@@ -25,7 +25,7 @@ use crate::clock::EpochMs;
 use crate::config::{CacheUpdatePolicy, PoisonPolicy};
 use crate::entitlement::stored::CacheFormat;
 use crate::log::FaultLog;
-use crate::ops::health::{HealthBoard, Patience};
+use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::{ShutdownTriggers, Stop, shutdown_phases};
@@ -232,7 +232,7 @@ impl Rig {
         let (queue, store) = (Arc::new(queue), Arc::new(store));
         let metrics = Arc::new(Metrics::new().unwrap());
         let faults = Arc::new(FaultLog::new());
-        let health = Arc::new(HealthBoard::new(2, Patience::default(), Instant::now()));
+        let health = Arc::new(HealthBoard::new(2, Duration::from_mins(1), Instant::now()));
         let gate = RedisGate::new(Arc::clone(&health), Arc::clone(&metrics), Arc::clone(&faults));
         gate.read_succeeded();
         let (triggers, shutdown) = shutdown_phases();
