@@ -37,22 +37,21 @@ fn run_service(settings: &Settings) -> ExitCode {
             return ExitCode::from(commands::CONFIGURATION);
         }
     };
-    let log = match service_log::start(&config.log) {
-        Ok(handle) => handle,
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "cannot start the log: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
+    if let Err(error) = service_log::start(&config.log) {
+        let _ = writeln!(std::io::stderr(), "cannot start the log: {error}");
+        return ExitCode::FAILURE;
+    }
+    service_log::hide_keys(&config.environment_prefix);
     service_log::install_panic_hook();
     log::info!(version = build_info::VERSION, commit = build_info::COMMIT, region = config.region.as_str(), queue = config.queue_url.as_str(); "starting");
     for notice in &config.notices {
         log::warn!("{notice}");
     }
-    let overrides = Overrides { log: Some(log.clone()), ..Overrides::default() };
+    let overrides = Overrides { log_level: Some(config.log.level), ..Overrides::default() };
     match service::run(&config, overrides) {
         Ok(ended) => ExitCode::from(ended.exit_status()),
         Err(error) => {
+            service_log::flush();
             log::error!(err:% = format!("{error:#}"); "the service ended with a fault");
             ExitCode::FAILURE
         }

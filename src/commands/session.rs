@@ -12,7 +12,7 @@ use crate::cache::{CacheChange, Layout};
 use crate::config::{CacheAccess, CacheUpdatePolicy, Settings};
 use crate::entitlement::{CustomerId, ResourceId, Subject};
 use crate::http_client;
-use crate::log::{self as service_log, LogHandle};
+use crate::log as service_log;
 use crate::pipeline::worker::{LOCKED_RETRY_MIN, apply_once};
 use crate::shutdown::Stop;
 use crate::store::{Outcome, RedisStore, StoreError, StoreRules, server_name};
@@ -24,14 +24,15 @@ pub(super) struct Session {
     pub store: RedisStore,
     /// How messages name Redis.
     pub redis_at: String,
-    _log: Option<LogHandle>,
 }
 
 impl Session {
     /// A store of at most so many connections, none of which is made yet.
     pub fn open(settings: &Settings, access: CacheAccess, connections: u32) -> Result<Self, CommandError> {
-        let log = service_log::start_on_stderr(&settings.command_log()?);
-        let log = log.inspect_err(|error| complain(format!("cannot start the log: {error}")));
+        if let Err(error) = service_log::start_on_stderr(&settings.command_log()?) {
+            complain(format!("cannot start the log: {error}"));
+        }
+        service_log::hide_keys(&access.environment_prefix);
         for notice in &access.notices {
             log::warn!("{notice}");
         }
@@ -50,7 +51,6 @@ impl Session {
             prefix: access.environment_prefix,
             redis_at: server_name(&access.redis),
             store: RedisStore::new(access.redis, rules, connections, signer.map(|(signer, _)| signer)),
-            _log: log.ok(),
         })
     }
 

@@ -2,7 +2,6 @@
 //! an argument, and memory is bounded whatever a peer sends.
 
 use std::collections::HashMap;
-use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,12 +12,11 @@ use super::OUTPUT;
 use super::record::RecordParts;
 use super::text::{printable, without_addresses};
 
-const WINDOW: Duration = Duration::from_secs(30);
+/// After so long, repeated records are summarized.
+pub(super) const WINDOW: Duration = Duration::from_secs(30);
 const SOURCES_MAX: usize = 100;
-/// More kinds than the service has.
-const KINDS_MAX: usize = 64;
-/// On the status page: more than a person reads.
-const RECENT_MAX: usize = 20;
+/// More kinds than fail at a time.
+const KINDS_MAX: usize = 32;
 const RECENT_CHARS_MAX: usize = 600;
 
 /// The last fault of each kind, the newest last, and the number of all. Shared by all threads.
@@ -34,7 +32,7 @@ pub struct Outage {
     pub faults: u64,
 }
 
-/// The last fault of a kind.
+/// The last fault of a kind. Its texts are printable and of bounded length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)] // as in FaultLog::fault
 pub struct RecentFault {
@@ -44,12 +42,11 @@ pub struct RecentFault {
     pub error: String,
     /// How often since `first_at`.
     pub times: u64,
+    /// The first since the service started, or since the last recovery.
     pub first_at: Instant,
     pub last_at: Instant,
     /// What it prevented has worked since.
     pub is_over: bool,
-    outage_since: Instant,
-    outage_faults: u64,
 }
 
 impl FaultLog {
@@ -60,68 +57,44 @@ impl FaultLog {
 
     /// A fault of this kind happened now: logs it. The kind is a constant of the code, such as `redis` or `sqs.receive`;
     /// faults that need different remedies are of different kinds.
-    #[track_caller]
     pub fn fault(&self, kind: &str, level: Level, message: &str, error: &str, now: Instant) {
         self.note(kind, level, message, error, now);
-        // `src/pipeline/gate.rs` as `persistent_cache_service::pipeline::gate`.
-        let file = Location::caller().file().replace("src/", "").replace(".rs", "");
-        let module = file.trim_end_matches("/mod").replace('/', "::");
-        let target = format!("{}::{module}", env!("CARGO_CRATE_NAME"));
-        log::log!(target: &target, level, err = error, fault = kind; "{message}");
+        log::log!(level, err = error, fault = kind; "{message}");
     }
 
     /// The same, without logging it: the caller does, with the key `fault`.
     pub fn note(&self, kind: &str, level: Level, message: &str, error: &str, now: Instant) {
+        let shown = |text: &str| {
+            printable(&without_addresses(text).chars().take(RECENT_CHARS_MAX).collect::<String>())
+        };
         self.1.fetch_add(1, Ordering::Relaxed);
         let mut faults = self.lock();
-        let known = faults.iter().position(|fault| fault.kind == kind);
-        let known = known.map(|index| faults.remove(index));
-        let (times, first_at) = known.as_ref().map_or((0, now), |known| (known.times, known.first_at));
-        let outage = known.filter(|known| !known.is_over);
-        let (outage_since, outage_faults) =
-            outage.map_or((now, 0), |known| (known.outage_since, known.outage_faults));
+        let known = faults.iter().position(|fault| fault.kind == kind).map(|index| faults.remove(index));
+        let outage = known.filter(|fault| !fault.is_over).map(|fault| (fault.times, fault.first_at));
+        let (times, first_at) = outage.unwrap_or((0, now));
         if faults.len() >= KINDS_MAX {
             faults.remove(0);
         }
         faults.push(RecentFault {
             kind: kind.to_owned(),
             level,
-            message: message.to_owned(),
-            error: error.to_owned(),
+            message: shown(message),
+            error: shown(error),
             times: times + 1,
             first_at,
             last_at: now,
             is_over: false,
-            outage_since,
-            outage_faults: outage_faults + 1,
         });
     }
 
-    /// The last faults, each kind once, the newest first. Their texts are printable and of bounded length.
+    /// The last faults, each kind once, the newest first.
     pub fn recent_faults(&self) -> Vec<RecentFault> {
-        let short = |text: &str| printable(&text.chars().take(RECENT_CHARS_MAX).collect::<String>());
-        let shown = |fault: &RecentFault| RecentFault {
-            kind: short(&fault.kind),
-            message: short(&without_addresses(&fault.message)),
-            error: short(&without_addresses(&fault.error)),
-            ..fault.clone()
-        };
-        self.lock().iter().rev().take(RECENT_MAX).map(shown).collect()
+        self.lock().iter().rev().cloned().collect()
     }
 
     /// How many faults there were, of whatever kind: unlike those of the kinds that are kept, it never falls.
     pub fn total(&self) -> u64 {
         self.1.load(Ordering::Relaxed)
-    }
-
-    /// Logs the summaries of what was limited, as far as they are due. To be called about every second.
-    pub fn tick(&self, now: Instant) {
-        OUTPUT.get().inspect(|out| out.end_windows(WINDOW, now));
-    }
-
-    /// Logs all summaries: for the end of the process.
-    pub fn flush(&self, now: Instant) {
-        OUTPUT.get().inspect(|out| out.end_windows(Duration::ZERO, now));
     }
 
     /// What these kinds of fault (all that begin with `kinds`) prevented works again. Some if there was such a fault, and none
@@ -130,7 +103,7 @@ impl FaultLog {
         let mut faults = self.lock();
         let is_one = |fault: &&mut RecentFault| !fault.is_over && fault.kind.starts_with(kinds);
         let mut ended: Vec<&mut RecentFault> = faults.iter_mut().filter(is_one).collect();
-        let since = ended.iter().map(|fault| fault.outage_since).min()?;
+        let since = ended.iter().map(|fault| fault.first_at).min()?;
         let last_at = ended.iter().map(|fault| fault.last_at).max()?;
         if now.saturating_duration_since(last_at) < quiet_for {
             return None;
@@ -139,10 +112,8 @@ impl FaultLog {
             fault.is_over = true;
         }
         OUTPUT.get().inspect(|out| out.limiter().forget(kinds));
-        Some(Outage {
-            lasted: now.saturating_duration_since(since),
-            faults: ended.iter().map(|fault| fault.outage_faults).sum(),
-        })
+        let lasted = now.saturating_duration_since(since);
+        Some(Outage { lasted, faults: ended.iter().map(|fault| fault.times).sum() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<RecentFault>> {
@@ -152,9 +123,12 @@ impl FaultLog {
 
 /// Limits repeated records. The first records of each source (a kind of fault, or a place in the code) pass in a window: see
 /// [`RecordParts::source`]. The rest are counted. When the window ends, the last of them is written with their number, and
-/// counts as the first record of the next window.
+/// counts as the first record of the next window. Until windows are ended regularly, as at start and in commands, all pass.
 #[derive(Default)]
-pub(super) struct Limiter(HashMap<String, Window>);
+pub(super) struct Limiter {
+    windows: HashMap<String, Window>,
+    is_driven: bool,
+}
 
 struct Window {
     began: Instant,
@@ -163,21 +137,18 @@ struct Window {
     last: Option<RecordParts>,
 }
 
-impl Window {
-    fn new(began: Instant, passed: u32) -> Self {
-        let (repeated, last) = (0, None);
-        Self { began, passed, repeated, last }
-    }
-}
-
 impl Limiter {
     /// Gives the record back if it passes.
     pub(super) fn pass(&mut self, record: RecordParts, now: Instant) -> Option<RecordParts> {
+        if !self.is_driven {
+            return Some(record);
+        }
         let (mut source, at_most) = record.source();
-        if self.0.len() >= SOURCES_MAX && !self.0.contains_key(&source) {
+        if self.windows.len() >= SOURCES_MAX && !self.windows.contains_key(&source) {
             source = String::new();
         }
-        let window = self.0.entry(source).or_insert_with(|| Window::new(now, 0));
+        let fresh = Window { began: now, passed: 0, repeated: 0, last: None };
+        let window = self.windows.entry(source).or_insert(fresh);
         if window.passed < at_most {
             window.passed += 1;
             return Some(record);
@@ -189,17 +160,16 @@ impl Limiter {
 
     /// The summaries of the windows that have lasted so long.
     pub(super) fn end(&mut self, at_least: Duration, now: Instant) -> Vec<RecordParts> {
+        self.is_driven = true;
         let mut summaries = Vec::new();
-        self.0.retain(|_, window| {
+        self.windows.retain(|_, window| {
             let lasted = now.saturating_duration_since(window.began);
-            if lasted >= at_least {
-                let Some(last) = window.last.take() else {
-                    return false;
-                };
-                let counted = last.with("repeated", window.repeated);
-                summaries.push(counted.with("window_secs", lasted.as_secs()));
-                *window = Window::new(now, 1);
+            if lasted < at_least {
+                return true;
             }
+            let Some(last) = window.last.take() else { return false };
+            summaries.push(last.repeated(window.repeated, lasted));
+            *window = Window { began: now, passed: 1, repeated: 0, last: None };
             true
         });
         summaries
@@ -207,7 +177,7 @@ impl Limiter {
 
     /// These kinds of fault (all that begin with `kinds`) are over.
     pub(super) fn forget(&mut self, kinds: &str) {
-        self.0.retain(|source, _| !source.starts_with(kinds));
+        self.windows.retain(|source, _| !source.starts_with(kinds));
     }
 }
 
@@ -238,6 +208,11 @@ mod tests {
         records.into_iter().map(|record| json(record).replace(known, "")).collect()
     }
 
+    /// A limiter whose windows are ended.
+    fn driven() -> Limiter {
+        Limiter { is_driven: true, ..Limiter::default() }
+    }
+
     /// How many of so many records pass.
     fn passed(limiter: &mut Limiter, of: u32, now: Instant, record: impl Fn(u32) -> RecordParts) -> usize {
         (0..of).filter(|number| limiter.pass(record(*number), now).is_some()).count()
@@ -245,7 +220,7 @@ mod tests {
 
     #[test]
     fn of_a_kind_of_fault_one_record_passes_ten_if_they_name_messages_and_of_a_place_thirty() {
-        let (mut limiter, now) = (Limiter::default(), Instant::now());
+        let (mut limiter, now) = (driven(), Instant::now());
         assert_eq!(passed(&mut limiter, 1_000, now, |_| record("m", &[("fault", "redis")])), 1);
         assert_eq!(
             passed(&mut limiter, 1_000, now, |_| record("m", &[("fault", "queue")])),
@@ -266,8 +241,16 @@ mod tests {
     }
 
     #[test]
+    fn all_records_pass_until_windows_are_ended_regularly() {
+        let (mut limiter, now) = (Limiter::default(), Instant::now());
+        assert_eq!(passed(&mut limiter, 1_000, now, |_| record("a notice", &[])), 1_000);
+        assert!(limiter.end(WINDOW, now).is_empty());
+        assert_eq!(passed(&mut limiter, 1_000, now, |_| record("a notice", &[])), 30);
+    }
+
+    #[test]
     fn a_fault_that_goes_on_is_one_summary_a_window_and_after_a_quiet_one_it_passes_at_once() {
-        let (mut limiter, start) = (Limiter::default(), Instant::now());
+        let (mut limiter, start) = (driven(), Instant::now());
         let mut logged = Vec::new();
         for secs in 0..=90 {
             logged.extend(limiter.end(WINDOW, at(start, secs)));
@@ -291,10 +274,10 @@ mod tests {
 
     #[test]
     fn sources_are_bounded_in_number_and_a_fault_that_is_over_passes_at_once() {
-        let (mut limiter, now) = (Limiter::default(), Instant::now());
+        let (mut limiter, now) = (driven(), Instant::now());
         let fault = |number: u32| record("m", &[("fault", &format!("redis {number}"))]);
         assert_eq!(passed(&mut limiter, 10_000, now, fault), SOURCES_MAX + 1);
-        assert_eq!(limiter.0.len(), SOURCES_MAX + 1);
+        assert_eq!(limiter.windows.len(), SOURCES_MAX + 1);
         limiter.forget("redis ");
         assert!(limiter.pass(fault(1), now).is_some());
     }
@@ -340,7 +323,7 @@ mod tests {
         faults.recovered("redis", Duration::ZERO, now);
         assert_eq!(recent(), expected(2, true));
         fault(&faults, "redis io", "c", now);
-        assert_eq!(recent(), expected(3, false));
+        assert_eq!(recent(), expected(1, false), "counted since the recovery");
     }
 
     #[test]
@@ -349,9 +332,8 @@ mod tests {
         for kind in 0..1_000 {
             fault(&faults, &format!("kind {kind}"), &"\u{202e}é".repeat(10_000), now);
         }
-        assert_eq!(faults.lock().len(), KINDS_MAX);
         let recent = faults.recent_faults();
-        assert_eq!((recent.len(), recent[0].kind.as_str()), (RECENT_MAX, "kind 999"));
+        assert_eq!((recent.len(), recent[0].kind.as_str()), (KINDS_MAX, "kind 999"));
         assert!(recent[0].error.len() < RECENT_CHARS_MAX * 10 && !recent[0].error.contains('\u{202e}'));
     }
 }

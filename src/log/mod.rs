@@ -11,15 +11,17 @@ mod writer;
 
 use std::io::{IsTerminal, stderr, stdout};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use flexi_logger::writers::LogWriter;
-use flexi_logger::{DeferredNow, ErrorChannel, FlexiLoggerError, LogSpecBuilder, LogSpecification, Logger};
+use flexi_logger::{
+    DeferredNow, ErrorChannel, FlexiLoggerError, LogSpecBuilder, LogSpecification, Logger, LoggerHandle,
+};
 use log::{Level, LevelFilter, Record};
 
 pub use faults::{FaultLog, Outage, RecentFault};
-pub use text::{peer_code, peer_text, printable};
+pub use text::{hide_keys, peer_code, peer_text, printable};
 
 use crate::clock;
 use crate::config::{LogConfig, LogFormat};
@@ -27,41 +29,23 @@ use faults::Limiter;
 use record::RecordParts;
 use writer::PatientWriter;
 
-/// Keeps the log going, and can change its level. Dropping the last clone ends the log.
-#[must_use = "the log ends when this is dropped"]
-#[derive(Clone)]
-pub struct LogHandle {
-    // The handle's own clones would each end the log when dropped.
-    logger: Arc<flexi_logger::LoggerHandle>,
-    level: LevelFilter,
-}
-
-impl LogHandle {
-    /// The level that was configured.
-    pub fn level(&self) -> LevelFilter {
-        self.level
-    }
-
-    /// Logs at this level from now on, by the same rules as at start.
-    pub fn set_level(&self, level: LevelFilter) {
-        self.logger.set_new_spec(specification(level));
-    }
-}
+static OUTPUT: OnceLock<Output> = OnceLock::new();
+static LOGGER: OnceLock<LoggerHandle> = OnceLock::new();
 
 /// Starts the log on standard output, once for a process. Fails if there is a logger already.
-pub fn start(config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
+pub fn start(config: &LogConfig) -> Result<(), FlexiLoggerError> {
     start_on(stdout(), config)
 }
 
 /// The same on standard error: for commands, whose standard output is for their results.
-pub fn start_on_stderr(config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
+pub fn start_on_stderr(config: &LogConfig) -> Result<(), FlexiLoggerError> {
     start_on(stderr(), config)
 }
 
 fn start_on(
     stream: impl IsTerminal + AsFd + Send + Sync + 'static,
     config: &LogConfig,
-) -> Result<LogHandle, FlexiLoggerError> {
+) -> Result<(), FlexiLoggerError> {
     let output: &'static Output = OUTPUT.get_or_init(|| Output {
         is_coloured: config.colour && stream.is_terminal(),
         writer: PatientWriter::new(stream),
@@ -70,12 +54,25 @@ fn start_on(
     });
     let logger = Logger::with(specification(config.level))
         .log_to_writer(Box::new(output))
-        // flexi_logger's own faults have nowhere better to go, and its default is a panic.
-        .error_channel(ErrorChannel::DevNull)
-        .panic_if_error_channel_is_broken(false)
+        .error_channel(ErrorChannel::DevNull) // flexi_logger's own faults have nowhere better to go
         .start()?;
-    let (logger, level) = (Arc::new(logger), config.level);
-    Ok(LogHandle { logger, level })
+    LOGGER.get_or_init(|| logger);
+    Ok(())
+}
+
+/// Logs at this level from now on, by the same rules as at start.
+pub fn set_level(level: LevelFilter) {
+    LOGGER.get().inspect(|logger| logger.set_new_spec(specification(level)));
+}
+
+/// Logs the summaries of what was limited, as far as they are due. To be called about every second.
+pub fn tick(now: Instant) {
+    OUTPUT.get().inspect(|out| out.end_windows(faults::WINDOW, now));
+}
+
+/// Logs all summaries: for the end of the process.
+pub fn flush() {
+    OUTPUT.get().inspect(|out| out.end_windows(Duration::ZERO, Instant::now()));
 }
 
 /// Of other crates only warnings, since their debug records hold bytes of requests. Nothing of r2d2's, since it logs each failed
@@ -100,8 +97,6 @@ pub fn install_panic_hook() {
     }));
 }
 
-static OUTPUT: OnceLock<Output> = OnceLock::new();
-
 /// Standard output, or standard error, and what a record looks like there.
 struct Output {
     writer: PatientWriter,
@@ -116,7 +111,7 @@ impl Output {
         if !lines.is_empty() {
             self.writer.write(&lines, |lost| {
                 let loss = "lines before this one are lost: whoever reads this log had stopped reading";
-                self.line(&RecordParts::warning(module_path!(), format!("{lost} {loss}")))
+                self.line(&RecordParts::warning(module_path!(), &format!("{lost} {loss}")))
             });
         }
     }
@@ -143,13 +138,10 @@ impl Output {
 
 impl LogWriter for &'static Output {
     fn write(&self, _now: &mut DeferredNow, record: &Record) -> std::io::Result<()> {
-        let parts = RecordParts::new(record, std::thread::current().name());
-        if record.level() > Level::Info {
-            Output::write(self, Some(parts));
-        } else {
-            let passed = self.limiter().pass(parts, Instant::now());
-            Output::write(self, passed);
-        }
+        let record = RecordParts::new(record, std::thread::current().name());
+        let is_limited = record.level <= Level::Info;
+        let passed = if is_limited { self.limiter().pass(record, Instant::now()) } else { Some(record) };
+        Output::write(self, passed);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! What one record looks like. Pure: time and thread are arguments.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, Record};
@@ -10,20 +11,18 @@ use super::text::{printable, printable_json};
 use crate::clock::EpochMs;
 use crate::clock::rfc3339;
 
-/// The key under which code gives an error: `log::warn!(err:% = error; …)`.
-const ERROR: &str = "err";
-const DIM: &str = "\u{1b}[2m";
-
 /// A record's parts.
 #[derive(Debug, Clone)]
 pub(super) struct RecordParts {
-    level: Level,
+    pub(super) level: Level,
     target: String,
     /// In the source file.
     line: u32,
     thread: String,
     message: String,
-    /// The error among them.
+    /// What code gives under the key `err`: `log::warn!(err:% = error; …)`.
+    error: Option<Json>,
+    /// The other keys.
     fields: Map<String, Json>,
 }
 
@@ -37,18 +36,21 @@ impl RecordParts {
             line: record.line().unwrap_or_default(),
             thread: thread.unwrap_or("unnamed").to_owned(),
             message: record.args().to_string(),
+            error: fields.0.shift_remove("err"),
             fields: fields.0,
         }
     }
 
-    pub(super) fn warning(target: &str, message: String) -> Self {
-        let record = Record::builder().level(Level::Warn).target(target).build();
-        let parts = Self::new(&record, None);
-        Self { message, ..parts }
+    pub(super) fn warning(target: &str, message: &str) -> Self {
+        let mut record = Record::builder();
+        let record = record.level(Level::Warn).target(target);
+        Self::new(&record.args(format_args!("{message}")).build(), None)
     }
 
-    pub(super) fn with(mut self, name: &str, value: u64) -> Self {
-        self.fields.insert(name.to_owned(), value.into());
+    /// As the summary of this many records.
+    pub(super) fn repeated(mut self, repeated: u64, window: Duration) -> Self {
+        self.fields.insert("repeated".to_owned(), repeated.into());
+        self.fields.insert("window_secs".to_owned(), window.as_secs().into());
         self
     }
 
@@ -62,27 +64,22 @@ impl RecordParts {
         }
     }
 
-    /// One JSON object, without line break. A field whose name is taken gets underscores, so that no key comes twice.
+    /// One JSON object, without line break. No key comes twice: of two, the first stays.
     pub(super) fn to_json(&self, now: EpochMs, message_key: &str, error_key: &str) -> String {
-        let mut object = Map::new();
-        for (name, value) in [
+        let standard = [
             ("time", rfc3339(now)),
             ("level", self.level.as_str().to_ascii_lowercase()),
             ("target", self.target.clone()),
             ("thread", self.thread.clone()),
             (message_key, self.message.clone()),
-        ] {
-            object.insert(name.to_owned(), value.into());
-        }
-        if let Some(error) = self.fields.get(ERROR) {
+        ];
+        let mut object: Map<String, Json> =
+            standard.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        if let Some(error) = &self.error {
             object.insert(error_key.to_owned(), error.clone());
         }
-        for (name, value) in self.fields.iter().filter(|(name, _)| *name != ERROR) {
-            let mut name = name.clone();
-            while object.contains_key(&name) || name == error_key {
-                name.push('_');
-            }
-            object.insert(name, value.clone());
+        for (name, value) in &self.fields {
+            object.entry(name).or_insert_with(|| value.clone());
         }
         printable_json(&Json::Object(object).to_string())
     }
@@ -90,31 +87,27 @@ impl RecordParts {
     /// One line for people, without line break: time, level and thread in columns, then what happened, why, and the
     /// fields. The target follows at debug and below, and for records of other crates.
     pub(super) fn to_text(&self, now: EpochMs, is_coloured: bool) -> String {
-        let paint = |code| {
-            if is_coloured { (code, "\u{1b}[0m") } else { ("", "") }
-        };
-        let (colour, plain) = paint(match self.level {
+        let colour = match self.level {
             Level::Error => "\u{1b}[31m",
             Level::Warn => "\u{1b}[33m",
             Level::Info => "\u{1b}[32m",
-            Level::Debug | Level::Trace => DIM,
-        });
+            Level::Debug | Level::Trace => "\u{1b}[2m",
+        };
+        let [colour, dim, plain] = if is_coloured { [colour, "\u{1b}[2m", "\u{1b}[0m"] } else { [""; 3] };
         let (time, level, thread) = (rfc3339(now), self.level.as_str(), printable(&self.thread));
         let message = printable(&self.message);
         let mut line = format!("{time} {colour}{level:5}{plain} {thread:14} {message}");
         // Writing to a String cannot fail.
-        if let Some(error) = self.fields.get(ERROR) {
+        if let Some(error) = &self.error {
             let _ = write!(line, ": {colour}{}{plain}", text_of(error));
         }
-        let (dim, plain) = paint(DIM);
-        let mut gap = "  ";
-        for (name, value) in self.fields.iter().filter(|(name, _)| *name != ERROR) {
-            let mut value = text_of(value);
-            if value.is_empty() || value.contains([' ', '"', '=']) {
-                value = format!("\"{}\"", value.replace('"', "\\\""));
-            }
+        for (index, (name, value)) in self.fields.iter().enumerate() {
+            let gap = if index == 0 { "  " } else { " " };
+            let value = match value.as_str() {
+                Some(text) if text.is_empty() || text.contains([' ', '"', '=']) => format!("{text:?}"),
+                _ => text_of(value),
+            };
             let _ = write!(line, "{gap}{dim}{}={plain}{value}", printable(name));
-            gap = " ";
         }
         let own = self.target.strip_prefix("persistent_cache_service::");
         if own.is_none() || self.level >= Level::Debug {
@@ -133,12 +126,11 @@ struct Fields(Map<String, Json>);
 
 impl<'kvs> VisitSource<'kvs> for Fields {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
-        let unsigned = || value.to_u64().map(Json::from);
-        let signed = || value.to_i64().map(Json::from);
-        let float = || value.to_f64().map(Json::from);
-        let json = value.to_bool().map(Json::from);
-        let json = json.or_else(unsigned).or_else(signed).or_else(float);
-        let json = json.unwrap_or_else(|| value.to_string().into());
+        let json = (value.to_bool().map(Json::from))
+            .or_else(|| value.to_u64().map(Json::from))
+            .or_else(|| value.to_i64().map(Json::from))
+            .or_else(|| value.to_f64().map(Json::from))
+            .unwrap_or_else(|| value.to_string().into());
         self.0.insert(key.to_string(), json);
         Ok(())
     }
@@ -201,12 +193,11 @@ mod tests {
     }
 
     #[test]
-    fn a_field_named_like_a_standard_one_never_makes_a_key_come_twice() {
-        let line = json(
-            "m",
-            &[("time", 1_u64.into()), ("msg", "x".into()), ("error", "y".into()), ("time_", 2_u64.into())],
-        );
-        assert!(line.ends_with(r#""msg":"m","time_":1,"msg_":"x","error_":"y","time__":2}"#), "{line}");
+    fn a_field_named_like_a_standard_one_never_makes_a_key_come_twice_or_hides_the_error() {
+        let fields =
+            [("time", 1_u64.into()), ("error", "y".into()), ("msg", "x".into()), ("err", "why".into())];
+        let line = json("m", &fields);
+        assert!(line.ends_with(r#""msg":"m","error":"why"}"#), "{line}");
     }
 
     #[test]

@@ -1,11 +1,19 @@
 //! Text from peers: which part of it may be shown, and how, so that it neither reveals a customer nor controls a terminal. Pure.
 
 use std::fmt::Write;
+use std::sync::OnceLock;
 
 /// How much of a peer's text is shown.
 const CHARS_MAX: usize = 300;
 /// Parts of our keys, and other spellings of `@`.
 const NEVER_SHOWN: [&str; 4] = [":c_", "CacheMiss-", "%40", "u0040"];
+/// What every key begins with.
+static KEY_PREFIX: OnceLock<String> = OnceLock::new();
+
+/// From now on, what begins with this environment prefix as a key does is taken for one by [`peer_text`].
+pub fn hide_keys(environment_prefix: &str) {
+    KEY_PREFIX.get_or_init(|| environment_prefix.to_owned());
+}
 
 /// A peer's text as it may be shown above debug: printable, on one line, short, and cut where it begins to quote what
 /// the peer was sent. Errors quote arguments: our keys, message contents, passwords. A quoted name is kept, since it is
@@ -45,6 +53,14 @@ fn quotes_data(word: &str) -> bool {
         // Lua's chunks are called `@user_script`.
         || word.trim_start_matches(['(', '@']).contains('@')
         || NEVER_SHOWN.iter().any(|part| word.contains(part))
+        || is_key(word)
+}
+
+/// True for the readers' write lock too, which has nothing but the prefix and the customer.
+fn is_key(word: &str) -> bool {
+    let word = word.trim_start_matches(['(', '[', '<', ',', ';']);
+    let rest = KEY_PREFIX.get().and_then(|prefix| word.strip_prefix(prefix.as_str()));
+    rest.is_some_and(|rest| rest.starts_with([':', '-']))
 }
 
 /// The text without addresses that hold a user or a query.
@@ -91,6 +107,7 @@ mod tests {
 
     #[test]
     fn what_a_peer_quotes_is_cut() {
+        hide_keys("production");
         for (text, shown) in [
             (
                 "unknown command 'EVALSHA', with args beginning with: 'abc' '5' 'production-alice@example.com'",
@@ -113,6 +130,8 @@ mod tests {
             ("see https://h/x?token=t for more", "see…"),
             ("O'Brien's key 'production:c_O'Brien'", "O'Brien's key…"),
             ("among 'GET','customer-4711'", "among…"),
+            ("the lock (production-alice) is held", "the lock…"),
+            ("the lock <production-alice:site-1> is held", "the lock…"),
         ] {
             assert_eq!(peer_text(text), shown, "{text}");
         }
@@ -127,6 +146,8 @@ mod tests {
             "Error running script (call to f_1): @user_script:40: -OOM command not allowed",
             "Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
             "User: arn:aws:iam::123456789012:user/stigg is not authorized to perform: sqs:ReceiveMessage",
+            "access to the resource arn:aws:sqs:eu-west-1:123456789012:production-queue is denied",
+            "the production environment is read-only",
             "max requests limit exceeded. Limit: 500000. See https://example.com/quota for details",
         ] {
             assert_eq!(peer_text(text), text);

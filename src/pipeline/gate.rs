@@ -176,8 +176,8 @@ impl RedisGate {
         drop(state); // writing the log may block
         let failed_tries =
             self.faults.recovered(FAULT, Duration::ZERO, now).map_or(0, |outage| outage.faults);
-        let away_secs = now.saturating_duration_since(since).as_secs_f64();
-        log::info!(away_secs, failed_tries; "Redis is back after {away_secs:.1} s");
+        let lasted_secs = now.saturating_duration_since(since).as_secs_f64();
+        log::info!(lasted_secs, failed_tries; "Redis recovered after {lasted_secs:.1} s");
     }
 
     /// Called with the state locked: two threads must not publish in another order than they changed it.

@@ -44,7 +44,7 @@ impl Sampler {
     /// Does what is due.
     pub fn step(&mut self, now: Instant) {
         let context = &self.context;
-        context.faults.tick(now);
+        crate::log::tick(now);
         context.gate.tick(now);
         if let Some(status) = &self.status {
             status.tick(now);

@@ -15,6 +15,7 @@ use std::sync::atomic::AtomicI64;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
+use log::LevelFilter;
 use signal_hook::consts::{SIGTERM, SIGUSR1};
 
 use crate::cache::Layout;
@@ -22,7 +23,7 @@ use crate::cache::keyspace::Keyspace;
 use crate::config::Config;
 use crate::edge::EdgeClient;
 use crate::http_client;
-use crate::log::{FaultLog, LogHandle};
+use crate::log::FaultLog;
 use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
 use crate::ops::server::OpsServer;
@@ -68,18 +69,16 @@ pub struct Overrides {
     pub store: Option<Arc<dyn CacheStore>>,
     /// How long a poller may be silent, instead of what follows from the configuration.
     pub silent_after: Option<Duration>,
-    /// The log whose level SIGUSR1 may raise; without one, the signal is left to the program.
-    pub log: Option<LogHandle>,
+    /// The level of the log, which SIGUSR1 may raise; without one, the signal is left to the program.
+    pub log_level: Option<LevelFilter>,
 }
 
 /// Runs the service until a signal asks it to stop. Fails only if it cannot start: no port, no thread.
 pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
     let (died, deaths) = bounded(16);
-    let signals = signals::listen(overrides.log.is_some(), &died)?;
-    let mut log_level = match overrides.log {
-        Some(log) => LogLevel::new(log.level(), move |level| log.set_level(level)),
-        None => LogLevel::new(log::LevelFilter::Trace, |_| {}),
-    };
+    let signals = signals::listen(overrides.log_level.is_some(), &died)?;
+    let mut log_level =
+        LogLevel::new(overrides.log_level.unwrap_or(LevelFilter::Trace), crate::log::set_level);
     http_client::install_crypto_provider();
 
     let (triggers, shutdown) = shutdown_phases();
@@ -164,7 +163,7 @@ pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
     shut_down::shut_down(budget, began, &context, triggers, &pipeline, &background);
     server.unblock();
     http.wait(began + budget);
-    context.faults.flush(Instant::now());
+    crate::log::flush();
     log::info!(stop_secs = began.elapsed().as_secs_f64(); "stopped");
     Ok(ended)
 }
