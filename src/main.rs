@@ -37,7 +37,7 @@ fn run_service(settings: &Settings) -> ExitCode {
             return ExitCode::from(commands::CONFIGURATION);
         }
     };
-    if let Err(error) = service_log::start(&config.log) {
+    if let Err(error) = service_log::start(std::io::stdout(), &config.log) {
         let _ = writeln!(std::io::stderr(), "cannot start the log: {error}");
         return ExitCode::FAILURE;
     }

@@ -1,7 +1,7 @@
 //! What commands share: the log on standard error, the store, and the subject of the command.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, stdin};
+use std::io::{BufRead, BufReader, stderr, stdin};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ pub(super) struct Session {
 impl Session {
     /// A store of at most so many connections, none of which is made yet.
     pub fn open(settings: &Settings, access: CacheAccess, connections: u32) -> Result<Self, CommandError> {
-        if let Err(error) = service_log::start_on_stderr(&settings.command_log()?) {
+        if let Err(error) = service_log::start(stderr(), &settings.command_log()?) {
             complain(format!("cannot start the log: {error}"));
         }
         service_log::hide_keys(&access.environment_prefix);

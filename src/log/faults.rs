@@ -2,6 +2,7 @@
 //! an argument, and memory is bounded whatever a peer sends.
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,7 +10,6 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use super::OUTPUT;
-use super::record::RecordParts;
 use super::text::{printable, without_addresses};
 
 /// After so long, repeated records are summarized.
@@ -50,11 +50,6 @@ pub struct RecentFault {
 }
 
 impl FaultLog {
-    /// Without faults.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// A fault of this kind happened now: logs it. The kind is a constant of the code, such as `redis` or `sqs.receive`;
     /// faults that need different remedies are of different kinds.
     pub fn fault(&self, kind: &str, level: Level, message: &str, error: &str, now: Instant) {
@@ -121,58 +116,69 @@ impl FaultLog {
     }
 }
 
-/// Limits repeated records. The first records of each source (a kind of fault, or a place in the code) pass in a window: see
-/// [`RecordParts::source`]. The rest are counted. When the window ends, the last of them is written with their number, and
-/// counts as the first record of the next window. Until windows are ended regularly, as at start and in commands, all pass.
+/// Limits repeated records. The first records of each source (a kind of fault, or a place in the code: `record::source`) pass
+/// in a window. The rest are counted. When the window ends, the last of them is written with their number, and counts as the
+/// first record of the next window. Until windows are ended regularly, as at start and in commands, all pass.
 #[derive(Default)]
 pub(super) struct Limiter {
     windows: HashMap<String, Window>,
     is_driven: bool,
 }
 
-struct Window {
-    began: Instant,
+/// The lines of a source in a while.
+#[derive(Debug)]
+pub(super) struct Window {
+    pub(super) began: Instant,
     passed: u32,
-    repeated: u64,
-    last: Option<RecordParts>,
+    /// How many did not pass.
+    pub(super) repeated: u64,
+    /// The last of those.
+    pub(super) last: String,
+}
+
+impl Window {
+    fn new(began: Instant, passed: u32) -> Self {
+        Self { began, passed, repeated: 0, last: String::new() }
+    }
 }
 
 impl Limiter {
-    /// Gives the record back if it passes.
-    pub(super) fn pass(&mut self, record: RecordParts, now: Instant) -> Option<RecordParts> {
+    /// Gives the line back if it passes. Of its source, so many pass in a window.
+    pub(super) fn pass(
+        &mut self,
+        (mut source, at_most): (String, u32),
+        line: String,
+        now: Instant,
+    ) -> Option<String> {
         if !self.is_driven {
-            return Some(record);
+            return Some(line);
         }
-        let (mut source, at_most) = record.source();
         if self.windows.len() >= SOURCES_MAX && !self.windows.contains_key(&source) {
             source = String::new();
         }
-        let fresh = Window { began: now, passed: 0, repeated: 0, last: None };
-        let window = self.windows.entry(source).or_insert(fresh);
+        let window = self.windows.entry(source).or_insert_with(|| Window::new(now, 0));
         if window.passed < at_most {
             window.passed += 1;
-            return Some(record);
+            return Some(line);
         }
         window.repeated += 1;
-        window.last = Some(record);
+        window.last = line;
         None
     }
 
-    /// The summaries of the windows that have lasted so long.
-    pub(super) fn end(&mut self, at_least: Duration, now: Instant) -> Vec<RecordParts> {
+    /// Ends the windows that have lasted so long; those in which not everything passed are to be summarized.
+    pub(super) fn end(&mut self, at_least: Duration, now: Instant) -> Vec<Window> {
         self.is_driven = true;
-        let mut summaries = Vec::new();
+        let mut ended = Vec::new();
         self.windows.retain(|_, window| {
-            let lasted = now.saturating_duration_since(window.began);
-            if lasted < at_least {
-                return true;
+            let is_over = now.saturating_duration_since(window.began) >= at_least;
+            let is_quiet = window.repeated == 0;
+            if is_over && !is_quiet {
+                ended.push(mem::replace(window, Window::new(now, 1)));
             }
-            let Some(last) = window.last.take() else { return false };
-            summaries.push(last.repeated(window.repeated, lasted));
-            *window = Window { began: now, passed: 1, repeated: 0, last: None };
-            true
+            !is_over || !is_quiet
         });
-        summaries
+        ended
     }
 
     /// These kinds of fault (all that begin with `kinds`) are over.
@@ -184,28 +190,26 @@ impl Limiter {
 #[cfg(test)]
 mod tests {
     use log::Record;
-    use log::kv::Value;
 
     use super::*;
-    use crate::clock::EpochMs;
+    use crate::log::record::source;
 
     fn at(start: Instant, secs: u64) -> Instant {
         start + Duration::from_secs(secs)
     }
 
+    /// A record's source, and the record as a line.
+    type Line = ((String, u32), String);
+
     /// A record with these fields of text.
-    fn record(message: &str, fields: &[(&str, &str)]) -> RecordParts {
-        let fields: Vec<(&str, Value<'_>)> =
-            fields.iter().map(|(name, value)| (*name, (*value).into())).collect();
-        let args = format_args!("{message}");
+    fn record(message: &str, fields: &[(&str, &str)]) -> Line {
         let mut record = Record::builder();
-        RecordParts::new(&record.target("t").args(args).key_values(&fields).build(), None)
+        let source = source(&record.target("t").key_values(&fields).build());
+        (source, format!("{message} {fields:?}"))
     }
 
-    fn json(records: impl IntoIterator<Item = RecordParts>) -> Vec<String> {
-        let json = |record: RecordParts| record.to_json(EpochMs(0), "msg", "err");
-        let known = "{\"time\":\"1970-01-01T00:00:00.000Z\",\"level\":\"info\",\"target\":\"t\",\"thread\":\"unnamed\",\"msg\":";
-        records.into_iter().map(|record| json(record).replace(known, "")).collect()
+    fn pass(limiter: &mut Limiter, (source, line): Line, now: Instant) -> Option<String> {
+        limiter.pass(source, line, now)
     }
 
     /// A limiter whose windows are ended.
@@ -214,8 +218,8 @@ mod tests {
     }
 
     /// How many of so many records pass.
-    fn passed(limiter: &mut Limiter, of: u32, now: Instant, record: impl Fn(u32) -> RecordParts) -> usize {
-        (0..of).filter(|number| limiter.pass(record(*number), now).is_some()).count()
+    fn passed(limiter: &mut Limiter, of: u32, now: Instant, record: impl Fn(u32) -> Line) -> usize {
+        (0..of).filter(|number| pass(limiter, record(*number), now).is_some()).count()
     }
 
     #[test]
@@ -231,13 +235,12 @@ mod tests {
             |number: u32| record("m", &[("fault", "malformed"), ("message_id", &number.to_string())]);
         assert_eq!(passed(&mut limiter, 20_000, now, malformed), 10);
         assert_eq!(passed(&mut limiter, 1_000, now, |number| record(&number.to_string(), &[])), 30);
-        let summaries = json(limiter.end(Duration::ZERO, at(now, 7))).join("");
-        for (field, count) in
-            [("message_id\":\"19999", 19_990), ("redis", 999), ("queue", 999), ("999\"", 970)]
-        {
-            let rest = format!(",\"repeated\":{count},\"window_secs\":7}}");
-            assert!(summaries.contains(&rest) && summaries.contains(field), "{field}: {summaries}");
+        let summaries = limiter.end(Duration::ZERO, at(now, 7));
+        for (last, repeated) in [("19999", 19_990), ("redis", 999), ("queue", 999), ("999 []", 970)] {
+            let is_it = |summary: &Window| summary.repeated == repeated && summary.last.contains(last);
+            assert!(summaries.iter().any(is_it), "{last}: {summaries:?}");
         }
+        assert_eq!(summaries.len(), 4);
     }
 
     #[test]
@@ -252,22 +255,26 @@ mod tests {
     fn a_fault_that_goes_on_is_one_summary_a_window_and_after_a_quiet_one_it_passes_at_once() {
         let (mut limiter, start) = (driven(), Instant::now());
         let mut logged = Vec::new();
+        let mut summaries = Vec::new();
         for secs in 0..=90 {
-            logged.extend(limiter.end(WINDOW, at(start, secs)));
+            summaries.extend(limiter.end(WINDOW, at(start, secs)));
             let record = record(&secs.to_string(), &[("fault", "redis")]);
-            logged.extend(limiter.pass(record, at(start, secs)));
+            logged.extend(pass(&mut limiter, record, at(start, secs)));
         }
-        let summary = |last: u32, repeated: u32| {
-            format!("\"{last}\",\"fault\":\"redis\",\"repeated\":{repeated},\"window_secs\":30}}")
-        };
-        let expected =
-            ["\"0\",\"fault\":\"redis\"}".to_owned(), summary(29, 29), summary(59, 30), summary(89, 30)];
-        assert_eq!(json(logged), expected);
-        assert_eq!(json(limiter.end(WINDOW, at(start, 120))), [summary(90, 1)]);
+        summaries.extend(limiter.end(WINDOW, at(start, 120)));
+        let line = |secs: u64| record(&secs.to_string(), &[("fault", "redis")]).1;
+        assert_eq!(logged, [line(0)]);
+        let summaries: Vec<_> =
+            summaries.into_iter().map(|window| (window.began, window.last, window.repeated)).collect();
+        let expected = [(0, 29, 29), (30, 59, 30), (60, 89, 30), (90, 90, 1)];
+        assert_eq!(
+            summaries,
+            expected.map(|(began, last, repeated)| (at(start, began), line(last), repeated))
+        );
         assert!(limiter.end(WINDOW, at(start, 150)).is_empty());
-        assert!(limiter.pass(record("m", &[("fault", "redis")]), at(start, 151)).is_some());
+        assert!(pass(&mut limiter, record("m", &[("fault", "redis")]), at(start, 151)).is_some());
         assert!(
-            limiter.pass(record("m", &[("fault", "redis")]), at(start, 100)).is_none(),
+            pass(&mut limiter, record("m", &[("fault", "redis")]), at(start, 100)).is_none(),
             "a clock that goes back"
         );
     }
@@ -279,7 +286,7 @@ mod tests {
         assert_eq!(passed(&mut limiter, 10_000, now, fault), SOURCES_MAX + 1);
         assert_eq!(limiter.windows.len(), SOURCES_MAX + 1);
         limiter.forget("redis ");
-        assert!(limiter.pass(fault(1), now).is_some());
+        assert!(pass(&mut limiter, fault(1), now).is_some());
     }
 
     fn fault(faults: &FaultLog, kind: &str, error: &str, now: Instant) {
@@ -288,7 +295,7 @@ mod tests {
 
     #[test]
     fn a_recovery_tells_how_long_it_lasted_once() {
-        let (faults, start) = (FaultLog::new(), Instant::now());
+        let (faults, start) = (FaultLog::default(), Instant::now());
         let recovered = |secs| faults.recovered("redis", Duration::from_secs(5), at(start, secs));
         let outage = |secs, faults| {
             let lasted = Duration::from_secs(secs);
@@ -307,7 +314,7 @@ mod tests {
 
     #[test]
     fn of_the_last_faults_each_kind_is_there_once_the_newest_first_and_says_whether_it_is_over() {
-        let (faults, now) = (FaultLog::new(), Instant::now());
+        let (faults, now) = (FaultLog::default(), Instant::now());
         for (kind, error) in [("redis io", "a"), ("queue", "b"), ("redis io", "c")] {
             fault(&faults, kind, error, now);
         }
@@ -328,7 +335,7 @@ mod tests {
 
     #[test]
     fn kinds_are_bounded_in_number_and_texts_in_length_and_what_is_shown_is_printable() {
-        let (faults, now) = (FaultLog::new(), Instant::now());
+        let (faults, now) = (FaultLog::default(), Instant::now());
         for kind in 0..1_000 {
             fault(&faults, &format!("kind {kind}"), &"\u{202e}é".repeat(10_000), now);
         }

@@ -9,7 +9,7 @@ mod record;
 mod text;
 mod writer;
 
-use std::io::{IsTerminal, stderr, stdout};
+use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,23 +26,14 @@ pub use text::{hide_keys, peer_code, peer_text, printable};
 use crate::clock;
 use crate::config::{LogConfig, LogFormat};
 use faults::Limiter;
-use record::RecordParts;
 use writer::PatientWriter;
 
 static OUTPUT: OnceLock<Output> = OnceLock::new();
 static LOGGER: OnceLock<LoggerHandle> = OnceLock::new();
 
-/// Starts the log on standard output, once for a process. Fails if there is a logger already.
-pub fn start(config: &LogConfig) -> Result<(), FlexiLoggerError> {
-    start_on(stdout(), config)
-}
-
-/// The same on standard error: for commands, whose standard output is for their results.
-pub fn start_on_stderr(config: &LogConfig) -> Result<(), FlexiLoggerError> {
-    start_on(stderr(), config)
-}
-
-fn start_on(
+/// Starts the log on standard output, or for commands, whose standard output is for their results, on standard error. Once for
+/// a process: fails if there is a logger already.
+pub fn start(
     stream: impl IsTerminal + AsFd + Send + Sync + 'static,
     config: &LogConfig,
 ) -> Result<(), FlexiLoggerError> {
@@ -106,23 +97,24 @@ struct Output {
 }
 
 impl Output {
-    fn write(&self, records: impl IntoIterator<Item = RecordParts>) {
-        let lines: String = records.into_iter().map(|record| self.line(&record)).collect();
-        if !lines.is_empty() {
-            self.writer.write(&lines, |lost| {
-                let loss = "lines before this one are lost: whoever reads this log had stopped reading";
-                self.line(&RecordParts::warning(module_path!(), &format!("{lost} {loss}")))
-            });
-        }
-    }
-
-    fn line(&self, record: &RecordParts) -> String {
-        let (config, now) = (&self.config, clock::now());
+    fn line(&self, record: &Record<'_>) -> String {
+        let (config, now, thread) = (&self.config, clock::now(), std::thread::current());
+        let thread = thread.name().unwrap_or("unnamed");
         let line = match config.format {
-            LogFormat::Json => record.to_json(now, &config.message_key, &config.error_key),
-            LogFormat::Text => record.to_text(now, self.is_coloured),
+            LogFormat::Json => record::to_json(record, thread, now, &config.message_key, &config.error_key),
+            LogFormat::Text => record::to_text(record, thread, now, self.is_coloured),
         };
         line + "\n"
+    }
+
+    /// Writes lines.
+    fn write(&self, lines: &str) {
+        self.writer.write(lines, |lost| {
+            let mut record = Record::builder();
+            record.level(Level::Warn).target(module_path!());
+            let loss = "lines before this one are lost: whoever reads this log had stopped reading";
+            self.line(&record.args(format_args!("{lost} {loss}")).build())
+        });
     }
 
     fn limiter(&self) -> MutexGuard<'_, Limiter> {
@@ -131,17 +123,28 @@ impl Output {
 
     /// Logs the summaries of what was limited in windows that have lasted so long.
     fn end_windows(&self, at_least: Duration, now: Instant) {
-        let summaries = self.limiter().end(at_least, now);
-        self.write(summaries); // without the lock: this may block
+        let ended = self.limiter().end(at_least, now); // without the lock below: writing may block
+        for window in ended {
+            let (last, secs) = (window.last.trim_end(), now.duration_since(window.began).as_secs());
+            self.write(&match (self.config.format, last.strip_suffix('}')) {
+                (LogFormat::Json, Some(object)) => {
+                    format!("{object},\"repeated\":{},\"window_secs\":{secs}}}\n", window.repeated)
+                }
+                _ => format!("{last}  repeated={} window_secs={secs}\n", window.repeated),
+            });
+        }
     }
 }
 
 impl LogWriter for &'static Output {
     fn write(&self, _now: &mut DeferredNow, record: &Record) -> std::io::Result<()> {
-        let record = RecordParts::new(record, std::thread::current().name());
-        let is_limited = record.level <= Level::Info;
-        let passed = if is_limited { self.limiter().pass(record, Instant::now()) } else { Some(record) };
-        Output::write(self, passed);
+        let line = self.line(record);
+        if record.level() > Level::Info {
+            Output::write(self, &line);
+        } else {
+            let passed = self.limiter().pass(record::source(record), line, Instant::now());
+            passed.inspect(|line| Output::write(self, line));
+        }
         Ok(())
     }
 

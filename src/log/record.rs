@@ -1,127 +1,94 @@
-//! What one record looks like. Pure: time and thread are arguments.
+//! What a record looks like as a line. Pure: time and thread are arguments.
 
 use std::fmt::Write;
-use std::time::Duration;
 
 use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, Record};
 use serde_json::{Map, Value as Json};
 
-use super::text::{printable, printable_json};
+use super::text::printable;
 use crate::clock::EpochMs;
 use crate::clock::rfc3339;
 
-/// A record's parts.
-#[derive(Debug, Clone)]
-pub(super) struct RecordParts {
-    pub(super) level: Level,
-    target: String,
-    /// In the source file.
-    line: u32,
-    thread: String,
-    message: String,
-    /// What code gives under the key `err`: `log::warn!(err:% = error; …)`.
-    error: Option<Json>,
-    /// The other keys.
-    fields: Map<String, Json>,
-}
+/// The key under which code gives an error: `log::warn!(err:% = error; …)`.
+const ERROR: &str = "err";
 
-impl RecordParts {
-    pub(super) fn new(record: &Record<'_>, thread: Option<&str>) -> Self {
-        let mut fields = Fields(Map::new());
-        let _ = record.key_values().visit(&mut fields); // it never fails
-        Self {
-            level: record.level(),
-            target: record.target().to_owned(),
-            line: record.line().unwrap_or_default(),
-            thread: thread.unwrap_or("unnamed").to_owned(),
-            message: record.args().to_string(),
-            error: fields.0.shift_remove("err"),
-            fields: fields.0,
-        }
-    }
-
-    pub(super) fn warning(target: &str, message: &str) -> Self {
-        let mut record = Record::builder();
-        let record = record.level(Level::Warn).target(target);
-        Self::new(&record.args(format_args!("{message}")).build(), None)
-    }
-
-    /// As the summary of this many records.
-    pub(super) fn repeated(mut self, repeated: u64, window: Duration) -> Self {
-        self.fields.insert("repeated".to_owned(), repeated.into());
-        self.fields.insert("window_secs".to_owned(), window.as_secs().into());
-        self
-    }
-
-    /// The record's source, and how many records of that source are written in a window: one for a kind of fault, ten if they
-    /// name messages, and thirty for a place in the code.
-    pub(super) fn source(&self) -> (String, u32) {
-        match self.fields.get("fault").and_then(Json::as_str) {
-            Some(kind) if self.fields.contains_key("message_id") => (kind.to_owned(), 10),
-            Some(kind) => (kind.to_owned(), 1),
-            None => (format!("{}:{}", self.target, self.line), 30),
-        }
-    }
-
-    /// One JSON object, without line break. No key comes twice: of two, the first stays.
-    pub(super) fn to_json(&self, now: EpochMs, message_key: &str, error_key: &str) -> String {
-        let standard = [
-            ("time", rfc3339(now)),
-            ("level", self.level.as_str().to_ascii_lowercase()),
-            ("target", self.target.clone()),
-            ("thread", self.thread.clone()),
-            (message_key, self.message.clone()),
-        ];
-        let mut object: Map<String, Json> =
-            standard.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-        if let Some(error) = &self.error {
-            object.insert(error_key.to_owned(), error.clone());
-        }
-        for (name, value) in &self.fields {
-            object.entry(name).or_insert_with(|| value.clone());
-        }
-        printable_json(&Json::Object(object).to_string())
-    }
-
-    /// One line for people, without line break: time, level and thread in columns, then what happened, why, and the
-    /// fields. The target follows at debug and below, and for records of other crates.
-    pub(super) fn to_text(&self, now: EpochMs, is_coloured: bool) -> String {
-        let colour = match self.level {
-            Level::Error => "\u{1b}[31m",
-            Level::Warn => "\u{1b}[33m",
-            Level::Info => "\u{1b}[32m",
-            Level::Debug | Level::Trace => "\u{1b}[2m",
-        };
-        let [colour, dim, plain] = if is_coloured { [colour, "\u{1b}[2m", "\u{1b}[0m"] } else { [""; 3] };
-        let (time, level, thread) = (rfc3339(now), self.level.as_str(), printable(&self.thread));
-        let message = printable(&self.message);
-        let mut line = format!("{time} {colour}{level:5}{plain} {thread:14} {message}");
-        // Writing to a String cannot fail.
-        if let Some(error) = &self.error {
-            let _ = write!(line, ": {colour}{}{plain}", text_of(error));
-        }
-        for (index, (name, value)) in self.fields.iter().enumerate() {
-            let gap = if index == 0 { "  " } else { " " };
-            let value = match value.as_str() {
-                Some(text) if text.is_empty() || text.contains([' ', '"', '=']) => format!("{text:?}"),
-                _ => text_of(value),
-            };
-            let _ = write!(line, "{gap}{dim}{}={plain}{value}", printable(name));
-        }
-        let own = self.target.strip_prefix("persistent_cache_service::");
-        if own.is_none() || self.level >= Level::Debug {
-            let _ = write!(line, "  {dim}[{}]{plain}", printable(own.unwrap_or(&self.target)));
-        }
-        line
+/// The record's source, and how many records of that source are written in a window: one for a kind of fault, ten if they
+/// name messages, and thirty for a place in the code.
+pub(super) fn source(record: &Record<'_>) -> (String, u32) {
+    let field = |name| record.key_values().get(Key::from_str(name));
+    match field("fault") {
+        Some(kind) if field("message_id").is_some() => (kind.to_string(), 10),
+        Some(kind) => (kind.to_string(), 1),
+        None => (format!("{}:{}", record.target(), record.line().unwrap_or_default()), 30),
     }
 }
 
-fn text_of(value: &Json) -> String {
-    value.as_str().map_or_else(|| value.to_string(), printable)
+/// One JSON object. No key comes twice: of two, the first stays.
+pub(super) fn to_json(
+    record: &Record<'_>,
+    thread: &str,
+    now: EpochMs,
+    message_key: &str,
+    error_key: &str,
+) -> String {
+    let (error, fields) = fields(record);
+    let standard = [
+        ("time", rfc3339(now).into()),
+        ("level", record.level().as_str().to_ascii_lowercase().into()),
+        ("target", record.target().into()),
+        ("thread", thread.into()),
+        (message_key, record.args().to_string().into()),
+    ];
+    let error = error.map(|error| (error_key, error));
+    let standard = standard.into_iter().chain(error).map(|(name, value)| (name.to_owned(), value));
+    let mut object: Map<String, Json> = standard.collect();
+    for (name, value) in fields {
+        object.entry(name).or_insert(value);
+    }
+    printable(&Json::Object(object).to_string())
 }
 
-/// Numbers and booleans as such, anything else as its text; of two with one name the later stays.
+/// A line for people: time, level and thread in columns, then what happened, why, and the fields. The target follows at
+/// debug and below, and for records of other crates.
+pub(super) fn to_text(record: &Record<'_>, thread: &str, now: EpochMs, is_coloured: bool) -> String {
+    let colour = match record.level() {
+        Level::Error => "\u{1b}[31m",
+        Level::Warn => "\u{1b}[33m",
+        Level::Info => "\u{1b}[32m",
+        Level::Debug | Level::Trace => "\u{1b}[2m",
+    };
+    let [colour, dim, plain] = if is_coloured { [colour, "\u{1b}[2m", "\u{1b}[0m"] } else { [""; 3] };
+    let (time, level, message) = (rfc3339(now), record.level().as_str(), record.args().to_string());
+    let mut line = format!("{time} {colour}{level:5}{plain} {thread:14} {}", printable(&message));
+    let text_of = |value: &Json| value.as_str().map_or_else(|| value.to_string(), printable);
+    let (error, fields) = fields(record);
+    // Writing to a String cannot fail.
+    if let Some(error) = error {
+        let _ = write!(line, ": {colour}{}{plain}", text_of(&error));
+    }
+    for (index, (name, value)) in fields.iter().enumerate() {
+        let gap = if index == 0 { "  " } else { " " };
+        let mut value = text_of(value);
+        if value.is_empty() || value.contains([' ', '"', '=']) {
+            value = format!("\"{}\"", value.replace('"', "\\\""));
+        }
+        let _ = write!(line, "{gap}{dim}{}={plain}{value}", printable(name));
+    }
+    let own = record.target().strip_prefix("persistent_cache_service::");
+    if own.is_none() || record.level() >= Level::Debug {
+        let _ = write!(line, "  {dim}[{}]{plain}", printable(own.unwrap_or(record.target())));
+    }
+    line
+}
+
+/// The error, and the other fields: numbers and booleans as such, anything else as its text.
+fn fields(record: &Record<'_>) -> (Option<Json>, Map<String, Json>) {
+    let mut fields = Fields(Map::new());
+    let _ = record.key_values().visit(&mut fields); // it never fails
+    (fields.0.shift_remove(ERROR), fields.0)
+}
+
 struct Fields(Map<String, Json>);
 
 impl<'kvs> VisitSource<'kvs> for Fields {
@@ -143,17 +110,17 @@ mod tests {
     const NOW: EpochMs = EpochMs(1_793_491_200_123);
 
     fn json(message: &str, fields: &[(&str, Value<'_>)]) -> String {
-        with_parts(message, fields, |parts| parts.to_json(NOW, "msg", "error"))
+        with_record(message, fields, |record| to_json(record, "worker-3", NOW, "msg", "error"))
     }
 
     fn text(message: &str, fields: &[(&str, Value<'_>)]) -> String {
-        with_parts(message, fields, |parts| parts.to_text(NOW, false))
+        with_record(message, fields, |record| to_text(record, "worker-3", NOW, false))
     }
 
-    fn with_parts(
+    fn with_record(
         message: &str,
         fields: &[(&str, Value<'_>)],
-        format: impl FnOnce(&RecordParts) -> String,
+        format: impl FnOnce(&Record<'_>) -> String,
     ) -> String {
         let fields: Vec<(Key<'_>, Value<'_>)> =
             fields.iter().map(|(key, value)| (Key::from_str(key), value.clone())).collect();
@@ -161,7 +128,7 @@ mod tests {
         let mut record = Record::builder();
         record.level(Level::Warn).target("persistent_cache_service::store");
         let record = record.args(args).key_values(&fields).build();
-        format(&RecordParts::new(&record, Some("worker-3")))
+        format(&record)
     }
 
     #[test]
@@ -241,7 +208,7 @@ mod tests {
         );
         assert_eq!(
             line,
-            "2026-11-01T00:00:00.123Z WARN  worker-3       stop\\nforged \\u{1b}[31mline: a\\r\\nb  role=\\u{2066}x\\u{200f}"
+            "2026-11-01T00:00:00.123Z WARN  worker-3       stop\\u000aforged \\u001b[31mline: a\\u000d\\u000ab  role=\\u2066x\\u200f"
         );
     }
 
@@ -250,7 +217,7 @@ mod tests {
         let text = |target: &str, level| {
             let args = format_args!("m");
             let record = Record::builder().args(args).level(level).target(target).build();
-            RecordParts::new(&record, Some("main")).to_text(NOW, false)
+            to_text(&record, "main", NOW, false)
         };
         let own = "persistent_cache_service::store";
         assert!(text(own, Level::Info).ends_with(" main           m"));
@@ -261,7 +228,7 @@ mod tests {
     #[test]
     fn text_is_coloured_only_where_asked_for() {
         assert!(!text("m", &[]).contains('\u{1b}'));
-        let coloured = with_parts("m", &[], |parts| parts.to_text(NOW, true));
+        let coloured = with_record("m", &[], |record| to_text(record, "worker-3", NOW, true));
         assert!(coloured.contains("\u{1b}[33mWARN \u{1b}[0m"));
     }
 

@@ -73,29 +73,18 @@ fn is_telling_address(word: &str) -> bool {
     word.contains("://") && word.contains(['@', '?'])
 }
 
-/// The text with everything escaped (`\u{202e}`) that would end its line, change how the rest is rendered or not be
-/// seen: control and format characters, bidirectional and zero-width ones too, and whatever else is not printable.
+/// The text with everything escaped (`\u202e`) that would end its line, change how the rest is rendered or not be seen: control
+/// and format characters, bidirectional and zero-width ones too, and whatever else is not printable. JSON keeps its value.
 pub fn printable(text: &str) -> String {
-    escaped(text, |letter, shown| shown.extend(letter.escape_debug()))
-}
-
-/// The same in a whole JSON text, whose value stays the same.
-pub(super) fn printable_json(json: &str) -> String {
-    escaped(json, |letter, shown| {
-        for unit in letter.encode_utf16(&mut [0; 2]) {
-            let _ = write!(shown, "\\u{unit:04x}");
-        }
-    })
-}
-
-fn escaped(text: &str, escape: impl Fn(char, &mut String)) -> String {
     let mut shown = String::with_capacity(text.len());
     for letter in text.chars() {
-        // The standard library knows what is printable. It escapes quotes as well, which do no harm here.
+        // The standard library knows what is printable.
         if matches!(letter, ' '..='~') || letter.escape_debug().len() == 1 {
             shown.push(letter);
         } else {
-            escape(letter, &mut shown);
+            for unit in letter.encode_utf16(&mut [0; 2]) {
+                let _ = write!(shown, "\\u{unit:04x}");
+            }
         }
     }
     shown
@@ -156,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_peers_text_is_one_printable_line_of_bounded_length() {
-        assert_eq!(peer_text(" a\r\n b\u{202e}c\u{1b}[31m "), "a b\\u{202e}c\\u{1b}[31m");
+        assert_eq!(peer_text(" a\r\n b\u{202e}c\u{1b}[31m "), "a b\\u202ec\\u001b[31m");
         for long in ["ä".repeat(100_000), "ä ".repeat(100_000), "\u{200b}".repeat(100_000)] {
             assert_eq!(peer_text(&long).chars().count(), CHARS_MAX + 1);
         }
@@ -182,7 +171,7 @@ mod tests {
             let shown = printable(&text);
             assert!(!shown.contains(letter) && shown.starts_with("a\\"), "{shown}");
             let json = serde_json::to_string(&text).unwrap();
-            let shown = printable_json(&json);
+            let shown = printable(&json);
             assert!(!shown.contains(letter), "{shown}");
             assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), text);
         }

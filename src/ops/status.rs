@@ -285,7 +285,7 @@ mod tests {
             let start = Instant::now();
             let health = Arc::new(HealthBoard::new(2, Duration::from_secs(65), start));
             let metrics = Arc::new(Metrics::new().unwrap());
-            let faults = Arc::new(FaultLog::new());
+            let faults = Arc::new(FaultLog::default());
             let setting = |name: &str, value| ShownSetting {
                 name: name.to_owned(),
                 group: "Queue".to_owned(),

@@ -199,7 +199,7 @@ mod tests {
     fn gate() -> Arc<RedisGate> {
         let metrics = Arc::new(Metrics::new().unwrap());
         let health = HealthBoard::new(1, Duration::from_mins(1), Instant::now());
-        RedisGate::new(Arc::new(health), metrics, Arc::new(FaultLog::new()))
+        RedisGate::new(Arc::new(health), metrics, Arc::new(FaultLog::default()))
     }
 
     fn error(kind: &str) -> StoreError {

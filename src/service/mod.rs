@@ -83,7 +83,7 @@ pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
 
     let (triggers, shutdown) = shutdown_phases();
     let metrics = Arc::new(Metrics::new()?);
-    let faults = Arc::new(FaultLog::new());
+    let faults = Arc::new(FaultLog::default());
     let silent_after = overrides.silent_after.unwrap_or_else(|| silent_after(config));
     let health = Arc::new(HealthBoard::new(config.consumers, silent_after, Instant::now()));
     let status = config.status_page.then(|| {

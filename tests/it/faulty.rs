@@ -73,7 +73,7 @@ fn the_service_with_a_defect() {
     let defect = *DEFECTS.iter().find(is_named).expect("a known defect");
     let settings = ServiceSettings::from_matches(&[], &environment);
     let config = settings.validate().expect("a valid configuration");
-    service_log::start(&config.log).expect("a log");
+    service_log::start(std::io::stdout(), &config.log).expect("a log");
     service_log::install_panic_hook();
     let begins_with = environment.get(OsStr::new(BEGINS_WITH)).map(PathBuf::from);
     let overrides = overrides(defect, begins_with.unwrap_or_default(), &config);

@@ -231,7 +231,7 @@ impl Rig {
     fn with(queue: FakeQueue, store: FakeStore, poison_policy: PoisonPolicy) -> Self {
         let (queue, store) = (Arc::new(queue), Arc::new(store));
         let metrics = Arc::new(Metrics::new().unwrap());
-        let faults = Arc::new(FaultLog::new());
+        let faults = Arc::new(FaultLog::default());
         let health = Arc::new(HealthBoard::new(2, Duration::from_mins(1), Instant::now()));
         let gate = RedisGate::new(Arc::clone(&health), Arc::clone(&metrics), Arc::clone(&faults));
         gate.read_succeeded();
