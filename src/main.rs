@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use persistent_cache_service::config::{Settings, of_process};
 use persistent_cache_service::service::{self, Overrides};
@@ -51,7 +52,7 @@ fn run_service(settings: &Settings) -> ExitCode {
     match service::run(&config, overrides) {
         Ok(ended) => ExitCode::from(ended.exit_status()),
         Err(error) => {
-            service_log::flush();
+            service_log::log_summaries(Duration::ZERO);
             log::error!(err:% = format!("{error:#}"); "the service ended with a fault");
             ExitCode::FAILURE
         }

@@ -13,7 +13,7 @@ use super::OUTPUT;
 use super::text::{printable, without_addresses};
 
 /// After so long, repeated records are summarized.
-pub(super) const WINDOW: Duration = Duration::from_secs(30);
+pub const WINDOW: Duration = Duration::from_secs(30);
 const SOURCES_MAX: usize = 100;
 /// More kinds than fail at a time.
 const KINDS_MAX: usize = 32;

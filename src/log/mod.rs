@@ -20,7 +20,7 @@ use flexi_logger::{
 };
 use log::{Level, LevelFilter, Record};
 
-pub use faults::{FaultLog, Outage, RecentFault};
+pub use faults::{FaultLog, Outage, RecentFault, WINDOW};
 pub use text::{hide_keys, peer_code, peer_text, printable};
 
 use crate::clock;
@@ -56,14 +56,21 @@ pub fn set_level(level: LevelFilter) {
     LOGGER.get().inspect(|logger| logger.set_new_spec(specification(level)));
 }
 
-/// Logs the summaries of what was limited, as far as they are due. To be called about every second.
-pub fn tick(now: Instant) {
-    OUTPUT.get().inspect(|out| out.end_windows(faults::WINDOW, now));
-}
-
-/// Logs all summaries: for the end of the process.
-pub fn flush() {
-    OUTPUT.get().inspect(|out| out.end_windows(Duration::ZERO, Instant::now()));
+/// Logs the summaries of what was limited in windows that have lasted so long: to be called with [`WINDOW`] about every second,
+/// and with zero at the end of the process.
+pub fn log_summaries(at_least: Duration) {
+    let Some(output) = OUTPUT.get() else { return };
+    let now = Instant::now();
+    let ended = output.limiter().end(at_least, now); // without the lock below: writing may block
+    for window in ended {
+        let (last, secs) = (window.last.trim_end(), now.duration_since(window.began).as_secs());
+        output.write(&match (output.config.format, last.strip_suffix('}')) {
+            (LogFormat::Json, Some(object)) => {
+                format!("{object},\"repeated\":{},\"window_secs\":{secs}}}\n", window.repeated)
+            }
+            _ => format!("{last}  repeated={} window_secs={secs}\n", window.repeated),
+        });
+    }
 }
 
 /// Of other crates only warnings, since their debug records hold bytes of requests. Nothing of r2d2's, since it logs each failed
@@ -119,20 +126,6 @@ impl Output {
 
     fn limiter(&self) -> MutexGuard<'_, Limiter> {
         self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Logs the summaries of what was limited in windows that have lasted so long.
-    fn end_windows(&self, at_least: Duration, now: Instant) {
-        let ended = self.limiter().end(at_least, now); // without the lock below: writing may block
-        for window in ended {
-            let (last, secs) = (window.last.trim_end(), now.duration_since(window.began).as_secs());
-            self.write(&match (self.config.format, last.strip_suffix('}')) {
-                (LogFormat::Json, Some(object)) => {
-                    format!("{object},\"repeated\":{},\"window_secs\":{secs}}}\n", window.repeated)
-                }
-                _ => format!("{last}  repeated={} window_secs={secs}\n", window.repeated),
-            });
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use http::Uri;
 use httparse::{Error, Request, Status};
 use serde_json::{Value, json};
 
@@ -73,7 +74,7 @@ impl Endpoints {
         };
         let mut reply = match refused {
             Some((status, error)) => Reply::json(status, &json!({ "error": error })),
-            None => self.resource(path_of(request.path.unwrap_or_default()), now),
+            None => self.resource(request.path.unwrap_or_default(), now),
         };
         if reply.status == 405 {
             reply.headers.push(("Allow", "GET, HEAD"));
@@ -83,7 +84,9 @@ impl Endpoints {
         Some(reply)
     }
 
-    fn resource(&self, path: &str, now: Instant) -> Reply {
+    fn resource(&self, target: &str, now: Instant) -> Reply {
+        let target: Result<Uri, _> = target.parse(); // a proxy may send a whole URL
+        let path = target.as_ref().map_or("", Uri::path);
         let health = self.health.readiness(now);
         let status_of = |is_up| if is_up { (200, "UP") } else { (503, "DOWN") };
         match (path.strip_suffix('/').unwrap_or(path), &self.status) {
@@ -118,15 +121,6 @@ fn has_body(request: &Request<'_, '_>) -> bool {
         let is_empty = header.value.iter().all(|digit| *digit == b'0');
         header.name.eq_ignore_ascii_case("Transfer-Encoding") || (is_length && !is_empty)
     })
-}
-
-/// The path alone: without the query, and without scheme and host where a proxy sent a whole URL.
-fn path_of(target: &str) -> &str {
-    let without_query = target.split('?').next().unwrap_or(target);
-    match without_query.split_once("://") {
-        Some((_scheme, rest)) => rest.find('/').map_or("/", |start| &rest[start..]),
-        None => without_query,
-    }
 }
 
 #[cfg(test)]

@@ -19,10 +19,10 @@ pub struct HealthBoard {
 #[derive(Debug, Clone)]
 struct PollerHealth {
     progress_at: Instant,
-    has_succeeded: bool,
+    /// It has succeeded, and its loop has not ended.
+    can_receive: bool,
     /// The first failure after the last success.
     failing_since: Option<Instant>,
-    has_ended: bool,
 }
 
 /// The health at one moment.
@@ -51,8 +51,7 @@ impl HealthBoard {
     /// A board for this many pollers; Redis is not connected and no poller has succeeded yet. `silent_after` is longer than
     /// any call with its deadline and the wait after a failed one: a poller without progress for so long is dead.
     pub fn new(pollers: usize, silent_after: Duration, now: Instant) -> Self {
-        let unknown =
-            PollerHealth { progress_at: now, has_succeeded: false, failing_since: None, has_ended: false };
+        let unknown = PollerHealth { progress_at: now, can_receive: false, failing_since: None };
         Self {
             silent_after,
             pollers: Mutex::new(vec![unknown; pollers]),
@@ -70,7 +69,7 @@ impl HealthBoard {
     pub fn call_succeeded(&self, poller: usize, now: Instant) {
         self.update(poller, |poller| {
             poller.progress_at = now;
-            poller.has_succeeded = true;
+            poller.can_receive = true;
             poller.failing_since = None;
         });
     }
@@ -90,7 +89,7 @@ impl HealthBoard {
 
     /// This poller's loop has ended.
     pub fn ended(&self, poller: usize) {
-        self.update(poller, |poller| poller.has_ended = true);
+        self.update(poller, |poller| poller.can_receive = false);
     }
 
     /// The service is stopping: not ready from now on.
@@ -112,7 +111,7 @@ impl HealthBoard {
         for poller in pollers.iter() {
             let is_silent = now - poller.progress_at > self.silent_after;
             let is_tolerated = poller.failing_since.is_none_or(|since| now - since < FAILING_GRACE);
-            let is_alive = poller.has_succeeded && !poller.has_ended && !is_silent && is_tolerated;
+            let is_alive = poller.can_receive && !is_silent && is_tolerated;
             health.consumers += usize::from(is_alive);
             health.failing += usize::from(poller.failing_since.is_some());
             health.silent += usize::from(is_silent);

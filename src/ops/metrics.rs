@@ -114,16 +114,10 @@ impl Metrics {
         let (hits, misses) = (field("keyspace_hits"), field("keyspace_misses"));
         // Before the first look-up 0, as a ratio of nothing would be NaN.
         let ratio = hits.zip(misses).map(|(hits, misses)| 100.0 * hits / (hits + misses).max(1.0));
-        for (gauge, value) in [
-            (&self.hits, hits),
-            (&self.misses, misses),
-            (&self.hit_ratio, ratio),
-            (&self.memory_usage, field("used_memory")),
-        ] {
-            if let Some(value) = value {
-                gauge.set(value);
-            }
-        }
+        hits.inspect(|hits| self.hits.set(*hits));
+        misses.inspect(|misses| self.misses.set(*misses));
+        ratio.inspect(|ratio| self.hit_ratio.set(*ratio));
+        field("used_memory").inspect(|bytes| self.memory_usage.set(*bytes));
     }
 }
 

@@ -8,7 +8,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -38,8 +38,8 @@ pub struct OpsServer {
     listener: TcpListener,
     /// [`DEADLINE`], but for tests.
     deadline: Duration,
-    /// Closed to stop; `stopped` is its other end.
-    stop: Mutex<Option<UnixStream>>,
+    /// Shut down to stop; `stopped` is its other end.
+    stop: UnixStream,
     stopped: UnixStream,
 }
 
@@ -59,7 +59,7 @@ impl OpsServer {
         })?;
         let endpoints = Endpoints { health, metrics, status };
         let (stop, stopped) = UnixStream::pair()?;
-        Ok(Self { endpoints, listener, deadline: DEADLINE, stop: Mutex::new(Some(stop)), stopped })
+        Ok(Self { endpoints, listener, deadline: DEADLINE, stop, stopped })
     }
 
     /// The port that is listened on.
@@ -69,7 +69,7 @@ impl OpsServer {
 
     /// Makes [`OpsServer::run`] return, now or when it is called. The port is free once the server is dropped.
     pub fn unblock(&self) {
-        drop(self.stop.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let _ = self.stop.shutdown(Shutdown::Both); // again does no harm
     }
 
     /// Serves until [`OpsServer::unblock`].
@@ -78,7 +78,11 @@ impl OpsServer {
         let mut accept_at = Instant::now();
         while self.wait(&connections, accept_at) {
             let now = Instant::now();
-            connections.retain_mut(|connection: &mut Connection| self.proceed(connection, now));
+            connections.retain_mut(|connection: &mut Connection| {
+                let transferred = self.transfer(connection, now);
+                let is_open = transferred.unwrap_or_else(|error| error.kind() == ErrorKind::WouldBlock);
+                is_open && now < connection.deadline
+            });
             if now < accept_at {
                 continue;
             }
@@ -135,13 +139,7 @@ impl OpsServer {
         Ok(())
     }
 
-    /// Does what can be done without waiting. False once the connection has ended or must be closed.
-    fn proceed(&self, connection: &mut Connection, now: Instant) -> bool {
-        let transferred = self.transfer(connection, now);
-        let is_open = transferred.unwrap_or_else(|error| error.kind() == ErrorKind::WouldBlock);
-        is_open && now < connection.deadline
-    }
-
+    /// Does what can be done without waiting. False once the client has ended the connection.
     fn transfer(&self, connection: &mut Connection, now: Instant) -> io::Result<bool> {
         let Connection { stream, phase, deadline } = connection;
         let mut chunk = [0; CHUNK_BYTES];

@@ -163,7 +163,7 @@ pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
     shut_down::shut_down(budget, began, &context, triggers, &pipeline, &background);
     server.unblock();
     http.wait(began + budget);
-    crate::log::flush();
+    crate::log::log_summaries(Duration::ZERO);
     log::info!(stop_secs = began.elapsed().as_secs_f64(); "stopped");
     Ok(ended)
 }
