@@ -9,7 +9,7 @@ use persistent_cache_service::service::{self, Overrides};
 use persistent_cache_service::{build_info, commands, log as service_log};
 use tikv_jemallocator::Jemalloc;
 
-/// README (Allocators) compares it with others; its options are in `.cargo/config.toml`.
+/// scripts/bench.d/RESULTS.md (Allocators) compares it with others; its options are in `.cargo/config.toml`.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 

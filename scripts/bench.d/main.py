@@ -77,7 +77,7 @@ def arguments():
     parser.add_argument("--binary", type=program, help="measure this program as the service")
     parser.add_argument("--against", metavar="REVISION", help="the binary of this revision is one more contender in every row")
     parser.add_argument("--growth", action="store_true", help="how cost and memory grow, instead")
-    parser.add_argument("--readme", action="store_true", help="write the last whole run into README.md and end")
+    parser.add_argument("--readme", action="store_true", help="write the last whole run into RESULTS.md and README.md, and end")
     parser.add_argument("--validate", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--programs", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--revision-program", type=program, help=argparse.SUPPRESS)

@@ -1,10 +1,10 @@
 # shellcheck shell=bash
-# Installs, upgrades, removes and purges the package in a Debian of its own, and looks at what each leaves.
+# Installs, upgrades, removes and purges the package in a small Debian, and checks what each leaves behind.
 # Sourced by scripts/deb.
 
 : "${name:?}" "${dist:?}" "${deb:?}" "${version:?}" "${architecture:?}" "${target:?}" "${tools:?}"
 
-step 'a Debian to try the package in'
+step 'a small Debian to test the package in'
 need_debian_root
 debian=$(mktemp -d "$target/deb-try.XXXXXX")
 clean_up_at_the_end "rm -rf '$debian'"
@@ -61,6 +61,6 @@ inside dpkg --purge "$name"
 expect 'the user is gone' not has_user
 expect 'the package is not known any more' test "$(state)" != installed
 after=$(files_of_the_system)
-# The files that adduser keeps a copy of at each change.
+# The backups that adduser makes at each change.
 left=$(diff <(echo "$before") <(echo "$after") | sed -n 's/^> //p' | grep -vxE '\./etc/(passwd|group|shadow|gshadow|subuid|subgid)-' || true)
 expect "nothing is left ($left)" test -z "$left"

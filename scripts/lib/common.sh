@@ -1,41 +1,40 @@
 # shellcheck shell=bash
-# Shared by the scripts of this directory: where things are, how a step is announced and how a failure is told.
-# Sourced by tools.sh.
+# Shared by the scripts here: paths, steps, failures. Sourced by tools.sh.
 
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"
 
-# Tools that only the tests and the demo need live beside the build: ignored by git, kept between runs.
+# Tools that only the tests and the demo need are kept beside the build: ignored by git, kept between runs.
 target=${CARGO_TARGET_DIR:-$root/target}
 mkdir -p "$target"
 target=$(cd "$target" && pwd)
 # shellcheck disable=SC2034 # used by tools.sh
 tools=$target/tools
 
-# Nothing here may wait for an answer.
+# Nothing here may wait for input.
 exec </dev/null
 
 current_step='starting'
 
-# step NAME: what is being done from here on. Named again if it fails.
+# step NAME: announces what follows. A failure names it.
 step() {
     current_step=$1
     printf '\n== %s\n' "$current_step"
 }
 
-# fail MESSAGE [REMEDY]: says what failed and what to do, and ends the run.
+# fail MESSAGE [REMEDY]: prints what failed and how to fix it, and ends the run.
 fail() {
     printf '\nfailed: %s\n' "$1" >&2
     if [ $# -gt 1 ]; then
-        printf 'to mend it: %s\n' "$2" >&2
+        printf 'to fix it: %s\n' "$2" >&2
     fi
     trap clean_up EXIT
     exit 1
 }
 
-# clean_up_at_the_end COMMAND: done however the run ends, the last one first.
+# clean_up_at_the_end COMMAND: runs it however the script ends, the last one first.
 clean_ups=()
 clean_up_at_the_end() {
     clean_ups=("$1" "${clean_ups[@]}")
@@ -45,11 +44,11 @@ clean_up() {
     for command in "${clean_ups[@]}"; do eval "$command" || true; done
 }
 
-tell_the_failed_step() {
+report_the_failed_step() {
     local status=$?
     clean_up
     if [ "$status" -ne 0 ]; then
         printf '\nfailed at step: %s (exit status %s)\n' "$current_step" "$status" >&2
     fi
 }
-trap tell_the_failed_step EXIT
+trap report_the_failed_step EXIT

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# How the binary that is shipped is built: static, with no trace of the folder, the user and the time.
+# How the release binary is built: static, and without any trace of the directory, the user or the time.
 # Sourced by scripts/build, after tools.sh.
 
-# commit_of_tree: the commit, and whether the tree differs from it. PCS_COMMIT wins: where there is no git, as in the
-# Containerfile, it says what is built. Of a fixed length, which git would else choose by the size of the repository.
+# commit_of_tree: the commit, with -dirty if the tree differs from it. PCS_COMMIT takes precedence: the Containerfile has no git.
+# The length is fixed, or git would choose it by the size of the repository.
 commit_of_tree() {
     if [ -n "${PCS_COMMIT:-}" ]; then
         echo "$PCS_COMMIT"
@@ -16,12 +16,12 @@ commit_of_tree() {
     fi
 }
 
-# The time of the commit stands for the time of the build, wherever a format wants one.
+# Where a format has a build time, the time of the commit is used.
 source_date_epoch() {
     echo "${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}"
 }
 
-# need_c_compiler_for TARGET: ring, which does the cryptography, is C and assembler in part, and so is the allocator.
+# need_c_compiler_for TARGET: ring (cryptography) and the allocator contain C and assembler.
 need_c_compiler_for() {
     case $1 in
         *-musl)
@@ -33,17 +33,17 @@ need_c_compiler_for() {
             ;;
     esac
     if [ "$1" = aarch64-unknown-linux-musl ] && [ "$(uname -m)" != aarch64 ]; then
-        fail 'a C compiler that builds for aarch64 with musl is in no Debian package' "build on an aarch64 machine, or for aarch64-unknown-linux-gnu"
+        fail 'no Debian package has a C compiler that builds for aarch64 with musl' "build on an aarch64 machine, or for aarch64-unknown-linux-gnu"
     fi
     command -v readelf >/dev/null || debian_packages readelf binutils
 }
 
-# release_environment TARGET: sets what cargo reads. After `cargo fetch`.
+# release_environment TARGET: sets the environment of cargo. Call it after `cargo fetch`.
 release_environment() {
     local triple=$1 home=${CARGO_HOME:-$HOME/.cargo} flags=() sources underscored
-    # Static; and random numbers come from the kernel by its call, as there may be no /dev.
+    # Static. Random numbers come from the system call, because there may be no /dev.
     flags+=(-C target-feature=+crt-static --cfg 'getrandom_backend="linux_getrandom"')
-    # Paths get into the binary by the messages of panics. Crates lie in a directory for each registry.
+    # Panic messages contain paths. Each registry has a directory of crates.
     for sources in "$home"/registry/src/*/; do
         flags+=("--remap-path-prefix=${sources%/}=/crates")
     done
@@ -51,7 +51,7 @@ release_environment() {
     CARGO_ENCODED_RUSTFLAGS=$(printf '%s\037' "${flags[@]}")
     export CARGO_ENCODED_RUSTFLAGS=${CARGO_ENCODED_RUSTFLAGS%?}
     unset RUSTFLAGS
-    # The same for what is C; in quotes, as a folder may hold a space.
+    # The same for C code. The quotes are for directories with a space in their name.
     underscored=${triple//-/_}
     export "CFLAGS_$underscored='-ffile-prefix-map=$home=/crates' '-ffile-prefix-map=$target=/target'" CC_SHELL_ESCAPED_FLAGS=1
     case $triple in
@@ -67,8 +67,8 @@ release_environment() {
     export PCS_COMMIT SOURCE_DATE_EPOCH CARGO_INCREMENTAL=0
 }
 
-# write_sbom TARGET FILE: what the binary is made of, as CycloneDX. The tool writes beside the manifest and tells the
-# path of it, so it is given a copy, whose path is cut out.
+# write_sbom TARGET FILE: the binary's components, as CycloneDX. The tool writes beside the manifest and mentions its path, so
+# it works on a copy, whose path is then removed.
 write_sbom() {
     local triple=$1 file=$2 copy
     copy=$(mktemp -d "$target/sbom.XXXXXX")

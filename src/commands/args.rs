@@ -61,9 +61,9 @@ pub enum Command {
         /// The shell.
         shell: Shell,
     },
-    /// Prints the manual page, of the whole or of one command, for man -l -.
+    /// Prints the manual page of the service, of a command, or of all known problems (troubleshooting), for man -l -.
     Man {
-        /// The command; without one, the page is that of the service.
+        /// The command, or troubleshooting; without one, the page is that of the service.
         command: Option<String>,
     },
 }

@@ -8,6 +8,7 @@ mod output;
 mod purge;
 mod replay;
 mod session;
+mod troubleshooting;
 mod warm;
 
 use std::io::{self, IsTerminal};
@@ -128,6 +129,9 @@ fn completions(shell: clap_complete::Shell) -> Result<u8, CommandError> {
 }
 
 fn manual(of: Option<&str>) -> Result<u8, CommandError> {
+    if of == Some("troubleshooting") {
+        return print(troubleshooting::page());
+    }
     let mut command = args::shown();
     command.build();
     if let Some(name) = of {

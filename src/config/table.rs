@@ -188,7 +188,7 @@ pub(super) const fn position(name: &str) -> usize {
     position
 }
 
-/// Markdown: a table for each group of settings (variable, flag, default, meaning).
+/// Markdown: a table for each group of settings (variable, default, meaning).
 pub fn settings_table() -> String {
     let mut table = String::new(); // writing to it cannot fail
     let mut group = "";
@@ -196,12 +196,12 @@ pub fn settings_table() -> String {
         if setting.group != group {
             let gap = if group.is_empty() { "" } else { "\n" };
             group = setting.group;
-            let header = "| Variable | Flag | Default | Meaning |\n|---|---|---|---|";
+            let header = "| Variable | Default | Meaning |\n|---|---|---|";
             let _ = writeln!(table, "{gap}**{group}**\n\n{header}");
         }
-        let (variable, flag, help) = (setting.variable, setting.flag(), setting.help);
+        let (variable, help) = (setting.variable, setting.help);
         let default = setting.default.map_or(String::new(), |default| format!("`{default}`"));
-        let _ = writeln!(table, "| `{variable}` | `--{flag}` | {default} | {help} |");
+        let _ = writeln!(table, "| `{variable}` | {default} | {help} |");
     }
     table
 }

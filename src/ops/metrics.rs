@@ -1,4 +1,5 @@
-//! Every metric that the service exports, in one table. README says how to read each and what to do.
+//! Every metric that the service exports, in one table. scripts/prometheus/README.md says how to read each,
+//! and what to do.
 //!
 //! Names and types of the first eight are Stigg's and are kept exactly, the gauges called `_total` too: existing
 //! dashboards and alerts use them. Known label values exist from the start, so that `rate()` is right from the first
@@ -70,7 +71,7 @@ metrics! {
     writes_skipped: IntCounterVec = counters("persistent_cache_writes_skipped_total", "writes that were not due, by reason: `stale`, `policy`, `no_customer`", "reason", &SKIP_REASONS);
     message_age: Histogram = histogram("persistent_cache_message_age_seconds", "SQS SentTimestamp to written: how fresh the cache is", &AGE_BUCKETS_SECS);
     queue_errors: IntCounterVec = counters("persistent_cache_queue_errors_total", "failed calls to the queue: `receive`, `delete`, `change_visibility`, `get_attributes`", "operation", &QUEUE_OPERATIONS);
-    in_flight: IntGauge = IntGauge::new("persistent_cache_in_flight_messages", "received and not yet settled");
+    in_flight: IntGauge = IntGauge::new("persistent_cache_in_flight_messages", "received and not yet completed");
     last_poll: Gauge = Gauge::new("persistent_cache_last_poll_timestamp_seconds", "last successful poll of the queue; 0 before the first");
     last_write: Gauge = Gauge::new("persistent_cache_last_write_timestamp_seconds", "last successful write to Redis; 0 before the first");
     consumers: IntGauge = IntGauge::new("persistent_cache_consumers", "live pollers: they get answers from the queue, or have failed for less than 15 s");
@@ -323,9 +324,9 @@ mod tests {
 
     /// Its last two columns, how to read a metric and what to do, are written by hand.
     #[test]
-    fn the_readme_lists_exactly_the_series_that_are_exported() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-        let readme = std::fs::read_to_string(path).expect("README.md can be read");
+    fn the_page_lists_exactly_the_series_that_are_exported() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/prometheus/README.md");
+        let readme = std::fs::read_to_string(path).expect("the page can be read");
         let (_, rest) = readme.split_once("<!-- metrics:begin -->\n").expect("the table of metrics");
         let (table, _) = rest.split_once("<!-- metrics:end -->").expect("its end");
         let expected = exported().into_iter().map(|(name, kind, labels, help)| {

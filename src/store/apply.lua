@@ -14,7 +14,7 @@
 -- A balance record is '<timestamp of the credit usage beside it>,<timestamp of the usage that its period is from>,
 -- <timestamp of the balance>,<1 if it is exhausted, else 0>,<validUntil>'; unknown parts are empty.
 --
--- Most calls are of usages alone. A function is created anew in each call, and all of them cost more than one usage does: the
+-- Most calls are of usages alone. A function is created again in each call, and all of them cost more than one usage does: the
 -- script returns before it creates those that usages do not need.
 local APPLIED, LOCKED, NOT_CACHED, PURGED_LATER, NO_CUSTOMER, ADJUST_LIST, CONFLICT = 0, 1, 2, 3, 4, 5, 6
 local KEYS, ARGV, call, expiry, dry_run = KEYS, ARGV, redis.call, ARGV[2], ARGV[4] == '1'

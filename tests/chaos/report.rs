@@ -60,7 +60,7 @@ impl Display for Report {
             ("keys compared", self.keys.to_string()),
             ("lost", self.lost.len().to_string()),
             ("stale", self.stale.len().to_string()),
-            ("longest outage healed", format!("{:.1} s", self.longest_outage.as_secs_f64())),
+            ("longest outage", format!("{:.1} s", self.longest_outage.as_secs_f64())),
             ("took", format!("{seconds:.0} s")),
             ("messages/s", format!("{:.0}", self.counts.deleted as f64 / seconds)),
             ("seed", self.seed.to_string()),

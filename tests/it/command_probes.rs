@@ -55,7 +55,7 @@ fn completions_name_every_command_in_every_shell() {
 }
 
 #[test]
-fn man_has_a_page_for_the_service_and_one_for_each_command() {
+fn man_has_a_page_for_the_service_for_each_command_and_for_troubleshooting() {
     let page = run(&Settings::default(), &["man"]);
     assert_eq!(page.status, 0, "{page:?}");
     for part in [".TH persistent-cache-service 1", "REDIS_HOST", "ready"] {
@@ -64,6 +64,19 @@ fn man_has_a_page_for_the_service_and_one_for_each_command() {
     let page = run(&Settings::default(), &["man", "ready"]);
     assert_eq!(page.status, 0, "{page:?}");
     assert!(page.stdout.contains(".TH persistent-cache-service-ready 1"), "{page:?}");
+    let page = run(&Settings::default(), &["man", "troubleshooting"]);
+    for part in [
+        ".TH persistent-cache-service-troubleshooting 7",
+        ".SS \"Redis is unavailable\"",
+        "\\fBWhat to do\\fR: ",
+    ] {
+        assert!(page.stdout.contains(part), "{part} in {}", page.stdout);
+    }
+    assert!(
+        !page.stdout.contains("**") && !page.stdout.contains('`'),
+        "no Markdown is left: {}",
+        page.stdout
+    );
     let unknown = run(&Settings::default(), &["man", "redy"]);
     assert_eq!(unknown.status, 2, "{unknown:?}");
     assert!(unknown.stderr.contains("'redy'"), "{unknown:?}");

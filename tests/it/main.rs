@@ -72,6 +72,7 @@ mod command_purge;
 mod command_replay;
 mod command_warm;
 mod config;
+mod documentation;
 mod hostile_clients;
 mod house;
 mod http;

@@ -182,7 +182,7 @@ fn a_redis_that_goes_away_costs_readiness_and_no_message() {
     service.stop();
 }
 
-/// What README says the service's user needs.
+/// What src/config/README.md says the service's user needs.
 pub const COMMANDS: &str =
     "+evalsha +eval +script|load +mget +get +set +exists +del +scan +unlink +ping +info +select";
 
@@ -201,11 +201,11 @@ fn settings_of_user(stage: &Stage) -> Settings {
 }
 
 #[test]
-fn the_permissions_named_in_readme_are_enough_for_every_kind_of_change() {
-    let readme = include_str!("../../README.md");
+fn the_permissions_named_in_the_documentation_are_enough_for_every_kind_of_change() {
+    let page = include_str!("../../src/config/README.md");
     for command in COMMANDS.split(' ') {
         let name = command.trim_start_matches('+').to_uppercase();
-        assert!(readme.contains(&format!("`{name}`")), "README names {name}");
+        assert!(page.contains(&format!("`{name}`")), "the page names {name}");
     }
     let stage = Stage::new();
     set_user(&stage.redis, COMMANDS);

@@ -21,6 +21,7 @@ use crate::support::tools::{free_port, repository_file};
 
 const RULES: &str = "scripts/prometheus/alerts.yml";
 const RULE_TESTS: &str = "scripts/prometheus/alerts.test.yml";
+const PAGE: &str = "scripts/prometheus/README.md";
 const DASHBOARD: &str = "scripts/grafana/dashboard.json";
 
 fn path(relative: &str) -> String {
@@ -110,7 +111,7 @@ fn every_alert_is_tested_to_fire_and_not_to_and_tells_what_to_do() {
         }
         assert!(["critical", "warning", "info"].contains(&alert.severity.as_str()), "{alert:?}");
         assert!(!alert.summary.is_empty() && !alert.action.is_empty(), "{alert:?}");
-        assert_eq!(alert.runbook, format!("README.md#{}", name.to_lowercase()));
+        assert_eq!(alert.runbook, format!("{PAGE}#{}", name.to_lowercase()));
     }
 }
 
@@ -130,12 +131,12 @@ fn the_readme_lists_exactly_the_alerts_of_the_rules() {
         )
         .expect("a String takes everything");
     }
-    let readme = text("README.md");
-    let (before, rest) = readme.split_once(BEGIN).expect("README.md has the mark");
-    let (block, after) = rest.split_once(END).expect("README.md has the end of the block");
+    let readme = text(PAGE);
+    let (before, rest) = readme.split_once(BEGIN).expect("the page has the marker");
+    let (block, after) = rest.split_once(END).expect("the page has the end of the block");
     if option_env!("UPDATE_README").is_some_and(|value| value == "1") {
-        fs::write(repository_file("README.md"), format!("{before}{BEGIN}{table}{END}{after}"))
-            .expect("README.md can be written");
+        fs::write(repository_file(PAGE), format!("{before}{BEGIN}{table}{END}{after}"))
+            .expect("the page can be written");
     } else {
         assert_eq!(block, table, "run the tests with UPDATE_README=1 to rewrite the block");
     }

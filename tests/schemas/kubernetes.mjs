@@ -1,20 +1,25 @@
-// Judges scripts/kubernetes: each manifest, as kustomize makes it, by the schema of its API (required fields, enums,
-// patterns), and by its TypeScript type, which refuses fields that the API does not know; then what the manifests say
-// together. node kubernetes.mjs REPOSITORY TOOLS, where TOOLS holds node_modules, layer/kubectl and layer/helm.
+// Checks scripts/helm and scripts/kubernetes: the chart with the value files of tests/schemas/helm, by Helm's own linter, by
+// the schema of each API (required fields, enums, patterns), and by its TypeScript type, which refuses fields that the API does
+// not know; then what the manifests say together. Then that scripts/kubernetes/manifests.yaml is what the chart renders.
+//
+// node kubernetes.mjs REPOSITORY TOOLS [--write], where TOOLS holds node_modules, layer/kubectl and layer/helm. `--write` renders
+// scripts/kubernetes/manifests.yaml anew.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import path from "node:path";
 import { pathToFileURL } from "node:url";
 
 import { complaints } from "./typescript.mjs";
 
-const [repository, tools] = process.argv.slice(2).map((argument) => path.resolve(argument));
+const [repository, tools] = process.argv.slice(2, 4).map((argument) => path.resolve(argument));
+const writes = process.argv[4] === "--write";
 const require = createRequire(path.join(tools, "package.json"));
 const { parseAllDocuments } = require("yaml");
-const manifests = path.join(repository, "scripts/kubernetes");
+const kubernetes = path.join(repository, "scripts/kubernetes");
+const chart = path.join(repository, "scripts/helm");
 const workplace = mkdtempSync(path.join(tools, "check-"));
 process.on("exit", () => rmSync(workplace, { recursive: true, force: true }));
 
@@ -47,10 +52,6 @@ function read(text) {
   });
 }
 
-function kustomize(directory) {
-  return read(execFileSync(path.join(tools, "layer/kubectl/kubectl"), ["kustomize", directory], { encoding: "utf8" }));
-}
-
 const moduleOf = ({ apiVersion, kind }) => {
   const found = MODULES[`${apiVersion} ${kind}`];
   assert.ok(found, `no schema is known for ${apiVersion} ${kind}`);
@@ -77,19 +78,67 @@ function typeFaults(all) {
   return complaints(tools, workplace, lines.flat().join("\n"));
 }
 
-const all = kustomize(path.join(repository, "tests/schemas/all"));
-const plain = kustomize(manifests);
-const byAge = read(readFileSync(path.join(manifests, "autoscaling/by-age.yaml"), "utf8"));
+const helm = (...flags) =>
+  execFileSync(path.join(tools, "layer/helm/helm"), flags, { encoding: "utf8", stdio: ["ignore", "pipe", "pipe"] });
+const template = (values, ...flags) =>
+  helm("template", "persistent-cache-service", chart, "--namespace", "persistent-cache", "--values", values, ...flags);
+
+// ---- the plain manifests -----------------------------------------------------------------------------------------
+
+const manifests = path.join(kubernetes, "manifests.yaml");
+const plain = `# persistent-cache-service without Helm. Rendered from scripts/helm with values.yaml beside this file, and checked by
+# scripts/test release. Edit the image and the ConfigMap, create the secret, and:
+#   kubectl apply --namespace persistent-cache --filename manifests.yaml
+# A changed ConfigMap takes: kubectl rollout restart deployment/persistent-cache-service
+${template(path.join(kubernetes, "values.yaml")).replace(/^ *(helm\.sh\/chart|app\.kubernetes\.io\/managed-by|checksum\/settings): .*\n/gm, "").replace(/^ *annotations:\n *# Changed settings roll the pods\.\n/gm, "")}`;
+if (writes) writeFileSync(manifests, plain);
+assert.equal(
+  readFileSync(manifests, "utf8"),
+  plain,
+  "scripts/kubernetes/manifests.yaml is not what the chart renders: node tests/schemas/kubernetes.mjs . TOOLS --write",
+);
+
+// ---- the chart ---------------------------------------------------------------------------------------------------
+
+const files = path.join(repository, "tests/schemas/helm");
+const releases = {};
+for (const file of readdirSync(files)) {
+  const values = path.join(files, file);
+  helm("lint", "--strict", chart, "--values", values);
+  releases[path.parse(file).name] = read(template(values));
+}
+assert.equal(Object.keys(releases).length, 5);
+
+const { version, appVersion } = read(readFileSync(path.join(chart, "Chart.yaml"), "utf8"))[0];
+const [, crate] = /^version = "(.*)"$/m.exec(readFileSync(path.join(repository, "Cargo.toml"), "utf8"));
+assert.deepEqual([version, appVersion], [crate, crate]);
+
+// Values that would be ignored, or would put a secret into a ConfigMap, are refused.
+const minimal = path.join(files, "minimal.yaml");
+const refusal = (...flags) => {
+  try {
+    template(minimal, ...flags);
+  } catch (error) {
+    return error.stderr;
+  }
+  return "";
+};
+assert.match(refusal("--set", "settings.REDIS_HOSTT=db-1"), /REDIS_HOSTT/);
+assert.match(refusal("--set", "settings.REDIS_PASSWORD=secret"), /REDIS_PASSWORD/);
+assert.match(refusal("--set", "replicas=3"), /replicas/);
+assert.match(refusal("--set", "keda.trigger=cpu"), /trigger/);
+assert.match(refusal("--set", "settings.QUEUE_URL="), /settings\.QUEUE_URL: set the URL of the SQS queue/);
+assert.match(refusal("--set", "image.repository="), /image\.repository: set the image/);
 
 // Stigg's chart, as far as the post-renderer minds it, through Helm: the names are those of stigg-chart 1.0.1.
 function rendered(manifest) {
-  const chart = path.join(workplace, "chart");
+  const stiggs = path.join(workplace, "chart");
   const plugins = path.join(workplace, "plugins");
-  mkdirSync(path.join(chart, "templates"), { recursive: true });
+  mkdirSync(path.join(stiggs, "templates"), { recursive: true });
   mkdirSync(plugins);
-  symlinkSync(path.join(manifests, "stigg-chart"), path.join(plugins, "stigg-chart"));
-  writeFileSync(path.join(chart, "Chart.yaml"), "{apiVersion: v2, name: stigg-chart, version: 1.0.1}");
-  writeFileSync(path.join(chart, "templates/deployment.yaml"), JSON.stringify(manifest));
+  symlinkSync(path.join(kubernetes, "stigg-chart"), path.join(plugins, "stigg-chart"));
+  writeFileSync(path.join(stiggs, "Chart.yaml"), "{apiVersion: v2, name: stigg-chart, version: 1.0.1}");
+  writeFileSync(path.join(stiggs, "templates/deployment.yaml"), JSON.stringify(manifest));
   const env = {
     PATH: `${path.join(tools, "layer/kubectl")}:${process.env.PATH}`,
     HELM_PLUGINS: plugins,
@@ -97,7 +146,7 @@ function rendered(manifest) {
     HELM_CONFIG_HOME: workplace,
     HELM_CACHE_HOME: workplace,
   };
-  const flags = ["template", "stigg", chart, "--post-renderer", "persistent-cache-service"];
+  const flags = ["template", "stigg", stiggs, "--post-renderer", "persistent-cache-service"];
   return read(execFileSync(path.join(tools, "layer/helm/helm"), flags, { encoding: "utf8", env }));
 }
 
@@ -117,7 +166,7 @@ const patched = rendered({
   },
 });
 
-// The alert rules, as README says to give them to the operator.
+// The alert rules, as scripts/prometheus/README.md says to give them to the operator.
 const { groups } = read(readFileSync(path.join(repository, "scripts/prometheus/alerts.yml"), "utf8"))[0];
 const rule = {
   apiVersion: "monitoring.coreos.com/v1",
@@ -126,84 +175,99 @@ const rule = {
   spec: { groups },
 };
 
-const judged = [...all, ...plain, ...byAge, ...patched, rule];
+const judged = [...Object.values(releases).flat(), ...read(plain), ...patched, rule];
 for (const manifest of judged) {
   assert.equal(await schemaFault(manifest), undefined, `${manifest.kind} ${manifest.metadata.name}`);
 }
 assert.equal(typeFaults(judged), "");
 
 // The judges can say no.
-const the = (kind, from = all) => {
-  const found = from.filter((manifest) => manifest.kind === kind);
+const the = (kind, release) => {
+  const found = (releases[release] ?? release).filter((manifest) => manifest.kind === kind);
   assert.equal(found.length, 1, `${found.length} of ${kind}`);
   return structuredClone(found[0]);
 };
-const badType = the("ServiceMonitor");
+const badType = the("ServiceMonitor", "irsa-and-prometheus");
 badType.spec.endpoints[0].intervall = "15s";
 assert.match(typeFaults([badType]), /intervall/);
-const badEnum = the("TriggerAuthentication");
+const badEnum = the("TriggerAuthentication", "keda-queue-depth");
 badEnum.spec.podIdentity.identityOwner = "nobody";
 assert.notEqual(await schemaFault(badEnum), undefined);
-const badDeployment = the("Deployment");
+const badDeployment = the("Deployment", "minimal");
 delete badDeployment.spec.selector;
 assert.notEqual(await schemaFault(badDeployment), undefined);
 
-// What they say together.
-const deployment = the("Deployment");
-const pod = deployment.spec.template.spec;
-const [container] = pod.containers;
-const settings = the("ConfigMap").data;
-const selected = deployment.spec.template.metadata.labels["app.kubernetes.io/name"];
+// What the manifests of each release say together.
+for (const [name, release] of Object.entries(releases)) {
+  const deployment = the("Deployment", name);
+  const pod = deployment.spec.template.spec;
+  const [container] = pod.containers;
+  const settings = the("ConfigMap", name).data;
+  const labels = Object.entries(deployment.spec.template.metadata.labels);
+  const selects = (selector) => Object.entries(selector).every(([key, value]) => labels.some((label) => label[0] === key && label[1] === value));
+  const has = (kind) => release.some((manifest) => manifest.kind === kind);
 
-assert.equal(container.envFrom[0].configMapRef.name, the("ConfigMap").metadata.name, "the generated name");
-assert.ok(
-  pod.terminationGracePeriodSeconds >= Number(settings.SHUTDOWN_TIMEOUT_SECS) + 5,
-  "the grace period fits the drain",
-);
-assert.deepEqual(
-  [pod.securityContext.runAsNonRoot, pod.securityContext.seccompProfile.type, pod.automountServiceAccountToken],
-  [true, "RuntimeDefault", false],
-);
-assert.deepEqual(container.securityContext, {
-  allowPrivilegeEscalation: false,
-  capabilities: { drop: ["ALL"] },
-  readOnlyRootFilesystem: true,
-});
-assert.equal(pod.volumes[0].secret.defaultMode, 0o440);
-const files = container.env.map(({ name, value }) => [name, value]);
-for (const [name, file] of files) {
-  assert.ok(name.endsWith("_FILE") && file.startsWith(`${container.volumeMounts[0].mountPath}/`), name);
+  assert.equal(container.envFrom[0].configMapRef.name, the("ConfigMap", name).metadata.name);
+  assert.ok(pod.terminationGracePeriodSeconds >= Number(settings.SHUTDOWN_TIMEOUT_SECS) + 5, "the grace period fits the drain");
+  assert.deepEqual(
+    [pod.securityContext.runAsNonRoot, pod.securityContext.seccompProfile.type, pod.automountServiceAccountToken],
+    [true, "RuntimeDefault", false],
+  );
+  assert.deepEqual(container.securityContext, {
+    allowPrivilegeEscalation: false,
+    capabilities: { drop: ["ALL"] },
+    readOnlyRootFilesystem: true,
+  });
+  assert.equal(pod.volumes[0].secret.defaultMode, 0o440);
+  for (const { name: variable, value } of container.env) {
+    const key = path.basename(value);
+    assert.equal(variable, `${key}_FILE`);
+    assert.equal(path.dirname(value), container.volumeMounts[0].mountPath);
+    assert.ok(pod.volumes[0].secret.items.some((item) => item.key === key && item.path === key), key);
+  }
+  for (const value of Object.values(settings)) assert.equal(typeof value, "string");
+  assert.equal(container.ports[0].containerPort, Number(settings.PORT ?? 4000));
+  assert.ok(selects(deployment.spec.selector.matchLabels));
+  assert.ok(selects(the("NetworkPolicy", name).spec.podSelector.matchLabels));
+  for (const rule of the("NetworkPolicy", name).spec.ingress) assert.ok(rule.from.length > 0, "only those named may connect");
+  const service = the("Service", name);
+  assert.ok(selects(service.spec.selector));
+  assert.ok(container.ports.some(({ name: port }) => port === service.spec.ports[0].targetPort));
+  if (has("PodDisruptionBudget")) assert.ok(selects(the("PodDisruptionBudget", name).spec.selector.matchLabels));
+  assert.equal(pod.serviceAccountName, has("ServiceAccount") ? the("ServiceAccount", name).metadata.name : "existing");
+  if (has("ServiceMonitor")) {
+    const { spec } = the("ServiceMonitor", name);
+    assert.deepEqual(spec.selector.matchLabels, service.spec.selector);
+    assert.equal(service.metadata.labels[spec.jobLabel], "persistent-cache-service", "the job of the alert rules");
+    assert.ok(service.spec.ports.some(({ name: port }) => port === spec.endpoints[0].port));
+    for (const label of spec.targetLabels) assert.ok(service.metadata.labels[label], label);
+  }
+  // KEDA sets the number: with one in the manifest each upgrade would set it back.
+  assert.equal(deployment.spec.replicas === undefined, has("ScaledObject"));
+  if (has("ScaledObject")) assert.equal(the("ScaledObject", name).spec.scaleTargetRef.name, deployment.metadata.name);
 }
-assert.equal(deployment.spec.replicas, undefined, "KEDA sets the number");
-assert.equal(the("Deployment", plain).spec.replicas, 2);
-for (const selector of [
-  deployment.spec.selector.matchLabels,
-  the("Service").spec.selector,
-  the("PodDisruptionBudget").spec.selector.matchLabels,
-  the("NetworkPolicy").spec.podSelector.matchLabels,
-]) {
-  assert.deepEqual(selector, { "app.kubernetes.io/name": selected });
-}
-const monitor = the("ServiceMonitor");
-const service = the("Service");
-assert.deepEqual(monitor.spec.selector.matchLabels, { "app.kubernetes.io/name": selected });
-assert.equal(service.metadata.labels[monitor.spec.jobLabel], "persistent-cache-service", "the job of the alert rules");
-assert.ok(service.spec.ports.some(({ name }) => name === monitor.spec.endpoints[0].port));
-assert.ok(container.ports.some(({ name }) => name === service.spec.ports[0].targetPort));
-for (const label of monitor.spec.targetLabels) {
-  assert.ok(service.metadata.labels[label], label);
-}
-const scaled = the("ScaledObject");
-assert.equal(scaled.spec.scaleTargetRef.name, deployment.metadata.name);
-assert.equal(scaled.spec.triggers[0].metadata.queueURL, settings.QUEUE_URL);
-assert.equal(scaled.spec.triggers[0].authenticationRef.name, the("TriggerAuthentication").metadata.name);
+const scaled = the("ScaledObject", "keda-queue-depth");
+const [byDepth] = scaled.spec.triggers;
+assert.equal(byDepth.metadata.queueURL, the("ConfigMap", "keda-queue-depth").data.QUEUE_URL);
+assert.equal(byDepth.metadata.queueLength, "1000000", "a large number is no float");
+assert.equal(byDepth.authenticationRef.name, the("TriggerAuthentication", "keda-queue-depth").metadata.name);
+assert.equal(the("ConfigMap", "strict-cluster").data.KEYS_TTL_IN_SECS, "31536000", "a large number is no float");
+assert.equal(the("ConfigMap", "strict-cluster").data.REDIS_HOST, undefined, "an empty setting is left out");
+const [annotation] = Object.entries(the("ServiceAccount", "irsa-and-prometheus").metadata.annotations);
+assert.deepEqual(annotation, ["eks.amazonaws.com/role-arn", "arn:aws:iam::123456789012:role/persistent-cache-service"]);
 
-// Each setting is one of the README's table.
+// The chart knows the settings of README's table: each is one of `settings`, or a secret.
 const readme = readFileSync(path.join(repository, "README.md"), "utf8");
-const values = read(readFileSync(path.join(manifests, "stigg-chart/values.yaml"), "utf8"))[0].persistentCache;
-for (const name of [...Object.keys(settings), ...files.map(([name]) => name), ...Object.keys(values.extraEnv)]) {
-  assert.ok(readme.includes(`\n| \`${name}\` |`), `${name} is a setting`);
-}
+const [, table] = readme.split(/<!-- settings:(?:begin|end) -->/);
+const documented = [...table.matchAll(/^\| `([A-Z][A-Z0-9_]+)` \|/gm)].map(([, name]) => name);
+const schema = JSON.parse(readFileSync(path.join(chart, "values.schema.json"), "utf8")).properties;
+const mounted = schema.secret.properties.keys.items.enum;
+const known = [...Object.keys(schema.settings.properties), ...mounted, ...mounted.map((key) => `${key}_FILE`), "AWS_SESSION_TOKEN"];
+assert.deepEqual([...new Set(known.filter((name) => documented.includes(name)))].sort(), [...documented].sort());
+assert.deepEqual(Object.keys(schema.settings.properties).filter((name) => !documented.includes(name)), []);
+assert.deepEqual(mounted.filter((key) => !documented.includes(`${key}_FILE`)), []);
+const values = read(readFileSync(path.join(kubernetes, "stigg-chart/values.yaml"), "utf8"))[0].persistentCache;
+for (const name of Object.keys(values.extraEnv)) assert.ok(documented.includes(name), `${name} is a setting`);
 
 // Stigg's chart with this image.
 const replaced = the("Deployment", patched).spec.template.spec.containers;
