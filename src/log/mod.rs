@@ -108,13 +108,12 @@ impl Output {
         let (config, now, thread) = (&self.config, clock::now(), std::thread::current());
         let thread = thread.name().unwrap_or("unnamed");
         let line = match config.format {
-            LogFormat::Json => record::to_json(record, thread, now, &config.message_key, &config.error_key),
+            LogFormat::Json => record::to_json(record, thread, now, config),
             LogFormat::Text => record::to_text(record, thread, now, self.is_coloured),
         };
         line + "\n"
     }
 
-    /// Writes lines.
     fn write(&self, lines: &str) {
         self.writer.write(lines, |lost| {
             let mut record = Record::builder();
@@ -131,13 +130,10 @@ impl Output {
 
 impl LogWriter for &'static Output {
     fn write(&self, _now: &mut DeferredNow, record: &Record) -> std::io::Result<()> {
-        let line = self.line(record);
-        if record.level() > Level::Info {
-            Output::write(self, &line);
-        } else {
-            let passed = self.limiter().pass(record::source(record), line, Instant::now());
-            passed.inspect(|line| Output::write(self, line));
-        }
+        let (line, is_limited) = (self.line(record), record.level() <= Level::Info);
+        let pass = |line| self.limiter().pass(record::source(record), line, Instant::now());
+        let passed = if is_limited { pass(line) } else { Some(line) };
+        passed.inspect(|line| Output::write(self, line)); // without the lock: this may block
         Ok(())
     }
 

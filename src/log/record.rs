@@ -9,6 +9,7 @@ use serde_json::{Map, Value as Json};
 use super::text::printable;
 use crate::clock::EpochMs;
 use crate::clock::rfc3339;
+use crate::config::LogConfig;
 
 /// The key under which code gives an error: `log::warn!(err:% = error; …)`.
 const ERROR: &str = "err";
@@ -25,22 +26,16 @@ pub(super) fn source(record: &Record<'_>) -> (String, u32) {
 }
 
 /// One JSON object. No key comes twice: of two, the first stays.
-pub(super) fn to_json(
-    record: &Record<'_>,
-    thread: &str,
-    now: EpochMs,
-    message_key: &str,
-    error_key: &str,
-) -> String {
+pub(super) fn to_json(record: &Record<'_>, thread: &str, now: EpochMs, config: &LogConfig) -> String {
     let (error, fields) = fields(record);
     let standard = [
         ("time", rfc3339(now).into()),
         ("level", record.level().as_str().to_ascii_lowercase().into()),
         ("target", record.target().into()),
         ("thread", thread.into()),
-        (message_key, record.args().to_string().into()),
+        (&*config.message_key, record.args().to_string().into()),
     ];
-    let error = error.map(|error| (error_key, error));
+    let error = error.map(|error| (&*config.error_key, error));
     let standard = standard.into_iter().chain(error).map(|(name, value)| (name.to_owned(), value));
     let mut object: Map<String, Json> = standard.collect();
     for (name, value) in fields {
@@ -106,11 +101,19 @@ impl<'kvs> VisitSource<'kvs> for Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LogFormat;
 
     const NOW: EpochMs = EpochMs(1_793_491_200_123);
 
     fn json(message: &str, fields: &[(&str, Value<'_>)]) -> String {
-        with_record(message, fields, |record| to_json(record, "worker-3", NOW, "msg", "error"))
+        let config = LogConfig {
+            level: log::LevelFilter::Info,
+            format: LogFormat::Json,
+            colour: false,
+            message_key: "msg".to_owned(),
+            error_key: "error".to_owned(),
+        };
+        with_record(message, fields, |record| to_json(record, "worker-3", NOW, &config))
     }
 
     fn text(message: &str, fields: &[(&str, Value<'_>)]) -> String {
