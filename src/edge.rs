@@ -2,22 +2,24 @@
 
 pub mod answer;
 
-use std::fmt;
 use std::time::Duration;
 
 use http::Request;
+use serde_json::Value;
 use url::Url;
 
-use self::answer::AnswerFault;
 use crate::aws::Credentials;
 use crate::config::{Proxy, Secret};
 use crate::entitlement::Subject;
-use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions, Remedies};
+use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions};
 
 /// How this service names itself. Inferred from how Stigg's SDKs name themselves.
 const SOURCE: &str = "PERSISTENT_CACHE_SERVICE";
 const DEADLINE: Duration = Duration::from_secs(10);
-const ANSWER_BYTES_MAX: u64 = 1024 * 1024;
+/// That of a customer's state: whoever asks holds a lock of the readers, and has to write before it expires.
+const STATE_DEADLINE: Duration = Duration::from_secs(3);
+/// Customers may be asked for by so many threads.
+const CONNECTIONS_MAX: usize = 64;
 
 /// A client of the Edge API. The server API key is read again for each request.
 #[derive(Debug)]
@@ -40,68 +42,46 @@ pub struct EdgeError {
 }
 
 /// What went wrong. Displayed, it is a short stable name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // each has a text
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EdgeErrorKind {
-    /// The API refused with this HTTP status.
+    #[error("http_{0}")]
     Status(u16),
     /// The answer is not as documented.
+    #[error("unexpected_answer")]
     UnexpectedAnswer,
-    /// The API key cannot be read from its file.
-    ApiKeyUnreadable,
-    /// The API key cannot be sent in a header.
-    ApiKeyInvalid,
+    /// The API key cannot be read from its file, or cannot be sent in a header.
+    #[error("api_key_unusable")]
+    ApiKeyUnusable,
     /// No URL can name the customer.
+    #[error("no_url")]
     NoUrl,
-    /// There was no answer.
+    #[error("{0}")]
     Unanswered(HttpErrorKind),
-}
-
-impl fmt::Display for EdgeErrorKind {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Status(status) => write!(formatter, "http_{status}"),
-            Self::UnexpectedAnswer => formatter.write_str("unexpected_answer"),
-            Self::ApiKeyUnreadable => formatter.write_str("api_key_unreadable"),
-            Self::ApiKeyInvalid => formatter.write_str("api_key_invalid"),
-            Self::NoUrl => formatter.write_str("no_url"),
-            Self::Unanswered(kind) => formatter.write_str(kind.label()),
-        }
-    }
 }
 
 impl EdgeClient {
     /// A client of the API at `base` (`EDGE_API_URL`).
     pub fn new(base: Url, api_key: Secret, proxy: Option<Proxy>) -> Self {
-        Self::for_many(base, api_key, proxy, 1, DEADLINE)
-    }
-
-    /// The same for this many callers at a time, with this deadline for each call.
-    pub fn for_many(
-        base: Url,
-        api_key: Secret,
-        proxy: Option<Proxy>,
-        callers: usize,
-        deadline: Duration,
-    ) -> Self {
-        let options = HttpOptions { pool_size: callers, answer_bytes_max: ANSWER_BYTES_MAX, deadline, proxy };
-        let http = HttpClient::new(&base, options);
-        Self { http, base, api_key }
+        let answer_bytes_max = 1024 * 1024;
+        let options = HttpOptions { pool_size: CONNECTIONS_MAX, answer_bytes_max, deadline: DEADLINE, proxy };
+        Self { http: HttpClient::new(&base, options), base, api_key }
     }
 
     /// Temporary AWS credentials that may consume this queue.
     pub fn event_queue_credentials(&self, queue_url: &str) -> Result<Credentials, EdgeError> {
         let mut url = self.url("v1/credentials/event-queue.json");
         url.query_pairs_mut().append_pair("queueUrl", queue_url);
-        self.get("get queue credentials", &url, answer::credentials)
+        self.get("get queue credentials", &url, None, answer::credentials)
     }
 
     /// The DSN for error reports, if the remote configuration has one.
     pub fn sentry_dsn(&self) -> Result<Option<String>, EdgeError> {
         let url = self.url("v1/config/server-sdk-configuration.json");
-        self.get("get the remote configuration", &url, answer::sentry_dsn)
+        self.get("get the remote configuration", &url, None, answer::sentry_dsn)
     }
 
-    /// A customer's or a resource's state now, as the body of the message that would say it.
+    /// A customer's or a resource's state now, as the body of the message that would say it. Within 3 s.
     pub fn entitlements_state(&self, subject: &Subject) -> Result<String, EdgeError> {
         const WHAT: &str = "get the entitlements";
         let customer = subject.customer.as_str();
@@ -116,7 +96,8 @@ impl EdgeClient {
         if let Some(resource) = &subject.resource {
             url.query_pairs_mut().append_pair("resourceId", resource.as_str());
         }
-        self.get(WHAT, &url, |status, body| answer::entitlements_state(status, body, subject))
+        let read = |answer: &Value| answer::entitlements_state(answer, subject);
+        self.get(WHAT, &url, Some(STATE_DEADLINE), read)
     }
 
     /// Scheme, host and port, for logs.
@@ -131,50 +112,38 @@ impl EdgeClient {
     }
 
     fn error(&self, what: &str, kind: EdgeErrorKind, cause_and_remedy: &str) -> EdgeError {
-        let at = self.address();
-        EdgeError {
-            message: format!("cannot {what} from the Edge API at {at}: {cause_and_remedy}"),
-            kind,
-            retry_after: None,
-        }
+        let message = format!("cannot {what} from the Edge API at {}: {cause_and_remedy}", self.address());
+        EdgeError { message, kind, retry_after: None }
     }
 
     fn get<T>(
         &self,
         what: &str,
         url: &Url,
-        read: impl Fn(u16, &[u8]) -> Result<T, AnswerFault>,
+        deadline: Option<Duration>,
+        parse: impl Fn(&Value) -> Result<T, String>,
     ) -> Result<T, EdgeError> {
-        let api_key = self.api_key.read().map_err(|error| {
-            self.error(what, EdgeErrorKind::ApiKeyUnreadable, &format!("{error}; check SERVER_API_KEY_FILE"))
-        })?;
+        let unusable = |why: &str| self.error(what, EdgeErrorKind::ApiKeyUnusable, why);
+        let api_key = self.api_key.read();
+        let api_key = api_key.map_err(|error| unusable(&format!("{error}; check SERVER_API_KEY_FILE")))?;
         let request = Request::get(url.as_str())
             .header("X-API-KEY", api_key.trim())
             .header("X-API-VERSION", "1")
             .header("source", SOURCE)
             .header("accept", "application/json")
             .body(Vec::new());
-        let request = request.map_err(|_| {
-            let why = "the API key has characters that no header may have; check SERVER_API_KEY";
-            self.error(what, EdgeErrorKind::ApiKeyInvalid, why)
-        })?;
-        let response = self.http.send(request, None).map_err(|error| {
-            let remedy = error.kind.remedy(Remedies {
-                unreachable: "check EDGE_API_URL and the way there (DNS, firewall)",
-                tls: "check EDGE_API_URL and the trusted certificates of this machine",
-                wrong_peer: "check EDGE_API_URL: is this Stigg's Edge API?",
-            });
+        let why = "the API key has characters that no header may have; check SERVER_API_KEY";
+        let answer = self.http.send(request.map_err(|_| unusable(why))?, deadline);
+        let answer = answer.map_err(|error| {
+            let unreachable = "check EDGE_API_URL and the way there (DNS, firewall)";
+            let wrong_peer = "check EDGE_API_URL: is this Stigg's Edge API?";
+            let remedy = error.kind.remedy(unreachable, wrong_peer);
             self.error(what, EdgeErrorKind::Unanswered(error.kind), &format!("{error}; {remedy}"))
         })?;
-        read(response.status, &response.body).map_err(|fault| {
-            let seconds = response
-                .headers
-                .get("retry-after")
-                .and_then(|value| value.to_str().ok()?.trim().parse().ok());
-            EdgeError {
-                retry_after: seconds.map(Duration::from_secs),
-                ..self.error(what, fault.kind, &fault.cause_and_remedy)
-            }
+        answer::read(answer.status, &answer.body, parse).map_err(|(kind, cause_and_remedy)| {
+            let wait = answer.headers.get("retry-after").and_then(|wait| wait.to_str().ok());
+            let retry_after = wait.and_then(|secs| secs.trim().parse().ok()).map(Duration::from_secs);
+            EdgeError { retry_after, ..self.error(what, kind, &cause_and_remedy) }
         })
     }
 }

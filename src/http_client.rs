@@ -6,12 +6,12 @@
 
 mod dial;
 
+use std::fmt::Display;
 use std::io::ErrorKind;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use rustls::crypto::CryptoProvider;
-use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, RustlsConnector};
 use ureq::{Agent, Timeout};
 use url::Url;
@@ -22,12 +22,6 @@ use crate::config::Proxy;
 /// The part of a call's deadline for lookup, connecting, proxy and TLS together. It distinguishes a peer that drops packets
 /// from one that is slow to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Below the idle timeouts of AWS's and Stigg's front ends: a pooled connection is rarely one that they have closed.
-const IDLE_AGE_MAX: Duration = Duration::from_secs(15);
-/// Buffers of a connection. A response head must fit into the first.
-const INPUT_BYTES: usize = 64 * 1024;
-const OUTPUT_BYTES: usize = 16 * 1024;
-
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
 /// How one peer is called.
@@ -52,51 +46,13 @@ pub struct HttpClient {
 }
 
 /// A whole response, whatever its status.
+#[allow(missing_docs)]
 #[derive(Debug)]
 pub struct HttpResponse {
-    /// The HTTP status.
     pub status: u16,
-    /// The headers.
     pub headers: http::HeaderMap,
-    /// The body, at most `answer_bytes_max` long.
+    /// At most `answer_bytes_max` long.
     pub body: Vec<u8>,
-}
-
-/// Why there was no response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // each has a label
-pub enum HttpErrorKind {
-    Timeout,
-    HostNotFound,
-    ConnectionRefused,
-    /// No route, or the connection broke.
-    Connection,
-    Tls,
-    AnswerTooLarge,
-    /// What came back was not HTTP, or the request could not be put as HTTP.
-    Protocol,
-    Proxy(ProxyFault),
-}
-
-/// What is wrong with the proxy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // each has a remedy
-pub enum ProxyFault {
-    Unreachable,
-    Authentication,
-    /// It does not connect to this peer, or does not answer as a proxy.
-    Refused,
-}
-
-/// What to do about a call without a response, as its caller words it: only the caller knows the settings that name the peer.
-#[derive(Debug, Clone, Copy)]
-pub struct Remedies<'a> {
-    /// The peer cannot be reached, or does not answer in time.
-    pub unreachable: &'a str,
-    /// The TLS handshake failed.
-    pub tls: &'a str,
-    /// What answered is not the peer that was meant.
-    pub wrong_peer: &'a str,
 }
 
 /// A call without a response.
@@ -109,66 +65,64 @@ pub struct HttpError {
     pub message: String,
 }
 
-/// Makes ring the process's crypto provider, for every TLS user in it. Calling it again changes nothing.
-pub fn install_crypto_provider() {
-    if CryptoProvider::get_default().is_none() {
-        // Another thread may have been first, with the same one.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-    }
+/// Why there was no response. Displayed, it is a short stable name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[allow(missing_docs)] // each has a name
+pub enum HttpErrorKind {
+    #[error("timeout")]
+    Timeout,
+    #[error("host_not_found")]
+    HostNotFound,
+    #[error("connection_refused")]
+    ConnectionRefused,
+    /// No route, or the connection broke.
+    #[error("connection_failed")]
+    Connection,
+    #[error("tls")]
+    Tls,
+    #[error("answer_too_large")]
+    AnswerTooLarge,
+    /// What came back was not HTTP, or the request could not be put as HTTP.
+    #[error("not_http")]
+    Protocol,
+    #[error("proxy_unreachable")]
+    ProxyUnreachable,
+    #[error("proxy_authentication")]
+    ProxyAuthentication,
+    /// The proxy does not connect to this peer, or does not answer as a proxy.
+    #[error("proxy_refused")]
+    ProxyRefused,
 }
 
 impl HttpErrorKind {
-    /// A short stable name.
-    pub fn label(self) -> &'static str {
+    /// The remedy, as the end of an error's text. The caller words it for a peer that is not reached, and for one that is
+    /// another than was meant: only it knows the settings that name the peer.
+    #[rustfmt::skip]
+    pub fn remedy<'a>(self, unreachable: &'a str, wrong_peer: &'a str) -> &'a str {
         match self {
-            Self::Timeout => "timeout",
-            Self::HostNotFound => "host_not_found",
-            Self::ConnectionRefused => "connection_refused",
-            Self::Connection => "connection_failed",
-            Self::Tls => "tls",
-            Self::AnswerTooLarge => "answer_too_large",
-            Self::Protocol => "not_http",
-            Self::Proxy(ProxyFault::Unreachable) => "proxy_unreachable",
-            Self::Proxy(ProxyFault::Authentication) => "proxy_authentication",
-            Self::Proxy(ProxyFault::Refused) => "proxy_refused",
-        }
-    }
-
-    /// The remedy for this kind of error, as the end of its text.
-    pub fn remedy(self, remedies: Remedies<'_>) -> &str {
-        match self {
-            Self::Timeout | Self::HostNotFound | Self::ConnectionRefused | Self::Connection => {
-                remedies.unreachable
-            }
-            Self::Tls => remedies.tls,
-            Self::AnswerTooLarge | Self::Protocol => remedies.wrong_peer,
-            Self::Proxy(fault) => fault.remedy(),
+            Self::Timeout | Self::HostNotFound | Self::ConnectionRefused | Self::Connection => unreachable,
+            Self::Tls => "check the URL and this machine's trusted certificates (package ca-certificates, SSL_CERT_FILE)",
+            Self::AnswerTooLarge | Self::Protocol => wrong_peer,
+            Self::ProxyUnreachable => "check HTTPS_PROXY and the way there (DNS, firewall); NO_PROXY names hosts that are \
+                                       called without it",
+            Self::ProxyAuthentication => "set http://user:password@host:port in HTTPS_PROXY, with special characters \
+                                          percent-encoded",
+            Self::ProxyRefused => "allow this host and port on the proxy, or name the host in NO_PROXY to call it directly",
         }
     }
 }
 
-impl ProxyFault {
-    /// What to do about it, as the end of an error.
-    #[rustfmt::skip]
-    fn remedy(self) -> &'static str {
-        match self {
-            Self::Unreachable => "check HTTPS_PROXY and the way there (DNS, firewall); NO_PROXY names hosts that are called \
-                                  without it",
-            Self::Authentication => "set http://user:password@host:port in HTTPS_PROXY, with special characters percent-encoded",
-            Self::Refused => "allow this host and port on the proxy, or name the host in NO_PROXY to call it directly",
-        }
-    }
+/// Makes ring the process's crypto provider, for every TLS user in it. Calling it again changes nothing.
+pub fn install_crypto_provider() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 impl HttpClient {
     /// A client for the peer at `base`, whose scheme and host decide on TLS and proxy.
     pub fn new(base: &Url, options: HttpOptions) -> Self {
         let proxy = options.proxy.filter(|proxy| proxy.is_for(base));
-        Self {
-            is_https: base.scheme() == "https",
-            options: HttpOptions { proxy, ..options },
-            agent: OnceLock::new(),
-        }
+        let options = HttpOptions { proxy, ..options };
+        Self { is_https: base.scheme() == "https", options, agent: OnceLock::new() }
     }
 
     /// Sends one request and reads the whole response, within `deadline` or that of the options. The latter costs less:
@@ -183,18 +137,14 @@ impl HttpClient {
             Some(deadline) => agent.configure_request(request).timeout_global(Some(deadline)).build(),
             None => request,
         };
-        let response = if request.body().is_empty() && request.method() == http::Method::GET {
-            agent.run(request.map(|_| ()))
-        } else {
-            agent.run(request)
-        };
-        let limit = self.options.answer_bytes_max;
-        let mut response = response.map_err(|error| self.describe(&error))?;
-        let body = response.body_mut().with_config().limit(limit).read_to_vec();
+        let has_body = !request.body().is_empty() || request.method() != http::Method::GET;
+        let response = if has_body { agent.run(request) } else { agent.run(request.map(|_| ())) };
+        let (head, body) = response.map_err(|error| self.describe(&error))?.into_parts();
+        let body = body.into_with_config().limit(self.options.answer_bytes_max).read_to_vec();
         Ok(HttpResponse {
-            status: response.status().as_u16(),
+            status: head.status.as_u16(),
+            headers: head.headers,
             body: body.map_err(|error| self.describe(&error))?,
-            headers: response.into_parts().0.headers,
         })
     }
 
@@ -211,27 +161,23 @@ impl HttpClient {
     fn build(&self) -> Result<Agent, HttpError> {
         install_crypto_provider();
         let roots = if self.is_https { system_roots()? } else { RootCerts::new_with_certs(&[]) };
-        let tls = TlsConfig::builder().provider(TlsProvider::Rustls).root_certs(roots).build();
+        let tls = TlsConfig::builder().root_certs(roots).build();
         let config = Agent::config_builder()
             .tls_config(tls)
             .proxy(self.options.proxy.as_ref().map(Proxy::of_ureq))
             .user_agent(USER_AGENT)
             .http_status_as_error(false)
             .max_redirects(0)
-            .no_delay(true)
             .max_idle_connections(self.options.pool_size)
             .max_idle_connections_per_host(self.options.pool_size)
-            .max_idle_age(IDLE_AGE_MAX)
-            .input_buffer_size(INPUT_BYTES)
-            .output_buffer_size(OUTPUT_BYTES)
+            // A response head must fit into the first.
+            .input_buffer_size(64 * 1024)
+            .output_buffer_size(16 * 1024)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_global(Some(self.options.deadline))
             .build();
-        let connector =
-            ().chain(ConnectProxyConnector::default())
-                .chain(Dial::default())
-                .chain(RustlsConnector::default());
-        Ok(Agent::with_parts(config, connector, NoResolver))
+        let dial = ().chain(ConnectProxyConnector::default()).chain(Dial::default());
+        Ok(Agent::with_parts(config, dial.chain(RustlsConnector::default()), NoResolver))
     }
 
     fn describe(&self, error: &ureq::Error) -> HttpError {
@@ -239,7 +185,7 @@ impl HttpClient {
         if let Some(at) = self.options.proxy.as_ref().map(Proxy::address) {
             if matches!(kind, HttpErrorKind::HostNotFound | HttpErrorKind::ConnectionRefused) {
                 // The proxy resolves the peer's name and connects to it.
-                kind = HttpErrorKind::Proxy(ProxyFault::Unreachable);
+                kind = HttpErrorKind::ProxyUnreachable;
                 message = format!("cannot connect to the proxy at {at}: {message}");
             } else {
                 message = format!("{message} (through the proxy at {at})");
@@ -254,22 +200,19 @@ impl HttpClient {
 fn cause(error: &ureq::Error) -> (HttpErrorKind, String) {
     use HttpErrorKind as Kind;
     use ureq::Error;
-    let is_of_tls = |io: &std::io::Error| {
-        io.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
-    };
+    let tls = |error: &dyn Display| (Kind::Tls, format!("the TLS handshake failed: {error}"));
     match error {
         Error::Timeout(Timeout::Connect) => (Kind::Timeout, "timed out while connecting".to_owned()),
         Error::Timeout(_) => (Kind::Timeout, "timed out: no complete answer within the deadline".to_owned()),
         Error::BodyExceedsLimit(limit) => (Kind::AnswerTooLarge, format!("the answer is longer than {limit} bytes")),
         // The status is only in ureq's text.
-        Error::ConnectProxyFailed(why) if why.contains("407") => (Kind::Proxy(ProxyFault::Authentication),
+        Error::ConnectProxyFailed(why) if why.contains("407") => (Kind::ProxyAuthentication,
             format!("the proxy refuses the user and password, or requires them ({why})")),
-        Error::ConnectProxyFailed(why) => (Kind::Proxy(ProxyFault::Refused),
-            format!("the proxy does not connect to this host ({why})")),
+        Error::ConnectProxyFailed(why) => (Kind::ProxyRefused, format!("the proxy does not connect to this host ({why})")),
         // See `dial`.
         Error::Other(lookup) => (Kind::HostNotFound, lookup.to_string()),
-        Error::Rustls(_) | Error::Tls(_) | Error::Pem(_) => (Kind::Tls, format!("the TLS handshake failed: {error}")),
-        Error::Io(io) if is_of_tls(io) => (Kind::Tls, format!("the TLS handshake failed: {io}")),
+        Error::Rustls(_) | Error::Tls(_) | Error::Pem(_) => tls(error),
+        Error::Io(io) if io.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>) => tls(io),
         Error::Io(io) => match io.kind() {
             ErrorKind::ConnectionRefused => (Kind::ConnectionRefused, "connection refused".to_owned()),
             ErrorKind::TimedOut => (Kind::Timeout, "timed out".to_owned()),
@@ -283,19 +226,14 @@ fn cause(error: &ureq::Error) -> (HttpErrorKind, String) {
 
 /// The authorities that this machine trusts.
 fn system_roots() -> Result<RootCerts, HttpError> {
-    let rustls_native_certs::CertificateResult { certs, errors, .. } =
-        rustls_native_certs::load_native_certs();
-    if certs.is_empty() {
-        let cause = errors.first().map_or("none were found".to_owned(), ToString::to_string);
-        return Err(HttpError {
-            kind: HttpErrorKind::Tls,
-            message: format!(
-                "this machine has no trusted root certificates ({cause}); install ca-certificates or name a PEM file in \
-                 SSL_CERT_FILE"
-            ),
-        });
+    let found = rustls_native_certs::load_native_certs();
+    if found.certs.is_empty() {
+        let why = found.errors.first().map_or("none were found".to_owned(), ToString::to_string);
+        let remedy = "install ca-certificates or name a PEM file in SSL_CERT_FILE";
+        let message = format!("this machine has no trusted root certificates ({why}); {remedy}");
+        return Err(HttpError { kind: HttpErrorKind::Tls, message });
     }
-    Ok(certs.iter().map(|der| Certificate::from_der(der).to_owned()).into())
+    Ok(found.certs.iter().map(|der| Certificate::from_der(der).to_owned()).into())
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 //! `message` (decodes a queue message) -> `entitlement` (domain types and their JSON) -> `cache` (what has to change;
 //! pure) -> `store` (changes it in Redis). `sqs` is where messages come from, `aws` has credentials and signatures,
 //! `edge` is Stigg's API, `pipeline` has the loops, `ops` is what operators see, `service` starts every thread, and
-//! `commands` are the subcommands. `config` reads the settings, `http_client` makes every HTTP call, `lookup` resolves host
-//! names within a deadline, `log` and `sentry_reports` report, and `backoff`, `clock`, `json` and `shutdown` are small parts
-//! that the others share.
+//! `commands` are the subcommands. `config` reads the settings, `refetch` fills a customer from Stigg's API,
+//! `http_client` makes every HTTP call, `lookup` resolves host names within a deadline, `log` and `sentry_reports` report, and
+//! `backoff`, `clock`, `json` and `shutdown` are small parts that the others share.
 //!
 //! A body is read into a flat tree, not into structs, which takes less code and is faster (`message::tree`). Two kinds of text
 //! are not left to a JSON library: the lists that are written (`entitlement::stored`), and the bodies in an answer of SQS
@@ -27,7 +27,7 @@
 //! # Invariants
 //! - A message is deleted only after Redis confirmed its effect, or when it has none (`pipeline::worker`).
 //! - Check and write are one atomic step on the server: one script, `store/apply.lua`, makes every change. The service
-//!   takes no lock. Only `warm`, which asks Stigg as an SDK does, takes the readers' refetch lock.
+//!   takes no lock. Only `refetch`, which asks Stigg as an SDK does, takes the readers' refetch lock.
 //! - A change can be applied twice, or late, without harm, so whatever fails is retried.
 //! - Every call to a peer has its own deadline.
 //! - Pure modules do no I/O and read no clock. Keys are spelled, the clock is read and the environment is read in one
@@ -75,5 +75,6 @@ pub mod build_info;
 pub mod clock;
 mod json;
 mod lookup;
+mod refetch;
 mod sentry_reports;
 pub mod shutdown;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
@@ -42,25 +42,26 @@ impl Lookups {
 
     /// The addresses of a host name or address, at least one.
     pub fn addresses(&self, host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
-        let failed = |kind, why: &str| io::Error::new(kind, format!("cannot resolve the host name: {why}"));
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
+        let failed = |kind, why: &str| io::Error::new(kind, format!("cannot resolve the host name: {why}"));
+        let abandoned = || self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let abandoned = self.abandoned().get_mut(host).and_then(Vec::pop);
-            let is_new = abandoned.is_none();
-            let lookup = abandoned.map_or_else(|| self.start(host), Ok)?;
+            let earlier = abandoned().get_mut(host).and_then(Vec::pop);
+            let is_new = earlier.is_none();
+            let lookup = earlier.map_or_else(|| self.start(host), Ok)?;
             match lookup.recv_deadline(deadline) {
                 Ok((at, _)) if !is_new && at.elapsed() > LATE_ANSWER_VALID => {}
+                Ok((_, Err(error))) => return Err(failed(error.kind(), &error.to_string())),
                 Ok((_, Ok(found))) if !found.is_empty() => {
                     return Ok(found.into_iter().map(|address| SocketAddr::new(address, port)).collect());
                 }
-                Ok((_, Err(error))) => return Err(failed(error.kind(), &error.to_string())),
                 Ok(_) | Err(RecvTimeoutError::Disconnected) => {
                     return Err(failed(ErrorKind::NotFound, "it has no address"));
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    self.abandoned().entry(host.to_owned()).or_default().push(lookup);
+                    abandoned().entry(host.to_owned()).or_default().push(lookup);
                     let why = "no answer in time, this machine's DNS is slow or does not answer";
                     return Err(failed(ErrorKind::Other, why));
                 }
@@ -72,15 +73,8 @@ impl Lookups {
         let (answer, lookup) = bounded(1);
         let (resolve, host) = (Arc::clone(&self.resolve), host.to_owned());
         let thread = Builder::new().name("lookup".to_owned()).stack_size(STACK_BYTES);
-        thread.spawn(move || {
-            let addresses = resolve(&host);
-            answer.send((Instant::now(), addresses))
-        })?;
+        thread.spawn(move || answer.send((Instant::now(), resolve(&host))))?;
         Ok(lookup)
-    }
-
-    fn abandoned(&self) -> MutexGuard<'_, HashMap<String, Vec<Lookup>>> {
-        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

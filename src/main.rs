@@ -16,16 +16,16 @@ static ALLOCATOR: Jemalloc = Jemalloc;
 fn main() -> ExitCode {
     host_lookup::use_what_is_built_in();
     let (args, environment) = of_process();
-    let line = match commands::args::parse(args, &environment) {
+    let (settings, command) = match commands::args::parse(args, &environment) {
         Ok(line) => line,
         Err(help_or_fault) => {
             let _ = help_or_fault.print(); // a reader that has gone needs no help
             return ExitCode::from(u8::try_from(help_or_fault.exit_code()).unwrap_or(commands::USAGE));
         }
     };
-    match &line.command {
-        Some(command) => commands::run(command, &line.settings),
-        None => run_service(&line.settings),
+    match &command {
+        Some(command) => commands::run(command, &settings),
+        None => run_service(&settings),
     }
 }
 

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{CredentialsError, answers};
 use crate::config::{Proxy, Secret};
-use crate::http_client::{HttpClient, HttpOptions, HttpResponse, Remedies};
+use crate::http_client::{HttpClient, HttpOptions, HttpResponse};
 
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
 
@@ -68,14 +68,9 @@ impl Endpoint {
             self.fault("request_invalid", &format!("{cause}; check it, and {settings}"))
         })?;
         self.http.send(request, None).map_err(|error| {
-            let tls = format!("check {settings} and this machine's trusted certificates");
             let wrong_peer = self.is_this_it();
-            let remedy = error.kind.remedy(Remedies {
-                unreachable: self.description.unreachable,
-                tls: &tls,
-                wrong_peer: &wrong_peer,
-            });
-            self.fault(error.kind.label(), &format!("{error}; {remedy}"))
+            let remedy = error.kind.remedy(self.description.unreachable, &wrong_peer);
+            self.fault(&error.kind.to_string(), &format!("{error}; {remedy}"))
         })
     }
 

@@ -68,15 +68,6 @@ pub enum Command {
     },
 }
 
-/// What [`parse`] makes of a command line.
-#[derive(Debug)]
-pub struct CommandLine {
-    /// Whatever is set, whether the command needs it or not.
-    pub settings: Settings,
-    /// None runs the service.
-    pub command: Option<Command>,
-}
-
 /// Whether a command, by its name, uses this setting.
 fn uses(command: &str, setting: &Arg) -> bool {
     let groups = match command {
@@ -118,9 +109,12 @@ fn with_commands(setting_of: impl Fn(bool, Arg) -> Option<Arg>) -> clap::Command
         })
 }
 
-/// The command and the settings in these arguments (the first is the program's name) and this environment. The error
-/// is clap's: help, version or a wrong flag, to be printed as it is.
-pub fn parse(args: Vec<OsString>, environment: &Environment) -> Result<CommandLine, clap::Error> {
+/// The settings (needed or not) and the command (none is the service) in these arguments, of which the first is the program's
+/// name, and this environment. The error is clap's: help, version or a wrong flag, to be printed as it is.
+pub fn parse(
+    args: Vec<OsString>,
+    environment: &Environment,
+) -> Result<(Settings, Option<Command>), clap::Error> {
     let matches = parsed().try_get_matches_from(args)?;
     // Flags after the command win over flags before it.
     let mut all = vec![&matches];
@@ -129,15 +123,17 @@ pub fn parse(args: Vec<OsString>, environment: &Environment) -> Result<CommandLi
     }
     let settings = Settings::from_matches(&all, environment);
     let command = matches.subcommand().map(|_| Command::from_arg_matches(&matches));
-    let command = command.transpose()?;
-    Ok(CommandLine { settings, command })
+    Ok((settings, command.transpose()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse_words(words: &str, environment: &[(&str, &str)]) -> Result<CommandLine, clap::Error> {
+    fn parse_words(
+        words: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<(Settings, Option<Command>), clap::Error> {
         let environment = environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
         let args = std::iter::once("persistent-cache-service").chain(words.split_whitespace());
         parse(args.map(OsString::from).collect(), &environment)
@@ -151,9 +147,9 @@ mod tests {
 
     #[test]
     fn without_a_command_it_is_the_service() {
-        let line = parse_words("--port 4001", &[]).unwrap();
-        assert!(line.command.is_none());
-        assert_eq!(line.settings.port_to_probe().unwrap(), 4001);
+        let (settings, command) = parse_words("--port 4001", &[]).unwrap();
+        assert!(command.is_none());
+        assert_eq!(settings.port_to_probe().unwrap(), 4001);
     }
 
     #[test]
@@ -164,16 +160,16 @@ mod tests {
             ("--port 1 ready --port 2", [("PORT", "3")], 2),
             ("ready", [("PORT", "3")], 3),
         ] {
-            let line = parse_words(words, &environment).unwrap();
-            assert!(matches!(line.command, Some(Command::Ready)), "{words}");
-            assert_eq!(line.settings.port_to_probe().unwrap(), port, "{words}");
+            let (settings, command) = parse_words(words, &environment).unwrap();
+            assert!(matches!(command, Some(Command::Ready)), "{words}");
+            assert_eq!(settings.port_to_probe().unwrap(), port, "{words}");
         }
     }
 
     #[test]
     fn a_command_takes_every_setting_and_shows_those_it_uses() {
-        let line = parse_words("ready --redis-host r", &[]).unwrap();
-        let shown = line.settings.shown().0;
+        let (settings, _) = parse_words("ready --redis-host r", &[]).unwrap();
+        let shown = settings.shown().0;
         assert!(shown.iter().any(|setting| setting.name == "REDIS_HOST" && setting.is_given));
         let help = parse_words("ready --help", &[]).unwrap_err().to_string();
         assert!(help.contains("--port") && !help.contains("--redis-host"), "{help}");

@@ -46,23 +46,22 @@ pub(super) fn run(settings: &Settings, args: &InspectArgs) -> Result<u8, Command
 
 fn report(session: &Session, args: &InspectArgs) -> Result<Value, StoreError> {
     let (keyspace, now) = (&session.layout.keyspace, clock::now());
-    let subject_of = |resource| subject(&args.customer, resource);
-    let subject = subject_of(args.resource.as_deref());
-    let key = keyspace.customer_key(&subject);
+    let own = subject(&args.customer, args.resource.as_deref());
+    let key = keyspace.customer_key(&own);
     let metadata = metadata_key(&key);
     // A resource's list is compared with its customer's.
-    let customer_key = keyspace.customer_key(&subject_of(None));
-    let of_customer = args.resource.is_some().then_some(&customer_key);
-    let mut locks = keyspace.reader_locks(&subject).write;
-    locks.push(keyspace.refetch_lock(&subject));
-    let tombstones = keyspace.tombstones(&subject);
+    let customer_key = keyspace.customer_key(&subject(&args.customer, None));
+    let of_customer = args.resource.as_ref().map(|_| &customer_key);
+    let mut locks = keyspace.reader_locks(&own).write;
+    locks.push(keyspace.refetch_lock(&own));
+    let tombstones = keyspace.tombstones(&own);
 
     let mut found = Snapshots::default();
     let values = [key.clone(), metadata.clone(), customer_key.clone()];
     found.read(session, &[&locks, &tombstones, values.as_slice()].concat())?;
     let entries = entries(found.get(&key).text());
-    let usages = entries.iter().flatten();
-    let usages: Vec<String> = usages.filter_map(|entry| entry.usage_key(&key)).collect();
+    let usages = entries.iter().flatten().filter_map(|entry| entry.usage_key(&key));
+    let usages: Vec<String> = usages.collect();
     found.read(session, &usages)?;
 
     locks.retain(|key| found.get(key).content != Content::Absent);
@@ -71,8 +70,7 @@ fn report(session: &Session, args: &InspectArgs) -> Result<Value, StoreError> {
         of_customer: of_customer.map(|key| found.stored(key).timestamp),
         usages: usages.iter().map(|key| found.stored(key)).collect(),
     };
-    let entitlements = entries.iter().flatten();
-    let entitlements = entitlements.map(|entry| found.entitlement(entry, &key, now));
+    let entitlements = entries.iter().flatten().map(|entry| found.entitlement(entry, &key, now));
     let purges = tombstones.iter().filter_map(|key| found.purge(key));
     let mut report = json!({
         "customer": args.customer,
@@ -123,16 +121,13 @@ impl Snapshots {
 
     /// When a value was true, how long it lives, and what is odd about it.
     fn stamp(&self, key: &str, now: EpochMs) -> Value {
-        let (value, timestamp) = (self.get(key), self.get(&timestamp_key(key)));
-        let at = timestamp.text().and_then(timestamp_ms);
-        let problem = match (&value.content, &timestamp.content) {
-            (Content::Foreign, _) | (_, Content::Foreign) => Some("something foreign stands at the key"),
-            (Content::NotText, _) => Some("the value is not text"),
-            (Content::Absent, Content::Absent) => None,
-            (Content::Absent, _) => Some("a timestamp without its value"),
-            (Content::Text(_), Content::Absent) => Some("no timestamp"),
-            (Content::Text(_), _) if at.is_none() => Some("the timestamp is not a number"),
-            (Content::Text(_), Content::Text(_) | Content::NotText) => None,
+        let value = self.get(key);
+        let at = self.get(&timestamp_key(key)).text().and_then(timestamp_ms);
+        let problem = match (&value.content, at) {
+            (Content::Foreign | Content::NotText, _) => Some("something foreign stands at the key"),
+            (Content::Text(_), None) => Some("no readable timestamp"),
+            (Content::Absent, Some(_)) => Some("a timestamp without its value"),
+            (Content::Text(_), Some(_)) | (Content::Absent, None) => None,
         };
         let (expires, expires_in_secs) = match value.expiry {
             KeyExpiry::Absent => (None, None),
@@ -179,16 +174,14 @@ impl Snapshots {
 
 fn table(report: &Value) -> String {
     let (list, metadata) = (&report["list"], &report["metadata"]);
-    let mut lines = vec![format!("customer\t{}", shown(&report["customer"]))];
-    if report["resource"].is_string() {
-        lines.push(format!("resource\t{}", shown(&report["resource"])));
+    let mut lines = Vec::new();
+    for name in ["customer", "resource", "key"] {
+        lines.extend(report[name].as_str().map(|text| format!("{name}\t{}", printable(text))));
     }
-    lines.push(format!("key\t{}", shown(&report["key"])));
-    let form = shown(&report["format"]);
-    lines.push(match form.as_str() {
-        "none" if list["cached"] == true => format!("list\tunreadable, {}", since(list)),
-        "none" => "list\tnot cached".to_owned(),
-        form => format!("list\tform {form}, {}", since(list)),
+    lines.push(match report["format"].as_str() {
+        _ if list["cached"] == false => "list\tnot cached".to_owned(),
+        Some("none") | None => format!("list\tunreadable, {}", since(list)),
+        Some(form) => format!("list\tform {form}, {}", since(list)),
     });
     let customers = &report["customerList"];
     if customers.is_object() {
@@ -204,21 +197,18 @@ fn table(report: &Value) -> String {
     }
     for purge in items(&report["purges"]) {
         let (date, key) = (shown(&purge["date"]), shown(&purge["key"]));
-        let meaning = "what was sent before is out of order";
-        lines.push(format!("purged\t{date} ({key}): {meaning}"));
+        lines.push(format!("purged\t{date} ({key}): what was sent before is out of order"));
     }
     for reader in items(&report["readers"]) {
         let outcome = style(format!("{:<4}", shown(&reader["outcome"])));
-        let is_hit = reader["outcome"] == "hit";
-        let outcome = if is_hit { outcome.green() } else { outcome.red() };
+        let outcome = if reader["outcome"] == "hit" { outcome.green() } else { outcome.red() };
         let reasons: Vec<String> = items(&reader["reasons"]).iter().map(shown).collect();
         let line = format!("SDK {}\t{outcome}  {}", shown(&reader["sdk"]), reasons.join("; "));
         lines.push(line.trim_end().to_owned());
     }
     let rows = items(&report["entitlements"]);
     if !rows.is_empty() {
-        lines.push(String::new());
-        lines.push("ENTITLEMENT\tKIND\tUSAGE\tLIMIT\tPERIOD ENDS\tAS OF\tEXPIRES".to_owned());
+        lines.push("\nENTITLEMENT\tKIND\tUSAGE\tLIMIT\tPERIOD ENDS\tAS OF\tEXPIRES".to_owned());
         lines.extend(rows.iter().map(row));
     }
     columns(&lines)
@@ -228,22 +218,21 @@ fn row(row: &Value) -> String {
     let (entitlement, usage) = (&row["entitlement"], &row["usage"]);
     let limit = shown(&entitlement["usageLimit"]);
     let limit = match entitlement["accessDeniedReason"].as_str() {
-        Some(reason) => format!("denied: {}", printable(reason)),
+        Some(reason) => format!("denied: {reason}"),
         None if entitlement["hasUnlimitedUsage"] == true => "unlimited".to_owned(),
         None if entitlement["hasSoftLimit"] == true && limit != "-" => format!("{limit} (soft)"),
         None => limit,
     };
     let value = &usage["value"];
-    let ends_at = value["usagePeriodEnd"].as_i64();
-    let ends_at = ends_at.or(value["nextResetDate"].as_i64());
+    let ends = value["usagePeriodEnd"].as_i64().or(value["nextResetDate"].as_i64()).map(date);
     let as_of = match usage["problem"].as_str() {
         _ if usage["cached"] == false => Some("no usage key: as in the list".to_owned()),
         Some(problem) => Some(problem.to_owned()),
         None => usage["ageSecs"].as_i64().map(ago),
     };
-    let [id, kind, used] = [&row["id"], &row["kind"], &value["currentUsage"]].map(shown);
-    let [ends, as_of] = [ends_at.map(date), as_of].map(|cell| cell.unwrap_or_else(|| "-".to_owned()));
-    [id, kind, used, limit, ends, as_of, shown(&usage["expires"])].join("\t")
+    let [limit, ends, as_of] = [Some(limit), ends, as_of].map(Value::from);
+    let cells = [&row["id"], &row["kind"], &value["currentUsage"], &limit, &ends, &as_of, &usage["expires"]];
+    cells.map(shown).join("\t")
 }
 
 /// When a list was true, and how long it lives.
@@ -252,7 +241,7 @@ fn since(stamp: &Value) -> String {
         _ if stamp["cached"] == false => return "not cached".to_owned(),
         (Some(0), _) => "timestamp 0, which readers write for an empty list".to_owned(),
         (Some(at), Some(secs)) => format!("of {} ({})", date(at), ago(secs)),
-        _ => stamp["problem"].as_str().unwrap_or("no timestamp").to_owned(),
+        _ => shown(&stamp["problem"]),
     };
     format!("{at}, expires {}", shown(&stamp["expires"]))
 }

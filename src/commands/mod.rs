@@ -11,6 +11,7 @@ mod session;
 mod troubleshooting;
 mod warm;
 
+use std::fmt::Display;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,9 +21,9 @@ use url::Url;
 
 use self::args::Command;
 use self::output::{complain, print};
-use self::session::{Session, open_lines, subject};
-use crate::config::{Faults, Settings};
-use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions};
+use self::session::{Pace, Session, open_lines, subject};
+use crate::config::{Faults, Proxy, Settings};
+use crate::http_client::{HttpClient, HttpError, HttpErrorKind, HttpOptions, HttpResponse};
 use crate::store::StoreError;
 
 /// Everything was done.
@@ -83,41 +84,38 @@ pub fn run(command: &Command, settings: &Settings) -> ExitCode {
 /// Asks a running service: for images that have no shell and no curl.
 fn probe(settings: &Settings, path: &str) -> Result<u8, CommandError> {
     let port = settings.port_to_probe()?;
-    let mut why = "there is no loopback interface".to_owned();
+    let ask = |host| get(&format!("http://{host}:{port}{path}"), None);
     // The service listens on all addresses; a host has one of these loopbacks, or both.
-    for host in ["127.0.0.1", "[::1]"] {
-        let url = format!("http://{host}:{port}{path}");
-        let (Ok(base), Ok(request)) = (Url::parse(&url), Request::get(url).body(Vec::new())) else {
-            continue;
-        };
-        let options = HttpOptions {
-            pool_size: 1,
-            answer_bytes_max: 64 * 1024,
-            // Orchestrators do not give a probe much more.
-            deadline: Duration::from_secs(5),
-            proxy: None,
-        };
-        match HttpClient::new(&base, options).send(request, None) {
-            Ok(answer) => {
-                let body = String::from_utf8_lossy(&answer.body);
-                return match (answer.status, body.trim_end()) {
-                    (200, body) => print(format!("{body}\n")),
-                    (status, body) => Err(CommandError::Failed(format!(
-                        "GET {path} on port {port} answers {status}: {body}; the service's log and its /metrics tell why"
-                    ))),
-                };
+    let answer = ask("127.0.0.1").or_else(|error| {
+        let is_elsewhere = matches!(error.kind, HttpErrorKind::ConnectionRefused | HttpErrorKind::Connection);
+        if is_elsewhere { ask("[::1]") } else { Err(error) }
+    });
+    let why = match answer {
+        Ok(HttpResponse { status, body, .. }) => {
+            let body = String::from_utf8_lossy(&body);
+            if status == 200 {
+                return print(format!("{}\n", body.trim_end()));
             }
-            Err(error) => {
-                why = error.message;
-                if !matches!(error.kind, HttpErrorKind::ConnectionRefused | HttpErrorKind::Connection) {
-                    break;
-                }
-            }
+            let remedy = "the service's log and its /metrics tell why";
+            format!("GET {path} on port {port} answers {status}: {}; {remedy}", body.trim_end())
         }
-    }
-    Err(CommandError::Failed(format!(
-        "no answer to GET {path} on port {port} of this machine: {why}; is the service running here, and is PORT the same?"
-    )))
+        Err(error) => format!(
+            "no answer to GET {path} on port {port} of this machine: {error}; is the service running here, and is PORT the \
+             same?"
+        ),
+    };
+    Err(CommandError::Failed(why))
+}
+
+/// One GET within 5 s: orchestrators do not give a probe much more.
+fn get(url: &str, proxy: Option<Proxy>) -> Result<HttpResponse, HttpError> {
+    let no_url =
+        |error: &dyn Display| HttpError { kind: HttpErrorKind::Protocol, message: error.to_string() };
+    let base = Url::parse(url).map_err(|error| no_url(&error))?;
+    let request = Request::get(url).body(Vec::new()).map_err(|error| no_url(&error))?;
+    let (answer_bytes_max, deadline) = (1024 * 1024, Duration::from_secs(5));
+    HttpClient::new(&base, HttpOptions { pool_size: 1, answer_bytes_max, deadline, proxy })
+        .send(request, None)
 }
 
 fn completions(shell: clap_complete::Shell) -> Result<u8, CommandError> {

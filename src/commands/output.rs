@@ -1,5 +1,6 @@
 //! What commands print, and how people read it: times, durations, colours, columns, progress.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::time::Duration;
@@ -31,12 +32,33 @@ pub(super) fn complain(what: impl Display) {
     let _ = writeln!(io::stderr(), "{what}");
 }
 
-/// A line for the first count, and for each that is not 0.
-pub(super) fn counts(counts: &[(u64, &str)]) -> String {
-    let is_shown = |(index, (count, _)): &(usize, &(u64, &str))| *index == 0 || *count > 0;
-    let shown = counts.iter().enumerate().filter(is_shown);
-    let lines = shown.map(|(_, (count, what))| format!("{count} {what}\n"));
-    lines.collect::<Vec<_>>().concat()
+/// A kind of thing that is counted: its place in the summary, and its words.
+pub(super) type Counted = (u8, &'static str);
+
+/// How many there were of each kind.
+pub(super) struct Tally(BTreeMap<Counted, u64>);
+
+impl Tally {
+    /// This kind is shown even if there was none.
+    pub fn of(first: Counted) -> Self {
+        Self(BTreeMap::from([(first, 0)]))
+    }
+
+    pub fn add(&mut self, what: Counted, count: u64) {
+        if count > 0 {
+            *self.0.entry(what).or_default() += count;
+        }
+    }
+
+    pub fn has(&self, what: Counted) -> bool {
+        self.0.contains_key(&what)
+    }
+
+    /// A line for each kind.
+    pub fn summary(&self) -> String {
+        let lines = self.0.iter().map(|((_, what), count)| format!("{count} {what}\n"));
+        lines.collect::<Vec<_>>().concat()
+    }
 }
 
 /// `2026-11-24T12:00:00Z`; the number itself if it is no date.

@@ -31,19 +31,20 @@ pub struct PurgeArgs {
 
 pub(super) fn run(settings: &Settings, args: &PurgeArgs) -> Result<u8, CommandError> {
     let session = Session::open(settings, settings.cache_access()?, 1)?;
+    let (whom, event) = match (&args.customer, &args.resource) {
+        (None, _) => ("every customer".to_owned(), Event::EnvironmentInvalidated),
+        (Some(customer), resource) => {
+            let of = resource.as_ref().map(|resource| format!("resource '{resource}' of "));
+            let whom = format!("{}customer '{customer}'", of.unwrap_or_default());
+            (whom, Event::Purged(std::iter::once(subject(customer, resource.as_deref())).collect()))
+        }
+    };
     if !args.yes {
-        let whom = match (&args.customer, &args.resource) {
-            (None, _) => "every customer".to_owned(),
-            (Some(customer), None) => format!("customer '{customer}'"),
-            (Some(customer), Some(resource)) => format!("resource '{resource}' of customer '{customer}'"),
-        };
         let (prefix, at) = (&session.prefix, &session.redis_at);
         let question = format!("Forget what is cached of {whom} of environment '{prefix}' in Redis at {at}?");
         confirm(&printable(&question))?;
     }
-    let subject = args.customer.as_ref().map(|customer| subject(customer, args.resource.as_deref()));
-    let purged = subject.map(|subject| Event::Purged(std::iter::once(subject).collect()));
-    print(purge(&session, purged.unwrap_or(Event::EnvironmentInvalidated))?)
+    print(purge(&session, event)?)
 }
 
 fn confirm(question: &str) -> Result<(), CommandError> {
@@ -64,29 +65,26 @@ fn confirm(question: &str) -> Result<(), CommandError> {
 /// Has the effect of a purge message that is sent now, but also clears tombstones: an operator purges to start from scratch.
 fn purge(session: &Session, event: Event) -> Result<String, StoreError> {
     let now = clock::now();
-    let message = Message {
-        event,
-        // With a clock that is ahead, newer messages would be out of order.
-        sent_at: session.store.time().map_or(now, |of_redis| of_redis.min(now)),
-        implausible_timestamps: 0,
-    };
+    // With a clock that is ahead, newer messages would be out of order.
+    let sent_at = session.store.time().map_or(now, |of_redis| of_redis.min(now));
     let mut text = String::new();
-    for mut change in changes(message, &session.layout) {
+    for mut change in changes(Message { event, sent_at, implausible_timestamps: 0 }, &session.layout) {
         if let CacheChange::Purge(purge) = &mut change {
             purge.resets_tombstone = true;
         } else if let CacheChange::InvalidateEnvironment(invalidation) = &mut change {
             invalidation.resets_tombstone = true;
         }
         let keys = session.store.dry_run(&[&change])?.remove(0)?.written;
-        let outcome = session.apply(std::slice::from_ref(&change))?.remove(0)?;
         text.extend(keys.iter().map(|key| printable(key) + "\n"));
-        let (prefix, count) = (&session.prefix, keys.len());
-        let summary = match (&change, outcome) {
-            (CacheChange::InvalidateEnvironment(_), Outcome::Applied { written, .. }) => {
+        let outcome = session.apply(std::slice::from_ref(&change))?.remove(0)?;
+        let written = if let Outcome::Applied { written, .. } = outcome { written } else { 0 };
+        let prefix = &session.prefix;
+        let summary = match (&change, written) {
+            (_, 0) => "nothing was cached\n".to_owned(),
+            (CacheChange::InvalidateEnvironment(_), _) => {
                 format!("deleted {written} keys of customers of '{prefix}'; the next readers ask Stigg\n")
             }
-            _ if keys.is_empty() => "nothing was cached\n".to_owned(),
-            _ => format!("deleted {count} keys; usages stay, and the next reader asks Stigg\n"),
+            _ => format!("deleted {written} keys; usages stay, and the next reader asks Stigg\n"),
         };
         text.push_str(&summary);
     }

@@ -8,7 +8,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::Value;
 
-use super::output::{bar, counts};
+use super::output::{Counted, Tally, bar};
 use super::{CommandError, DONE, FAILED, Session, complain, open_lines, print};
 use crate::cache::{CacheChange, changes};
 use crate::clock;
@@ -32,6 +32,9 @@ pub struct ReplayArgs {
     pub dry_run: bool,
 }
 
+const READ: Counted = (0, "messages read");
+const BAD: Counted = (9, "bad lines or refused changes");
+
 pub(super) fn run(settings: &Settings, args: &ReplayArgs) -> Result<u8, CommandError> {
     let session = Session::open(settings, settings.cache_access()?, 1)?;
     let (input, total) = open_lines(&args.file)?;
@@ -39,14 +42,14 @@ pub(super) fn run(settings: &Settings, args: &ReplayArgs) -> Result<u8, CommandE
         session: &session,
         is_dry: args.dry_run,
         pending: Vec::new(),
-        tally: Tally::default(),
+        tally: Tally::of(READ),
         bar: bar(total, "messages"),
     };
     let ended = replay.all(input);
     replay.bar.finish_and_clear();
-    print(replay.tally.summary(args.dry_run))?;
+    print(replay.tally.summary() + if args.dry_run { "nothing was changed\n" } else { "" })?;
     ended?;
-    Ok(if replay.tally.bad == 0 { DONE } else { FAILED })
+    Ok(if replay.tally.has(BAD) { FAILED } else { DONE })
 }
 
 struct Replay<'a> {
@@ -77,19 +80,26 @@ impl Replay<'_> {
         if line.is_empty() {
             return Ok(());
         }
-        self.tally.lines += 1;
+        self.tally.add(READ, 1);
         let (body, sent_at) = body_of(&String::from_utf8_lossy(line), clock::now());
-        let decoded = message::decode(&body, sent_at);
-        let Ok(message) = decoded.map_err(|fault| self.bad(number, fault)) else {
-            return Ok(());
+        let message = match message::decode(&body, sent_at) {
+            Ok(message) => message,
+            Err(fault) => {
+                self.bad(number, fault);
+                return Ok(());
+            }
         };
         if let Event::Ignored { label } = message.event {
-            self.tally.ignored += 1;
+            self.tally.add((8, "messages that change nothing"), 1);
             self.predict(number, &format!("changes nothing (type {label})"))?;
         }
         for change in changes(message, &self.session.layout) {
+            let is_alone = matches!(change, CacheChange::InvalidateEnvironment(_));
+            if is_alone || self.pending.len() >= CHANGES_TOGETHER {
+                self.flush()?;
+            }
             self.pending.push((number, change));
-            if self.pending.len() >= CHANGES_TOGETHER {
+            if is_alone {
                 self.flush()?;
             }
         }
@@ -98,12 +108,14 @@ impl Replay<'_> {
 
     fn flush(&mut self) -> Result<(), CommandError> {
         let (numbers, changes): (Vec<u64>, Vec<CacheChange>) = self.pending.drain(..).unzip();
-        let Some(first) = numbers.first() else {
+        let Some(&first) = numbers.first() else {
             return Ok(());
         };
-        let failed = format!("from line {first} on nothing is known to be applied");
-        let failed = |error| CommandError::Failed(format!("{failed}: {error}"));
-        let lines = numbers.iter().copied().zip(&changes);
+        let failed = |error| {
+            let what = format!("from line {first} on nothing is known to be applied");
+            CommandError::Failed(format!("{what}: {error}"))
+        };
+        let lines = numbers.into_iter().zip(&changes);
         if self.is_dry {
             let runs = self.session.store.dry_run(&changes.iter().collect::<Vec<_>>());
             for ((number, change), run) in lines.zip(runs.map_err(failed)?) {
@@ -116,7 +128,7 @@ impl Replay<'_> {
         }
         for ((number, change), outcome) in lines.zip(self.session.apply(&changes).map_err(failed)?) {
             match outcome {
-                Ok(outcome) => self.tally.count(change, outcome),
+                Ok(outcome) => count(&mut self.tally, change, outcome),
                 Err(error) => self.bad(number, error),
             }
         }
@@ -124,7 +136,7 @@ impl Replay<'_> {
     }
 
     fn bad(&mut self, number: u64, fault: impl Display) {
-        self.tally.bad += 1;
+        self.tally.add(BAD, 1);
         self.bar.suspend(|| complain(format!("line {number}: {fault}")));
     }
 
@@ -135,6 +147,26 @@ impl Replay<'_> {
         }
         Ok(())
     }
+}
+
+fn count(tally: &mut Tally, change: &CacheChange, outcome: Outcome) {
+    let (what, count) = match (outcome, change) {
+        (Outcome::Applied { .. }, CacheChange::Purge(_)) => ((3, "customers or resources purged"), 1),
+        (Outcome::Applied { written, .. }, CacheChange::InvalidateEnvironment(_)) => {
+            tally.add((4, "invalidations of the environment"), 1);
+            ((5, "keys deleted by them"), written)
+        }
+        (Outcome::Applied { written, stale }, _) => {
+            tally.add((2, "values left, as newer ones are stored"), stale);
+            ((1, "values written, each with its timestamp"), written)
+        }
+        (Outcome::SkippedByPolicy | Outcome::NoCustomer, _) => {
+            ((6, "changes of customers who are not cached"), 1)
+        }
+        (Outcome::PurgedLater, _) => ((7, "changes of what was purged since"), 1),
+        (Outcome::Locked, _) => return,
+    };
+    tally.add(what, count);
 }
 
 /// The body of a line, which is one itself or a message as `aws sqs receive-message` prints it, and when it was sent: as the
@@ -160,66 +192,11 @@ fn prediction(change: &CacheChange, run: &DryRun) -> String {
     }
     let verb = if change.only_deletes() { "delete" } else { "write" };
     let (written, stale) = (run.written.join(" "), run.stale.join(" "));
-    let why_nothing = match run.outcome {
-        Outcome::Applied { .. } if !stale.is_empty() => &format!("newer is stored at {stale}"),
-        Outcome::Applied { .. } | Outcome::NoCustomer => "the customer is not cached",
-        Outcome::SkippedByPolicy => "the customer is not cached (CACHE_UPDATE_POLICY=UPDATE_IF_EXISTS)",
-        Outcome::PurgedLater => "the customer was purged after it was sent",
-        Outcome::Locked => "an SDK holds its lock",
-    };
     match (written.as_str(), stale.as_str()) {
-        ("", _) => format!("would {verb} nothing: {why_nothing}"),
-        (_, "") => format!("would {verb} {written}"),
-        _ => format!("would {verb} {written}; {why_nothing}"),
-    }
-}
-
-#[derive(Debug, Default)]
-struct Tally {
-    lines: u64,
-    written: u64,
-    stale: u64,
-    purges: u64,
-    invalidations: u64,
-    unlinked: u64,
-    not_cached: u64,
-    purged_later: u64,
-    ignored: u64,
-    bad: u64,
-}
-
-impl Tally {
-    fn count(&mut self, change: &CacheChange, outcome: Outcome) {
-        match (outcome, change) {
-            (Outcome::Applied { .. }, CacheChange::Purge(_)) => self.purges += 1,
-            (Outcome::Applied { written, .. }, CacheChange::InvalidateEnvironment(_)) => {
-                self.invalidations += 1;
-                self.unlinked += written;
-            }
-            (Outcome::Applied { written, stale }, _) => {
-                self.written += written;
-                self.stale += stale;
-            }
-            (Outcome::SkippedByPolicy | Outcome::NoCustomer, _) => self.not_cached += 1,
-            (Outcome::PurgedLater, _) => self.purged_later += 1,
-            (Outcome::Locked, _) => {}
-        }
-    }
-
-    fn summary(&self, is_dry: bool) -> String {
-        let unchanged = if is_dry { ", nothing was changed" } else { "" };
-        counts(&[
-            (self.lines, &format!("messages read{unchanged}")),
-            (self.written, "values written, each with its timestamp"),
-            (self.stale, "values left, as newer ones are stored"),
-            (self.purges, "customers or resources purged"),
-            (self.invalidations, "invalidations of the environment"),
-            (self.unlinked, "keys deleted by them"),
-            (self.not_cached, "changes of customers who are not cached"),
-            (self.purged_later, "changes of what was purged since"),
-            (self.ignored, "messages that change nothing"),
-            (self.bad, "bad lines or refused changes"),
-        ])
+        ("", "") => format!("would {verb} nothing: {}", run.outcome.label()),
+        ("", stale) => format!("would {verb} nothing: newer is stored at {stale}"),
+        (written, "") => format!("would {verb} {written}"),
+        (written, stale) => format!("would {verb} {written}; newer is stored at {stale}"),
     }
 }
 

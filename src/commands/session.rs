@@ -1,12 +1,17 @@
-//! What commands share: the log on standard error, the store, and the subject of the command.
+//! What commands share: the log on standard error, the store, the subject of a command, files of lines, and how fast the Edge
+//! API is called.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, stderr, stdin};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, tick};
 
 use super::{CommandError, complain};
 use crate::aws::own_provider;
+use crate::backoff::Backoff;
 use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Layout};
 use crate::config::{CacheAccess, CacheUpdatePolicy, Settings};
@@ -14,8 +19,12 @@ use crate::entitlement::{CustomerId, ResourceId, Subject};
 use crate::http_client;
 use crate::log as service_log;
 use crate::pipeline::worker::{LOCKED_RETRY_MIN, apply_once};
+use crate::refetch::RefetchError;
 use crate::shutdown::Stop;
 use crate::store::{Outcome, RedisStore, StoreError, StoreRules, server_name};
+
+/// How long calls pause at most because the Edge API asks for it. A customer who would need more fails.
+const RETRY_AFTER_MAX: Duration = Duration::from_mins(2);
 
 pub(super) struct Session {
     pub layout: Layout,
@@ -54,26 +63,24 @@ impl Session {
         })
     }
 
-    /// Applies changes as the workers do. An outcome for each, in order, none of them [`Outcome::Locked`]: readers' locks are
-    /// waited for. The error is the server's: what was applied by then can be applied again without harm.
+    /// Applies changes, or one invalidation, as the workers do. An outcome for each, in order, none of them
+    /// [`Outcome::Locked`]: readers' locks are waited for. The error is the server's: what was applied by then can be applied
+    /// again without harm.
     pub fn apply(&self, changes: &[CacheChange]) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
-        let is_atomic = |index: &usize| !matches!(changes[*index], CacheChange::InvalidateEnvironment(_));
+        let (began, mut waited) = (Instant::now(), Duration::ZERO);
         let mut outcomes = vec![Ok(Outcome::Locked); changes.len()];
-        let indexes: Vec<usize> = (0..changes.len()).collect();
-        for together in indexes.chunk_by(|one, next| is_atomic(one) && is_atomic(next)) {
-            let (began, mut waited) = (Instant::now(), Duration::ZERO);
-            let mut locked = together.to_vec();
-            while !locked.is_empty() {
-                if !waited.is_zero() {
-                    Stop::never().wait(LOCKED_RETRY_MIN);
-                }
-                let attempts: Vec<_> = locked.iter().map(|index| (&changes[*index], waited)).collect();
-                for (index, outcome) in locked.iter().zip(apply_once(&self.store, &attempts, &|| true)?) {
-                    outcomes[*index] = outcome;
-                }
-                locked.retain(|index| outcomes[*index] == Ok(Outcome::Locked));
-                waited = began.elapsed();
+        while outcomes.contains(&Ok(Outcome::Locked)) {
+            if !waited.is_zero() {
+                Stop::never().wait(LOCKED_RETRY_MIN);
             }
+            let pairs = outcomes.iter_mut().zip(changes);
+            let locked = pairs.filter(|(outcome, _)| **outcome == Ok(Outcome::Locked));
+            let (slots, attempts): (Vec<_>, Vec<_>) =
+                locked.map(|(outcome, change)| (outcome, (change, waited))).unzip();
+            for (slot, outcome) in slots.into_iter().zip(apply_once(&self.store, &attempts, &|| true)?) {
+                *slot = outcome;
+            }
+            waited = began.elapsed();
         }
         Ok(outcomes)
     }
@@ -97,4 +104,47 @@ pub(super) fn open_lines(path: &str) -> Result<(Box<dyn BufRead + Send>, Option<
     let counted = is_file.then(open).transpose()?;
     let total = counted.map(|file| BufReader::new(file).split(b'\n').count() as u64);
     Ok((Box::new(BufReader::new(open()?)), total))
+}
+
+/// So many calls a second, of whichever thread, and none while the Edge API asks for a pause.
+pub(super) struct Pace {
+    retries: u32,
+    turns: Receiver<Instant>,
+    paused_until: Mutex<Instant>,
+}
+
+impl Pace {
+    /// `rate` is the calls per second, retries included.
+    pub fn new(rate: u32, retries: u32) -> Self {
+        let turns = tick(Duration::from_secs(1) / rate);
+        Self { retries, turns, paused_until: Mutex::new(Instant::now()) }
+    }
+
+    /// Makes a call, again after failures that may pass, with growing waits.
+    pub fn call<T>(&self, call: impl Fn() -> Result<T, RefetchError>) -> Result<T, RefetchError> {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+        let mut tries = 1;
+        loop {
+            let paused_until = *self.paused_until();
+            Stop::never().wait(paused_until.saturating_duration_since(Instant::now()));
+            let _ = self.turns.recv(); // they never end
+            let (why, retry_after) = match call() {
+                Err(RefetchError::Retryable(why, retry_after)) => (why, retry_after),
+                ended => return ended,
+            };
+            if tries > self.retries {
+                return Err(RefetchError::Customer(format!("{why} (tried {tries} times)")));
+            }
+            let pause = retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
+            let mut paused_until = self.paused_until();
+            *paused_until = (*paused_until).max(Instant::now() + pause);
+            drop(paused_until);
+            Stop::never().wait(backoff.next_wait(fastrand::f64()));
+            tries += 1;
+        }
+    }
+
+    fn paused_until(&self) -> MutexGuard<'_, Instant> {
+        self.paused_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }

@@ -9,86 +9,71 @@ use crate::entitlement::{ResourceId, Subject};
 use crate::json;
 use crate::log::peer_code;
 
-/// An answer that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{cause_and_remedy}")]
-pub struct AnswerFault {
-    /// Why, and what to do about it.
-    pub cause_and_remedy: String,
-    /// What kind of fault it is.
-    pub kind: EdgeErrorKind,
+/// What `parse` finds in an answer. An error is its kind, and the cause with the remedy.
+pub fn read<T>(
+    status: u16,
+    body: &[u8],
+    parse: impl Fn(&Value) -> Result<T, String>,
+) -> Result<T, (EdgeErrorKind, String)> {
+    let remedy = match status {
+        200 => {
+            let parsed = document(body).and_then(|answer| parse(&answer));
+            return parsed.map_err(|fault| {
+                let cause = format!("the answer is not as documented: {fault}");
+                let remedy = "check EDGE_API_URL and SERVER_API_KEY";
+                (EdgeErrorKind::UnexpectedAnswer, format!("{cause}; {remedy}"))
+            });
+        }
+        401 | 403 => "check SERVER_API_KEY: a full-access server key of this environment",
+        429 => "too many requests: it is tried again later",
+        500.. => "the Edge API has a fault of its own: it is tried again later",
+        _ => "check EDGE_API_URL: is this Stigg's Edge API?",
+    };
+    Err((EdgeErrorKind::Status(status), format!("HTTP status {status}; {remedy}")))
+}
+
+/// The JSON of an answer that lists no `errors`.
+fn document(body: &[u8]) -> Result<Value, String> {
+    if !json::is_plausible(body) {
+        return Err("it holds more values than its length allows".to_owned());
+    }
+    let document: Value = serde_json::from_slice(body).map_err(|_| "it is not JSON")?;
+    let errors = &document["errors"];
+    if errors.is_null() || errors.as_array().is_some_and(Vec::is_empty) {
+        return Ok(document);
+    }
+    let code = errors[0]["extensions"]["code"].as_str().and_then(peer_code);
+    Err(format!("it lists errors ({})", code.unwrap_or("no code")))
 }
 
 /// `GET /v1/credentials/event-queue.json`.
-pub fn credentials(status: u16, body: &[u8]) -> Result<Credentials, AnswerFault> {
-    let answer = object(status, body)?;
+pub fn credentials(answer: &Value) -> Result<Credentials, String> {
     let names = ["accessKeyId", "secretAccessKey", "sessionToken", "expiration"];
-    temporary(names, |name| answer.get(name)?.as_str()).map_err(|what| unexpected(&what))
+    temporary(names, |name| answer.get(name)?.as_str())
 }
 
 /// `GET /v1/config/server-sdk-configuration.json`: the DSN in it, if there is one.
-pub fn sentry_dsn(status: u16, body: &[u8]) -> Result<Option<String>, AnswerFault> {
-    let answer = object(status, body)?;
-    let configuration = answer.pointer("/data/sdkConfiguration").filter(|value| value.is_object());
-    let configuration = configuration.ok_or_else(|| unexpected("it has no data.sdkConfiguration"))?;
+pub fn sentry_dsn(answer: &Value) -> Result<Option<String>, String> {
+    let configuration = &answer["data"]["sdkConfiguration"];
+    if !configuration.is_object() {
+        return Err("it has no data.sdkConfiguration".to_owned());
+    }
     let dsn = configuration["sentryDsn"].as_str().filter(|dsn| !dsn.is_empty());
     Ok(dsn.map(str::to_owned))
 }
 
 /// `GET /v1/c/{customerId}/entitlements-state.json`, as the body of the message that would say the same, so that one
 /// decoder reads both.
-pub fn entitlements_state(status: u16, body: &[u8], subject: &Subject) -> Result<String, AnswerFault> {
-    let answer = object(status, body)?;
-    let Some(state) = answer.pointer("/data/entitlementsState") else {
-        return Err(unexpected("it has no data.entitlementsState"));
-    };
-    let list = ["entitlementsV2", "entitlements"]
-        .iter()
-        .find_map(|name| state.get(name).filter(|list| list.is_array()));
-    let list = list.ok_or_else(|| unexpected("it has no data.entitlementsState.entitlementsV2"))?;
+pub fn entitlements_state(answer: &Value, subject: &Subject) -> Result<String, String> {
+    let state = &answer["data"]["entitlementsState"];
+    let lists = [&state["entitlementsV2"], &state["entitlements"]];
+    let list = lists.into_iter().find(|list| list.is_array());
     let message = json!({
         "__typename": "EntitlementsUpdatedV2",
         "customerId": subject.customer.as_str(),
         "resourceId": subject.resource.as_ref().map(ResourceId::as_str),
-        "entitlementsV2": list,
+        "entitlementsV2": list.ok_or("it has no data.entitlementsState.entitlementsV2")?,
         "accessDeniedReason": state.get("accessDeniedReason"),
     });
     Ok(message.to_string())
-}
-
-/// The JSON of an answer that is not a refusal, by its status or its `errors`.
-fn object(status: u16, body: &[u8]) -> Result<Value, AnswerFault> {
-    let remedy = match status {
-        200 => "",
-        401 | 403 => "check SERVER_API_KEY: a full-access server key of this environment",
-        429 => "too many requests: it is tried again later",
-        500.. => "the Edge API has a fault of its own: it is tried again later",
-        _ => "check EDGE_API_URL: is this Stigg's Edge API?",
-    };
-    if status != 200 {
-        return Err(AnswerFault {
-            cause_and_remedy: format!("HTTP status {status}; {remedy}"),
-            kind: EdgeErrorKind::Status(status),
-        });
-    }
-    if !json::is_plausible(body) {
-        return Err(unexpected("it holds more values than its length allows"));
-    }
-    let body: Value = serde_json::from_slice(body).map_err(|_| unexpected("it is not JSON"))?;
-    let errors = &body["errors"];
-    if errors.is_null() || errors.as_array().is_some_and(Vec::is_empty) {
-        return Ok(body);
-    }
-    let code = errors.pointer("/0/extensions/code").and_then(Value::as_str);
-    let code = code.and_then(peer_code).unwrap_or("no code");
-    Err(unexpected(&format!("it lists errors ({code})")))
-}
-
-fn unexpected(fault: &str) -> AnswerFault {
-    AnswerFault {
-        cause_and_remedy: format!(
-            "the answer is not as documented: {fault}; check EDGE_API_URL and SERVER_API_KEY"
-        ),
-        kind: EdgeErrorKind::UnexpectedAnswer,
-    }
 }

@@ -1,8 +1,8 @@
 //! How a static binary that was built with glibc resolves host names: with what is built into it.
 //!
 //! Where `/etc/nsswitch.conf` names more than `files dns` (`myhostname`, `resolve`: common on virtual machines), a static
-//! binary loads the host's own modules, and if they are another glibc's, it dies of SIGFPE or SIGSEGV. `/etc/hosts` and the
-//! DNS servers of `/etc/resolv.conf` (systemd-resolved's, too) are built in. No crate offers this call, hence unsafe code.
+//! binary loads the host's own modules, and if they are another glibc's, it dies of SIGFPE or SIGSEGV. No crate offers this
+//! call, hence unsafe code.
 
 /// Resolves hosts by `/etc/hosts`, then by DNS, whatever `/etc/nsswitch.conf` says. To be called before any thread is
 /// started. Does nothing in a binary that is not static, or not built with glibc.

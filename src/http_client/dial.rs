@@ -35,40 +35,34 @@ pub(super) struct Dial {
 }
 
 impl<In: Transport> Connector<In> for Dial {
-    type Out = Either<In, Dialed<<TcpConnector as Connector>::Out>>;
+    type Out = Either<In, Dialed>;
 
-    fn connect(
-        &self,
-        details: &ConnectionDetails,
-        chained: Option<In>,
-    ) -> Result<Option<Self::Out>, ureq::Error> {
+    fn connect(&self, of: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
         if let Some(through_proxy) = chained {
             return Ok(Some(Either::A(through_proxy)));
         }
-        let (uri, mut timeout) = (details.uri, details.timeout);
-        let connect_by = Instant::now() + (*timeout.after).min(CONNECT_TIMEOUT);
-        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        let default_port = if details.needs_tls() { 443 } else { 80 };
-        let found = self.lookups.addresses(host, uri.port_u16().unwrap_or(default_port), connect_by);
+        let connect_by = Instant::now() + (*of.timeout.after).min(CONNECT_TIMEOUT);
+        let host = of.uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let port = of.uri.port_u16().unwrap_or(if of.needs_tls() { 443 } else { 80 });
+        let found = self.lookups.addresses(host, port, connect_by);
         let found = found.map_err(|error| ureq::Error::Other(Box::new(error)))?;
         let mut addrs = NoResolver.empty();
         // As many as ureq takes.
         found.into_iter().take(16).for_each(|address| addrs.push(address));
-        timeout.after = connect_by.saturating_duration_since(Instant::now()).into();
         let details = ConnectionDetails {
             addrs,
-            timeout,
-            now: (details.current_time)(),
-            uri,
-            config: details.config,
-            request_level: details.request_level,
-            resolver: details.resolver,
-            current_time: Arc::clone(&details.current_time),
-            run_connector: Arc::clone(&details.run_connector),
-            register_shutdown: Arc::clone(&details.register_shutdown),
+            timeout: NextTimeout {
+                after: connect_by.saturating_duration_since(Instant::now()).into(),
+                ..of.timeout
+            },
+            now: (of.current_time)(),
+            current_time: Arc::clone(&of.current_time),
+            run_connector: Arc::clone(&of.run_connector),
+            register_shutdown: Arc::clone(&of.register_shutdown),
+            ..*of
         };
         let tcp = Connector::<()>::connect(&self.tcp, &details, None)?;
-        let connect_by = Some((timeout.reason, connect_by));
+        let connect_by = Some((of.timeout.reason, connect_by));
         Ok(tcp.map(|tcp| Either::B(Dialed { tcp, connect_by })))
     }
 }
@@ -76,12 +70,12 @@ impl<In: Transport> Connector<In> for Dial {
 /// A TCP connection. Until its first call is over, it also bounds waits that began while connecting: ureq starts a new wait for
 /// each byte of a proxy's answer.
 #[derive(Debug)]
-pub(super) struct Dialed<T> {
-    tcp: T,
+pub(super) struct Dialed {
+    tcp: <TcpConnector as Connector>::Out,
     connect_by: Option<(Timeout, Instant)>,
 }
 
-impl<T: Transport> Transport for Dialed<T> {
+impl Transport for Dialed {
     fn buffers(&mut self) -> &mut dyn Buffers {
         self.tcp.buffers()
     }
@@ -94,8 +88,7 @@ impl<T: Transport> Transport for Dialed<T> {
         if let Some((reason, connect_by)) = self.connect_by
             && reason == timeout.reason
         {
-            let left = connect_by.saturating_duration_since(Instant::now());
-            timeout.after = left.min(*timeout.after).into();
+            timeout.after = connect_by.saturating_duration_since(Instant::now()).min(*timeout.after).into();
         }
         self.tcp.await_input(timeout)
     }

@@ -2,6 +2,7 @@ use std::time::Instant;
 
 use super::stub::{Reply, Stub, dead_url};
 use super::*;
+use rustls::crypto::CryptoProvider;
 
 fn client(base: &Url, deadline_ms: u64) -> HttpClient {
     let deadline = Duration::from_millis(deadline_ms);
@@ -141,15 +142,15 @@ fn a_proxy_is_asked_for_the_peer_by_name_with_the_login() {
 
 #[test]
 fn a_fault_of_a_proxy_has_a_kind_and_names_the_proxy_without_its_login() {
-    for (status, fault, message) in [
-        (407, ProxyFault::Authentication, "refuses the user and password, or requires them"),
-        (403, ProxyFault::Refused, "does not connect to this host"),
-        (502, ProxyFault::Refused, "does not connect to this host"),
+    for (status, kind, message) in [
+        (407, HttpErrorKind::ProxyAuthentication, "refuses the user and password, or requires them"),
+        (403, HttpErrorKind::ProxyRefused, "does not connect to this host"),
+        (502, HttpErrorKind::ProxyRefused, "does not connect to this host"),
     ] {
         let stub = Stub::start([Reply::Answer(status, "", String::new())]);
         let at = stub.url.as_str().trim_end_matches('/');
         let error = call_through(&with_login(&stub), 5_000);
-        assert_eq!(error.kind, HttpErrorKind::Proxy(fault));
+        assert_eq!(error.kind, kind);
         let why = format!("proxy server responded {status}/{status}");
         assert_eq!(error.message, format!("the proxy {message} ({why}) (through the proxy at {at})"));
     }
@@ -157,11 +158,11 @@ fn a_fault_of_a_proxy_has_a_kind_and_names_the_proxy_without_its_login() {
     let dead = dead_url();
     let at = dead.as_str().trim_end_matches('/');
     let error = call_through(&at.replace("http://", "http://user:s3cret@"), 5_000);
-    assert_eq!(error.kind, HttpErrorKind::Proxy(ProxyFault::Unreachable));
+    assert_eq!(error.kind, HttpErrorKind::ProxyUnreachable);
     assert_eq!(error.message, format!("cannot connect to the proxy at {at}: connection refused"));
 
     let error = call_through("http://a..b.invalid:3128", 5_000);
-    assert_eq!(error.kind, HttpErrorKind::Proxy(ProxyFault::Unreachable));
+    assert_eq!(error.kind, HttpErrorKind::ProxyUnreachable);
     let begins = "cannot connect to the proxy at http://a..b.invalid:3128: cannot resolve the host name: ";
     assert!(error.message.starts_with(begins), "{error}");
 }

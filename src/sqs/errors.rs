@@ -4,7 +4,7 @@ use super::client::SqsSettings;
 use super::protocol::QueueRefusal;
 use super::{EntryFailure, Operation, QueueError, region};
 use crate::aws::{Credentials, CredentialsProvider, quotable};
-use crate::http_client::{HttpError, HttpErrorKind, Remedies};
+use crate::http_client::{HttpError, HttpErrorKind};
 use crate::log::peer_text;
 
 /// AWS refuses signatures that are 5 minutes off; from here on this machine's clock is reported.
@@ -127,13 +127,9 @@ pub(super) fn unanswered(call: FailedCall<'_>, error: &HttpError) -> QueueError 
         "check the network on the way (firewall, proxy, VPC endpoint) and"
     };
     let (unreachable, wrong_peer) = (format!("{unreachable} {ENDPOINT_SETTINGS}"), call.is_this_sqs());
-    let remedy = error.kind.remedy(Remedies {
-        unreachable: &unreachable,
-        tls: "check this machine's trusted certificates (package ca-certificates, SSL_CERT_FILE)",
-        wrong_peer: &wrong_peer,
-    });
+    let remedy = error.kind.remedy(&unreachable, &wrong_peer);
     let cause = format!("no answer from {}: {error}; {remedy}", call.endpoint());
-    call.failed(error.kind.label(), &cause)
+    call.failed(&error.kind.to_string(), &cause)
 }
 
 impl EntryFailure {

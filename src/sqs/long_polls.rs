@@ -72,7 +72,7 @@ impl LongPolls {
 
 /// The connection was closed or reset, or a gateway answered 504.
 fn is_cut(error: &QueueError) -> bool {
-    error.kind == HttpErrorKind::Connection.label() || error.kind == "Http504"
+    error.kind == HttpErrorKind::Connection.to_string() || error.kind == "Http504"
 }
 
 #[cfg(test)]

@@ -51,13 +51,13 @@ impl Outcome {
     /// The outcome in words, for the log.
     pub fn label(self) -> &'static str {
         match self {
-            Self::Applied { written: 0, .. } => "nothing to write: something newer, or nothing, is stored",
+            Self::Applied { written: 0, .. } => "something newer, or nothing, is stored",
             Self::Applied { stale: 0, .. } => "written",
             Self::Applied { .. } => "partly written: of the rest, something newer is stored",
             Self::Locked => "locked",
-            Self::SkippedByPolicy => "skipped: the customer is not in the cache (UPDATE_IF_EXISTS)",
-            Self::NoCustomer => "skipped: the usage's customer is not in the cache",
-            Self::PurgedLater => "skipped: purged after the message was sent",
+            Self::SkippedByPolicy => "the customer is not in the cache (UPDATE_IF_EXISTS)",
+            Self::NoCustomer => "the usage's customer is not in the cache",
+            Self::PurgedLater => "the customer was purged after the message was sent",
         }
     }
 }

@@ -36,9 +36,10 @@ pub struct CheckArgs {
 }
 
 /// What is checked, with the exit status if this, and this alone, fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Area {
+    #[default]
     Configuration = CONFIGURATION as isize,
     Credentials = 10,
     Queue = 11,
@@ -67,7 +68,7 @@ struct Finding {
     text: String,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Report {
     /// What is being checked.
     area: Area,
@@ -80,28 +81,14 @@ impl Report {
         self.findings.push(Finding { area, severity, text });
     }
 
-    fn good(&mut self, text: impl Display) {
-        self.add(Good, text);
-    }
-
-    fn note(&mut self, text: impl Display) {
-        self.add(Note, text);
-    }
-
-    fn warning(&mut self, text: impl Display) {
-        self.add(Warning, text);
-    }
-
-    fn failure(&mut self, text: impl Display) {
-        self.add(Failure, text);
-    }
-
-    /// Good, or a failure.
-    fn add_result(&mut self, result: Result<impl Display, impl Display>) {
+    /// Good, or a failure. True if it is good.
+    fn add_result(&mut self, result: Result<impl Display, impl Display>) -> bool {
+        let is_good = result.is_ok();
         match result {
-            Ok(text) => self.good(text),
-            Err(error) => self.failure(error),
+            Ok(text) => self.add(Good, text),
+            Err(error) => self.add(Failure, error),
         }
+        is_good
     }
 
     fn worst(&self) -> Severity {
@@ -147,12 +134,11 @@ pub(super) fn run(settings: &Settings, args: &CheckArgs) -> Result<u8, CommandEr
 }
 
 fn check(settings: &Settings, args: &CheckArgs) -> Result<Report, CommandError> {
-    let (area, findings) = (Area::Configuration, Vec::new());
-    let mut report = Report { area, findings };
+    let mut report = Report::default();
     let config = match settings.validate() {
         Ok(config) => config,
         Err(faults) => {
-            faults.lines().iter().for_each(|fault| report.failure(fault));
+            faults.lines().iter().for_each(|fault| report.add(Failure, fault));
             return Ok(report);
         }
     };
@@ -160,8 +146,8 @@ fn check(settings: &Settings, args: &CheckArgs) -> Result<Report, CommandError> 
     access.notices.clear(); // they are findings
     let session = Session::open(settings, access, 1)?;
     let (queue, region, prefix) = (&config.queue_url, &config.region, &config.environment_prefix);
-    report.good(format!("valid: queue {queue} in {region}, environment '{prefix}'"));
-    config.notices.iter().for_each(|notice| report.warning(notice));
+    report.add(Good, format!("valid: queue {queue} in {region}, environment '{prefix}'"));
+    config.notices.iter().for_each(|notice| report.add(Warning, notice));
 
     report.area = Area::Credentials;
     let (url, key, proxy) = (&config.edge_api_url, &config.server_api_key, &config.proxy);
@@ -170,14 +156,14 @@ fn check(settings: &Settings, args: &CheckArgs) -> Result<Report, CommandError> 
     let (provider, _) = provider(&config.credentials, proxy.clone(), of_edge);
     let credentials = provider.current(clock::now());
     match &credentials {
-        Err(error) => report.failure(error),
+        Err(error) => report.add(Failure, error),
         Ok(credentials) => {
             let until = credentials.expires_at.map(|at| format!(", until {}", date(at.0)));
-            report.good(provider.describe() + &until.unwrap_or_default());
+            report.add(Good, provider.describe() + &until.unwrap_or_default());
             let sts = StsClient::new(&settings.sts_endpoint(), proxy.clone(), "identify the caller");
             match sts.and_then(|sts| sts.caller(credentials)) {
-                Ok(arn) => report.good(format!("the caller is {arn}")),
-                Err(error) => report.warning(format!("{error}. The service does without")),
+                Ok(arn) => report.add(Good, format!("the caller is {arn}")),
+                Err(error) => report.add(Warning, format!("{error}. The service does without")),
             }
             peers::queue(&mut report, &config, provider, args.receive);
         }
@@ -186,9 +172,9 @@ fn check(settings: &Settings, args: &CheckArgs) -> Result<Report, CommandError> 
     report.area = Area::Edge;
     let is_needed = config.credentials == CredentialSource::EdgeApi && credentials.is_err();
     match edge.sentry_dsn() {
-        Ok(_) => report.good(format!("{} answers and takes SERVER_API_KEY", edge.address())),
-        Err(error) if is_needed => report.failure(error),
-        Err(error) => report.warning(format!("{error}. Only error reports and warm need it")),
+        Ok(_) => report.add(Good, format!("{} answers and takes SERVER_API_KEY", edge.address())),
+        Err(error) if is_needed => report.add(Failure, error),
+        Err(error) => report.add(Warning, format!("{error}. Only error reports and warm need it")),
     }
     peers::clocks(&mut report, &config, &session);
     Ok(report)
@@ -199,8 +185,7 @@ mod tests {
     use super::*;
 
     fn report(of: &[(Area, Severity)]) -> Report {
-        let (area, findings) = (Area::Clock, Vec::new());
-        let mut report = Report { area, findings };
+        let mut report = Report::default();
         for (area, severity) in of {
             report.area = *area;
             report.add(*severity, "PORT: is not");

@@ -4,24 +4,22 @@
 //! is refused if deleting is not allowed. A receive raises the receive count of its message, even with a visibility timeout of
 //! 0, so nothing is received where that could move the message to a dead-letter queue too early.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
 use serde_json::{Value, json};
 use url::Url;
 
+use super::Severity::{Failure, Good, Note, Warning};
 use super::{Area, Report};
 use crate::aws::CredentialsProvider;
 use crate::cache::changes;
 use crate::clock;
 use crate::clock::EpochMs;
 use crate::commands::output::span;
-use crate::commands::session::Session;
-use crate::config::{Config, CredentialSource, Proxy};
-use crate::http_client::{HttpClient, HttpOptions};
+use crate::commands::{Session, get};
+use crate::config::{Config, CredentialSource};
 use crate::message;
 use crate::pipeline::prefix_check;
 use crate::sqs::client::{SqsClient, SqsSettings, parse_http_date};
@@ -29,10 +27,6 @@ use crate::sqs::{Queue, QueueError, ReceiptHandle};
 use crate::store::admin::ServerFacts;
 use crate::store::{CacheStore, LockPatience, StoreError};
 
-/// Tested with 6.2 and later; the script and UNLINK need 4.0, ACLs 6.0.
-const OLDEST_MAJOR: u32 = 6;
-/// Steps of the prefix check: a hundred thousand keys.
-const STEPS_MAX: u32 = 100;
 /// A dead-letter rule that allows fewer receives than this is not to be used up.
 const RECEIVES_FEW: u64 = 5;
 /// AWS accepts signatures that are up to this much off.
@@ -42,76 +36,65 @@ const MENTIONED_FROM_SECS: u64 = 10;
 /// Whether the service can write to Redis, and what Redis says about itself.
 pub(super) fn redis_server(report: &mut Report, session: &Session) {
     report.area = Area::Redis;
-    let (store, keyspace, prefix) = (&session.store, &session.layout.keyspace, &session.prefix);
+    let Session { store, layout, prefix, redis_at, .. } = session;
     let token = format!("{:x}", fastrand::u64(..));
     let facts = store.facts();
-    let written = store.write_read_delete(&keyspace.probe_key(&token));
+    let written = store.write_read_delete(&layout.keyspace.probe_key(&token));
     match &facts {
-        Ok(facts) => of_server(report, &session.redis_at, facts, written.is_ok()),
-        Err(error) if written.is_ok() => report.note(format!("{error}. The service does without")),
+        Ok(facts) => of_server(report, redis_at, facts, written.is_ok()),
+        Err(error) if written.is_ok() => report.add(Note, format!("{error}. The service does without")),
         Err(_) => {} // for the same reason as the write
     }
-    let is_written = written.is_ok();
-    report.add_result(written.map(|()| "a key below the prefix was written, read and deleted"));
-    if !is_written {
+    if !report.add_result(written.map(|()| "a key below the prefix was written, read and deleted")) {
         return;
     }
     let applied = apply_to_nobody(session, &token);
     report.add_result(applied.map(|()| "the script that writes runs, and sees the SDKs' locks"));
-    let steps = Cell::new(0);
-    let keep_going = || steps.replace(steps.get() + 1) < STEPS_MAX;
-    match store.scan_prefixes(keyspace, &keep_going) {
-        Ok(scan) => match prefix_check::warning(prefix, &scan) {
-            Some(warning) => report.warning(warning),
-            None if scan.has_own => report.good(format!("customers of environment '{prefix}' are cached")),
-            None => report.good(format!("no customer of environment '{prefix}' is cached yet")),
-        },
-        // A large Redis: what was not scanned proves nothing.
-        Err(error) if error.is_stopped() => {}
-        Err(error) => report.warning(format!("{error}. Only an invalidation needs SCAN")),
+    match store.scan_prefixes(&layout.keyspace, &|| true) {
+        Err(error) => report.add(Warning, format!("{error}. Only an invalidation needs SCAN")),
+        Ok(scan) if let Some(warning) = prefix_check::warning(prefix, &scan) => report.add(Warning, warning),
+        Ok(scan) => {
+            let who = if scan.has_own { "customers" } else { "no customers" };
+            report.add(Good, format!("{who} of environment '{prefix}' are cached"));
+        }
     }
 }
 
 /// Applies the usage of a customer who does not exist, as a worker would, which changes nothing. An ACL has to allow scripts and
 /// the SDKs' locks (`P-*`).
 fn apply_to_nobody(session: &Session, token: &str) -> Result<(), StoreError> {
-    let (customer, feature) = (json!({"id": format!("check-{token}")}), json!({"id": "check"}));
-    let body =
-        json!({"type": "measurement.reported", "customer": customer, "feature": feature, "currentUsage": 0});
-    let Ok(message) = message::decode(&body.to_string(), clock::now()) else {
-        return Ok(());
-    };
-    for change in changes(message, &session.layout) {
-        let attempt = [(&change, LockPatience::RESPECT)];
-        session.store.apply(&attempt, &|| true)?.remove(0)?;
+    let body = json!({"type": "measurement.reported", "customer": {"id": format!("check-{token}")},
+        "feature": {"id": "check"}, "currentUsage": 0});
+    let message = message::decode(&body.to_string(), clock::now());
+    for change in message.into_iter().flat_map(|message| changes(message, &session.layout)) {
+        session.store.apply(&[(&change, LockPatience::RESPECT)], &|| true)?.remove(0)?;
     }
     Ok(())
 }
 
 fn of_server(report: &mut Report, at: &str, facts: &ServerFacts, is_writable: bool) {
     let version = facts.version.as_deref().unwrap_or("of unknown version");
-    let role = facts.role.as_deref().unwrap_or("unknown");
-    let role = role.replace("master", "primary");
+    let role = facts.role.as_deref().unwrap_or("unknown").replace("master", "primary");
     let remedy = "name the primary in REDIS_HOST, or use REDIS_SENTINELS";
-    match (role.as_str(), is_writable) {
-        ("slave", false) => report.failure(format!("{at} is a replica, which takes no writes; {remedy}")),
-        ("slave", true) => report.warning(format!("{at} is a replica, which loses its writes; {remedy}")),
-        _ => report.good(format!("{at} answers: Redis {version}, role {role}")),
+    let replica = |does: &str| format!("{at} is a replica, which {does}; {remedy}");
+    match role.as_str() {
+        "slave" if is_writable => report.add(Warning, replica("loses its writes")),
+        "slave" => report.add(Failure, replica("takes no writes")),
+        _ => report.add(Good, format!("{at} answers: Redis {version}, role {role}")),
     }
-    let major = version.split('.').next().and_then(|major| major.parse().ok());
-    if major.is_some_and(|major: u32| major < OLDEST_MAJOR) {
-        let tested = "this service is tested with 6.2 and later";
-        report.warning(format!("Redis {version} is old: {tested}; upgrade it"));
+    if ["2.", "3.", "4.", "5."].iter().any(|old| version.starts_with(old)) {
+        report.add(Warning, format!("Redis {version} is old: 6.2 and later are tested; upgrade it"));
     }
     if !facts.is_known {
-        report.note("INFO is not available: version and memory are unknown, and there are no statistics");
+        report.add(Note, "INFO is not available: no statistics, and version and memory are unknown");
     }
     let is_bounded = facts.maxmemory.is_some_and(|bytes| bytes > 0);
-    match facts.maxmemory_policy.as_deref().unwrap_or_default() {
-        "" => {}
-        policy if !is_bounded => report.good(format!("maxmemory is not set (policy {policy})")),
-        "noeviction" => report.warning("a full Redis refuses writes: set a maxmemory-policy that evicts"),
-        policy => report.good(format!("maxmemory-policy is {policy}: what it evicts is a miss")),
+    match facts.maxmemory_policy.as_deref() {
+        Some("noeviction") if is_bounded => {
+            report.add(Warning, "a full Redis refuses writes: set a maxmemory-policy that evicts");
+        }
+        Some(policy) => report.add(Good, format!("the maxmemory-policy is {policy}")),
+        None => {}
     }
 }
 
@@ -137,18 +120,18 @@ pub(super) fn queue(
     let queue = SqsClient::new(settings, credentials);
     let attributes = queue.attributes("All");
     match &attributes {
-        Ok(attributes) => report.good(described(attributes)),
+        Ok(attributes) => report.add(Good, described(attributes)),
         // Stigg's credentials may be for receiving and deleting alone.
         Err(error) if error.refused && config.credentials == CredentialSource::EdgeApi => {
-            report.note("these credentials may not read its attributes; the service does without");
+            report.add(Note, "these credentials may not read its attributes; the service does without");
         }
-        Err(error) => report.warning(format!("{error}; the service does without")),
+        Err(error) => report.add(Warning, format!("{error}; the service does without")),
     }
     let deleted = queue.delete_batch(&[ReceiptHandle("check".to_owned())]);
     report.add_result(deleted.map(|_| "reached; messages may be deleted"));
     if let Some(why) = why_not_to_receive(attributes.as_ref()).filter(|_| !receives) {
         let forced = "with --receive it is done all the same";
-        return report.warning(format!("nothing was received: {why}; {forced}"));
+        return report.add(Warning, format!("nothing was received: {why}; {forced}"));
     }
     report.add_result(queue.peek().map(|count| match count {
         None => "may be received from; no message was waiting".to_owned(),
@@ -157,10 +140,6 @@ pub(super) fn queue(
             format!("may be received from: {came} (its receive count is {count} now)")
         }
     }));
-}
-
-fn number(attributes: &Attributes, name: &str) -> Option<u64> {
-    attributes.get(name)?.parse().ok()
 }
 
 /// After how many receives a message goes to the dead-letter queue; none without a redrive policy.
@@ -173,7 +152,9 @@ fn receives_max(attributes: &Attributes) -> Option<u64> {
 
 fn why_not_to_receive(attributes: Result<&Attributes, &QueueError>) -> Option<String> {
     let why = match attributes {
-        Ok(attributes) if number(attributes, "ApproximateNumberOfMessages") == Some(0) => return None,
+        Ok(attributes) if attributes.get("ApproximateNumberOfMessages").is_some_and(|count| count == "0") => {
+            return None;
+        }
         Ok(attributes) => {
             let max = receives_max(attributes).filter(|max| *max < RECEIVES_FEW)?;
             format!("after {max} of them the dead-letter rule takes it")
@@ -186,7 +167,7 @@ fn why_not_to_receive(attributes: Result<&Attributes, &QueueError>) -> Option<St
 }
 
 fn described(attributes: &Attributes) -> String {
-    let count = |name| number(attributes, name).map_or_else(|| "?".to_owned(), |count| count.to_string());
+    let count = |name| attributes.get(name).map_or("?", String::as_str);
     let waiting = count("ApproximateNumberOfMessages");
     let in_flight = count("ApproximateNumberOfMessagesNotVisible");
     let visibility = count("VisibilityTimeout");
@@ -202,57 +183,44 @@ fn described(attributes: &Attributes) -> String {
 /// time, but tokens for ElastiCache with this machine's, and purges are compared with messages by time.
 pub(super) fn clocks(report: &mut Report, config: &Config, session: &Session) {
     report.area = Area::Clock;
-    let date = |url| date_of(url, config.proxy.clone());
-    let asks: [(&str, &dyn Fn() -> Option<EpochMs>); 3] = [
-        ("the queue", &|| date(&config.sqs_endpoint)),
-        ("the Edge API", &|| date(&config.edge_api_url)),
-        ("Redis", &|| session.store.time()),
+    // Without a key a request is refused, with a date.
+    let date = |url: &Url| {
+        let answer = get(url.as_str(), config.proxy.clone()).ok()?;
+        parse_http_date(answer.headers.get("date")?.to_str().ok()?)
+    };
+    let ahead_ms = |there: EpochMs| clock::now().0 - there.0;
+    let clocks = [
+        ("the queue", date(&config.sqs_endpoint).map(ahead_ms)),
+        ("the Edge API", date(&config.edge_api_url).map(ahead_ms)),
+        ("Redis", session.store.time().map(ahead_ms)),
     ];
-    let ahead_ms = asks.into_iter().filter_map(|(who, ask)| {
-        let before = clock::now();
-        let there = ask()?;
-        Some((who, i64::midpoint(before.0, clock::now().0) - there.0))
-    });
-    judge(report, &ahead_ms.collect::<Vec<_>>(), config.redis.iam.is_some());
+    let clocks: Vec<_> = clocks.into_iter().filter_map(|(who, ahead_ms)| Some((who, ahead_ms?))).collect();
+    judge(report, &clocks, config.redis.iam.is_some());
 }
 
 fn judge(report: &mut Report, ahead_ms: &[(&str, i64)], signs_by_own_clock: bool) {
     let Some((who, most_ms)) = ahead_ms.iter().max_by_key(|(_, ahead_ms)| ahead_ms.abs()) else {
-        return report.note("no peer tells what time it is; check this machine's clock");
+        return report.add(Note, "no peer tells what time it is; check this machine's clock");
     };
     let off_secs = most_ms.unsigned_abs() / 1_000;
     let (off, direction) = (span(off_secs), if *most_ms > 0 { "ahead of" } else { "behind" });
     let off = format!("this machine's clock is {off} {direction} that of {who}; set it by NTP");
     let who: Vec<&str> = ahead_ms.iter().map(|(who, _)| *who).collect();
     match off_secs {
-        0..MENTIONED_FROM_SECS => report.good(format!("within 10 s of {}", who.join(", "))),
-        MENTIONED_FROM_SECS..REFUSED_FROM_SECS => report.warning(off),
-        _ if signs_by_own_clock => report.failure(off + ": ElastiCache refuses tokens"),
-        _ => report.warning(off + "; calls are signed with the queue's time"),
+        0..MENTIONED_FROM_SECS => report.add(Good, format!("within 10 s of {}", who.join(", "))),
+        MENTIONED_FROM_SECS..REFUSED_FROM_SECS => report.add(Warning, off),
+        _ if signs_by_own_clock => report.add(Failure, off + ": ElastiCache refuses tokens"),
+        _ => report.add(Warning, off + "; calls are signed with the queue's time"),
     }
-}
-
-/// The `Date` of whatever is answered: an unsigned request without a key is refused, with a date.
-fn date_of(url: &Url, proxy: Option<Proxy>) -> Option<EpochMs> {
-    let options =
-        HttpOptions { pool_size: 1, answer_bytes_max: 1024 * 1024, deadline: Duration::from_secs(5), proxy };
-    let request = Request::get(url.as_str()).body(Vec::new()).ok()?;
-    let answer = HttpClient::new(url, options).send(request, None).ok()?;
-    parse_http_date(answer.headers.get("date")?.to_str().ok()?)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Severity::{self, Failure, Good, Note, Warning};
+    use super::super::Severity;
     use super::*;
 
-    fn report() -> Report {
-        let (area, findings) = (Area::Redis, Vec::new());
-        Report { area, findings }
-    }
-
     fn severities(facts: &ServerFacts, is_writable: bool) -> Vec<Severity> {
-        let mut report = report();
+        let mut report = Report::default();
         of_server(&mut report, "db:6379", facts, is_writable);
         report.findings.iter().map(|finding| finding.severity).collect()
     }
@@ -318,7 +286,7 @@ mod tests {
             (queue_off, false, Warning, "signed with the queue's time"),
             (&[], true, Note, "no peer tells"),
         ] {
-            let mut report = report();
+            let mut report = Report::default();
             judge(&mut report, ahead_ms, signs_by_own_clock);
             let finding = &report.findings[0];
             assert_eq!(finding.severity, severity);

@@ -1,0 +1,131 @@
+//! Refetches a customer as an SDK does after a miss: asks Stigg and writes the answer, with the readers' refetch lock held
+//! meanwhile.
+//!
+//! Without the lock a message could come between answer and write, be skipped because its customer is not cached yet
+//! (`UPDATE_IF_EXISTS`), and leave the older answer in place. The service waits for the lock for as long as an SDK may
+//! hold it, so an answer that took longer is discarded. An SDK that misses meanwhile waits to be notified, and is.
+
+use std::time::{Duration, Instant};
+
+use crate::cache::{CacheChange, Layout, changes};
+use crate::clock;
+use crate::clock::EpochMs;
+use crate::edge::{EdgeClient, EdgeError, EdgeErrorKind};
+use crate::entitlement::Subject;
+use crate::http_client::HttpErrorKind;
+use crate::message::{self, Event};
+use crate::pipeline::worker::LOCKED_RETRY_MIN;
+use crate::shutdown::Stop;
+use crate::store::{CacheStore, LockPatience, Outcome, RedisStore, StoreError, WRITE_LOCK_MAX};
+
+/// An answer that came later than this after the lock was taken is discarded.
+const WRITE_WITHIN: Duration = Duration::from_secs(4);
+/// The time of a state that has none: 1 ms after the far-past marker that readers write for an empty list. Anything newer
+/// stays, and any message replaces it; the marker itself would overwrite whatever is stored.
+const NO_TIME: EpochMs = EpochMs(1);
+
+/// Asks, and writes.
+pub struct Refetcher<'a> {
+    pub store: &'a RedisStore,
+    pub layout: &'a Layout,
+    pub edge: &'a EdgeClient,
+}
+
+/// Why a customer was not refetched: the cause with its remedy.
+#[derive(Debug)]
+pub enum RefetchError {
+    /// It may pass. The Edge API asked for this pause.
+    Retryable(String, Option<Duration>),
+    /// It is this customer's own.
+    Customer(String),
+    /// The other customers would fail for the same reason.
+    Everyone(String),
+}
+
+impl From<StoreError> for RefetchError {
+    fn from(error: StoreError) -> Self {
+        Self::Everyone(error.message)
+    }
+}
+
+impl From<EdgeError> for RefetchError {
+    fn from(error: EdgeError) -> Self {
+        use EdgeErrorKind::{ApiKeyUnusable, NoUrl, Status, Unanswered, UnexpectedAnswer};
+        use HttpErrorKind::{Connection, ConnectionRefused, HostNotFound, Timeout};
+        match error.kind {
+            Status(401 | 403) | ApiKeyUnusable => Self::Everyone(error.message),
+            Status(429 | 500..) | Unanswered(Timeout | HostNotFound | ConnectionRefused | Connection) => {
+                Self::Retryable(error.message, error.retry_after)
+            }
+            Status(_) | UnexpectedAnswer | NoUrl | Unanswered(_) => Self::Customer(error.message),
+        }
+    }
+}
+
+impl Refetcher<'_> {
+    /// One try. It takes up to 10 s. What became of the list; `None` if Stigg knows neither entitlements nor a reason why
+    /// there are none: the next reader has to ask.
+    pub fn refetch(&self, subject: &Subject) -> Result<Option<Outcome>, RefetchError> {
+        let keyspace = &self.layout.keyspace;
+        let (lock, token) = (keyspace.refetch_lock(subject), format!("warm-{:x}", fastrand::u128(..)));
+        let why = "an SDK holds the lock of a refetch all the time";
+        // A reader that holds it is filling this very customer.
+        let locked_at = until(Instant::now() + WRITE_LOCK_MAX, why, || {
+            let now = Instant::now();
+            Ok(self.store.take_lock(&lock, &token, WRITE_LOCK_MAX)?.then_some(now))
+        })?;
+        let outcome = self.ask_and_write(subject, locked_at);
+        if let Err(error) = self.store.release_lock(&lock, &token) {
+            log::debug!(err:% = error; "a refetch lock was not released: it expires");
+        }
+        if matches!(outcome, Ok(Some(Outcome::Applied { .. }))) {
+            self.store.publish_refetched(&keyspace.refetch_channel(subject));
+        }
+        outcome
+    }
+
+    fn ask_and_write(&self, subject: &Subject, locked_at: Instant) -> Result<Option<Outcome>, RefetchError> {
+        // A purge that is sent from now on makes the answer out of date.
+        let asked_at = clock::now();
+        let body = self.edge.entitlements_state(subject)?;
+        let message = message::decode_answer(&body, asked_at, NO_TIME).map_err(|fault| {
+            RefetchError::Customer(format!("cannot read the Edge API's answer: {fault}; report it"))
+        })?;
+        if !matches!(message.event, Event::EntitlementsUpdated(_)) {
+            return Ok(None);
+        }
+        let mut outcome = None;
+        for mut change in changes(message, self.layout) {
+            if let CacheChange::WriteEntitlements(write) = &mut change {
+                (write.sent_at, write.is_from_edge_api) = (asked_at, true);
+            }
+            let attempt = [(&change, LockPatience::OWN_REFETCH)];
+            let why = "the answer came too late to be written while the lock was held";
+            outcome = Some(until(locked_at + WRITE_WITHIN, why, || {
+                match self.store.apply(&attempt, &|| true)?.remove(0) {
+                    Ok(Outcome::Locked) => Ok(None),
+                    outcome => outcome.map(Some).map_err(|error| RefetchError::Customer(error.message)),
+                }
+            })?);
+            if !matches!(outcome, Some(Outcome::Applied { written: 1.., .. })) {
+                break;
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+/// Tries until it succeeds or the time is up.
+fn until<T>(
+    deadline: Instant,
+    why_not: &str,
+    attempt: impl Fn() -> Result<Option<T>, RefetchError>,
+) -> Result<T, RefetchError> {
+    while Instant::now() <= deadline {
+        if let Some(done) = attempt()? {
+            return Ok(done);
+        }
+        Stop::never().wait(LOCKED_RETRY_MIN);
+    }
+    Err(RefetchError::Retryable(why_not.to_owned(), None))
+}
