@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, unbounded};
 
 use super::{AT_ONCE, FakeQueue, FakeStore, Rig, deleted, delivery, is_retry, received_at, secs, usage_of};
-use crate::clock::EpochMs;
 use crate::config::PoisonPolicy;
 use crate::pipeline::ending::Ending;
 use crate::pipeline::gate::Access;

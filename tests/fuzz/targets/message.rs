@@ -9,7 +9,6 @@ use fastrand::Rng;
 use persistent_cache_service::cache::keyspace::{Keyspace, ReaderLocks};
 use persistent_cache_service::cache::{CacheChange, CreditWrite, KeyWrite, Layout, changes};
 use persistent_cache_service::clock::EpochMs;
-use persistent_cache_service::config::CacheUpdatePolicy;
 use persistent_cache_service::entitlement::stored::CacheFormat;
 use persistent_cache_service::entitlement::{Entitlement, UsageOf};
 use persistent_cache_service::message::{Event, MalformedBody, Message, decode};
