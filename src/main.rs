@@ -36,14 +36,15 @@ fn run_service(settings: &Settings) -> Result<ExitCode, (u8, String)> {
     let config = settings.validate().map_err(|faults| {
         (commands::CONFIGURATION, format!("the configuration has faults, nothing was started:\n{faults}"))
     })?;
-    let log =
-        service_log::start(&config.log).map_err(|error| (1, format!("cannot start the log: {error}")))?;
+    service_log::start(std::io::stdout(), &config.log)
+        .map_err(|error| (1, format!("cannot start the log: {error}")))?;
+    service_log::hide_keys(&config.environment_prefix);
     service_log::install_panic_hook();
     log::info!(version = build_info::VERSION, commit = build_info::COMMIT, region = config.region.as_str(), queue = config.queue_url.as_str(); "starting");
     for notice in &config.notices {
         log::warn!("{notice}");
     }
-    let overrides = Overrides { log: Some(log.clone()), ..Overrides::default() };
+    let overrides = Overrides { log_level: Some(config.log.level), ..Overrides::default() };
     match service::run(&config, overrides) {
         Ok(ended) => Ok(ExitCode::from(ended.exit_status())),
         Err(error) => {

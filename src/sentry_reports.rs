@@ -16,7 +16,6 @@ use sentry::protocol::{Event, Level};
 use sentry::transports::UreqHttpTransportOptions;
 use sentry::types::Dsn;
 use sentry::{Client, ClientOptions, Scope, TransportOptions};
-use url::Url;
 
 use crate::config::Proxy;
 use crate::http_client::{HttpClient, HttpOptions};
@@ -39,21 +38,19 @@ struct Shared {
 }
 
 impl Reporter {
-    /// From now on reports go to the project of this DSN. May be called late and from any thread, but once. The error is
-    /// one line that does not repeat the DSN.
+    /// From now on reports go to the project of this DSN. May be called late and from any thread; the first call counts. The
+    /// error is one line that does not repeat the DSN.
     pub fn start(&self, dsn: &str, environment: &str, proxy: Option<Proxy>) -> Result<(), String> {
         let failed = |cause: &dyn Display| format!("cannot report to Sentry: {cause}");
         let invalid = |cause: &dyn Display| failed(&format!("invalid DSN: {cause}; check SENTRY_DSN"));
         let dsn: Dsn = dsn.trim().parse().map_err(|error| invalid(&error))?;
-        let peer = format!("{}://{}:{}", dsn.scheme(), dsn.host(), dsn.port());
         let http_options = HttpOptions {
             pool_size: 1,
             answer_bytes_max: 64 * 1024,
             deadline: Duration::from_secs(10),
             proxy,
         };
-        let peer = Url::parse(&peer).map_err(|error| invalid(&error))?;
-        let http = HttpClient::new(&peer, http_options);
+        let http = HttpClient::new(&dsn.envelope_api_url(), http_options);
         let agent = http.agent().map_err(|error| failed(&error))?;
         let mut options = ClientOptions::new()
             .release(env!("CARGO_PKG_VERSION"))
@@ -63,13 +60,11 @@ impl Reporter {
         options.dsn = Some(dsn);
         let transport =
             TransportOptions::try_from_client_options(&options).ok_or_else(|| invalid(&"it is empty"))?;
-        let transport = UreqHttpTransportOptions::from(transport).with_agent(agent);
-        let transport = Arc::new(transport.build());
+        let transport = Arc::new(UreqHttpTransportOptions::from(transport).with_agent(agent).build());
         // Never dropped: that would join the library's thread, however long a request hangs.
         std::mem::forget(Arc::clone(&transport));
-        let client = Arc::new(Client::with_options(options.transport(transport)));
-        let started = self.0.client.set(client);
-        started.map_err(|_| failed(&"reporting has been started before"))
+        self.0.client.get_or_init(|| Arc::new(Client::with_options(options.transport(transport))));
+        Ok(())
     }
 
     /// Reports an internal error. The text must hold no secret and nothing a customer sent. Returns at once.
@@ -91,26 +86,19 @@ impl Reporter {
         let mut reported = self.0.reported.lock().unwrap_or_else(PoisonError::into_inner);
         if is_new(&mut reported, text, Instant::now()) {
             drop(reported);
-            let message = Some(text.to_owned());
-            let mut event = Event::default();
-            (event.message, event.level) = (message, level);
+            let event = Event { message: Some(text.to_owned()), level, ..Event::default() };
             client.capture_event(event, Some(&Scope::default()));
         }
     }
 
     /// Delivers the last reports, for at most 2 s. Later ones go nowhere.
     pub fn close(&self) {
-        let Some(client) = self.0.client.get().cloned() else {
-            return;
-        };
+        let Some(client) = self.0.client.get().cloned() else { return };
         let (done, is_done) = sync_channel(1);
         // On a thread that is left behind when time is up: closing waits for a place in the queue and for the request
         // in flight, neither of which the library bounds.
         let closer = std::thread::Builder::new().name("sentry-close".to_owned());
-        let close = move || {
-            client.close(Some(FLUSH_MAX));
-            let _ = done.send(());
-        };
+        let close = move || done.send(client.close(Some(FLUSH_MAX)));
         if closer.spawn(close).is_ok() {
             let _ = is_done.recv_timeout(FLUSH_MAX);
         }
@@ -137,8 +125,9 @@ fn is_new(reported: &mut HashMap<String, Instant>, text: &str, now: Instant) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use url::Url;
 
+    use super::*;
     use crate::http_client::stub::{Asked, Reply, Stub, dead_url};
 
     fn dsn(peer: &Url) -> String {
@@ -197,12 +186,6 @@ mod tests {
             assert!(error.ends_with("; check SENTRY_DSN") && !error.contains("s3cret"), "{error}");
         }
         assert!(reporter.0.client.get().is_none());
-    }
-
-    #[test]
-    fn a_second_start_is_an_error() {
-        let reporter = started(&dead_url());
-        assert!(reporter.start(&dsn(&dead_url()), "e", None).is_err());
     }
 
     #[test]

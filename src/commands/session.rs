@@ -2,7 +2,7 @@
 //! API is called.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, stdin};
+use std::io::{BufRead, BufReader, stderr, stdin};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use crate::cache::{CacheChange, Layout};
 use crate::config::{CacheAccess, Settings};
 use crate::entitlement::{CustomerId, ResourceId, Subject};
 use crate::http_client;
-use crate::log::{self as service_log, LogHandle};
+use crate::log as service_log;
 use crate::pipeline::worker::{LOCKED_RETRY_MIN, apply_once};
 use crate::refetch::RefetchError;
 use crate::shutdown::Stop;
@@ -33,7 +33,6 @@ pub(super) struct Session {
     pub store: RedisStore,
     /// How messages name Redis.
     pub redis_at: String,
-    _log: Option<LogHandle>,
 }
 
 /// More than any command needs. Each is made when it is needed.
@@ -42,8 +41,10 @@ const CONNECTIONS_MAX: u32 = 100;
 impl Session {
     /// Nothing is dialled yet.
     pub fn open(settings: &Settings, access: CacheAccess) -> Result<Self, CommandError> {
-        let log = service_log::start_on_stderr(&settings.command_log()?);
-        let log = log.inspect_err(|error| complain(format!("cannot start the log: {error}")));
+        if let Err(error) = service_log::start(stderr(), &settings.command_log()?) {
+            complain(format!("cannot start the log: {error}"));
+        }
+        service_log::hide_keys(&access.environment_prefix);
         for notice in &access.notices {
             log::warn!("{notice}");
         }
@@ -57,7 +58,6 @@ impl Session {
             prefix: access.environment_prefix,
             redis_at: server_name(&access.redis),
             store: RedisStore::new(access.redis, rules, CONNECTIONS_MAX, signer),
-            _log: log.ok(),
         })
     }
 

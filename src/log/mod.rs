@@ -9,59 +9,34 @@ mod record;
 mod text;
 mod writer;
 
-use std::io::{IsTerminal, stderr, stdout};
+use std::io::IsTerminal;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use flexi_logger::writers::LogWriter;
-use flexi_logger::{DeferredNow, ErrorChannel, FlexiLoggerError, LogSpecBuilder, LogSpecification, Logger};
+use flexi_logger::{
+    DeferredNow, ErrorChannel, FlexiLoggerError, LogSpecBuilder, LogSpecification, Logger, LoggerHandle,
+};
 use log::{Level, LevelFilter, Record};
 
-pub use faults::{FaultLog, Outage, RecentFault};
-pub use text::{peer_code, peer_text, printable};
+pub use faults::{FaultLog, Outage, RecentFault, WINDOW};
+pub use text::{hide_keys, peer_code, peer_text, printable};
 
 use crate::clock;
 use crate::config::{LogConfig, LogFormat};
 use faults::Limiter;
-use record::RecordParts;
 use writer::PatientWriter;
 
-/// Keeps the log going, and can change its level. Dropping the last clone ends the log.
-#[must_use = "the log ends when this is dropped"]
-#[derive(Clone)]
-pub struct LogHandle {
-    // The handle's own clones would each end the log when dropped.
-    logger: Arc<flexi_logger::LoggerHandle>,
-    level: LevelFilter,
-}
+static OUTPUT: OnceLock<Output> = OnceLock::new();
+static LOGGER: OnceLock<LoggerHandle> = OnceLock::new();
 
-impl LogHandle {
-    /// The level that was configured.
-    pub fn level(&self) -> LevelFilter {
-        self.level
-    }
-
-    /// Logs at this level from now on, by the same rules as at start.
-    pub fn set_level(&self, level: LevelFilter) {
-        self.logger.set_new_spec(specification(level));
-    }
-}
-
-/// Starts the log on standard output, once for a process. Fails if there is a logger already.
-pub fn start(config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
-    start_on(stdout(), config)
-}
-
-/// The same on standard error: for commands, whose standard output is for their results.
-pub fn start_on_stderr(config: &LogConfig) -> Result<LogHandle, FlexiLoggerError> {
-    start_on(stderr(), config)
-}
-
-fn start_on(
+/// Starts the log on standard output, or for commands, whose standard output is for their results, on standard error. Once for
+/// a process: fails if there is a logger already.
+pub fn start(
     stream: impl IsTerminal + AsFd + Send + Sync + 'static,
     config: &LogConfig,
-) -> Result<LogHandle, FlexiLoggerError> {
+) -> Result<(), FlexiLoggerError> {
     let output: &'static Output = OUTPUT.get_or_init(|| Output {
         is_coloured: config.colour && stream.is_terminal(),
         writer: PatientWriter::new(stream),
@@ -70,12 +45,32 @@ fn start_on(
     });
     let logger = Logger::with(specification(config.level))
         .log_to_writer(Box::new(output))
-        // flexi_logger's own faults have nowhere better to go, and its default is a panic.
-        .error_channel(ErrorChannel::DevNull)
-        .panic_if_error_channel_is_broken(false)
+        .error_channel(ErrorChannel::DevNull) // flexi_logger's own faults have nowhere better to go
         .start()?;
-    let (logger, level) = (Arc::new(logger), config.level);
-    Ok(LogHandle { logger, level })
+    LOGGER.get_or_init(|| logger);
+    Ok(())
+}
+
+/// Logs at this level from now on, by the same rules as at start.
+pub fn set_level(level: LevelFilter) {
+    LOGGER.get().inspect(|logger| logger.set_new_spec(specification(level)));
+}
+
+/// Logs the summaries of what was limited in windows that have lasted so long: to be called with [`WINDOW`] about every second,
+/// and with zero at the end of the process.
+pub fn log_summaries(at_least: Duration) {
+    let Some(output) = OUTPUT.get() else { return };
+    let now = Instant::now();
+    let ended = output.limiter().end(at_least, now); // without the lock below: writing may block
+    for window in ended {
+        let (last, secs) = (window.last.trim_end(), now.duration_since(window.began).as_secs());
+        output.write(&match (output.config.format, last.strip_suffix('}')) {
+            (LogFormat::Json, Some(object)) => {
+                format!("{object},\"repeated\":{},\"window_secs\":{secs}}}\n", window.repeated)
+            }
+            _ => format!("{last}  repeated={} window_secs={secs}\n", window.repeated),
+        });
+    }
 }
 
 /// Of other crates only warnings, since their debug records hold bytes of requests.
@@ -98,8 +93,6 @@ pub fn install_panic_hook() {
     }));
 }
 
-static OUTPUT: OnceLock<Output> = OnceLock::new();
-
 /// Standard output, or standard error, and what a record looks like there.
 struct Output {
     writer: PatientWriter,
@@ -109,45 +102,36 @@ struct Output {
 }
 
 impl Output {
-    fn write(&self, records: impl IntoIterator<Item = RecordParts>) {
-        let lines: String = records.into_iter().map(|record| self.line(&record)).collect();
-        if !lines.is_empty() {
-            self.writer.write(&lines, |lost| {
-                let loss = "lines before this one are lost: whoever reads this log had stopped reading";
-                self.line(&RecordParts::warning(module_path!(), format!("{lost} {loss}")))
-            });
-        }
-    }
-
-    fn line(&self, record: &RecordParts) -> String {
-        let (config, now) = (&self.config, clock::now());
+    fn line(&self, record: &Record<'_>) -> String {
+        let (config, now, thread) = (&self.config, clock::now(), std::thread::current());
+        let thread = thread.name().unwrap_or("unnamed");
         let line = match config.format {
-            LogFormat::Json => record.to_json(now, &config.message_key, &config.error_key),
-            LogFormat::Text => record.to_text(now, self.is_coloured),
+            LogFormat::Json => record::to_json(record, thread, now, config),
+            LogFormat::Text => record::to_text(record, thread, now, self.is_coloured),
         };
         line + "\n"
+    }
+
+    fn write(&self, lines: &str) {
+        self.writer.write(lines, |lost| {
+            let mut record = Record::builder();
+            record.level(Level::Warn).target(module_path!());
+            let loss = "lines before this one are lost: whoever reads this log had stopped reading";
+            self.line(&record.args(format_args!("{lost} {loss}")).build())
+        });
     }
 
     fn limiter(&self) -> MutexGuard<'_, Limiter> {
         self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Logs the summaries of what was limited in windows that have lasted so long.
-    fn end_windows(&self, at_least: Duration, now: Instant) {
-        let summaries = self.limiter().end(at_least, now);
-        self.write(summaries); // without the lock: this may block
-    }
 }
 
 impl LogWriter for &'static Output {
     fn write(&self, _now: &mut DeferredNow, record: &Record) -> std::io::Result<()> {
-        let parts = RecordParts::new(record, std::thread::current().name());
-        if record.level() > Level::Info {
-            Output::write(self, Some(parts));
-        } else {
-            let passed = self.limiter().pass(parts, Instant::now());
-            Output::write(self, passed);
-        }
+        let (line, is_limited) = (self.line(record), record.level() <= Level::Info);
+        let pass = |line| self.limiter().pass(record::source(record), line, Instant::now());
+        let passed = if is_limited { pass(line) } else { Some(line) };
+        passed.inspect(|line| Output::write(self, line)); // without the lock: this may block
         Ok(())
     }
 

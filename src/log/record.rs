@@ -1,4 +1,4 @@
-//! What one record looks like. Pure: time and thread are arguments.
+//! What a record looks like as a line. Pure: time and thread are arguments.
 
 use std::fmt::Write;
 
@@ -6,139 +6,93 @@ use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, Record};
 use serde_json::{Map, Value as Json};
 
-use super::text::{printable, printable_json};
+use super::text::printable;
 use crate::clock::EpochMs;
 use crate::clock::rfc3339;
+use crate::config::LogConfig;
 
 /// The key under which code gives an error: `log::warn!(err:% = error; …)`.
 const ERROR: &str = "err";
-const DIM: &str = "\u{1b}[2m";
 
-/// A record's parts.
-#[derive(Debug, Clone)]
-pub(super) struct RecordParts {
-    level: Level,
-    target: String,
-    /// In the source file.
-    line: u32,
-    thread: String,
-    message: String,
-    /// The error among them.
-    fields: Map<String, Json>,
-}
-
-impl RecordParts {
-    pub(super) fn new(record: &Record<'_>, thread: Option<&str>) -> Self {
-        let mut fields = Fields(Map::new());
-        let _ = record.key_values().visit(&mut fields); // it never fails
-        Self {
-            level: record.level(),
-            target: record.target().to_owned(),
-            line: record.line().unwrap_or_default(),
-            thread: thread.unwrap_or("unnamed").to_owned(),
-            message: record.args().to_string(),
-            fields: fields.0,
-        }
-    }
-
-    pub(super) fn warning(target: &str, message: String) -> Self {
-        let record = Record::builder().level(Level::Warn).target(target).build();
-        let parts = Self::new(&record, None);
-        Self { message, ..parts }
-    }
-
-    pub(super) fn with(mut self, name: &str, value: u64) -> Self {
-        self.fields.insert(name.to_owned(), value.into());
-        self
-    }
-
-    /// The record's source, and how many records of that source are written in a window: one for a kind of fault, ten if they
-    /// name messages, and thirty for a place in the code.
-    pub(super) fn source(&self) -> (String, u32) {
-        match self.fields.get("fault").and_then(Json::as_str) {
-            Some(kind) if self.fields.contains_key("message_id") => (kind.to_owned(), 10),
-            Some(kind) => (kind.to_owned(), 1),
-            None => (format!("{}:{}", self.target, self.line), 30),
-        }
-    }
-
-    /// One JSON object, without line break. A field whose name is taken gets underscores, so that no key comes twice.
-    pub(super) fn to_json(&self, now: EpochMs, message_key: &str, error_key: &str) -> String {
-        let mut object = Map::new();
-        for (name, value) in [
-            ("time", rfc3339(now)),
-            ("level", self.level.as_str().to_ascii_lowercase()),
-            ("target", self.target.clone()),
-            ("thread", self.thread.clone()),
-            (message_key, self.message.clone()),
-        ] {
-            object.insert(name.to_owned(), value.into());
-        }
-        if let Some(error) = self.fields.get(ERROR) {
-            object.insert(error_key.to_owned(), error.clone());
-        }
-        for (name, value) in self.fields.iter().filter(|(name, _)| *name != ERROR) {
-            let mut name = name.clone();
-            while object.contains_key(&name) || name == error_key {
-                name.push('_');
-            }
-            object.insert(name, value.clone());
-        }
-        printable_json(&Json::Object(object).to_string())
-    }
-
-    /// One line for people, without line break: time, level and thread in columns, then what happened, why, and the
-    /// fields. The target follows at debug and below, and for records of other crates.
-    pub(super) fn to_text(&self, now: EpochMs, is_coloured: bool) -> String {
-        let paint = |code| {
-            if is_coloured { (code, "\u{1b}[0m") } else { ("", "") }
-        };
-        let (colour, plain) = paint(match self.level {
-            Level::Error => "\u{1b}[31m",
-            Level::Warn => "\u{1b}[33m",
-            Level::Info => "\u{1b}[32m",
-            Level::Debug | Level::Trace => DIM,
-        });
-        let (time, level, thread) = (rfc3339(now), self.level.as_str(), printable(&self.thread));
-        let message = printable(&self.message);
-        let mut line = format!("{time} {colour}{level:5}{plain} {thread:14} {message}");
-        // Writing to a String cannot fail.
-        if let Some(error) = self.fields.get(ERROR) {
-            let _ = write!(line, ": {colour}{}{plain}", text_of(error));
-        }
-        let (dim, plain) = paint(DIM);
-        let mut gap = "  ";
-        for (name, value) in self.fields.iter().filter(|(name, _)| *name != ERROR) {
-            let mut value = text_of(value);
-            if value.is_empty() || value.contains([' ', '"', '=']) {
-                value = format!("\"{}\"", value.replace('"', "\\\""));
-            }
-            let _ = write!(line, "{gap}{dim}{}={plain}{value}", printable(name));
-            gap = " ";
-        }
-        let own = self.target.strip_prefix("persistent_cache_service::");
-        if own.is_none() || self.level >= Level::Debug {
-            let _ = write!(line, "  {dim}[{}]{plain}", printable(own.unwrap_or(&self.target)));
-        }
-        line
+/// The record's source, and how many records of that source are written in a window: one for a kind of fault, ten if they
+/// name messages, and thirty for a place in the code.
+pub(super) fn source(record: &Record<'_>) -> (String, u32) {
+    let field = |name| record.key_values().get(Key::from_str(name));
+    match field("fault") {
+        Some(kind) if field("message_id").is_some() => (kind.to_string(), 10),
+        Some(kind) => (kind.to_string(), 1),
+        None => (format!("{}:{}", record.target(), record.line().unwrap_or_default()), 30),
     }
 }
 
-fn text_of(value: &Json) -> String {
-    value.as_str().map_or_else(|| value.to_string(), printable)
+/// One JSON object. No key comes twice: of two, the first stays.
+pub(super) fn to_json(record: &Record<'_>, thread: &str, now: EpochMs, config: &LogConfig) -> String {
+    let (error, fields) = fields(record);
+    let standard = [
+        ("time", rfc3339(now).into()),
+        ("level", record.level().as_str().to_ascii_lowercase().into()),
+        ("target", record.target().into()),
+        ("thread", thread.into()),
+        (&*config.message_key, record.args().to_string().into()),
+    ];
+    let error = error.map(|error| (&*config.error_key, error));
+    let standard = standard.into_iter().chain(error).map(|(name, value)| (name.to_owned(), value));
+    let mut object: Map<String, Json> = standard.collect();
+    for (name, value) in fields {
+        object.entry(name).or_insert(value);
+    }
+    printable(&Json::Object(object).to_string())
 }
 
-/// Numbers and booleans as such, anything else as its text; of two with one name the later stays.
+/// A line for people: time, level and thread in columns, then what happened, why, and the fields. The target follows at
+/// debug and below, and for records of other crates.
+pub(super) fn to_text(record: &Record<'_>, thread: &str, now: EpochMs, is_coloured: bool) -> String {
+    let colour = match record.level() {
+        Level::Error => "\u{1b}[31m",
+        Level::Warn => "\u{1b}[33m",
+        Level::Info => "\u{1b}[32m",
+        Level::Debug | Level::Trace => "\u{1b}[2m",
+    };
+    let [colour, dim, plain] = if is_coloured { [colour, "\u{1b}[2m", "\u{1b}[0m"] } else { [""; 3] };
+    let (time, level, message) = (rfc3339(now), record.level().as_str(), record.args().to_string());
+    let mut line = format!("{time} {colour}{level:5}{plain} {thread:14} {}", printable(&message));
+    let text_of = |value: &Json| value.as_str().map_or_else(|| value.to_string(), printable);
+    let (error, fields) = fields(record);
+    // Writing to a String cannot fail.
+    if let Some(error) = error {
+        let _ = write!(line, ": {colour}{}{plain}", text_of(&error));
+    }
+    for (index, (name, value)) in fields.iter().enumerate() {
+        let gap = if index == 0 { "  " } else { " " };
+        let mut value = text_of(value);
+        if value.is_empty() || value.contains([' ', '"', '=']) {
+            value = format!("\"{}\"", value.replace('"', "\\\""));
+        }
+        let _ = write!(line, "{gap}{dim}{}={plain}{value}", printable(name));
+    }
+    let own = record.target().strip_prefix("persistent_cache_service::");
+    if own.is_none() || record.level() >= Level::Debug {
+        let _ = write!(line, "  {dim}[{}]{plain}", printable(own.unwrap_or(record.target())));
+    }
+    line
+}
+
+/// The error, and the other fields: numbers and booleans as such, anything else as its text.
+fn fields(record: &Record<'_>) -> (Option<Json>, Map<String, Json>) {
+    let mut fields = Fields(Map::new());
+    let _ = record.key_values().visit(&mut fields); // it never fails
+    (fields.0.shift_remove(ERROR), fields.0)
+}
+
 struct Fields(Map<String, Json>);
 
 impl<'kvs> VisitSource<'kvs> for Fields {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
-        let unsigned = || value.to_u64().map(Json::from);
-        let signed = || value.to_i64().map(Json::from);
-        let float = || value.to_f64().map(Json::from);
-        let json = value.to_bool().map(Json::from);
-        let json = json.or_else(unsigned).or_else(signed).or_else(float);
-        let json = json.unwrap_or_else(|| value.to_string().into());
+        let json = (value.to_bool().map(Json::from))
+            .or_else(|| value.to_u64().map(Json::from))
+            .or_else(|| value.to_i64().map(Json::from))
+            .or_else(|| value.to_f64().map(Json::from))
+            .unwrap_or_else(|| value.to_string().into());
         self.0.insert(key.to_string(), json);
         Ok(())
     }
@@ -147,21 +101,29 @@ impl<'kvs> VisitSource<'kvs> for Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LogFormat;
 
     const NOW: EpochMs = EpochMs(1_793_491_200_123);
 
     fn json(message: &str, fields: &[(&str, Value<'_>)]) -> String {
-        with_parts(message, fields, |parts| parts.to_json(NOW, "msg", "error"))
+        let config = LogConfig {
+            level: log::LevelFilter::Info,
+            format: LogFormat::Json,
+            colour: false,
+            message_key: "msg".to_owned(),
+            error_key: "error".to_owned(),
+        };
+        with_record(message, fields, |record| to_json(record, "worker-3", NOW, &config))
     }
 
     fn text(message: &str, fields: &[(&str, Value<'_>)]) -> String {
-        with_parts(message, fields, |parts| parts.to_text(NOW, false))
+        with_record(message, fields, |record| to_text(record, "worker-3", NOW, false))
     }
 
-    fn with_parts(
+    fn with_record(
         message: &str,
         fields: &[(&str, Value<'_>)],
-        format: impl FnOnce(&RecordParts) -> String,
+        format: impl FnOnce(&Record<'_>) -> String,
     ) -> String {
         let fields: Vec<(Key<'_>, Value<'_>)> =
             fields.iter().map(|(key, value)| (Key::from_str(key), value.clone())).collect();
@@ -169,7 +131,7 @@ mod tests {
         let mut record = Record::builder();
         record.level(Level::Warn).target("persistent_cache_service::store");
         let record = record.args(args).key_values(&fields).build();
-        format(&RecordParts::new(&record, Some("worker-3")))
+        format(&record)
     }
 
     #[test]
@@ -201,12 +163,11 @@ mod tests {
     }
 
     #[test]
-    fn a_field_named_like_a_standard_one_never_makes_a_key_come_twice() {
-        let line = json(
-            "m",
-            &[("time", 1_u64.into()), ("msg", "x".into()), ("error", "y".into()), ("time_", 2_u64.into())],
-        );
-        assert!(line.ends_with(r#""msg":"m","time_":1,"msg_":"x","error_":"y","time__":2}"#), "{line}");
+    fn a_field_named_like_a_standard_one_never_makes_a_key_come_twice_or_hides_the_error() {
+        let fields =
+            [("time", 1_u64.into()), ("error", "y".into()), ("msg", "x".into()), ("err", "why".into())];
+        let line = json("m", &fields);
+        assert!(line.ends_with(r#""msg":"m","error":"why"}"#), "{line}");
     }
 
     #[test]
@@ -250,7 +211,7 @@ mod tests {
         );
         assert_eq!(
             line,
-            "2026-11-01T00:00:00.123Z WARN  worker-3       stop\\nforged \\u{1b}[31mline: a\\r\\nb  role=\\u{2066}x\\u{200f}"
+            "2026-11-01T00:00:00.123Z WARN  worker-3       stop\\u000aforged \\u001b[31mline: a\\u000d\\u000ab  role=\\u2066x\\u200f"
         );
     }
 
@@ -259,7 +220,7 @@ mod tests {
         let text = |target: &str, level| {
             let args = format_args!("m");
             let record = Record::builder().args(args).level(level).target(target).build();
-            RecordParts::new(&record, Some("main")).to_text(NOW, false)
+            to_text(&record, "main", NOW, false)
         };
         let own = "persistent_cache_service::store";
         assert!(text(own, Level::Info).ends_with(" main           m"));
@@ -270,7 +231,7 @@ mod tests {
     #[test]
     fn text_is_coloured_only_where_asked_for() {
         assert!(!text("m", &[]).contains('\u{1b}'));
-        let coloured = with_parts("m", &[], |parts| parts.to_text(NOW, true));
+        let coloured = with_record("m", &[], |record| to_text(record, "worker-3", NOW, true));
         assert!(coloured.contains("\u{1b}[33mWARN \u{1b}[0m"));
     }
 

@@ -1,11 +1,19 @@
 //! Text from peers: which part of it may be shown, and how, so that it neither reveals a customer nor controls a terminal. Pure.
 
 use std::fmt::Write;
+use std::sync::OnceLock;
 
 /// How much of a peer's text is shown.
 const CHARS_MAX: usize = 300;
 /// Parts of our keys, and other spellings of `@`.
 const NEVER_SHOWN: [&str; 4] = [":c_", "CacheMiss-", "%40", "u0040"];
+/// What every key begins with.
+static KEY_PREFIX: OnceLock<String> = OnceLock::new();
+
+/// From now on, what begins with this environment prefix as a key does is taken for one by [`peer_text`].
+pub fn hide_keys(environment_prefix: &str) {
+    KEY_PREFIX.get_or_init(|| environment_prefix.to_owned());
+}
 
 /// A peer's text as it may be shown above debug: printable, on one line, short, and cut where it begins to quote what
 /// the peer was sent. Errors quote arguments: our keys, message contents, passwords. A quoted name is kept, since it is
@@ -45,6 +53,14 @@ fn quotes_data(word: &str) -> bool {
         // Lua's chunks are called `@user_script`.
         || word.trim_start_matches(['(', '@']).contains('@')
         || NEVER_SHOWN.iter().any(|part| word.contains(part))
+        || is_key(word)
+}
+
+/// True for the readers' write lock too, which has nothing but the prefix and the customer.
+fn is_key(word: &str) -> bool {
+    let word = word.trim_start_matches(['(', '[', '<', ',', ';']);
+    let rest = KEY_PREFIX.get().and_then(|prefix| word.strip_prefix(prefix.as_str()));
+    rest.is_some_and(|rest| rest.starts_with([':', '-']))
 }
 
 /// The text without addresses that hold a user or a query.
@@ -57,29 +73,18 @@ fn is_telling_address(word: &str) -> bool {
     word.contains("://") && word.contains(['@', '?'])
 }
 
-/// The text with everything escaped (`\u{202e}`) that would end its line, change how the rest is rendered or not be
-/// seen: control and format characters, bidirectional and zero-width ones too, and whatever else is not printable.
+/// The text with everything escaped (`\u202e`) that would end its line, change how the rest is rendered or not be seen: control
+/// and format characters, bidirectional and zero-width ones too, and whatever else is not printable. JSON keeps its value.
 pub fn printable(text: &str) -> String {
-    escaped(text, |letter, shown| shown.extend(letter.escape_debug()))
-}
-
-/// The same in a whole JSON text, whose value stays the same.
-pub(super) fn printable_json(json: &str) -> String {
-    escaped(json, |letter, shown| {
-        for unit in letter.encode_utf16(&mut [0; 2]) {
-            let _ = write!(shown, "\\u{unit:04x}");
-        }
-    })
-}
-
-fn escaped(text: &str, escape: impl Fn(char, &mut String)) -> String {
     let mut shown = String::with_capacity(text.len());
     for letter in text.chars() {
-        // The standard library knows what is printable. It escapes quotes as well, which do no harm here.
+        // The standard library knows what is printable.
         if matches!(letter, ' '..='~') || letter.escape_debug().len() == 1 {
             shown.push(letter);
         } else {
-            escape(letter, &mut shown);
+            for unit in letter.encode_utf16(&mut [0; 2]) {
+                let _ = write!(shown, "\\u{unit:04x}");
+            }
         }
     }
     shown
@@ -91,6 +96,7 @@ mod tests {
 
     #[test]
     fn what_a_peer_quotes_is_cut() {
+        hide_keys("production");
         for (text, shown) in [
             (
                 "unknown command 'EVALSHA', with args beginning with: 'abc' '5' 'production-alice@example.com'",
@@ -113,6 +119,8 @@ mod tests {
             ("see https://h/x?token=t for more", "see…"),
             ("O'Brien's key 'production:c_O'Brien'", "O'Brien's key…"),
             ("among 'GET','customer-4711'", "among…"),
+            ("the lock (production-alice) is held", "the lock…"),
+            ("the lock <production-alice:site-1> is held", "the lock…"),
         ] {
             assert_eq!(peer_text(text), shown, "{text}");
         }
@@ -127,6 +135,8 @@ mod tests {
             "Error running script (call to f_1): @user_script:40: -OOM command not allowed",
             "Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
             "User: arn:aws:iam::123456789012:user/stigg is not authorized to perform: sqs:ReceiveMessage",
+            "access to the resource arn:aws:sqs:eu-west-1:123456789012:production-queue is denied",
+            "the production environment is read-only",
             "max requests limit exceeded. Limit: 500000. See https://example.com/quota for details",
         ] {
             assert_eq!(peer_text(text), text);
@@ -135,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_peers_text_is_one_printable_line_of_bounded_length() {
-        assert_eq!(peer_text(" a\r\n b\u{202e}c\u{1b}[31m "), "a b\\u{202e}c\\u{1b}[31m");
+        assert_eq!(peer_text(" a\r\n b\u{202e}c\u{1b}[31m "), "a b\\u202ec\\u001b[31m");
         for long in ["ä".repeat(100_000), "ä ".repeat(100_000), "\u{200b}".repeat(100_000)] {
             assert_eq!(peer_text(&long).chars().count(), CHARS_MAX + 1);
         }
@@ -161,7 +171,7 @@ mod tests {
             let shown = printable(&text);
             assert!(!shown.contains(letter) && shown.starts_with("a\\"), "{shown}");
             let json = serde_json::to_string(&text).unwrap();
-            let shown = printable_json(&json);
+            let shown = printable(&json);
             assert!(!shown.contains(letter), "{shown}");
             assert_eq!(serde_json::from_str::<String>(&shown).unwrap(), text);
         }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 /// How long there may be no room: a reader may be busy.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -32,8 +32,7 @@ struct Lost {
 
 impl PatientWriter {
     pub(super) fn new(stream: impl AsFd + Send + Sync + 'static) -> Self {
-        let (stream, patience, lost) = (Box::new(stream), PATIENCE, Mutex::default());
-        Self { stream, patience, lost }
+        Self { stream: Box::new(stream), patience: PATIENCE, lost: Mutex::default() }
     }
 
     /// Writes records that end with a line break, after what `report` says of the number of those that were lost.
@@ -59,9 +58,10 @@ impl PatientWriter {
             if !self.has_room(deadline) {
                 return false;
             }
-            match rustix::io::write(&self.stream, rest.get(..CHUNK_BYTES).unwrap_or(rest)) {
+            let chunk = rest.get(..CHUNK_BYTES).unwrap_or(rest);
+            match retry_on_intr(|| rustix::io::write(&self.stream, chunk)) {
                 Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(Errno::AGAIN) => {}
                 Err(_) => return true,
             }
         }
@@ -69,17 +69,11 @@ impl PatientWriter {
     }
 
     fn has_room(&self, deadline: Instant) -> bool {
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let wait = Timespec::try_from(left).unwrap_or_default();
-            let mut streams = [PollFd::from_borrowed_fd(self.stream.as_fd(), PollFlags::OUT)];
-            match poll(&mut streams, Some(&wait)) {
-                Ok(ready) => return ready > 0,
-                Err(Errno::INTR) if !left.is_zero() => {}
-                // If waiting fails, so will the write, which handles it.
-                Err(_) => return true,
-            }
-        }
+        let mut streams = [PollFd::from_borrowed_fd(self.stream.as_fd(), PollFlags::OUT)];
+        let left =
+            || Timespec::try_from(deadline.saturating_duration_since(Instant::now())).unwrap_or_default();
+        // If waiting fails, so will the write, which handles it.
+        retry_on_intr(|| poll(&mut streams, Some(&left()))).map_or(true, |ready| ready > 0)
     }
 }
 

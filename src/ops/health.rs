@@ -4,29 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
-/// How long silence and failures are tolerated.
-#[derive(Debug, Clone, Copy)]
-pub struct Patience {
-    /// Longer than any call with its deadline and the wait after a failed one: a poller that has made no progress for so
-    /// long never will.
-    pub silent_after: Duration,
-    /// A queue that fails for less than this does not make the service unready.
-    pub failing_grace: Duration,
-}
-
-impl Default for Patience {
-    /// Fits long polls of 20 s.
-    fn default() -> Self {
-        Self { silent_after: Duration::from_secs(65), failing_grace: Duration::from_secs(15) }
-    }
-}
+/// A queue that fails for less than this does not make the service unready.
+const FAILING_GRACE: Duration = Duration::from_secs(15);
 
 /// What is known of the service's health. Shared by all threads; its lock is held for moments only.
 #[derive(Debug)]
 pub struct HealthBoard {
-    patience: Patience,
+    silent_after: Duration,
     pollers: Mutex<Vec<PollerHealth>>,
     redis_connected: AtomicBool,
     is_stopping: AtomicBool,
@@ -35,38 +19,41 @@ pub struct HealthBoard {
 #[derive(Debug, Clone)]
 struct PollerHealth {
     progress_at: Instant,
-    has_succeeded: bool,
+    /// It has succeeded, and its loop has not ended.
+    can_receive: bool,
     /// The first failure after the last success.
     failing_since: Option<Instant>,
-    has_ended: bool,
 }
 
-/// What `/readyz` says.
-#[derive(Debug, PartialEq, Eq)]
+/// The health at one moment.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Readiness {
+    /// Redis can be used, at least one poller is alive, and the service is not stopping.
     pub(crate) up: bool,
+    pub(crate) redis_connected: bool,
+    pub(crate) is_stopping: bool,
     /// Pollers that are alive: they can receive, or have failed for less than the grace.
     pub(crate) consumers: usize,
-    pub(crate) redis_connected: bool,
+    pub(crate) failing: usize,
+    pub(crate) silent: usize,
+    pub(crate) pollers: usize,
 }
 
-/// The pollers, counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(super) struct PollerCounts {
-    /// As in [`Readiness::consumers`].
-    alive: usize,
-    failing: usize,
-    silent: usize,
-    total: usize,
+impl Readiness {
+    /// False if no poller has made progress for longer than any of its calls may take: the loops are dead, and only a
+    /// restart helps. Neither an unavailable queue nor an unavailable Redis causes this, nor does a shutdown.
+    pub(super) fn is_live(&self) -> bool {
+        self.is_stopping || self.pollers == 0 || self.silent < self.pollers
+    }
 }
 
 impl HealthBoard {
-    /// A board for this many pollers; Redis is not connected and no poller has succeeded yet.
-    pub fn new(pollers: usize, patience: Patience, now: Instant) -> Self {
-        let unknown =
-            PollerHealth { progress_at: now, has_succeeded: false, failing_since: None, has_ended: false };
+    /// A board for this many pollers; Redis is not connected and no poller has succeeded yet. `silent_after` is longer than
+    /// any call with its deadline and the wait after a failed one: a poller without progress for so long is dead.
+    pub fn new(pollers: usize, silent_after: Duration, now: Instant) -> Self {
+        let unknown = PollerHealth { progress_at: now, can_receive: false, failing_since: None };
         Self {
-            patience,
+            silent_after,
             pollers: Mutex::new(vec![unknown; pollers]),
             redis_connected: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
@@ -78,16 +65,11 @@ impl HealthBoard {
         self.redis_connected.store(connected, Ordering::Release);
     }
 
-    /// Redis can be used.
-    pub fn is_redis_connected(&self) -> bool {
-        self.redis_connected.load(Ordering::Acquire)
-    }
-
     /// This poller's call to the queue succeeded.
     pub fn call_succeeded(&self, poller: usize, now: Instant) {
         self.update(poller, |poller| {
             poller.progress_at = now;
-            poller.has_succeeded = true;
+            poller.can_receive = true;
             poller.failing_since = None;
         });
     }
@@ -107,7 +89,7 @@ impl HealthBoard {
 
     /// This poller's loop has ended.
     pub fn ended(&self, poller: usize) {
-        self.update(poller, |poller| poller.has_ended = true);
+        self.update(poller, |poller| poller.can_receive = false);
     }
 
     /// The service is stopping: not ready from now on.
@@ -115,42 +97,27 @@ impl HealthBoard {
         self.is_stopping.store(true, Ordering::Release);
     }
 
-    /// The service is stopping.
-    pub fn is_stopping(&self) -> bool {
-        self.is_stopping.load(Ordering::Acquire)
-    }
-
-    pub(super) fn pollers(&self, now: Instant) -> PollerCounts {
-        let patience = self.patience;
-        let is_failing = |poller: &PollerHealth| poller.failing_since.is_some();
-        let is_silent = |poller: &PollerHealth| now - poller.progress_at > patience.silent_after;
-        let is_alive = |poller: &PollerHealth| {
-            let is_tolerated = poller.failing_since.is_none_or(|then| now - then < patience.failing_grace);
-            poller.has_succeeded && !poller.has_ended && !is_silent(poller) && is_tolerated
-        };
-        let pollers = self.pollers.lock().unwrap_or_else(PoisonError::into_inner);
-        let count =
-            |is_so: &dyn Fn(&PollerHealth) -> bool| pollers.iter().filter(|poller| is_so(poller)).count();
-        PollerCounts {
-            alive: count(&is_alive),
-            failing: count(&is_failing),
-            silent: count(&is_silent),
-            total: pollers.len(),
-        }
-    }
-
-    /// False if no poller has made progress for longer than any of its calls may take: the loops are dead, and only a
-    /// restart helps. Neither an unavailable queue nor an unavailable Redis causes this, nor does a shutdown.
+    /// As [`Readiness::is_live`].
     pub fn is_live(&self, now: Instant) -> bool {
-        let pollers = self.pollers(now);
-        self.is_stopping() || pollers.total == 0 || pollers.silent < pollers.total
+        self.readiness(now).is_live()
     }
 
-    /// Up if Redis can be used, at least one poller is alive, and the service is not stopping.
     pub(crate) fn readiness(&self, now: Instant) -> Readiness {
-        let consumers = self.pollers(now).alive;
-        let redis_connected = self.is_redis_connected();
-        Readiness { up: redis_connected && consumers >= 1 && !self.is_stopping(), consumers, redis_connected }
+        let redis_connected = self.redis_connected.load(Ordering::Acquire);
+        let is_stopping = self.is_stopping.load(Ordering::Acquire);
+        let pollers = self.pollers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut health =
+            Readiness { redis_connected, is_stopping, pollers: pollers.len(), ..Readiness::default() };
+        for poller in pollers.iter() {
+            let is_silent = now - poller.progress_at > self.silent_after;
+            let is_tolerated = poller.failing_since.is_none_or(|since| now - since < FAILING_GRACE);
+            let is_alive = poller.can_receive && !is_silent && is_tolerated;
+            health.consumers += usize::from(is_alive);
+            health.failing += usize::from(poller.failing_since.is_some());
+            health.silent += usize::from(is_silent);
+        }
+        health.up = redis_connected && health.consumers >= 1 && !is_stopping;
+        health
     }
 
     /// A number that the board was not made for is ignored: health reporting stops no loop.
@@ -166,8 +133,7 @@ impl HealthBoard {
 mod tests {
     use super::*;
 
-    const PATIENCE: Patience =
-        Patience { silent_after: Duration::from_mins(1), failing_grace: Duration::from_secs(15) };
+    const SILENT_AFTER: Duration = Duration::from_mins(1);
 
     fn after(began: Instant, secs: u64) -> Instant {
         began + Duration::from_secs(secs)
@@ -176,35 +142,37 @@ mod tests {
     /// Two pollers, of which one has succeeded; Redis is there.
     fn ready_board() -> (HealthBoard, Instant) {
         let began = Instant::now();
-        let board = HealthBoard::new(2, PATIENCE, began);
+        let board = HealthBoard::new(2, SILENT_AFTER, began);
         board.set_redis_connected(true);
         board.call_succeeded(1, began);
         (board, began)
     }
 
-    fn readiness(up: bool, consumers: usize, redis_connected: bool) -> Readiness {
-        Readiness { up, consumers, redis_connected }
+    /// Whether it is up, the consumers, and whether Redis can be used.
+    fn readiness(board: &HealthBoard, now: Instant) -> (bool, usize, bool) {
+        let health = board.readiness(now);
+        (health.up, health.consumers, health.redis_connected)
     }
 
     #[test]
     fn a_fresh_board_is_live_and_not_ready() {
         let began = Instant::now();
-        let board = HealthBoard::new(10, PATIENCE, began);
+        let board = HealthBoard::new(10, SILENT_AFTER, began);
         assert!(board.is_live(began));
-        assert_eq!(board.readiness(began), readiness(false, 0, false));
+        assert_eq!(readiness(&board, began), (false, 0, false));
     }
 
     #[test]
     fn redis_and_one_poller_of_two_make_it_ready() {
         let (board, began) = ready_board();
-        assert_eq!(board.readiness(began), readiness(true, 1, true));
+        assert_eq!(readiness(&board, began), (true, 1, true));
     }
 
     #[test]
     fn it_is_not_ready_without_redis_and_ready_again_when_redis_is_back() {
         let (board, began) = ready_board();
         board.set_redis_connected(false);
-        assert_eq!(board.readiness(began), readiness(false, 1, false));
+        assert_eq!(readiness(&board, began), (false, 1, false));
         board.set_redis_connected(true);
         assert!(board.readiness(began).up);
     }
@@ -216,7 +184,7 @@ mod tests {
         board.call_failed(1, after(began, 14));
         assert!(board.readiness(after(began, 15)).up, "14 s of failures are tolerated");
         board.call_failed(1, after(began, 16));
-        assert_eq!(board.readiness(after(began, 16)), readiness(false, 0, true));
+        assert_eq!(readiness(&board, after(began, 16)), (false, 0, true));
         assert!(board.is_live(after(began, 16)), "a restart would not help");
         board.call_succeeded(1, after(began, 17));
         assert!(board.readiness(after(began, 17)).up);
@@ -225,10 +193,10 @@ mod tests {
     #[test]
     fn a_poller_that_never_succeeded_has_no_grace() {
         let began = Instant::now();
-        let board = HealthBoard::new(1, PATIENCE, began);
+        let board = HealthBoard::new(1, SILENT_AFTER, began);
         board.set_redis_connected(true);
         board.call_failed(0, began);
-        assert_eq!(board.readiness(began), readiness(false, 0, true));
+        assert_eq!(readiness(&board, began), (false, 0, true));
     }
 
     #[test]
@@ -247,7 +215,7 @@ mod tests {
         let (board, began) = ready_board();
         board.begin_stop();
         board.call_succeeded(0, began);
-        assert_eq!(board.readiness(began), readiness(false, 2, true));
+        assert_eq!(readiness(&board, began), (false, 2, true));
         board.ended(0);
         board.ended(1);
         assert_eq!(board.readiness(began).consumers, 0);
@@ -258,10 +226,12 @@ mod tests {
     fn pollers_are_counted() {
         let (board, began) = ready_board();
         board.call_failed(0, after(began, 1));
-        let counted = |alive, failing, silent| PollerCounts { alive, failing, silent, total: 2 };
-        assert_eq!(board.pollers(after(began, 2)), counted(1, 1, 0));
-        assert_eq!(board.pollers(after(began, 61)), counted(0, 1, 1));
-        assert!(!board.is_stopping());
+        let counted = |secs| {
+            let Readiness { consumers, failing, silent, pollers, .. } = board.readiness(after(began, secs));
+            (consumers, failing, silent, pollers)
+        };
+        assert_eq!(counted(2), (1, 1, 0, 2));
+        assert_eq!(counted(61), (0, 1, 1, 2));
     }
 
     #[test]

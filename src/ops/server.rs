@@ -8,7 +8,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -29,20 +29,8 @@ const BACKLOG: i32 = 4096;
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Between two tries to accept while the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Between two warnings that connections cannot be accepted.
-const WARNING_PAUSE: Duration = Duration::from_secs(30);
 /// Read from one connection before the others have their turn.
 const CHUNK_BYTES: usize = 8 * 1024;
-
-/// The endpoints cannot be served.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot listen on port {port} for the HTTP endpoints: {cause}; set PORT to a free one, of 1024 or more unless as root"
-)]
-pub struct ServerError {
-    port: u16,
-    cause: io::Error,
-}
 
 /// The HTTP endpoints. Listens from [`OpsServer::bind`] on; responds while [`OpsServer::run`] runs.
 pub struct OpsServer {
@@ -50,8 +38,8 @@ pub struct OpsServer {
     listener: TcpListener,
     /// [`DEADLINE`], but for tests.
     deadline: Duration,
-    /// Closed to stop; `stopped` is its other end.
-    stop: Mutex<Option<UnixStream>>,
+    /// Shut down to stop; `stopped` is its other end.
+    stop: UnixStream,
     stopped: UnixStream,
 }
 
@@ -62,20 +50,16 @@ impl OpsServer {
         health: Arc<HealthBoard>,
         metrics: Arc<Metrics>,
         status: Option<Arc<StatusBoard>>,
-    ) -> Result<Self, ServerError> {
+    ) -> io::Result<Self> {
+        let listener = listen(port).map_err(|cause| {
+            let remedy = "set PORT to a free one, of 1024 or more unless as root";
+            io::Error::other(format!(
+                "cannot listen on port {port} for the HTTP endpoints: {cause}; {remedy}"
+            ))
+        })?;
         let endpoints = Endpoints { health, metrics, status, rendered: Mutex::default() };
-        Self::listening(port, endpoints).map_err(|cause| ServerError { port, cause })
-    }
-
-    fn listening(port: u16, endpoints: Endpoints) -> io::Result<Self> {
         let (stop, stopped) = UnixStream::pair()?;
-        Ok(Self {
-            endpoints,
-            listener: listen(port)?,
-            deadline: DEADLINE,
-            stop: Mutex::new(Some(stop)),
-            stopped,
-        })
+        Ok(Self { endpoints, listener, deadline: DEADLINE, stop, stopped })
     }
 
     /// The port that is listened on.
@@ -85,27 +69,27 @@ impl OpsServer {
 
     /// Makes [`OpsServer::run`] return, now or when it is called. The port is free once the server is dropped.
     pub fn unblock(&self) {
-        drop(self.stop.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let _ = self.stop.shutdown(Shutdown::Both); // again does no harm
     }
 
     /// Serves until [`OpsServer::unblock`].
     pub fn run(&self) {
         let mut connections = Vec::new(); // the oldest first
         let mut accept_at = Instant::now();
-        let mut warn_at = Instant::now();
         while self.wait(&connections, accept_at) {
             let now = Instant::now();
-            connections.retain_mut(|connection: &mut Connection| self.proceed(connection, now));
+            connections.retain_mut(|connection: &mut Connection| {
+                let transferred = self.transfer(connection, now);
+                let is_open = transferred.unwrap_or_else(|error| error.kind() == ErrorKind::WouldBlock);
+                is_open && now < connection.deadline
+            });
             if now < accept_at {
                 continue;
             }
             if let Err(error) = self.accept(&mut connections, now) {
                 accept_at = now + ACCEPT_PAUSE;
-                if now >= warn_at {
-                    warn_at = now + WARNING_PAUSE;
-                    log::warn!(err:% = error; "cannot accept connections to the HTTP endpoints; trying again; \
-                        if descriptors are exhausted, raise the limit of open files (ulimit -n)");
-                }
+                log::warn!(fault = "accept", err:% = error; "cannot accept connections to the HTTP endpoints; trying \
+                    again; if descriptors are exhausted, raise the limit of open files (ulimit -n)");
             }
         }
     }
@@ -155,13 +139,7 @@ impl OpsServer {
         Ok(())
     }
 
-    /// Does what can be done without waiting. False once the connection has ended or must be closed.
-    fn proceed(&self, connection: &mut Connection, now: Instant) -> bool {
-        let transferred = self.transfer(connection, now);
-        let is_open = transferred.unwrap_or_else(|error| error.kind() == ErrorKind::WouldBlock);
-        is_open && now < connection.deadline
-    }
-
+    /// Does what can be done without waiting. False once the client has ended the connection.
     fn transfer(&self, connection: &mut Connection, now: Instant) -> io::Result<bool> {
         let Connection { stream, phase, deadline } = connection;
         let mut chunk = [0; CHUNK_BYTES];

@@ -14,8 +14,8 @@ use prometheus::{Histogram, IntCounterVec, proto};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::health::HealthBoard;
-use super::metrics::{FAILURE_REASONS, Metrics, QUEUE_OPERATIONS, SKIP_REASONS};
+use super::health::{HealthBoard, Readiness};
+use super::metrics::{FAILURE_REASONS, Metrics, QUEUE_OPERATIONS, SKIP_REASONS, as_f64};
 use crate::build_info::{COMMIT, VERSION};
 use crate::clock;
 use crate::clock::EpochMs;
@@ -33,12 +33,11 @@ const WINDOWS_SECS: [u64; 3] = [60, 300, 900];
 
 /// The `Content-Security-Policy` of the page: its own style and script, and nothing else.
 pub(super) static PAGE_POLICY: LazyLock<String> = LazyLock::new(|| {
-    let hash_of = |element: &str| {
+    let [style, script] = ["style", "script"].map(|element| {
         let after = PAGE.split_once(&format!("<{element}>")).unwrap_or_default().1;
         let text = after.split_once(&format!("</{element}>")).unwrap_or_default().0;
         STANDARD.encode(Sha256::digest(text))
-    };
-    let (style, script) = (hash_of("style"), hash_of("script"));
+    });
     format!(
         "default-src 'none'; style-src 'sha256-{style}'; script-src 'sha256-{script}'; connect-src 'self'; \
          img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -68,14 +67,11 @@ pub struct StatusBoard {
 
 #[derive(Debug)]
 struct Observed {
-    condition: Condition,
+    state: &'static str,
     since: Instant,
     /// The oldest first.
     samples: VecDeque<Sample>,
 }
-
-/// `ready`, `not_ready`, `stopping` or `dead`, and why.
-type Condition = (&'static str, Vec<&'static str>);
 
 /// The counters at one moment.
 #[derive(Debug)]
@@ -97,15 +93,14 @@ impl StatusBoard {
         faults: Arc<FaultLog>,
         now: Instant,
     ) -> Self {
-        let observed = Observed { condition: condition(&health, now), since: now, samples: VecDeque::new() };
-        Self { fixed, started: now, health, metrics, faults, observed: Mutex::new(observed) }
+        let observed = Mutex::new(Observed { state: "not_ready", since: now, samples: VecDeque::new() });
+        Self { fixed, started: now, health, metrics, faults, observed }
     }
 
     /// To be called about every second: notices changes of the state, and takes a sample when one is due.
     pub fn tick(&self, now: Instant) {
-        let mut observed = self.observe(now);
-        let last = observed.samples.back();
-        if last.is_none_or(|last| now - last.at >= SAMPLE_EVERY) {
+        let mut observed = self.observe(&self.health.readiness(now), now);
+        if observed.samples.back().is_none_or(|last| now - last.at >= SAMPLE_EVERY) {
             if observed.samples.len() >= SAMPLES_MAX {
                 observed.samples.pop_front();
             }
@@ -115,72 +110,80 @@ impl StatusBoard {
 
     /// The body of `/status`, as of `now`, which is `at` on the wall clock.
     pub(super) fn report(&self, now: Instant, at: EpochMs) -> Value {
-        let observed = self.observe(now);
-        let ((state, reasons), since) = (observed.condition.clone(), observed.since);
+        let health = self.health.readiness(now);
+        let observed = self.observe(&health, now);
         let (samples, latest) = (&observed.samples, self.sample(now));
-        let recent = WINDOWS_SECS.map(|window_secs| {
-            let is_old_enough = |sample: &&Sample| (now - sample.at).as_secs() >= window_secs;
+        let recent = WINDOWS_SECS.iter().filter_map(|window_secs| {
+            let is_old_enough = |sample: &&Sample| (now - sample.at).as_secs() >= *window_secs;
             let from = samples.iter().rev().find(is_old_enough).or(samples.front())?;
             rates(from, &latest, now)
         });
+        let recent: Vec<Value> = recent.collect();
         let steps = samples.iter().zip(samples.iter().skip(1));
         let history: Vec<Value> = steps.filter_map(|(from, to)| rates(from, to, now)).collect();
-        drop(observed);
         let time = |then: Instant| {
             let ago_ms = i64::try_from((now - then).as_millis()).unwrap_or(i64::MAX);
             clock::rfc3339(EpochMs(at.0.saturating_sub(ago_ms)))
         };
+        let errors = self.faults.recent_faults().into_iter().map(|fault| {
+            json!({
+                "level": fault.level.as_str().to_lowercase(), "what": fault.message, "why": fault.error,
+                "times": fault.times, "first_at": time(fault.first_at), "last_at": time(fault.last_at),
+                "is_over": fault.is_over,
+            })
+        });
         let (fixed, metrics) = (&self.fixed, &self.metrics);
-        let faults = self.faults.recent_faults();
         json!({
             "service": env!("CARGO_PKG_NAME"), "version": VERSION, "commit": COMMIT,
             "now": clock::rfc3339(at), "started_at": time(self.started),
-            "state": state, "reasons": reasons, "state_since": time(since),
+            "state": observed.state, "reasons": reasons(&health), "state_since": time(observed.since),
             "messages": {
-                "received": metrics.messages_received.get(), "processed": metrics.messages_processed.get(),
-                "in_flight": metrics.in_flight.get(),
-                "failed_tries": counts(&metrics.messages_failed, FAILURE_REASONS).values().sum::<u64>(),
+                "received": latest.received, "processed": latest.processed, "in_flight": metrics.in_flight.get(),
+                "failed_tries": counts(&metrics.messages_failed, &FAILURE_REASONS).values().sum::<u64>(),
                 "malformed": metrics.messages_malformed.get(),
-                "writes_skipped": counts(&metrics.writes_skipped, SKIP_REASONS).values().sum::<u64>(),
+                "writes_skipped": counts(&metrics.writes_skipped, &SKIP_REASONS).values().sum::<u64>(),
             },
-            "rates": recent.into_iter().flatten().collect::<Vec<Value>>(),
+            "rates": recent,
             "queue": {
-                "url": fixed.queue_url, "region": fixed.region,
-                "last_poll_at": time_in_gauge(metrics.last_poll.get()),
-                "pollers": self.health.pollers(now),
-                "errors": counts(&metrics.queue_errors, QUEUE_OPERATIONS),
+                "url": fixed.queue_url, "region": fixed.region, "last_poll_at": time_in(&metrics.last_poll),
+                "pollers": {
+                    "alive": health.consumers, "failing": health.failing, "silent": health.silent,
+                    "total": health.pollers,
+                },
+                "errors": counts(&metrics.queue_errors, &QUEUE_OPERATIONS),
             },
             "redis": {
-                "at": fixed.redis_at, "connected": self.health.is_redis_connected(),
-                "last_write_at": time_in_gauge(metrics.last_write.get()),
-                "write_errors": metrics.write_errors.get(),
+                "at": fixed.redis_at, "connected": health.redis_connected,
+                "last_write_at": time_in(&metrics.last_write), "write_errors": metrics.write_errors.get(),
                 "hit_ratio_percent": metrics.hit_ratio.get(), "used_memory_bytes": metrics.memory_usage.get(),
             },
-            "credentials": {"source": fixed.credential_source, "expire_at": credentials_expiry(metrics)},
-            "errors": faults.into_iter().map(|fault| json!({
-                "level": fault.level.as_str().to_lowercase(),
-                "what": fault.message, "why": fault.error,
-                "times": fault.times, "first_at": time(fault.first_at), "last_at": time(fault.last_at),
-                "is_over": fault.is_over,
-            })).collect::<Vec<Value>>(),
+            "credentials": {
+                "source": fixed.credential_source, "expire_at": time_in(&metrics.credentials_expiry),
+            },
+            "errors": errors.collect::<Vec<Value>>(),
             "settings": fixed.settings,
             "history": history,
         })
     }
 
     /// What was observed so far, with the state as it is now.
-    fn observe(&self, now: Instant) -> MutexGuard<'_, Observed> {
-        let condition = condition(&self.health, now);
+    fn observe(&self, health: &Readiness, now: Instant) -> MutexGuard<'_, Observed> {
+        let state = match health {
+            Readiness { is_stopping: true, .. } => "stopping",
+            Readiness { up: true, .. } => "ready",
+            health if health.is_live() => "not_ready",
+            _ => "dead",
+        };
         // What a panic left behind can still be shown.
         let mut observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
-        if observed.condition != condition {
-            observed.condition = condition;
-            observed.since = now;
+        if observed.state != state {
+            (observed.state, observed.since) = (state, now);
         }
         observed
     }
 
     fn sample(&self, now: Instant) -> Sample {
+        let histogram = |histogram: &Histogram| histogram.metric().get_histogram().clone();
         Sample {
             at: now,
             received: self.metrics.messages_received.get(),
@@ -192,25 +195,19 @@ impl StatusBoard {
     }
 }
 
-fn condition(health: &HealthBoard, now: Instant) -> Condition {
-    if health.is_stopping() {
-        let reason = "It was asked to stop: what was received is applied, or released to the queue.";
-        return ("stopping", vec![reason]);
+/// Why the service is not ready; empty if it is.
+fn reasons(health: &Readiness) -> Vec<&'static str> {
+    if health.is_stopping {
+        return vec!["It was asked to stop: what was received is applied, or released to the queue."];
     }
-    let readiness = health.readiness(now);
     let mut reasons = Vec::new();
-    if !readiness.redis_connected {
+    if !health.redis_connected {
         reasons.push("Redis cannot be used: receiving from the queue is paused, nothing is lost.");
     }
-    if readiness.consumers == 0 {
+    if health.consumers == 0 {
         reasons.push("No poller can receive from the queue.");
     }
-    let state = match (health.is_live(now), readiness.up) {
-        (false, _) => "dead",
-        (true, true) => "ready",
-        (true, false) => "not_ready",
-    };
-    (state, reasons)
+    reasons
 }
 
 /// What happened between two samples; none if no time has passed.
@@ -250,40 +247,23 @@ fn mean_and_p95(from: &proto::Histogram, to: &proto::Histogram) -> Value {
     json!({"mean_secs": mean_secs, "p95_secs": lower})
 }
 
-fn histogram(histogram: &Histogram) -> proto::Histogram {
-    histogram.metric().get_histogram().clone()
+fn counts(counters: &IntCounterVec, labels: &[&'static str]) -> BTreeMap<&'static str, u64> {
+    labels.iter().map(|label| (*label, counters.with_label_values(&[label]).get())).collect()
 }
 
-fn counts<const N: usize>(
-    counters: &IntCounterVec,
-    labels: [&'static str; N],
-) -> BTreeMap<&'static str, u64> {
-    labels.map(|label| (label, counters.with_label_values(&[label]).get())).into()
-}
-
-#[allow(clippy::cast_precision_loss)] // counts of one process stay below 2^53
-fn as_f64(count: u64) -> f64 {
-    count as f64
-}
-
-/// The time in a gauge of seconds; none before the first.
-fn time_in_gauge(secs: f64) -> Option<String> {
+/// The time in a gauge of seconds. None before the first, or if the gauge has no series, as for static credentials.
+fn time_in(gauge: &impl Collector) -> Option<String> {
+    let families = gauge.collect();
+    let secs = families.first()?.get_metric().first()?.get_gauge().get_value();
     #[allow(clippy::cast_possible_truncation)] // a time of today
     let ms = (secs * 1_000.0) as i64;
     (ms > 0).then(|| clock::rfc3339(EpochMs(ms)))
 }
 
-/// Asked without creating the series, which static credentials do not have.
-fn credentials_expiry(metrics: &Metrics) -> Option<String> {
-    let families = metrics.credentials_expiry.collect();
-    let metric = families.first()?.get_metric().first()?;
-    time_in_gauge(metric.get_gauge().get_value())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::health::Patience;
+    use crate::config::ShownSetting;
 
     const AT: EpochMs = EpochMs(1_793_491_200_000);
 
@@ -298,9 +278,9 @@ mod tests {
     impl Story {
         fn new() -> Self {
             let start = Instant::now();
-            let health = Arc::new(HealthBoard::new(2, Patience::default(), start));
+            let health = Arc::new(HealthBoard::new(2, Duration::from_secs(65), start));
             let metrics = Arc::new(Metrics::new().unwrap());
-            let faults = Arc::new(FaultLog::new());
+            let faults = Arc::new(FaultLog::default());
             let setting = |name, is_set, value: Option<&str>| ShownSetting {
                 name,
                 value: value.map(str::to_owned),

@@ -57,13 +57,11 @@ impl Context {
         }
     }
 
-    #[track_caller]
     pub fn fault(&self, kind: &str, level: Level, message: &str, error: &str) {
         self.faults.fault(kind, level, message, error, Instant::now());
     }
 
     /// Counts and logs a failed call to the queue.
-    #[track_caller]
     pub fn queue_failed(&self, operation: Operation, kind: &str, level: Level, message: &str, error: &str) {
         add(&self.metrics.queue_errors, operation.label(), 1);
         self.fault(kind, level, message, error);

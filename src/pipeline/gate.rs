@@ -158,8 +158,8 @@ impl RedisGate {
 
     fn log_recovery(&self, now: Instant) {
         if let Some(outage) = self.faults.recovered(FAULT, Duration::ZERO, now) {
-            let (away_secs, failed_tries) = (outage.lasted.as_secs_f64(), outage.faults);
-            log::info!(away_secs, failed_tries; "Redis is back after {away_secs:.1} s");
+            let (lasted_secs, failed_tries) = (outage.lasted.as_secs_f64(), outage.faults);
+            log::info!(lasted_secs, failed_tries; "Redis recovered after {lasted_secs:.1} s");
         }
     }
 
@@ -177,13 +177,12 @@ impl RedisGate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::health::Patience;
     use crate::store::Cause;
 
     fn gate() -> Arc<RedisGate> {
         let metrics = Arc::new(Metrics::new().unwrap());
-        let health = HealthBoard::new(1, Patience::default(), Instant::now());
-        RedisGate::new(Arc::new(health), metrics, Arc::new(FaultLog::new()))
+        let health = HealthBoard::new(1, Duration::from_mins(1), Instant::now());
+        RedisGate::new(Arc::new(health), metrics, Arc::new(FaultLog::default()))
     }
 
     fn error(kind: &str) -> StoreError {
@@ -301,7 +300,7 @@ mod tests {
                         gate.succeeded(Access::Write);
                         let state = gate.state();
                         let is_open = state.closed.is_none();
-                        assert_eq!(gate.health.is_redis_connected(), is_open);
+                        assert_eq!(gate.health.readiness(Instant::now()).redis_connected, is_open);
                         assert_eq!(gate.metrics.redis_up.get(), i64::from(is_open));
                     }
                 });

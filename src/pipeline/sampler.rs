@@ -45,7 +45,7 @@ impl Sampler {
     /// Does what is due.
     pub fn step(&mut self, now: Instant) {
         let context = &self.context;
-        context.faults.tick(now);
+        crate::log::log_summaries(crate::log::WINDOW);
         context.gate.tick(now);
         if let Some(status) = &self.status {
             status.tick(now);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
+use log::LevelFilter;
 use signal_hook::consts::{SIGTERM, SIGUSR1};
 
 use crate::cache::Layout;
@@ -18,8 +19,8 @@ use crate::cache::keyspace::Keyspace;
 use crate::config::Config;
 use crate::edge::EdgeClient;
 use crate::http_client;
-use crate::log::{FaultLog, LogHandle};
-use crate::ops::health::{HealthBoard, Patience};
+use crate::log::FaultLog;
+use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
 use crate::ops::server::OpsServer;
 use crate::ops::status::{Fixed, StatusBoard};
@@ -70,10 +71,10 @@ pub struct Overrides {
     pub queue: Option<Arc<dyn Queue>>,
     /// Instead of Redis.
     pub store: Option<Arc<dyn CacheStore>>,
-    /// Instead of what follows from the configuration.
-    pub patience: Option<Patience>,
-    /// The log whose level SIGUSR1 may raise; without one, the signal is left to the program.
-    pub log: Option<LogHandle>,
+    /// How long a poller may be silent, instead of what follows from the configuration.
+    pub silent_after: Option<Duration>,
+    /// The level of the log, which SIGUSR1 may raise; without one, the signal is left to the program.
+    pub log_level: Option<LevelFilter>,
 }
 
 /// What every part is built from.
@@ -90,9 +91,9 @@ struct Setup<'a> {
 
 /// Runs the service until a signal asks it to stop. Fails only if it cannot start: no port, no thread.
 pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
-    let faults = Arc::new(FaultLog::new());
+    let faults = Arc::new(FaultLog::default());
     let ended = run_until_the_end(config, overrides, &faults);
-    faults.flush(Instant::now());
+    crate::log::log_summaries(Duration::ZERO);
     let (ended, began) = ended?;
     log::info!(stop_secs = began.elapsed().as_secs_f64(); "stopped");
     Ok(ended)
@@ -107,17 +108,15 @@ fn run_until_the_end(
     let (died, deaths) = bounded(16);
     // Waits for signals and in long polls cannot be woken, and must not delay the end of the process.
     let left_behind = Threads::new(&died);
-    let signals = signals::listen(overrides.log.is_some(), &left_behind)?;
-    let mut log_level = match overrides.log {
-        Some(log) => LogLevel::new(log.level(), move |level| log.set_level(level)),
-        None => LogLevel::new(log::LevelFilter::Trace, |_| {}),
-    };
+    let signals = signals::listen(overrides.log_level.is_some(), &left_behind)?;
+    let mut log_level =
+        LogLevel::new(overrides.log_level.unwrap_or(LevelFilter::Trace), crate::log::set_level);
     http_client::install_crypto_provider();
 
     let (triggers, shutdown) = shutdown_phases();
     let metrics = Arc::new(Metrics::new()?);
-    let patience = overrides.patience.unwrap_or_else(|| patience(config));
-    let health = Arc::new(HealthBoard::new(config.consumers, patience, Instant::now()));
+    let silent_after = overrides.silent_after.unwrap_or_else(|| silent_after(config));
+    let health = Arc::new(HealthBoard::new(config.consumers, silent_after, Instant::now()));
     let status = config.status_page.then(|| {
         let fixed = Fixed {
             queue_url: config.queue_url.clone(),
@@ -249,10 +248,7 @@ fn wait_for_the_end(signals: &Receiver<i32>, deaths: &Receiver<String>, log_leve
 
 /// A call to the queue may take its long poll, some slack, and a fetch of credentials before it. A failed call is followed by a
 /// wait.
-fn patience(config: &Config) -> Patience {
+fn silent_after(config: &Config) -> Duration {
     let call_max = config.wait_time + connections::RECEIVE_SLACK + connections::CREDENTIALS_FETCH_MAX;
-    Patience {
-        silent_after: call_max + poller::BACKOFF_MAX + Duration::from_secs(5),
-        failing_grace: Duration::from_secs(15),
-    }
+    call_max + poller::BACKOFF_MAX + Duration::from_secs(5)
 }

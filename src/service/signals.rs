@@ -59,7 +59,7 @@ impl LogLevel {
             self.raised_until = Some(now + RAISED_FOR);
             (self.set)(LevelFilter::Debug); // before the line, and below after it: LOG_LEVEL=error would hide it
             log::info!(
-                "SIGUSR1: the log says everything (customers' keys too, no secrets) for 10 minutes or until the next SIGUSR1"
+                "SIGUSR1: the log level is now debug (it shows customers' keys, no secrets) for 10 minutes or until the next SIGUSR1"
             );
         }
     }
@@ -74,7 +74,7 @@ impl LogLevel {
     fn lower(&mut self, why: &str) {
         self.raised_until = None;
         let level = self.configured.as_str().to_ascii_lowercase();
-        log::info!("{why}: the log says again what LOG_LEVEL={level} says");
+        log::info!("{why}: the log level is now {level} again, as LOG_LEVEL says");
         (self.set)(self.configured);
     }
 }

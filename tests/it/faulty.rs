@@ -11,7 +11,6 @@ use persistent_cache_service::cache::keyspace::Keyspace;
 use persistent_cache_service::cache::{CacheChange, Invalidation};
 use persistent_cache_service::config::{Config, Environment, Settings as ServiceSettings};
 use persistent_cache_service::log as service_log;
-use persistent_cache_service::ops::health::Patience;
 use persistent_cache_service::service::{self, Overrides};
 use persistent_cache_service::sqs::{BatchOutcome, Delivery, Queue, QueueError, ReceiptHandle};
 use persistent_cache_service::store::{
@@ -74,7 +73,7 @@ fn the_service_with_a_defect() {
     let defect = *DEFECTS.iter().find(is_named).expect("a known defect");
     let settings = ServiceSettings::from_matches(&[], &environment);
     let config = settings.validate().expect("a valid configuration");
-    let _log = service_log::start(&config.log).expect("a log");
+    service_log::start(std::io::stdout(), &config.log).expect("a log");
     service_log::install_panic_hook();
     let begins_with = environment.get(OsStr::new(BEGINS_WITH)).map(PathBuf::from);
     let overrides = overrides(defect, begins_with.unwrap_or_default(), &config);
@@ -83,10 +82,7 @@ fn the_service_with_a_defect() {
 }
 
 fn overrides(defect: Defect, begins_with: PathBuf, config: &Config) -> Overrides {
-    let mut overrides = Overrides {
-        patience: Some(Patience { silent_after: SILENT_AFTER, ..Patience::default() }),
-        ..Overrides::default()
-    };
+    let mut overrides = Overrides { silent_after: Some(SILENT_AFTER), ..Overrides::default() };
     match defect {
         Defect::None => {}
         Defect::WritePanics => {

@@ -64,7 +64,7 @@ fn is_named_and_heals(stage: &Stage, named: &[&str], break_it: impl FnOnce(), me
     let log = service.log();
     let gone = lines_that_say(&log, "Redis cannot be used");
     assert!((1..=3).contains(&gone.len()), "one line a fault, no flood: {gone:#?}");
-    assert_eq!(lines_that_say(&log, "Redis is back after").len(), 1, "{log:#?}");
+    assert_eq!(lines_that_say(&log, "Redis recovered after").len(), 1, "{log:#?}");
     service.stop();
 }
 

@@ -161,7 +161,7 @@ fn switched_off_they_are_a_json_404_and_the_rest_is_as_it_was() {
         let answer = service.get(path);
         assert_eq!(
             (answer.status, answer.body),
-            (404, format!(r#"{{"error":"not found","path":"{path}"}}"#))
+            (404, r#"{"error":"not found: /livez, /readyz and /metrics are served"}"#.to_owned())
         );
     }
     assert_eq!(service.get("/readyz").status, 200);

@@ -24,7 +24,7 @@ use crate::clock::EpochMs;
 use crate::config::PoisonPolicy;
 use crate::entitlement::stored::CacheFormat;
 use crate::log::FaultLog;
-use crate::ops::health::{HealthBoard, Patience};
+use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::{Phases, Stop, StopTrigger, shutdown_phases};
@@ -230,8 +230,8 @@ impl Rig {
     fn with(queue: FakeQueue, store: FakeStore, poison_policy: PoisonPolicy) -> Self {
         let (queue, store) = (Arc::new(queue), Arc::new(store));
         let metrics = Arc::new(Metrics::new().unwrap());
-        let faults = Arc::new(FaultLog::new());
-        let health = Arc::new(HealthBoard::new(2, Patience::default(), Instant::now()));
+        let faults = Arc::new(FaultLog::default());
+        let health = Arc::new(HealthBoard::new(2, Duration::from_mins(1), Instant::now()));
         let gate = RedisGate::new(Arc::clone(&health), Arc::clone(&metrics), Arc::clone(&faults));
         gate.succeeded(Access::Read);
         let (triggers, shutdown) = shutdown_phases();
