@@ -179,7 +179,7 @@ fn run(row: &Row) {
     stage.is_written(&effects, "what was sent during the refusal");
     stage.deliver(batch(1), "after the refusal");
     if row.outcome == Outcome::Pauses {
-        let back = stage.lines_that_say("Redis is back");
+        let back = stage.lines_that_say("Redis recovered after");
         assert_eq!(back.len(), 1, "one outage ends once: {back:#?}");
     }
     stage.service.stop();
