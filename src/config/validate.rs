@@ -34,6 +34,9 @@ impl Settings {
     pub fn port_to_probe(&self) -> Result<u16, Faults> {
         let mut validator = Validator::new(self);
         let port = validator.number(PORT);
+        if validator.value(PORT) == Some("0") {
+            validator.fault(PORT, "is 0, so the service took a free port; set the port that its log names");
+        }
         validator.finish(Some(port))
     }
 

@@ -83,8 +83,8 @@ impl Transport {
         let reply = match self.send(&command.get_packed_command()) {
             // A server that closes says why before it does (too many clients, say): more than a broken pipe tells.
             Err(error) if error.is_connection_dropped() => {
-                let is_reported = |said: &RedisError| cause_in::<rustls::Error>(said).is_some();
-                self.receive().map_err(|said| if is_reported(&said) { said } else { error })?
+                let has_cause = |read: &RedisError| cause_in::<rustls::Error>(read).is_some();
+                self.receive().map_err(|read| if has_cause(&read) { read } else { error })?
             }
             sent => sent.and_then(|()| self.receive())?,
         };

@@ -192,7 +192,7 @@ fn what_an_id_holds_cannot_forge_a_line_or_move_the_cursor() {
     let ended = run_with_input(&settings(&redis, "UPSERT"), &arguments, &body);
     assert_eq!(ended.status, 0, "{ended:?}");
     assert!(!ended.stdout.contains("\nline 9: would write") && !ended.stdout.contains('\u{1b}'), "{ended:?}");
-    assert!(ended.stdout.contains("\\nline 9: would write"), "{ended:?}");
+    assert!(ended.stdout.contains("\\u000aline 9: would write"), "{ended:?}");
 }
 
 #[test]
