@@ -29,8 +29,8 @@ impl Backoff {
     }
 }
 
-/// `first`, doubled so often, but no longer than `longest`. `jitter` in 0 to 1 takes up to half of it away, so that many who
-/// fail together do not come back together.
+/// `first`, doubled this many times, but no longer than `longest`. `jitter` (0 to 1) shortens it by up to half, so that
+/// callers that fail together do not retry together.
 pub fn wait_after(doublings: u32, first: Duration, longest: Duration, jitter: f64) -> Duration {
     let wait = first.saturating_mul(1 << doublings.min(20)).min(longest);
     wait.mul_f64(1.0 - jitter.clamp(0.0, 1.0) / 2.0)

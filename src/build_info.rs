@@ -11,7 +11,7 @@ pub const COMMIT: &str = match option_env!("PCS_COMMIT") {
     None => "unknown",
 };
 
-/// Both, as `--version` says them.
+/// Both, as `--version` prints them.
 pub fn version_and_commit() -> &'static str {
     static TEXT: LazyLock<String> = LazyLock::new(|| format!("{VERSION} (commit {COMMIT})"));
     &TEXT

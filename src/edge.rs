@@ -16,9 +16,9 @@ use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions};
 /// How this service names itself. Inferred from how Stigg's SDKs name themselves.
 const SOURCE: &str = "PERSISTENT_CACHE_SERVICE";
 const DEADLINE: Duration = Duration::from_secs(10);
-/// That of a customer's state: whoever asks holds a lock of the readers, and has to write before it expires.
+/// For a customer's state: the caller holds a lock of the SDKs, and has to write before it expires.
 const STATE_DEADLINE: Duration = Duration::from_secs(3);
-/// Customers may be asked for by so many threads.
+/// As many threads may ask for customers at once.
 const CONNECTIONS_MAX: usize = 64;
 
 /// A client of the Edge API. The server API key is read again for each request.
@@ -33,7 +33,7 @@ pub struct EdgeClient {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct EdgeError {
-    /// What, of whom, why, and the remedy. No secret.
+    /// What failed, where, why, and the remedy. No secret.
     pub message: String,
     /// What kind of fault it is.
     pub kind: EdgeErrorKind,
@@ -81,7 +81,7 @@ impl EdgeClient {
         self.get("get the remote configuration", &url, None, answer::sentry_dsn)
     }
 
-    /// A customer's or a resource's state now, as the body of the message that would say it. Within 3 s.
+    /// A customer's or a resource's state now, in the form of a message body. Within 3 s.
     pub fn entitlements_state(&self, subject: &Subject) -> Result<String, EdgeError> {
         const WHAT: &str = "get the entitlements";
         let customer = subject.customer.as_str();
@@ -135,7 +135,7 @@ impl EdgeClient {
         let why = "the API key has characters that no header may have; check SERVER_API_KEY";
         let answer = self.http.send(request.map_err(|_| unusable(why))?, deadline);
         let answer = answer.map_err(|error| {
-            let unreachable = "check EDGE_API_URL and the way there (DNS, firewall)";
+            let unreachable = "check EDGE_API_URL and the network path (DNS, firewall)";
             let wrong_peer = "check EDGE_API_URL: is this Stigg's Edge API?";
             let remedy = error.kind.remedy(unreachable, wrong_peer);
             self.error(what, EdgeErrorKind::Unanswered(error.kind), &format!("{error}; {remedy}"))

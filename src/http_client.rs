@@ -22,7 +22,7 @@ use crate::config::Proxy;
 /// The part of a call's deadline for lookup, connecting, proxy and TLS together. It distinguishes a peer that drops packets
 /// from one that is slow to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// At most so much room is made for an answer before it is read, whatever its Content-Length promises.
+/// The most that is allocated for an answer before it is read, whatever its Content-Length promises.
 const ANSWER_BYTES_RESERVED: u64 = 1024 * 1024;
 const OUTPUT_BYTES: usize = 16 * 1024;
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
@@ -85,7 +85,7 @@ pub enum HttpErrorKind {
     Tls,
     #[error("answer_too_large")]
     AnswerTooLarge,
-    /// What came back was not HTTP, or the request could not be put as HTTP.
+    /// What came back was not HTTP, or the request could not be expressed in HTTP.
     #[error("not_http")]
     Protocol,
     #[error("proxy_unreachable")]
@@ -98,15 +98,15 @@ pub enum HttpErrorKind {
 }
 
 impl HttpErrorKind {
-    /// The remedy, as the end of an error's text. The caller words it for a peer that is not reached, and for one that is
-    /// another than was meant: only it knows the settings that name the peer.
+    /// The remedy, as the end of an error's text. The caller provides those for an unreachable and for a
+    /// wrong peer: only it knows the settings that name the peer.
     #[rustfmt::skip]
     pub fn remedy<'a>(self, unreachable: &'a str, wrong_peer: &'a str) -> &'a str {
         match self {
             Self::Timeout | Self::HostNotFound | Self::ConnectionRefused | Self::Connection => unreachable,
             Self::Tls => "check the URL and this machine's trusted certificates (package ca-certificates, SSL_CERT_FILE)",
             Self::AnswerTooLarge | Self::Protocol => wrong_peer,
-            Self::ProxyUnreachable => "check HTTPS_PROXY and the way there (DNS, firewall); NO_PROXY names hosts that are \
+            Self::ProxyUnreachable => "check HTTPS_PROXY and the network path (DNS, firewall); NO_PROXY names hosts that are \
                                        called without it",
             Self::ProxyAuthentication => "set http://user:password@host:port in HTTPS_PROXY, with special characters \
                                           percent-encoded",
@@ -143,7 +143,7 @@ impl HttpClient {
         let has_body = !request.body().is_empty() || request.method() != http::Method::GET;
         let response = if has_body { agent.run(request) } else { agent.run(request.map(|_| ())) };
         let (head, body) = response.map_err(|error| self.describe(&error))?.into_parts();
-        // ureq's own `read_to_vec` starts with an empty vector, and copies what it has at each growth.
+        // ureq's own `read_to_vec` starts with an empty vector, and copies it each time that it grows.
         let length = body.content_length().unwrap_or_default().min(ANSWER_BYTES_RESERVED);
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
         let mut reader = body.into_with_config().limit(self.options.answer_bytes_max).reader();

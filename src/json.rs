@@ -1,5 +1,5 @@
-//! What JSON takes beside `serde_json`: a bound on the memory that a peer's text may take, JavaScript's halves of surrogate
-//! pairs, and a writer. Pure.
+//! What `serde_json` lacks: a bound on the memory that a peer's text may take, JavaScript's lone surrogates, and a writer.
+//! Pure.
 
 use std::fmt::Write as _;
 
@@ -7,18 +7,18 @@ use serde_json::Number;
 
 use crate::clock::EpochMs;
 
-/// For a text of any shape: true up to one value for each eight bytes, and some thousands more. Documented messages have
-/// one for more than twenty.
+/// True if the text has at most one value for each eight bytes, and some thousands more. Documented messages have one for
+/// more than twenty.
 ///
 /// A parsed value has a size of its own: a list with one number in it takes four bytes as text and some five hundred
-/// as a value. Text of such a shape would take more than a hundred times its length in memory, where a message of
-/// Stigg's takes ten. So whoever parses a peer's text says how many values it may hold, and they are counted first.
+/// as a value. Text of such a shape would take more than a hundred times its length in memory, where a message
+/// from Stigg takes ten. So whoever parses a peer's text says how many values it may hold, and they are counted first.
 /// (How deep they may nest is bounded by serde_json: 127 levels.)
 pub fn is_plausible(text: &[u8]) -> bool {
     holds_at_most(text, 4_096 + text.len() / 8)
 }
 
-/// True if the text, as JSON, holds at most about so many values (lists and objects count twice). Text that is no
+/// True if the text, as JSON, holds at most about this many values (lists and objects count twice). Text that is no
 /// JSON may give either answer.
 pub fn holds_at_most(text: &[u8], values_max: usize) -> bool {
     // Each value takes at least one byte of its own.
@@ -31,7 +31,7 @@ pub fn holds_at_most(text: &[u8], values_max: usize) -> bool {
         match byte {
             b',' | b'[' | b'{' => values += 1,
             b'"' => {
-                // A text counts by what stands around it. Within it, a backslash hides the byte behind it.
+                // A string is counted by the bytes around it. Within it, a backslash hides the byte after it.
                 while let Some(byte) = bytes.next() {
                     match byte {
                         b'"' => break,

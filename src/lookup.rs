@@ -15,7 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 /// An answer that nobody waited for is valid for this long: longer than the pause between two attempts.
 const LATE_ANSWER_VALID: Duration = Duration::from_secs(10);
-/// The system's resolver needs some; the default is 2 MiB.
+/// The system's resolver needs some of it; the default is 2 MiB.
 const STACK_BYTES: usize = 512 * 1024;
 
 type Resolve = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let (settings, command) = match commands::args::parse(args, &environment) {
         Ok(line) => line,
         Err(help_or_fault) => {
-            let _ = help_or_fault.print(); // a reader that has gone needs no help
+            let _ = help_or_fault.print(); // whoever closed the pipe needs no help
             return ExitCode::from(u8::try_from(help_or_fault.exit_code()).unwrap_or(commands::USAGE));
         }
     };

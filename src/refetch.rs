@@ -36,7 +36,7 @@ pub struct Refetcher<'a> {
 pub enum RefetchError {
     /// It may pass. The Edge API asked for this pause.
     Retryable(String, Option<Duration>),
-    /// It is this customer's own.
+    /// The fault is this customer's own.
     Customer(String),
     /// The other customers would fail for the same reason.
     Everyone(String),
@@ -68,7 +68,7 @@ impl Refetcher<'_> {
     pub fn refetch(&self, subject: &Subject) -> Result<Option<Outcome>, RefetchError> {
         let keyspace = &self.layout.keyspace;
         let (lock, token) = (keyspace.refetch_lock(subject), format!("warm-{:x}", fastrand::u128(..)));
-        let why = "an SDK holds the lock of a refetch all the time";
+        let why = "SDKs keep holding the refetch lock";
         // A reader that holds it is filling this very customer.
         let locked_at = until(Instant::now() + WRITE_LOCK_MAX, why, || {
             let now = Instant::now();

@@ -22,9 +22,9 @@ use crate::http_client::{HttpClient, HttpOptions};
 
 /// What a stop may spend on delivering the last reports.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
-/// A text that repeats is one report in this time; the log has every one.
+/// A repeated text is reported once in this time; the log has every occurrence.
 const REPEATED_AFTER: Duration = Duration::from_mins(5);
-/// Texts that are remembered for that. When all are in use, further ones wait too: that many is a flood.
+/// Texts that are remembered for that. Beyond these, new texts are not reported: so many are a flood.
 const REMEMBERED_MAX: usize = 100;
 
 /// Reports errors. Cheap to clone; does nothing until it is started.
@@ -91,11 +91,11 @@ impl Reporter {
         }
     }
 
-    /// Delivers the last reports, for at most 2 s. Later ones go nowhere.
+    /// Delivers the last reports, for at most 2 s. Later ones are dropped.
     pub fn close(&self) {
         let Some(client) = self.0.client.get().cloned() else { return };
         let (done, is_done) = sync_channel(1);
-        // On a thread that is left behind when time is up: closing waits for a place in the queue and for the request
+        // On a thread that is left behind when time is up: closing waits for room in the queue and for the request
         // in flight, neither of which the library bounds.
         let closer = std::thread::Builder::new().name("sentry-close".to_owned());
         let close = move || done.send(client.close(Some(FLUSH_MAX)));
@@ -115,7 +115,7 @@ fn panic_text(panic: &PanicHookInfo<'_>) -> String {
     }
 }
 
-/// True for a text once in a while.
+/// True for a text that was not reported recently.
 fn is_new(reported: &mut HashMap<String, Instant>, text: &str, now: Instant) -> bool {
     reported.retain(|_, at| now.saturating_duration_since(*at) < REPEATED_AFTER);
     !reported.contains_key(text)

@@ -1,6 +1,6 @@
-//! What the sources of credentials answer: XML of STS, JSON of the endpoints of containers and of instances. Pure.
+//! Parses what credential sources answer: XML from STS, JSON from the container and instance metadata endpoints. Pure.
 //!
-//! An error repeats nothing of an answer, which may hold secrets. Values and nodes are counted before they are parsed.
+//! An error never quotes an answer, which may hold secrets. Values and nodes are counted before they are parsed.
 
 use roxmltree::{Document, Node};
 use serde_json::Value;
@@ -13,7 +13,7 @@ use crate::clock::EpochMs;
 use crate::json::holds_at_most;
 use crate::log::{peer_code, peer_text};
 
-/// Documents have about ten values, answers of STS about twenty nodes and one attribute.
+/// A JSON document has about ten values, an answer of STS about twenty nodes and one attribute.
 const VALUES_MAX: usize = 1_000;
 const EQUALS_MAX: usize = 100;
 /// The names of key id, secret, session token and expiration.
@@ -111,7 +111,7 @@ fn document(body: &[u8]) -> Option<Value> {
 }
 
 fn xml(text: &str) -> Option<Document<'_>> {
-    // The parser makes room for all elements and attributes that these could begin, and compares each attribute and
+    // The parser allocates all elements and attributes that these could begin, and compares each attribute and
     // namespace with all others.
     let count = |mark: u8| text.bytes().filter(|byte| *byte == mark).count();
     let is_small = count(b'<') <= VALUES_MAX && count(b'=') <= EQUALS_MAX;

@@ -1,6 +1,6 @@
 //! Temporary credentials of an ECS task or an EKS pod, from the endpoint that the platform provides.
 //!
-//! The endpoint is near, so no proxy is used. On ECS the path of the URI is as good as a password and therefore never shown.
+//! The endpoint is on this node, so no proxy is used. On ECS the path of the URI is in effect a password, so it is never shown.
 //! The authorization token is read for each fetch, since EKS rotates its file.
 
 use std::time::Duration;

@@ -24,7 +24,7 @@ pub struct Endpoint {
 /// How an endpoint is called, and what errors say about it.
 #[derive(Debug, Clone, Copy)]
 pub struct EndpointDescription {
-    /// Of one call. `service` knows that no source takes longer than 10 s.
+    /// For one call. `service` relies on no source taking longer than 10 s.
     pub deadline: Duration,
     /// Begins the kind of each error.
     pub kind: &'static str,
@@ -84,8 +84,8 @@ impl Endpoint {
         let (code, text) = answers::refusal(status, &code, &message, secrets);
         let remedy = match status {
             300..=399 => "redirects are not followed; is this the right URL?",
-            429 => "too many requests: it is tried again later",
-            500.. => "the fault is on the other side: it is tried again later",
+            429 => "too many requests: it is retried later",
+            500.. => "the fault is on the other side: it is retried later",
             _ => remedy(status, &code),
         };
         Err(self.fault(&format!("http_{status}"), &format!("{text}; {remedy}")))

@@ -32,7 +32,7 @@ fn read(keys: &StaticKeys) -> Result<Credentials, CredentialsError> {
     })
 }
 
-/// A secret as it is now. While its file is replaced it may be empty.
+/// The current value of a secret. It may be empty while its file is being replaced.
 pub(super) fn read_secret(secret: &Secret, setting: &str) -> Result<String, CredentialsError> {
     let cause = match secret.read() {
         Ok(value) if !value.trim().is_empty() => return Ok(value.trim().to_owned()),

@@ -1,7 +1,7 @@
 //! AWS credentials: where they come from, how they are renewed, and how requests are signed with them.
 //!
 //! [`provider()`] makes the [`CredentialsProvider`] of a configured source. `endpoint` is the HTTP client of a source, and
-//! `answers` reads what it answers. Secrets appear in no `Debug`, log line or error.
+//! `answers` parses its answers. Secrets appear in no `Debug`, log line or error.
 
 pub mod answers;
 mod container;
@@ -79,7 +79,7 @@ pub fn own_provider(source: &CredentialSource, proxy: Option<Proxy>) -> Option<A
     Some(Arc::new(CredentialsProvider::new(fetcher, source.variables())))
 }
 
-/// Temporary credentials for the queue, by the server API key: no AWS account of one's own is needed.
+/// Temporary credentials for the queue, obtained with the server API key. No AWS account is needed.
 fn of_edge(edge: Arc<EdgeClient>, queue_url: String) -> Fetcher {
     Fetcher {
         source: format!("temporary credentials from the Edge API at {}", edge.address()),
@@ -93,7 +93,7 @@ fn of_edge(edge: Arc<EdgeClient>, queue_url: String) -> Fetcher {
 }
 
 impl Credentials {
-    /// What may appear nowhere. AWS quotes the session token in some refusals.
+    /// What must never be shown. AWS quotes the session token in some refusals.
     pub(crate) fn secrets(&self) -> Vec<&str> {
         let secrets = [Some(&self.secret_access_key), self.session_token.as_ref()];
         secrets.into_iter().flatten().map(String::as_str).collect()

@@ -1,5 +1,5 @@
-//! Keeps credentials fresh: renews temporary ones well before they expire, reads keys in files again, uses the old ones to the
-//! last moment if that fails, and makes one fetch at a time. A thread calls `renew_if_due`, waits for `next_renewal_in` and
+//! Keeps credentials fresh: renews temporary ones well before they expire, reads keys in files again, uses the old ones
+//! until they expire if that fails, and makes one fetch at a time. A thread calls `renew_if_due`, waits for `next_renewal_in` and
 //! repeats. Without it, callers fetch when the old credentials have expired.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,13 +11,13 @@ use crate::clock::EpochMs;
 
 /// Time to notice and repair a failing source before the old credentials expire.
 const LEAD_MS_MIN: i64 = 5 * 60 * 1000;
-/// Long-lived credentials are renewed earlier still, when this share of their life is left.
+/// Long-lived credentials are renewed earlier still, when this share of their lifetime is left.
 const LEAD_SHARE: i64 = 6;
 /// Credentials without an expiry come from files, which are read again this often.
 const REREAD_MS: i64 = 10 * 1000;
 /// The wait after a fetch that succeeded, …
 const REFETCH_MIN: Duration = Duration::from_secs(5);
-/// … and after one that failed or brought what AWS refuses, too.
+/// … and after one that failed, or whose credentials AWS refuses, too.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Credentials that have already expired when they arrive are used for this long.
@@ -41,7 +41,7 @@ struct Fetching {
     not_before_ms: i64,
     /// Grows with each fetch that did not help.
     backoff: Backoff,
-    /// What the last fetch brought.
+    /// What the last fetch returned.
     last: Option<Result<Arc<Credentials>, CredentialsError>>,
 }
 
@@ -73,7 +73,7 @@ impl CredentialsProvider {
         self.usable(now).map_or_else(|| self.renew_if_due(now), Ok)
     }
 
-    /// What it holds and has not expired.
+    /// The credentials that it holds, unless they have expired.
     pub fn usable(&self, now: EpochMs) -> Option<Arc<Credentials>> {
         let held = lock(&self.held);
         let is_valid = |held: &&Arc<Credentials>| held.expires_at.is_none_or(|expires_at| now < expires_at);
@@ -100,7 +100,7 @@ impl CredentialsProvider {
         let held = lock(&self.held);
         let is_current = held.credentials.is_some() && !held.is_refused;
         let due_at_ms = if is_current { held.renew_at_ms } else { now.0 };
-        // A longer wait than the longest means that the clock was turned back.
+        // A wait beyond the maximum means that the clock was set back.
         let held_back_ms = fetching.not_before_ms.saturating_sub(now.0);
         let is_plausible = u128::from(held_back_ms.unsigned_abs()) <= BACKOFF_MAX.as_millis();
         let held_back_ms = if is_plausible { held_back_ms } else { 0 };
@@ -143,7 +143,7 @@ impl CredentialsProvider {
         fetching.last.insert(fetched).clone()
     }
 
-    /// AWS refused this key: others are fetched soon. Has no effect if it is not the current key.
+    /// AWS refused this key: new ones are fetched soon. Has no effect if it is not the current key.
     pub fn invalidate(&self, access_key_id: &str) {
         let mut held = lock(&self.held);
         // A late refusal of the previous key says nothing about this one.

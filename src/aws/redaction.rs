@@ -2,7 +2,7 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// Nothing shorter is a secret of AWS's. Removing it would only garble the message.
+/// No secret of AWS is shorter. Removing shorter text would only garble the message.
 const SECRET_LEN_MIN: usize = 8;
 /// What RFC 3986 never encodes stays as it is.
 pub(super) const UNRESERVED: &AsciiSet =

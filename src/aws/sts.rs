@@ -118,7 +118,7 @@ fn remedy(_: u16, code: &str) -> &'static str {
              region's endpoint in AWS_ENDPOINT_URL_STS"
         }
         "ValidationError" => "check AWS_ROLE_ARN and AWS_ROLE_SESSION_NAME",
-        "IDPCommunicationError" | "Throttling" => "it is tried again later",
+        "IDPCommunicationError" | "Throttling" => "it is retried later",
         "" => "is this STS? check AWS_ENDPOINT_URL_STS and AWS_ENDPOINT_URL",
         _ => "the STS API reference explains this code",
     }

@@ -18,7 +18,7 @@ const VALID_UNTIL: &str = "validUntil";
 /// A balance and when it was true.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KnownBalance {
-    /// Of what.
+    /// The currency.
     pub currency: CurrencyId,
     /// What is left.
     pub balance: CreditBalance,
@@ -75,7 +75,7 @@ fn adjust_entry(entry: &mut Value, balances: &[KnownBalance]) -> Option<bool> {
     Some(*entitlement != before)
 }
 
-/// Sets or removes a field. It stands where lists are written with it, so that the same state is the same text.
+/// Sets or removes a field. It goes where newly written lists have it, so that equal states are equal texts.
 fn put(fields: &mut Map<String, Value>, behind: &str, name: &str, value: Option<Value>) {
     fields.shift_remove(name);
     if let Some(value) = value {

@@ -94,8 +94,8 @@ impl Keyspace {
         pattern + ":c_*"
     }
 
-    /// The tombstone of the subject whose customer key this is; `None` for any other key. An id may contain what ends other
-    /// keys (`:f_`): then there is no tombstone either, and a list that is out of order may be written again.
+    /// The tombstone of the subject whose customer key this is; `None` for any other key. If an id contains a separator
+    /// of other keys (`:f_`), there is no tombstone either, and an out-of-order list may be written again.
     pub fn tombstone_of(&self, key: &[u8]) -> Option<Vec<u8>> {
         let customer = key.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":")?;
         let has = |part: &[u8]| customer.windows(part.len()).any(|window| window == part);

@@ -55,9 +55,9 @@ pub struct EntitlementsWrite {
     pub locks: ReaderLocks,
     /// See [`Keyspace::tombstones`]: if one of these purges was sent later than this, nothing is written.
     pub tombstones: Vec<String>,
-    /// The age of the message; of an answer of Stigg's, when it was asked.
+    /// When the message was sent; for an answer from Stigg, when Stigg was asked.
     pub sent_at: EpochMs,
-    /// It is an answer of Stigg's, not a message: a purge before it does not make it out of date, whatever its timestamp.
+    /// It is an answer from Stigg, not a message: an earlier purge does not make it out of date, whatever its timestamp.
     pub is_from_edge_api: bool,
     /// The list, at the customer key.
     pub list: KeyWrite,

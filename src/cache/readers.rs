@@ -2,7 +2,7 @@
 //!
 //! Source: the published packages. 2.49.0 reads the customer key alone. 3.95.0 compares a resource's timestamp with its
 //! customer's, and wants a usage key for each metered feature. `cache-redis-store` 1.29.0 (SDK 4.x) wants a timestamp
-//! beside each value as well. Which credits 4.x wants a usage for is not published: all, it is assumed here.
+//! beside each value as well. Which credits 4.x wants a usage for is not published; all of them are assumed.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -54,7 +54,7 @@ pub enum EntryKind {
     Feature,
     /// A credit currency.
     Credit,
-    /// No `calculatedEntitlement`: readers stumble over it.
+    /// No `calculatedEntitlement`: readers fail on it.
     Malformed,
 }
 
@@ -115,7 +115,7 @@ pub fn entries(value: Option<&str>) -> Result<Vec<StoredEntry>, &'static str> {
         Ok(Value::Object(list)) => {
             Ok(list.iter().map(|(key, value)| StoredEntry::read(key, value)).collect())
         }
-        Ok(_) => Err("the value is no JSON object"),
+        Ok(_) => Err("the value is not a JSON object"),
         Err(_) if value.is_empty() => Err("the value is empty"),
         Err(_) => Err("the value is not JSON"),
     }
@@ -183,7 +183,7 @@ fn misses(
     let misses = [
         entries.as_ref().err().map(|why| (*why).to_owned()),
         (entries.iter().flatten().any(is_malformed))
-            .then(|| "an entry has no calculatedEntitlement, over which the reader stumbles".to_owned()),
+            .then(|| "an entry has no calculatedEntitlement, on which the reader fails".to_owned()),
         entries.as_ref().ok().and_then(|entries| missing_usages(generation, entries, &stored.usages)),
         (generation == 4 && lacks_timestamp).then(|| "the list has no timestamp".to_owned()),
         beside_customers,

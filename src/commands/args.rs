@@ -20,7 +20,7 @@ pub enum Command {
     ///
     /// Configuration, credentials (and whose they are for AWS), queue, Redis, Edge API and clock. What the service works
     /// without is a note. It leaves no trace: one key below the prefix is written to Redis and deleted again, and one message
-    /// is received, hidden from nobody. As that raises its receive count, nothing is received where messages wait under a
+    /// is received and not hidden. As that raises its receive count, nothing is received where messages wait under a
     /// dead-letter rule of fewer than 5 receives, or under one that cannot be read, unless --receive is given. Exit status:
     /// 0 if all is well, 3 if there are warnings only, 10 if credentials failed, 11 the queue, 12 Redis, 13 the Edge API, 14
     /// the clock, 1 if several of these did, 78 if the configuration has faults.
@@ -33,7 +33,7 @@ pub enum Command {
     ///
     /// Accepts bodies as they are, and messages as aws sqs receive-message prints them (jq -c '.Messages[]'). Newer wins,
     /// the readers' locks are waited for, CACHE_UPDATE_POLICY applies. Bad lines are reported with their number and do
-    /// not stop the rest. A message was sent when its Attributes or itself say so, else now. Exit status: 0 if every line
+    /// not stop the rest. A message counts as sent when its Attributes or its body say, else now. Exit status: 0 if every line
     /// was applied, 1 if some are bad or Redis failed.
     Replay(ReplayArgs),
     /// Fills the cache for a list of customers with what Stigg's Edge API says about them now.
@@ -44,7 +44,7 @@ pub enum Command {
     Warm(WarmArgs),
     /// Deletes what is cached for a customer, a resource or everyone, so that the next reader asks Stigg.
     ///
-    /// Asks first on a terminal; elsewhere it needs --yes. It is recorded for 12 hours, so that messages that were sent
+    /// Asks first on a terminal; elsewhere it needs --yes. The purge is recorded for 12 hours, so that messages that were sent
     /// before restore nothing. Usages of a customer stay, as they do for a purge that comes from the queue. Exit status:
     /// 0 if it was done, 1 if the answer was no or Redis failed, 2 if nobody could be asked.
     Purge(PurgeArgs),

@@ -23,7 +23,7 @@ use crate::store::admin::{Content, KeyExpiry, KeySnapshot};
 /// Nothing is cached.
 const NOT_CACHED: u8 = 3;
 
-/// What `inspect` is asked.
+/// The arguments of `inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
     /// The customer's id, as it was given to Stigg.
@@ -124,7 +124,7 @@ impl Snapshots {
         let value = self.get(key);
         let at = self.get(&timestamp_key(key)).text().and_then(timestamp_ms);
         let problem = match (&value.content, at) {
-            (Content::Foreign | Content::NotText, _) => Some("something foreign stands at the key"),
+            (Content::Foreign | Content::NotText, _) => Some("the key holds something foreign"),
             (Content::Text(_), None) => Some("no readable timestamp"),
             (Content::Absent, Some(_)) => Some("a timestamp without its value"),
             (Content::Text(_), Some(_)) | (Content::Absent, None) => None,
@@ -197,7 +197,7 @@ fn table(report: &Value) -> String {
     }
     for purge in items(&report["purges"]) {
         let (date, key) = (shown(&purge["date"]), shown(&purge["key"]));
-        lines.push(format!("purged\t{date} ({key}): what was sent before is out of order"));
+        lines.push(format!("purged\t{date} ({key}): messages sent before are out of order"));
     }
     for reader in items(&report["readers"]) {
         let outcome = style(format!("{:<4}", shown(&reader["outcome"])));

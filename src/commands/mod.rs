@@ -96,7 +96,7 @@ fn probe(settings: &Settings, path: &str) -> Result<u8, CommandError> {
             if status == 200 {
                 return print(format!("{}\n", body.trim_end()));
             }
-            let remedy = "the service's log and its /metrics tell why";
+            let remedy = "the service's log and its /metrics say why";
             format!("GET {path} on port {port} answers {status}: {}; {remedy}", body.trim_end())
         }
         Err(error) => format!(

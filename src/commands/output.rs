@@ -32,7 +32,7 @@ pub(super) fn complain(what: impl Display) {
     let _ = writeln!(io::stderr(), "{what}");
 }
 
-/// A kind of thing that is counted: its place in the summary, and its words.
+/// Something that is counted: its place in the summary, and its text.
 pub(super) type Counted = (u8, &'static str);
 
 /// How many there were of each kind.

@@ -12,7 +12,7 @@ use crate::log::printable;
 use crate::message::{Event, Message};
 use crate::store::{Outcome, StoreError};
 
-/// What `purge` is asked.
+/// The arguments of `purge`.
 #[derive(Debug, Args)]
 pub struct PurgeArgs {
     /// The customer's id, as it was given to Stigg.
@@ -41,7 +41,7 @@ pub(super) fn run(settings: &Settings, args: &PurgeArgs) -> Result<u8, CommandEr
     };
     if !args.yes {
         let (prefix, at) = (&session.prefix, &session.redis_at);
-        let question = format!("Forget what is cached of {whom} of environment '{prefix}' in Redis at {at}?");
+        let question = format!("Delete what is cached for {whom} of environment '{prefix}' in Redis {at}?");
         confirm(&printable(&question))?;
     }
     print(purge(&session, event)?)
@@ -49,13 +49,13 @@ pub(super) fn run(settings: &Settings, args: &PurgeArgs) -> Result<u8, CommandEr
 
 fn confirm(question: &str) -> Result<(), CommandError> {
     if !io::stdin().is_terminal() {
-        let why = "nothing was done: there is no terminal to ask on; add --yes to go on without a question";
+        let why = "nothing was done: there is no terminal to ask on; add --yes to skip the question";
         return Err(CommandError::Usage(why.to_owned()));
     }
     let mut stderr = io::stderr();
     let _ = write!(stderr, "{question} [y/N] ").and_then(|()| stderr.flush());
     let mut answer = String::new();
-    let _ = io::stdin().lock().read_line(&mut answer); // what cannot be read is no yes
+    let _ = io::stdin().lock().read_line(&mut answer); // unreadable input is not a yes
     if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
         return Ok(());
     }

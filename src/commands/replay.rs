@@ -22,7 +22,7 @@ use crate::store::{Outcome, StepResult};
 /// Changes that are applied together: enough to share round trips, few enough that the bar moves. A migration may have 90,000.
 const CHANGES_TOGETHER: usize = 250;
 
-/// What `replay` is asked.
+/// The arguments of `replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
     /// File with one JSON message on each line; - reads standard input.
@@ -112,7 +112,7 @@ impl Replay<'_> {
             return Ok(());
         };
         let failed = |error| {
-            let what = format!("from line {first} on nothing is known to be applied");
+            let what = format!("lines from {first} on may not have been applied");
             CommandError::Failed(format!("{what}: {error}"))
         };
         let lines = numbers.into_iter().zip(&changes);
@@ -163,14 +163,14 @@ fn count(tally: &mut Tally, change: &CacheChange, outcome: Outcome) {
         (Outcome::SkippedByPolicy | Outcome::NoCustomer, _) => {
             ((6, "changes of customers who are not cached"), 1)
         }
-        (Outcome::PurgedLater, _) => ((7, "changes of what was purged since"), 1),
+        (Outcome::PurgedLater, _) => ((7, "changes sent before a purge"), 1),
         (Outcome::Locked, _) => return,
     };
     tally.add(what, count);
 }
 
-/// The body of a line, which is one itself or a message as `aws sqs receive-message` prints it, and when it was sent: as the
-/// queue says, else now. (Decoding takes the message's own time if that is earlier.)
+/// The body in a line, which is the line itself or in a message as `aws sqs receive-message` prints it, and when it was
+/// sent: as the queue says, else now. (Decoding takes the message's own time if that is earlier.)
 fn body_of(line: &str, now: EpochMs) -> (String, EpochMs) {
     // Capital, as in SQS's answers: no event has this field. What is wrong with a line, decoding reports.
     let mut message: Value = serde_json::from_str(line).unwrap_or_default();

@@ -23,7 +23,7 @@ use crate::refetch::RefetchError;
 use crate::shutdown::Stop;
 use crate::store::{Outcome, RedisStore, StoreError, StoreRules, server_name};
 
-/// How long calls pause at most because the Edge API asks for it. A customer who would need more fails.
+/// How long calls pause at most because the Edge API asks for it. A customer that needs a longer pause fails.
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(2);
 
 pub(super) struct Session {
@@ -39,7 +39,7 @@ pub(super) struct Session {
 const CONNECTIONS_MAX: u32 = 100;
 
 impl Session {
-    /// Nothing is dialled yet.
+    /// No connection is made yet.
     pub fn open(settings: &Settings, access: CacheAccess) -> Result<Self, CommandError> {
         if let Err(error) = service_log::start(stderr(), &settings.command_log()?) {
             complain(format!("cannot start the log: {error}"));
@@ -104,7 +104,7 @@ pub(super) fn open_lines(path: &str) -> Result<(Box<dyn BufRead + Send>, Option<
     Ok((Box::new(BufReader::new(open()?)), total))
 }
 
-/// So many calls a second, of whichever thread, and none while the Edge API asks for a pause.
+/// Limits the calls per second of all threads, and allows none while the Edge API asks for a pause.
 pub(super) struct Pace {
     retries: u32,
     turns: Receiver<Instant>,

@@ -18,7 +18,7 @@ use crate::log::printable;
 use crate::refetch::{RefetchError, Refetcher};
 use crate::store::Outcome;
 
-/// What `warm` is asked.
+/// The arguments of `warm`.
 #[derive(Debug, Args)]
 pub struct WarmArgs {
     /// File with a customer's id on each line, or a customer's and, after a tab, a resource's; - reads standard input.
@@ -104,7 +104,7 @@ struct Warm<'a> {
 }
 
 impl Warm<'_> {
-    /// Fills whom this line names. An error ends it all.
+    /// Fills the customer that this line names. An error ends the run.
     fn line(&self, line: &[u8]) -> Result<(), CommandError> {
         self.bar.inc(1);
         let text = String::from_utf8_lossy(line);
@@ -118,12 +118,12 @@ impl Warm<'_> {
         let result = if self.done_before.contains(text) {
             Ok(DONE_BEFORE)
         } else if str::from_utf8(line).is_err() || customer.is_empty() || resource == Some("") {
-            let why = "it is no customer's id in UTF-8, and no two ids with a tab in between";
+            let why = "it is neither a customer's id in UTF-8 nor two ids with a tab in between";
             Err(RefetchError::Customer(why.to_owned()))
         } else {
             let subject = subject(customer, resource);
             self.pace.call(|| self.refetcher.refetch(&subject)).map(|outcome| match outcome {
-                None => (2, "left, as Stigg knows no entitlements of them"),
+                None => (2, "left, as Stigg has no entitlements for them"),
                 Some(Outcome::PurgedLater) => (3, "left, as they were purged meanwhile"),
                 Some(Outcome::Applied { written: 0, .. }) => (1, "left, as newer entries are stored"),
                 Some(_) => FILLED,
@@ -144,7 +144,7 @@ impl Warm<'_> {
     }
 }
 
-/// Where it is recorded what became of each line.
+/// Records what became of each line.
 struct Record {
     state: Option<File>,
     failed: Option<File>,
@@ -176,7 +176,7 @@ impl Record {
         Ok((done_before, Self { state, failed, tally: Tally::of(FILLED) }))
     }
 
-    /// At once: the next moment may be the last.
+    /// Writes at once: the process may end at any moment.
     fn add(&mut self, line: &str, what: Counted) -> io::Result<()> {
         self.tally.add(what, 1);
         let file = match what {

@@ -15,7 +15,7 @@ use super::{
     WebIdentitySource, queue,
 };
 
-/// Reads a source. None if nothing of it is set, or after a fault.
+/// Reads a source. None if none of its settings is set, or after a fault.
 type ReadSource = fn(&mut Validator<'_>) -> Option<CredentialSource>;
 
 /// The sources of the operator's own credentials: what `CREDENTIAL_SOURCE` calls them, and what has to be set. `auto` tries
@@ -52,7 +52,7 @@ pub(super) fn own(validator: &mut Validator<'_>) -> Option<CredentialSource> {
         }
     }
     if let [(_, needed, _)] = sources {
-        let what = format!("is '{choice}', but nothing of it is set");
+        let what = format!("is '{choice}', but none of its settings is set");
         validator.fault(CREDENTIAL_SOURCE, format!("{what}; set {needed}, or another CREDENTIAL_SOURCE"));
     }
     None

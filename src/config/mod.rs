@@ -2,7 +2,7 @@
 //! environment.
 //!
 //! `table` says which settings there are, `settings` takes them from flags and environment, `shown` is what the status
-//! page may show. `validate` judges them with the help of `values` (numbers, choices, secrets), `queue`, `redis`, `proxy`,
+//! page may show. `validate` checks them with the help of `values` (numbers, choices, secrets), `queue`, `redis`, `proxy`,
 //! `credentials` and `profiles` (the files that AWS's tools share). A fault or a notice never holds a secret's value, nor
 //! that of a URL that may hold a password.
 

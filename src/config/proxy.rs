@@ -11,7 +11,7 @@ use url::Url;
 use super::table;
 use super::values::{Validator, shown};
 
-/// A CONNECT proxy for https, and the hosts that are called without it. Nothing shows its user and password.
+/// A CONNECT proxy for https, and the hosts that are called without it. Its user and password are never shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proxy {
     proxy: ureq::Proxy,
@@ -20,7 +20,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy by its URL, `host:port` being an http one. None if it is no HTTP proxy's.
+    /// Parses the URL of a proxy; `host:port` means http. None if it is not that of an HTTP proxy.
     pub fn parse(url: &str) -> Option<Self> {
         let text = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
         // A / or ? of a password that is not encoded ends the host.

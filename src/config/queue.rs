@@ -39,7 +39,7 @@ pub(super) fn address(validator: &mut Validator<'_>) -> (Option<String>, Option<
 pub(super) fn region(validator: &mut Validator<'_>) -> Option<String> {
     let of_url = validator.value(QUEUE_URL).and_then(region::of_queue_url);
     if of_url.is_none() {
-        let what = ", as QUEUE_URL does not tell it; set the queue's region, like us-east-1";
+        let what = ", as QUEUE_URL does not name it; set the queue's region, like us-east-1";
         validator.require(&[AWS_REGION], what);
     }
     validator.owned(AWS_REGION).or(of_url)

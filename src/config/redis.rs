@@ -114,7 +114,7 @@ fn sentinels(validator: &mut Validator<'_>, has_tls: bool) -> Option<SentinelCon
     })
 }
 
-/// What refines TLS however it was asked for, as a URL has no place for it.
+/// The TLS settings that apply however TLS was enabled, since a URL has no place for them.
 fn tls(validator: &mut Validator<'_>, config: Option<&mut RedisConfig>) {
     validator.pem::<CertificateDer<'_>>(REDIS_TLS_CA_FILE, "valid certificate");
     let chain = validator.pem::<CertificateDer<'_>>(REDIS_TLS_CERT_FILE, "valid certificate");
@@ -202,7 +202,7 @@ fn of_url(text: &str) -> Result<RedisConfig, String> {
     })
 }
 
-/// What tokens for ElastiCache are made for. None if IAM is not asked for, or after a fault.
+/// What ElastiCache tokens are signed for. None if IAM is not asked for, or after a fault.
 fn iam(validator: &mut Validator<'_>, config: Option<&RedisConfig>) -> Option<RedisIam> {
     let is_serverless = validator.boolean(REDIS_IAM_SERVERLESS);
     if !validator.boolean(REDIS_IAM_AUTH) {

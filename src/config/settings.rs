@@ -1,4 +1,4 @@
-//! The settings as an operator gives them: environment variables and flags, raw text, not yet judged, so that `validate`
+//! The settings as an operator gives them: environment variables and flags, raw text, not yet checked, so that `validate`
 //! can report every fault at once. Only an unknown flag is refused here. A flag wins over its variable, and an empty
 //! value counts as not set.
 
@@ -18,7 +18,7 @@ pub type Environment = HashMap<OsString, OsString>;
 const AFTER_HELP: &str = "Every setting is an environment variable and a flag; the flag wins, and an empty value counts as not \
      set. Give secrets by variable or by file, since flags show in the list of processes. Booleans are 0 or 1, true or \
      false, yes or no, on or off.\n\n\
-     Exit status: 0 after a stop that was asked for; 1 if the service cannot start; 2 for an unknown flag; 70 after a \
+     Exit status: 0 after a requested stop; 1 if the service cannot start; 2 for an unknown flag; 70 after a \
      defect in one of its loops; 78 if the configuration has faults: all are printed, and nothing is started; 130 or 143 \
      after a second signal.";
 
@@ -26,7 +26,7 @@ const AFTER_HELP: &str = "Every setting is an environment variable and a flag; t
 #[derive(Default)]
 pub struct Settings {
     given: HashMap<&'static str, String>,
-    /// What there is to say about how they were given.
+    /// What is wrong or worth a warning in how they were given.
     pub(super) faults: Vec<String>,
     pub(super) notices: Vec<String>,
 }
@@ -81,7 +81,7 @@ impl Settings {
         let variable = setting.variable;
         let mut notice = |what: String| self.notices.push(format!("{variable}: {what}"));
         let Some(text) = value.to_str() else {
-            // Others set these for other programs too: what is not understood of them prevents nothing.
+            // These are also set for other programs: one that is not understood never prevents a start.
             if matches!(variable, "HOME" | "HTTPS_PROXY" | "NO_COLOR" | "NO_PROXY") {
                 notice("is not UTF-8, and is ignored".to_owned());
             } else {
@@ -112,7 +112,7 @@ impl Settings {
     }
 }
 
-/// Nothing of it shows: a secret may be in any setting.
+/// Shows no value: any setting may hold a secret.
 impl std::fmt::Debug for Settings {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("Settings")

@@ -167,7 +167,7 @@ impl SettingRow {
         self.variable.to_ascii_lowercase().replace('_', "-")
     }
 
-    /// Nothing of its value may be seen.
+    /// Its value must never be shown.
     pub fn is_secret(&self) -> bool {
         matches!(self.holds, Secret(_))
     }

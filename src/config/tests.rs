@@ -178,7 +178,7 @@ fn all_faults_come_at_once_each_with_its_variable_and_its_remedy() {
     .unwrap_err();
     let expected = "\
 QUEUE_URL: is required; set the queue's URL, https://sqs.<region>.amazonaws.com/<account>/<name>
-AWS_REGION: is required, as QUEUE_URL does not tell it; set the queue's region, like us-east-1
+AWS_REGION: is required, as QUEUE_URL does not name it; set the queue's region, like us-east-1
 AWS_SECRET_ACCESS_KEY: is required with AWS_ACCESS_KEY_ID; set it, or unset AWS_ACCESS_KEY_ID
 SERVER_API_KEY: is required; set it, or SERVER_API_KEY_FILE, to a server API key of the environment
 REDIS_HOST: is required (or REDIS_URL); set the host name of Redis

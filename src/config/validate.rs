@@ -1,4 +1,4 @@
-//! Settings -> Config, and the parts of it that commands need. Every setting is judged, whatever was found before it, so
+//! Settings -> Config, and the parts of it that commands need. Every setting is checked, whatever was found before it, so
 //! that all faults come at once.
 
 use std::num::NonZeroUsize;
@@ -66,7 +66,7 @@ impl Settings {
         self.given(NO_COLOR).is_none()
     }
 
-    /// The log of a command: for people, and of warnings and worse, unless it is set.
+    /// The log of a command: text, of warnings and errors, unless set otherwise.
     pub fn command_log(&self) -> Result<LogConfig, Faults> {
         let mut validator = Validator::new(self);
         let log = log(&mut validator);
@@ -144,7 +144,7 @@ fn expiry(validator: &mut Validator<'_>) -> Expiry {
     let setting = validator.newer_or_older(KEYS_TTL_IN_SECS, TTL_IN_SECS);
     let secs = validator.read(setting, |value| {
         let secs = value.parse().ok().filter(|secs: &i64| *secs != 0 && *secs <= 100 * SECS_OF_A_YEAR);
-        let what = "is no lifetime; set 1 to 3153600000 seconds (100 years), or -1 for ever";
+        let what = "is not a lifetime; set 1 to 3153600000 seconds (100 years), or -1 for ever";
         secs.ok_or_else(|| format!("{} {what}", shown(value)))
     });
     if let Some(secs) = secs.filter(|secs| *secs > SECS_OF_A_YEAR) {

@@ -1,5 +1,5 @@
 //! Single values: each is read, or becomes a fault that names its variable, what is wrong and the remedy. After a fault, a
-//! value of the right type is returned all the same, so that the values after it are judged too.
+//! value of the right type is returned all the same, so that the values after it are checked too.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -89,7 +89,7 @@ impl<'a> Validator<'a> {
         read(self.value(setting)?).map_err(|fault| self.fault(setting, fault)).ok()
     }
 
-    /// The value if it is fit. `what` ends the fault: what it is not, and the remedy.
+    /// The value if `is_fit` accepts it. `what` ends the fault: what it is not, and the remedy.
     pub fn text(&mut self, setting: Setting, is_fit: impl Fn(&str) -> bool, what: &str) -> Option<String> {
         let fault = |text: &str| format!("{} {what}", shown(text));
         self.read(setting, |text| if is_fit(text) { Ok(text.to_owned()) } else { Err(fault(text)) })
@@ -215,7 +215,7 @@ impl<'a> Validator<'a> {
         }
     }
 
-    /// What a PEM file holds, at least one and all of them valid. Nothing of it is shown.
+    /// What a PEM file holds, at least one and all of them valid. Its content is never shown.
     pub fn pem<T: PemObject>(&mut self, setting: Setting, what: &str) -> Option<Vec<T>> {
         let path = self.value(setting)?;
         self.file(setting, path, |pem| {

@@ -69,7 +69,7 @@ fn each_refusal_says_what_to_check() {
     assert!(!unauthorized.message.contains("server-key-1"));
     assert!(refusal(403, "<html>").message.contains("check SERVER_API_KEY"));
     assert!(refusal(404, "").message.contains("check EDGE_API_URL"));
-    assert!(refusal(502, "").message.contains("it is tried again later"));
+    assert!(refusal(502, "").message.contains("it is retried later"));
     assert!(refusal(200, "<html>").message.contains("it is not JSON"));
     let listed = r#"{"data":null,"errors":[{"message":"no customer data here","extensions":{"code":"UNAUTHENTICATED"}}]}"#;
     let listed = refusal(200, listed);

@@ -17,11 +17,11 @@ use ureq::unversioned::transport::{
 use super::{CONNECT_TIMEOUT, OUTPUT_BYTES};
 use crate::lookup::Lookups;
 
-/// A connection that was used so recently is taken for open. To probe it takes six system calls a call, three of them while
-/// the pool is locked for all threads.
+/// A connection used this recently is assumed to be open. Probing one takes six system calls, three of them while the pool is
+/// locked for all threads.
 const PROBE_AFTER: Duration = Duration::from_secs(1);
-/// The timeout of a socket is a multiple of this: to set it is a system call, and what is left of a deadline changes with each
-/// read and write.
+/// Socket timeouts are rounded up to a multiple of this: setting one is a system call, and the time that is left changes with
+/// each read and write.
 const TIMEOUT_STEP: Duration = Duration::from_millis(250);
 
 /// Leaves the lookup to [`Dial`].
@@ -54,7 +54,7 @@ impl<In: Transport> Connector<In> for Dial {
         let found = self.lookups.addresses(host, port, connect_by);
         let found = found.map_err(|error| ureq::Error::Other(Box::new(error)))?;
         let mut addrs = NoResolver.empty();
-        // As many as ureq takes.
+        // ureq accepts no more.
         found.into_iter().take(16).for_each(|address| addrs.push(address));
         let details = ConnectionDetails {
             addrs,
@@ -99,7 +99,7 @@ impl Dialed {
     }
 }
 
-/// The same, up to [`TIMEOUT_STEP`] later. What is short is left as it is.
+/// Rounds a timeout up to a multiple of [`TIMEOUT_STEP`]. Short ones stay as they are.
 fn stepped(mut timeout: NextTimeout) -> NextTimeout {
     let steps = timeout.after.as_millis().div_ceil(TIMEOUT_STEP.as_millis());
     if let 5..=100_000 = steps {

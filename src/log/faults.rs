@@ -12,7 +12,7 @@ use log::Level;
 use super::OUTPUT;
 use super::text::{printable, without_addresses};
 
-/// After so long, repeated records are summarized.
+/// After this time, repeated records are summarized.
 pub const WINDOW: Duration = Duration::from_secs(30);
 const SOURCES_MAX: usize = 100;
 /// More kinds than fail at a time.
@@ -87,7 +87,7 @@ impl FaultLog {
         self.lock().iter().rev().cloned().collect()
     }
 
-    /// How many faults there were, of whatever kind: unlike those of the kinds that are kept, it never falls.
+    /// The number of all faults. Unlike the counts of the kinds that are kept, it never falls.
     pub fn total(&self) -> u64 {
         self.1.load(Ordering::Relaxed)
     }
@@ -125,7 +125,7 @@ pub(super) struct Limiter {
     is_driven: bool,
 }
 
-/// The lines of a source in a while.
+/// The lines of one source in one window.
 #[derive(Debug)]
 pub(super) struct Window {
     pub(super) began: Instant,
@@ -143,7 +143,7 @@ impl Window {
 }
 
 impl Limiter {
-    /// Gives the line back if it passes. Of its source, so many pass in a window.
+    /// Returns the line if it passes. At most `at_most` lines of its source pass in a window.
     pub(super) fn pass(
         &mut self,
         (mut source, at_most): (String, u32),
@@ -166,7 +166,7 @@ impl Limiter {
         None
     }
 
-    /// Ends the windows that have lasted so long; those in which not everything passed are to be summarized.
+    /// Ends the windows that have lasted this long, and returns those in which not everything passed.
     pub(super) fn end(&mut self, at_least: Duration, now: Instant) -> Vec<Window> {
         self.is_driven = true;
         let mut ended = Vec::new();

@@ -56,7 +56,7 @@ pub fn set_level(level: LevelFilter) {
     LOGGER.get().inspect(|logger| logger.set_new_spec(specification(level)));
 }
 
-/// Logs the summaries of what was limited in windows that have lasted so long: to be called with [`WINDOW`] about every second,
+/// Logs the summaries of what was limited in windows that have lasted this long: to be called with [`WINDOW`] about every second,
 /// and with zero at the end of the process.
 pub fn log_summaries(at_least: Duration) {
     let Some(output) = OUTPUT.get() else { return };
@@ -73,7 +73,7 @@ pub fn log_summaries(at_least: Duration) {
     }
 }
 
-/// Of other crates only warnings, since their debug records hold bytes of requests.
+/// Only warnings of other crates, since their debug records hold bytes of requests.
 fn specification(level: LevelFilter) -> LogSpecification {
     LogSpecBuilder::new()
         .default(level.min(LevelFilter::Warn))
@@ -116,7 +116,7 @@ impl Output {
         self.writer.write(lines, |lost| {
             let mut record = Record::builder();
             record.level(Level::Warn).target(module_path!());
-            let loss = "lines before this one are lost: whoever reads this log had stopped reading";
+            let loss = "lines before this one are lost: the reader of this log had stopped reading";
             self.line(&record.args(format_args!("{lost} {loss}")).build())
         });
     }

@@ -10,7 +10,7 @@ const NEVER_SHOWN: [&str; 4] = [":c_", "CacheMiss-", "%40", "u0040"];
 /// What every key begins with.
 static KEY_PREFIX: OnceLock<String> = OnceLock::new();
 
-/// From now on, what begins with this environment prefix as a key does is taken for one by [`peer_text`].
+/// From now on, [`peer_text`] takes text that begins as the keys of this environment prefix do for a key.
 pub fn hide_keys(environment_prefix: &str) {
     KEY_PREFIX.get_or_init(|| environment_prefix.to_owned());
 }

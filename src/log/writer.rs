@@ -2,7 +2,7 @@
 //!
 //! A pipe holds some 64 KiB and then makes its writers wait: a log driver that hangs would hold up every loop that logs.
 //! So a record is written only where there is room. When there has been none for a while, records are dropped until
-//! there is, and then their number is reported. A reader that has gone costs the records.
+//! there is, and then their number is reported. If the reader has gone, the records are lost.
 
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};

@@ -26,7 +26,7 @@ pub(super) fn event(event_type: EventType, scope: &Scope<'_>, times: &StateTimes
         Change::CreditBalance => Event::UsageUpdated(credit_balance_updated(scope, times)?),
         Change::Purge | Change::Migration => match listed(scope)? {
             subjects if !subjects.is_empty() => Event::Purged(subjects),
-            // A migration that lists nobody is one of every customer.
+            // A migration that lists nobody concerns every customer.
             _ if event_type.change == Change::Migration => Event::EnvironmentInvalidated,
             _ => return Err(scope.missing("customerId")),
         },
@@ -110,7 +110,7 @@ fn credit_balance_updated(scope: &Scope<'_>, times: &StateTimes) -> Decoded<Usag
     Ok(updated(subject, of, consumed, None, scope, times))
 }
 
-/// A usage with its period and balance. It was true at its own time, or at that of what is beside it.
+/// A usage with its period and balance. It was true at its own time, else at the time of the entitlement beside it.
 fn updated(
     subject: Subject,
     of: UsageOf,
@@ -192,7 +192,7 @@ fn listed(scope: &Scope<'_>) -> Decoded<Subjects> {
     Ok(subjects)
 }
 
-/// A listed customer is its id, or an object with it. A null says nothing.
+/// A listed customer is an id, or an object with one. A null is skipped.
 fn add_listed(subjects: &mut Subjects, listed: Field<'_>) -> Decoded<()> {
     if let Some(id) = listed.text_if_any() {
         subjects.push(id, None);

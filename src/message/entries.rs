@@ -1,4 +1,4 @@
-//! Entitlement lists: each entry, from either form, to the readers' spellings.
+//! Converts the entries of entitlement lists, of either form, to the readers' spellings.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -29,8 +29,8 @@ fields! {
 }
 
 fields! {
-    /// The feature of an entry. A webhook's `unit` is one of them and its `units` are several, unlike what the words suggest
-    /// beside GraphQL's.
+    /// The feature of an entry. In a webhook `unit` is the singular and `units` the plural; in GraphQL they are `featureUnits` and
+    /// `featureUnitsPlural`.
     FeatureFields {
         ref_id = "refId", id = "id", feature_type = "featureType", meter_type = "meterType",
         feature_units = "featureUnits", feature_units_plural = "featureUnitsPlural", unit = "unit", units = "units",
@@ -42,7 +42,7 @@ fields! {
 /// repeated, the last entry is kept, in the place of the first, as a JavaScript `Map` does.
 pub(super) type Entries = (Vec<Entitlement>, Option<EpochMs>);
 
-/// Converts a list. A null entry says nothing.
+/// Converts a list. Null entries are skipped.
 pub(super) fn entitlements(list: Field<'_>, times: &StateTimes) -> Decoded<Option<Entries>> {
     let Some(entries) = list.list()? else {
         return Ok(None);
@@ -140,7 +140,7 @@ fn feature<'t>(
         None => json.raw(r#","enumValues":[]"#),
     }
     json.field(r#","validUntil":"#, entry.valid_until.date());
-    // A rate without an amount or a currency is none.
+    // A rate without an amount or a currency does not count.
     let rate = entry.credit_rate.object()?;
     let rate = rate.and_then(|rate| {
         let currency = currency_id(rate.get("currencyId"), rate.get("currency"));

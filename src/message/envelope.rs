@@ -61,8 +61,8 @@ pub(super) struct Scope<'t> {
 }
 
 /// Opens a text and reads what is inside its envelopes. `path` leads from the body to it. `event_type` is the event's, if an
-/// envelope so far names it: the outermost documented name decides; an undocumented one (`next` of graphql-ws, an own
-/// `detail-type` of a bus) leaves the decision to the envelopes inside.
+/// envelope so far names it: the outermost documented name decides; an undocumented one (`next` of graphql-ws, a custom
+/// `detail-type`) leaves the decision to the envelopes inside.
 ///
 /// How deep envelopes nest is bounded by `serde_json`, and by the escapes that double the text for each SNS notification.
 pub(super) fn open<T>(
@@ -77,7 +77,7 @@ pub(super) fn open<T>(
         repaired = replace_lone_surrogates(json);
         repaired.as_deref().map_or(Err(error), Tree::parse)
     });
-    // An error of the syntax quotes nothing of the text.
+    // A syntax error does not quote the text.
     let tree = tree.map_err(|error| MalformedBody::at(&path, format!("not JSON: {error}")))?;
     let root = tree.root().object().map_err(|fault| fault.within(&path))?;
     let mut object = root.ok_or_else(|| MalformedBody::at(&path, "expected an object, found null"))?;
@@ -87,7 +87,7 @@ pub(super) fn open<T>(
         let sns_type = level.sns_type.text_if_any();
         let has_message = level.topic_arn.is_present() && level.message.text_if_any().is_some();
         if sns_type.map_or(has_message, |sns_type| sns_type == "Notification") {
-            // Of the SNS envelope nothing is kept: its `Timestamp` is when it was published, not when it was true.
+            // The SNS envelope is dropped: its `Timestamp` is when it was published, not when the state was true.
             let message = level.message.text().and_then(|text| text.ok_or_else(|| level.message.missing()));
             let message = message.map_err(|fault| fault.within(&path))?;
             return open(message, join(&path, "Message"), event_type, read);
@@ -95,7 +95,7 @@ pub(super) fn open<T>(
         let wrapped = [level.detail, level.payload, level.data].into_iter().find_map(object_at);
         let mut graphql_fields = level.graphql_fields().into_iter();
         let graphql = if wrapped.is_none() { graphql_fields.find_map(object_at) } else { None };
-        // The `Type` is of what SNS says of its own subscription.
+        // A `Type` that is left here is of a message about the SNS subscription itself.
         let names = [level.sns_type, level.kind, level.event_type, level.detail_type, level.typename];
         let names = names.into_iter().filter_map(Field::text_if_any);
         for name in names.chain(graphql.map(|(key, _)| key)) {
@@ -141,7 +141,7 @@ impl<'t> Scope<'t> {
         self.outwards().find_map(read).transpose()
     }
 
-    /// The same for what is left out if it is of another kind.
+    /// The same, but a value of another type counts as absent.
     pub(super) fn find_valid<T>(&self, read: impl Fn(&LevelFields<'t>) -> Option<T>) -> Option<T> {
         self.outwards().find_map(|(_, level)| read(level))
     }

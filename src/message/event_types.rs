@@ -3,7 +3,7 @@
 //! Names are compared exactly: a similar name is another event. Sources: Stigg's webhook reference, the event types of its
 //! event queues, its GraphQL schema.
 
-/// Documented names that change nothing here, one a line: what they lead to comes under a name of [`ACTING`]. They are labels
+/// Documented names that change nothing here, one a line: what follows from them comes under a name of [`ACTING`]. They are labels
 /// of a metric, and none of them is an envelope of another event.
 const WITHOUT_EFFECT: &str = include_str!("events_without_effect.txt");
 

@@ -2,8 +2,8 @@
 //! SNS and EventBridge envelopes) becomes ONE type, so that the rest of the code knows no shape. Pure.
 //!
 //! `serde_json` reads a body once, into the nodes of `tree`. `envelope` finds the event's type and the payload; `convert`,
-//! and `entries` for lists, make the domain values. What is not understood is a fault with its location; what the location
-//! held is never shown, since it is a customer's.
+//! and `entries` for lists, make the domain values. What is not understood is a fault with its location. The
+//! content there is never shown, since it is a customer's.
 
 mod convert;
 mod entries;

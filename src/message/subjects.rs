@@ -23,7 +23,7 @@ impl Subjects {
         self.ends.is_empty()
     }
 
-    /// The subject of that index; panics behind the last.
+    /// The subject at this index; panics beyond the last.
     pub fn get(&self, index: usize) -> Subject {
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before][1]);
         let [customer_end, resource_end] = self.ends[index].map(|end| end as usize);

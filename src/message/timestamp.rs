@@ -14,7 +14,7 @@ use crate::clock::EpochMs;
 
 /// A JavaScript `Date` ends 100,000,000 days either side of 1970.
 const MS_MAX: i64 = 8_640_000_000_000_000;
-/// 2015-01-01: earlier, nothing at Stigg was true. Seconds that are taken for milliseconds are in 1970.
+/// 2015-01-01: before Stigg existed. Seconds that are taken for milliseconds are in 1970.
 const FIRST_STATE: EpochMs = EpochMs(1_420_070_400_000);
 /// How far the clock of a producer may be ahead.
 const AHEAD_MS_MAX: i64 = 3_600_000;
@@ -31,7 +31,7 @@ pub(super) struct StateTimes {
 }
 
 impl StateTimes {
-    /// For a message that was sent then.
+    /// For a message that was sent at this time.
     pub(super) fn new(sent_at: EpochMs, fallback: EpochMs) -> Self {
         Self { latest: EpochMs(sent_at.0.saturating_add(AHEAD_MS_MAX)), impossible: Cell::new(0), fallback }
     }

@@ -115,7 +115,7 @@ impl<'a> Visitor<'a> for Builder<'_, 'a> {
     }
 }
 
-/// Takes off the first value, without a name.
+/// Removes the first value from the nodes. It has no name.
 fn next_value<'t>(nodes: &mut &'t [Node<'t>]) -> Option<Field<'t>> {
     let inner = match nodes.first()? {
         Node::List(inner) | Node::Object(inner) => *inner,
@@ -234,7 +234,7 @@ impl<'t> Field<'t> {
         MalformedBody::at(self.key, "missing")
     }
 
-    /// Itself, to be passed on: readers distinguish an absent field from a null one. `read` finds a value of another kind.
+    /// The field, to be passed on: readers distinguish an absent field from a null one. `read` checks the type of its value.
     pub(super) fn given<T>(self, read: impl FnOnce(Self) -> Decoded<Option<T>>) -> Decoded<Option<Self>> {
         read(self).map(|_| (!self.is_absent()).then_some(self))
     }

@@ -1,4 +1,4 @@
-//! Turns the bytes of a request into a reply. No socket here.
+//! Turns the bytes of a request into a reply. No sockets here.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +22,7 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// A response; the server adds the headers that all have.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Reply {
+pub(super) struct OpsReply {
     pub(super) status: u16,
     pub(super) content_type: &'static str,
     pub(super) headers: Vec<(&'static str, &'static str)>,
@@ -32,7 +32,7 @@ pub(super) struct Reply {
     pub(super) is_head: bool,
 }
 
-impl Reply {
+impl OpsReply {
     fn new(status: u16, content_type: &'static str, body: String) -> Self {
         Self { status, content_type, headers: Vec::new(), body, http_version: (1, 1), is_head: false }
     }
@@ -54,7 +54,7 @@ pub(super) struct Endpoints {
 
 impl Endpoints {
     /// The reply to what has been received; none while the rest of the head may still arrive.
-    pub(super) fn reply(&self, received: &[u8], is_late: bool, now: Instant) -> Option<Reply> {
+    pub(super) fn reply(&self, received: &[u8], is_late: bool, now: Instant) -> Option<OpsReply> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = Request::new(&mut headers);
         let head = received.get(..HEAD_BYTES_MAX).unwrap_or(received);
@@ -73,10 +73,10 @@ impl Endpoints {
             Ok(Status::Partial) => return None,
             Err(Error::TooManyHeaders) => Some((431, "the request has too many headers")),
             Err(Error::Version) => Some((505, "HTTP/1.1 and HTTP/1.0 are served")),
-            Err(_) => Some((400, "this is no HTTP request")),
+            Err(_) => Some((400, "this is not an HTTP request")),
         };
         let mut reply = match refused {
-            Some((status, error)) => Reply::json(status, &json!({ "error": error })),
+            Some((status, error)) => OpsReply::json(status, &json!({ "error": error })),
             None => self.resource(request.path.unwrap_or_default(), now),
         };
         if reply.status == 405 {
@@ -87,7 +87,7 @@ impl Endpoints {
         Some(reply)
     }
 
-    fn resource(&self, target: &str, now: Instant) -> Reply {
+    fn resource(&self, target: &str, now: Instant) -> OpsReply {
         let target: Result<Uri, _> = target.parse(); // a proxy may send a whole URL
         let path = target.as_ref().map_or("", Uri::path);
         let health = self.health.readiness(now);
@@ -95,28 +95,28 @@ impl Endpoints {
         match (path.strip_suffix('/').unwrap_or(path), &self.status) {
             ("/livez", _) => {
                 let (status, word) = status_of(health.is_live());
-                Reply::json(status, &json!({ "status": word }))
+                OpsReply::json(status, &json!({ "status": word }))
             }
             ("/readyz", _) => {
                 let (status, word) = status_of(health.up);
                 let redis = if health.redis_connected { "CONNECTED" } else { "DISCONNECTED" };
                 let body = json!({"status": word, "consumers": health.consumers, "redis": redis});
-                Reply::json(status, &body)
+                OpsReply::json(status, &body)
             }
             ("/metrics", _) => {
                 self.metrics.consumers.set(i64::try_from(health.consumers).unwrap_or(i64::MAX));
                 self.metrics.redis_up.set(i64::from(health.redis_connected));
-                Reply::new(200, PROMETHEUS_TEXT, self.rendered("/metrics", now, || self.metrics.render()))
+                OpsReply::new(200, PROMETHEUS_TEXT, self.rendered("/metrics", now, || self.metrics.render()))
             }
             ("/status", Some(status)) => {
                 let report = || status.report(now, clock::now()).to_string();
-                Reply::new(200, JSON, self.rendered("/status", now, report))
+                OpsReply::new(200, JSON, self.rendered("/status", now, report))
             }
-            ("", Some(_)) if path == "/" => Reply {
+            ("", Some(_)) if path == "/" => OpsReply {
                 headers: vec![("Content-Security-Policy", &PAGE_POLICY), ("Referrer-Policy", "no-referrer")],
-                ..Reply::new(200, HTML, PAGE.to_owned())
+                ..OpsReply::new(200, HTML, PAGE.to_owned())
             },
-            _ => Reply::json(404, &json!({"error": "not found: /livez, /readyz and /metrics are served"})),
+            _ => OpsReply::json(404, &json!({"error": "not found: /livez, /readyz and /metrics are served"})),
         }
     }
 
@@ -155,11 +155,11 @@ mod tests {
         Endpoints { health, metrics, status, rendered: Mutex::default() }
     }
 
-    fn reply_to(request: &[u8]) -> Option<Reply> {
+    fn reply_to(request: &[u8]) -> Option<OpsReply> {
         endpoints(true).reply(request, false, Instant::now())
     }
 
-    fn get(target: &str) -> Reply {
+    fn get(target: &str) -> OpsReply {
         reply_to(format!("GET {target} HTTP/1.1\r\nHost: h\r\n\r\n").as_bytes()).unwrap()
     }
 

@@ -67,7 +67,7 @@ metrics! {
     messages_ignored: IntCounterVec = counters("persistent_cache_messages_ignored_total", "types that change nothing here; the label is bounded: known names, else `other`", "type", &["other"]);
     messages_malformed: IntCounter = IntCounter::new("persistent_cache_messages_malformed_total", "bodies that could not be read");
     implausible_timestamps: IntCounter = IntCounter::new("persistent_cache_implausible_timestamps_total", "timestamps in messages that cannot be true: more than an hour ahead, or before 2015");
-    messages_failed: IntCounterVec = counters("persistent_cache_messages_failed_total", "tries that ended without effect and will come again", "reason", &FAILURE_REASONS);
+    messages_failed: IntCounterVec = counters("persistent_cache_messages_failed_total", "attempts without effect, whose messages are delivered again", "reason", &FAILURE_REASONS);
     writes_skipped: IntCounterVec = counters("persistent_cache_writes_skipped_total", "writes that were not due, by reason: `stale`, `policy`, `no_customer`", "reason", &SKIP_REASONS);
     message_age: Histogram = histogram("persistent_cache_message_age_seconds", "SQS SentTimestamp to written: how fresh the cache is", &AGE_BUCKETS_SECS);
     queue_errors: IntCounterVec = counters("persistent_cache_queue_errors_total", "failed calls to the queue: `receive`, `delete`, `change_visibility`, `get_attributes`", "operation", &QUEUE_OPERATIONS);

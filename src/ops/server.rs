@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::{Domain, Socket, Type};
 
-use super::endpoints::{Endpoints, Reply};
+use super::endpoints::{Endpoints, OpsReply};
 use super::health::HealthBoard;
 use super::metrics::Metrics;
 use super::status::StatusBoard;
@@ -78,7 +78,7 @@ impl OpsServer {
         let mut accept_at = Instant::now();
         while self.wait(&connections, accept_at) {
             let now = Instant::now();
-            connections.retain_mut(|connection: &mut Connection| {
+            connections.retain_mut(|connection: &mut HttpConnection| {
                 let transferred = self.transfer(connection, now);
                 let is_open = transferred.unwrap_or_else(|error| error.kind() == ErrorKind::WouldBlock);
                 is_open && now < connection.deadline
@@ -95,7 +95,7 @@ impl OpsServer {
     }
 
     /// Waits until there is something to do. False at the stop.
-    fn wait(&self, connections: &[Connection], accept_at: Instant) -> bool {
+    fn wait(&self, connections: &[HttpConnection], accept_at: Instant) -> bool {
         let now = Instant::now();
         let can_accept = now >= accept_at;
         // Of `stopped`, only the hang-up is of interest, which is always reported.
@@ -116,7 +116,7 @@ impl OpsServer {
         polled[0].revents().is_empty()
     }
 
-    fn accept(&self, connections: &mut Vec<Connection>, now: Instant) -> io::Result<()> {
+    fn accept(&self, connections: &mut Vec<HttpConnection>, now: Instant) -> io::Result<()> {
         for _ in 0..ACCEPTED_MAX {
             match self.listener.accept() {
                 Ok((stream, _)) => {
@@ -124,7 +124,7 @@ impl OpsServer {
                     if connections.len() >= CONNECTIONS_MAX {
                         evict(connections);
                     }
-                    connections.push(Connection {
+                    connections.push(HttpConnection {
                         stream,
                         phase: Phase::Head(Vec::new()),
                         deadline: now + self.deadline,
@@ -140,8 +140,8 @@ impl OpsServer {
     }
 
     /// Does what can be done without waiting. False once the client has ended the connection.
-    fn transfer(&self, connection: &mut Connection, now: Instant) -> io::Result<bool> {
-        let Connection { stream, phase, deadline } = connection;
+    fn transfer(&self, connection: &mut HttpConnection, now: Instant) -> io::Result<bool> {
+        let HttpConnection { stream, phase, deadline } = connection;
         let mut chunk = [0; CHUNK_BYTES];
         if let Phase::Head(received) = phase {
             match stream.read(&mut chunk) {
@@ -191,8 +191,8 @@ fn listen(port: u16) -> io::Result<TcpListener> {
 
 /// Closes the connection that matters least: one that has its response, else one without a complete request, else one
 /// that is slow to take its response; of these the oldest. False if there is none.
-fn evict(connections: &mut Vec<Connection>) -> bool {
-    let rank = |connection: &Connection| match connection.phase {
+fn evict(connections: &mut Vec<HttpConnection>) -> bool {
+    let rank = |connection: &HttpConnection| match connection.phase {
         Phase::Drain => 0,
         Phase::Head(_) => 1,
         Phase::Response(_) => 2,
@@ -201,7 +201,7 @@ fn evict(connections: &mut Vec<Connection>) -> bool {
     evicted.map(|index| connections.remove(index)).is_some()
 }
 
-struct Connection {
+struct HttpConnection {
     stream: TcpStream,
     phase: Phase,
     deadline: Instant,
@@ -218,7 +218,7 @@ enum Phase {
 }
 
 /// The response as it is sent.
-fn encode(reply: Reply) -> io::Result<Vec<u8>> {
+fn encode(reply: OpsReply) -> io::Result<Vec<u8>> {
     let common = [
         ("Content-Type", reply.content_type),
         // Do not disclose the library and its version.

@@ -69,7 +69,7 @@ impl Context {
 
     /// Logs that what these kinds of fault prevented works again: once, by whoever notices first.
     pub fn works_again(&self, kinds: &str, what: impl Display) {
-        // What fails now and then must not log each recovery.
+        // An intermittent fault must not log each recovery.
         const QUIET: Duration = Duration::from_secs(5);
         if let Some(outage) = self.faults.recovered(kinds, QUIET, Instant::now()) {
             let lasted_secs = outage.lasted.as_secs_f64();

@@ -2,7 +2,7 @@
 //!
 //! All deleters share one backlog. One of them at a time waits for it and gathers a batch; while it makes its call, the
 //! next one gathers. What fails is retried by the same deleter for as long as the queue hides the message; afterwards the
-//! message comes again, and then changes nothing.
+//! message is delivered again, and then changes nothing.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use super::in_flight::Recorded;
 use crate::backoff::Backoff;
 use crate::sqs::Operation;
 
-/// SQS takes so many entries a call.
+/// SQS accepts this many entries per call.
 pub const BATCH_MAX: usize = 10;
 /// How long a batch waits to be filled: far less than a call takes.
 const GATHER: Duration = Duration::from_millis(5);
@@ -24,11 +24,11 @@ const GATHER: Duration = Duration::from_millis(5);
 const EXTENSION_WAIT: Duration = Duration::from_millis(20);
 const RETRIED: &str = "trying again";
 const GIVEN_UP: &str =
-    "it comes again when its visibility timeout ends, and changes nothing if it was applied";
+    "it is delivered again when its visibility timeout ends, and changes nothing if it was applied";
 
 /// What all deleters take from.
 pub struct Backlog {
-    /// What the workers send: each time all that one round has brought, never nothing.
+    /// What the workers send: all endings of one round at a time, at least one.
     rounds: Receiver<Vec<Recorded>>,
     /// Taken, and not yet in a batch: what was left of a round.
     rest: VecDeque<Recorded>,
@@ -88,7 +88,7 @@ impl Deleter {
         backlog.rest.drain(..batch).collect()
     }
 
-    /// Tells the queue how these ended, again and again if need be. In the release phase each gets one last try.
+    /// Sends these endings to the queue, repeatedly if necessary. In the release phase each gets one last try.
     fn complete(&self, mut pending: Vec<Recorded>) {
         let (in_flight, shutdown) = (&self.context.in_flight, &self.context.shutdown);
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));

@@ -84,7 +84,7 @@ impl Context {
     /// Handling this message panicked; others are not affected.
     pub fn panicked(&self, delivery: &Delivery) -> Ending {
         let (ending, fate) = self.failed("panic", false, delivery);
-        let message = format!("a defect of this service was met by message {}: {fate}", delivery.message_id);
+        let message = format!("message {} triggered a defect of this service: {fate}", delivery.message_id);
         let error = "panic; see the line before, and report it";
         self.message_fault(delivery, "panic", Level::Error, &message, error);
         ending
@@ -93,7 +93,7 @@ impl Context {
     /// The message is, or will be, received again by somebody.
     pub fn expired(&self, delivery: &Delivery) {
         add(&self.metrics.messages_failed, "expired", 1);
-        let message = "a message could not be applied while it was hidden from others: it is dropped here and comes again";
+        let message = "a message could not be applied while it was hidden from others: it is dropped here and delivered again";
         let error = format!("the receipt handle of message {} has expired", delivery.message_id);
         self.message_fault(delivery, "expired", Level::Warn, message, &error);
     }
@@ -121,7 +121,7 @@ impl Context {
             return (ending, "it is deleted (POISON_POLICY=delete)");
         }
         add(&self.metrics.messages_failed, reason, 1);
-        (ending, "it is tried again later, until the queue's dead-letter rule takes it")
+        (ending, "it is retried later, until the queue's dead-letter rule takes it")
     }
 }
 

@@ -20,8 +20,8 @@ use crate::store::StoreError;
 
 /// The prefix of the kinds of all Redis faults in the log.
 const FAULT: &str = "redis ";
-/// A recovery so soon after another is of the same outage: part of the work succeeds and part does not. It is logged once it
-/// has lasted as long.
+/// A recovery this soon after another belongs to the same outage: part of the work succeeds and part does not. It is logged
+/// once it has lasted this long.
 const STABLE_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
@@ -123,7 +123,7 @@ impl RedisGate {
     pub fn failed(&self, access: Access, error: &StoreError, began: Instant) {
         let now = Instant::now();
         let mut state = self.state();
-        // A call that hung since before Redis was back says nothing of it now.
+        // A call that began before Redis recovered says nothing about it now.
         if state.closed.is_none() && state.recovered_at.is_some_and(|recovered_at| began < recovered_at) {
             return;
         }

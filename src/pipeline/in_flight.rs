@@ -103,7 +103,7 @@ impl InFlight {
         self.tracked().polls[poller] = Some(poll);
     }
 
-    /// The poller's call has ended. What it brought is tracked in the same moment: a shutdown never finds neither.
+    /// The poller's call has ended. What it brought is tracked in the same moment: so a shutdown finds one or the other.
     pub fn close_poll(&self, poller: usize, received: Vec<Delivery>) -> Vec<InFlightDelivery> {
         let mut tracked = self.tracked();
         tracked.polls[poller] = None;
@@ -128,7 +128,7 @@ impl InFlight {
     }
 
     /// For each delivery, false if it is no longer this process's: it is, or will be, received again by somebody, so
-    /// whatever is done with it here is in vain.
+    /// whatever is done with it here is wasted.
     pub fn are_held(&self, ids: impl IntoIterator<Item = u64>, now: Instant) -> Vec<bool> {
         let mut tracked = self.tracked();
         let is_held = |id| match tracked.entries.get(&id) {
@@ -155,8 +155,8 @@ impl InFlight {
         ended.into_iter().filter_map(record).collect()
     }
 
-    /// The release phase: records that every delivery is released whose ending nobody has recorded. A message that is
-    /// applied all the same comes again and then changes nothing.
+    /// The release phase: records every delivery as released whose ending nobody has recorded. A message that is applied all
+    /// the same is delivered again and then changes nothing.
     pub fn take_over(&self, now: Instant) -> Vec<Recorded> {
         let mut tracked = self.tracked();
         let visible_in = tracked.polls_over_in(now);

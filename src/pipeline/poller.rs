@@ -89,7 +89,7 @@ impl Poller {
     /// Sends to the workers. In the release phase the shutdown takes the deliveries over.
     fn send(&self, mut deliveries: Vec<InFlightDelivery>) {
         while !self.context.shutdown.release.is_stopped() {
-            // Not `select!`, which takes a lock more that all pollers wait for.
+            // Not `select!`, which takes one more lock that all pollers contend for.
             match self.deliveries.send_timeout(deliveries, REPORT_EVERY) {
                 Err(SendTimeoutError::Timeout(unsent)) => deliveries = unsent,
                 Ok(()) | Err(SendTimeoutError::Disconnected(_)) => return,

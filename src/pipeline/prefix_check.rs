@@ -9,10 +9,10 @@ use std::time::Duration;
 use super::context::Context;
 use crate::store::{Cause, PrefixScan};
 
-/// Between two steps of the scan, so that it is no load beside the work.
+/// Between two steps of the scan, so that it does not slow the work.
 const PAUSE: Duration = Duration::from_millis(2);
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-/// So many other prefixes are named, and so many characters of each shown: it may be anything.
+/// How many other prefixes are named, and how many characters of each: it may be anything.
 const NAMED_MAX: usize = 5;
 const SHOWN_MAX: usize = 60;
 
@@ -60,8 +60,7 @@ pub fn warning(prefix: &str, scan: &PrefixScan) -> Option<String> {
     Some(format!(
         "no customer of ENVIRONMENT_PREFIX {} is in {place}, but there are customers of {}; check that \
          ENVIRONMENT_PREFIX is the environmentPrefix that the SDKs are given (and REDIS_DB their database), else they \
-         never read what is written here. A new environment looks the same: then all is well once an SDK has cached a \
-         customer",
+         never read what is written here. In a new environment this is expected until an SDK has cached a customer",
         shown(prefix),
         named.join(", ")
     ))

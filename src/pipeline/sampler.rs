@@ -63,11 +63,10 @@ impl Sampler {
             self.follow_at = now + FOLLOW_EVERY;
             match context.store.follow_primary() {
                 Ok(()) => {
-                    context.works_again("sentinel", "it can be asked whether Redis's primary has changed");
+                    context.works_again("sentinel", "the sentinels answer");
                 }
                 Err(error) => {
-                    let message =
-                        "cannot ask whether Redis's primary has changed: the one known so far is used";
+                    let message = "cannot ask the sentinels for Redis's primary: the last known one is used";
                     context.fault("sentinel", Level::Warn, message, &error.message);
                 }
             }

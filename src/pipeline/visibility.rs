@@ -123,7 +123,7 @@ impl Visibility {
 
     fn not_extended(&self, kind: &str, error: &str) {
         let message = "cannot extend the visibility of messages in flight: trying again; when their time is over they \
-                       come again, and then change nothing";
+                       are delivered again, and then change nothing";
         let (operation, kind) = (Operation::ChangeVisibility, format!("{EXTEND_FAULT}{kind}"));
         self.context.queue_failed(operation, &kind, Level::Warn, message, error);
     }

@@ -23,11 +23,11 @@ use crate::store::{CacheStore, Cause, LockPatience, Outcome, StoreError};
 const ROUND_MESSAGES_MAX: usize = 64;
 const ROUND_BYTES_MAX: usize = 256 * 1024;
 const ROUND_CHANGES_MAX: usize = 500;
-/// How often a locked customer is tried again: an SDK usually holds its lock for a few milliseconds, but the one of a
+/// How often a locked customer is retried: an SDK usually holds its lock for a few milliseconds, but the one of a
 /// refetch, which purges wait for, for up to a minute.
 pub const LOCKED_RETRY_MIN: Duration = Duration::from_millis(20);
 const LOCKED_RETRY_MAX: Duration = Duration::from_millis(100);
-/// A worker that holds so many messages, or bytes of them, takes nothing new: they wait behind locks.
+/// A worker that holds this many messages, or bytes of them, takes no new ones: they wait behind locks.
 const HELD_MESSAGES_MAX: usize = 256;
 const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long to wait for deliveries at a time.
@@ -161,7 +161,7 @@ impl Worker {
     /// Takes out the jobs of the next call: those that are due, as far as there is room for their changes.
     fn begin_round(&mut self) -> Vec<Job> {
         let (now, mut room, mut round) = (Instant::now(), ROUND_CHANGES_MAX, Vec::new());
-        // All that wait for locks are tried together.
+        // All that wait for locks are retried together.
         let is_retry_due = self.jobs.iter().any(|job| !job.begun.is_empty() && job.due_at <= now);
         for mut job in std::mem::take(&mut self.jobs) {
             if room == 0 || !job.begun.is_empty() && !is_retry_due {
@@ -263,7 +263,7 @@ impl Worker {
         apply_once(&*self.context.store, &row.collect::<Vec<_>>(), &keep_going)
     }
 
-    /// The jobs are kept and tried again, for as long as their messages are hidden from others.
+    /// The jobs are kept and retried while their messages are hidden from others.
     fn redis_failed(&mut self, jobs: Vec<Job>, error: &StoreError, began: Instant) {
         let Context { metrics, gate, .. } = &*self.context;
         metrics.write_errors.inc();
@@ -274,7 +274,7 @@ impl Worker {
         self.jobs.extend(jobs);
     }
 
-    /// Notes what became of each change. Jobs that are done end, the others are parked or go on.
+    /// Records what became of each change. Jobs that are done end, the others are parked or go on.
     fn conclude(&mut self, jobs: Vec<Job>, outcomes: Vec<Result<Outcome, StoreError>>) {
         let mut outcomes = outcomes.into_iter();
         let (mut has_written, mut proves_writes) = (false, false);

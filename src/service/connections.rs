@@ -41,7 +41,7 @@ impl Setup<'_> {
         Ok(Arc::new(SqsClient::new(settings, credentials)))
     }
 
-    /// Nothing is dialled yet.
+    /// No connection is made yet.
     pub(super) fn store(&self) -> anyhow::Result<Arc<dyn CacheStore>> {
         let config = self.config;
         log_redis(&config.redis);
@@ -97,10 +97,10 @@ fn renew(
             Err(error) => {
                 // Two kinds: the worse one is not held back as a repetition of the other.
                 let (fault, message) = if holds_any {
-                    let used = "those at hand are used as long as they last";
+                    let used = "the current ones are used until they expire";
                     ("renewal", format!("cannot renew the credentials of {signs}: {used}"))
                 } else {
-                    ("absence", format!("there are no credentials for {signs}: asking again"))
+                    ("absence", format!("there are no credentials for {signs}: retrying"))
                 };
                 let fault = format!("{kind} {fault}");
                 faults.fault(&fault, log::Level::Error, &message, &error.message, Instant::now());

@@ -106,7 +106,7 @@ fn run_until_the_end(
     faults: &Arc<FaultLog>,
 ) -> anyhow::Result<(Ended, Instant)> {
     let (died, deaths) = bounded(16);
-    // Waits for signals and in long polls cannot be woken, and must not delay the end of the process.
+    // Threads that wait for signals or in long polls cannot be woken, and must not delay the end of the process.
     let left_behind = Threads::new(&died);
     let signals = signals::listen(overrides.log_level.is_some(), &left_behind)?;
     let mut log_level =
@@ -238,7 +238,7 @@ fn wait_for_the_end(signals: &Receiver<i32>, deaths: &Receiver<String>, log_leve
             },
             recv(deaths) -> thread => {
                 let thread = thread.unwrap_or_default();
-                log::error!(thread_name = thread.as_str(); "a loop of this service died: a defect; ending so that it is restarted");
+                log::error!(thread_name = thread.as_str(); "a loop of this service died because of a defect: exiting, so that the service is restarted");
                 return Ended::LoopDied;
             }
             default(Duration::from_secs(5)) => log_level.tick(Instant::now()),

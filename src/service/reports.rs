@@ -50,7 +50,7 @@ fn ask_for_dsn(edge: &EdgeClient, faults: &FaultLog, exit: &Stop) -> Option<Stri
             Ok(dsn) => return dsn,
             Err(error) => {
                 let kind = format!("remote configuration {}", error.kind);
-                let message = "cannot ask the Edge API where to report errors: trying again, the cache is kept fresh meanwhile";
+                let message = "cannot ask the Edge API for the Sentry DSN: retrying; the cache is unaffected";
                 faults.fault(&kind, Level::Warn, message, &error.message, Instant::now());
             }
         }

@@ -11,14 +11,14 @@ use crate::shutdown::{Phases, StopTrigger};
 
 /// The share of the budget that draining may take.
 const DRAIN: f64 = 0.75;
-/// How often to look whether everything is completed.
+/// How often to check whether everything is completed.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Ends all loops. Nothing that was received is lost or stays hidden: it is applied and deleted, or released.
 pub(super) fn shut_down(budget: Duration, began: Instant, context: &Context, triggers: Phases<StopTrigger>) {
     let deadline = began + budget;
     let release_at = began + budget.mul_f64(DRAIN);
-    // Long polls cannot be woken. A moment's wait for them all the same: a message may be on its way to one of them.
+    // Long polls cannot be woken. Wait a moment for them anyway: a message may be on its way to one of them.
     let quiet_at = began + (budget / 10).min(Duration::from_secs(1));
     let mut release = Some(triggers.release);
     context.health.begin_stop();
@@ -30,7 +30,7 @@ pub(super) fn shut_down(budget: Duration, began: Instant, context: &Context, tri
         }
         if now >= deadline {
             log::warn!(
-                "some messages could not be completed in time: they come again when their visibility timeout ends"
+                "some messages could not be completed in time: they are delivered again when their visibility timeout ends"
             );
             break;
         }

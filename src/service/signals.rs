@@ -40,7 +40,7 @@ const RAISED_FOR: Duration = Duration::from_mins(10);
 
 pub(super) struct LogLevel {
     configured: LevelFilter,
-    /// Changes the log's.
+    /// Sets the level of the log.
     set: Box<dyn Fn(LevelFilter)>,
     raised_until: Option<Instant>,
 }

@@ -10,7 +10,7 @@ use super::Setup;
 use crate::log::FaultLog;
 use crate::ops::health::HealthBoard;
 
-/// What a shutdown may take beyond its budget, until systemd kills.
+/// What a shutdown may take beyond its budget, until systemd kills the process.
 const SHUTDOWN_SLACK: Duration = Duration::from_secs(5);
 
 /// The endpoints are served, and every loop is started. A Redis or a queue that is unavailable does not delay this:

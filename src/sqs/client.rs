@@ -51,7 +51,7 @@ pub struct SqsSettings {
 /// The real [`Queue`].
 pub struct SqsClient {
     settings: SqsSettings,
-    /// The endpoint. Empty, which cannot be signed, if it is no address in HTTP's sense.
+    /// The endpoint. Empty, which cannot be signed, if it is not a valid HTTP address.
     uri: Uri,
     /// For calls that are answered at once.
     http: HttpClient,
@@ -94,8 +94,8 @@ impl SqsClient {
         self.call(&self.http, Operation::GetAttributes, &body, protocol::parse_attributes)
     }
 
-    /// Receives one message that stays visible to everyone, without waiting. Gives its receive count, if there was one;
-    /// this receive adds to it.
+    /// Receives one message that stays visible to everyone, without waiting. Returns its receive count, which
+    /// this receive raises, if there was one.
     pub fn peek(&self) -> Result<Option<u32>, QueueError> {
         let deliveries = self.receive_for(1, Duration::ZERO, Some(Duration::ZERO))?;
         Ok(deliveries.first().map(|delivery| delivery.receive_count))

@@ -103,7 +103,7 @@ impl FailedCall<'_> {
     pub(super) fn unanswered(self, error: &HttpError) -> QueueError {
         let wrong_peer = self.is_this_sqs();
         let unreachable =
-            format!("check the way there (DNS, firewall, proxy, VPC endpoint) and {ENDPOINT_SETTINGS}");
+            format!("check the network path (DNS, firewall, proxy, VPC endpoint) and {ENDPOINT_SETTINGS}");
         let remedy = error.kind.remedy(&unreachable, &wrong_peer);
         let cause = format!("no answer from {}: {error}; {remedy}", self.endpoint());
         self.failed(&error.kind.to_string(), &cause)

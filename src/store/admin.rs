@@ -46,7 +46,7 @@ pub enum KeyExpiry {
     Never,
     /// It expires after this time.
     In(Duration),
-    /// The server refuses the question (`PTTL`).
+    /// The server refuses `PTTL`.
     Unknown,
 }
 
@@ -118,7 +118,7 @@ impl RedisStore {
         Some(EpochMs(secs.checked_mul(1_000)?.checked_add(micros / 1_000)?))
     }
 
-    /// What the server says of itself. Fails if it does not answer; what it refuses to tell is left out.
+    /// What the server says of itself. Fails if it does not answer; what it refuses to answer is left out.
     pub fn facts(&self) -> Result<ServerFacts, StoreError> {
         let info = match self.connections.ask::<String>(&cmd("INFO"), "cannot ask") {
             Err(error) if error.is_unsupported() => return Ok(ServerFacts::default()),
@@ -151,7 +151,7 @@ impl RedisStore {
         Err(unexpected("a key that was written does not read as what was written", &self.connections.config))
     }
 
-    /// Takes a lock for so long. False: somebody else holds it.
+    /// Takes a lock for this long. False: somebody else holds it.
     pub fn take_lock(&self, key: &str, token: &str, lifetime: Duration) -> Result<bool, StoreError> {
         let mut set = cmd("SET");
         set.arg(key).arg(token).arg("NX").arg("PX");

@@ -26,7 +26,7 @@ use crate::lookup::Lookups;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// One deadline for a whole round trip, however many replies it has.
 const ROUND_TRIP: Duration = Duration::from_secs(5);
-/// A connection lives this long at most, so that a name that moved to another address is followed, however busy it is.
+/// A connection lives this long at most, so that a changed address of the name is noticed, however busy it is.
 const CONNECTION_LIFETIME: Duration = Duration::from_mins(10);
 
 /// A connection.
@@ -158,7 +158,7 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// At most `size`, none of which is made yet.
+    /// A pool of at most `size` connections, none of which is made yet.
     pub(super) fn new(config: RedisConfig, size: u32, signer: Option<Arc<CredentialsProvider>>) -> Self {
         let has_tls = matches!(&config.address, RedisAddress::Sentinel(sentinels) if sentinels.tls);
         // The name to expect in the certificate is the primary's, not the sentinel's.
@@ -181,8 +181,8 @@ impl Connections {
         }
     }
 
-    /// Acts on a connection; again on another one if an idle one turns out to be closed, as servers and load balancers do with
-    /// idle ones: that says nothing of Redis. A new connection that breaks does.
+    /// Acts on a connection, and on another one if an idle one turns out to be closed: servers and load balancers close idle
+    /// ones, which says nothing about Redis. A new connection that breaks does.
     pub(super) fn on_one<T>(
         &self,
         act: impl Fn(&mut Connection) -> Result<T, StoreError>,

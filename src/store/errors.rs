@@ -71,10 +71,10 @@ const CAUSES: [Row; 23] = [
     (Cause::AuthenticationRequired, "NOAUTH", "", "it asks for a password: set REDIS_PASSWORD"),
     (Cause::NoPermission, "NOPERM", "", "the ACL must allow the keys of ENVIRONMENT_PREFIX and the commands named in README"),
     (Cause::ReadOnly, "READONLY", "it is a read-only replica",
-        "point REDIS_HOST at the primary; after a failover this ends when the name follows"),
+        "point REDIS_HOST at the primary; after a failover this ends when the name points to the new one"),
     (Cause::Loading, "LOADING", "it is loading its data", "wait until it has finished"),
     (Cause::PrimaryDown, "MASTERDOWN", "it is a replica that lost its primary", "point REDIS_HOST at the primary"),
-    (Cause::TooManyClients, "maxclients", "it has as many clients as it may have (maxclients)",
+    (Cause::TooManyClients, "maxclients", "it has reached its limit of clients (maxclients)",
         "raise its maxclients, or find out who holds so many connections (CLIENT LIST)"),
     (Cause::OutOfMemory, "OOM", "its memory is full (maxmemory)", "raise maxmemory or choose an evicting maxmemory-policy"),
     (Cause::CannotPersist, "MISCONF", "it cannot save to disk and refuses writes",
@@ -90,7 +90,7 @@ const CAUSES: [Row; 23] = [
 
 const HASH_TAG: &str = "it is a cluster, where all keys of an environment must be in one slot of this node: put a hash tag into the \
                         prefix, as in ENVIRONMENT_PREFIX='{production}', in every reader too, and set REDIS_DB=0";
-const FOREIGN_KEY: &str = "something foreign stands at a key of this customer: LOG_LEVEL=debug, or SIGUSR1, has the log name the \
+const FOREIGN_KEY: &str = "a key of this customer holds something foreign: LOG_LEVEL=debug, or SIGUSR1, has the log name the \
                            customer's key; TYPE shows what stands there, DEL removes it";
 
 const IAM_REMEDY: &str = "check that the AWS identity may elasticache:Connect to the cache and the user, that the user's name is its id, \
@@ -136,11 +136,11 @@ impl StoreError {
 
     /// The service stops before the work is done.
     pub(super) fn stopped(what: &str) -> Self {
-        let again = "the service stops; it is done again when the message comes again";
+        let again = "the service is stopping; this is retried when the message is delivered again";
         Self::new(Cause::Stopped, format!("{what}: {again}"))
     }
 
-    /// Trying the same change again cannot help until somebody removes what stands at its key. Any other refusal may
+    /// Trying the same change again cannot help until somebody removes the value at its key. Any other refusal may
     /// pass: a permission may be granted, a server replaced.
     pub fn is_permanent(&self) -> bool {
         self.cause == Cause::WrongType

@@ -2,7 +2,7 @@
 //!
 //! A token is a pre-signed URL without its scheme: `GET <cache name>/?Action=connect&User=<user>`, signed in the
 //! query for the service `elasticache`, valid for 15 minutes. It takes the place of the password. A serverless
-//! cache also wants `ResourceType=ServerlessCache`, which is signed with the rest. The arithmetic is `aws-sigv4`'s.
+//! cache also wants `ResourceType=ServerlessCache`, which is signed with the rest. `aws-sigv4` computes it.
 //! It is here, and not with the queue's signing, because it signs no request: nothing is ever sent to that URL.
 
 use std::error::Error;

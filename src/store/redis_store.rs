@@ -40,7 +40,7 @@ pub struct RedisStore {
 type StepResults = Vec<Result<StepResult, StoreError>>;
 
 impl RedisStore {
-    /// At most so many connections, made when first used. `signer` signs ElastiCache's tokens; without REDIS_IAM_AUTH none is
+    /// At most this many connections, made when first used. `signer` signs ElastiCache's tokens; without REDIS_IAM_AUTH none is
     /// needed.
     pub fn new(
         config: RedisConfig,
@@ -52,7 +52,7 @@ impl RedisStore {
         Self { rules, connections: Connections::new(config, connections, signer), sha1 }
     }
 
-    /// Does steps, in as many calls as they take.
+    /// Applies steps, in as many calls as they take.
     fn run(
         &self,
         connection: &mut Connection,
@@ -149,7 +149,7 @@ impl RedisStore {
         self.call_once(connection, &Call::of(&[step]).0, 1, false)?.remove(0).map(|_| ())
     }
 
-    /// Changes the stored list as the known balances have it, see `cache::credit`. False if it changes all the time. An
+    /// Adjusts the stored list to the known balances, see `cache::credit`. False if others keep changing it. An
     /// inner error is this change's own.
     fn adjust_list(
         &self,
@@ -327,7 +327,7 @@ impl CacheStore for RedisStore {
         match self.connections.ask::<Value>(&cmd("PING"), "cannot use") {
             // An ACL that forbids PING forbids no write.
             Err(error) if error.cause == Cause::NoPermission => Ok(()),
-            // Nor does a server that knows it by another name; but this error may be said to every command.
+            // Nor does a server that knows it by another name; but every command may get this error.
             Err(error) if error.cause.is_unknown() => self.probe_write().map_err(|_| error),
             answer => answer.map(|_| ()),
         }

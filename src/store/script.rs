@@ -166,7 +166,7 @@ impl Call {
                 }
             }
             Step::Unlink { value, keyspace, sent_at } => {
-                // Of any other value the timestamp stands in the place of a tombstone, which is then not set.
+                // For any other value, the timestamp takes the place of a tombstone, which is then not set.
                 let timestamp = [value, TIMESTAMP.as_bytes()].concat();
                 let tombstone = keyspace.tombstone_of(value);
                 self.deciding.arg(&timestamp).arg(tombstone.as_ref().unwrap_or(&timestamp));

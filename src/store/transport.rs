@@ -17,7 +17,7 @@ use crate::lookup::Lookups;
 
 /// After this and a few probes a peer that vanished is noticed, even while nothing is sent.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// A timeout in force may be off by this share of itself: setting it is a system call.
+/// A socket's timeout may be off by one part in this many: setting it is a system call.
 const TOLERANCE: u32 = 20;
 
 /// One connection.
@@ -81,7 +81,7 @@ impl Transport {
     /// One command and its reply; a server's error is an error.
     pub(super) fn query(&mut self, command: &Cmd) -> RedisResult<Value> {
         let reply = match self.send(&command.get_packed_command()) {
-            // A server that closes says why before it does (too many clients, say): more than a broken pipe tells.
+            // A server may say why (too many clients) before it closes: more than a broken pipe says.
             Err(error) if error.is_connection_dropped() => {
                 let has_cause = |read: &RedisError| cause_in::<rustls::Error>(read).is_some();
                 self.receive().map_err(|read| if has_cause(&read) { read } else { error })?

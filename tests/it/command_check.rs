@@ -67,7 +67,7 @@ fn where_all_is_well_each_line_says_so_and_nothing_is_changed() {
         "the caller is arn:aws:iam::123456789012:user/",
         "about 1 messages wait",
         "messages may be deleted",
-        "one message came, hidden from nobody (its receive count is 1 now)",
+        "one message was received and not hidden (its receive count is 1 now)",
         "Redis 7.",
         "role primary",
         "a key below the prefix was written, read and deleted",

@@ -191,7 +191,7 @@ fn on_a_terminal_it_asks_and_only_yes_is_taken_for_it() {
         crate::support::wait::wait_until(PATIENCE, "the end of the output", || process.stdout.are_complete());
         let shown = process.stdout.all().join("\n");
         assert!(
-            shown.contains("Forget what is cached of customer 'one'") && shown.contains("[y/N]"),
+            shown.contains("Delete what is cached for customer 'one'") && shown.contains("[y/N]"),
             "{shown}"
         );
         assert_eq!(is_cached(&redis, ONE), is_kept, "{answer}: {shown}");

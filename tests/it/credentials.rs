@@ -115,7 +115,7 @@ fn that_cannot_be_renewed_work_to_the_last_second_and_then_the_service_heals() {
     let service = Service::start(&scene.source.settings(without_keys(&scene.stage)));
     scene.source.go_down();
     service.wait_for_complaint(&[
-        "cannot renew the credentials of the queue: those at hand are used",
+        "cannot renew the credentials of the queue: the current ones are used",
         "HTTP 503 ServiceUnavailable",
     ]);
     apply_one(&scene.stage, &service, "customer-1");

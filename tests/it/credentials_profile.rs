@@ -49,7 +49,7 @@ fn a_broken_edit_leaves_the_keys_in_use_and_the_mended_file_is_read_again() {
     files.write("credentials", "[work]\naws_access_key_id = AKIAHALF\n");
     moto.revoke_user(&first);
     service.wait_for_complaint(&[
-        "cannot renew the credentials of the queue: those at hand are used",
+        "cannot renew the credentials of the queue: the current ones are used",
         "profile 'work' must have aws_access_key_id and aws_secret_access_key, and no role_arn",
     ]);
     let second = moto.another_service_user();

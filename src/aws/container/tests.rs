@@ -90,7 +90,7 @@ fn a_refusal_is_told_with_code_and_remedy() {
         (400, "has a task role"),
         (404, "has a task role"),
         (429, "too many requests"),
-        (500, "tried again later"),
+        (500, "retried later"),
     ] {
         let headers = "Location: http://127.0.0.1:9/\r\n";
         let error = fault(Reply::Answer(status, headers, "<html>".to_owned()));

@@ -86,7 +86,7 @@ fn each_refusal_has_its_remedy() {
     assert!(what.contains("turned off for this instance"), "{what}");
     let (kind, what) = fault([answer(503)]);
     assert_eq!(kind, "imds_http_503");
-    assert!(what.contains("tried again later"), "{what}");
+    assert!(what.contains("retried later"), "{what}");
     let (kind, what) = fault([Stub::ok("")]);
     assert_eq!(kind, "imds_unexpected_answer");
     assert!(what.contains("it is empty"), "{what}");
@@ -96,7 +96,7 @@ fn each_refusal_has_its_remedy() {
     assert!(fault([token("t0ken"), Stub::ok("\n")]).1.contains("it is empty"));
     let (kind, what) = fault([token("t0ken"), answer(401)]);
     assert_eq!(kind, "imds_http_401");
-    assert!(what.contains("refuses the token that it has just given"), "{what}");
+    assert!(what.contains("refuses the token that it has just issued"), "{what}");
     let (kind, what) = fault([token("t0ken"), Stub::ok("<html> please wait")]);
     assert_eq!(kind, "imds_request_invalid");
     assert!(what.contains("check them, and AWS_EC2_METADATA_SERVICE_ENDPOINT"), "{what}");

@@ -106,11 +106,11 @@ fn each_refusal_of_a_token_has_its_remedy_and_never_the_token() {
         (400, "ExpiredTokenException", "must renew the file"),
         (400, "InvalidIdentityToken", "the identity provider that"),
         (403, "AccessDenied", "sts:AssumeRoleWithWebIdentity to the token's subject"),
-        (400, "IDPCommunicationError", "it is tried again later"),
+        (400, "IDPCommunicationError", "it is retried later"),
         (403, "RegionDisabledException", "STS of this region is not active"),
         (400, "ValidationError", "check AWS_ROLE_ARN"),
-        (400, "Throttling", "it is tried again later"),
-        (503, "ServiceUnavailable", "it is tried again later"),
+        (400, "Throttling", "it is retried later"),
+        (503, "ServiceUnavailable", "it is retried later"),
         (400, "SomethingNew", "the STS API reference"),
     ] {
         let stub = Stub::start([refusal(status, code, "Token token.of.a.pod is no good")]);

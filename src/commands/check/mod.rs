@@ -24,7 +24,7 @@ use crate::log::printable;
 /// There are warnings, and nothing worse.
 const WARNED: u8 = 3;
 
-/// What `check` is asked.
+/// The arguments of `check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// Print JSON instead of lines.
@@ -162,7 +162,7 @@ fn check(settings: &Settings, args: &CheckArgs) -> Result<Report, CommandError> 
             let sts = StsClient::new(&settings.sts_endpoint(), proxy.clone(), "identify the caller");
             match sts.and_then(|sts| sts.caller(credentials)) {
                 Ok(arn) => report.add(Good, format!("the caller is {arn}")),
-                Err(error) => report.add(Warning, format!("{error}. The service does without")),
+                Err(error) => report.add(Warning, format!("{error}. The service works without it")),
             }
             peers::queue(&mut report, &config, provider, args.receive);
         }
@@ -171,7 +171,7 @@ fn check(settings: &Settings, args: &CheckArgs) -> Result<Report, CommandError> 
     report.area = Area::Edge;
     let is_needed = config.credentials == CredentialSource::EdgeApi && credentials.is_err();
     match edge.sentry_dsn() {
-        Ok(_) => report.add(Good, format!("{} answers and takes SERVER_API_KEY", edge.address())),
+        Ok(_) => report.add(Good, format!("{} answers and accepts SERVER_API_KEY", edge.address())),
         Err(error) if is_needed => report.add(Failure, error),
         Err(error) => report.add(Warning, format!("{error}. Only error reports and warm need it")),
     }

@@ -42,7 +42,7 @@ pub(super) fn redis_server(report: &mut Report, session: &Session) {
     let written = store.write_read_delete(&layout.keyspace.probe_key(&token));
     match &facts {
         Ok(facts) => of_server(report, redis_at, facts, written.is_ok()),
-        Err(error) if written.is_ok() => report.add(Note, format!("{error}. The service does without")),
+        Err(error) if written.is_ok() => report.add(Note, format!("{error}. The service works without it")),
         Err(_) => {} // for the same reason as the write
     }
     if !report.add_result(written.map(|()| "a key below the prefix was written, read and deleted")) {
@@ -79,7 +79,7 @@ fn of_server(report: &mut Report, at: &str, facts: &ServerFacts, is_writable: bo
     let replica = |does: &str| format!("{at} is a replica, which {does}; {remedy}");
     match role.as_str() {
         "slave" if is_writable => report.add(Warning, replica("loses its writes")),
-        "slave" => report.add(Failure, replica("takes no writes")),
+        "slave" => report.add(Failure, replica("refuses writes")),
         _ => report.add(Good, format!("{at} answers: Redis {version}, role {role}")),
     }
     if ["2.", "3.", "4.", "5."].iter().any(|old| version.starts_with(old)) {
@@ -123,21 +123,21 @@ pub(super) fn queue(
         Ok(attributes) => report.add(Good, described(attributes)),
         // Stigg's credentials may be for receiving and deleting alone.
         Err(error) if error.refused && config.credentials == CredentialSource::EdgeApi => {
-            report.add(Note, "these credentials may not read its attributes; the service does without");
+            report.add(Note, "these credentials may not read its attributes; the service works without them");
         }
-        Err(error) => report.add(Warning, format!("{error}; the service does without")),
+        Err(error) => report.add(Warning, format!("{error}; the service works without them")),
     }
     let deleted = queue.delete_batch(&[ReceiptHandle("check".to_owned())]);
     report.add_result(deleted.map(|_| "reached; messages may be deleted"));
     if let Some(why) = why_not_to_receive(attributes.as_ref()).filter(|_| !receives) {
-        let forced = "with --receive it is done all the same";
+        let forced = "--receive receives anyway";
         return report.add(Warning, format!("nothing was received: {why}; {forced}"));
     }
     report.add_result(queue.peek().map(|count| match count {
-        None => "may be received from; no message was waiting".to_owned(),
+        None => "messages may be received; none was waiting".to_owned(),
         Some(count) => {
-            let came = "one message came, hidden from nobody";
-            format!("may be received from: {came} (its receive count is {count} now)")
+            let came = "one message was received and not hidden";
+            format!("messages may be received: {came} (its receive count is {count} now)")
         }
     }));
 }
@@ -159,7 +159,7 @@ fn why_not_to_receive(attributes: Result<&Attributes, &QueueError>) -> Option<St
             let max = receives_max(attributes).filter(|max| *max < RECEIVES_FEW)?;
             format!("after {max} of them the dead-letter rule takes it")
         }
-        Err(error) if error.refused => "whether a dead-letter rule counts it cannot be read".to_owned(),
+        Err(error) if error.refused => "the dead-letter rule cannot be read".to_owned(),
         // The receive will probably fail as well, and its error says why.
         Err(_) => return None,
     };
@@ -173,7 +173,7 @@ fn described(attributes: &Attributes) -> String {
     let visibility = count("VisibilityTimeout");
     let rule = match receives_max(attributes) {
         Some(max) => format!("a dead-letter rule after {max} receives"),
-        None => "no dead-letter rule: an unreadable message stays until it is too old".to_owned(),
+        None => "no dead-letter rule: an unreadable message stays until it expires".to_owned(),
     };
     let counts = format!("about {waiting} messages wait, {in_flight} are in flight");
     format!("{counts}; {visibility} s of visibility timeout; {rule}")
@@ -200,7 +200,7 @@ pub(super) fn clocks(report: &mut Report, config: &Config, session: &Session) {
 
 fn judge(report: &mut Report, ahead_ms: &[(&str, i64)], signs_by_own_clock: bool) {
     let Some((who, most_ms)) = ahead_ms.iter().max_by_key(|(_, ahead_ms)| ahead_ms.abs()) else {
-        return report.add(Note, "no peer tells what time it is; check this machine's clock");
+        return report.add(Note, "no peer gave its time; check this machine's clock");
     };
     let off_secs = most_ms.unsigned_abs() / 1_000;
     let (off, direction) = (span(off_secs), if *most_ms > 0 { "ahead of" } else { "behind" });
@@ -284,7 +284,7 @@ mod tests {
             (&[("the queue", 0), ("Redis", -11_000)], true, Warning, "11 s behind that of Redis"),
             (queue_off, true, Failure, "5 min 1 s ahead of that of the queue"),
             (queue_off, false, Warning, "signed with the queue's time"),
-            (&[], true, Note, "no peer tells"),
+            (&[], true, Note, "no peer gave"),
         ] {
             let mut report = Report::default();
             judge(&mut report, ahead_ms, signs_by_own_clock);

@@ -136,7 +136,7 @@ fn one_source_can_be_asked_for_by_name() {
     assert_eq!(
         faults(&[("CREDENTIAL_SOURCE", "container")]),
         [
-            "CREDENTIAL_SOURCE: is 'container', but nothing of it is set; set AWS_CONTAINER_CREDENTIALS_FULL_URI or \
+            "CREDENTIAL_SOURCE: is 'container', but none of its settings is set; set AWS_CONTAINER_CREDENTIALS_FULL_URI or \
              AWS_CONTAINER_CREDENTIALS_RELATIVE_URI, or another CREDENTIAL_SOURCE"
         ]
     );

@@ -69,7 +69,7 @@ fn a_region_is_required_where_the_queue_url_does_not_tell_it() {
         assert_eq!(
             faults(&[("QUEUE_URL", queue_url)]),
             [
-                "AWS_REGION: is required, as QUEUE_URL does not tell it; set the queue's region, like us-east-1"
+                "AWS_REGION: is required, as QUEUE_URL does not name it; set the queue's region, like us-east-1"
             ]
         );
         assert_eq!(config(&[("QUEUE_URL", queue_url), ("AWS_REGION", "eu-west-1")]).region, "eu-west-1");

@@ -148,7 +148,7 @@ fn the_life_of_keys_is_seconds_negative_for_ever_and_never_zero() {
     for (value, expiry) in [("1", Expiry::Seconds(1)), ("-1", Expiry::Never), ("-604800", Expiry::Never)] {
         assert_eq!(config(&[("KEYS_TTL_IN_SECS", value)]).expiry, expiry);
     }
-    let remedy = "is no lifetime; set 1 to 3153600000 seconds (100 years), or -1 for ever";
+    let remedy = "is not a lifetime; set 1 to 3153600000 seconds (100 years), or -1 for ever";
     for value in ["0", "7d", "604800000000"] {
         assert_eq!(faults(&[("KEYS_TTL_IN_SECS", value)]), [format!("KEYS_TTL_IN_SECS: '{value}' {remedy}")]);
     }

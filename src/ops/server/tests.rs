@@ -193,12 +193,12 @@ fn the_connection_that_is_missed_least_makes_room() {
     let response = || Phase::Response(Vec::new());
     let head = || Phase::Head(Vec::new());
     let phases = [response(), head(), Phase::Drain, head()];
-    let connection = |(number, phase)| Connection {
+    let connection = |(number, phase)| HttpConnection {
         stream: server.connect(),
         phase,
         deadline: Instant::now() + Duration::from_secs(number),
     };
-    let mut connections: Vec<Connection> = (0..).zip(phases).map(connection).collect();
+    let mut connections: Vec<HttpConnection> = (0..).zip(phases).map(connection).collect();
     let deadlines: Vec<Instant> = connections.iter().map(|connection| connection.deadline).collect();
     let mut evicted = Vec::new();
     while evict(&mut connections) {

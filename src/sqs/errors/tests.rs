@@ -169,7 +169,7 @@ fn no_answer_names_the_endpoint_and_where_it_is_set() {
     let error = report(Operation::Receive, &settings, |call| call.unanswered(&error));
     assert_eq!(error.kind, "connection_refused");
     assert!(error.message.ends_with(
-        ": no answer from https://sqs.eu-central-1.amazonaws.com: connection refused; check the way there \
+        ": no answer from https://sqs.eu-central-1.amazonaws.com: connection refused; check the network path \
          (DNS, firewall, proxy, VPC endpoint) and QUEUE_URL (or AWS_ENDPOINT_URL_SQS, AWS_ENDPOINT_URL)"
     ));
 }
