@@ -345,8 +345,8 @@ function changes.replace()
 end
 
 -- Deletes a list and its metadata, and records when the purge was sent and how new the list was: the purge may itself be out
--- of order, and then nothing older than that list may be written. The recorded time is never later than now, so that a list
--- from the future does not block all later ones.
+-- of order, and then nothing older than that list may be written. The recorded time is at most now, or the purge's if that is
+-- later, so that a list from the future does not block all later ones.
 -- Deciding keys: locks, tombstone, K#timestamp, metadata's timestamp. Other keys: K, metadata.
 -- Arguments: number of locks, when the purge was sent, '1' to forget what the tombstone recorded.
 function changes.purge()
