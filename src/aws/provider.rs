@@ -128,7 +128,7 @@ impl CredentialsProvider {
                 credentials.expires_at = Some(EpochMs(now.0 + EXTENSION_MS));
                 if !held.is_extended {
                     log::warn!(
-                        "{}: the source hands out expired credentials; they are used on and fetched again in a few minutes; \
+                        "{}: the source returned expired credentials; they are used and fetched again in a few minutes; \
                          check this machine's clock",
                         self.fetcher.source
                     );

@@ -18,7 +18,7 @@ use crate::config::{Environment, Settings};
 pub enum Command {
     /// Checks that everything the service needs is reachable and that its credentials work, with a remedy for what fails.
     ///
-    /// Configuration, credentials (and whose they are for AWS), queue, Redis, Edge API and clock. What the service works
+    /// Configuration, credentials (and their owner in AWS), queue, Redis, Edge API and clock. What the service can do
     /// without is a note. It leaves no trace: one key below the prefix is written to Redis and deleted again, and one message
     /// is received and not hidden. As that raises its receive count, nothing is received where messages wait under a
     /// dead-letter rule of fewer than 5 receives, or under one that cannot be read, unless --receive is given. Exit status:
@@ -32,9 +32,9 @@ pub enum Command {
     /// Applies messages from a file (one JSON message a line) to the cache, as if they came from the queue.
     ///
     /// Accepts bodies as they are, and messages as aws sqs receive-message prints them (jq -c '.Messages[]'). Newer wins,
-    /// the readers' locks are waited for, CACHE_UPDATE_POLICY applies. Bad lines are reported with their number and do
-    /// not stop the rest. A message counts as sent when its Attributes or its body say, else now. Exit status: 0 if every line
-    /// was applied, 1 if some are bad or Redis failed.
+    /// the SDKs' locks are respected, and CACHE_UPDATE_POLICY applies. Bad lines are reported with their number and do
+    /// not stop the rest. A message counts as sent at the time in its Attributes or its body, else now. Exit status: 0 if
+    /// every line was applied, 1 if some are bad or Redis failed.
     Replay(ReplayArgs),
     /// Fills the cache for a list of customers with what Stigg's Edge API says about them now.
     ///

@@ -30,7 +30,7 @@ pub struct WarmArgs {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub parallel: u32,
     /// Retries after a failure that may pass (429, 5xx, no answer), with growing waits. Where the API says how long to
-    /// wait (Retry-After), all calls pause for as long, two minutes at most.
+    /// wait (Retry-After), all calls pause that long, two minutes at most.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=20))]
     pub retries: u32,
     /// File that records finished lines: lines in it are skipped, and finished ones are added. With it, an interrupted run

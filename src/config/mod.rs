@@ -62,7 +62,7 @@ pub struct WebIdentitySource {
     /// Read again for each fetch.
     pub token: Secret,
     pub role_arn: String,
-    /// Without one, one is made up.
+    /// Generated if none is given.
     pub session_name: Option<String>,
     pub sts: StsEndpoint,
 }
@@ -135,7 +135,7 @@ pub struct RedisIam {
     pub cache_name: String,
     pub region: String,
     pub is_serverless: bool,
-    /// Credentials of one's own, never the Edge API's.
+    /// The operator's own credentials, never the Edge API's.
     pub credentials: Box<CredentialSource>,
 }
 
@@ -180,7 +180,7 @@ pub enum PoisonPolicy {
 pub enum SentryConfig {
     Disabled,
     Dsn(Secret),
-    /// Asked of the Edge API.
+    /// Requested from the Edge API.
     RemoteConfiguration,
 }
 
@@ -235,7 +235,7 @@ pub struct Config {
     pub shown: Vec<ShownSetting>,
 }
 
-/// The part of a configuration that commands need for the cache. What they do not need is not judged.
+/// The part of a configuration that commands need for the cache. What they do not need is not checked.
 #[derive(Debug)]
 pub struct CacheAccess {
     pub redis: RedisConfig,

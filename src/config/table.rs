@@ -62,7 +62,7 @@ settings! {
     }
     "AWS credentials" {
         CREDENTIAL_SOURCE: Text("SOURCE"), "auto" => "`auto` takes the first source that is set, else the Edge API. `static`, \
-            `web-identity`, `container`, `profile`, `instance-metadata` and `edge` take that one.";
+            `web-identity`, `container`, `profile`, `instance-metadata` and `edge` take only that one.";
         AWS_ACCESS_KEY_ID: Text("ID") => "Access key id.";
         AWS_SECRET_ACCESS_KEY: Secret("SECRET") => "Secret that belongs to the access key id.";
         AWS_SECRET_ACCESS_KEY_FILE: SecretFile => "File that holds the secret; read again when it changes.";

@@ -34,7 +34,7 @@ pub enum CacheFormat {
 
 /// The value of the customer key: a JSON object keyed by feature id (and currency id).
 ///
-/// A currency that is called as a feature (or as another currency's key) is kept under `credit_<id>`: readers take
+/// A currency with the id of a feature (or the key of another currency) is kept under `credit_<id>`: readers take
 /// the id from inside the entry.
 pub fn entitlements_json(entitlements: &[Entitlement], format: CacheFormat) -> String {
     const ENTRY_BYTES: usize = 768;

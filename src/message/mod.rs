@@ -40,7 +40,7 @@ pub enum Event {
     EntitlementsUpdated(EntitlementsUpdated),
     /// One usage: of a metered feature or of a credit currency.
     UsageUpdated(UsageUpdated),
-    /// What is cached for these is no longer true and what is true is not known: the next reader must ask.
+    /// What is cached for these is out of date, and the new state is not known: the next reader must ask Stigg.
     Purged(Subjects),
     /// The same for every customer of the environment.
     EnvironmentInvalidated,
@@ -54,7 +54,7 @@ pub enum Event {
 /// A whole entitlement list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EntitlementsUpdated {
-    /// Whose.
+    /// Whose it is.
     pub subject: Subject,
     /// When it was true at the origin.
     pub updated_at: EpochMs,
@@ -67,9 +67,9 @@ pub struct EntitlementsUpdated {
 /// One usage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UsageUpdated {
-    /// Whose.
+    /// Whose it is.
     pub subject: Subject,
-    /// Of what.
+    /// The feature or the currency.
     pub of: UsageOf,
     /// How much.
     pub usage: Usage,
@@ -103,8 +103,8 @@ type Decoded<T> = Result<T, MalformedBody>;
 /// Decodes one SQS body. `sent_at` is its `SentTimestamp`: the time of a state that has no other.
 ///
 /// # Errors
-/// The body is not JSON, no object, names no event, or lacks what its event cannot do without (a customer, the
-/// entitlement list, a usage), or holds there a value of another kind. Decoding it again gives the same.
+/// The body is not JSON, is not an object, names no event, lacks what its event needs (a customer, the entitlement list,
+/// a usage), or has a value of another type there. Decoding it again gives the same error.
 pub fn decode(body: &str, sent_at: EpochMs) -> Result<Message, MalformedBody> {
     decode_answer(body, sent_at, sent_at)
 }
@@ -139,7 +139,7 @@ impl MalformedBody {
     }
 }
 
-/// A path of two, either of which may be empty. Of a long one, the end: envelopes may nest a hundred times.
+/// Joins two paths, either of which may be empty. Keeps the end of a long one: envelopes may nest a hundred times.
 fn join(outer: &str, inner: &str) -> String {
     const BYTES_MAX: usize = 200;
     let is_one = outer.is_empty() || inner.is_empty() || inner.starts_with('[');

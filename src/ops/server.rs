@@ -88,8 +88,8 @@ impl OpsServer {
             }
             if let Err(error) = self.accept(&mut connections, now) {
                 accept_at = now + ACCEPT_PAUSE;
-                log::warn!(fault = "accept", err:% = error; "cannot accept connections to the HTTP endpoints; trying \
-                    again; if descriptors are exhausted, raise the limit of open files (ulimit -n)");
+                log::warn!(fault = "accept", err:% = error; "cannot accept connections to the HTTP endpoints; retrying; \
+                    if descriptors are exhausted, raise the limit of open files (ulimit -n)");
             }
         }
     }

@@ -22,7 +22,7 @@ pub const BATCH_MAX: usize = 10;
 const GATHER: Duration = Duration::from_millis(5);
 /// How long to wait for the end of an extension that is under way.
 const EXTENSION_WAIT: Duration = Duration::from_millis(20);
-const RETRIED: &str = "trying again";
+const RETRIED: &str = "retrying";
 const GIVEN_UP: &str =
     "it is delivered again when its visibility timeout ends, and changes nothing if it was applied";
 

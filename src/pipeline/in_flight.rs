@@ -103,7 +103,7 @@ impl InFlight {
         self.tracked().polls[poller] = Some(poll);
     }
 
-    /// The poller's call has ended. What it brought is tracked in the same moment: so a shutdown finds one or the other.
+    /// The poller's call has ended. What it brought is tracked in the same moment, so a shutdown finds one or the other.
     pub fn close_poll(&self, poller: usize, received: Vec<Delivery>) -> Vec<InFlightDelivery> {
         let mut tracked = self.tracked();
         tracked.polls[poller] = None;

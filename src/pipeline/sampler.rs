@@ -53,8 +53,8 @@ impl Sampler {
         let is_live = context.health.is_live(now);
         if self.was_live && !is_live {
             log::error!(
-                "no poller has made progress for longer than any call may take: the loops are dead, a defect; /livez \
-                 says 503 so that the service is restarted"
+                "no poller has made progress for longer than any call may take: the loops are dead; /livez \
+                 answers 503 so that the service is restarted"
             );
         }
         self.was_live = is_live;

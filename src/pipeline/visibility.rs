@@ -55,7 +55,7 @@ impl Visibility {
         match self.context.queue.visibility_timeout() {
             Ok(timeout) if timeout.is_zero() => log::warn!(
                 "the queue's visibility timeout is 0 s, so that other consumers receive each message while it is still \
-                 worked on: this service asks for {assumed_secs} s with each receive; set 30 s on the queue"
+                 being processed: this service requests {assumed_secs} s with each receive; set 30 s on the queue"
             ),
             Ok(timeout) => {
                 self.context.in_flight.set_timeout(timeout);
@@ -65,8 +65,8 @@ impl Visibility {
             }
             Err(error) if error.refused => log::warn!(
                 err:% = error;
-                "the queue does not tell its visibility timeout (sqs:GetQueueAttributes is not allowed): \
-                 {assumed_secs} s are assumed; if the queue's is shorter, allow the question"
+                "the queue's visibility timeout is unknown (sqs:GetQueueAttributes is not allowed): \
+                 {assumed_secs} s are assumed; if the queue's is shorter, allow this call"
             ),
             Err(error) => {
                 let message =
@@ -122,7 +122,7 @@ impl Visibility {
     }
 
     fn not_extended(&self, kind: &str, error: &str) {
-        let message = "cannot extend the visibility of messages in flight: trying again; when their time is over they \
+        let message = "cannot extend the visibility of messages in flight: retrying; when their time is over they \
                        are delivered again, and then change nothing";
         let (operation, kind) = (Operation::ChangeVisibility, format!("{EXTEND_FAULT}{kind}"));
         self.context.queue_failed(operation, &kind, Level::Warn, message, error);

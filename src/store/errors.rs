@@ -91,9 +91,9 @@ const CAUSES: [Row; 23] = [
 const HASH_TAG: &str = "it is a cluster, where all keys of an environment must be in one slot of this node: put a hash tag into the \
                         prefix, as in ENVIRONMENT_PREFIX='{production}', in every reader too, and set REDIS_DB=0";
 const FOREIGN_KEY: &str = "a key of this customer holds something foreign: LOG_LEVEL=debug, or SIGUSR1, has the log name the \
-                           customer's key; TYPE shows what stands there, DEL removes it";
+                           customer's key; TYPE shows what it holds, DEL removes it";
 
-const IAM_REMEDY: &str = "check that the AWS identity may elasticache:Connect to the cache and the user, that the user's name is its id, \
+const IAM_REMEDY: &str = "check that the AWS identity is allowed elasticache:Connect on the cache and the user, that the user's name is its id, \
                           REDIS_IAM_CACHE_NAME, REDIS_IAM_REGION, REDIS_IAM_SERVERLESS, and this machine's clock";
 
 impl Cause {

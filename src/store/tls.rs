@@ -104,7 +104,7 @@ fn build(tls: &RedisTls) -> Result<ClientConfig, StoreError> {
     // Other errors mean that rustls cannot read the certificate; the server may be able to.
     if let Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) = identity.keys_match() {
         return Err(fault(
-            "cannot use the client certificate: the key is another one's; check that REDIS_TLS_KEY_FILE belongs to \
+            "cannot use the client certificate: it has another key; check that REDIS_TLS_KEY_FILE belongs to \
              REDIS_TLS_CERT_FILE"
                 .to_owned(),
         ));

@@ -64,7 +64,7 @@ fn explain_certificate(error: &CertificateError) -> String {
         CertificateError::NotValidYetContext { .. } =>
             return "its certificate is not valid yet; check this machine's clock".to_owned(),
         // Of its handshake, or of an authority with the name of a trusted one.
-        CertificateError::BadSignature => return "its certificate is signed with another key than expected; set REDIS_TLS_CA_FILE to \
+        CertificateError::BadSignature => return "its certificate is signed with a different key than expected; set REDIS_TLS_CA_FILE to \
             the certificate of the authority that signed it, and check REDIS_HOST and REDIS_PORT".to_owned(),
         _ => return format!("its certificate cannot be used ({error}); put the server's own certificate into REDIS_TLS_CA_FILE, or \
             issue another: {KEY_TYPES}"),

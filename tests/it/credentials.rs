@@ -138,7 +138,7 @@ fn of_an_instance_that_are_handed_out_expired_are_used_on() {
     let scene = Scene::new(&sources::INSTANCE);
     let key = scene.give(-60);
     let service = Service::start(&scene.source.settings(without_keys(&scene.stage)));
-    service.wait_for_complaint(&["instance's", "hands out expired credentials", "used on", "clock"]);
+    service.wait_for_complaint(&["instance's", "returned expired credentials", "they are used", "clock"]);
     apply_one(&scene.stage, &service, "customer-1");
     assert_eq!(scene.source.fetches(), 1, "they are not asked for at each call");
     scene.assert_hidden(&service, &[&key]);

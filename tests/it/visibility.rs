@@ -132,7 +132,7 @@ fn what_a_queue_that_hides_nothing_hands_out_does_not_come_again_while_it_is_in_
     let stage =
         FakeStage::new(QueueOptions { visibility_timeout: Duration::ZERO, ..QueueOptions::default() });
     let service = Service::start(&stage.settings());
-    service.wait_for_complaint(&["visibility timeout is 0 s", "asks for 30 s"]);
+    service.wait_for_complaint(&["visibility timeout is 0 s", "requests 30 s"]);
     // A poll that was open before does not know it yet.
     stage.queue.send(message("customer-1"));
     service.wait_until("the first message to be written", || {
