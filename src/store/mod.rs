@@ -139,7 +139,7 @@ pub trait CacheStore: Send + Sync {
         Ok(())
     }
 
-    /// Scans for customers until it finds one of the environment itself, or has taken this many steps. `keep_going` is asked
+    /// Scans for customers until it finds one of the environment itself, or has scanned its share. `keep_going` is asked
     /// between them, and `false` ends it with an error of [`Cause::Stopped`].
     fn scan_prefixes(
         &self,

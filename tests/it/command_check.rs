@@ -72,7 +72,7 @@ fn where_all_is_well_each_line_says_so_and_nothing_is_changed() {
         "role primary",
         "a key below the prefix was written, read and deleted",
         "customers of environment 'production' are cached",
-        "takes SERVER_API_KEY",
+        "accepts SERVER_API_KEY",
         "within 10 s of the queue",
     ] {
         assert!(ended.stdout.contains(part), "{part} in\n{}", ended.stdout);

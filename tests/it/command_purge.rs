@@ -40,7 +40,7 @@ const SITE: Owner = Owner { customer: "one", resource: Some("site") };
 const TWO: Owner = Owner { customer: "two", resource: None };
 
 #[test]
-fn a_customer_or_a_resource_is_forgotten_and_what_went_is_told() {
+fn a_customer_or_a_resource_is_purged_and_the_deleted_keys_are_counted() {
     let redis = TestRedis::start();
     fill(&redis, PREFIX, &[ONE, SITE, TWO], 2);
     let ended = run(&settings(&redis), &["purge", "one", "--resource", "site", "--yes"]);
@@ -64,7 +64,7 @@ fn what_was_sent_before_a_purge_brings_nothing_back_and_what_is_sent_after_it_do
     fill(&redis, PREFIX, &[ONE], 2);
     assert_eq!(run(&settings(&redis), &["purge", "one", "--yes"]).status, 0);
     let late = fill(&redis, PREFIX, &[ONE], 2);
-    assert!(late.stdout.contains("was purged since") && !is_cached(&redis, ONE), "{late:?}");
+    assert!(late.stdout.contains("sent before a purge") && !is_cached(&redis, ONE), "{late:?}");
     // An hour ahead: sent after the purge, whatever the clock does meanwhile.
     fill(&redis, PREFIX, &[ONE], -1);
     assert!(is_cached(&redis, ONE));
@@ -147,7 +147,7 @@ fn a_list_from_the_year_3000_is_forgotten_and_blocks_nothing_after_that() {
 }
 
 #[test]
-fn an_environment_is_forgotten_and_no_other() {
+fn an_environment_is_purged_and_no_other() {
     let redis = TestRedis::start();
     fill(&redis, PREFIX, &[ONE, SITE, TWO], 2);
     fill(&redis, "staging", &[ONE], 2);
@@ -158,7 +158,7 @@ fn an_environment_is_forgotten_and_no_other() {
     assert_eq!(left, staging);
     assert!(ended.stdout.contains("keys of customers of 'production'"), "{ended:?}");
     let late = fill(&redis, PREFIX, &[TWO], 2);
-    assert!(late.stdout.contains("was purged since") && !is_cached(&redis, TWO), "{late:?}");
+    assert!(late.stdout.contains("sent before a purge") && !is_cached(&redis, TWO), "{late:?}");
 }
 
 #[test]

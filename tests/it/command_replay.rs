@@ -229,7 +229,7 @@ fn a_refusal_that_quotes_keys_names_no_customer() {
 }
 
 #[test]
-fn a_file_that_is_not_there_and_a_redis_that_is_away_are_told() {
+fn a_missing_file_and_an_unavailable_redis_are_reported() {
     let redis = TestRedis::start();
     let ended = run(&settings(&redis, "UPSERT"), &["replay", "/no/such/file"]);
     assert_eq!(ended.status, 1, "{ended:?}");
@@ -241,5 +241,5 @@ fn a_file_that_is_not_there_and_a_redis_that_is_away_are_told() {
     redis.stop();
     let ended = replay(&redis, "UPSERT", &[of_entitlements("customer-1", 2)]);
     assert_eq!(ended.status, 1, "{ended:?}");
-    assert!(ended.stderr.contains("line 1 on") && ended.stderr.contains("Redis"), "{ended:?}");
+    assert!(ended.stderr.contains("from 1 on") && ended.stderr.contains("Redis"), "{ended:?}");
 }
