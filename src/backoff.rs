@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_the_longest_and_start_anew_after_a_success() {
+    fn waits_double_up_to_the_longest_and_start_again_after_a_success() {
         let mut backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(1));
         let waits: Vec<u128> = (0..4).map(|_| backoff.next_wait(0.0).as_millis()).collect();
         assert_eq!(waits, [250, 500, 1_000, 1_000]);

@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credit_without_usage_is_a_miss_for_4_and_its_form_is_told_to_the_others() {
+    fn a_credit_without_usage_is_a_miss_for_4_and_its_form_is_reported_to_the_others() {
         let list = StoredList { usages: vec![Stored::default()], ..list(V4_ONLY, Some("5")) };
         assert_eq!(hits(&list), [true, true, false]);
         let [_, v3, _] = of_all(&list);
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn forms_are_told_apart() {
+    fn forms_are_distinguished() {
         let of = |value| form(&entries(Some(value)).unwrap());
         assert_eq!(of(METERED), "compatible");
         assert_eq!(of(V4_ONLY), "v4");

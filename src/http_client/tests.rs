@@ -62,7 +62,7 @@ fn the_clients_own_deadline_holds_where_a_call_names_none() {
 }
 
 #[test]
-fn faults_of_the_way_there_are_told_apart() {
+fn network_faults_are_distinguished() {
     let refused = dead_url();
     let error = client(&refused, 2_000).send(get(&refused, "/"), None).unwrap_err();
     assert_eq!(

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn other_methods_are_told_what_is_allowed_whatever_body_they_announce() {
+    fn other_methods_are_reported_what_is_allowed_whatever_body_they_announce() {
         for request in [
             "POST /livez HTTP/1.1\r\nContent-Length: 1025\r\n\r\n",
             "PUT /livez HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",

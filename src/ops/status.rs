@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn the_state_is_told_with_its_reasons_and_since_when() {
+    fn the_state_is_reported_with_its_reasons_and_since_when() {
         let story = Story::new();
         let state = |secs| {
             let json = story.json(secs);
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn expiry_is_told_once_it_is_known_and_asking_makes_no_series() {
+    fn expiry_is_reported_once_it_is_known_and_asking_makes_no_series() {
         let story = Story::new();
         assert!(story.json(1)["credentials"]["expire_at"].is_null());
         assert!(!story.metrics.render().contains("credentials_expiry"));
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_told_with_their_times() {
+    fn faults_are_reported_with_their_times() {
         let story = Story::new();
         for secs in [10, 20] {
             story.faults.fault(

@@ -195,7 +195,7 @@ fn a_user_who_may_write_keys_but_not_as_the_service_does_is_a_failure() {
 }
 
 #[test]
-fn a_replica_and_a_prefix_that_nobody_uses_are_told() {
+fn a_replica_and_a_prefix_that_nobody_uses_are_reported() {
     let scene = Scene::new();
     let port = scene.stage.redis.port.to_string();
     scene.stage.redis.command::<String>(&["SET", "staging:c_one", "{}"]);

@@ -90,7 +90,7 @@ fn a_replay_leaves_the_redis_that_the_queue_leaves() {
 }
 
 #[test]
-fn bad_lines_are_told_by_number_and_stop_no_other() {
+fn bad_lines_are_reported_by_number_and_stop_no_other() {
     let redis = TestRedis::start();
     let lines = [
         of_entitlements("customer-1", 2),

@@ -222,7 +222,7 @@ fn a_key_that_is_refused_ends_it_at_once() {
 }
 
 #[test]
-fn faults_of_both_redis_and_the_edge_api_are_told_at_once() {
+fn faults_of_both_redis_and_the_edge_api_are_reported_at_once() {
     let ended = run(&Settings::default(), &["warm", "-"]);
     assert_eq!(ended.status, 78, "{ended:?}");
     for name in ["REDIS_HOST", "SERVER_API_KEY"] {

@@ -17,7 +17,7 @@ use crate::support::state::{State, every_kind, hours_ago};
 const EX_CONFIG: i32 = 78;
 
 #[test]
-fn every_fault_is_told_at_once() {
+fn every_fault_is_reported_at_once() {
     let settings = Settings::default()
         .set("PORT", "99999")
         .set("BATCH_SIZE", "11")
@@ -45,7 +45,7 @@ fn every_fault_is_told_at_once() {
 }
 
 #[test]
-fn a_secret_that_is_half_given_is_told_without_the_other_half() {
+fn a_secret_that_is_half_given_is_reported_without_the_other_half() {
     let stage = Stage::new();
     let settings = stage.settings().unset("AWS_ACCESS_KEY_ID").set("AWS_SECRET_ACCESS_KEY", "half-of-a-pair");
     let (status, output) = run_to_end(&settings, &[]);
@@ -180,7 +180,7 @@ fn what_kubernetes_sets_for_a_service_named_redis_counts_as_not_set() {
 }
 
 #[test]
-fn quotes_that_a_tool_kept_are_told_and_belong_to_the_value() {
+fn quotes_that_a_tool_kept_are_reported_and_belong_to_the_value() {
     let stage = FakeStage::new(QueueOptions::default());
     for prefix in ["'staging'", "\"eu-1\""] {
         let settings = stage.settings().set("ENVIRONMENT_PREFIX", prefix);

@@ -122,7 +122,7 @@ fn stage_with_a_password() -> Stage {
 }
 
 #[test]
-fn a_wrong_redis_password_is_told_without_the_password_and_heals_when_it_becomes_right() {
+fn a_wrong_redis_password_is_reported_without_the_password_and_heals_when_it_becomes_right() {
     let stage = stage_with_a_password();
     let file = stage.redis.directory().join("redis-password");
     std::fs::write(&file, "the-wrong-one").expect("a file");
@@ -140,7 +140,7 @@ fn a_wrong_redis_password_is_told_without_the_password_and_heals_when_it_becomes
 }
 
 #[test]
-fn a_missing_redis_password_is_told() {
+fn a_missing_redis_password_is_reported() {
     let stage = stage_with_a_password();
     let service = Service::spawn(&upserting(&stage));
     service.wait_for_complaint(&[&format!("127.0.0.1:{}", stage.redis.port), "REDIS_PASSWORD"]);

@@ -36,7 +36,7 @@ fn set(redis: &TestRedis, key: &str) {
 }
 
 #[test]
-fn a_prefix_that_is_not_the_sdks_is_told_once_and_nothing_is_touched() {
+fn a_prefix_that_is_not_the_sdks_is_reported_once_and_nothing_is_touched() {
     let stage = Stage::new();
     // Whatever a prefix holds: these were written by the SDK itself.
     for prefix in ["staging", "eu:prod*[1]"] {

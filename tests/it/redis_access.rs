@@ -250,7 +250,7 @@ fn a_connection_that_was_closed_while_idle_is_no_outage() {
 }
 
 #[test]
-fn a_replica_is_told_before_a_message_meets_it() {
+fn a_replica_is_reported_before_a_message_meets_it() {
     let stage = Stage::new();
     stage.redis.command::<()>(&["REPLICAOF", "127.0.0.1", "9"]);
     let service = Service::spawn(&stage.settings());

@@ -75,7 +75,7 @@ fn they_tell_what_runs_and_what_was_done_and_show_no_secret_and_no_customer() {
 }
 
 #[test]
-fn what_fails_is_told_with_its_cause_and_that_it_is_over() {
+fn what_fails_is_reported_with_its_cause_and_that_it_is_over() {
     let stage = Stage::new();
     let service = Service::start(&stage.settings());
     stage.redis.stop();

@@ -74,7 +74,7 @@ fn of_the_default_user_are_taken_as_they_are() {
 }
 
 #[test]
-fn of_older_servers_are_told_in_other_words() {
+fn of_older_servers_are_reported_in_other_words() {
     for (text, username) in [
         ("ERR Client sent AUTH, but no password is set", None),
         ("ERR wrong number of arguments for 'auth' command", Some("stigg")),

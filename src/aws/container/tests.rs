@@ -72,7 +72,7 @@ fn without_a_token_there_is_no_header() {
 }
 
 #[test]
-fn a_refusal_is_told_with_code_and_remedy() {
+fn a_refusal_is_reported_with_code_and_remedy() {
     let refused = fault(Reply::Answer(
         403,
         "",
@@ -103,7 +103,7 @@ fn a_refusal_is_told_with_code_and_remedy() {
 }
 
 #[test]
-fn an_answer_that_is_not_as_documented_is_told_and_not_repeated() {
+fn an_answer_that_is_not_as_documented_is_reported_and_not_repeated() {
     for (body, what) in [
         ("t0ken", "it is not JSON"),
         (r#"{"AccessKeyId":"ASIA1","SecretAccessKey":"s3cret","Token":"t0ken"}"#, "it has no Expiration"),

@@ -105,7 +105,7 @@ fn each_refusal_has_its_remedy() {
 }
 
 #[test]
-fn a_document_that_is_no_success_or_not_whole_is_told() {
+fn a_document_that_is_no_success_or_not_whole_is_reported() {
     let after = |body: &str| fault([token("t0ken"), Stub::ok("queue-reader"), Stub::ok(body)]);
     let (kind, what) = after(
         r#"{"Code":"AssumeRoleUnauthorizedAccess","Message":"EC2 cannot assume the role queue-reader."}"#,

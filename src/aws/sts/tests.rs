@@ -160,7 +160,7 @@ fn of_token(token: Secret, url: url::Url) -> Fetcher {
 }
 
 #[test]
-fn the_token_is_read_anew_each_time_and_the_session_has_a_name() {
+fn the_token_is_read_again_each_time_and_the_session_has_a_name() {
     let path = std::env::temp_dir().join(format!("pcs-web-identity-{}", std::process::id()));
     let refusals = [(); 2].map(|()| Reply::Answer(400, "", String::new()));
     let stub = Stub::start(refusals);

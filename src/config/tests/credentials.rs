@@ -205,7 +205,7 @@ fn the_arn_of_a_role_is_told_from_what_is_not_one() {
 }
 
 #[test]
-fn a_fault_of_the_general_endpoint_is_told_once() {
+fn a_fault_of_the_general_endpoint_is_reported_once() {
     let token = TestFile::new("general-token", b"token\n");
     let path = token.path();
     assert_eq!(
@@ -386,7 +386,7 @@ fn aws_credentials_of_ones_own_are_found_beside_the_edge_apis() {
 }
 
 #[test]
-fn a_shared_credentials_file_that_every_user_can_read_or_change_is_told() {
+fn a_shared_credentials_file_that_every_user_can_read_or_change_is_reported() {
     let file = TestFile::new("open-profiles", b"[work]\naws_access_key_id=A\naws_secret_access_key=s\n");
     let path = file.path();
     let set = [("AWS_PROFILE", "work"), ("AWS_SHARED_CREDENTIALS_FILE", path.as_str())];

@@ -163,7 +163,7 @@ fn the_edge_api_takes_a_base_url_and_a_key_that_fits_a_header() {
 }
 
 #[test]
-fn a_queue_without_tls_is_told_unless_it_is_on_this_machine() {
+fn a_queue_without_tls_is_reported_unless_it_is_on_this_machine() {
     let region = ("AWS_REGION", "us-east-1");
     let told = |name: &str| {
         format!("{name}: is not https: messages, and a session token if there is one, travel unencrypted")

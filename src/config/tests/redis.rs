@@ -216,7 +216,7 @@ fn tokens_are_signed_for_the_queues_region_unless_another_is_named() {
 }
 
 #[test]
-fn what_iam_cannot_work_with_is_told_with_its_remedy() {
+fn what_iam_cannot_work_with_is_reported_with_its_remedy() {
     const NEEDS_TLS: &str = "REDIS_IAM_AUTH: needs TLS to the host of an ElastiCache; set REDIS_HOST and REDIS_TLS=1, or a \
                              rediss:// URL";
     for (more, expected) in [
@@ -312,7 +312,7 @@ fn sentinels_speak_tls_as_redis_does_unless_told_otherwise() {
 }
 
 #[test]
-fn what_is_wrong_with_sentinels_is_told_with_its_remedy() {
+fn what_is_wrong_with_sentinels_is_reported_with_its_remedy() {
     assert_eq!(
         faults(&[("REDIS_SENTINELS", "s-1:x"), ("REDIS_HOST", "db-1")]),
         [

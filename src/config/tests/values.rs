@@ -289,7 +289,7 @@ fn a_value_in_quotes_is_kept_and_told() {
 }
 
 #[test]
-fn a_secret_given_as_a_flag_is_told_without_it() {
+fn a_secret_given_as_a_flag_is_reported_without_it() {
     let notices = |flags: &[&str], environment: &[(&str, &str)]| {
         let settings = settings(flags, &[&LEAST[..], environment].concat());
         settings.validate().unwrap().notices
@@ -316,7 +316,7 @@ fn a_secret_given_as_a_flag_is_told_without_it() {
 }
 
 #[test]
-fn a_secret_file_that_every_user_can_read_or_change_is_told() {
+fn a_secret_file_that_every_user_can_read_or_change_is_reported() {
     use std::os::unix::fs::PermissionsExt;
 
     let file = TestFile::new("open-secret", b"secret");
@@ -337,7 +337,7 @@ fn a_secret_file_that_every_user_can_read_or_change_is_told() {
 }
 
 #[test]
-fn a_secret_that_kubernetes_mounts_is_told_only_if_others_can_change_it() {
+fn a_secret_that_kubernetes_mounts_is_reported_only_if_others_can_change_it() {
     use std::os::unix::fs::PermissionsExt;
 
     let volume = std::env::temp_dir().join(format!("pcs-volume-{}", std::process::id()));

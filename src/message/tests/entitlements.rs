@@ -238,7 +238,7 @@ fn of_a_repeated_feature_the_last_counts_in_the_place_of_the_first() {
 }
 
 #[test]
-fn a_credit_is_told_by_its_typename_its_type_or_its_currency() {
+fn a_credit_is_reported_by_its_typename_its_type_or_its_currency() {
     for entry in [
         json!({"__typename": "CreditEntitlement", "currency": {"currencyId": "gold"}}),
         json!({"type": "CREDIT", "currencyId": "gold", "feature": null}),

@@ -214,7 +214,7 @@ fn dead_letters_free_their_group() {
 }
 
 #[test]
-fn attributes_are_told_unless_the_policy_forbids_it() {
+fn attributes_are_reported_unless_the_policy_forbids_it() {
     let options = QueueOptions {
         visibility_timeout: Duration::from_secs(45),
         max_receive_count: Some(3),
