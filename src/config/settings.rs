@@ -103,7 +103,7 @@ impl Settings {
             let what = "starts and ends with quotes, which are part of the value";
             notice(format!("{what} (docker --env-file keeps them); remove them"));
         }
-        let may_hold_a_password = text.contains('@') || text.contains("://") && text.contains('?');
+        let may_hold_a_password = text.contains('@') || text.contains(":/") && text.contains('?');
         if is_flag && (setting.is_secret() || may_hold_a_password) {
             let what = "is given as a flag, which every user of this machine can see (/proc/<pid>/cmdline)";
             notice(format!("{what}; set the environment variable instead"));
