@@ -2,8 +2,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
-use std::thread;
 
+use crate::support::child::thread;
 use crate::support::command::run;
 use crate::support::service::{Service, Settings};
 use crate::support::stage::Stage;
@@ -44,9 +44,9 @@ fn what_another_program_answers_on_the_port_does_not_steer_the_terminal() {
     for (status, exit_status) in [("200 OK", 0), ("503 No", 1)] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port().to_string();
-        let other = thread::spawn(move || {
+        let other = thread("other-program", move || {
             let (mut stream, _) = listener.accept().unwrap();
-            stream.read(&mut [0; 4096]).unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
             let body = "\u{1b}[2Jgone\u{202e}";
             write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
         });
