@@ -7,6 +7,9 @@ use super::{Decoded, MalformedBody, join};
 use crate::entitlement::{CustomerId, ResourceId, Subject};
 use crate::json::replace_lone_surrogates;
 
+/// SNS notifications inside one another. Each takes stack, and escapes (`\u005c`) let a body of 1 MiB hold hundreds.
+const NOTIFICATIONS_MAX: usize = 8;
+
 fields! {
     /// One level of a message: an envelope, or the payload. A message may put its customer or its timestamp on either
     /// side of `payload`, and not every form has an envelope, so that every level may have every field.
@@ -64,13 +67,18 @@ pub(super) struct Scope<'t> {
 /// envelope so far names it: the outermost documented name decides; an undocumented one (`next` of graphql-ws, an own
 /// `detail-type` of a bus) leaves the decision to the envelopes inside.
 ///
-/// How deep envelopes nest is bounded by `serde_json`, and by the escapes that double the text for each SNS notification.
+/// How deep objects nest is bounded by `serde_json`.
 pub(super) fn open<T>(
     text: &str,
     mut path: String,
     mut event_type: Option<EventType>,
     read: &dyn Fn(EventType, &Scope<'_>) -> Decoded<T>,
 ) -> Decoded<T> {
+    // No other part of a path has this name.
+    if path.matches("Message").count() > NOTIFICATIONS_MAX {
+        let problem = format!("more than {NOTIFICATIONS_MAX} notifications inside one another");
+        return Err(MalformedBody::at(&path, problem));
+    }
     let json = text.trim_start_matches('\u{feff}');
     let mut repaired = None;
     let tree = Tree::parse(json).or_else(|error| {
