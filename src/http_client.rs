@@ -7,7 +7,7 @@
 mod dial;
 
 use std::fmt::Display;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ use crate::config::Proxy;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A call on a connection that the server has closed fails so soon.
 const CLOSED_WITHIN: Duration = Duration::from_secs(1);
+/// At most so much room is made for an answer before it is read, whatever its Content-Length promises.
+const ANSWER_BYTES_RESERVED: u64 = 1024 * 1024;
 const OUTPUT_BYTES: usize = 16 * 1024;
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
@@ -158,12 +160,12 @@ impl HttpClient {
         let has_body = !request.body().is_empty() || request.method() != http::Method::GET;
         let response = if has_body { agent.run(request) } else { agent.run(request.map(|_| ())) };
         let (head, body) = response.map_err(|error| self.describe(&error))?.into_parts();
-        let body = body.into_with_config().limit(self.options.answer_bytes_max).read_to_vec();
-        Ok(HttpResponse {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body: body.map_err(|error| self.describe(&error))?,
-        })
+        // ureq's own `read_to_vec` starts with an empty vector, and copies what it has at each growth.
+        let length = body.content_length().unwrap_or_default().min(ANSWER_BYTES_RESERVED);
+        let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+        let mut reader = body.into_with_config().limit(self.options.answer_bytes_max).reader();
+        reader.read_to_end(&mut bytes).map_err(|error| self.describe(&error.into()))?;
+        Ok(HttpResponse { status: head.status.as_u16(), headers: head.headers, body: bytes })
     }
 
     /// The agent, for libraries that bring their own requests.

@@ -38,7 +38,7 @@ def svg(result):
         for at, (name, colour) in enumerate(COLOURS.items())
     )
     machine = result["machine"]
-    foot = f"{machine['cores']} cores of {machine['cpu']}, {result['date'][:10]}; medians; the queue is a simulator"
+    foot = f"{machine['cores']} cores of {machine['cpu']}, {result['date'][:10]}; medians; the queue is a fake SQS"
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {y + 24}" font-family="sans-serif" '

@@ -35,8 +35,7 @@ def start(contender, programs, row, redis, queue, certificate, log, extra=None):
         return process(program if isinstance(program, list) else [program], log, env)
     if contender == rows.NODE:
         return process(["node", programs.node_worker], log, env | {"NODE_ENV": "production"})
-    client = "raw" if contender == rows.RAW else "service"
-    flags = [f"--queue-url={queue.queue_url}", f"--client={client}", f"--batch={row.batch}"]
+    flags = [f"--queue-url={queue.queue_url}", f"--batch={row.batch}"]
     return process([programs.bench, "limit", *flags], log, env)
 
 

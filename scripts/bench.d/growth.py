@@ -12,7 +12,7 @@ import contenders
 import report
 import rows
 from meter import Meter, alive, checked
-from stage import Failed, memory_kib, redis, run, simulator, wait_until
+from stage import Failed, memory_kib, redis, run, started_queue, wait_until
 
 MILLION = 1_000_000
 
@@ -71,7 +71,7 @@ def one(programs, step, seconds, log):
         server = stack.enter_context(redis(log))
         mix = [*row.mix_flags(), f"--probes={step.probes}"]
         run([programs.bench, "prime", f"--redis={server.port}", *mix])
-        queue = stack.enter_context(simulator(programs, row, log, more=[f"--probes={step.probes}"]))
+        queue = stack.enter_context(started_queue(programs, row, log, more=[f"--probes={step.probes}"]))
         children = [
             stack.enter_context(contenders.start(rows.SERVICE, programs, row, server, queue, None, log))
             for _ in range(step.instances)

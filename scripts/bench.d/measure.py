@@ -7,7 +7,7 @@ import contenders
 import fauxqs
 import rows
 from meter import Meter, alive, checked
-from stage import memory_kib, redis, run, simulator, wait_until
+from stage import memory_kib, redis, run, started_queue, wait_until
 
 
 def one(programs, row, contender, seconds, certificate, log):
@@ -18,7 +18,7 @@ def one(programs, row, contender, seconds, certificate, log):
         if row.queue == "fauxqs":
             return fauxqs.one(programs, row, contender, server, log)
         watched = server if row.sort == "times" else None
-        queue = stack.enter_context(simulator(programs, row, log, certificate, watched))
+        queue = stack.enter_context(started_queue(programs, row, log, certificate, watched))
         began, at_us = time.monotonic(), queue.counts()["now_us"]
         spawned = time.monotonic()
         child = stack.enter_context(
@@ -51,7 +51,7 @@ def throughput(row, contender, seconds, child, server, queue):
     alive(child)
     counts = queue.counts()
     figures = meter.figures(counts["deleted"] - before, contenders.is_worker(contender))
-    return figures | {"to_deleted": counts["handed_out_to_deleted"]}
+    return figures | {"to_deleted": counts["delivered_to_deleted"]}
 
 
 def times(row, contender, seconds, child, server, queue):
@@ -76,4 +76,4 @@ def times(row, contender, seconds, child, server, queue):
 
 
 def of_times(counts):
-    return {"to_written": counts["handed_out_to_written"], "to_deleted": counts["handed_out_to_deleted"]}
+    return {"to_written": counts["delivered_to_written"], "to_deleted": counts["delivered_to_deleted"]}

@@ -2,7 +2,7 @@
 
 Times are noise on a machine that others use as well; instructions hardly are. They are counted by `perf stat` where
 the processor lets it, else by callgrind, which is slow and simulates the same. The whole service runs, against the
-simulator and a Redis: with one poller and one worker, so that what is gathered into one call hardly depends on chance."""
+fake SQS and a Redis: with one poller and one worker, so that what is gathered into one call hardly depends on chance."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ import contenders
 import report
 import rows
 from main import Programs
-from stage import Failed, redis, run, simulator, wait_until
+from stage import Failed, redis, run, started_queue, wait_until
 
 ONE_OF_EACH = {"CONSUMERS": "1", "WORKERS": "1", "LOG_LEVEL": "warn"}
 
@@ -77,7 +77,7 @@ def instructions(counter, programs, binary, load, log):
     with ExitStack() as stack, tempfile.NamedTemporaryFile() as told:
         server = stack.enter_context(redis(log))
         run([programs.bench, "prime", f"--redis={server.port}", *load.row.mix_flags()])
-        queue = stack.enter_context(simulator(programs, load.row, log))
+        queue = stack.enter_context(started_queue(programs, load.row, log))
         counted = replace(programs, service=counter.command(binary, told.name))
         child = stack.enter_context(
             contenders.start(rows.SERVICE, counted, load.row, server, queue, None, log, ONE_OF_EACH)

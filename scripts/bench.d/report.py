@@ -3,7 +3,7 @@
 from statistics import median
 
 import rows
-from rows import LIMIT, NODE, RAW, REVISION, SERVICE
+from rows import LIMIT, NODE, REVISION, SERVICE
 
 MIB = 1024
 
@@ -269,12 +269,11 @@ def notes(result):
         "process alone; Redis µs and queue µs are what one message costs those two beside it.",
         "Redis calls count those inside of scripts; bytes are both directions. A round trip of 20 ms delays the queue "
         "alone: ten pollers with batches of ten then get 5,000 messages/s at most, whoever they are.",
-        "received -> written: from the hand-out of a message by the simulator until Redis itself publishes that "
-        "the key is set, for one message of 50; received -> deleted: until the simulator gets the deletion, for all. "
+        "received -> written: from the delivery of a message by the queue until Redis itself publishes that "
+        "the key is set, for one message of 50; received -> deleted: until the queue gets the deletion, for all. "
         "Quantiles are the upper ends of slots 3 % wide, and left out of fewer than 100 (p99) or 1,000 (p99.9) times.",
         *([f"{REVISION}: the service as {result['against']} ships it."] if result.get("against") else []),
-        f"{LIMIT}: the service's own queue client with ten pollers, which only receives and deletes. "
-        f"{RAW}: the same as unsigned bytes on sockets, which is what the simulator can give.",
+        f"{LIMIT}: the service's own queue client with ten pollers, which only receives and deletes."
     ]
     for row, of_row in result["runs"].items():
         for contender, runs in of_row.items():

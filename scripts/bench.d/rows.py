@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, replace
 
-SERVICE, NODE, LIMIT, RAW = "service", "node worker", "bare client", "raw sockets"
+SERVICE, NODE, LIMIT = "service", "node worker", "bare client"
 # The service as another revision ships it; only with --against.
 REVISION = "revision"
 
 # Node compiles what is hot while it runs; it is given the time for that.
-WARM_UP_SECS = {SERVICE: 2, REVISION: 2, NODE: 6, LIMIT: 1, RAW: 1}
+WARM_UP_SECS = {SERVICE: 2, REVISION: 2, NODE: 6, LIMIT: 1}
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Row:
     seconds: int | None = None
     # 'throughput': all that it can. 'times': first all that it can, then half of it, with Redis watched.
     sort: str = "throughput"
-    # Which queue: 'simulator', or 'fauxqs', the emulator that others wrote.
-    queue: str = "simulator"
+    # Which queue: 'fake', our own, or 'fauxqs', the emulator that others wrote.
+    queue: str = "fake"
     # Part of the shorter table, which has every bar.
     main: bool = False
 
@@ -38,7 +38,7 @@ BOTH = (SERVICE, NODE)
 LIST_50 = dict(mix="entitlements", features=50, customers=2_000)
 
 ROWS = [
-    Row("usage", "usage, batch 10", BOTH + (LIMIT, RAW), main=True),
+    Row("usage", "usage, batch 10", BOTH + (LIMIT,), main=True),
     Row("list-5", "entitlements of 5 features, batch 10", BOTH, mix="entitlements", features=5),
     Row("list-50", "entitlements of 50 features, batch 10", BOTH + (LIMIT,), main=True, **LIST_50),
     Row("list-300", "entitlements of 300 features, batch 10", BOTH, mix="entitlements", features=300, customers=500),

@@ -115,20 +115,23 @@ def redis(log):
         yield server
 
 
-class Simulator:
-    """The queue of our own; see tests/bench/simulator."""
+class Queue:
+    """The fake SQS; see tests/bench/queue.rs."""
 
-    def __init__(self, child, told):
+    def __init__(self, child, address):
         self.pid = child.pid
-        self.endpoint, self.queue_url, self.control = told["endpoint"], told["queue_url"], told["control"]
-        self.body_bytes = told["body_bytes"]
+        self.endpoint, self.queue_url, self.control = address["endpoint"], address["queue_url"], address["control"]
+        self.body_bytes = address["body_bytes"]
 
     def ask(self, what):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.control}/{what}", timeout=10) as answer:
             return json.load(answer)
 
     def counts(self):
-        return self.ask("counts")
+        counts = self.ask("counts")
+        if counts["complaints"]:
+            raise Failed(f"a call broke SQS's rules: {counts['complaints'][0]}")
+        return counts
 
     def drain(self, seconds=120):
         """Lets nothing more come, and waits until all is deleted. Returns how many messages there were."""
@@ -138,14 +141,14 @@ class Simulator:
 
 
 @contextmanager
-def simulator(programs, row, log, certificate=None, watched=None, more=()):
+def started_queue(programs, row, log, certificate=None, watched=None, more=()):
     flags = [f"--round-trip-ms={row.round_trip_ms}", *row.mix_flags(), *more]
     if row.tls:
         flags += ["--certificate", certificate.chain, "--key", certificate.key]
     if watched:
         flags += [f"--watch-redis={watched.port}"]
-    with process([programs.bench, "simulator", *flags], log, output=subprocess.PIPE) as child:
-        told = child.stdout.readline()
-        if not told:
-            raise Failed(f"the simulator did not start, see {log}")
-        yield Simulator(child, json.loads(told))
+    with process([programs.bench, "queue", *flags], log, output=subprocess.PIPE) as child:
+        address = child.stdout.readline()
+        if not address:
+            raise Failed(f"the queue did not start, see {log}")
+        yield Queue(child, json.loads(address))

@@ -139,8 +139,11 @@ impl MalformedBody {
     }
 }
 
-/// A path of two, either of which may be empty.
+/// A path of two, either of which may be empty. Of a long one, the end: envelopes may nest a hundred times.
 fn join(outer: &str, inner: &str) -> String {
+    const BYTES_MAX: usize = 200;
     let is_one = outer.is_empty() || inner.is_empty() || inner.starts_with('[');
-    [outer, if is_one { "" } else { "." }, inner].concat()
+    let path = [outer, if is_one { "" } else { "." }, inner].concat();
+    let end = path.len().checked_sub(BYTES_MAX).and_then(|start| path.get(start..));
+    end.map_or_else(|| path.clone(), |end| format!("…{end}"))
 }

@@ -110,18 +110,22 @@ impl Call {
     }
 
     fn fits(&self) -> bool {
-        let (mut count, mut bytes) = (0, 0);
-        for argument in [&self.deciding, &self.others, &self.arguments].into_iter().flat_map(arguments) {
-            count += 1;
-            bytes += argument.len();
-        }
+        let (count, bytes) = self.size();
         count <= ARGUMENTS_MAX && bytes <= BYTES_MAX
+    }
+
+    /// The number of keys and arguments, and their bytes.
+    fn size(&self) -> (usize, usize) {
+        let all = [&self.deciding, &self.others, &self.arguments].into_iter().flat_map(arguments);
+        all.fold((0, 0), |(count, bytes), argument| (count + 1, bytes + argument.len()))
     }
 
     /// The command: `EVALSHA` and the SHA-1, or `EVAL` and the source.
     pub(super) fn command(&self, name: &str, script: &str, rules: &StoreRules, is_dry_run: bool) -> Cmd {
         let [deciding, others] = [&self.deciding, &self.others].map(|keys| keys.args_iter().len());
-        let mut command = Cmd::with_capacity(2 * (deciding + others) + 9, 64 * (deciding + others));
+        // And those that are added here: the name, the script and seven more.
+        let (count, bytes) = self.size();
+        let mut command = Cmd::with_capacity(count + 9, bytes + script.len() + 128);
         let add = |command: &mut Cmd, part| arguments(part).for_each(|argument| command.write_arg(argument));
         command.arg(name).arg(script).arg(deciding + others);
         add(&mut command, &self.deciding);

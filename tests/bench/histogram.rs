@@ -26,7 +26,7 @@ impl Histogram {
         self.max_us.fetch_max(us, Ordering::Relaxed);
     }
 
-    /// Begins anew.
+    /// Forgets all times.
     pub fn clear(&self) {
         for slot in &self.slots {
             slot.store(0, Ordering::Relaxed);
@@ -34,7 +34,7 @@ impl Histogram {
         self.max_us.store(0, Ordering::Relaxed);
     }
 
-    pub fn told(&self) -> Value {
+    pub fn report(&self) -> Value {
         let counts: Vec<u64> = self.slots.iter().map(|slot| slot.load(Ordering::Relaxed)).collect();
         let count: u64 = counts.iter().sum();
         let quantile = |of_thousand: u64| {

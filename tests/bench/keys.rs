@@ -5,22 +5,22 @@ use std::collections::HashMap;
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::mix::{BASE_MS, Customer, Mix, STEADY_USAGE, Sort, moment_ms, usage_told};
+use crate::mix::{BASE_MS, Customer, Mix, STEADY_USAGE, Sort, moment_ms, usage_of};
 use crate::resp::{Connection, push_command};
 
 /// Bytes that are sent before answers are read.
 const AT_ONCE: usize = 256 * 1024;
-/// How many customers are looked at after a run.
+/// How many customers are checked after a run.
 const LOOKED_AT: u64 = 1_000;
 
 /// Which Redis.
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
-    mix: Mix,
+    pub mix: Mix,
     /// Port of Redis on this machine.
     #[arg(long)]
-    redis: u16,
+    pub redis: u16,
 }
 
 /// Puts every customer into the cache, as of before the first message.
@@ -92,12 +92,12 @@ fn expected(mix: &Mix, messages: u64) -> HashMap<String, (u64, Option<u64>)> {
         }
         match sort {
             Sort::Usage { feature } => {
-                expected.insert(customer.usage_key(feature), (number, Some(usage_told(number))));
+                expected.insert(customer.usage_key(feature), (number, Some(usage_of(number))));
             }
             Sort::Entitlements => {
                 expected.insert(customer.key(), (number, None));
                 for feature in (0..mix.metered()).map(|at| 2 * at) {
-                    let usage = if feature == 0 { usage_told(number) } else { STEADY_USAGE };
+                    let usage = if feature == 0 { usage_of(number) } else { STEADY_USAGE };
                     expected.insert(customer.usage_key(feature), (number, Some(usage)));
                 }
             }

@@ -1,4 +1,4 @@
-//! The programs around a measurement: the queue's simulator, bare clients as upper bounds, and what fills and checks
+//! The programs around a measurement: the queue, a bare client as an upper bound, and what fills and checks
 //! Redis. `scripts/bench` runs them beside the contenders; see there.
 //!
 //! `cargo build --release --example bench`, then `target/release/examples/bench --help`.
@@ -12,15 +12,17 @@
     clippy::similar_names
 )]
 
+#[path = "../fakes/mod.rs"]
+mod fakes;
 mod fill;
 mod histogram;
 mod http;
 mod keys;
 mod limit;
 mod mix;
+mod queue;
 mod redis_limit;
 mod resp;
-mod simulator;
 
 use std::io::Write;
 
@@ -30,10 +32,10 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 enum Program {
     /// The queue.
-    Simulator(simulator::Options),
+    Queue(queue::Options),
     /// A bare client of the queue, with nothing behind it.
     Limit(limit::Options),
-    /// The writes alone.
+    /// The writes alone, as an upper bound.
     RedisLimit(redis_limit::Options),
     /// Makes a queue in an emulator, and sends it messages.
     Fill(fill::Options),
@@ -49,14 +51,14 @@ enum Program {
 }
 
 fn main() -> anyhow::Result<()> {
-    let told = match Program::parse() {
-        Program::Simulator(options) => return simulator::run(options),
+    let result = match Program::parse() {
+        Program::Queue(options) => return queue::run(options),
         Program::Limit(options) => return limit::run(&options),
         Program::RedisLimit(options) => redis_limit::run(&options)?,
         Program::Fill(options) => fill::run(options)?,
         Program::Prime(options) => keys::prime(&options)?,
         Program::Check { options, messages } => keys::check(&options, messages)?,
     };
-    writeln!(std::io::stdout(), "{told}")?;
+    writeln!(std::io::stdout(), "{result}")?;
     Ok(())
 }

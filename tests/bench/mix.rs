@@ -1,8 +1,8 @@
-//! The messages of a run: each is made from its number alone, so that whoever knows the number knows what the
+//! The messages of a run: each is made from its number alone, so that the number determines what the
 //! message leaves in Redis. Nothing is stored for it.
 //!
-//! What differs between two messages of a sort stands at the end of the body. That costs a reader nothing (fields
-//! come in any order) and lets the simulator keep the text and the MD5 of all that comes before.
+//! What differs between two messages of a kind is at the end of the body. That costs a reader nothing (fields come in
+//! any order), and the text and the MD5 of all that comes before are computed once.
 
 use std::fmt::Write;
 
@@ -48,7 +48,7 @@ pub struct Mix {
     pub probes: u64,
 }
 
-/// Whose state a message tells.
+/// Whose state is in a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Customer {
     Ordinary(u64),
@@ -130,8 +130,8 @@ pub fn moment_ms(number: u64) -> u64 {
     BASE_MS + 1 + number
 }
 
-/// The usage that a message tells of the feature that it is about.
-pub fn usage_told(number: u64) -> u64 {
+/// The usage in a message.
+pub fn usage_of(number: u64) -> u64 {
     number + 1
 }
 
@@ -181,51 +181,52 @@ impl Bodies {
         }
     }
 
-    /// How long a body becomes: of a list where there are lists, else of a usage.
+    /// The length of the longest body.
     pub fn bytes_of_the_longest(&self) -> usize {
         let longest = (0..100).map(|number| {
-            let (mut out, mut scratch) = (vec![b'"'], String::new());
-            self.push_escaped(number, &mut out, &mut scratch);
-            out.push(b'"');
-            serde_json::from_slice::<String>(&out).expect("a JSON string").len()
+            let mut json = String::new();
+            self.push_json(number, &mut json);
+            serde_json::from_str::<String>(&json).expect("a JSON string").len()
         });
         longest.max().unwrap_or_default()
     }
 
-    /// Appends the body, escaped as a JSON string's content, and returns its MD5. `scratch` is a buffer to reuse.
-    pub fn push_escaped(&self, number: u64, out: &mut Vec<u8>, scratch: &mut String) -> [u8; 16] {
+    /// Appends the body as a JSON text, quotes included, and returns its MD5.
+    pub fn push_json(&self, number: u64, out: &mut String) -> [u8; 16] {
         let (customer, sort) = self.mix.message(number);
-        scratch.clear();
+        let mut end = String::with_capacity(1024);
         let beginning = match sort {
             Sort::Usage { feature } => {
-                push_usage(scratch, customer, feature, number);
+                push_usage(&mut end, customer, feature, number);
                 &self.usage
             }
             Sort::Entitlements => {
-                push_entitlement(scratch, 0, usage_told(number));
-                scratch.push_str("],");
-                push_end(scratch, customer, number);
+                push_entitlement(&mut end, 0, usage_of(number));
+                end.push_str("],");
+                push_end(&mut end, customer, number);
                 &self.entitlements
             }
         };
-        out.extend_from_slice(beginning.escaped.as_bytes());
-        for part in scratch.split_inclusive('"') {
+        out.push('"');
+        out.push_str(&beginning.escaped);
+        for part in end.split_inclusive('"') {
             match part.strip_suffix('"') {
                 Some(text) => {
-                    out.extend_from_slice(text.as_bytes());
-                    out.extend_from_slice(b"\\\"");
+                    out.push_str(text);
+                    out.push_str("\\\"");
                 }
-                None => out.extend_from_slice(part.as_bytes()),
+                None => out.push_str(part),
             }
         }
+        out.push('"');
         let mut md5 = beginning.md5.clone();
-        md5.update(scratch.as_bytes());
+        md5.update(end.as_bytes());
         md5.finalize().into()
     }
 }
 
 fn push_usage(out: &mut String, customer: Customer, feature: u64, number: u64) {
-    let usage = usage_told(number);
+    let usage = usage_of(number);
     let _ = write!(
         out,
         r#""currentUsage":{usage},"feature":{{"id":"feature-{feature}","name":"Feature {feature}","unit":"call","units":"calls","description":null,"featureType":"NUMBER","meterType":"INCREMENTAL","status":"ACTIVE"}},"#

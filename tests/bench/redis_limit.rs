@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::{Value, json};
 
-use crate::mix::{Customer, Mix, Sort, moment_ms, usage_told};
+use crate::keys;
+use crate::mix::{Customer, Mix, Sort, moment_ms, usage_of};
 use crate::resp::{Connection, push_command};
 
 /// As long as what the service stores of one feature.
@@ -22,10 +23,7 @@ const EXPIRY_SECS: &str = "604800";
 #[derive(Debug, Args)]
 pub struct Options {
     #[command(flatten)]
-    mix: Mix,
-    /// Port of Redis on this machine.
-    #[arg(long)]
-    redis: u16,
+    keys: keys::Options,
     #[arg(long, default_value_t = 4)]
     connections: u64,
     /// Messages in one round trip.
@@ -61,16 +59,16 @@ fn write(
     written: &AtomicU64,
     barrier: &Barrier,
 ) -> anyhow::Result<()> {
-    let mut redis = Connection::open(options.redis)?;
+    let mut redis = Connection::open(options.keys.redis)?;
     barrier.wait();
-    let list = "x".repeat(VALUE_BYTES_A_FEATURE * options.mix.features as usize);
+    let list = "x".repeat(VALUE_BYTES_A_FEATURE * options.keys.mix.features as usize);
     let mut number = writer;
     let mut commands = Vec::new();
     while Instant::now() < until {
         commands.clear();
         let mut sets = 0;
         for _ in 0..options.pipeline {
-            sets += push_message(&mut commands, &options.mix, number, &list);
+            sets += push_message(&mut commands, &options.keys.mix, number, &list);
             number += options.connections;
         }
         redis.send(&commands)?;
@@ -83,7 +81,7 @@ fn write(
 fn push_message(out: &mut Vec<u8>, mix: &Mix, number: u64, list: &str) -> usize {
     let at = moment_ms(number).to_string();
     let usage_of = |customer: Customer, feature| {
-        let usage = usage_told(number);
+        let usage = usage_of(number);
         let value = format!(
             r#"{{"currentUsage":{usage},"usagePeriodStart":1793491200000,"usagePeriodEnd":1796083200000}}"#
         );

@@ -1,5 +1,5 @@
 //! As much of Redis's protocol as is needed to be faster than any client: commands are appended to a buffer, sent
-//! many at once, and of the answers only the errors are looked at.
+//! many at once, and of the answers only errors are read.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -3,7 +3,7 @@
 use crate::redis_pair::{RedisPair, connect};
 use crate::world::{Key, Version};
 
-/// Keys in one look.
+/// Keys in one check.
 const SLICE: usize = 500;
 
 /// Each key that is not as it has to be, and how it is. Keys and numbers are the run's own inventions.

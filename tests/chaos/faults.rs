@@ -86,7 +86,7 @@ pub fn trouble_redis(stage: &Stage, stop: &Stop, mut random: Rng) {
 
 fn restart_redis(stage: &Stage, stop: &Stop, random: &mut Rng) {
     let down = within(random, REDIS_DOWN_MS);
-    // Held: nobody else asks a Redis that is not there.
+    // Held: no other thread calls a Redis that is not running.
     let mut redis = stage.redis();
     redis.wait_until_durable();
     stage.journal.during(RESTART, || {
@@ -186,7 +186,7 @@ pub fn fair_weather() -> Faults {
         entry_fails: 0.01,
         entry_fails_sender: 0.0005,
         slow: Some((0.02, Duration::from_millis(200))),
-        told_late: None,
+        answers_late: None,
     }
 }
 

@@ -55,7 +55,7 @@ impl Fleet {
         self.instances.len()
     }
 
-    /// Kills one with -9 and starts it again at once. An instance that had ended by itself is told of.
+    /// Kills one with -9 and starts it again at once. Reports an instance that had ended by itself.
     pub fn kill(&self, index: usize) -> Result<(), String> {
         let instance = &self.instances[index];
         let mut service = instance.service();
@@ -127,7 +127,7 @@ fn settings(queue: &QueueAccess, proxy: &FaultProxy) -> Settings {
         ("AWS_ACCESS_KEY_ID", &queue.access_key_id),
         ("AWS_SECRET_ACCESS_KEY", &queue.secret_access_key),
         ("SERVER_API_KEY", SERVER_API_KEY),
-        // Nobody listens there, and nobody is to.
+        // Nothing listens there, on purpose.
         ("EDGE_API_URL", "http://127.0.0.1:9"),
         ("DISABLE_SENTRY", "1"),
         ("REDIS_HOST", "127.0.0.1"),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-/// An outage may begin so long after the fault that it comes of: what was under way went on.
+/// An outage may begin so long after the fault that causes it, because calls in flight continue.
 const AFTERMATH: Duration = Duration::from_secs(1);
 
 /// Faults and outages, as they happen.
@@ -82,7 +82,7 @@ impl Journal {
         outages.iter().map(length).max().unwrap_or_default()
     }
 
-    /// By kind. An outage counts for every kind that it may come of.
+    /// By kind. An outage counts for every kind that may have caused it.
     pub fn tallies(&self) -> BTreeMap<&'static str, Tally> {
         let outages = self.outages.lock().expect("no holder panics");
         let mut tallies: BTreeMap<&'static str, Tally> = BTreeMap::new();

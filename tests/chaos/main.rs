@@ -15,9 +15,9 @@
 //!
 //! The seed replays the messages and the order of the faults. What meets what is up to the machine.
 
-// Not a test harness: a panic here is a fault of the run, told and counted.
+// Not a test harness: a panic here is a fault of the run, reported and counted.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
-// As in the stories: a stage has a shelf of names; counts become rates.
+// As in the stories: names are similar; counts become rates.
 #![allow(clippy::similar_names, clippy::cast_precision_loss)]
 
 mod check;

@@ -190,7 +190,7 @@ impl Drop for RedisPair {
     }
 }
 
-/// A new directory. Those of runs that were killed go first: nobody else removes them.
+/// A new directory. Removes those of runs that were killed first.
 fn private_directory() -> PathBuf {
     let parent = std::env::temp_dir().join("persistent-cache-chaos");
     for entry in std::fs::read_dir(&parent).into_iter().flatten().flatten() {

@@ -8,7 +8,7 @@ use crate::fakes::queue::Counts;
 use crate::faults::{FAILOVER, KILL, RESTART};
 use crate::journal::Tally;
 
-/// Told before the run, since it is a condition of its result.
+/// Printed before the run, because it is a condition of its result.
 pub const FAIRNESS: &str = "Redis runs with appendfsync always, and fails over by FAILOVER TO …, which waits for the replica: \
      an asynchronous replica that is promoted while it lags loses confirmed writes by Redis's own design.";
 /// How many of many are shown.
@@ -31,7 +31,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Nothing lost, nothing stale, nothing stuck, nobody dead.
+    /// Nothing lost, nothing stale, nothing stuck, no instance ended.
     pub fn is_good(&self) -> bool {
         self.lost.is_empty()
             && self.stale.is_empty()

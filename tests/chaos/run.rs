@@ -1,5 +1,5 @@
 //! The run: everything is set up, messages are sent while all goes wrong, then the queue has to become empty and
-//! every key is looked at.
+//! every key is checked.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard};
@@ -19,7 +19,7 @@ use crate::{check, faults, watch};
 
 /// Short, so that what a killed instance held comes again soon, and what waits for Redis comes twice.
 const VISIBILITY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Messages between two looks at the queue.
+/// Messages between two checks of the queue.
 const SENT_TOGETHER: usize = 250;
 /// So few that the faults may end.
 const NEARLY_EMPTY: u64 = 1_000;
@@ -88,7 +88,7 @@ impl Stage {
     }
 }
 
-/// Does it, and tells how it went.
+/// Runs it, and reports the result.
 pub fn run(plan: &Plan) -> Report {
     let stage = Stage::new(plan);
     let mut world = World::new(plan.seed);

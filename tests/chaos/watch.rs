@@ -9,14 +9,14 @@ use persistent_cache_service::shutdown::Stop;
 use crate::redis_pair::connect;
 use crate::run::Stage;
 
-/// How often is looked.
+/// How often keys are checked.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Keys in one look, in turn: all of them within a second.
+/// Keys in one check, in turn: all of them within a second.
 const SLICE: usize = 1_000;
 /// A shorter time without a write is no outage, but two batches.
 const OUTAGE: Duration = Duration::from_millis(300);
-/// How often the run tells where it is.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How often progress is reported.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// The keys whose timestamp went back, or away.
 #[derive(Default)]
@@ -34,7 +34,7 @@ impl WentBack {
     }
 }
 
-/// Looks at the timestamps of all keys in turn, always on the primary.
+/// Checks the timestamps of all keys in turn, always on the primary.
 pub fn for_stale(stage: &Stage, keys: &[String], went_back: &WentBack, stop: &Stop) {
     let mut seen: Vec<Option<i64>> = vec![None; keys.len()];
     let mut connection: Option<(u16, redis::Connection)> = None;
@@ -45,7 +45,7 @@ pub fn for_stale(stage: &Stage, keys: &[String], went_back: &WentBack, stop: &St
         let slices = if stopped { keys.len().div_ceil(SLICE) } else { 1 };
         for _ in 0..slices {
             let to = (from + SLICE).min(keys.len());
-            // Held for the look: the primary stays the primary.
+            // Held during the check: the primary stays the primary.
             let redis = stage.redis();
             let port = redis.primary_port();
             if connection.as_ref().is_none_or(|(known, _)| *known != port) {
@@ -78,13 +78,13 @@ pub fn for_stale(stage: &Stage, keys: &[String], went_back: &WentBack, stop: &St
     }
 }
 
-/// Measures how long nothing goes on while messages are waiting: neither a write to Redis nor a delete. Looks
-/// after the instances, and tells where the run is.
+/// Measures how long no progress is made while messages are waiting: neither a write to Redis nor a delete. Checks
+/// that the instances run, and reports progress.
 pub fn for_outages(stage: &Stage, stop: &Stop) {
     let mut connection: Option<(u16, redis::Connection)> = None;
     let mut last = (0, 0);
     let mut went_on_at = Instant::now();
-    let mut told_at = Instant::now();
+    let mut reported_at = Instant::now();
     while !stop.wait(LOOK_EVERY) {
         if let Err(ended) = stage.fleet.check() {
             stage.journal.fail(ended);
@@ -101,8 +101,8 @@ pub fn for_outages(stage: &Stage, stop: &Stop) {
             last = now;
             went_on_at = Instant::now();
         }
-        if told_at.elapsed() >= TELL_EVERY {
-            told_at = Instant::now();
+        if reported_at.elapsed() >= REPORT_EVERY {
+            reported_at = Instant::now();
             println!(
                 "{} sent, {} applied, {} redelivered, {} waiting, {} in flight; {}",
                 counts.sent,

@@ -1,7 +1,7 @@
 //! The messages, and what each of them has to leave in Redis. Everything by a seed.
 //!
 //! Each message is a moment of its own, a millisecond later than the one before. The moment is also the number that
-//! it carries (a usage, a limit), so that a stored value tells which message it is of. They are sent a little out
+//! it carries (a usage, a limit), so that a stored value shows which message it is from. They are sent a little out
 //! of order, older ones after newer ones too: what has to be stored is the newest that was sent.
 
 use fastrand::Rng;
@@ -188,7 +188,7 @@ impl World {
             entitlements[index]["usageLimit"] = json!(self.moment);
             entitlements[index]["currentUsage"] = json!(number);
             entitlements[index]["usageUpdatedAt"] = json!(iso(version.at_ms));
-            // A webhook does not tell when a usage was measured: what it tells was true when it was sent.
+            // A webhook does not say when a usage was measured: it was true when it was sent.
             if shape == Shape::Webhook {
                 version.at_ms = now.at_ms;
             }

@@ -1,17 +1,17 @@
-//! A TCP proxy that fails on purpose: it stands between the service and one peer, and does what networks do.
+//! A TCP proxy that fails on purpose: it stands between the service and one peer, and injects faults of the network.
 //!
-//! It knows no protocol. Faults of the network are all that it plays: what a peer itself says wrongly is that
-//! peer's fake's affair. Each connection has a pump a direction (see `pump`); a fault changes what the pumps do
+//! It knows no protocol. It injects faults of the network alone: wrong answers of a peer are injected by the fake of
+//! that peer. Each connection has one pump for each direction (see `pump`); a fault changes what the pumps do
 //! with the bytes they read, so it reaches open connections as well as new ones.
 
 mod pump;
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::acceptor::{Acceptor, thread};
 use pump::Link;
 
 /// What the proxy does with its connections.
@@ -48,9 +48,8 @@ pub enum Mode {
 
 /// A proxy on a port of its own on 127.0.0.1. Its threads end when it is dropped.
 pub struct FaultProxy {
-    port: u16,
     shared: Arc<Shared>,
-    acceptor: Option<JoinHandle<()>>,
+    acceptor: Acceptor,
 }
 
 /// What the acceptor, the pumps and the test share.
@@ -75,8 +74,6 @@ struct State {
 impl FaultProxy {
     /// Listens, and passes everything on to `target`.
     pub fn start(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 mode: Mode::Pass,
@@ -90,13 +87,13 @@ impl FaultProxy {
             changed: Condvar::new(),
         });
         let of_acceptor = Arc::clone(&shared);
-        let acceptor = thread("proxy-accept", move || accept(&listener, &of_acceptor));
-        Self { port, shared, acceptor: Some(acceptor) }
+        let acceptor = Acceptor::start("proxy-accept", 0, move |client| accept(client, &of_acceptor));
+        Self { shared, acceptor }
     }
 
     /// Where it listens, on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.port
+        self.acceptor.port
     }
 
     /// From now on, for open and new connections.
@@ -152,11 +149,7 @@ impl Drop for FaultProxy {
             state.links.values().for_each(|link| link.cut());
             self.shared.changed.notify_all();
         }
-        // Wakes the acceptor.
-        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
-        }
+        self.acceptor.end();
         let state = self.shared.state();
         let ended = self
             .shared
@@ -182,28 +175,21 @@ impl Shared {
     }
 }
 
-fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread can be started")
-}
-
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    for client in listener.incoming() {
-        let mut state = shared.state();
-        if state.closing {
-            return;
-        }
-        let Ok(client) = client else { continue };
-        state.accepted += 1;
-        if state.mode == Mode::Refuse {
-            let _ = client.shutdown(Shutdown::Both);
-            continue;
-        }
-        let number = state.accepted;
-        let link = Arc::new(Link::new(number, client));
-        state.links.insert(number, Arc::clone(&link));
-        state.running += 1;
-        drop(state);
-        let shared = Arc::clone(shared);
-        thread("proxy-link", move || pump::run(&shared, link));
+fn accept(client: TcpStream, shared: &Arc<Shared>) {
+    let mut state = shared.state();
+    if state.closing {
+        return;
     }
+    state.accepted += 1;
+    if state.mode == Mode::Refuse {
+        let _ = client.shutdown(Shutdown::Both);
+        return;
+    }
+    let number = state.accepted;
+    let link = Arc::new(Link::new(number, client));
+    state.links.insert(number, Arc::clone(&link));
+    state.running += 1;
+    drop(state);
+    let shared = Arc::clone(shared);
+    thread("proxy-link", move || pump::run(&shared, link));
 }

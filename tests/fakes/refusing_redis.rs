@@ -7,10 +7,11 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Result, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use super::acceptor::{Acceptor, thread};
 
 /// Which commands are refused, and how.
 #[derive(Debug, Clone)]
@@ -51,9 +52,8 @@ impl Refusal {
 
 /// A proxy on a port of its own on 127.0.0.1. Its threads end when it is dropped.
 pub struct RefusingRedis {
-    port: u16,
     shared: Arc<Shared>,
-    acceptor: Option<JoinHandle<()>>,
+    acceptor: Acceptor,
 }
 
 struct Shared {
@@ -79,22 +79,17 @@ struct State {
 }
 
 impl RefusingRedis {
-    /// Listens; passes everything on until it is told otherwise.
+    /// Listens; passes everything on until `refuse` is called.
     pub fn start(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = listener.local_addr().expect("an address").port();
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), server });
         let of_acceptor = Arc::clone(&shared);
-        Self {
-            port,
-            shared,
-            acceptor: Some(thread("refusing-accept", move || accept(&listener, &of_acceptor))),
-        }
+        let acceptor = Acceptor::start("refusing-accept", 0, move |client| accept(client, &of_acceptor));
+        Self { shared, acceptor }
     }
 
     /// Where it listens, on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.port
+        self.acceptor.port
     }
 
     /// From now on these are refused, and nothing else. The first that concerns a command counts.
@@ -144,11 +139,7 @@ impl Drop for RefusingRedis {
             state.cut();
             self.shared.changed.notify_all();
         }
-        // Wakes the acceptor.
-        let _ = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port));
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
-        }
+        self.acceptor.end();
         let (state, waited) = self
             .shared
             .changed
@@ -197,40 +188,34 @@ impl State {
     }
 }
 
-fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread can be started")
-}
-
-fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    for client in listener.incoming().flatten() {
-        let mut state = shared.state();
-        if state.closing {
-            return;
-        }
-        // Where there is no server, nobody is let in.
-        let Ok(server) = TcpStream::connect(shared.server) else {
-            continue;
-        };
-        state.accepted += 1;
-        state.running += 1;
-        let number = state.accepted;
-        let ends = [&client, &server].map(|end| {
-            let _ = end.set_nodelay(true);
-            end.try_clone().expect("a handle of a socket")
-        });
-        state.links.insert(number, ends);
-        drop(state);
-        let shared = Arc::clone(shared);
-        thread("refusing-link", move || {
-            // An end of either side ends the connection.
-            let _ = serve(&shared, &client, &server);
-            let _ = client.shutdown(Shutdown::Both);
-            let mut state = shared.state();
-            state.links.remove(&number);
-            state.running -= 1;
-            shared.changed.notify_all();
-        });
+fn accept(client: TcpStream, shared: &Arc<Shared>) {
+    let mut state = shared.state();
+    if state.closing {
+        return;
     }
+    // Without a server, no connection is accepted.
+    let Ok(server) = TcpStream::connect(shared.server) else {
+        return;
+    };
+    state.accepted += 1;
+    state.running += 1;
+    let number = state.accepted;
+    let ends = [&client, &server].map(|end| {
+        let _ = end.set_nodelay(true);
+        end.try_clone().expect("a handle of a socket")
+    });
+    state.links.insert(number, ends);
+    drop(state);
+    let shared = Arc::clone(shared);
+    thread("refusing-link", move || {
+        // An end of either side ends the connection.
+        let _ = serve(&shared, &client, &server);
+        let _ = client.shutdown(Shutdown::Both);
+        let mut state = shared.state();
+        state.links.remove(&number);
+        state.running -= 1;
+        shared.changed.notify_all();
+    });
 }
 
 fn serve(shared: &Shared, mut client: &TcpStream, mut server: &TcpStream) -> Result<()> {

@@ -13,28 +13,6 @@ fn keys(key: &AccessKey) -> String {
 }
 
 #[test]
-fn keys_are_used_and_read_again_when_they_are_rotated() {
-    let stage = Stage::new();
-    let files = Directory::new();
-    let moto = stage.queue.moto;
-    let first = moto.another_service_user();
-    let path = files.write("credentials", &format!("[work] # by hand\n{}", keys(&first)));
-    let service = Service::start(
-        &without_keys(&stage).set("AWS_PROFILE", "work").set("AWS_SHARED_CREDENTIALS_FILE", path),
-    );
-    wait_for_source(&service, "credentials of profile 'work'");
-    apply_one(&stage, &service, "customer-1");
-
-    let second = moto.another_service_user();
-    files.write("credentials", &format!("[work]\n{}", keys(&second)));
-    moto.revoke_user(&first);
-    // Refused, the file is read again at once.
-    apply_one(&stage, &service, "customer-2");
-    assert_hidden(&service, &[&first.secret, &second.secret]);
-    service.stop();
-}
-
-#[test]
 fn temporary_keys_of_the_default_profile_are_used_with_their_session_token() {
     let stage = Stage::new();
     let files = Directory::new();

@@ -21,12 +21,7 @@ fn an_unknown_type_is_acknowledged_and_changes_nothing() {
     stage.deliver(&service, &bodies);
     assert_eq!(stage.redis.keys(), Vec::<String>::new());
     let metrics = service.metrics();
-    let ignored: f64 = metrics
-        .series
-        .iter()
-        .filter(|(series, _)| series.starts_with("persistent_cache_messages_ignored_total{"))
-        .map(|(_, value)| value)
-        .sum();
+    let ignored = metrics.sum("persistent_cache_messages_ignored_total");
     assert!((ignored - 9.0).abs() < f64::EPSILON, "{ignored}");
     assert!(
         !metrics.series.keys().any(|series| series.contains("SomethingThatDoesNotExistYet")),

@@ -117,12 +117,7 @@ fn metrics_count_what_happened() {
     equal("persistent_cache_redis_up", 1.0);
     equal("persistent_cache_consumers", 2.0);
     assert!(value("persistent_cache_writes_skipped_total{reason=\"stale\"}") >= 1.0);
-    let ignored: f64 = metrics
-        .series
-        .iter()
-        .filter(|(series, _)| series.starts_with("persistent_cache_messages_ignored_total{"))
-        .map(|(_, value)| value)
-        .sum();
+    let ignored = metrics.sum("persistent_cache_messages_ignored_total");
     assert!((ignored - 1.0).abs() < f64::EPSILON, "ignored: {ignored}");
     assert!(value("persistent_cache_write_duration_seconds_count") >= 1.0);
     assert!(value("persistent_cache_message_age_seconds_count") >= 1.0);

@@ -278,7 +278,8 @@ fn sts_is_reached_through_it_too() {
     let network = Network::new(&host);
     let (files, sts) = (Directory::new(), StsStub::start());
     sts.take_token(TOKEN);
-    sts.give(&network.stage.queue.moto.temporary_credentials(), 3600);
+    let in_an_hour = persistent_cache_service::clock::now().0 + 3_600_000;
+    sts.give(&network.stage.queue.moto.temporary_credentials(), in_an_hour);
     let of_sts = network.with_front(&files, &format!("sts.{REGION}.amazonaws.com"), &sts.url);
     let settings = network
         .settings(&host)

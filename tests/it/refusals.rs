@@ -23,8 +23,9 @@ use crate::support::wait::wait_for_every;
 
 use rows::{Outcome, Refused, Row};
 
-/// How long a refusal that pauses the service lasts.
-const REFUSED_FOR: Duration = Duration::from_secs(30);
+/// How long a refusal that pauses the service lasts: twice as long as it takes to give up a message that is not deleted and not
+/// hidden for longer.
+const REFUSED_FOR: Duration = Duration::from_secs(18);
 /// How long the others are watched.
 const WATCHED_FOR: Duration = Duration::from_secs(10);
 /// From the first refused write on, /readyz may be wrong for so long.

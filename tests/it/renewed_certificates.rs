@@ -7,7 +7,7 @@ use crate::fakes::proxy::{FaultProxy, Mode};
 use crate::fakes::queue::QueueOptions;
 use crate::support::fake_stage::FakeStage;
 use crate::support::messages::{Shape, entitlements_updated};
-use crate::support::redis::{RedisOptions, TestRedis, private_directory};
+use crate::support::redis::{TestRedis, private_directory};
 use crate::support::sdk::Owner;
 use crate::support::service::{Service, Settings, run_to_end};
 use crate::support::stage::PREFIX;
@@ -25,11 +25,7 @@ struct Scene {
 
 impl Scene {
     fn new(asks_for_certificates: bool) -> Self {
-        let redis = TestRedis::start_with(RedisOptions {
-            tls: true,
-            asks_for_certificates,
-            ..RedisOptions::default()
-        });
+        let redis = TestRedis::with_tls(asks_for_certificates);
         let own = private_directory();
         let (certificate, key) = redis.certificate_files();
         let scene = Self {
@@ -56,23 +52,9 @@ impl Scene {
             .set("REDIS_TLS_KEY_FILE", text(&self.key))
     }
 
-    /// The server shows this one from now on, to those who connect from now on, and trusts this authority.
-    fn server_shows(&self, shown: &Certificate, trusted: &Path) {
-        let text = |path: &Path| path.display().to_string();
-        self.redis.command::<()>(&[
-            "CONFIG",
-            "SET",
-            "tls-cert-file",
-            &text(&shown.public),
-            "tls-key-file",
-            &text(&shown.key),
-            "tls-ca-cert-file",
-            &text(trusted),
-        ]);
-        self.end_connections();
-    }
-
-    fn end_connections(&self) {
+    /// The server shows this one from now on, to those who connect from now on, and trusts its authority.
+    fn server_shows(&self, certificate: &Certificate) {
+        self.redis.show(certificate);
         self.redis.command::<()>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     }
 
@@ -100,7 +82,7 @@ fn an_authority_that_is_renewed_in_its_file_is_trusted_by_new_connections_withou
     scene.works(&service, "customer-before");
 
     let renewed = Certificate::make_for(&private_directory(), &[]);
-    scene.server_shows(&renewed, &renewed.authority);
+    scene.server_shows(&renewed);
     service.wait_for_complaint(&["Redis cannot be used", "certificate", "REDIS_TLS_CA_FILE"]);
     replace(&scene.authority, &renewed.authority);
     scene.works(&service, "customer-after");
@@ -114,13 +96,13 @@ fn a_certificate_of_the_server_that_has_expired_is_named_and_heals_when_it_is_re
     let another = private_directory();
     let fresh = Certificate::make_for(&another, &[]);
     replace(&scene.authority, &fresh.authority);
-    scene.server_shows(&fresh, &fresh.authority);
+    scene.server_shows(&fresh);
     scene.works(&service, "customer-before");
 
     let expired = fresh.expired();
-    scene.server_shows(&expired, &fresh.authority);
+    scene.server_shows(&expired);
     service.wait_for_complaint(&["Redis cannot be used", "certificate", "expired"]);
-    scene.server_shows(&fresh, &fresh.authority);
+    scene.server_shows(&fresh);
     scene.works(&service, "customer-after");
     service.stop();
 }
@@ -134,8 +116,8 @@ fn a_client_certificate_that_is_renewed_in_its_files_is_shown_by_new_connections
     // The server trusts clients of another authority alone from now on, and shows what the service trusts.
     let renewed = Certificate::make_for(&private_directory(), &[]);
     let (public, key) = scene.redis.certificate_files();
-    let old = Certificate { public, key, authority: scene.redis.authority_file() };
-    scene.server_shows(&old, &renewed.authority);
+    let old = Certificate { public, key, authority: renewed.authority.clone() };
+    scene.server_shows(&old);
     service.wait_for_complaint(&["Redis cannot be used", "REDIS_TLS_CERT_FILE"]);
 
     // Between the two files, they do not fit: that is named, and passes.

@@ -78,7 +78,7 @@ fn send_all(stage: &FakeStage) {
 fn under_load_hides_nothing(consumers: &str, batch_size: &str) {
     let stage = hiding_stage();
     // Messages are on their way for a while, as everywhere.
-    stage.queue.set_faults(Faults { told_late: Some(Duration::from_millis(50)), ..Faults::default() });
+    stage.queue.set_faults(Faults { answers_late: Some(Duration::from_millis(50)), ..Faults::default() });
     send_all(&stage);
     let settings = stage.settings().set("CONSUMERS", consumers).set("BATCH_SIZE", batch_size);
     let service = Service::spawn(&with_budget(&settings));
@@ -168,7 +168,7 @@ fn what_long_polls_bring_during_a_stop_is_applied_and_not_given_back_to_the_next
         service.try_get("/readyz").is_none_or(|answer| answer.status == 503)
     });
     // Whatever is handed out is on its way for a while: who ends meanwhile leaves it hidden.
-    stage.queue.set_faults(Faults { told_late: Some(Duration::from_millis(300)), ..Faults::default() });
+    stage.queue.set_faults(Faults { answers_late: Some(Duration::from_millis(300)), ..Faults::default() });
     (1..4).for_each(|number| {
         stage.queue.send(message(number));
     });

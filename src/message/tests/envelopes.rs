@@ -169,6 +169,14 @@ fn what_is_not_json_is_malformed_at_its_position() {
 }
 
 #[test]
+fn the_path_into_many_envelopes_is_cut_at_its_beginning() {
+    let body = ["{\"payload\":".repeat(100), "{}".to_owned(), "}".repeat(100)].concat();
+    let fault = described_text(&body);
+    assert!(fault.starts_with("malformed: …") && fault.contains(".payload.type: missing"), "{fault}");
+    assert!(fault.chars().count() < 330, "{fault}");
+}
+
+#[test]
 fn nesting_without_end_is_refused_and_not_followed() {
     let deep = "{\"type\":".to_owned() + &"[".repeat(4_000);
     assert_eq!(

@@ -13,7 +13,7 @@ use super::{Mode, Shared, State, thread};
 
 /// A peer that does not read must not keep a pump from seeing that its link has ended.
 const WRITE_SLICE: Duration = Duration::from_millis(100);
-/// How often a waiting pump looks without being told.
+/// How often a waiting pump checks without being notified.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Steps a second in which a drip falls.
 const DRIPS_PER_SEC: u32 = 20;
@@ -126,7 +126,7 @@ pub(super) fn run(shared: &Arc<Shared>, link: Arc<Link>) {
     shared.changed.notify_all();
 }
 
-/// The connection to the target, once the mode lets it be made.
+/// The connection to the target, once the mode allows it.
 fn dial(shared: &Shared, link: &Link) -> Option<TcpStream> {
     let mut state = shared.state();
     while state.mode == Mode::Stall && !state.closing && !link.has_ended() {

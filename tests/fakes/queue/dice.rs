@@ -1,10 +1,10 @@
-//! Chance by a seed: what happens to a call depends on the seed, on what is called and on how many calls of that
-//! sort there were before it. Nothing else, so that the same calls meet the same faults.
+//! Chance by a seed: what happens to a call depends on the seed, on the operation and on how many calls of that
+//! operation there were before it. On nothing else, so that the same calls meet the same faults.
 
 use std::time::Duration;
 
 use super::Faults;
-use super::shelf::Chances;
+use super::store::Chances;
 
 /// What happens to a call as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub enum Fate {
     Served,
     /// HTTP 500.
     Error,
-    /// HTTP 503, as the balancer before SQS says it: no JSON.
+    /// HTTP 503, as the load balancer before SQS answers it: no JSON.
     Unavailable,
     /// `RequestThrottled`.
     Throttled,
@@ -29,12 +29,13 @@ pub enum Fate {
 pub struct Dice(fastrand::Rng);
 
 impl Dice {
-    /// For the `number`th call of the `sort`.
-    pub fn new(seed: u64, sort: u64, number: u64) -> Self {
+    /// For the `number`th call of the operation.
+    pub fn new(seed: u64, operation: u64, number: u64) -> Self {
         // Odd constants keep neighbours apart; the generator mixes the rest.
-        let mixed =
-            seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(sort.wrapping_mul(0xBF58_476D_1CE4_E5B9))
-                ^ number.wrapping_mul(0x94D0_49BB_1331_11EB);
+        let mixed = seed
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            .wrapping_add(operation.wrapping_mul(0xBF58_476D_1CE4_E5B9))
+            ^ number.wrapping_mul(0x94D0_49BB_1331_11EB);
         let mut rng = fastrand::Rng::with_seed(mixed);
         rng.u64(..);
         Self(rng)
@@ -59,14 +60,14 @@ impl Dice {
         Fate::Served
     }
 
-    /// How long the answer is held back.
+    /// How long the answer is delayed.
     pub fn delay(&mut self, faults: &Faults) -> Option<Duration> {
-        // Thrown in any case: what comes after must not depend on the rates.
+        // Always thrown: later throws must not depend on the rates.
         let thrown = self.0.f64();
         faults.slow.and_then(|(share, delay)| (thrown < share).then_some(delay))
     }
 
-    /// What is odd about a receive.
+    /// What chance decides about a receive.
     pub fn chances(&mut self, faults: &Faults) -> Chances {
         let (disorder, thrown, duplicate) = (self.0.u64(..), self.0.f64(), self.0.u64(..));
         Chances {

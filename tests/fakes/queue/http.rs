@@ -3,7 +3,9 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
@@ -27,7 +29,7 @@ impl Request<'_> {
     }
 }
 
-/// An answer, but for the headers that each has.
+/// An answer, without the headers that each has.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -37,9 +39,14 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
+/// TCP, or TLS on top of it.
+pub trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
+
 /// A connection and what was read of it beyond the last request.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
+    socket: TcpStream,
     buffer: Vec<u8>,
     consumed: usize,
 }
@@ -51,11 +58,18 @@ struct Frame {
 }
 
 impl Connection {
-    pub fn new(stream: TcpStream) -> Self {
-        Self { stream, buffer: Vec::with_capacity(16 * 1024), consumed: 0 }
+    pub fn new(socket: TcpStream, tls: Option<Arc<ServerConfig>>) -> io::Result<Self> {
+        let stream: Box<dyn Stream> = match tls {
+            None => Box::new(socket.try_clone()?),
+            Some(config) => {
+                let tls = ServerConnection::new(config).map_err(io::Error::other)?;
+                Box::new(StreamOwned::new(tls, socket.try_clone()?))
+            }
+        };
+        Ok(Self { stream, socket, buffer: Vec::with_capacity(16 * 1024), consumed: 0 })
     }
 
-    /// The next request; `Ok(None)` at the end of the connection, an error with words for what is no request.
+    /// The next request; `Ok(None)` at the end of the connection, an error with its reason for what is no request.
     pub fn next_request(&mut self) -> Result<Option<Request<'_>>, String> {
         self.buffer.drain(..self.consumed);
         self.consumed = 0;
@@ -98,7 +112,8 @@ impl Connection {
         }
         bytes.extend_from_slice(b"\r\n");
         bytes.extend_from_slice(&answer.body);
-        self.stream.write_all(&bytes)
+        self.stream.write_all(&bytes)?;
+        self.stream.flush()
     }
 
     /// Returns when the peer has gone.
@@ -109,7 +124,7 @@ impl Connection {
 
     /// Ends the connection with a reset.
     pub fn reset(self) {
-        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(std::time::Duration::ZERO));
+        let _ = socket2::SockRef::from(&self.socket).set_linger(Some(std::time::Duration::ZERO));
     }
 }
 

@@ -1,27 +1,29 @@
-//! An SQS of our own: it keeps SQS's rules, is fast, and fails on purpose, by a seed.
+//! A fake SQS for the stories, chaos and the bench. It follows SQS's rules, is fast, and fails on purpose, by a seed.
 //!
-//! It speaks the JSON protocol over HTTP/1.1 on a port of its own. It keeps: visibility timeouts, a fresh receipt
-//! handle for each receive, receive counts, redrive to dead letters, FIFO groups, the bounds of batches, 12 hours,
-//! signatures. It refuses what SQS refuses, and what it does not know; each refusal that was a caller's doing is a
-//! *complaint*, and a queue that is dropped with complaints that nobody looked at fails its test.
+//! It speaks the JSON protocol over HTTP/1.1 on a port of its own, with TLS if asked for. It implements visibility
+//! timeouts, a fresh receipt handle for each receive, receive counts, redrive to dead letters, FIFO groups, the limits of
+//! batches and of 12 hours, and signatures. It refuses what SQS refuses, and what it does not know. Each refusal that is
+//! the caller's fault is a *complaint*. A queue that is dropped with complaints that the test has not read fails the test.
 //!
-//! Faults come by chance of a seed: the same calls in the same order meet the same faults. Threads that race
-//! make other orders, so a run of a whole service repeats in kind, not to the letter.
+//! The seed decides on faults: the same calls in the same order meet the same faults. Threads race, so a run of a
+//! whole service is similar to the one before, not identical.
 //!
-//! Not kept: delays, message attributes, deduplication, retention, and sending over HTTP (a test sends by `send`).
+//! Not implemented: delays, message attributes, deduplication, retention, and sending over HTTP (tests call `send`, the
+//! bench has a [`Supply`]).
 
 mod dice;
 mod http;
 mod protocol;
 mod serve;
-mod shelf;
 mod signature;
+mod store;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use persistent_cache_service::clock;
 
+pub use protocol::Operation;
 use serve::Server;
 pub use signature::KnownKey;
 
@@ -34,15 +36,15 @@ pub struct QueueOptions {
     pub visibility_timeout: Duration,
     /// After so many receives a message goes to the dead letters instead of being received again.
     pub max_receive_count: Option<u32>,
-    /// Messages have groups, and come in order inside of them.
+    /// Messages have groups, and are delivered in order within a group.
     pub fifo: bool,
     /// Calls must be signed for it.
     pub region: String,
-    /// The one who may call.
+    /// The key that may call.
     pub access_key_id: String,
     /// What calls must be signed with.
     pub secret_access_key: String,
-    /// `GetQueueAttributes` is forbidden, as a sparing IAM policy has it.
+    /// `GetQueueAttributes` is forbidden, as by a restrictive IAM policy.
     pub deny_attributes: bool,
     /// Its clock is so far ahead of this machine's, in milliseconds: it checks and dates by that.
     pub clock_ahead_ms: i64,
@@ -50,6 +52,28 @@ pub struct QueueOptions {
     pub endpoint_path: &'static str,
     /// Above so many messages in flight a receive is `OverLimit`.
     pub in_flight_max: usize,
+    /// 0: any.
+    pub port: u16,
+    pub tls: Option<Arc<rustls::ServerConfig>>,
+    /// Each call takes as long, half of it before the call has its effect.
+    pub round_trip: Duration,
+    pub supply: Option<Arc<dyn Supply>>,
+}
+
+/// Makes messages when they are received, and is notified of what happens to them. Messages that were sent come first. For a
+/// standard queue without faults.
+pub trait Supply: std::fmt::Debug + Send + Sync {
+    /// Takes the next message, if it is there by now. Gives its number.
+    fn take_next(&self) -> Option<u64>;
+    /// When the next message is there, if that is known.
+    fn next_in(&self) -> Option<Duration>;
+    /// Appends the body as a JSON text, quotes included. Gives its MD5 in hexadecimal.
+    fn push_body(&self, number: u64, json: &mut String) -> String;
+    /// A call came in.
+    fn called(&self, operation: Operation);
+    /// A receive is about to be answered with these messages; with none if its wait ended without one.
+    fn delivered(&self, numbers: &[u64]);
+    fn deleted(&self, number: u64);
 }
 
 impl Default for QueueOptions {
@@ -66,11 +90,15 @@ impl Default for QueueOptions {
             clock_ahead_ms: 0,
             endpoint_path: "/",
             in_flight_max: 120_000,
+            port: 0,
+            tls: None,
+            round_trip: Duration::ZERO,
+            supply: None,
         }
     }
 }
 
-/// How often what goes wrong: shares of calls (or of entries), 0 to 1.
+/// How often each fault happens: shares of calls (or of entries), 0 to 1.
 #[derive(Debug, Default, Clone)]
 pub struct Faults {
     /// Of calls: HTTP 500.
@@ -85,30 +113,30 @@ pub struct Faults {
     pub reset: f64,
     /// Of calls: done, and the connection is reset in place of the answer.
     pub answer_lost: f64,
-    /// Of receives: a message that is in flight is handed out once more, as at-least-once allows; each only once.
+    /// Of receives: a message that is in flight is delivered once more, as at-least-once allows; each only once.
     pub duplicate: f64,
-    /// Messages come in no order.
+    /// Messages are delivered in no order.
     pub disorder: bool,
     /// Of entries: failed, and not by the sender's fault; nothing was done.
     pub entry_fails: f64,
     /// Of entries: failed by what is said to be the sender's fault; nothing was done.
     pub entry_fails_sender: f64,
-    /// Of calls: the answer is held back for so long.
+    /// Of calls: the answer is delayed by so much.
     pub slow: Option<(f64, Duration)>,
-    /// Of every receive: messages are handed out, and only so much later is the caller told.
-    pub told_late: Option<Duration>,
+    /// Of every receive: the answer with messages is sent so much later.
+    pub answers_late: Option<Duration>,
 }
 
-/// What is in the queue and what went through it: `sent` is the sum of `visible`, `in_flight`, `deleted`, `dead`.
+/// The messages in the queue and those that have left it: `sent` is the sum of `visible`, `in_flight`, `deleted`, `dead`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Counts {
     pub sent: u64,
     pub visible: u64,
     pub in_flight: u64,
     pub deleted: u64,
-    /// Messages handed out, each time counted.
+    /// Messages delivered, each time counted.
     pub received: u64,
-    /// Of these, those that had been handed out before.
+    /// Of these, those that had been delivered before.
     pub redelivered: u64,
     /// Moved to the dead letters.
     pub dead: u64,
@@ -129,12 +157,12 @@ impl FakeQueue {
         Self { server, threads }
     }
 
-    /// `QUEUE_URL`: `http://127.0.0.1:<port>/000000000000/<name>`.
+    /// `QUEUE_URL`: `http://127.0.0.1:<port>/000000000000/<name>`; with TLS, `https://localhost:…`.
     pub fn url(&self) -> String {
-        self.server.url()
+        self.server.url(self.threads.port())
     }
 
-    /// Sends a message now; gives its id. A FIFO queue puts it into the group `default`.
+    /// Sends a message now and returns its id. A FIFO queue puts it into the group `default`.
     pub fn send(&self, body: impl Into<String>) -> String {
         self.server.send(&body.into(), clock::now().0, None)
     }
@@ -149,7 +177,7 @@ impl FakeQueue {
         self.server.send(&body.into(), clock::now().0, Some(group))
     }
 
-    /// From now on this goes wrong. Where nothing hangs any more, calls that hang end with their connection.
+    /// Injects these faults from now on. Without hangs among them, calls that hang end with their connection.
     pub fn set_faults(&self, faults: Faults) {
         self.server.set_faults(faults);
     }
@@ -164,9 +192,14 @@ impl FakeQueue {
         self.server.signatures().forget(access_key_id);
     }
 
-    /// Lets this time pass for visibility timeouts: what is hidden for no longer becomes visible.
+    /// Skips this time for visibility timeouts: what is hidden for no longer becomes visible.
     pub fn advance(&self, by: Duration) {
         self.server.advance(by);
+    }
+
+    /// The supply may have more messages than before.
+    pub fn wake(&self) {
+        self.server.advance(Duration::ZERO);
     }
 
     /// Receives that are waiting for a message.
@@ -174,7 +207,7 @@ impl FakeQueue {
         self.server.open_polls()
     }
 
-    /// One consistent look.
+    /// A consistent snapshot.
     pub fn counts(&self) -> Counts {
         self.server.counts()
     }
@@ -190,7 +223,7 @@ impl FakeQueue {
         self.server.dead_letters()
     }
 
-    /// What callers did wrong by SQS's rules, one line each. Who has looked need not fear the drop.
+    /// What callers did wrong by SQS's rules, one line each. Those that were read do not fail the test.
     pub fn complaints(&self) -> Vec<String> {
         self.server.complaints()
     }

@@ -1,14 +1,15 @@
-//! SQS's JSON protocol, the side of the queue: what callers ask for, and what they get.
+//! SQS's JSON protocol, the side of the queue: what callers receive for, and what they get.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
 use serde::Deserialize;
 
+use super::Supply;
 use super::http::Answer;
-use super::shelf::{Handed, Receipt};
+use super::store::{Body, Delivery, Receipt};
 
-/// What the queue can be asked for.
+/// The operations that the queue supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     Receive,
@@ -216,7 +217,7 @@ const SYSTEM_ATTRIBUTES: [&str; 10] = [
 ];
 
 impl ReceiveCall<'_> {
-    /// The attributes asked for.
+    /// The requested attributes.
     pub fn wanted(&self) -> Result<Wanted, Refusal> {
         let names = || self.attribute_names.iter().chain(&self.message_system_attribute_names);
         if let Some(unknown) = names().find(|name| !SYSTEM_ATTRIBUTES.contains(&name.as_ref())) {
@@ -243,39 +244,45 @@ pub struct Wanted {
 }
 
 /// The answer to a receive; as with SQS, there is no list where there is no message.
-pub fn messages(handed: &[Handed], wanted: Wanted, stamp: u64) -> String {
-    if handed.is_empty() {
+pub fn messages(deliveries: &[Delivery], wanted: Wanted, stamp: u64, supply: Option<&dyn Supply>) -> String {
+    if deliveries.is_empty() {
         return "{}".to_owned();
     }
-    let bytes: usize = handed.iter().map(|message| message.letter.json_body.len() + 400).sum();
-    let mut json = String::with_capacity(bytes);
+    let mut json = String::with_capacity(16 * 1024);
     json.push_str("{\"Messages\":[");
-    for (index, message) in handed.iter().enumerate() {
+    for (index, delivery) in deliveries.iter().enumerate() {
         if index > 0 {
             json.push(',');
         }
-        let letter = &message.letter;
-        let _ = write!(
-            json,
-            r#"{{"MessageId":"{}","ReceiptHandle":"{}","MD5OfBody":"{}","Body":{}"#,
-            letter.id,
-            handle(message.receipt, stamp),
-            letter.md5_of_body,
-            letter.json_body
-        );
+        let message = &delivery.message;
+        let receipt_handle = handle(delivery.receipt, stamp);
+        let _ = write!(json, r#"{{"MessageId":"{}","ReceiptHandle":"{receipt_handle}","Body":"#, message.id);
+        let supplied;
+        let md5 = match &message.body {
+            Body::Sent { json: body, md5 } => {
+                json.push_str(body);
+                md5
+            }
+            Body::Supplied(number) => {
+                let supply = supply.expect("the supply that it came from");
+                supplied = supply.push_body(*number, &mut json);
+                &supplied
+            }
+        };
+        let _ = write!(json, r#","MD5OfBody":"{md5}""#);
         let mut attributes = Vec::new();
         if wanted.sent_timestamp {
-            attributes.push(format!(r#""SentTimestamp":"{}""#, letter.sent_at_ms));
+            attributes.push(format!(r#""SentTimestamp":"{}""#, message.sent_at_ms));
         }
         if wanted.receive_count {
-            attributes.push(format!(r#""ApproximateReceiveCount":"{}""#, message.receive_count));
+            attributes.push(format!(r#""ApproximateReceiveCount":"{}""#, delivery.receive_count));
         }
         if wanted.first_received {
-            let first = message.first_received_at_ms;
+            let first = delivery.first_received_at_ms;
             attributes.push(format!(r#""ApproximateFirstReceiveTimestamp":"{first}""#));
         }
         if wanted.group
-            && let Some(group) = &letter.group
+            && let Some(group) = &message.group
         {
             attributes.push(format!(r#""MessageGroupId":{}"#, serde_json::json!(group)));
         }
@@ -288,10 +295,18 @@ pub fn messages(handed: &[Handed], wanted: Wanted, stamp: u64) -> String {
     json
 }
 
+/// SQS's receipt handles are some four hundred characters long, so these are as well.
+const HANDLE_FILLER: &str = concat!(
+    "AQEBwJnKyrHigUMZj6reyNurjfIHhFCkq5O3Lb2nY8kdv1m0XxU4cAaTqZsWbEoGtP9hVfRy7SlKiuNeDpQj6MgCAQEBzbzSBhQ2wLd8XqG1",
+    "mYfVtRr5uE0kJvPn4sHcTiW3oZaUlK7eMy6pFgCxDjAbN9QIOuBtLwSh2rV8kXqYfGm0PzEd5nHsJcRi4TaWo7lUvKeZM3yFpg1CbxQD6jAN",
+    "9uBOItwShL2r8VkXqYGfm5PEz0dnHsJ4cRiTaWoU7lvKeZM3yFp1gCbxQDj6ANu9BOItwSLh2rV8XkqYfGm0P5zEdnHsJc4RiTaWolU7vKeZ",
+    "3MyFpgC1bxQDjA6Nu9BOItSwhL2rV8kXqYGm0PEz5dnH",
+);
+
 /// A receipt as callers see it: opaque, and not to be guessed.
 pub fn handle(receipt: Receipt, stamp: u64) -> String {
     let Receipt { message, number } = receipt;
-    format!("AQEB{message:x}.{number:x}.{:016x}", seal(receipt, stamp))
+    format!("AQEB{message:x}.{number:x}.{:016x}.{HANDLE_FILLER}", seal(receipt, stamp))
 }
 
 /// The receipt that a handle names; `None` if this queue never issued it.
@@ -299,7 +314,8 @@ pub fn receipt(handle: &str, stamp: u64) -> Option<Receipt> {
     let mut parts = handle.strip_prefix("AQEB")?.split('.');
     let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
     let receipt = Receipt { message: number()?, number: number()? };
-    (number()? == seal(receipt, stamp) && parts.next().is_none()).then_some(receipt)
+    let is_sealed = number()? == seal(receipt, stamp);
+    (is_sealed && parts.next() == Some(HANDLE_FILLER) && parts.next().is_none()).then_some(receipt)
 }
 
 fn seal(receipt: Receipt, stamp: u64) -> u64 {
@@ -312,11 +328,11 @@ fn seal(receipt: Receipt, stamp: u64) -> u64 {
 #[derive(Debug)]
 pub struct EntryEnd<'a> {
     pub id: &'a str,
-    /// Code, words, and whether the sender is at fault; `None` is success.
+    /// Code, message, and whether the sender is at fault; `None` is success.
     pub failure: Option<(&'a str, &'a str, bool)>,
 }
 
-/// The answer to a batch; entries' ids are plain letters (see [`check_batch`]), so are codes and words.
+/// The answer to a batch; entries' ids are plain letters (see [`check_batch`]), so are codes and messages.
 pub fn batch(ends: &[EntryEnd<'_>]) -> String {
     let (mut successful, mut failed) = (String::new(), String::new());
     for EntryEnd { id, failure } in ends {

@@ -1,10 +1,9 @@
-//! The queue as a server: one thread a connection, and what each call does.
+//! The queue as a server: one thread for each connection, and what each call does.
 
 mod calls;
 
 use std::collections::{HashMap, HashSet};
-use std::fmt::Write;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, RwLock};
 use std::thread::JoinHandle;
@@ -13,11 +12,12 @@ use std::time::{Duration, Instant};
 use md5::{Digest, Md5};
 use persistent_cache_service::clock;
 
+use super::super::acceptor::{Acceptor, thread};
 use super::dice::{Dice, Fate};
 use super::http::{Answer, Connection, Request};
 use super::protocol::{Operation, Refusal, SQS};
-use super::shelf::{Letter, Shelf};
 use super::signature::{KnownKey, Signatures};
+use super::store::{Body, Message, Store};
 use super::{Counts, Faults, QueueOptions};
 
 /// SQS's bound.
@@ -26,23 +26,22 @@ const BODY_BYTES_MAX: usize = 1024 * 1024;
 /// What every thread of the queue shares.
 pub struct Server {
     options: QueueOptions,
-    address: SocketAddr,
     /// The path of the queue's URL.
     path: String,
     started: Instant,
-    /// Milliseconds that were let pass on purpose.
+    /// Milliseconds that a test has skipped.
     advanced: AtomicU64,
-    shelf: Mutex<Shelf>,
+    store: Mutex<Store>,
     /// Something may be visible, or the queue ends.
     arrived: Condvar,
-    /// Held by those who look whether the queue ends, before they pause.
+    /// Held while a thread checks whether the queue ends, before it pauses.
     pauses: Mutex<()>,
     /// The queue ends.
     ending: Condvar,
     faults: RwLock<Arc<Faults>>,
     signatures: Signatures,
     complaints: Mutex<Vec<String>>,
-    /// Complaints that somebody looked at.
+    /// Complaints that the test has read.
     seen: AtomicU64,
     calls: [AtomicU64; Operation::COUNT],
     requests: AtomicU64,
@@ -53,27 +52,24 @@ pub struct Server {
     hanging: Mutex<HashSet<u64>>,
 }
 
-/// The threads: the one that accepts, and one a connection.
+/// The threads: the one that accepts, and one for each connection.
 pub struct Threads {
-    acceptor: Option<JoinHandle<()>>,
+    acceptor: Acceptor,
     connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
 /// Starts the queue on a free port.
 pub fn start(options: QueueOptions) -> (Arc<Server>, Threads) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("an address");
     let signatures = Signatures::new(&options.region);
     let key =
         KnownKey { secret: options.secret_access_key.clone(), session_token: None, expires_at_ms: None };
     signatures.allow(&options.access_key_id, key);
     let name = if options.fifo { "state-changes.fifo" } else { "state-changes" };
     let server = Arc::new(Server {
-        address,
         path: format!("/000000000000/{name}"),
         started: Instant::now(),
         advanced: AtomicU64::new(0),
-        shelf: Mutex::new(Shelf::new(options.fifo, options.max_receive_count, options.in_flight_max)),
+        store: Mutex::new(Store::new(options.fifo, options.max_receive_count, options.in_flight_max)),
         arrived: Condvar::new(),
         pauses: Mutex::default(),
         ending: Condvar::new(),
@@ -92,53 +88,47 @@ pub fn start(options: QueueOptions) -> (Arc<Server>, Threads) {
     let connections: Arc<Mutex<Vec<JoinHandle<()>>>> = Arc::default();
     let acceptor = {
         let (server, connections) = (Arc::clone(&server), Arc::clone(&connections));
-        thread("queue-accept", move || accept(&listener, &server, &connections))
+        let mut accepted = 0;
+        Acceptor::start("queue-accept", server.options.port, move |stream| {
+            accepted += 1;
+            accept(stream, accepted, &server, &connections);
+        })
     };
-    let threads = Threads { acceptor: Some(acceptor), connections };
-    (server, threads)
+    (server, Threads { acceptor, connections })
 }
 
-fn thread(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run).expect("a thread can be started")
-}
-
-fn accept(listener: &TcpListener, server: &Arc<Server>, threads: &Mutex<Vec<JoinHandle<()>>>) {
-    for (number, stream) in listener.incoming().enumerate() {
-        if server.has_ended() {
-            return;
-        }
-        let Ok(stream) = stream else { continue };
-        let _ = stream.set_nodelay(true);
-        let number = number as u64;
-        if let Ok(clone) = stream.try_clone() {
-            server.connections.lock().unwrap().insert(number, clone);
-        }
-        let served_by = Arc::clone(server);
-        let handle = thread("queue-connection", move || {
-            // Registered with the server, so that its end can end it.
-            let end = served_by.serve(Connection::new(stream), number);
-            served_by.connections.lock().unwrap().remove(&number);
-            drop(end);
-        });
-        let mut threads = threads.lock().unwrap();
-        threads.retain(|thread| !thread.is_finished());
-        threads.push(handle);
+fn accept(stream: TcpStream, number: u64, server: &Arc<Server>, threads: &Mutex<Vec<JoinHandle<()>>>) {
+    let _ = stream.set_nodelay(true);
+    if let Ok(clone) = stream.try_clone() {
+        server.connections.lock().unwrap().insert(number, clone);
     }
+    let served_by = Arc::clone(server);
+    let handle = thread("queue-connection", move || {
+        // Registered with the server, so that its end can end it.
+        let connection = Connection::new(stream, served_by.options.tls.clone());
+        let end = connection.ok().and_then(|connection| served_by.serve(connection, number));
+        served_by.connections.lock().unwrap().remove(&number);
+        drop(end);
+    });
+    let mut threads = threads.lock().unwrap();
+    threads.retain(|thread| !thread.is_finished());
+    threads.push(handle);
 }
 
 impl Threads {
+    pub fn port(&self) -> u16 {
+        self.acceptor.port
+    }
+
     /// Ends and joins them all.
     pub fn end(&mut self, server: &Server) {
         server.ended.store(true, Ordering::SeqCst);
-        // Under the lock, so that nobody is between looking and waiting.
-        drop(server.shelf.lock());
+        // Under the lock, so that no thread is between its check and its wait.
+        drop(server.store.lock());
         server.arrived.notify_all();
         drop(server.pauses.lock());
         server.ending.notify_all();
-        let _ = TcpStream::connect(server.address);
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
-        }
+        self.acceptor.end();
         for connection in server.connections.lock().unwrap().values() {
             let _ = connection.shutdown(Shutdown::Both);
         }
@@ -149,7 +139,7 @@ impl Threads {
     }
 }
 
-/// What becomes of a connection after a call.
+/// What happens to a connection after a call.
 enum Next {
     Answer(Answer),
     Hang,
@@ -157,8 +147,11 @@ enum Next {
 }
 
 impl Server {
-    pub fn url(&self) -> String {
-        format!("http://{}{}", self.address, self.path)
+    pub fn url(&self, port: u16) -> String {
+        match self.options.tls {
+            None => format!("http://127.0.0.1:{port}{}", self.path),
+            Some(_) => format!("https://localhost:{port}{}", self.path),
+        }
     }
 
     pub fn signatures(&self) -> &Signatures {
@@ -169,7 +162,7 @@ impl Server {
         self.ended.load(Ordering::SeqCst)
     }
 
-    /// Its own, which may be off.
+    /// The clock of the queue, which may be wrong on purpose.
     fn wall_clock_ms(&self) -> i64 {
         clock::now().0 + self.options.clock_ahead_ms
     }
@@ -183,7 +176,7 @@ impl Server {
     pub fn advance(&self, by: Duration) {
         let by = u64::try_from(by.as_millis()).expect("a short time");
         self.advanced.fetch_add(by, Ordering::SeqCst);
-        drop(self.shelf.lock());
+        drop(self.store.lock());
         self.arrived.notify_all();
     }
 
@@ -194,16 +187,13 @@ impl Server {
             body.len()
         );
         assert!(group.is_none() || self.options.fifo, "only a FIFO queue has groups");
-        let json_body = serde_json::to_string(body).expect("a text");
-        let mut md5_of_body = String::with_capacity(32);
-        for byte in Md5::digest(body.as_bytes()) {
-            let _ = write!(md5_of_body, "{byte:02x}");
-        }
+        let json = serde_json::to_string(body).expect("a text");
+        let body = Body::Sent { json, md5: hex::encode(Md5::digest(body.as_bytes())) };
         let group = self.options.fifo.then(|| group.unwrap_or("default").to_owned());
-        let mut shelf = self.shelf.lock().unwrap();
-        let id = format!("5e9d0000-0000-4000-8000-{:012x}", shelf.next_message());
-        shelf.send(Letter { id: id.clone(), json_body, md5_of_body, sent_at_ms, group });
-        drop(shelf);
+        let mut store = self.store.lock().unwrap();
+        let id = format!("5e9d0000-0000-4000-8000-{:012x}", store.next_message());
+        store.send(Message { id: id.clone(), body, sent_at_ms, group });
+        drop(store);
         self.arrived.notify_one();
         id
     }
@@ -223,7 +213,7 @@ impl Server {
 
     pub fn counts(&self) -> Counts {
         let now = self.now();
-        self.shelf.lock().unwrap().counts(now)
+        self.store.lock().unwrap().counts(now)
     }
 
     pub fn open_polls(&self) -> usize {
@@ -231,7 +221,7 @@ impl Server {
     }
 
     pub fn dead_letters(&self) -> Vec<String> {
-        self.shelf.lock().unwrap().dead_letters()
+        self.store.lock().unwrap().dead_letters()
     }
 
     pub fn complaints(&self) -> Vec<String> {
@@ -250,13 +240,17 @@ impl Server {
         self.complaints.lock().unwrap().push(complaint);
     }
 
-    /// Serves a connection to its end; gives it back if the end is only to be let go of.
+    /// Serves a connection to its end. Returns it unless it was reset.
     fn serve(&self, mut connection: Connection, connection_number: u64) -> Option<Connection> {
         while !self.has_ended() {
+            let half = self.options.round_trip / 2;
             let now_ms = self.wall_clock_ms();
             let next = match connection.next_request() {
                 Ok(None) => break,
-                Ok(Some(request)) => self.answer_to(&request, now_ms),
+                Ok(Some(request)) => {
+                    self.pause(half);
+                    self.answer_to(&request, now_ms)
+                }
                 Err(words) => {
                     self.complain(format!("a request that is none: {words}"));
                     let answer = Refusal::common(400, "BadRequest", words).answer();
@@ -267,6 +261,7 @@ impl Server {
             let number = self.requests.fetch_add(1, Ordering::Relaxed);
             match next {
                 Next::Answer(answer) => {
+                    self.pause(half);
                     if connection.answer(&answer, number, self.wall_clock_ms()).is_err() {
                         break;
                     }
@@ -309,7 +304,7 @@ impl Server {
         let mut dice = Dice::new(self.options.seed, operation as u64, number);
         let (fate, delay) = (dice.fate(&faults), dice.delay(&faults));
         if fate != Fate::Served || delay.is_some() {
-            self.shelf.lock().unwrap().count_fault();
+            self.store.lock().unwrap().count_fault();
         }
         if let Some(delay) = delay {
             self.pause(delay);
@@ -342,8 +337,8 @@ impl Server {
             Fate::Served => match self.call(operation, request.body, &mut dice, &faults) {
                 Ok(answer) => {
                     // As it is now: a long poll began long ago.
-                    let told_late = self.faults.read().unwrap().told_late;
-                    if let (Operation::Receive, Some(late)) = (operation, told_late) {
+                    let answers_late = self.faults.read().unwrap().answers_late;
+                    if let (Operation::Receive, Some(late)) = (operation, answers_late) {
                         self.pause(late);
                     }
                     Next::Answer(answer)
@@ -354,7 +349,7 @@ impl Server {
     }
 
     fn refuse(&self, refusal: &Refusal) -> Next {
-        // What IAM forbids, and a full hand, are nobody's mistake.
+        // What IAM forbids, and too many messages in flight, are no mistake of the caller.
         if !["AccessDeniedException", "OverLimit"].contains(&refusal.code) {
             self.complain(format!("{}: {}", refusal.code, refusal.words));
         }
@@ -363,6 +358,9 @@ impl Server {
 
     /// Waits, unless the queue ends.
     fn pause(&self, time: Duration) {
+        if time.is_zero() {
+            return;
+        }
         let until = Instant::now() + time;
         let mut pauses = self.pauses.lock().unwrap();
         while !self.has_ended()

@@ -25,7 +25,7 @@ pub struct KnownKey {
     pub expires_at_ms: Option<i64>,
 }
 
-/// Why a call is refused: AWS's code and words.
+/// Why a call is refused: AWS's code and message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     pub code: &'static str,
@@ -69,7 +69,7 @@ fn parse(header: &str) -> Option<Authorization<'_>> {
     (scope.next() == Some("aws4_request") && scope.next().is_none()).then_some(authorization)
 }
 
-/// Who may call, and what it costs to find out only once.
+/// The keys that may call, and the signing keys derived from them.
 #[derive(Debug)]
 pub struct Signatures {
     region: String,
@@ -201,8 +201,8 @@ fn string_to_sign(
         }
     }
     let body_hash = hex(&Sha256::digest(request.body).into());
-    if let Some(told) = request.header("x-amz-content-sha256")
-        && told != body_hash
+    if let Some(claimed) = request.header("x-amz-content-sha256")
+        && claimed != body_hash
     {
         return refused(
             "SignatureDoesNotMatch",

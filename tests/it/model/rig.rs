@@ -6,9 +6,9 @@ use fastrand::Rng;
 
 use super::run::Variant;
 use crate::fakes::queue::{Counts, FakeQueue, Faults, QueueOptions};
+use crate::support::fake_stage::settings;
 use crate::support::redis::TestRedis;
-use crate::support::service::{SERVER_API_KEY, Service, Settings};
-use crate::support::tools::free_port;
+use crate::support::service::{Service, Settings};
 use crate::support::wait::{PATIENCE, wait_for};
 
 /// Malformed bodies are received so often; what can be read never is.
@@ -53,21 +53,9 @@ impl Rig {
     }
 
     fn settings(&self) -> Settings {
-        Settings::default()
-            .set("AWS_REGION", &self.options.region)
-            .set("QUEUE_URL", self.queue.url())
-            .set("AWS_ACCESS_KEY_ID", &self.options.access_key_id)
-            .set("AWS_SECRET_ACCESS_KEY", &self.options.secret_access_key)
-            .set("SERVER_API_KEY", SERVER_API_KEY)
-            .set("EDGE_API_URL", "http://127.0.0.1:9")
-            .set("DISABLE_SENTRY", "1")
-            .set("REDIS_HOST", "127.0.0.1")
-            .set("REDIS_PORT", self.redis.port.to_string())
+        settings(&self.redis, &self.queue, &self.options)
             .set("KEYS_TTL_IN_SECS", "600")
-            .set("PORT", free_port().to_string())
             .set("CONSUMERS", "3")
-            .set("BATCH_SIZE", "10")
-            .set("WAIT_TIME_SECS", "1")
             .set("CACHE_UPDATE_POLICY", self.variant.policy)
             .set("CACHE_FORMAT", self.variant.format)
             .set("POISON_POLICY", if self.deletes_malformed { "delete" } else { "redrive" })
@@ -98,7 +86,7 @@ impl Rig {
             entry_fails: share(0.1),
             entry_fails_sender: share(0.05),
             slow: Some((share(0.1), Duration::from_millis(20))),
-            told_late: None,
+            answers_late: None,
         };
         self.queue.set_faults(faults);
     }
@@ -126,33 +114,33 @@ impl Rig {
     }
 
     /// Ends the faults and waits until the queue is empty and nothing is in flight.
-    pub fn settle(&self) {
+    pub fn drain(&self) {
         self.queue.set_faults(Faults { disorder: true, ..Faults::default() });
         let mut before = (Counts::default(), Instant::now());
-        let settled = || {
+        let drained = || {
             let counts = self.queue.counts();
             let is_empty = counts.visible + counts.in_flight == 0;
             if counts != before.0 {
                 before = (counts, Instant::now());
             }
-            if (is_empty || before.1.elapsed() > STANDSTILL) && self.in_hand() == 0.0 {
+            if (is_empty || before.1.elapsed() > STANDSTILL) && self.in_flight() == 0.0 {
                 if is_empty {
                     return Some(());
                 }
-                // What is in flight and in nobody's hand was lost on the way, or is hidden until its next try.
+                // What is in flight at no instance was lost on the way, or is hidden until its next try.
                 self.queue.advance(ALL_VISIBLE);
                 before.1 = Instant::now();
             }
             None
         };
-        wait_for(PATIENCE, "an empty queue and empty hands", settled, || {
+        wait_for(PATIENCE, "an empty queue and nothing in flight", drained, || {
             let last: Vec<String> =
                 self.services.iter().map(|service| service.log_lines().join("\n")).collect();
             format!("{:?}\n{}", self.queue.counts(), last.join("\n--- the second:\n"))
         });
     }
 
-    fn in_hand(&self) -> f64 {
+    fn in_flight(&self) -> f64 {
         let of = |service: &Service| {
             assert!(service.exit_status().is_none(), "it ended: {:?}", service.log_lines());
             // One that was just started may not listen yet: then nothing is known of it.

@@ -93,7 +93,7 @@ impl Run {
         let mut rng = Rng::with_seed(self.seed ^ phase);
         self.origin.tell_all(|_| true, &mut rng);
         self.send();
-        self.rig.settle();
+        self.rig.drain();
     }
 
     fn send(&mut self) {

@@ -1,15 +1,13 @@
-//! Stands in for AWS's Security Token Service: refuses what it refuses, and hands out credentials of moto's, so that
+//! Stands in for AWS's Security Token Service: refuses what it refuses, and gives credentials of moto's, so that
 //! the queue accepts them. It does not check signatures: stories in which those matter ask moto's own STS.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 
-use persistent_cache_service::clock;
-use tiny_http::{Header, Method, Request, Response, Server};
+use tiny_http::{Method, Request};
 
-use super::child::thread;
+use super::http_stub::{HttpStub, Reply, body, header};
 use super::messages::{Shape, entitlements_updated};
 use super::moto::AccessKey;
 use super::sdk::Owner;
@@ -42,58 +40,47 @@ struct State {
 /// The stub. Fails until it is given credentials to give.
 pub struct StsStub {
     pub url: String,
-    state: Arc<Mutex<State>>,
-    server: Arc<Server>,
+    stub: HttpStub<State>,
 }
 
 impl StsStub {
     /// Listens.
     pub fn start() -> Self {
-        let server = Arc::new(Server::http("127.0.0.1:0").expect("a port"));
-        let url = format!("http://{}", server.server_addr());
-        let state = Arc::new(Mutex::new(State::default()));
-        let (shared_server, shared_state) = (Arc::clone(&server), Arc::clone(&state));
-        thread("sts-stub", move || {
-            for mut request in shared_server.incoming_requests() {
-                let form = form(&mut request);
-                let authorization = header(&request, "authorization");
-                let mut state = shared_state.lock().unwrap();
-                let answered = state.answer(&request, &form, authorization.as_deref());
-                let (status, body) = match answered {
-                    Ok(body) => (200, body),
-                    Err((status, code)) => (status, refusal(code, &form)),
-                };
-                state.calls.push(StsCall { form, status });
-                drop(state);
-                let xml = Header::from_bytes("content-type", "text/xml").expect("a header");
-                let response = Response::from_string(body).with_status_code(status);
-                let _ = request.respond(response.with_header(xml));
-            }
+        let stub = HttpStub::start("sts-stub", State::default(), |state, request| {
+            let text = body(request);
+            let form: BTreeMap<String, String> =
+                url::form_urlencoded::parse(text.as_bytes()).into_owned().collect();
+            let mut state = state.lock().unwrap();
+            let (status, body) = match state.answer(request, &form) {
+                Ok(body) => (200, body),
+                Err((status, code)) => (status, refusal(code, &form)),
+            };
+            state.calls.push(StsCall { form, status });
+            Reply::new(status, "text/xml", body)
         });
-        Self { url, state, server }
+        Self { url: stub.url.clone(), stub }
     }
 
-    /// From now on gives these credentials, said to expire in so many seconds.
-    pub fn give(&self, key: &AccessKey, seconds: i64) {
-        let expires_at_ms = clock::now().0 + seconds * 1000;
-        let mut state = self.state.lock().unwrap();
+    /// From now on gives these credentials, said to expire at this time (epoch milliseconds).
+    pub fn give(&self, key: &AccessKey, expires_at_ms: i64) {
+        let mut state = self.stub.state();
         state.grant = Some((key.clone(), expires_at_ms));
         state.is_down = false;
     }
 
     /// From now on takes this identity token and no other.
     pub fn take_token(&self, token: &str) {
-        self.state.lock().unwrap().token = Some(token.to_owned());
+        self.stub.state().token = Some(token.to_owned());
     }
 
     /// From now on fails, until it is given credentials again.
     pub fn go_down(&self) {
-        self.state.lock().unwrap().is_down = true;
+        self.stub.state().is_down = true;
     }
 
     /// Every call so far.
     pub fn calls(&self) -> Vec<StsCall> {
-        self.state.lock().unwrap().calls.clone()
+        self.stub.state().calls.clone()
     }
 
     /// How many calls were answered with this status.
@@ -102,18 +89,11 @@ impl StsStub {
     }
 }
 
-impl Drop for StsStub {
-    fn drop(&mut self) {
-        self.server.unblock();
-    }
-}
-
 impl State {
     fn answer(
         &self,
         request: &Request,
         form: &BTreeMap<String, String>,
-        authorization: Option<&str>,
     ) -> Result<String, (u16, &'static str)> {
         let field = |name: &str| form.get(name).map(String::as_str).unwrap_or_default();
         let is_form = header(request, "content-type")
@@ -140,7 +120,7 @@ impl State {
         match action {
             "AssumeRoleWithWebIdentity" => {
                 // It is called by those who have no credentials yet.
-                if authorization.is_some() {
+                if header(request, "authorization").is_some() {
                     return Err((403, "AccessDenied"));
                 }
                 if self.token.as_deref() != Some(field("WebIdentityToken")) {
@@ -173,17 +153,6 @@ fn refusal(code: &str, form: &BTreeMap<String, String>) -> String {
         "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type><Code>{code}</Code>\
          <Message>refused by the stub {quoted}</Message></Error><RequestId>c6104cbe</RequestId></ErrorResponse>"
     )
-}
-
-fn form(request: &mut Request) -> BTreeMap<String, String> {
-    let mut body = String::new();
-    let _ = request.as_reader().read_to_string(&mut body);
-    url::form_urlencoded::parse(body.as_bytes()).into_owned().collect()
-}
-
-fn header(request: &Request, name: &'static str) -> Option<String> {
-    let found = request.headers().iter().find(|header| header.field.equiv(name));
-    found.map(|header| header.value.as_str().to_owned())
 }
 
 /// A directory of one test, gone at its end.

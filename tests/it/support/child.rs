@@ -15,7 +15,7 @@ use super::wait::wait_for;
 
 type Started = std::io::Result<Child>;
 
-/// What to start, and whom to tell.
+/// What to start, and where the result goes.
 type Order = (Command, Sender<Started>);
 
 static SPAWNER: LazyLock<Mutex<Sender<Order>>> = LazyLock::new(|| {

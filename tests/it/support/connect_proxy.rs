@@ -1,16 +1,17 @@
-//! An HTTP proxy for https: it connects to whom it is told with CONNECT, if the login is right and the peer allowed.
+//! An HTTP proxy for https: it connects to the target of CONNECT, if the login is right and the peer allowed.
 //! It knows where names lead, as a proxy at the edge of a network does whose inside resolves none of them.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::Write;
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use super::child::thread;
+use super::http::{header_of, read_head};
+use crate::fakes::acceptor::Acceptor;
 
 /// One CONNECT that came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,30 +35,22 @@ struct State {
 pub struct ConnectProxy {
     pub port: u16,
     state: Arc<Mutex<State>>,
-    closing: Arc<AtomicBool>,
+    _acceptor: Acceptor,
 }
 
 impl ConnectProxy {
     /// Listens; refuses everything until it has routes.
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
         let state = Arc::new(Mutex::new(State::default()));
-        let closing = Arc::new(AtomicBool::new(false));
-        let (shared, is_closing) = (Arc::clone(&state), Arc::clone(&closing));
-        thread("connect-proxy", move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                if is_closing.load(Ordering::SeqCst) {
-                    return;
-                }
-                let shared = Arc::clone(&shared);
-                thread("connect-proxy-connection", move || {
-                    // Whoever hangs up, hangs up.
-                    let _ = serve(client, &shared);
-                });
-            }
+        let shared = Arc::clone(&state);
+        let acceptor = Acceptor::start("connect-proxy", 0, move |client| {
+            let shared = Arc::clone(&shared);
+            thread("connect-proxy-connection", move || {
+                // A client may hang up at any time.
+                let _ = serve(client, &shared);
+            });
         });
-        Self { port, state, closing }
+        Self { port: acceptor.port, state, _acceptor: acceptor }
     }
 
     /// What HTTPS_PROXY is set to, with this login (as it stands in a URL).
@@ -95,28 +88,12 @@ impl ConnectProxy {
     }
 }
 
-impl Drop for ConnectProxy {
-    fn drop(&mut self) {
-        self.closing.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
-    }
-}
-
 fn serve(mut client: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") {
-        client.read_exact(&mut byte)?;
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).map_err(std::io::Error::other)?;
+    let head = read_head(&mut client)?;
     let first = head.lines().next().unwrap_or_default();
     let target =
         first.strip_prefix("CONNECT ").and_then(|rest| rest.strip_suffix(" HTTP/1.1")).map(str::to_owned);
-    let login = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("proxy-authorization").then(|| value.trim().to_owned())
-    });
+    let login = header_of(&head, "proxy-authorization");
     let (status, port) = {
         let mut state = state.lock().unwrap();
         let expected = state.login.as_ref().map(|login| format!("Basic {}", BASE64_STANDARD.encode(login)));

@@ -1,12 +1,10 @@
 //! Stands in for the credentials endpoint of ECS and of EKS Pod Identity. It refuses what they refuse: another method,
 //! another path, no token, a token that is not the one that holds now.
 
-use std::sync::{Arc, Mutex};
-
 use serde_json::{Value, json};
-use tiny_http::{Header, Method, Response, Server};
+use tiny_http::{Method, Request};
 
-use super::child::thread;
+use super::http_stub::{HttpStub, Reply, header};
 use super::moto::AccessKey;
 use super::state::iso;
 
@@ -33,53 +31,49 @@ struct State {
 pub struct ContainerStub {
     /// Scheme, host, port.
     pub address: String,
-    state: Arc<Mutex<State>>,
-    server: Arc<Server>,
+    stub: HttpStub<State>,
+}
+
+impl State {
+    fn answer(&self, request: &Request, authorization: Option<&str>) -> (u16, Value) {
+        let refusal = |code: &str, message: &str| json!({"code": code, "message": message});
+        if request.url() != PATH {
+            return (404, refusal("InvalidIdInRequest", "no credentials with this id"));
+        }
+        if *request.method() != Method::Get {
+            return (405, refusal("MethodNotAllowed", "only GET"));
+        }
+        let Some(token) = authorization else {
+            return (401, refusal("MissingToken", "no Authorization"));
+        };
+        if token != self.token {
+            // As badly as it could: with the token in its message.
+            return (401, refusal("InvalidToken", &format!("the token {token} is not valid")));
+        }
+        match &self.credentials {
+            Some(credentials) => (200, credentials.clone()),
+            None => (500, refusal("InternalError", "the agent has no credentials yet")),
+        }
+    }
 }
 
 impl ContainerStub {
     /// Listens; this token is asked for.
     pub fn start(token: &str) -> Self {
-        let server = Arc::new(Server::http("127.0.0.1:0").expect("a port"));
-        let state =
-            Arc::new(Mutex::new(State { token: token.to_owned(), credentials: None, calls: Vec::new() }));
-        let (shared_server, shared_state) = (Arc::clone(&server), Arc::clone(&state));
-        thread("container-stub", move || {
-            for request in shared_server.incoming_requests() {
-                let authorization =
-                    request.headers().iter().find(|header| header.field.equiv("Authorization"));
-                let authorization = authorization.map(|header| header.value.as_str().to_owned());
-                let mut state = shared_state.lock().unwrap();
-                let refusal = |code: &str, message: &str| json!({"code": code, "message": message});
-                let (status, body) = if request.url() != PATH {
-                    (404, refusal("InvalidIdInRequest", "no credentials with this id"))
-                } else if *request.method() != Method::Get {
-                    (405, refusal("MethodNotAllowed", "only GET"))
-                } else if authorization.is_none() {
-                    (401, refusal("MissingToken", "no Authorization"))
-                } else if authorization.as_ref() != Some(&state.token) {
-                    // As badly as it could: with the token in its words.
-                    let told = authorization.clone().unwrap_or_default();
-                    (401, refusal("InvalidToken", &format!("the token {told} is not valid")))
-                } else if let Some(credentials) = state.credentials.clone() {
-                    (200, credentials)
-                } else {
-                    (500, refusal("InternalError", "the agent has no credentials yet"))
-                };
-                state.calls.push(ContainerCall {
-                    method: request.method().to_string(),
-                    url: request.url().to_owned(),
-                    authorization,
-                    status,
-                });
-                drop(state);
-                let json_type = Header::from_bytes("content-type", "application/json").expect("a header");
-                let response = Response::from_string(body.to_string()).with_status_code(status);
-                let _ = request.respond(response.with_header(json_type));
-            }
+        let state = State { token: token.to_owned(), credentials: None, calls: Vec::new() };
+        let stub = HttpStub::start("container-stub", state, |state, request| {
+            let mut state = state.lock().unwrap();
+            let authorization = header(request, "Authorization");
+            let (status, body) = state.answer(request, authorization.as_deref());
+            state.calls.push(ContainerCall {
+                method: request.method().to_string(),
+                url: request.url().to_owned(),
+                authorization,
+                status,
+            });
+            Reply::json(status, &body)
         });
-        let address = format!("http://{}", server.server_addr());
-        Self { address, state, server }
+        Self { address: stub.url.clone(), stub }
     }
 
     /// What `AWS_CONTAINER_CREDENTIALS_FULL_URI` is set to.
@@ -96,32 +90,21 @@ impl ContainerStub {
             "Token": key.session_token,
             "Expiration": iso(expires_at_ms),
         });
-        self.state.lock().unwrap().credentials = Some(answer);
-    }
-
-    /// From now on has none.
-    pub fn fail(&self) {
-        self.state.lock().unwrap().credentials = None;
+        self.stub.state().credentials = Some(answer);
     }
 
     /// From now on takes this token, and no other.
     pub fn accept_token(&self, token: &str) {
-        token.clone_into(&mut self.state.lock().unwrap().token);
+        token.clone_into(&mut self.stub.state().token);
     }
 
     /// Every call so far.
     pub fn calls(&self) -> Vec<ContainerCall> {
-        self.state.lock().unwrap().calls.clone()
+        self.stub.state().calls.clone()
     }
 
     /// How many calls were answered with this status.
     pub fn answered(&self, status: u16) -> usize {
         self.calls().iter().filter(|call| call.status == status).count()
-    }
-}
-
-impl Drop for ContainerStub {
-    fn drop(&mut self) {
-        self.server.unblock();
     }
 }

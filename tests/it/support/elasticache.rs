@@ -1,19 +1,17 @@
 //! A stand-in for ElastiCache: a TLS front before a real redis-server that lets in whoever shows a valid IAM token.
 //!
 //! A redis-server checks no tokens, so the front does, as AWS documents them: a pre-signed URL for this cache and
-//! user, for the action `connect`, of this minute, at most 15 minutes valid, its signature computed here anew from
-//! the secret. What comes after the sign-in goes to the server and back as it is.
+//! user, for the action `connect`, of this minute, at most 15 minutes valid, its signature recomputed here from
+//! the secret. After authentication, bytes are passed on unchanged.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit, Mac};
 use persistent_cache_service::clock;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use sha2::{Digest, Sha256};
 use time::PrimitiveDateTime;
@@ -23,6 +21,7 @@ use super::child::thread;
 use super::moto::AccessKey;
 use super::redis::{TestRedis, private_directory};
 use super::tls::Certificate;
+use crate::fakes::acceptor::Acceptor;
 
 /// The region of the cache.
 pub const REGION: &str = "eu-west-1";
@@ -34,7 +33,7 @@ pub const USER: &str = "stigg-user";
 /// Slower than this, a direction of a connection waits for the other.
 const TURN: Duration = Duration::from_millis(2);
 
-/// What the front lets in.
+/// What the front accepts.
 #[derive(Clone)]
 pub struct Rules {
     /// Who may connect.
@@ -48,6 +47,7 @@ pub struct ElastiCache {
     pub port: u16,
     authority: String,
     log: Arc<Mutex<Log>>,
+    _acceptor: Acceptor,
 }
 
 #[derive(Default)]
@@ -60,34 +60,17 @@ impl ElastiCache {
     /// In front of this server.
     pub fn before(redis: &TestRedis, rules: Rules) -> Self {
         let certificate = Certificate::make_for(&private_directory(), &[]);
-        let chain = CertificateDer::pem_file_iter(&certificate.public)
-            .expect("a certificate")
-            .map(|certificate| certificate.expect("a certificate"))
-            .collect();
-        let key = PrivateKeyDer::from_pem_file(&certificate.key).expect("a key");
-        let tls = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .expect("a certificate and its key");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let front = Self {
-            port: listener.local_addr().expect("a port").port(),
-            authority: certificate.authority.display().to_string(),
-            log: Arc::default(),
-        };
-        let (tls, log, server) = (Arc::new(tls), Arc::clone(&front.log), redis.port);
-        thread("elasticache", move || {
-            for stream in listener.incoming().map_while(Result::ok) {
-                let (tls, log, rules) = (Arc::clone(&tls), Arc::clone(&log), rules.clone());
-                // An end of either side ends the connection; the service's story is told by the service.
-                thread("elasticache-connection", move || {
-                    let _ = serve(stream, tls, server, &rules, &log);
-                });
-            }
+        let (tls, log, server) = (certificate.server_config(), Arc::<Mutex<Log>>::default(), redis.port);
+        let shared = Arc::clone(&log);
+        let acceptor = Acceptor::start("elasticache", 0, move |stream| {
+            let (tls, log, rules) = (Arc::clone(&tls), Arc::clone(&shared), rules.clone());
+            // An end of either side ends the connection; what follows is for the service to report.
+            thread("elasticache-connection", move || {
+                let _ = serve(stream, tls, server, &rules, &log);
+            });
         });
-        front
+        let authority = certificate.authority.display().to_string();
+        Self { port: acceptor.port, authority, log, _acceptor: acceptor }
     }
 
     /// The PEM file of the authority that signed the front's certificate.
@@ -184,7 +167,7 @@ fn read_command(from: &mut impl BufRead) -> std::io::Result<Vec<String>> {
     Ok(words)
 }
 
-/// Whether the token lets this user in. The error says why not.
+/// Whether the token is valid for this user. The error says why not.
 fn judge(user: &str, token: &str, rules: &Rules) -> Result<(), String> {
     let check = |holds: bool, what: &str| if holds { Ok(()) } else { Err(what.to_owned()) };
     check(user == USER, "another user")?;

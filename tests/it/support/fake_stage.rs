@@ -1,8 +1,7 @@
 //! A stage with our own queue, which fails on purpose, instead of moto; and a proxy before whichever side is asked for.
 
 use super::redis::TestRedis;
-use super::service::{SERVER_API_KEY, Service, Settings};
-use super::tools::free_port;
+use super::service::{Service, Settings};
 use crate::fakes::queue::{FakeQueue, QueueOptions};
 
 /// A Redis and a queue of one test's own.
@@ -51,21 +50,16 @@ impl FakeStage {
 
     /// Settings that work: everything is written, receives wait for a second.
     pub fn settings(&self) -> Settings {
-        Settings::default()
-            .set("AWS_REGION", &self.options.region)
-            .set("QUEUE_URL", self.queue.url())
-            .set("AWS_ACCESS_KEY_ID", &self.options.access_key_id)
-            .set("AWS_SECRET_ACCESS_KEY", &self.options.secret_access_key)
-            .set("SERVER_API_KEY", SERVER_API_KEY)
-            // Nobody listens there.
-            .set("EDGE_API_URL", "http://127.0.0.1:9")
-            .set("DISABLE_SENTRY", "1")
-            .set("REDIS_HOST", "127.0.0.1")
-            .set("REDIS_PORT", self.redis.port.to_string())
-            .set("PORT", free_port().to_string())
-            .set("CONSUMERS", "2")
-            .set("BATCH_SIZE", "10")
-            .set("WAIT_TIME_SECS", "1")
-            .set("CACHE_UPDATE_POLICY", "UPSERT")
+        settings(&self.redis, &self.queue, &self.options)
     }
+}
+
+/// Settings that work with this Redis and this queue.
+pub fn settings(redis: &TestRedis, queue: &FakeQueue, options: &QueueOptions) -> Settings {
+    Settings::of_redis(redis)
+        .set("AWS_REGION", &options.region)
+        .set("QUEUE_URL", queue.url())
+        .set("AWS_ACCESS_KEY_ID", &options.access_key_id)
+        .set("AWS_SECRET_ACCESS_KEY", &options.secret_access_key)
+        .set("CACHE_UPDATE_POLICY", "UPSERT")
 }

@@ -1,13 +1,14 @@
-//! A peer that keeps nothing to itself: it refuses in the words it was sent, answers with half a document that holds
-//! secrets, or says nothing. Over HTTP and over Redis's protocol.
+//! A peer that leaks what it was sent: its refusals quote the request, it answers with half a document that holds
+//! secrets, or does not answer. Over HTTP and over Redis's protocol.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::child::thread;
+use super::http::{header_of, read_head};
+use crate::fakes::acceptor::Acceptor;
 
 /// How it behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +58,7 @@ struct State {
 pub struct Hostile {
     pub port: u16,
     state: Arc<Mutex<State>>,
-    closing: Arc<AtomicBool>,
+    acceptor: Acceptor,
 }
 
 impl Hostile {
@@ -77,7 +78,7 @@ impl Hostile {
                     upstream.write_all(request.text.as_bytes())?;
                     read_message(&mut upstream)
                 });
-                // Whoever hangs up, hangs up.
+                // A client may hang up at any time.
                 answer.unwrap_or_default()
             },
             refuses,
@@ -99,32 +100,24 @@ impl Hostile {
     }
 
     fn start(speech: Speech) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
         let state = Arc::new(Mutex::new(State { mode: Mode::Serve, calls: [0; 4], open: Vec::new() }));
-        let closing = Arc::new(AtomicBool::new(false));
-        let (shared, is_closing) = (Arc::clone(&state), Arc::clone(&closing));
-        thread("hostile", move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                if is_closing.load(Ordering::SeqCst) {
-                    return;
-                }
-                if let Ok(clone) = client.try_clone() {
-                    shared.lock().unwrap().open.push(clone);
-                }
-                let (shared, speech) = (Arc::clone(&shared), speech.clone());
-                thread("hostile-connection", move || {
-                    // Whoever hangs up, hangs up.
-                    let _ = match speech {
-                        Speech::Http { answers, refuses, status } => {
-                            speak_http(client, &shared, &*answers, refuses, status)
-                        }
-                        Speech::Redis(before) => speak_redis(client, &shared, before),
-                    };
-                });
+        let shared = Arc::clone(&state);
+        let acceptor = Acceptor::start("hostile", 0, move |client| {
+            if let Ok(clone) = client.try_clone() {
+                shared.lock().unwrap().open.push(clone);
             }
+            let (shared, speech) = (Arc::clone(&shared), speech.clone());
+            thread("hostile-connection", move || {
+                // A client may hang up at any time.
+                let _ = match speech {
+                    Speech::Http { answers, refuses, status } => {
+                        speak_http(client, &shared, &*answers, refuses, status)
+                    }
+                    Speech::Redis(before) => speak_redis(client, &shared, before),
+                };
+            });
         });
-        Self { port, state, closing }
+        Self { port: acceptor.port, state, acceptor }
     }
 
     /// `http://127.0.0.1:port`
@@ -149,9 +142,8 @@ impl Hostile {
 
 impl Drop for Hostile {
     fn drop(&mut self) {
-        self.closing.store(true, Ordering::SeqCst);
+        self.acceptor.end();
         self.turn(Mode::Refuse);
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
     }
 }
 
@@ -223,17 +215,8 @@ fn speak_http(
 
 /// Head and body of a request or an answer.
 fn read_message(client: &mut TcpStream) -> std::io::Result<String> {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") {
-        client.read_exact(&mut byte)?;
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8_lossy(&head).into_owned();
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
-    });
+    let head = read_head(client)?;
+    let length = header_of(&head, "content-length").and_then(|length| length.parse().ok());
     let mut body = vec![0; length.unwrap_or(0)];
     client.read_exact(&mut body)?;
     Ok(head + &String::from_utf8_lossy(&body))

@@ -1,6 +1,7 @@
 //! What the service says on its HTTP port.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::time::Duration;
 
 /// An answer.
@@ -57,8 +58,33 @@ impl Metrics {
         metrics
     }
 
+    /// The sum of all series of a metric with labels.
+    pub fn sum(&self, metric: &str) -> f64 {
+        let labelled = format!("{metric}{{");
+        self.series.iter().filter(|(series, _)| series.starts_with(&labelled)).map(|(_, value)| value).sum()
+    }
+
     /// The value of a series; 0 if it is not there, as for a counter that has not counted.
     pub fn value(&self, series: &str) -> f64 {
         self.series.get(series).copied().unwrap_or(0.0)
     }
+}
+
+/// Reads the head of a request or an answer, with the empty line at its end.
+pub fn read_head(stream: &mut impl Read) -> std::io::Result<String> {
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
+}
+
+/// The value of a header in a head.
+pub fn header_of(head: &str, name: &str) -> Option<String> {
+    head.lines().find_map(|line| {
+        let (found, value) = line.split_once(':')?;
+        found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
+    })
 }

@@ -1,12 +1,10 @@
 //! Stands in for the instance metadata service, version 2 only. It refuses what the real one refuses: a token asked
 //! for without its life or through a forwarder, any GET without a token or with one that it does not know.
 
-use std::sync::{Arc, Mutex};
-
 use serde_json::{Value, json};
-use tiny_http::{Header, Method, Request, Response, Server};
+use tiny_http::{Method, Request};
 
-use super::child::thread;
+use super::http_stub::{HttpStub, Reply, header};
 use super::moto::AccessKey;
 use super::state::iso;
 
@@ -14,6 +12,7 @@ use super::state::iso;
 pub const ROLE: &str = "queue-reader-of-the-instance";
 
 const TOKEN_PATH: &str = "/latest/api/token";
+const TOKEN_LIFE: &str = "X-aws-ec2-metadata-token-ttl-seconds";
 const ROLE_PATH: &str = "/latest/meta-data/iam/security-credentials/";
 
 /// One call that came in.
@@ -27,7 +26,7 @@ pub struct ImdsCall {
 
 #[derive(Default)]
 struct State {
-    /// Tokens handed out and still known.
+    /// Tokens that were given and are still valid.
     tokens: Vec<String>,
     all_tokens: Vec<String>,
     has_no_role: bool,
@@ -38,34 +37,24 @@ struct State {
 /// The stub. The role's document is a failure as long as it was given no credentials.
 pub struct ImdsStub {
     pub url: String,
-    state: Arc<Mutex<State>>,
-    server: Arc<Server>,
+    stub: HttpStub<State>,
 }
 
 impl ImdsStub {
     /// Listens.
     pub fn start() -> Self {
-        let server = Arc::new(Server::http("127.0.0.1:0").expect("a port"));
-        let url = format!("http://{}", server.server_addr());
-        let state = Arc::new(Mutex::new(State::default()));
-        let (shared_server, shared_state) = (Arc::clone(&server), Arc::clone(&state));
-        thread("imds-stub", move || {
-            for request in shared_server.incoming_requests() {
-                let mut state = shared_state.lock().unwrap();
-                let (status, body) = state.answer(&request);
-                let line = format!("{} {}", request.method(), request.url());
-                state.calls.push(ImdsCall { line, status });
-                drop(state);
-                let mut response = Response::from_string(body).with_status_code(status);
-                if status == 200 && request.url() == TOKEN_PATH {
-                    let life = header(&request, "X-aws-ec2-metadata-token-ttl-seconds").unwrap_or_default();
-                    let told = Header::from_bytes("X-aws-ec2-metadata-token-ttl-seconds", life);
-                    response.add_header(told.expect("a header"));
-                }
-                let _ = request.respond(response);
+        let stub = HttpStub::start("imds-stub", State::default(), |state, request| {
+            let mut state = state.lock().unwrap();
+            let (status, body) = state.answer(request);
+            let line = format!("{} {}", request.method(), request.url());
+            state.calls.push(ImdsCall { line, status });
+            let reply = Reply::new(status, "text/plain", body);
+            if status == 200 && request.url() == TOKEN_PATH {
+                return reply.with(TOKEN_LIFE, header(request, TOKEN_LIFE).unwrap_or_default());
             }
+            reply
         });
-        Self { url, state, server }
+        Self { url: stub.url.clone(), stub }
     }
 
     /// From now on gives these credentials, said to expire at this time (epoch milliseconds).
@@ -79,30 +68,30 @@ impl ImdsStub {
             "Token": key.session_token,
             "Expiration": iso(expires_at_ms),
         });
-        self.state.lock().unwrap().credentials = Some(answer);
+        self.stub.state().credentials = Some(answer);
     }
 
     /// Whether the instance has a role.
     pub fn set_has_role(&self, has_role: bool) {
-        self.state.lock().unwrap().has_no_role = !has_role;
+        self.stub.state().has_no_role = !has_role;
     }
 
     /// Knows none of its tokens any more, as after a restart.
     pub fn forget_tokens(&self) {
-        self.state.lock().unwrap().tokens.clear();
+        self.stub.state().tokens.clear();
     }
 
     /// Every token that it ever gave.
     pub fn tokens(&self) -> Vec<String> {
-        self.state.lock().unwrap().all_tokens.clone()
+        self.stub.state().all_tokens.clone()
     }
 
     /// Every call so far.
     pub fn calls(&self) -> Vec<ImdsCall> {
-        self.state.lock().unwrap().calls.clone()
+        self.stub.state().calls.clone()
     }
 
-    /// How often credentials were handed out.
+    /// How often credentials were given.
     pub fn fetches(&self) -> usize {
         let line = format!("GET {ROLE_PATH}{ROLE}");
         self.calls().iter().filter(|call| call.line == line && call.status == 200).count()
@@ -115,7 +104,7 @@ impl State {
             if header(request, "X-Forwarded-For").is_some() {
                 return (403, String::new());
             }
-            let life = header(request, "X-aws-ec2-metadata-token-ttl-seconds");
+            let life = header(request, TOKEN_LIFE);
             let is_life =
                 life.is_some_and(|life| life.parse().is_ok_and(|secs| (1..=21_600).contains(&secs)));
             if !is_life {
@@ -146,15 +135,4 @@ impl State {
 fn no_trust() -> Value {
     let words = format!("EC2 cannot assume the role {ROLE}");
     json!({"Code": "AssumeRoleUnauthorizedAccess", "Message": words})
-}
-
-fn header(request: &Request, name: &'static str) -> Option<String> {
-    let found = request.headers().iter().find(|header| header.field.equiv(name));
-    found.map(|header| header.value.as_str().to_owned())
-}
-
-impl Drop for ImdsStub {
-    fn drop(&mut self) {
-        self.server.unblock();
-    }
 }

@@ -20,6 +20,7 @@ pub mod edge;
 pub mod fake_stage;
 pub mod hostile;
 pub mod http;
+pub mod http_stub;
 pub mod imds;
 pub mod notify_socket;
 pub mod prometheus;

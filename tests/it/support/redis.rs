@@ -68,6 +68,11 @@ impl TestRedis {
         redis
     }
 
+    /// One with a second port that speaks TLS, running.
+    pub fn with_tls(asks_for_certificates: bool) -> Self {
+        Self::start_with(RedisOptions { tls: true, asks_for_certificates, ..RedisOptions::default() })
+    }
+
     /// One that is not running yet: its port is known, and nobody listens on it.
     pub fn prepare(options: RedisOptions) -> Self {
         let directory = private_directory();
@@ -150,6 +155,21 @@ impl TestRedis {
     /// Goes on answering.
     pub fn resume(&self) {
         self.process.lock().unwrap().as_ref().expect("a running redis").signal(Signal::Continue);
+    }
+
+    /// Shows this certificate to those who connect from now on, and trusts clients of its authority.
+    pub fn show(&self, certificate: &Certificate) {
+        let text = |path: &Path| path.display().to_string();
+        self.command::<()>(&[
+            "CONFIG",
+            "SET",
+            "tls-cert-file",
+            &text(&certificate.public),
+            "tls-key-file",
+            &text(&certificate.key),
+            "tls-ca-cert-file",
+            &text(&certificate.authority),
+        ]);
     }
 
     /// Where the unix socket is.

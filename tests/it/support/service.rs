@@ -16,7 +16,7 @@ use super::redis::TestRedis;
 use super::tools::{free_port, system_program};
 use super::wait::PATIENCE;
 
-/// A server key that is nobody's.
+/// A server key that only the tests use.
 pub const SERVER_API_KEY: &str = "server-api-key-of-the-tests";
 
 /// Environment variables of the service, and nothing else in its environment.
@@ -27,10 +27,15 @@ impl Settings {
     /// What it needs to work from this queue into this Redis. Two pollers and short long polls, since moto is
     /// slow; batches of ten.
     pub fn new(redis: &TestRedis, queue: &Queue) -> Self {
-        Self::default()
+        Self::of_redis(redis)
             .set("AWS_REGION", REGION)
             .set("QUEUE_URL", &queue.url)
             .access_key(&queue.moto.service_user)
+    }
+
+    /// The same without a queue.
+    pub fn of_redis(redis: &TestRedis) -> Self {
+        Self::default()
             .set("SERVER_API_KEY", SERVER_API_KEY)
             // Nobody listens there: a test that wants the Edge API says so.
             .set("EDGE_API_URL", "http://127.0.0.1:9")

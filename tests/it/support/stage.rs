@@ -24,7 +24,7 @@ impl Stage {
         Settings::new(&self.redis, &self.queue)
     }
 
-    /// Sends messages and waits until each is received and settled: applied and deleted.
+    /// Sends messages and waits until each is completed: applied and deleted.
     pub fn deliver(&self, service: &Service, bodies: &[String]) {
         let received = "persistent_cache_messages_received_total";
         let before = service.metrics().value(received);

@@ -1,19 +1,18 @@
 //! TLS in front of a neighbour that speaks plain HTTP: a request in, its answer out, then the connection closes.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use persistent_cache_service::http_client::install_crypto_provider;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{HandshakeKind, ServerConfig, ServerConnection, StreamOwned};
 
 use super::child::thread;
+use super::http::{header_of, read_head};
 use super::tls::Certificate;
+use crate::fakes::acceptor::Acceptor;
 
 type Client = StreamOwned<ServerConnection, TcpStream>;
 
@@ -27,7 +26,7 @@ pub struct TlsFront {
     pub authority: PathBuf,
     served: Arc<AtomicUsize>,
     resumed: Arc<AtomicUsize>,
-    closing: Arc<AtomicBool>,
+    _acceptor: Acceptor,
 }
 
 impl TlsFront {
@@ -36,54 +35,35 @@ impl TlsFront {
         Self::with(directory, names, upstream, serve)
     }
 
-    /// The same for whatever is spoken inside of TLS: bytes are passed on as they come, both ways.
+    /// The same for any protocol inside of TLS: bytes are passed on as they come, both ways.
     pub fn start_raw(directory: &Path, upstream: &str) -> Self {
         Self::with(directory, &[], upstream, pass)
     }
 
     fn with(directory: &Path, names: &[&str], upstream: &str, serve: Serve) -> Self {
-        install_crypto_provider();
         let certificate = Certificate::make_for(directory, names);
-        let chain = CertificateDer::pem_file_iter(&certificate.public)
-            .expect("a certificate file")
-            .collect::<Result<Vec<_>, _>>()
-            .expect("certificates");
-        let key = PrivateKeyDer::from_pem_file(&certificate.key).expect("a key");
-        let config = ServerConfig::builder()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .expect("a certificate with its key");
-        let config = Arc::new(config);
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        let served = Arc::new(AtomicUsize::new(0));
-        let closing = Arc::new(AtomicBool::new(false));
-        let resumed = Arc::new(AtomicUsize::new(0));
-        let (counter, of_resumed, is_closing) =
-            (Arc::clone(&served), Arc::clone(&resumed), Arc::clone(&closing));
+        let config = certificate.server_config();
+        let (served, resumed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (of_served, of_resumed) = (Arc::clone(&served), Arc::clone(&resumed));
         let upstream = upstream.to_owned();
-        thread("tls-front", move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                if is_closing.load(Ordering::SeqCst) {
+        let acceptor = Acceptor::start("tls-front", 0, move |client| {
+            let (config, upstream) = (Arc::clone(&config), upstream.clone());
+            let (of_served, of_resumed) = (Arc::clone(&of_served), Arc::clone(&of_resumed));
+            thread("tls-front-connection", move || {
+                // A client may go away, or refuse the certificate.
+                let Ok(client) = shaken_hands(client, config) else {
                     return;
+                };
+                if client.conn.handshake_kind() == Some(HandshakeKind::Resumed) {
+                    of_resumed.fetch_add(1, Ordering::SeqCst);
                 }
-                let (config, upstream) = (Arc::clone(&config), upstream.clone());
-                let (counter, of_resumed) = (Arc::clone(&counter), Arc::clone(&of_resumed));
-                thread("tls-front-connection", move || {
-                    // A client that goes away, or does not like the certificate, is its own affair.
-                    let Ok(client) = shaken_hands(client, config) else {
-                        return;
-                    };
-                    if client.conn.handshake_kind() == Some(HandshakeKind::Resumed) {
-                        of_resumed.fetch_add(1, Ordering::SeqCst);
-                    }
-                    if serve(client, &upstream).is_ok() {
-                        counter.fetch_add(1, Ordering::SeqCst);
-                    }
-                });
-            }
+                if serve(client, &upstream).is_ok() {
+                    of_served.fetch_add(1, Ordering::SeqCst);
+                }
+            });
         });
-        Self { port, authority: certificate.authority, served, resumed, closing }
+        let (port, authority) = (acceptor.port, certificate.authority);
+        Self { port, authority, served, resumed, _acceptor: acceptor }
     }
 
     /// How many requests were answered.
@@ -97,13 +77,6 @@ impl TlsFront {
     }
 }
 
-impl Drop for TlsFront {
-    fn drop(&mut self) {
-        self.closing.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(("127.0.0.1", self.port));
-    }
-}
-
 fn shaken_hands(client: TcpStream, config: Arc<ServerConfig>) -> std::io::Result<Client> {
     let connection = ServerConnection::new(config).map_err(std::io::Error::other)?;
     let mut client = StreamOwned::new(connection, client);
@@ -114,24 +87,14 @@ fn shaken_hands(client: TcpStream, config: Arc<ServerConfig>) -> std::io::Result
 }
 
 fn serve(mut client: Client, upstream: &str) -> std::io::Result<()> {
-    let mut head = Vec::new();
-    let mut byte = [0];
-    while !head.ends_with(b"\r\n\r\n") {
-        client.read_exact(&mut byte)?;
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).map_err(std::io::Error::other)?;
-    let header = |line: &str, name: &str| {
-        let (found, value) = line.split_once(':')?;
-        found.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
-    };
-    let length = head.lines().find_map(|line| header(line, "content-length"));
+    let head = read_head(&mut client)?;
+    let length = header_of(&head, "content-length");
     let mut body = vec![0; length.map_or(0, |length| length.parse().expect("a length"))];
     client.read_exact(&mut body)?;
 
     // One request a connection, so that the answer ends where the connection does.
     let mut lines: Vec<&str> =
-        head.trim_end().split("\r\n").filter(|line| header(line, "connection").is_none()).collect();
+        head.trim_end().split("\r\n").filter(|line| header_of(line, "connection").is_none()).collect();
     lines.push("Connection: close\r\n\r\n");
     let mut server = TcpStream::connect(upstream)?;
     server.write_all(lines.join("\r\n").as_bytes())?;

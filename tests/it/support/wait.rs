@@ -3,14 +3,14 @@
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
-/// How often a condition is looked at.
+/// How often a condition is checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Long enough for anything that is going to happen on two busy cores; a test that needs it has failed.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Looks at `condition` every few milliseconds until it gives a value. Panics after `deadline` with what was
-/// waited for and, if `otherwise` can tell, why it did not come.
+/// Checks `condition` every few milliseconds until it gives a value. Panics after `deadline` with what was
+/// waited for and, if `otherwise` knows, why it did not come.
 pub fn wait_for<T>(
     deadline: Duration,
     what: impl Display,

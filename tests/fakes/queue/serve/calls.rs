@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use persistent_cache_service::clock;
 
 use super::super::Faults;
+use super::super::Supply;
 use super::super::dice::Dice;
 use super::super::http::Answer;
 use super::super::protocol::{
     self, AttributesCall, ChangeCall, DeleteCall, EntryEnd, Operation, ReceiveCall, Refusal, served,
 };
-use super::super::shelf::{Ask, Chances, Handed, Receipt, Unsettled, VISIBILITY_SECS_MAX};
+use super::super::store::{Chances, Delivery, EntryFault, Receipt, Receive, VISIBILITY_SECS_MAX};
 use super::Server;
 
 /// The bounds of a visibility timeout, as numbers of the protocol.
@@ -35,6 +36,9 @@ impl Server {
         dice: &mut Dice,
         faults: &Faults,
     ) -> Result<Answer, Refusal> {
+        if let Some(supply) = &self.options.supply {
+            supply.called(operation);
+        }
         match operation {
             Operation::Receive => self.receive(body, dice.chances(faults)),
             Operation::DeleteBatch => self.delete(body, dice, faults),
@@ -62,13 +66,19 @@ impl Server {
             .map(|given| protocol::within("VisibilityTimeout", Some(given), VISIBILITY_BOUNDS, 0))
             .transpose()?;
         let visibility = visibility_secs.map_or(self.options.visibility_timeout, Duration::from_secs);
-        let handed = self.take(
+        let deliveries = self.take(
             usize::try_from(messages_max).unwrap_or(1),
             Duration::from_secs(wait_secs),
             visibility,
             chances,
         )?;
-        Ok(served(protocol::messages(&handed, wanted, self.options.seed)))
+        let supply = self.options.supply.as_deref();
+        let json = protocol::messages(&deliveries, wanted, self.options.seed, supply);
+        if let Some(supply) = supply {
+            let numbers = deliveries.iter().filter_map(|delivery| delivery.message.supplied());
+            supply.delivered(&numbers.collect::<Vec<_>>());
+        }
+        Ok(served(json))
     }
 
     /// Waits until there is something, at most for `wait`.
@@ -78,37 +88,38 @@ impl Server {
         wait: Duration,
         visibility: Duration,
         chances: Chances,
-    ) -> Result<Vec<Handed>, Refusal> {
+    ) -> Result<Vec<Delivery>, Refusal> {
+        let supply = self.options.supply.as_deref();
         let until = Instant::now() + wait;
-        let mut shelf = self.shelf.lock().unwrap();
+        let mut store = self.store.lock().unwrap();
         loop {
             let now = self.now();
-            let handed = shelf.receive(Ask {
+            let deliveries = store.receive(Receive {
                 messages_max,
                 visibility_ms: u64::try_from(visibility.as_millis()).unwrap_or(u64::MAX / 2),
                 now,
                 wall_clock_ms: clock::now().0,
                 chances,
+                supply,
             });
-            let handed = handed.map_err(|_| {
+            let deliveries = deliveries.map_err(|_| {
                 Refusal::of_sqs("OverLimit", "The maximum number of in flight messages is reached.")
             })?;
-            if !handed.is_empty() {
-                if shelf.has_some() {
-                    // There is more: one wake-up may stand for many messages.
-                    self.arrived.notify_one();
-                }
-                return Ok(handed);
-            }
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.has_ended() {
-                return Ok(handed);
+            if !deliveries.is_empty() || left.is_zero() || self.has_ended() {
+                // There may be more: one wake-up may stand for many messages, and one receive waits for the next.
+                self.arrived.notify_one();
+                return Ok(deliveries);
             }
-            let wake = shelf.next_wake().map(|at| Duration::from_millis(at.saturating_sub(now) + 1));
-            let left = wake.map_or(left, |wake| wake.min(left));
+            let wake = store.next_wake().map(|at| Duration::from_millis(at.saturating_sub(now) + 1));
+            // One of those that wait watches the supply's clock. The others wait until they are notified.
+            let is_first = !std::mem::replace(&mut store.is_watched, true);
+            let next = supply.filter(|_| is_first).and_then(Supply::next_in);
+            let wake = wake.into_iter().chain(next).min();
             self.open_polls.fetch_add(1, Ordering::SeqCst);
-            shelf = self.arrived.wait_timeout(shelf, left).unwrap().0;
+            store = self.arrived.wait_timeout(store, wake.map_or(left, |wake| wake.min(left))).unwrap().0;
             self.open_polls.fetch_sub(1, Ordering::SeqCst);
+            store.is_watched &= !is_first;
         }
     }
 
@@ -119,14 +130,19 @@ impl Server {
         protocol::check_batch(&ids)?;
         let handles = call.entries.iter().map(|entry| entry.receipt_handle.as_ref());
         let entries: Vec<_> = ids.into_iter().zip(handles).collect();
-        Ok(self.settle(&entries, dice, faults, |_, receipt, now| {
-            let mut shelf = self.shelf.lock().unwrap();
-            let end = shelf.delete(receipt, now);
+        let supply = self.options.supply.as_deref();
+        Ok(self.each(&entries, dice, faults, |_, receipt, now| {
+            let mut store = self.store.lock().unwrap();
+            let deleted = store.delete(receipt, now);
             // The next of its group may be had now.
-            if shelf.is_fifo() && shelf.has_some() {
+            if store.is_fifo() && store.has_some() {
                 self.arrived.notify_one();
             }
-            end
+            drop(store);
+            if let (Some(supply), Some(number)) = (supply, deleted?.and_then(|message| message.supplied())) {
+                supply.deleted(number);
+            }
+            Ok(())
         }))
     }
 
@@ -137,39 +153,39 @@ impl Server {
         protocol::check_batch(&ids)?;
         let handles = call.entries.iter().map(|entry| entry.receipt_handle.as_ref());
         let entries: Vec<_> = ids.into_iter().zip(handles).collect();
-        Ok(self.settle(&entries, dice, faults, |index, receipt, now| {
+        Ok(self.each(&entries, dice, faults, |index, receipt, now| {
             let secs = call.entries[index].visibility_timeout;
             let Some(secs) = secs.and_then(|secs| u64::try_from(secs).ok()).filter(|secs| *secs <= VISIBILITY_SECS_MAX)
             else {
-                return Err(Unsettled {
+                return Err(EntryFault {
                     code: "InvalidParameterValue",
                     words: "Value for parameter VisibilityTimeout is invalid. Reason: Must be between 0 and 43200.",
                 });
             };
-            let end = self.shelf.lock().unwrap().change_visibility(receipt, secs, now);
+            let end = self.store.lock().unwrap().change_visibility(receipt, secs, now);
             self.arrived.notify_one();
             end
         }))
     }
 
-    /// Does something to each entry, and says of each how it ended.
-    fn settle(
+    /// Applies a call to each entry, and reports how each ended.
+    fn each(
         &self,
         entries: &[(&str, &str)],
         dice: &mut Dice,
         faults: &Faults,
-        act: impl Fn(usize, Receipt, u64) -> Result<(), Unsettled>,
+        act: impl Fn(usize, Receipt, u64) -> Result<(), EntryFault>,
     ) -> Answer {
         let now = self.now();
         let mut ends = Vec::with_capacity(entries.len());
         for (index, (id, handle)) in entries.iter().enumerate() {
             let failure = if let Some(sender) = dice.entry_fails(faults) {
-                self.shelf.lock().unwrap().count_fault();
+                self.store.lock().unwrap().count_fault();
                 let code = if sender { "ReceiptHandleIsInvalid" } else { "InternalError" };
                 Some((code, "A fault made on purpose.", sender))
             } else if let Some(receipt) = protocol::receipt(handle, self.options.seed) {
                 let end = act(index, receipt, now);
-                end.err().map(|unsettled| (unsettled.code, unsettled.words, true))
+                end.err().map(|fault| (fault.code, fault.words, true))
             } else {
                 self.complain("ReceiptHandleIsInvalid: a handle that this queue never issued".to_owned());
                 Some(("ReceiptHandleIsInvalid", "The input receipt handle is invalid.", true))
@@ -214,7 +230,7 @@ impl Server {
         if self.options.fifo {
             add("FifoQueue", "true".to_owned());
         }
-        // As with SQS: none asked for, none told.
+        // As with SQS: none asked for, none reported.
         if attributes.is_empty() {
             return Ok(served("{}".to_owned()));
         }

@@ -1,10 +1,10 @@
-//! Sees in Redis itself when the state of a probe was written: Redis publishes each write, and this reads what it
-//! publishes of probes. It runs in the simulator, so that both ends of the time are of one clock.
+//! Observes in Redis itself when the state of a probe was written: Redis publishes each write, and this reads what it
+//! publishes of probes. It runs in the process of the queue, so that both times are of one clock.
 
 use crate::mix::PREFIX;
 use crate::resp::Connection;
 
-use super::shelf::Shelf;
+use super::supply::BenchSupply;
 
 /// A subscription.
 pub struct Observer(Connection);
@@ -18,14 +18,14 @@ impl Observer {
     }
 
     /// For as long as Redis lives.
-    pub fn watch(mut self, shelf: &Shelf) {
+    pub fn watch(mut self, supply: &BenchSupply) {
         let mut line = String::new();
         let (before, after) = parts();
         while self.0.read_line(&mut line).is_ok_and(|read| read > 0) {
             // The channel is the only line of what is published that looks like this: the pattern has an asterisk.
             let probe = line.strip_prefix(&before).and_then(|rest| rest.strip_suffix(&after));
             if let Some(probe) = probe.and_then(|number| number.parse().ok()) {
-                shelf.seen_written(probe);
+                supply.seen_written(probe);
             }
         }
     }

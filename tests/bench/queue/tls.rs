@@ -1,4 +1,4 @@
-//! TLS towards the contenders.
+//! TLS towards what is measured.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! The order of a FIFO queue: inside a group messages come in the order in which they were sent, and while one of
-//! a group is in flight none of that group is handed out.
+//! a group is in flight none of that group is delivered.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
