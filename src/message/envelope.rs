@@ -63,19 +63,18 @@ pub(super) struct Scope<'t> {
     envelopes: Vec<Level<'t>>,
 }
 
-/// Opens a text and reads what is inside its envelopes. `path` leads from the body to it. `event_type` is the event's, if an
-/// envelope so far names it: the outermost documented name decides; an undocumented one (`next` of graphql-ws, an own
-/// `detail-type` of a bus) leaves the decision to the envelopes inside.
+/// Opens a text and reads what is inside its envelopes. `path` leads from the body to it, through so many SNS notifications.
+/// `event_type` is the event's, if an envelope so far names it: the outermost documented name decides; an undocumented one
+/// (`next` of graphql-ws, an own `detail-type` of a bus) leaves the decision to the envelopes inside.
 ///
 /// How deep objects nest is bounded by `serde_json`.
 pub(super) fn open<T>(
     text: &str,
-    mut path: String,
+    (mut path, notifications): (String, usize),
     mut event_type: Option<EventType>,
     read: &dyn Fn(EventType, &Scope<'_>) -> Decoded<T>,
 ) -> Decoded<T> {
-    // No other part of a path has this name.
-    if path.matches("Message").count() > NOTIFICATIONS_MAX {
+    if notifications > NOTIFICATIONS_MAX {
         let problem = format!("more than {NOTIFICATIONS_MAX} notifications inside one another");
         return Err(MalformedBody::at(&path, problem));
     }
@@ -98,7 +97,7 @@ pub(super) fn open<T>(
             // Of the SNS envelope nothing is kept: its `Timestamp` is when it was published, not when it was true.
             let message = level.message.text().and_then(|text| text.ok_or_else(|| level.message.missing()));
             let message = message.map_err(|fault| fault.within(&path))?;
-            return open(message, join(&path, "Message"), event_type, read);
+            return open(message, (join(&path, "Message"), notifications + 1), event_type, read);
         }
         let wrapped = [level.detail, level.payload, level.data].into_iter().find_map(object_at);
         let mut graphql_fields = level.graphql_fields().into_iter();
