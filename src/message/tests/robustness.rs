@@ -177,7 +177,8 @@ fn notifications_inside_one_another_are_bounded_whatever_their_escapes_cost() {
         body = format!(r#"{before}{{"Type":"Notification","Message":"{message}"}}{behind}"#);
     }
     assert!(described.len() > 20, "{}", described.len());
-    let mut body = format!(r#"{{"type":"COUPON_CREATED","x":"{}"}}"#, "x".repeat(900_000));
+    let (text, deep) = ("x".repeat(900_000), "[".repeat(120) + &"]".repeat(120));
+    let mut body = format!(r#"{{"type":"COUPON_CREATED","text":"{text}","deep":{deep}}}"#);
     for _ in 0..8 {
         body = serde_json::json!({"Type": "Notification", "Message": body}).to_string();
     }
