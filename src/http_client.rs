@@ -9,7 +9,7 @@ mod dial;
 use std::fmt::Display;
 use std::io::{ErrorKind, Read as _};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector as _, RustlsConnector};
@@ -22,8 +22,6 @@ use crate::config::Proxy;
 /// The part of a call's deadline for lookup, connecting, proxy and TLS together. It distinguishes a peer that drops packets
 /// from one that is slow to answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// A call on a connection that the server has closed fails so soon.
-const CLOSED_WITHIN: Duration = Duration::from_secs(1);
 /// At most so much room is made for an answer before it is read, whatever its Content-Length promises.
 const ANSWER_BYTES_RESERVED: u64 = 1024 * 1024;
 const OUTPUT_BYTES: usize = 16 * 1024;
@@ -133,21 +131,6 @@ impl HttpClient {
     /// Sends one request and reads the whole response, within `deadline` or that of the options. The latter costs less:
     /// for a deadline of its own, ureq copies its configuration and, until a call without one was made, sets up TLS again.
     pub fn send(
-        &self,
-        request: http::Request<Vec<u8>>,
-        deadline: Option<Duration>,
-    ) -> Result<HttpResponse, HttpError> {
-        let began = Instant::now();
-        match self.send_once(request.clone(), deadline) {
-            // A connection that was used a moment ago is not probed, see `dial`: the server may have closed it since.
-            Err(error) if error.kind == HttpErrorKind::Connection && began.elapsed() < CLOSED_WITHIN => {
-                self.send_once(request, deadline)
-            }
-            ended => ended,
-        }
-    }
-
-    fn send_once(
         &self,
         request: http::Request<Vec<u8>>,
         deadline: Option<Duration>,

@@ -93,17 +93,6 @@ fn answers_that_are_no_answers_are_errors() {
 }
 
 #[test]
-fn a_connection_that_the_server_closed_behind_its_answer_costs_no_call() {
-    let and_closes = || Reply::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec());
-    let stub = Stub::start([and_closes(), and_closes(), and_closes()]);
-    let client = client(&stub.url, 2_000);
-    for connection in 0..3 {
-        assert_eq!(client.send(get(&stub.url, "/"), None).unwrap().body, b"ok");
-        assert_eq!(stub.asked().connection, connection);
-    }
-}
-
-#[test]
 fn https_needs_certificates_at_the_first_call_and_no_sooner_and_never_panics() {
     let stub = Stub::start([Reply::Silence]);
     let https = Url::parse(&stub.url.as_str().replace("http:", "https:")).unwrap();
