@@ -41,7 +41,8 @@ pub type RefusalRemedy = fn(status: u16, code: &str) -> &'static str;
 impl Endpoint {
     pub fn new(url: Url, proxy: Option<Proxy>, purpose: &str, description: EndpointDescription) -> Self {
         let options = HttpOptions {
-            pool_size: 1,
+            // Calls are rare, and those of one fetch must not meet a connection that was closed after the one before.
+            pool_size: 0,
             answer_bytes_max: ANSWER_BYTES_MAX,
             deadline: description.deadline,
             proxy,

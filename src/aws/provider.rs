@@ -90,10 +90,12 @@ impl CredentialsProvider {
         }
     }
 
-    /// How long the renewal loop may wait before its next step.
+    /// How long the renewal loop may wait before its next step. After a fetch that failed until the next one, so that each is
+    /// reported once.
     pub fn next_renewal_in(&self, now: EpochMs) -> Duration {
-        let due_in_ms = self.due_in_ms(&lock(&self.fetching), now);
-        Duration::from_millis(due_in_ms.unsigned_abs()).min(LOOK_AGAIN)
+        let fetching = lock(&self.fetching);
+        let at_most = if matches!(fetching.last, Some(Err(_))) { BACKOFF_MAX } else { LOOK_AGAIN };
+        Duration::from_millis(self.due_in_ms(&fetching, now).unsigned_abs()).min(at_most)
     }
 
     fn due_in_ms(&self, fetching: &Fetching, now: EpochMs) -> i64 {

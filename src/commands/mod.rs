@@ -24,6 +24,7 @@ use self::output::{complain, print};
 use self::session::{Pace, Session, open_lines, subject};
 use crate::config::{Faults, Proxy, Settings};
 use crate::http_client::{HttpClient, HttpError, HttpErrorKind, HttpOptions, HttpResponse};
+use crate::log::printable;
 use crate::store::StoreError;
 
 /// Everything was done.
@@ -92,12 +93,13 @@ fn probe(settings: &Settings, path: &str) -> Result<u8, CommandError> {
     });
     let why = match answer {
         Ok(HttpResponse { status, body, .. }) => {
-            let body = String::from_utf8_lossy(&body);
+            // Something else may listen there.
+            let body = printable(String::from_utf8_lossy(&body).trim_end());
             if status == 200 {
-                return print(format!("{}\n", body.trim_end()));
+                return print(body + "\n");
             }
             let remedy = "the service's log and its /metrics tell why";
-            format!("GET {path} on port {port} answers {status}: {}; {remedy}", body.trim_end())
+            format!("GET {path} on port {port} answers {status}: {body}; {remedy}")
         }
         Err(error) => format!(
             "no answer to GET {path} on port {port} of this machine: {error}; is the service running here, and is PORT the \

@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::{CommandError, DONE};
+use crate::log::printable;
 
 /// Writes a result. A closed pipe is no error.
 pub(super) fn print(text: impl AsRef<[u8]>) -> Result<u8, CommandError> {
@@ -22,9 +23,10 @@ pub(super) fn print(text: impl AsRef<[u8]>) -> Result<u8, CommandError> {
     }
 }
 
-/// Writes a result as JSON, or for people.
+/// Writes a result as JSON, in which nothing steers a terminal, or for people.
 pub(super) fn show(is_json: bool, value: &Value, text: impl FnOnce() -> String) -> Result<u8, CommandError> {
-    print(if is_json { format!("{value:#}\n") } else { text() })
+    let json = || format!("{value:#}").lines().map(|line| printable(line) + "\n").collect();
+    print(if is_json { json() } else { text() })
 }
 
 /// Says what went wrong.

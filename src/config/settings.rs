@@ -90,7 +90,7 @@ impl Settings {
             return None;
         };
         let without_breaks = text.trim_end_matches(['\r', '\n']);
-        let text = if setting.is_secret() { without_breaks } else { text.trim() };
+        let text = if setting.holds == Holds::Secret("SECRET") { without_breaks } else { text.trim() };
         // In each pod beside a Service that is named redis, REDIS_PORT is tcp://10.0.0.1:6379; Docker's links do the same.
         let is_link = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme));
         if is_link && variable.ends_with("_PORT") && !is_flag {
@@ -103,7 +103,7 @@ impl Settings {
             let what = "starts and ends with quotes, which are part of the value";
             notice(format!("{what} (docker --env-file keeps them); remove them"));
         }
-        let may_hold_a_password = text.contains('@') || text.contains("://") && text.contains('?');
+        let may_hold_a_password = text.contains('@') || text.contains(":/") && text.contains('?');
         if is_flag && (setting.is_secret() || may_hold_a_password) {
             let what = "is given as a flag, which every user of this machine can see (/proc/<pid>/cmdline)";
             notice(format!("{what}; set the environment variable instead"));

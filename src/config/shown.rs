@@ -36,7 +36,8 @@ impl Settings {
 
 fn shown(setting: Setting, value: &str) -> Option<String> {
     let mut text = value.to_owned();
-    if value.contains("://") {
+    // unix:/path?pass=… is a URL, too.
+    if value.contains(":/") {
         let mut url = Url::parse(value).ok()?;
         url.set_query(None);
         url.set_fragment(None);

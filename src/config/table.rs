@@ -25,7 +25,7 @@ pub(super) enum Holds {
     Number(&'static str, u64, u64),
     /// As a flag it may stand alone, for yes.
     Bool,
-    /// Never shown. White space counts, but for line breaks at the end, as in a secret's file.
+    /// Never shown. In a `SECRET`, unlike in a URL, white space counts, but for line breaks at the end, as in its file.
     Secret(&'static str),
     /// A file with a secret, which should be readable by nobody else.
     SecretFile,

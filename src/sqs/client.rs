@@ -20,7 +20,7 @@ use crate::aws::signing::Signer;
 use crate::clock;
 use crate::clock::EpochMs;
 use crate::config::Proxy;
-use crate::http_client::{HttpClient, HttpOptions};
+use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions};
 
 /// What calls that are answered at once may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -29,6 +29,8 @@ const ANSWER_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// SQS's default. A receive asks for it if the queue's own visibility timeout is 0: otherwise every message in flight would be
 /// delivered again at once.
 const DEFAULT_VISIBILITY: Duration = Duration::from_secs(30);
+/// A connection that breaks later than this was not closed already when it was taken for the call.
+const CLOSED_WITHIN: Duration = Duration::from_secs(1);
 const AMZ_TARGET: HeaderName = HeaderName::from_static("x-amz-target");
 
 /// Which queue, and how to reach it.
@@ -128,7 +130,8 @@ impl SqsClient {
         self.call(&self.http, operation, &body, |answer| protocol::parse_batch(answer, count))
     }
 
-    /// One call. If it was refused because of this machine's clock, it is sent once more, with a deadline of its own.
+    /// One call. If it was refused because of this machine's clock, or met a connection that the server has closed, it is sent
+    /// once more, with a deadline of its own.
     fn call<T>(
         &self,
         http: &HttpClient,
@@ -161,7 +164,19 @@ impl SqsClient {
                 let source = self.credentials.describe();
                 failed.failed("not_signable", &format!("{cause}; check the values of {source}"))
             })?;
-            let answer = http.send(request, None).map_err(|error| failed.unanswered(&error))?;
+            let asked_at = Instant::now();
+            let answer = match http.send(request, None) {
+                // One that was in use a moment ago is not tested before.
+                Err(error)
+                    if is_first
+                        && error.kind == HttpErrorKind::Connection
+                        && asked_at.elapsed() < CLOSED_WITHIN =>
+                {
+                    is_first = false;
+                    continue;
+                }
+                answer => answer.map_err(|error| failed.unanswered(&error))?,
+            };
 
             let now = clock::now();
             let header = |name: &str| answer.headers.get(name)?.to_str().ok();

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, FromRedisValue, RedisError, RedisResult, Value, cmd};
 
-use super::errors::{Cause, StoreError, refusal, translate, unexpected};
+use super::errors::{Cause, StoreError, cause_in, refusal, translate, unexpected};
 use super::iam_token::iam_token;
 use super::sentinel::{self, Server};
 use super::tls::TlsSetup;
+use super::tls_errors::explain;
 use super::transport::{TimedSocket, Transport};
 use crate::aws::CredentialsProvider;
 use crate::clock;
@@ -96,6 +97,11 @@ impl Dialer {
     pub(super) fn open(&self, host: &str, port: u16, deadline: Instant) -> io::Result<Transport> {
         let tls = self.tls.as_ref().map(|tls| tls.client(host)).transpose().map_err(io::Error::other)?;
         Ok(Transport::new(TimedSocket::tcp(host, port, &self.lookups, deadline)?, tls))
+    }
+
+    /// What it means that TLS failed, and what to do about it. None if something else did.
+    pub(super) fn explain(&self, error: &RedisError) -> Option<String> {
+        Some(explain(cause_in(error)?, &self.tls.as_ref()?.settings))
     }
 
     /// Authenticates. A password that the server does not ask for is accepted, as in ioredis, with one warning. If the server

@@ -43,8 +43,8 @@ pub(super) fn primaries(
     }
     if named.is_empty() {
         let message = format!(
-            "cannot find the primary '{}' through Sentinel: {}; check REDIS_SENTINELS, REDIS_SENTINEL_MASTER and, if they ask for \
-             it, REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD",
+            "cannot find the primary '{}' through Sentinel: {}; check REDIS_SENTINELS, REDIS_SENTINEL_MASTER, whether they \
+             speak TLS (REDIS_SENTINEL_TLS) and, if they ask for it, REDIS_SENTINEL_USERNAME and REDIS_SENTINEL_PASSWORD",
             config.master,
             said.join("; ")
         );
@@ -67,8 +67,9 @@ fn ask(
 ) -> Result<Option<Server>, String> {
     let words = |error: redis::RedisError| match error.code() {
         _ if error.kind() == redis::ErrorKind::Parse => "its answer is not one of a sentinel".to_owned(),
+        _ if error.is_timeout() => "no answer in time".to_owned(),
         Some(code) => server_text(code, error.detail().unwrap_or_default()),
-        None => peer_text(&error.to_string()),
+        None => dialer.explain(&error).unwrap_or_else(|| peer_text(&error.to_string())),
     };
     let mut sentinel = dialer.open(host, port, deadline).map_err(|error| error.to_string())?;
     dialer.authenticate(&mut sentinel, config.username.as_deref(), password).map_err(words)?;

@@ -33,7 +33,7 @@ use crate::http_client::install_crypto_provider;
 
 /// The TLS set-up, and what its files were like when it was made.
 pub(super) struct TlsSetup {
-    settings: RedisTls,
+    pub(super) settings: RedisTls,
     made: Mutex<Option<([FileState; 3], Arc<ClientConfig>)>>,
 }
 

@@ -1,5 +1,9 @@
 //! `live` and `ready` ask a running service; `completions` and `man` tell of the commands.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+
+use crate::support::child::thread;
 use crate::support::command::run;
 use crate::support::service::{Service, Settings};
 use crate::support::stage::Stage;
@@ -33,6 +37,26 @@ fn where_no_service_runs_a_probe_fails_with_the_port_and_a_remedy() {
     let ended = run(&Settings::default().set("PORT", &port), &["live"]);
     assert_eq!(ended.status, 1, "{ended:?}");
     assert!(ended.stderr.contains(&port) && ended.stderr.contains("is the service running"), "{ended:?}");
+}
+
+#[test]
+fn what_another_program_answers_on_the_port_does_not_steer_the_terminal() {
+    for (status, exit_status) in [("200 OK", 0), ("503 No", 1)] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        let other = thread("other-program", move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            let body = "\u{1b}[2Jgone\u{202e}";
+            write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        });
+        let ended = run(&Settings::default().set("PORT", &port), &["ready"]);
+        other.join().unwrap();
+        assert_eq!(ended.status, exit_status, "{ended:?}");
+        let told = ended.stdout + &ended.stderr;
+        assert!(told.contains("\\u001b[2Jgone\\u202e"), "{told}");
+        assert!(!told.contains(['\u{1b}', '\u{202e}']), "{told}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::fakes::queue::QueueOptions;
 use crate::fakes::refusing_redis::{How, Refusal, RefusingRedis};
 use crate::support::child::Signal;
+use crate::support::command::run;
 use crate::support::fake_stage::FakeStage;
 use crate::support::hostile::{Hostile, Mode};
 use crate::support::messages::{Shape, entitlements_updated, purge, usage_updated};
@@ -326,6 +327,7 @@ fn no_text_of_others_steers_a_terminal_in_json_in_text_or_on_the_page() {
             .settings()
             .set("LOG_FORMAT", format)
             .set("LOG_LEVEL", "debug")
+            .set("CACHE_UPDATE_POLICY", "UPSERT")
             .set("AWS_ENDPOINT_URL_SQS", queue.url())
             .set("REDIS_PORT", proxy.port().to_string());
         let service = Service::start(&settings);
@@ -333,6 +335,11 @@ fn no_text_of_others_steers_a_terminal_in_json_in_text_or_on_the_page() {
         let customer = format!("customer{STEERING}");
         let state = State::new(Owner::customer(&customer), hours_ago(1), &[boolean("feature-sso")]);
         stage.deliver(&service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
+        let inspected = ["--json", "--log-format=text"].map(|flag| {
+            let ended = run(&settings, &["inspect", &customer, flag]);
+            assert_eq!(ended.status, 0, "{ended:?}");
+            ended.stdout + &ended.stderr
+        });
         let said: &'static str = Box::leak(format!("ODD the{STEERING} disk is odd").into_boxed_str());
         proxy.refuse(&[Refusal::of(&["PING", "EVALSHA", "EVAL"], How::Error(said))]);
         queue.turn(Mode::Refuse);
@@ -348,7 +355,7 @@ fn no_text_of_others_steers_a_terminal_in_json_in_text_or_on_the_page() {
         assert!(
             lines.iter().any(|line| line.to_lowercase().contains("\\u{202e}") || line.contains("\\u202e"))
         );
-        for text in lines.iter().chain(&pages).chain(&service.stderr()) {
+        for text in lines.iter().chain(&pages).chain(&service.stderr()).chain(&inspected) {
             let found = text.chars().find(|letter| STEERING.contains(*letter));
             assert_eq!(found, None, "{text:?}");
         }

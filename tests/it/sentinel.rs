@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::support::command::run;
 use crate::support::messages::{Shape, entitlements_updated};
 use crate::support::moto::Moto;
 use crate::support::redis::{RedisOptions, TestRedis};
@@ -99,11 +100,14 @@ fn sentinel_and_redis_may_both_speak_tls() {
         queue: Moto::shared().queue(),
     };
     let sentinel = TestSentinel::of(&stage.redis);
-    let service = Service::start(
-        &settings(&stage, &sentinel)
-            .set("REDIS_TLS", "1")
-            .set("REDIS_TLS_CA_FILE", stage.redis.authority_file().display().to_string()),
-    );
+    let untrusting = settings(&stage, &sentinel).set("REDIS_TLS", "1");
+    let ended = run(&untrusting, &["inspect", "customer-1"]);
+    let why =
+        format!("127.0.0.1:{}: its certificate is signed by an authority that is not trusted", sentinel.port);
+    assert!(ended.stderr.contains(&why) && ended.stderr.contains("set REDIS_TLS_CA_FILE"), "{ended:?}");
+
+    let authority = stage.redis.authority_file().display().to_string();
+    let service = Service::start(&untrusting.set("REDIS_TLS_CA_FILE", authority));
     stage.deliver(&service, &[message("customer-1")]);
     assert!(has(&stage.redis, "customer-1"));
     service.stop();
@@ -118,6 +122,11 @@ fn what_is_wrong_with_the_sentinels_is_told_and_heals() {
     let complaint = service.wait_for_complaint(&["through sentinel", "connection refused", "wrongpass"]);
     assert!(complaint.contains("REDIS_SENTINEL_PASSWORD") && !complaint.contains("another"), "{complaint}");
     service.stop();
+
+    let with_tls = settings(&stage, &sentinel).set("REDIS_SENTINEL_TLS", "1");
+    let ended = run(&with_tls, &["inspect", "customer-1"]);
+    assert!(ended.stderr.contains("no answer in time"), "{ended:?}");
+    assert!(ended.stderr.contains("speak TLS (REDIS_SENTINEL_TLS)"), "{ended:?}");
 
     let unknown = settings(&stage, &sentinel).set("REDIS_SENTINEL_MASTER", "nobody");
     let service = Service::spawn(&unknown);

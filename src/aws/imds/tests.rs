@@ -39,6 +39,16 @@ fn fault(replies: impl IntoIterator<Item = Reply>) -> (String, String) {
 }
 
 #[test]
+fn a_service_that_closes_each_connection_without_a_word_gives_credentials() {
+    let and_closes = |body: &str| {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        Reply::Bytes((head + body).into_bytes())
+    };
+    let stub = Stub::start([and_closes("t0ken"), and_closes("role"), document("2030-01-01T00:00:00Z")]);
+    assert_eq!((source(&stub.url).fetch)().unwrap().access_key_id, "ASIA1");
+}
+
+#[test]
 fn a_token_is_put_then_the_role_then_its_credentials_are_asked_for_each_time() {
     let stub = Stub::start([
         token("t0ken-1"),

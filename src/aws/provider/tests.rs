@@ -121,6 +121,17 @@ fn the_old_key_is_used_to_its_last_moment_while_renewing_fails() {
 }
 
 #[test]
+fn a_failure_is_met_once_by_the_loop_and_not_once_a_second() {
+    let (_, provider) = scripted(0.0, [down(), down(), down(), key("A", HOUR)]);
+    for (now_ms, wait_secs) in [(0, 1), (1_000, 2), (3_000, 4)] {
+        assert!(provider.renew_if_due(EpochMs(now_ms)).is_err());
+        assert_eq!(provider.next_renewal_in(EpochMs(now_ms)), Duration::from_secs(wait_secs));
+    }
+    assert_eq!(key_id(&provider, 7_000), "A");
+    assert_eq!(provider.next_renewal_in(EpochMs(7_000)), LOOK_AGAIN, "AWS may refuse it");
+}
+
+#[test]
 fn a_failing_source_is_not_asked_by_every_caller() {
     let (script, provider) = scripted(0.0, [down(), key("A", HOUR)]);
     for _ in 0..10 {

@@ -58,6 +58,7 @@ fn of_an_address_neither_user_nor_password_nor_query_is_shown() {
         ("REDIS_URL", "rediss://u:p4ss@h:1/2?x=s3cret#y", text("rediss://h:1/2")),
         ("REDIS_URL", "redis://:p4ss@h", text("redis://h")),
         ("REDIS_URL", "unix:///run/redis.sock?pass=s3cret", text("unix:///run/redis.sock")),
+        ("REDIS_URL", "unix:/run/redis.sock?pass=s3cret", text("unix:/run/redis.sock")),
         ("HTTPS_PROXY", "http://u:p4ss@proxy:3128", text("http://proxy:3128/")),
         ("HTTPS_PROXY", "u:p4ss@proxy:3128", Shown::Secret),
         ("REDIS_SENTINELS", "h:1,u:p4ss@h:2", Shown::Secret),

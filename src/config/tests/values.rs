@@ -246,7 +246,9 @@ fn log_keys_that_would_come_twice_in_a_line_are_faults() {
 fn sentry_is_off_or_has_a_dsn_or_asks_for_one() {
     let dsn = "https://key@sentry.example/prefix/42";
     assert_eq!(config(&[]).sentry, SentryConfig::RemoteConfiguration);
-    assert_eq!(config(&[("SENTRY_DSN", dsn)]).sentry, SentryConfig::Dsn(Secret::inline(dsn)));
+    for spaced in [dsn.to_owned(), format!(" {dsn} \n")] {
+        assert_eq!(config(&[("SENTRY_DSN", &spaced)]).sentry, SentryConfig::Dsn(Secret::inline(dsn)));
+    }
     let off = config(&[("SENTRY_DSN", "whatever"), ("DISABLE_SENTRY", "1")]);
     assert_eq!(off.sentry, SentryConfig::Disabled);
     for not_a_dsn in

@@ -50,6 +50,17 @@ fn temporary() -> Arc<CredentialsProvider> {
 }
 
 #[test]
+fn a_connection_that_the_server_has_closed_without_a_word_costs_no_call() {
+    let and_closes = || Reply::Bytes(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}".to_vec());
+    let stub = Stub::start([and_closes(), and_closes(), and_closes()]);
+    let client = client(&stub);
+    for connection in 0..3 {
+        assert_eq!(client.receive(1, Duration::ZERO).unwrap().len(), 0);
+        assert_eq!(stub.asked().connection, connection);
+    }
+}
+
+#[test]
 fn a_receive_is_one_signed_post_to_the_root_and_brings_deliveries() {
     let stub = Stub::start([Stub::ok(
         json!({"Messages": [
