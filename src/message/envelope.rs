@@ -7,6 +7,9 @@ use super::{Decoded, MalformedBody, join};
 use crate::entitlement::{CustomerId, ResourceId, Subject};
 use crate::json::replace_lone_surrogates;
 
+/// SNS notifications inside one another. Each takes stack, and escapes (`\u005c`) let a body of 1 MiB hold hundreds.
+const NOTIFICATIONS_MAX: usize = 8;
+
 fields! {
     /// One level of a message: an envelope, or the payload. A message may put its customer or its timestamp on either
     /// side of `payload`, and not every form has an envelope, so that every level may have every field.
@@ -60,17 +63,21 @@ pub(super) struct Scope<'t> {
     envelopes: Vec<Level<'t>>,
 }
 
-/// Opens a text and reads what is inside its envelopes. `path` leads from the body to it. `event_type` is the event's, if an
-/// envelope so far names it: the outermost documented name decides; an undocumented one (`next` of graphql-ws, a custom
-/// `detail-type`) leaves the decision to the envelopes inside.
+/// Opens a text and reads what is inside its envelopes. `path` leads from the body to it, through this many SNS notifications.
+/// `event_type` is the event's, if an envelope so far names it: the outermost documented name decides; an undocumented one
+/// (`next` of graphql-ws, a custom `detail-type`) leaves the decision to the envelopes inside.
 ///
-/// How deep envelopes nest is bounded by `serde_json`, and by the escapes that double the text for each SNS notification.
+/// How deep objects nest is bounded by `serde_json`.
 pub(super) fn open<T>(
     text: &str,
-    mut path: String,
+    (mut path, notifications): (String, usize),
     mut event_type: Option<EventType>,
     read: &dyn Fn(EventType, &Scope<'_>) -> Decoded<T>,
 ) -> Decoded<T> {
+    if notifications > NOTIFICATIONS_MAX {
+        let problem = format!("more than {NOTIFICATIONS_MAX} notifications inside one another");
+        return Err(MalformedBody::at(&path, problem));
+    }
     let json = text.trim_start_matches('\u{feff}');
     let mut repaired = None;
     let tree = Tree::parse(json).or_else(|error| {
@@ -90,7 +97,7 @@ pub(super) fn open<T>(
             // The SNS envelope is dropped: its `Timestamp` is when it was published, not when the state was true.
             let message = level.message.text().and_then(|text| text.ok_or_else(|| level.message.missing()));
             let message = message.map_err(|fault| fault.within(&path))?;
-            return open(message, join(&path, "Message"), event_type, read);
+            return open(message, (join(&path, "Message"), notifications + 1), event_type, read);
         }
         let wrapped = [level.detail, level.payload, level.data].into_iter().find_map(object_at);
         let mut graphql_fields = level.graphql_fields().into_iter();

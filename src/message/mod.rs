@@ -111,7 +111,7 @@ pub fn decode(body: &str, sent_at: EpochMs) -> Result<Message, MalformedBody> {
 
 /// The same for an answer of the Edge API: `fallback` is the time of a state that has no other.
 pub fn decode_answer(body: &str, asked_at: EpochMs, fallback: EpochMs) -> Result<Message, MalformedBody> {
-    envelope::open(body, String::new(), None, &|event_type, scope| {
+    envelope::open(body, (String::new(), 0), None, &|event_type, scope| {
         let mut times = StateTimes::new(asked_at, fallback);
         let own_time = scope.find_valid(|level| times.possible(level.timestamp.date()));
         // Stigg's webhook reference requires `entitlementsUpdatedAt` where it lets `timestamp` be absent.

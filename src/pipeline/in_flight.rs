@@ -11,6 +11,8 @@ use super::ending::Ending;
 use crate::ops::metrics::Metrics;
 use crate::sqs::{Delivery, ReceiptHandle};
 
+/// SQS hides a message for at most 12 hours after its receipt, however often it is extended; less what a call takes.
+const HIDDEN_MAX: Duration = Duration::from_secs(12 * 3_600 - 5);
 /// Assumed until the queue's visibility timeout is known: SQS's default.
 pub const ASSUMED_TIMEOUT: Duration = Duration::from_secs(30);
 /// The queue counts a long poll's wait from when the request arrived, a little after it was sent.
@@ -82,7 +84,7 @@ pub enum Extended {
     Until(Instant),
     /// It can be tried again.
     Failed,
-    /// The queue does not know the receipt handle any more, or refuses to hide a message for more than twelve hours.
+    /// The queue does not know the receipt handle any more.
     Forgotten,
 }
 
@@ -208,8 +210,10 @@ impl InFlight {
     pub fn begin_extensions(&self, max: usize, now: Instant) -> Vec<Extension> {
         let mut tracked = self.tracked();
         let timeout = tracked.timeout;
-        let is_due =
-            |entry: &Entry| !entry.is_recorded && entry.extend_at <= now && !tracked.is_expired(entry, now);
+        let is_due = |entry: &Entry| {
+            let is_possible = now + timeout <= entry.received_at + HIDDEN_MAX;
+            !entry.is_recorded && entry.extend_at <= now && is_possible && !tracked.is_expired(entry, now)
+        };
         let due = tracked.entries.iter().filter(|(_, entry)| is_due(entry));
         let mut due: Vec<_> = due.map(|(id, entry)| (tracked.hidden_until(entry), *id)).collect();
         due.sort_unstable();

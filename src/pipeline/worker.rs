@@ -3,6 +3,7 @@
 //! It takes what is waiting and never waits to fill a batch. A delivery whose customer is locked by an SDK is parked
 //! while others go on. A message of many changes is applied in bounded chunks. A panic costs its message one try.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +37,8 @@ const IDLE: Duration = Duration::from_secs(1);
 pub struct Worker {
     context: Arc<Context>,
     deliveries: Receiver<Vec<InFlightDelivery>>,
+    /// Not decoded yet: a large message may take many times its length.
+    taken: VecDeque<InFlightDelivery>,
     jobs: Vec<Job>,
     /// Not recorded yet.
     ended: Vec<(InFlightDelivery, Ending)>,
@@ -90,7 +93,8 @@ impl Job {
 impl Worker {
     pub fn new(context: Arc<Context>, deliveries: Receiver<Vec<InFlightDelivery>>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(250), Duration::from_secs(1));
-        Self { context, deliveries, jobs: Vec::new(), ended: Vec::new(), retry: None, backoff }
+        let (taken, jobs, ended) = (VecDeque::new(), Vec::new(), Vec::new());
+        Self { context, deliveries, taken, jobs, ended, retry: None, backoff }
     }
 
     /// Works until the release phase, which takes over whatever this worker holds.
@@ -132,26 +136,31 @@ impl Worker {
         let is_full = self.jobs.len() >= HELD_MESSAGES_MAX || held_bytes >= HELD_BYTES_MAX;
         let source = if is_full { &never() } else { &self.deliveries };
         let release = &self.context.shutdown.release;
-        let mut taken = Vec::new();
-        select! {
-            recv(source) -> deliveries => match deliveries {
-                Ok(deliveries) => taken = deliveries,
-                Err(_) if self.jobs.is_empty() => return false,
-                Err(_) => _ = release.wait(wait),
-            },
-            recv(release.channel()) -> _ => return false,
-            default(wait) => {}
+        if self.taken.is_empty() {
+            select! {
+                recv(source) -> deliveries => match deliveries {
+                    Ok(deliveries) => self.taken.extend(deliveries),
+                    Err(_) if self.jobs.is_empty() => return false,
+                    Err(_) => _ = release.wait(wait),
+                },
+                recv(release.channel()) -> _ => return false,
+                default(wait) => {}
+            }
         }
-        let bytes = |taken: &[InFlightDelivery]| -> usize {
+        let bytes = |taken: &VecDeque<InFlightDelivery>| -> usize {
             taken.iter().map(|message| message.delivery.body.len()).sum()
         };
-        while taken.len() < ROUND_MESSAGES_MAX
-            && bytes(&taken) < ROUND_BYTES_MAX
+        while self.taken.len() < ROUND_MESSAGES_MAX
+            && bytes(&self.taken) < ROUND_BYTES_MAX
             && let Ok(deliveries) = source.try_recv()
         {
-            taken.extend(deliveries);
+            self.taken.extend(deliveries);
         }
-        for message in taken {
+        let mut decoded_bytes = 0;
+        while decoded_bytes < ROUND_BYTES_MAX
+            && let Some(message) = self.taken.pop_front()
+        {
+            decoded_bytes += message.delivery.body.len();
             let job = self.decode(message);
             self.jobs.extend(job);
         }

@@ -196,18 +196,16 @@ impl Connections {
         loop {
             let slot = self.pool.get();
             let mut slot = slot.map_err(|_| unexpected("all connections are in use", &self.config))?;
-            slot.take_if(|connection| !self.is_usable(connection));
-            let was_idle = slot.is_some();
-            let connection = match &mut *slot {
-                Some(connection) => connection,
-                none => none.insert(self.connect()?),
-            };
-            match act(connection) {
+            // Out of the slot meanwhile: after a panic, replies may still come.
+            let idle = slot.take().filter(|connection| self.is_usable(connection));
+            let was_idle = idle.is_some();
+            let mut connection = idle.map_or_else(|| self.connect(), Ok)?;
+            match act(&mut connection) {
                 Err(error) if was_idle && error.cause == Cause::Io => {
                     log::debug!(err:% = error; "an idle connection to Redis was closed; taking another one");
                 }
                 ended => {
-                    slot.take_if(|connection| connection.is_broken);
+                    *slot = Some(connection).filter(|connection| !connection.is_broken);
                     return ended;
                 }
             }

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::os::unix::net::UnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -132,6 +133,18 @@ fn a_server_that_refuses_evalsha_gets_the_source_and_is_asked_again_the_next_tim
     let store = redis.store();
     assert_eq!((apply(&store), apply(&store)), (Ok(WRITTEN), Ok(WRITTEN)));
     assert_eq!(redis.commands(), ["EVALSHA", "EVAL", "EVALSHA", "EVAL"]);
+}
+
+#[test]
+fn a_connection_is_not_used_again_after_a_panic_since_replies_may_still_come() {
+    let redis = ScriptedRedis::start(|_| "*1\r\n:16");
+    let store = redis.store();
+    assert_eq!(apply(&store), Ok(WRITTEN));
+    let act = || store.connections.on_one(|_| -> Result<(), StoreError> { panic!("on purpose") });
+    assert!(catch_unwind(AssertUnwindSafe(act)).is_err());
+    assert_eq!(apply(&store), Ok(WRITTEN));
+    let connections = redis.commands.lock().unwrap().iter().filter(|command| *command == "PING").count();
+    assert_eq!(connections, 2);
 }
 
 #[test]

@@ -140,7 +140,8 @@ impl TimedSocket {
 
 fn left_until(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
+    // A socket takes a timeout of less than a microsecond for none at all.
+    if left < Duration::from_millis(1) {
         return Err(io::Error::new(ErrorKind::TimedOut, "no answer in time"));
     }
     Ok(left)
@@ -173,6 +174,14 @@ impl Write for TimedSocket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_deadline_never_leaves_so_little_that_a_socket_would_wait_for_ever() {
+        for micros in 0..1_000 {
+            let left = left_until(Instant::now() + Duration::from_micros(micros));
+            assert!(left.is_err(), "{micros} µs: {left:?}");
+        }
+    }
 
     #[test]
     fn connecting_to_a_unix_socket_whose_backlog_is_full_ends_at_the_deadline() {

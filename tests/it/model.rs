@@ -43,8 +43,7 @@
 //!    neither instance broke a rule of SQS's.
 //!
 //! # What is kept out, and why
-//! - With UPDATE_IF_EXISTS nothing that was sent before an invalidation of the environment is under way when that is
-//!   sent: README, Limits, describes the gap with several instances. Invalidations are not redriven.
+//! - Invalidations are not redriven.
 //! - No reader is between its fetch and its write when an invalidation of the environment is sent: the scan cannot
 //!   know of it, and what such a reader writes behind the scan stays.
 //! - A reader that gets no entitlements from Stigg writes them with the far-past marker 0, which any message replaces. So none

@@ -64,14 +64,14 @@ fn envelopes_are_opened_inside_one_another() {
 }
 
 #[test]
-fn as_many_envelopes_are_opened_as_json_can_hold() {
+fn as_many_envelopes_are_opened_as_json_can_hold_and_eight_notifications() {
     let mut body = named(usage(), "type", "UsageUpdated");
     for _ in 0..120 {
         body = json!({"payload": body});
     }
     assert_eq!(described(&body), USED_5);
     let mut body = named(usage(), "type", "UsageUpdated");
-    for _ in 0..12 {
+    for _ in 0..8 {
         body = sns(&body);
     }
     assert_eq!(described(&body), USED_5);

@@ -166,6 +166,30 @@ fn the_smallest_entries_take_a_bounded_multiple_of_their_length() {
 }
 
 #[test]
+fn notifications_inside_one_another_are_bounded_whatever_their_escapes_cost() {
+    let mut body = r#"{"type":"UsageUpdated","customerId":"c","featureId":"f","currentUsage":1}"#.to_owned();
+    let (mut described, before, behind) = (Vec::new(), r#"{"payload":"#.repeat(30), "}".repeat(30));
+    while body.len() < 1_000_000 {
+        described.push(described_text(&body));
+        // Other escapes double with each notification, these grow by five bytes.
+        let message = body.replace('\\', r"\u005c").replace('"', r"\u0022");
+        // The path would be too long to be kept.
+        body = format!(r#"{before}{{"Type":"Notification","Message":"{message}"}}{behind}"#);
+    }
+    assert!(described.len() > 20, "{}", described.len());
+    let (text, deep) = ("x".repeat(900_000), "[".repeat(120) + &"]".repeat(120));
+    let mut body = format!(r#"{{"type":"COUPON_CREATED","text":"{text}","deep":{deep}}}"#);
+    for _ in 0..8 {
+        body = serde_json::json!({"Type": "Notification", "Message": body}).to_string();
+    }
+    let (peak, length) = (peak(&body), body.len() as u64);
+    assert!(peak < 48 * length, "{peak} for {length}");
+    let (read, refused) = described.split_at(9);
+    assert!(read.iter().all(|text| text == "c used 1 of f at 1795200000000"), "{read:?}");
+    assert!(refused.iter().all(|text| text.contains("more than 8 notifications inside one another")));
+}
+
+#[test]
 fn half_an_emoji_anywhere_becomes_the_replacement_character() {
     let usage = |id: &str, more: &str| {
         format!(r#"{{"type":"UsageUpdated","customerId":"{id}","featureId":"f","currentUsage":1{more}}}"#)

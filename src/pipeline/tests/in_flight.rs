@@ -104,6 +104,21 @@ fn a_shorter_timeout_that_the_queue_tells_later_holds_for_what_was_received_befo
 }
 
 #[test]
+fn a_message_is_not_hidden_for_more_than_twelve_hours_and_is_held_until_then() {
+    for timeout in [secs(12 * 3_600), secs(3_600)] {
+        let ((in_flight, _), start) = (tracker(), Instant::now());
+        in_flight.set_timeout(timeout);
+        let held = tracked(&in_flight, "1", start);
+        let minutes: Vec<u64> =
+            (0..12 * 60).filter(|minute| succeed(&in_flight, start + secs(60 * minute)).len() == 1).collect();
+        let last = minutes.last().map_or(start, |minute| start + secs(60 * minute));
+        assert!(last + timeout <= start + secs(12 * 3_600), "{minutes:?}");
+        assert!(!is_lost(&in_flight, &held, start + secs(11 * 3_600)));
+        assert!(is_lost(&in_flight, &held, start + secs(12 * 3_600)));
+    }
+}
+
+#[test]
 fn an_extension_that_failed_is_made_again_a_little_later() {
     let ((in_flight, _), start) = (tracker(), Instant::now());
     let held = tracked(&in_flight, "1", start);

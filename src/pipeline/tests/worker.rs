@@ -213,6 +213,17 @@ fn large_messages_behind_a_lock_stay_in_the_queue_but_for_a_few_megabytes() {
     assert_eq!(bench.step_until(MESSAGES).len(), MESSAGES);
 }
 
+#[test]
+fn of_large_messages_that_came_together_only_a_few_are_decoded_at_a_time() {
+    let mut bench = Bench::new();
+    let body = format!("{}{}", " ".repeat(300_000), usage_of("ann"));
+    let batch = (0..5).map(|number| bench.rig.track(delivery(&number.to_string(), &body))).collect();
+    bench.deliveries.send(batch).unwrap();
+    bench.deliver("5", &usage_of("bob"));
+    assert_eq!(bench.step_until(6), ["0", "1", "2", "3", "4", "5"].map(deleted));
+    assert_eq!(*bench.rig.store.calls.lock().unwrap(), [1, 1, 1, 1, 1, 1]);
+}
+
 /// Of two messages handled together, the one of `ann` fails.
 fn ann_comes_again_and_bob_is_done(store: FakeStore, after: std::ops::RangeInclusive<u64>) -> Bench {
     let mut bench = Bench::on(Rig::with_store(store));

@@ -77,10 +77,6 @@ impl Run {
         if is_slow(self.seed) && self.seed / SLOW_EVERY % (PHASES - 1) == phase {
             self.slow_readers = SLOW_READERS;
         }
-        if self.variant.policy == "UPDATE_IF_EXISTS" && phase > 0 && chance.u8(..3) == 0 {
-            // At the beginning of a phase, when nothing is under way: see what is kept out.
-            self.origin.invalidate(&mut chance);
-        }
         for step in 0..STEPS {
             // Each step has its own chances: what Redis held at another step changes none of them.
             let mut rng = Rng::with_seed(self.seed.rotate_left(17) ^ (phase << 32) ^ (step * 0x9E37_79B9));
@@ -115,7 +111,7 @@ impl Run {
             0..60 => self.change(&subject, rng),
             60..63 => self.origin.chat(&subject, rng),
             63..65 if babbles => self.origin.babble(&subject, rng),
-            65 if self.variant.policy == "UPSERT" => {
+            65 => {
                 self.finish_readers();
                 self.origin.invalidate(rng);
             }
