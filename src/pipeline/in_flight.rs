@@ -52,8 +52,8 @@ struct Entry {
 pub struct OpenPoll {
     /// Until then the queue may hand out messages to it.
     pub until: Instant,
-    /// Messages are expected soon.
-    pub is_likely: bool,
+    /// Until then it is likely to bring messages.
+    pub likely_until: Instant,
 }
 
 /// A delivery that is being worked on.
@@ -248,9 +248,9 @@ impl InFlight {
     }
 
     /// Nothing is in flight, and no poll is open that is likely to bring messages; `with_quiet_polls`: no poll at all.
-    pub fn is_drained(&self, with_quiet_polls: bool) -> bool {
+    pub fn is_drained(&self, with_quiet_polls: bool, now: Instant) -> bool {
         let tracked = self.tracked();
-        let is_waited_for = |poll: &OpenPoll| poll.is_likely || with_quiet_polls;
+        let is_waited_for = |poll: &OpenPoll| poll.likely_until > now || with_quiet_polls;
         tracked.entries.is_empty() && !tracked.polls.iter().flatten().any(is_waited_for)
     }
 

@@ -16,6 +16,8 @@ const FAULT: &str = "receive ";
 /// An empty answer that comes sooner (`WAIT_TIME_SECS=0`, or something that does not wait) is followed by a pause of
 /// this length: without it, an empty queue would cost a call each millisecond.
 const SHORT_POLL_PAUSE: Duration = Duration::from_millis(100);
+/// A shutdown waits for so long for a call that is likely to bring messages.
+const LIKELY_FOR: Duration = Duration::from_secs(2);
 /// How often a poller that waits for Redis or the workers reports that it is alive.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -56,9 +58,10 @@ impl Poller {
         }
         let wait = if self.is_proven { context.wait_time } else { Duration::ZERO };
         let asked_at = Instant::now();
-        // A short poll is answered at once, and where there were messages there are more.
-        let is_likely = self.was_busy || wait.is_zero();
-        context.in_flight.open_poll(self.index, OpenPoll { until: asked_at + wait, is_likely });
+        // A short poll is answered at once, and so is a long one while there are more messages.
+        let likely_for = if self.was_busy || wait.is_zero() { LIKELY_FOR } else { Duration::ZERO };
+        let poll = OpenPoll { until: asked_at + wait, likely_until: asked_at + likely_for };
+        context.in_flight.open_poll(self.index, poll);
         match context.queue.receive(context.batch_size, wait) {
             Ok(deliveries) => {
                 context.metrics.messages_received.inc_by(deliveries.len() as u64);

@@ -25,7 +25,7 @@ pub(super) fn shut_down(budget: Duration, began: Instant, context: &Context, tri
     drop(triggers.drain);
     loop {
         let now = Instant::now();
-        if context.in_flight.is_drained(now < quiet_at) {
+        if context.in_flight.is_drained(now < quiet_at, now) {
             break;
         }
         if now >= deadline {

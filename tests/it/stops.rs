@@ -96,6 +96,21 @@ fn under_load_hides_nothing(consumers: &str, batch_size: &str) {
 }
 
 #[test]
+fn soon_after_the_last_message_a_stop_does_not_wait_for_the_long_polls() {
+    let stage = hiding_stage();
+    let service =
+        Service::start(&stage.settings().set("SHUTDOWN_TIMEOUT_SECS", "20").set("WAIT_TIME_SECS", "20"));
+    send_all(&stage);
+    service.wait_until("an empty queue", || stage.queue.is_empty());
+    service.wait_until("long polls", || stage.queue.open_polls() > 0);
+    let asked = Instant::now();
+    service.signal(Signal::Terminate);
+    assert_eq!(service.wait_for_exit(PATIENCE).code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(10), "took {:?}", asked.elapsed());
+    assert!(!service.log_lines().concat().contains("could not be completed"));
+}
+
+#[test]
 fn under_load() {
     under_load_hides_nothing("4", "1");
 }

@@ -15,8 +15,8 @@ fn tracked(in_flight: &InFlight, id: &str, at: Instant) -> InFlightDelivery {
     track(in_flight, received_at(id, "{}", at))
 }
 
-fn poll(until: Instant, is_likely: bool) -> OpenPoll {
-    OpenPoll { until, is_likely }
+fn poll(until: Instant, likely_until: Instant) -> OpenPoll {
+    OpenPoll { until, likely_until }
 }
 
 /// Extends what is due, by the tracker's timeout, and says what that was.
@@ -175,7 +175,7 @@ fn what_is_released_becomes_visible_when_the_last_open_poll_can_no_longer_take_i
         tracked(&in_flight, "1", now);
         in_flight.take_over(at)[0].ending.visible_in()
     };
-    in_flight.open_poll(1, poll(now + Duration::from_millis(9_500), false));
+    in_flight.open_poll(1, poll(now + Duration::from_millis(9_500), now));
     assert_eq!(visible_in(now), secs(11));
     assert_eq!(visible_in(now + secs(60)), secs(1), "its answer is under way");
     in_flight.close_poll(1, Vec::new());
@@ -194,15 +194,16 @@ fn what_comes_or_is_dropped_in_the_release_phase_is_released_by_the_next_look() 
 #[test]
 fn a_drain_waits_for_what_is_in_flight_and_for_polls_that_are_likely_to_bring_something() {
     let ((in_flight, _), now) = (tracker(), Instant::now());
-    assert!(in_flight.is_drained(true));
+    assert!(in_flight.is_drained(true, now));
     let held = tracked(&in_flight, "1", now);
-    assert!(!in_flight.is_drained(false));
+    assert!(!in_flight.is_drained(false, now));
     in_flight.remove([held.id]);
-    in_flight.open_poll(0, poll(now + secs(20), true));
-    assert!(!in_flight.is_drained(false));
-    in_flight.open_poll(0, poll(now + secs(20), false));
-    assert!(in_flight.is_drained(false), "it may wait for long in vain");
-    assert!(!in_flight.is_drained(true), "for a moment it is waited for");
+    in_flight.open_poll(0, poll(now + secs(20), now + secs(3)));
+    assert!(!in_flight.is_drained(false, now));
+    assert!(in_flight.is_drained(false, now + secs(3)), "what there was would have come");
+    in_flight.open_poll(0, poll(now + secs(20), now));
+    assert!(in_flight.is_drained(false, now), "it may wait for long in vain");
+    assert!(!in_flight.is_drained(true, now), "for a moment it is waited for");
     in_flight.close_poll(0, Vec::new());
-    assert!(in_flight.is_drained(true));
+    assert!(in_flight.is_drained(true, now));
 }

@@ -276,7 +276,8 @@ impl Rig {
 }
 
 fn track(in_flight: &InFlight, delivery: Delivery) -> InFlightDelivery {
-    in_flight.open_poll(0, OpenPoll { until: Instant::now(), is_likely: false });
+    let now = Instant::now();
+    in_flight.open_poll(0, OpenPoll { until: now, likely_until: now });
     in_flight.close_poll(0, vec![delivery]).pop().unwrap()
 }
 
