@@ -286,7 +286,7 @@ impl Worker {
     /// Records what became of each change. Jobs that are done end, the others are parked or go on.
     fn conclude(&mut self, jobs: Vec<Job>, outcomes: Vec<Result<Outcome, StoreError>>) {
         let mut outcomes = outcomes.into_iter();
-        let (mut has_written, mut proves_writes) = (false, false);
+        let (mut has_written, mut has_deleted) = (false, false);
         for mut job in jobs {
             let mut locked = Vec::new();
             for (mut attempt, outcome) in job.begun.drain(..).zip(&mut outcomes) {
@@ -301,8 +301,7 @@ impl Worker {
                     }
                     Ok(outcome) if self.count(outcome) => {
                         (job.has_written, has_written) = (true, true);
-                        // A Redis whose memory is full still deletes.
-                        proves_writes |= !attempt.change.only_deletes();
+                        has_deleted |= attempt.change.only_deletes();
                     }
                     Ok(_) => {}
                     Err(error) => _ = job.refusal.get_or_insert(error),
@@ -319,7 +318,8 @@ impl Worker {
                 self.jobs.push(job);
             }
         }
-        if proves_writes {
+        // A Redis whose memory is full still deletes, and lets a script that has deleted something write as well.
+        if has_written && !has_deleted {
             self.context.gate.succeeded(Access::Write);
         }
         if has_written {
