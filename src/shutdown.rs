@@ -1,59 +1,44 @@
 //! The stop signal, and the three phases of a shutdown.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, never};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, never};
 
 /// Dropping it stops everything that watches the [`Stop`].
 #[derive(Debug)]
 pub struct StopTrigger {
-    is_stopped: Arc<AtomicBool>,
     _closes: Sender<()>,
 }
 
 /// Watches for a stop. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Stop {
-    /// Checked so often that the channel's own lock would cost.
-    is_stopped: Arc<AtomicBool>,
-    closed: Receiver<()>,
-}
+pub struct Stop(Receiver<()>);
 
 /// A trigger and what watches it.
 pub fn stop_pair() -> (StopTrigger, Stop) {
-    let (sender, closed) = bounded(0);
-    let is_stopped = Arc::new(AtomicBool::new(false));
-    let trigger = StopTrigger { is_stopped: Arc::clone(&is_stopped), _closes: sender };
-    (trigger, Stop { is_stopped, closed })
-}
-
-impl Drop for StopTrigger {
-    fn drop(&mut self) {
-        self.is_stopped.store(true, Ordering::SeqCst);
-    }
+    let (sender, closed) = bounded(1); // a channel with room is checked without a lock
+    (StopTrigger { _closes: sender }, Stop(closed))
 }
 
 impl Stop {
     /// A stop that never comes, for tests and one-off commands.
     pub fn never() -> Self {
-        Self { is_stopped: Arc::default(), closed: never() }
+        Self(never())
     }
 
     /// True once the trigger has been dropped.
     pub fn is_stopped(&self) -> bool {
-        self.is_stopped.load(Ordering::SeqCst)
+        self.0.try_recv() == Err(TryRecvError::Disconnected)
     }
 
     /// Waits for the stop, at most this long. True if it came.
     pub fn wait(&self, at_most: Duration) -> bool {
-        matches!(self.closed.recv_timeout(at_most), Err(RecvTimeoutError::Disconnected))
+        self.0.recv_timeout(at_most) == Err(RecvTimeoutError::Disconnected)
     }
 
     /// Becomes ready (disconnected) at the stop: for `crossbeam_channel::select!`.
     pub fn channel(&self) -> &Receiver<()> {
-        &self.closed
+        &self.0
     }
 }
 
