@@ -43,39 +43,25 @@
 //! - What a credit balance changes in a list: `cache::credit`; `store::redis_store` replaces the list.
 //! - Which errors pause the service and which are one change's own: `store::redis_store`, by `store::errors`.
 
-pub mod message;
-
-pub mod entitlement;
-
-pub mod cache;
-
-pub mod store;
-
-pub mod sqs;
-
 pub mod aws;
-
-pub mod edge;
-
-mod pipeline;
-
-pub mod ops;
-
-pub mod service;
-
-pub mod commands;
-
-pub mod config;
-
-pub mod http_client;
-
-pub mod log;
-
 mod backoff;
 pub mod build_info;
+pub mod cache;
 pub mod clock;
+pub mod commands;
+pub mod config;
+pub mod edge;
+pub mod entitlement;
+pub mod http_client;
 mod json;
+pub mod log;
 mod lookup;
+pub mod message;
+pub mod ops;
+mod pipeline;
 mod refetch;
 mod sentry_reports;
+pub mod service;
 pub mod shutdown;
+pub mod sqs;
+pub mod store;
