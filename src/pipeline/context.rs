@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, select};
+use crossbeam_channel::Sender;
 use log::Level;
 use prometheus::IntCounterVec;
 
@@ -39,7 +39,7 @@ pub struct Context {
     pub faults: Arc<FaultLog>,
     pub reporter: Reporter,
     /// To the deleters. Bounded: when they fall behind, the workers wait.
-    pub recorded: Sender<Vec<Recorded>>,
+    pub recorded: Sender<Recorded>,
     pub shutdown: Phases<Stop>,
 }
 
@@ -47,13 +47,8 @@ impl Context {
     /// Records how deliveries end and sends them to the deleters. Waits for room until the exit phase: there is none
     /// only while the queue fails.
     pub fn record(&self, ended: Vec<(InFlightDelivery, Ending)>) {
-        let recorded = self.in_flight.record(ended);
-        if recorded.is_empty() {
-            return;
-        }
-        select! {
-            send(self.recorded, recorded) -> _ => {}
-            recv(self.shutdown.exit.channel()) -> _ => {}
+        for recorded in self.in_flight.record(ended) {
+            let _ = self.recorded.send(recorded); // fails once all deleters have ended
         }
     }
 

@@ -1,10 +1,9 @@
 //! A deleter deletes messages or makes them visible again, up to ten in one call.
 //!
-//! All deleters share one backlog. One of them at a time waits for it and gathers a batch; while it makes its call, the
-//! next one gathers. What fails is retried by the same deleter for as long as the queue hides the message; afterwards the
+//! One deleter at a time gathers a batch; while it makes its call, the next one gathers. What fails is retried by the same deleter for as long as the queue hides the message; afterwards the
 //! message is delivered again, and then changes nothing.
 
-use std::collections::VecDeque;
+use std::iter;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,32 +25,10 @@ const RETRIED: &str = "retrying";
 const GIVEN_UP: &str =
     "it is delivered again when its visibility timeout ends, and changes nothing if it was applied";
 
-/// What all deleters take from.
-pub struct Backlog {
-    /// What the workers send: all endings of one round at a time, at least one.
-    rounds: Receiver<Vec<Recorded>>,
-    /// Taken, and not yet in a batch: what was left of a round.
-    rest: VecDeque<Recorded>,
-}
-
-impl Backlog {
-    pub fn new(rounds: Receiver<Vec<Recorded>>) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self { rounds, rest: VecDeque::new() }))
-    }
-
-    /// Takes what is waiting, as far as a batch has room for it.
-    fn fill(&mut self) {
-        while self.rest.len() < BATCH_MAX
-            && let Ok(round) = self.rounds.try_recv()
-        {
-            self.rest.extend(round);
-        }
-    }
-}
-
 pub struct Deleter {
     pub context: Arc<Context>,
-    pub backlog: Arc<Mutex<Backlog>>,
+    /// Shared by all deleters; locked by the one that gathers a batch.
+    pub recorded: Arc<Mutex<Receiver<Recorded>>>,
 }
 
 impl Deleter {
@@ -71,21 +48,17 @@ impl Deleter {
     /// Up to ten deliveries, after waiting for the first; none in the exit phase.
     fn gather(&self) -> Vec<Recorded> {
         let exit = &self.context.shutdown.exit;
-        let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
-        if backlog.rest.is_empty() {
-            select! {
-                recv(backlog.rounds) -> first => backlog.rest.extend(first.into_iter().flatten()),
-                recv(exit.channel()) -> _ => return Vec::new(),
-            }
-        }
-        backlog.fill();
-        if backlog.rest.len() < BATCH_MAX {
-            // Not waiting on the channel: each round would wake this thread.
+        let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = select! {
+            recv(recorded) -> first => first.ok(),
+            recv(exit.channel()) -> _ => None,
+        };
+        let Some(first) = first else { return Vec::new() };
+        if recorded.len() + 1 < BATCH_MAX {
+            // Not waiting on the channel: each message would wake this thread.
             exit.wait(GATHER);
-            backlog.fill();
         }
-        let batch = backlog.rest.len().min(BATCH_MAX);
-        backlog.rest.drain(..batch).collect()
+        iter::once(first).chain(recorded.try_iter()).take(BATCH_MAX).collect()
     }
 
     /// Sends these endings to the queue, repeatedly if necessary. In the release phase each gets one last try.

@@ -28,10 +28,10 @@ pub struct InFlight {
 struct Tracked {
     entries: BTreeMap<u64, Entry>,
     next_id: u64,
-    /// Each poller's open poll.
-    polls: Vec<Option<OpenPoll>>,
-    timeout: Duration,
-    is_timeout_known: bool,
+    /// For each poller that has called the queue, until when the queue may hand out messages to it.
+    polls: Vec<Option<Instant>>,
+    /// The queue's visibility timeout, once it is known.
+    timeout: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -39,21 +39,12 @@ struct Entry {
     receipt_handle: ReceiptHandle,
     received_at: Instant,
     extended_until: Option<Instant>,
-    /// When the next extension is due.
-    extend_at: Instant,
+    /// No extension is tried before.
+    extend_from: Instant,
     is_being_extended: bool,
     /// How the delivery ends is decided, by its holder or by the release phase: it is no longer extended, and nobody else
     /// can decide it.
     is_recorded: bool,
-}
-
-/// A call to the queue that is not answered yet.
-#[derive(Debug, Clone, Copy)]
-pub struct OpenPoll {
-    /// Until then the queue may hand out messages to it.
-    pub until: Instant,
-    /// Until then it is likely to bring messages.
-    pub likely_until: Instant,
 }
 
 /// A delivery that is being worked on.
@@ -69,13 +60,6 @@ pub struct Recorded {
     pub id: u64,
     pub receipt_handle: ReceiptHandle,
     pub ending: Ending,
-}
-
-/// An extension that is under way: by the queue's visibility timeout, from when it is asked for.
-#[derive(Debug)]
-pub struct Extension {
-    id: u64,
-    pub receipt_handle: ReceiptHandle,
 }
 
 /// What became of an extension.
@@ -94,28 +78,26 @@ impl InFlight {
             entries: BTreeMap::new(),
             next_id: 0,
             polls: vec![None; pollers],
-            timeout: ASSUMED_TIMEOUT,
-            is_timeout_known: false,
+            timeout: None,
         });
         Self { tracked, metrics }
     }
 
-    /// A poller calls the queue.
-    pub fn open_poll(&self, poller: usize, poll: OpenPoll) {
-        self.tracked().polls[poller] = Some(poll);
+    /// A poller calls the queue, which may hand out messages to it until then.
+    pub fn open_poll(&self, poller: usize, until: Instant) {
+        self.tracked().polls[poller] = Some(until);
     }
 
     /// The poller's call has ended. What it brought is tracked in the same moment, so a shutdown finds one or the other.
     pub fn close_poll(&self, poller: usize, received: Vec<Delivery>) -> Vec<InFlightDelivery> {
         let mut tracked = self.tracked();
         tracked.polls[poller] = None;
-        let timeout = tracked.timeout;
         let track = |delivery: Delivery| {
             let entry = Entry {
                 receipt_handle: delivery.receipt_handle.clone(),
                 received_at: delivery.received_at,
                 extended_until: None,
-                extend_at: delivery.received_at + timeout / 2,
+                extend_from: delivery.received_at,
                 is_being_extended: false,
                 is_recorded: false,
             };
@@ -134,12 +116,11 @@ impl InFlight {
     pub fn are_held(&self, ids: impl IntoIterator<Item = u64>, now: Instant) -> Vec<bool> {
         let mut tracked = self.tracked();
         let is_held = |id| match tracked.entries.get(&id) {
-            None => false,
             Some(entry) if tracked.is_expired(entry, now) => {
                 tracked.entries.remove(&id);
                 false
             }
-            Some(entry) => !entry.is_recorded,
+            entry => entry.is_some_and(|entry| !entry.is_recorded),
         };
         let are_held = ids.into_iter().map(is_held).collect();
         self.count(&tracked);
@@ -193,65 +174,58 @@ impl InFlight {
     }
 
     pub fn timeout(&self) -> Duration {
-        self.tracked().timeout
+        self.tracked().timeout()
     }
 
     /// The queue's own visibility timeout is known; it holds for earlier deliveries too.
     pub fn set_timeout(&self, timeout: Duration) {
-        let mut tracked = self.tracked();
-        tracked.timeout = timeout;
-        tracked.is_timeout_known = true;
-        for entry in tracked.entries.values_mut() {
-            entry.extend_at = entry.extend_at.min(entry.received_at + timeout / 2);
-        }
+        self.tracked().timeout = Some(timeout);
     }
 
-    /// Begins to extend up to `max` deliveries that have used up half of their time, the most urgent first.
-    pub fn begin_extensions(&self, max: usize, now: Instant) -> Vec<Extension> {
+    /// Begins to extend up to `max` deliveries that have used up half of their time, the most urgent first: by the visibility
+    /// timeout, from now on.
+    pub fn begin_extensions(&self, max: usize, now: Instant) -> Vec<(u64, ReceiptHandle)> {
         let mut tracked = self.tracked();
-        let timeout = tracked.timeout;
+        let timeout = tracked.timeout();
         let is_due = |entry: &Entry| {
-            let is_possible = now + timeout <= entry.received_at + HIDDEN_MAX;
-            !entry.is_recorded && entry.extend_at <= now && is_possible && !tracked.is_expired(entry, now)
+            let is_half_over = tracked.hidden_until(entry) <= now + timeout / 2;
+            let is_possible =
+                now + timeout <= entry.received_at + HIDDEN_MAX && !tracked.is_expired(entry, now);
+            is_half_over && is_possible && entry.extend_from <= now && !entry.is_recorded
         };
         let due = tracked.entries.iter().filter(|(_, entry)| is_due(entry));
         let mut due: Vec<_> = due.map(|(id, entry)| (tracked.hidden_until(entry), *id)).collect();
         due.sort_unstable();
         let begin = |(_, id)| {
             let entry = tracked.entries.get_mut(&id)?;
-            entry.extend_at = now + timeout / 8; // if this one fails
+            entry.extend_from = now + timeout / 8; // if this one fails
             entry.is_being_extended = true;
-            Some(Extension { id, receipt_handle: entry.receipt_handle.clone() })
+            Some((id, entry.receipt_handle.clone()))
         };
         due.into_iter().filter_map(begin).take(max).collect()
     }
 
-    pub fn end_extension(&self, extension: &Extension, result: Extended) {
+    pub fn end_extension(&self, id: u64, result: Extended) {
         let mut tracked = self.tracked();
-        let timeout = tracked.timeout;
-        let Some(entry) = tracked.entries.get_mut(&extension.id) else {
+        let Some(entry) = tracked.entries.get_mut(&id) else {
             return;
         };
         entry.is_being_extended = false;
         match result {
-            Extended::Until(until) => {
-                entry.extended_until = Some(until);
-                entry.extend_at = until.checked_sub(timeout / 2).unwrap_or(until);
-            }
+            Extended::Until(until) => entry.extended_until = Some(until),
             // If it was recorded meanwhile, its own delete may be why the queue forgot it.
             Extended::Forgotten if !entry.is_recorded => {
-                tracked.entries.remove(&extension.id);
+                tracked.entries.remove(&id);
                 self.count(&tracked);
             }
             Extended::Forgotten | Extended::Failed => {}
         }
     }
 
-    /// Nothing is in flight, and no poll is open that is likely to bring messages; `with_quiet_polls`: no poll at all.
-    pub fn is_drained(&self, with_quiet_polls: bool, now: Instant) -> bool {
+    /// Nothing is in flight; `with_polls`: and no poll can bring anything.
+    pub fn is_drained(&self, with_polls: bool) -> bool {
         let tracked = self.tracked();
-        let is_waited_for = |poll: &OpenPoll| poll.likely_until > now || with_quiet_polls;
-        tracked.entries.is_empty() && !tracked.polls.iter().flatten().any(is_waited_for)
+        tracked.entries.is_empty() && (!with_polls || tracked.polls.iter().all(Option::is_none))
     }
 
     fn count(&self, tracked: &Tracked) {
@@ -265,21 +239,25 @@ impl InFlight {
 }
 
 impl Tracked {
+    fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(ASSUMED_TIMEOUT)
+    }
+
     /// An assumed timeout proves nothing: the queue's own may be longer, and a message dropped in error would stay
     /// hidden for all of it.
     fn is_expired(&self, entry: &Entry, now: Instant) -> bool {
-        let is_certain = self.is_timeout_known || entry.extended_until.is_some();
+        let is_certain = self.timeout.is_some() || entry.extended_until.is_some();
         is_certain && self.hidden_until(entry) <= now
     }
 
     fn hidden_until(&self, entry: &Entry) -> Instant {
-        entry.extended_until.unwrap_or(entry.received_at + self.timeout)
+        entry.extended_until.unwrap_or(entry.received_at + self.timeout())
     }
 
     /// After how long none of the open polls takes a message any more, in whole seconds. What becomes visible earlier
     /// could be handed to one of them; this process ends, and the message would be hidden for a visibility timeout.
     fn polls_over_in(&self, now: Instant) -> Duration {
-        let Some(until) = self.polls.iter().flatten().map(|poll| poll.until).max() else {
+        let Some(until) = self.polls.iter().flatten().max() else {
             return Duration::ZERO;
         };
         let left = until.saturating_duration_since(now) + REQUEST_TRAVEL;

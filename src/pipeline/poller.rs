@@ -7,7 +7,7 @@ use crossbeam_channel::{SendTimeoutError, Sender};
 use log::Level;
 
 use super::context::{Context, seconds_now};
-use super::in_flight::{InFlightDelivery, OpenPoll};
+use super::in_flight::InFlightDelivery;
 use crate::backoff::Backoff;
 use crate::sqs::Operation;
 
@@ -16,8 +16,6 @@ const FAULT: &str = "receive ";
 /// An empty answer that comes sooner (`WAIT_TIME_SECS=0`, or something that does not wait) is followed by a pause of
 /// this length: without it, an empty queue would cost a call each millisecond.
 const SHORT_POLL_PAUSE: Duration = Duration::from_millis(100);
-/// A shutdown waits for so long for a call that is likely to bring messages.
-const LIKELY_FOR: Duration = Duration::from_secs(2);
 /// How often a poller that waits for Redis or the workers reports that it is alive.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
@@ -31,14 +29,12 @@ pub struct Poller {
     /// The last call succeeded. A call after a failure, and the first, does not wait for messages: it shows at once
     /// whether the queue can be used.
     is_proven: bool,
-    /// The last call brought messages.
-    was_busy: bool,
 }
 
 impl Poller {
     pub fn new(context: Arc<Context>, index: usize, deliveries: Sender<Vec<InFlightDelivery>>) -> Self {
         let backoff = Backoff::new(Duration::from_millis(250), BACKOFF_MAX);
-        Self { context, index, deliveries, backoff, is_proven: false, was_busy: false }
+        Self { context, index, deliveries, backoff, is_proven: false }
     }
 
     /// Polls until the drain phase.
@@ -58,20 +54,16 @@ impl Poller {
         }
         let wait = if self.is_proven { context.wait_time } else { Duration::ZERO };
         let asked_at = Instant::now();
-        // A short poll is answered at once, and so is a long one while there are more messages.
-        let likely_for = if self.was_busy || wait.is_zero() { LIKELY_FOR } else { Duration::ZERO };
-        let poll = OpenPoll { until: asked_at + wait, likely_until: asked_at + likely_for };
-        context.in_flight.open_poll(self.index, poll);
+        context.in_flight.open_poll(self.index, asked_at + wait);
         match context.queue.receive(context.batch_size, wait) {
             Ok(deliveries) => {
                 context.metrics.messages_received.inc_by(deliveries.len() as u64);
                 let received = context.in_flight.close_poll(self.index, deliveries);
-                self.was_busy = !received.is_empty();
                 context.health.call_succeeded(self.index, Instant::now());
                 context.metrics.last_poll.set(seconds_now());
                 context.works_again(FAULT, "messages can be received");
                 self.backoff.reset();
-                if self.was_busy {
+                if !received.is_empty() {
                     self.send(received);
                 } else if self.is_proven && asked_at.elapsed() < SHORT_POLL_PAUSE {
                     drain.wait(SHORT_POLL_PAUSE);
@@ -80,7 +72,7 @@ impl Poller {
             }
             Err(error) => {
                 context.in_flight.close_poll(self.index, Vec::new());
-                (self.was_busy, self.is_proven) = (false, false);
+                self.is_proven = false;
                 context.health.call_failed(self.index, Instant::now());
                 let (kind, message) = (format!("{FAULT}{}", error.kind), "cannot receive messages");
                 context.queue_failed(Operation::Receive, &kind, Level::Error, message, &error.message);

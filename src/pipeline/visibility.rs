@@ -10,7 +10,7 @@ use log::Level;
 
 use super::context::Context;
 use super::deleter::BATCH_MAX;
-use super::in_flight::{ASSUMED_TIMEOUT, Extended, Extension};
+use super::in_flight::{ASSUMED_TIMEOUT, Extended};
 use crate::sqs::Operation;
 
 /// The prefixes of the kinds of all faults of this thread in the log.
@@ -90,15 +90,15 @@ impl Visibility {
                 return;
             }
             let hidden_for = in_flight.timeout();
-            let entry = |extension: &Extension| (extension.receipt_handle.clone(), hidden_for);
-            let entries: Vec<_> = extensions.iter().map(entry).collect();
+            let (ids, handles): (Vec<_>, Vec<_>) = extensions.into_iter().unzip();
+            let entries: Vec<_> = handles.into_iter().map(|handle| (handle, hidden_for)).collect();
             match self.context.queue.change_visibility_batch(&entries) {
                 Ok(failures) => {
                     if failures.iter().all(Option::is_none) {
                         let what = "the visibility of messages in flight can be extended";
                         self.context.works_again(EXTEND_FAULT, what);
                     }
-                    for (extension, failure) in extensions.iter().zip(failures) {
+                    for (id, failure) in ids.into_iter().zip(failures) {
                         let extended = match failure {
                             None => Extended::Until(called_at + hidden_for),
                             // It was completed meanwhile, or its time was over.
@@ -108,12 +108,12 @@ impl Visibility {
                                 Extended::Failed
                             }
                         };
-                        in_flight.end_extension(extension, extended);
+                        in_flight.end_extension(id, extended);
                     }
                 }
                 Err(error) => {
-                    for extension in &extensions {
-                        in_flight.end_extension(extension, Extended::Failed);
+                    for id in ids {
+                        in_flight.end_extension(id, Extended::Failed);
                     }
                     return self.not_extended(&error.kind, &error.message);
                 }

@@ -24,10 +24,10 @@ use crate::store::{CacheStore, Cause, LockPatience, Outcome, StoreError};
 const ROUND_MESSAGES_MAX: usize = 64;
 const ROUND_BYTES_MAX: usize = 256 * 1024;
 const ROUND_CHANGES_MAX: usize = 500;
-/// How often a locked customer is retried: an SDK usually holds its lock for a few milliseconds, but the one of a
-/// refetch, which purges wait for, for up to a minute.
+/// A locked customer is retried when it has waited a tenth longer: an SDK usually holds its lock for a few milliseconds,
+/// but the one of a refetch, which purges wait for, for up to a minute.
 pub const LOCKED_RETRY_MIN: Duration = Duration::from_millis(20);
-const LOCKED_RETRY_MAX: Duration = Duration::from_millis(100);
+const LOCKED_RETRY_MAX: Duration = Duration::from_secs(1);
 /// A worker that holds this many messages, or bytes of them, takes no new ones: they wait behind locks.
 const HELD_MESSAGES_MAX: usize = 256;
 const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -170,10 +170,8 @@ impl Worker {
     /// Takes out the jobs of the next call: those that are due, as far as there is room for their changes.
     fn begin_round(&mut self) -> Vec<Job> {
         let (now, mut room, mut round) = (Instant::now(), ROUND_CHANGES_MAX, Vec::new());
-        // All that wait for locks are retried together.
-        let is_retry_due = self.jobs.iter().any(|job| !job.begun.is_empty() && job.due_at <= now);
         for mut job in std::mem::take(&mut self.jobs) {
-            if room == 0 || !job.begun.is_empty() && !is_retry_due {
+            if room == 0 || job.due_at > now {
                 self.jobs.push(job);
                 continue;
             }
@@ -307,7 +305,10 @@ impl Worker {
                     Err(error) => _ = job.refusal.get_or_insert(error),
                 }
             }
-            if let Some(locked_since) = locked.iter().filter_map(|attempt| attempt.locked_since).max() {
+            // A message with more changes goes on with them.
+            if let Some(locked_since) = locked.iter().filter_map(|attempt| attempt.locked_since).max()
+                && job.changes.len() == 0
+            {
                 let (now, waited) = (Instant::now(), locked_since.elapsed());
                 job.due_at = now + (waited / 10).clamp(LOCKED_RETRY_MIN, LOCKED_RETRY_MAX);
             }

@@ -7,7 +7,7 @@ mod signals;
 mod systemd;
 mod threads;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, select};
@@ -25,7 +25,7 @@ use crate::ops::metrics::Metrics;
 use crate::ops::server::OpsServer;
 use crate::ops::status::{Fixed, StatusBoard};
 use crate::pipeline::context::Context;
-use crate::pipeline::deleter::{Backlog, Deleter};
+use crate::pipeline::deleter::{BATCH_MAX, Deleter};
 use crate::pipeline::gate::RedisGate;
 use crate::pipeline::in_flight::{InFlight, Recorded};
 use crate::pipeline::poller::{self, Poller};
@@ -148,7 +148,7 @@ fn run_until_the_end(
 
     let reporter = Reporter::default();
     setup.start_reports(reporter.clone())?;
-    let (recorded_sender, recorded) = bounded(config.consumers * 2);
+    let (recorded_sender, recorded) = bounded(config.consumers * BATCH_MAX * 2);
     let context = Arc::new(Context {
         batch_size: config.batch_size,
         wait_time: config.wait_time,
@@ -191,7 +191,7 @@ impl Setup<'_> {
     fn start_loops(
         &self,
         context: &Arc<Context>,
-        recorded: Receiver<Vec<Recorded>>,
+        recorded: Receiver<Recorded>,
         status: Option<Arc<StatusBoard>>,
         left_behind: &Threads,
     ) -> anyhow::Result<()> {
@@ -204,9 +204,9 @@ impl Setup<'_> {
         threads.spawn("prefix-check", move || check_prefix(&checked, &prefix))?;
 
         // As many deleters as pollers: a delete takes as long as a receive, so fewer would slow the polling.
-        let backlog = Backlog::new(recorded);
+        let recorded = Arc::new(Mutex::new(recorded));
         for index in 0..config.consumers {
-            let deleter = Deleter { context: Arc::clone(context), backlog: Arc::clone(&backlog) };
+            let deleter = Deleter { context: Arc::clone(context), recorded: Arc::clone(&recorded) };
             threads.spawn(format!("deleter-{index}"), move || deleter.run())?;
         }
         // What waits is memory, and a poller that waits holds a receive as well: one for each worker, or as many small ones

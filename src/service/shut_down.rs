@@ -19,13 +19,13 @@ pub(super) fn shut_down(budget: Duration, began: Instant, context: &Context, tri
     let deadline = began + budget;
     let release_at = began + budget.mul_f64(DRAIN);
     // Long polls cannot be woken. Wait a moment for them anyway: a message may be on its way to one of them.
-    let quiet_at = began + (budget / 10).min(Duration::from_secs(1));
+    let polls_until = began + (budget / 5).min(Duration::from_secs(1));
     let mut release = Some(triggers.release);
     context.health.begin_stop();
     drop(triggers.drain);
     loop {
         let now = Instant::now();
-        if context.in_flight.is_drained(now < quiet_at, now) {
+        if context.in_flight.is_drained(now < polls_until) {
             break;
         }
         if now >= deadline {
@@ -41,7 +41,7 @@ pub(super) fn shut_down(budget: Duration, began: Instant, context: &Context, tri
                 log::warn!("out of time: what is not yet applied is released to the queue");
                 drop(release); // after the take-over: its holders end
             }
-            if !released.is_empty() {
+            for released in released {
                 let _ = context.recorded.send_deadline(released, deadline);
             }
         }

@@ -3,10 +3,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::unbounded;
+use crossbeam_channel::{Receiver, unbounded};
 
 use super::{AT_ONCE, FakeQueue, Rig, delivery, entry_failure, queue_error, secs, wait_until};
-use crate::pipeline::deleter::{Backlog, Deleter};
+use crate::pipeline::deleter::Deleter;
 use crate::pipeline::ending::Ending;
 use crate::pipeline::in_flight::Recorded;
 use crate::sqs::{BatchOutcome, QueueError};
@@ -29,17 +29,22 @@ fn deletes(rig: &Rig, ids: impl IntoIterator<Item = usize>) -> Vec<Recorded> {
     ids.map(|id| recorded(rig, &id.to_string(), Ending::Delete)).collect()
 }
 
-fn deleter(rig: &Rig, backlog: &Arc<Mutex<Backlog>>) -> Deleter {
-    Deleter { context: rig.context.clone(), backlog: Arc::clone(backlog) }
+type Shared = Arc<Mutex<Receiver<Recorded>>>;
+
+fn shared(receiver: Receiver<Recorded>) -> Shared {
+    Arc::new(Mutex::new(receiver))
 }
 
-/// Steps until all of these are completed, which come in rounds of seven.
-fn complete(rig: &Rig, mut recorded: Vec<Recorded>) {
+fn deleter(rig: &Rig, recorded: &Shared) -> Deleter {
+    Deleter { context: rig.context.clone(), recorded: Arc::clone(recorded) }
+}
+
+/// Steps until all of these are completed.
+fn complete(rig: &Rig, recorded: Vec<Recorded>) {
     let (sender, receiver) = unbounded();
-    let deleter = deleter(rig, &Backlog::new(receiver));
-    while !recorded.is_empty() {
-        let round = recorded.drain(..recorded.len().min(7)).collect();
-        sender.send(round).unwrap();
+    let deleter = deleter(rig, &shared(receiver));
+    for recorded in recorded {
+        sender.send(recorded).unwrap();
     }
     while rig.context.metrics.in_flight.get() > 0 {
         assert!(deleter.step());
@@ -64,13 +69,15 @@ fn deletes_go_out_in_batches_of_ten() {
 }
 
 #[test]
-fn a_round_of_many_is_shared_by_the_deleters() {
+fn many_are_shared_by_the_deleters() {
     let rig = Rig::new();
     let (sender, receiver) = unbounded();
-    let backlog = Backlog::new(receiver);
-    sender.send(deletes(&rig, 0..25)).unwrap();
+    let shared = shared(receiver);
+    for recorded in deletes(&rig, 0..25) {
+        sender.send(recorded).unwrap();
+    }
     for expected in [vec![10], vec![10, 10], vec![10, 10, 5]] {
-        assert!(deleter(&rig, &backlog).step());
+        assert!(deleter(&rig, &shared).step());
         assert_eq!(sizes(&rig), expected);
     }
 }
@@ -121,15 +128,15 @@ fn a_queue_that_takes_no_deletes_is_not_called_in_a_hot_loop() {
 fn a_delete_that_goes_on_failing_holds_up_no_other_deleter() {
     let rig = with_deletes(VecDeque::from([Ok(vec![Some(entry_failure("InternalError", false))])]));
     let (sender, receiver) = unbounded();
-    let backlog = Backlog::new(receiver);
+    let shared = shared(receiver);
     thread::scope(|scope| {
         for _ in 0..2 {
-            let deleter = deleter(&rig, &backlog);
+            let deleter = deleter(&rig, &shared);
             scope.spawn(move || deleter.step());
         }
-        sender.send(vec![recorded(&rig, "failing", Ending::Delete)]).unwrap();
+        sender.send(recorded(&rig, "failing", Ending::Delete)).unwrap();
         wait_until("the first call", || calls(&rig).len() == 1);
-        sender.send(vec![recorded(&rig, "other", Ending::Delete)]).unwrap();
+        sender.send(recorded(&rig, "other", Ending::Delete)).unwrap();
     });
     assert_eq!(calls(&rig), [["failing"], ["other"], ["failing"]]);
 }
@@ -174,7 +181,7 @@ fn what_is_released_is_not_hidden_again_by_an_extension_that_was_under_way() {
         scope.spawn(|| complete(&rig, vec![released, other]));
         wait_until("the other is released", || changed() == [("other".to_owned(), secs(0))]);
         let ended = crate::pipeline::in_flight::Extended::Failed;
-        rig.in_flight().end_extension(&under_way[0], ended);
+        rig.in_flight().end_extension(under_way[0].0, ended);
         wait_until("the first is released, too", || changed().len() == 2);
     });
 }
@@ -183,10 +190,10 @@ fn what_is_released_is_not_hidden_again_by_an_extension_that_was_under_way() {
 fn deleters_end_in_the_exit_phase() {
     let mut rig = Rig::new();
     let (_sender, receiver) = unbounded();
-    let backlog = Backlog::new(receiver);
+    let shared = shared(receiver);
     thread::scope(|scope| {
         for _ in 0..3 {
-            let deleter = deleter(&rig, &backlog);
+            let deleter = deleter(&rig, &shared);
             scope.spawn(move || deleter.run());
         }
         drop(rig.triggers.take());

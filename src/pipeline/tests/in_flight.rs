@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use super::{AT_ONCE, received_at, secs, track};
 use crate::ops::metrics::Metrics;
 use crate::pipeline::ending::Ending;
-use crate::pipeline::in_flight::{Extended, InFlight, InFlightDelivery, OpenPoll};
+use crate::pipeline::in_flight::{Extended, InFlight, InFlightDelivery};
 
 fn tracker() -> (InFlight, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new().unwrap());
@@ -15,16 +15,12 @@ fn tracked(in_flight: &InFlight, id: &str, at: Instant) -> InFlightDelivery {
     track(in_flight, received_at(id, "{}", at))
 }
 
-fn poll(until: Instant, likely_until: Instant) -> OpenPoll {
-    OpenPoll { until, likely_until }
-}
-
 /// Extends what is due, by the tracker's timeout, and says what that was.
 fn extend(in_flight: &InFlight, now: Instant, result: Extended) -> Vec<String> {
     let extensions = in_flight.begin_extensions(10, now);
-    let extended = extensions.iter().map(|extension| {
-        in_flight.end_extension(extension, result);
-        extension.receipt_handle.0.clone()
+    let extended = extensions.into_iter().map(|(id, receipt_handle)| {
+        in_flight.end_extension(id, result);
+        receipt_handle.0
     });
     extended.collect()
 }
@@ -55,7 +51,7 @@ fn the_most_urgent_messages_are_extended_first_and_no_more_than_a_call_takes() {
     let ((in_flight, _), start) = (tracker(), Instant::now());
     let ages = [3, 1, 2].map(|age| tracked(&in_flight, &age.to_string(), start + secs(age)));
     let due = in_flight.begin_extensions(2, start + secs(20));
-    let ids: Vec<&str> = due.iter().map(|extension| extension.receipt_handle.0.as_str()).collect();
+    let ids: Vec<&str> = due.iter().map(|(_, receipt_handle)| receipt_handle.0.as_str()).collect();
     assert_eq!(ids, ["1", "2"]);
     drop(ages);
 }
@@ -136,7 +132,7 @@ fn what_is_recorded_during_its_extension_says_so_and_is_not_lost_by_it() {
     let under_way = in_flight.begin_extensions(10, start + secs(15));
     let recorded = in_flight.record(vec![(held, AT_ONCE)]).remove(0);
     assert!(in_flight.is_being_extended(recorded.id));
-    in_flight.end_extension(&under_way[0], Extended::Forgotten);
+    in_flight.end_extension(under_way[0].0, Extended::Forgotten);
     assert!(!in_flight.is_being_extended(recorded.id));
     assert_eq!(in_flight.time_left(recorded.id, start + secs(15)), secs(15));
 }
@@ -164,7 +160,7 @@ fn what_is_taken_over_during_its_extension_says_so_until_that_has_ended() {
     let under_way = in_flight.begin_extensions(10, start + secs(15));
     let released = in_flight.take_over(start + secs(15));
     assert!(in_flight.is_being_extended(released[0].id));
-    in_flight.end_extension(&under_way[0], Extended::Until(start + secs(45)));
+    in_flight.end_extension(under_way[0].0, Extended::Until(start + secs(45)));
     assert!(!in_flight.is_being_extended(released[0].id));
 }
 
@@ -175,7 +171,7 @@ fn what_is_released_becomes_visible_when_the_last_open_poll_can_no_longer_take_i
         tracked(&in_flight, "1", now);
         in_flight.take_over(at)[0].ending.visible_in()
     };
-    in_flight.open_poll(1, poll(now + Duration::from_millis(9_500), now));
+    in_flight.open_poll(1, now + Duration::from_millis(9_500));
     assert_eq!(visible_in(now), secs(11));
     assert_eq!(visible_in(now + secs(60)), secs(1), "its answer is under way");
     in_flight.close_poll(1, Vec::new());
@@ -192,18 +188,15 @@ fn what_comes_or_is_dropped_in_the_release_phase_is_released_by_the_next_look() 
 }
 
 #[test]
-fn a_drain_waits_for_what_is_in_flight_and_for_polls_that_are_likely_to_bring_something() {
+fn a_drain_waits_for_what_is_in_flight_and_for_a_moment_for_open_polls() {
     let ((in_flight, _), now) = (tracker(), Instant::now());
-    assert!(in_flight.is_drained(true, now));
+    assert!(in_flight.is_drained(true));
     let held = tracked(&in_flight, "1", now);
-    assert!(!in_flight.is_drained(false, now));
+    assert!(!in_flight.is_drained(false));
     in_flight.remove([held.id]);
-    in_flight.open_poll(0, poll(now + secs(20), now + secs(3)));
-    assert!(!in_flight.is_drained(false, now));
-    assert!(in_flight.is_drained(false, now + secs(3)), "what there was would have come");
-    in_flight.open_poll(0, poll(now + secs(20), now));
-    assert!(in_flight.is_drained(false, now), "it may wait for long in vain");
-    assert!(!in_flight.is_drained(true, now), "for a moment it is waited for");
+    in_flight.open_poll(0, now + secs(20));
+    assert!(!in_flight.is_drained(true));
+    assert!(in_flight.is_drained(false), "it may wait for long in vain");
     in_flight.close_poll(0, Vec::new());
-    assert!(in_flight.is_drained(true, now));
+    assert!(in_flight.is_drained(true));
 }

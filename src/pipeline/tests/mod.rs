@@ -17,7 +17,7 @@ use crossbeam_channel::{Receiver, unbounded};
 use super::context::Context;
 use super::ending::Ending;
 use super::gate::{Access, RedisGate};
-use super::in_flight::{InFlight, InFlightDelivery, OpenPoll, Recorded};
+use super::in_flight::{InFlight, InFlightDelivery, Recorded};
 use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Invalidation, Layout};
 use crate::clock::EpochMs;
@@ -210,7 +210,7 @@ struct Rig {
     context: Arc<Context>,
     queue: Arc<FakeQueue>,
     store: Arc<FakeStore>,
-    recorded: Receiver<Vec<Recorded>>,
+    recorded: Receiver<Recorded>,
     triggers: Option<Phases<StopTrigger>>,
 }
 
@@ -267,7 +267,7 @@ impl Rig {
     /// What was recorded so far: receipt handle and ending.
     fn endings(&self) -> Vec<(String, Ending)> {
         let ending = |recorded: Recorded| (recorded.receipt_handle.0, recorded.ending);
-        self.recorded.try_iter().flatten().map(ending).collect()
+        self.recorded.try_iter().map(ending).collect()
     }
 
     fn failed(&self, reason: &str) -> u64 {
@@ -276,8 +276,7 @@ impl Rig {
 }
 
 fn track(in_flight: &InFlight, delivery: Delivery) -> InFlightDelivery {
-    let now = Instant::now();
-    in_flight.open_poll(0, OpenPoll { until: now, likely_until: now });
+    in_flight.open_poll(0, Instant::now());
     in_flight.close_poll(0, vec![delivery]).pop().unwrap()
 }
 
