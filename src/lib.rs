@@ -19,7 +19,7 @@
 //! poller-0..P --Vec<InFlightDelivery>--> bounded --> worker-0..W --Vec<Recorded>--> bounded --> deleter-0..P
 //! visibility (extends what is in flight)   sampler (Redis health and statistics; whether the pollers make progress)
 //! prefix-check (once: whose customers are in Redis)   credentials, redis-credentials (renewal)   reports (Sentry's DSN, once)
-//! ops-http (every connection)   signals   watchdog (tells systemd that the loops are alive)   lookup (one per host lookup)
+//! ops-http (every connection)   signals   lookup (one per host lookup)   main (waits for signals; systemd's watchdog)
 //! SIGTERM/SIGINT: drain -> release -> exit (`shutdown`, `service::shut_down`)
 //! ```
 //! The loops are not scoped threads: a poller in a long poll cannot be woken, and must not delay the end of the

@@ -46,7 +46,7 @@ fn run_service(settings: &Settings) -> Result<ExitCode, (u8, String)> {
     }
     let overrides = Overrides { log_level: Some(config.log.level), ..Overrides::default() };
     match service::run(&config, overrides) {
-        Ok(ended) => Ok(ExitCode::from(ended.exit_status())),
+        Ok(status) => Ok(ExitCode::from(status)),
         Err(error) => {
             log::error!(err:% = format!("{error:#}"); "the service ended with a fault");
             Ok(ExitCode::FAILURE)

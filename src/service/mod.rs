@@ -44,25 +44,13 @@ use threads::Threads;
 const WAITING_MESSAGES: usize = 20;
 /// What a shutdown may take after a loop has died: nobody completes what it held.
 const LOOP_DIED_BUDGET: Duration = Duration::from_secs(5);
+/// How often to check what is due, at least.
+const TICK: Duration = Duration::from_secs(5);
 
-/// How the service ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// It was asked to stop.
-    Stopped,
-    /// One of its loops panicked: a defect.
-    LoopDied,
-}
-
-impl Ended {
-    /// The exit status of the process: 0, or 70 (`EX_SOFTWARE` of sysexits.h: a defect, a restart may help).
-    pub fn exit_status(self) -> u8 {
-        match self {
-            Self::Stopped => 0,
-            Self::LoopDied => 70,
-        }
-    }
-}
+/// The exit statuses of the service: it was asked to stop, or one of its loops panicked (`EX_SOFTWARE` of sysexits.h: a
+/// defect, a restart may help).
+const STOPPED: u8 = 0;
+const LOOP_DIED: u8 = 70;
 
 /// Replaces real components: in a program that embeds the service, or a test that breaks it on purpose.
 #[derive(Default, Clone)]
@@ -89,22 +77,10 @@ struct Setup<'a> {
     threads: Threads,
 }
 
-/// Runs the service until a signal asks it to stop. Fails only if it cannot start: no port, no thread.
-pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<Ended> {
+/// Runs the service until a signal asks it to stop. Returns its exit status: 0, or 70 after a panic in one of its loops. Fails
+/// only if it cannot start: no port, no thread.
+pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<u8> {
     let faults = Arc::new(FaultLog::default());
-    let ended = run_until_the_end(config, overrides, &faults);
-    crate::log::log_summaries(Duration::ZERO);
-    let (ended, began) = ended?;
-    log::info!(stop_secs = began.elapsed().as_secs_f64(); "stopped");
-    Ok(ended)
-}
-
-/// How it ended, and when its end began.
-fn run_until_the_end(
-    config: &Config,
-    overrides: Overrides,
-    faults: &Arc<FaultLog>,
-) -> anyhow::Result<(Ended, Instant)> {
     let (died, deaths) = bounded(16);
     // Threads that wait for signals or in long polls cannot be woken, and must not delay the end of the process.
     let left_behind = Threads::new(&died);
@@ -136,7 +112,7 @@ fn run_until_the_end(
             config.proxy.clone(),
         )),
         metrics: Arc::clone(&metrics),
-        faults: Arc::clone(faults),
+        faults: Arc::clone(&faults),
         exit: shutdown.exit.clone(),
         threads: Threads::new(&died),
     };
@@ -160,30 +136,31 @@ fn run_until_the_end(
         store: overrides.store.map_or_else(|| setup.store(), Ok)?,
         queue: overrides.queue.map_or_else(|| setup.queue(), Ok)?,
         in_flight: InFlight::new(config.consumers, Arc::clone(&metrics)),
-        gate: RedisGate::new(Arc::clone(&health), Arc::clone(&metrics), Arc::clone(faults)),
+        gate: RedisGate::new(Arc::clone(&health), Arc::clone(&metrics), Arc::clone(&faults)),
         health,
         metrics,
-        faults: Arc::clone(faults),
+        faults,
         reporter,
         recorded: recorded_sender,
         shutdown,
     });
     setup.start_loops(&context, recorded, status, &left_behind)?;
-    setup.start_watchdog(&context.health)?;
-    systemd::notify_ready(faults);
+    systemd::notify_ready(&context.faults);
 
-    let ended = wait_for_the_end(&signals, &deaths, &mut log_level);
+    let status = wait_for_the_end(&signals, &deaths, &mut log_level, &context);
     let began = Instant::now();
     let mut budget = config.shutdown_timeout;
-    if ended == Ended::LoopDied {
+    if status == LOOP_DIED {
         context.reporter.report_error("a loop of this service died");
         budget = budget.min(LOOP_DIED_BUDGET);
     }
-    systemd::notify_stopping(budget, faults);
+    systemd::notify_stopping(budget, &context.faults);
     shut_down::shut_down(budget, began, &context, triggers);
     server.unblock();
     setup.threads.wait(began + budget);
-    Ok((ended, began))
+    crate::log::log_summaries(Duration::ZERO);
+    log::info!(stop_secs = began.elapsed().as_secs_f64(); "stopped");
+    Ok(status)
 }
 
 impl Setup<'_> {
@@ -225,23 +202,35 @@ impl Setup<'_> {
     }
 }
 
-fn wait_for_the_end(signals: &Receiver<i32>, deaths: &Receiver<String>, log_level: &mut LogLevel) -> Ended {
+/// Waits for a signal or the death of a loop, and meanwhile does what is due every few seconds. Returns the exit status.
+fn wait_for_the_end(
+    signals: &Receiver<i32>,
+    deaths: &Receiver<String>,
+    log_level: &mut LogLevel,
+    context: &Context,
+) -> u8 {
+    let watchdog = sd_notify::watchdog_enabled();
+    // Half of the timeout, as systemd recommends.
+    let tick = watchdog.map_or(TICK, |timeout| TICK.min(timeout / 2));
     loop {
+        if watchdog.is_some() {
+            systemd::feed_watchdog(&context.health, &context.faults);
+        }
         select! {
             recv(signals) -> signal => match signal.unwrap_or(SIGTERM) {
                 SIGUSR1 => log_level.signalled(Instant::now()),
                 signal => {
                     let name = if signal == SIGTERM { "SIGTERM" } else { "SIGINT" };
                     log::info!(signal = name; "stopping: no new messages are received");
-                    return Ended::Stopped;
+                    return STOPPED;
                 }
             },
             recv(deaths) -> thread => {
                 let thread = thread.unwrap_or_default();
                 log::error!(thread_name = thread.as_str(); "a loop of this service died because of a defect: exiting, so that the service is restarted");
-                return Ended::LoopDied;
+                return LOOP_DIED;
             }
-            default(Duration::from_secs(5)) => log_level.tick(Instant::now()),
+            default(tick) => log_level.tick(Instant::now()),
         }
     }
 }

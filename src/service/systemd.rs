@@ -1,12 +1,10 @@
 //! Notifications to systemd, where it started the service with `Type=notify`. Elsewhere (no `NOTIFY_SOCKET`) nothing
 //! happens.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use super::Setup;
 use crate::log::FaultLog;
 use crate::ops::health::HealthBoard;
 
@@ -27,42 +25,18 @@ pub(super) fn notify_stopping(budget: Duration, faults: &FaultLog) {
     notify(faults, &[NotifyState::Stopping, extended, status]);
 }
 
-impl Setup<'_> {
-    /// Starts the thread that feeds the watchdog while the loops are alive, if the unit has `WatchdogSec`. Once they are
-    /// dead systemd restarts the service.
-    pub(super) fn start_watchdog(&self, health: &Arc<HealthBoard>) -> anyhow::Result<()> {
-        let Some(timeout) = sd_notify::watchdog_enabled() else {
-            return Ok(());
-        };
-        let (health, faults, exit) = (Arc::clone(health), Arc::clone(&self.faults), self.exit.clone());
-        self.threads.spawn("watchdog", move || {
-            loop {
-                let now = Instant::now();
-                let status = status(&health, now);
-                let status = NotifyState::Status(&status);
-                if health.is_live(now) {
-                    notify(&faults, &[NotifyState::Watchdog, status]);
-                } else {
-                    notify(&faults, &[status]);
-                }
-                // Half of the timeout, as systemd recommends: one that is late does no harm.
-                if exit.wait(timeout / 2) {
-                    return;
-                }
-            }
-        })
-    }
-}
-
-/// A line for `systemctl status`.
-fn status(health: &HealthBoard, now: Instant) -> String {
+/// For a unit with `WatchdogSec`: the loops are alive. Once they are dead systemd restarts the service.
+pub(super) fn feed_watchdog(health: &HealthBoard, faults: &FaultLog) {
+    let now = Instant::now();
     if !health.is_live(now) {
-        return "dead: no poller makes progress, waiting for the restart".to_owned();
+        let status = NotifyState::Status("dead: no poller makes progress, waiting for the restart");
+        return notify(faults, &[status]);
     }
     let readiness = health.readiness(now);
     let state = if readiness.up { "ready" } else { "not ready" };
     let redis = if readiness.redis_connected { "connected" } else { "unavailable" };
-    format!("{state}: {} pollers, Redis {redis}", readiness.consumers)
+    let status = format!("{state}: {} pollers, Redis {redis}", readiness.consumers);
+    notify(faults, &[NotifyState::Watchdog, NotifyState::Status(&status)]);
 }
 
 /// If systemd cannot be notified, it acts by its own timeouts, and the log says why.

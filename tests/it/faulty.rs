@@ -77,8 +77,8 @@ fn the_service_with_a_defect() {
     service_log::install_panic_hook();
     let begins_with = environment.get(OsStr::new(BEGINS_WITH)).map(PathBuf::from);
     let overrides = overrides(defect, begins_with.unwrap_or_default(), &config);
-    let ended = service::run(&config, overrides).expect("a service that can start");
-    std::process::exit(i32::from(ended.exit_status()));
+    let status = service::run(&config, overrides).expect("a service that can start");
+    std::process::exit(status.into());
 }
 
 fn overrides(defect: Defect, begins_with: PathBuf, config: &Config) -> Overrides {
