@@ -47,6 +47,9 @@ impl Context {
     /// Records how deliveries end and sends them to the deleters. Waits for room until the exit phase: there is none
     /// only while the queue fails.
     pub fn record(&self, ended: Vec<(InFlightDelivery, Ending)>) {
+        if ended.is_empty() {
+            return;
+        }
         for recorded in self.in_flight.record(ended) {
             let _ = self.recorded.send(recorded); // fails once all deleters have ended
         }
@@ -56,10 +59,12 @@ impl Context {
         self.faults.fault(kind, level, message, error, Instant::now());
     }
 
-    /// Counts and logs a failed call to the queue.
-    pub fn queue_failed(&self, operation: Operation, kind: &str, level: Level, message: &str, error: &str) {
-        add(&self.metrics.queue_errors, operation.label(), 1);
-        self.fault(kind, level, message, error);
+    /// Counts and logs a failed call to the queue, as a fault whose kind begins with the operation's label.
+    pub fn queue_failed(&self, operation: Operation, kind: &str, message: &str, error: &str) {
+        let (operation, is_receive) = (operation.label(), operation == Operation::Receive);
+        add(&self.metrics.queue_errors, operation, 1);
+        let level = if is_receive { Level::Error } else { Level::Warn };
+        self.fault(&format!("{operation} {kind}"), level, message, error);
     }
 
     /// Logs that what these kinds of fault prevented works again: once, by whoever notices first.

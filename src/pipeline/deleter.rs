@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
-use log::Level;
 
 use super::context::Context;
 use super::in_flight::Recorded;
@@ -143,7 +142,6 @@ impl Deleter {
     fn failed(&self, operation: Operation, kind: &str, fate: &str, error: &str) {
         let what =
             if operation == Operation::Delete { "delete a message" } else { "change a message's visibility" };
-        let (kind, message) = (format!("{} {kind}", operation.label()), format!("cannot {what}: {fate}"));
-        self.context.queue_failed(operation, &kind, Level::Warn, &message, error);
+        self.context.queue_failed(operation, kind, &format!("cannot {what}: {fate}"), error);
     }
 }

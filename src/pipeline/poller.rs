@@ -4,15 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{SendTimeoutError, Sender};
-use log::Level;
 
 use super::context::{Context, seconds_now};
 use super::in_flight::InFlightDelivery;
 use crate::backoff::Backoff;
 use crate::sqs::Operation;
 
-/// The prefix of the kinds of all receive faults in the log.
-const FAULT: &str = "receive ";
 /// An empty answer that comes sooner (`WAIT_TIME_SECS=0`, or something that does not wait) is followed by a pause of
 /// this length: without it, an empty queue would cost a call each millisecond.
 const SHORT_POLL_PAUSE: Duration = Duration::from_millis(100);
@@ -61,7 +58,7 @@ impl Poller {
                 let received = context.in_flight.close_poll(self.index, deliveries);
                 context.health.call_succeeded(self.index, Instant::now());
                 context.metrics.last_poll.set(seconds_now());
-                context.works_again(FAULT, "messages can be received");
+                context.works_again(Operation::Receive.label(), "messages can be received");
                 self.backoff.reset();
                 if !received.is_empty() {
                     self.send(received);
@@ -74,8 +71,8 @@ impl Poller {
                 context.in_flight.close_poll(self.index, Vec::new());
                 self.is_proven = false;
                 context.health.call_failed(self.index, Instant::now());
-                let (kind, message) = (format!("{FAULT}{}", error.kind), "cannot receive messages");
-                context.queue_failed(Operation::Receive, &kind, Level::Error, message, &error.message);
+                let message = "cannot receive messages";
+                context.queue_failed(Operation::Receive, &error.kind, message, &error.message);
                 drain.wait(self.backoff.next_wait(fastrand::f64()));
             }
         }

@@ -7,11 +7,10 @@
 use std::time::Duration;
 
 use super::context::Context;
-use crate::store::{Cause, PrefixScan};
+use crate::store::PrefixScan;
 
 /// Between two steps of the scan, so that it does not slow the work.
 const PAUSE: Duration = Duration::from_millis(2);
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How many other prefixes are named, and how many characters of each: it may be anything.
 const NAMED_MAX: usize = 5;
 const SHOWN_MAX: usize = 60;
@@ -19,27 +18,19 @@ const SHOWN_MAX: usize = 60;
 /// Waits for Redis, checks once, and warns if there is reason to.
 pub fn check_prefix(context: &Context, prefix: &str) {
     let exit = &context.shutdown.exit;
-    let keyspace = &context.layout.keyspace;
-    while !exit.is_stopped() {
-        if !context.gate.wait_open(exit, RETRY_AFTER) {
-            continue;
+    while !context.gate.wait_open(exit, Duration::from_hours(1)) {
+        if exit.is_stopped() {
+            return;
         }
-        match context.store.scan_prefixes(keyspace, &|| !exit.wait(PAUSE)) {
-            Ok(scan) => {
-                log::debug!(has_own = scan.has_own, others = scan.others.len(); "checked whose customers are in Redis");
-                if let Some(warning) = warning(prefix, &scan) {
-                    log::warn!("{warning}");
-                }
-                return;
-            }
-            Err(error) if error.is_stopped() || error.cause == Cause::NoPermission => {
-                return log::debug!(err:% = error; "ENVIRONMENT_PREFIX is not checked");
-            }
-            Err(error) => {
-                log::debug!(err:% = error; "cannot check ENVIRONMENT_PREFIX yet");
-                exit.wait(RETRY_AFTER);
+    }
+    match context.store.scan_prefixes(&context.layout.keyspace, &|| !exit.wait(PAUSE)) {
+        Ok(scan) => {
+            log::debug!(has_own = scan.has_own, others = scan.others.len(); "checked whose customers are in Redis");
+            if let Some(warning) = warning(prefix, &scan) {
+                log::warn!("{warning}");
             }
         }
+        Err(error) => log::debug!(err:% = error; "ENVIRONMENT_PREFIX is not checked"),
     }
 }
 

@@ -11,10 +11,8 @@ use super::gate::Access;
 use crate::ops::status::StatusBoard;
 use crate::store::Cause;
 
-/// How often a Redis that cannot be used is checked.
-const CHECK_EVERY: Duration = Duration::from_millis(500);
-/// How often Sentinel, if there is one, is asked whether the primary has changed.
-const FOLLOW_EVERY: Duration = Duration::from_secs(1);
+/// How often a Redis that cannot be used is checked, and Sentinel, if there is one, is asked for the primary.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How often the statistics are read.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 
@@ -23,13 +21,12 @@ pub struct Sampler {
     /// None if there is no status page.
     status: Option<Arc<StatusBoard>>,
     sample_at: Instant,
-    follow_at: Instant,
     was_live: bool,
 }
 
 impl Sampler {
     pub fn new(context: Arc<Context>, status: Option<Arc<StatusBoard>>) -> Self {
-        Self { context, status, sample_at: Instant::now(), follow_at: Instant::now(), was_live: true }
+        Self { context, status, sample_at: Instant::now(), was_live: true }
     }
 
     /// Works until the exit phase.
@@ -59,16 +56,11 @@ impl Sampler {
         }
         self.was_live = is_live;
         // What is written to the old primary after a promotion is lost: the sooner it is noticed, the better.
-        if now >= self.follow_at {
-            self.follow_at = now + FOLLOW_EVERY;
-            match context.store.follow_primary() {
-                Ok(()) => {
-                    context.works_again("sentinel", "the sentinels answer");
-                }
-                Err(error) => {
-                    let message = "cannot ask the sentinels for Redis's primary: the last known one is used";
-                    context.fault("sentinel", Level::Warn, message, &error.message);
-                }
+        match context.store.follow_primary() {
+            Ok(()) => context.works_again("sentinel", "the sentinels answer"),
+            Err(error) => {
+                let message = "cannot ask the sentinels for Redis's primary: the last known one is used";
+                context.fault("sentinel", Level::Warn, message, &error.message);
             }
         }
         if now >= self.sample_at || !context.gate.is_open() {

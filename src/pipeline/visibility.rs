@@ -6,16 +6,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use log::Level;
-
 use super::context::Context;
 use super::deleter::BATCH_MAX;
 use super::in_flight::{ASSUMED_TIMEOUT, Extended};
 use crate::sqs::Operation;
 
-/// The prefixes of the kinds of all faults of this thread in the log.
-const ASK_FAULT: &str = "visibility get_attributes ";
-const EXTEND_FAULT: &str = "visibility change_visibility ";
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
 
 pub struct Visibility {
@@ -59,9 +54,9 @@ impl Visibility {
             ),
             Ok(timeout) => {
                 self.context.in_flight.set_timeout(timeout);
-                let recovered = self.context.faults.recovered(ASK_FAULT, Duration::ZERO, Instant::now());
-                let level = if recovered.is_some() { Level::Info } else { Level::Debug };
-                log::log!(level, "the queue's visibility timeout is {} s", timeout.as_secs());
+                self.context
+                    .works_again(Operation::GetAttributes.label(), "the queue's attributes can be read");
+                log::debug!("the queue's visibility timeout is {} s", timeout.as_secs());
             }
             Err(error) if error.refused => log::warn!(
                 err:% = error;
@@ -71,9 +66,8 @@ impl Visibility {
             Err(error) => {
                 let message =
                     "cannot ask for the queue's visibility timeout: 30 s are assumed until it answers";
-                let kind = format!("{ASK_FAULT}{}", error.kind);
                 let operation = Operation::GetAttributes;
-                self.context.queue_failed(operation, &kind, Level::Warn, message, &error.message);
+                self.context.queue_failed(operation, &error.kind, message, &error.message);
                 return false;
             }
         }
@@ -96,7 +90,7 @@ impl Visibility {
                 Ok(failures) => {
                     if failures.iter().all(Option::is_none) {
                         let what = "the visibility of messages in flight can be extended";
-                        self.context.works_again(EXTEND_FAULT, what);
+                        self.context.works_again(Operation::ChangeVisibility.label(), what);
                     }
                     for (id, failure) in ids.into_iter().zip(failures) {
                         let extended = match failure {
@@ -124,7 +118,6 @@ impl Visibility {
     fn not_extended(&self, kind: &str, error: &str) {
         let message = "cannot extend the visibility of messages in flight: retrying; when their time is over they \
                        are delivered again, and then change nothing";
-        let (operation, kind) = (Operation::ChangeVisibility, format!("{EXTEND_FAULT}{kind}"));
-        self.context.queue_failed(operation, &kind, Level::Warn, message, error);
+        self.context.queue_failed(Operation::ChangeVisibility, kind, message, error);
     }
 }

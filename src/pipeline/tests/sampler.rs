@@ -36,8 +36,7 @@ fn a_failed_read_is_ended_by_the_next_one_that_succeeds() {
 fn a_fault_of_the_side_is_over_when_what_it_hindered_works() {
     let rig = Rig::new();
     let a_while_ago = Instant::now().checked_sub(secs(10)).unwrap();
-    let kinds =
-        ["info", "sentinel", "visibility get_attributes Http500", "visibility change_visibility Http500"];
+    let kinds = ["info", "sentinel", "get_attributes Http500", "change_visibility Http500"];
     for kind in kinds {
         let faults = &rig.context.faults;
         faults.note(kind, log::Level::Warn, "it failed", "why", a_while_ago);
