@@ -27,6 +27,8 @@ const STABLE_AFTER: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct RedisGate {
     state: Mutex<GateState>,
+    /// Cloned by each worker that is about to retry a write.
+    retries: Arc<()>,
     health: Arc<HealthBoard>,
     metrics: Arc<Metrics>,
     faults: Arc<FaultLog>,
@@ -37,8 +39,6 @@ struct GateState {
     closed: Option<Closed>,
     has_failed: bool,
     recovered_at: Option<Instant>,
-    /// Workers that are about to retry a write.
-    retrying: usize,
 }
 
 #[derive(Debug)]
@@ -63,34 +63,23 @@ pub enum Access {
     Write,
 }
 
-/// Until it is dropped, only a write of a worker opens the gate.
-#[derive(Debug)]
-pub struct WriteRetry(Arc<RedisGate>);
-
-impl Drop for WriteRetry {
-    fn drop(&mut self) {
-        self.0.state().retrying -= 1;
-    }
-}
-
 impl RedisGate {
     /// Closed, until a first call succeeds.
     pub fn new(health: Arc<HealthBoard>, metrics: Arc<Metrics>, faults: Arc<FaultLog>) -> Arc<Self> {
         let closed = Some(Closed::new());
-        let state = Mutex::new(GateState { closed, has_failed: false, recovered_at: None, retrying: 0 });
-        Arc::new(Self { state, health, metrics, faults })
+        let state = Mutex::new(GateState { closed, has_failed: false, recovered_at: None });
+        Arc::new(Self { state, retries: Arc::default(), health, metrics, faults })
     }
 
-    /// The caller will retry its failed write.
-    pub fn retry_write(self: &Arc<Self>) -> WriteRetry {
-        self.state().retrying += 1;
-        WriteRetry(Arc::clone(self))
+    /// The caller will retry its failed write: until it drops this, no probe opens the gate.
+    pub fn retry_write(&self) -> Arc<()> {
+        Arc::clone(&self.retries)
     }
 
     /// Only a write can open the gate, and no worker has one to make.
     pub fn needs_probe(&self) -> bool {
-        let state = self.state();
-        state.retrying == 0 && state.closed.as_ref().is_some_and(|closed| closed.needs_write)
+        let needs_write = self.state().closed.as_ref().is_some_and(|closed| closed.needs_write);
+        needs_write && Arc::strong_count(&self.retries) == 1
     }
 
     pub fn is_open(&self) -> bool {

@@ -4,6 +4,7 @@
 //! while others go on. A message of many changes is applied in bounded chunks. A panic costs its message one try.
 
 use std::collections::VecDeque;
+use std::mem::take;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,11 +13,12 @@ use crossbeam_channel::{Receiver, never, select};
 
 use super::context::{Context, add, seconds, seconds_now};
 use super::ending::Ending;
-use super::gate::{Access, WriteRetry};
+use super::gate::Access;
 use super::in_flight::InFlightDelivery;
 use crate::backoff::Backoff;
-use crate::cache::{CacheChange, Changes, Invalidation, changes};
+use crate::cache::{CacheChange, Changes, changes};
 use crate::message::{self, Event};
+use crate::sqs::Delivery;
 use crate::store::{CacheStore, Cause, LockPatience, Outcome, StoreError};
 
 /// The limits of a round: messages, bytes of bodies, changes. Enough that messages share the cost of a call, few enough
@@ -43,7 +45,7 @@ pub struct Worker {
     /// Not recorded yet.
     ended: Vec<(InFlightDelivery, Ending)>,
     /// The last call failed; it is made again after this wait.
-    retry: Option<(WriteRetry, Duration)>,
+    retry: Option<(Arc<()>, Duration)>,
     backoff: Backoff,
 }
 
@@ -68,16 +70,19 @@ struct Attempt {
 }
 
 impl Job {
+    fn new(message: InFlightDelivery, body_bytes: usize, changes: Changes) -> Self {
+        let (begun, due_at) = (Vec::new(), message.delivery.received_at);
+        Self { message, body_bytes, changes, begun, due_at, has_written: false, refusal: None }
+    }
+
     fn is_done(&self) -> bool {
         self.begun.is_empty() && self.changes.len() == 0
     }
 
     /// An invalidation scans many keys and is not atomic. It is its message's only change.
-    fn invalidation(&self) -> Option<&Invalidation> {
-        let CacheChange::InvalidateEnvironment(invalidation) = &self.begun.first()?.change else {
-            return None;
-        };
-        Some(invalidation)
+    fn is_invalidation(&self) -> bool {
+        let is_one = |attempt: &Attempt| matches!(attempt.change, CacheChange::InvalidateEnvironment(_));
+        self.begun.iter().any(is_one)
     }
 
     /// Begins as many changes as there is room for.
@@ -107,17 +112,16 @@ impl Worker {
         let retry = self.retry.take(); // held until this try has ended
         match &retry {
             Some((_, wait)) => _ = self.context.shutdown.release.wait(*wait),
-            None if self.take() => {}
+            None if self.receive() => {}
             None => return false,
         }
         if self.context.shutdown.release.is_stopped() {
             return false;
         }
         let round = self.begin_round();
-        self.record_ended();
+        self.context.record(take(&mut self.ended));
         // An invalidation takes long and may fail alone: it goes by itself, after the others.
-        let (invalidations, others): (Vec<Job>, Vec<Job>) =
-            round.into_iter().partition(|job| job.invalidation().is_some());
+        let (invalidations, others): (Vec<Job>, Vec<Job>) = round.into_iter().partition(Job::is_invalidation);
         self.apply(others);
         for invalidation in invalidations {
             self.apply(vec![invalidation]);
@@ -126,7 +130,7 @@ impl Worker {
     }
 
     /// Takes what is waiting, unless there is something else to do; if there is nothing, waits. False if nothing will come.
-    fn take(&mut self) -> bool {
+    fn receive(&mut self) -> bool {
         if self.jobs.iter().any(|job| job.begun.is_empty()) {
             return true; // others may take what is waiting
         }
@@ -147,22 +151,21 @@ impl Worker {
                 default(wait) => {}
             }
         }
-        let bytes = |taken: &VecDeque<InFlightDelivery>| -> usize {
-            taken.iter().map(|message| message.delivery.body.len()).sum()
-        };
-        while self.taken.len() < ROUND_MESSAGES_MAX
-            && bytes(&self.taken) < ROUND_BYTES_MAX
-            && let Ok(deliveries) = source.try_recv()
-        {
-            self.taken.extend(deliveries);
-        }
-        let mut decoded_bytes = 0;
-        while decoded_bytes < ROUND_BYTES_MAX
-            && let Some(message) = self.taken.pop_front()
-        {
-            decoded_bytes += message.delivery.body.len();
-            let job = self.decode(message);
-            self.jobs.extend(job);
+        let (mut messages, mut bytes) = (0, 0);
+        while messages < ROUND_MESSAGES_MAX && bytes < ROUND_BYTES_MAX {
+            if let Some(mut message) = self.taken.pop_front() {
+                let body = take(&mut message.delivery.body);
+                messages += 1;
+                bytes += body.len();
+                match decode(&self.context, &message.delivery, &body) {
+                    Ok(changes) => self.jobs.push(Job::new(message, body.len(), changes)),
+                    Err(ending) => self.ended.push((message, ending)),
+                }
+            } else if let Ok(deliveries) = source.try_recv() {
+                self.taken.extend(deliveries);
+            } else {
+                break;
+            }
         }
         true
     }
@@ -170,7 +173,7 @@ impl Worker {
     /// Takes out the jobs of the next call: those that are due, as far as there is room for their changes.
     fn begin_round(&mut self) -> Vec<Job> {
         let (now, mut room, mut round) = (Instant::now(), ROUND_CHANGES_MAX, Vec::new());
-        for mut job in std::mem::take(&mut self.jobs) {
+        for mut job in take(&mut self.jobs) {
             if room == 0 || job.due_at > now {
                 self.jobs.push(job);
                 continue;
@@ -183,46 +186,6 @@ impl Worker {
             }
         }
         round
-    }
-
-    fn record_ended(&mut self) {
-        if !self.ended.is_empty() {
-            self.context.record(std::mem::take(&mut self.ended));
-        }
-    }
-
-    /// `None` if it has ended: it cannot be read.
-    fn decode(&mut self, mut message: InFlightDelivery) -> Option<Job> {
-        let body = std::mem::take(&mut message.delivery.body);
-        let (context, delivery) = (&self.context, &message.delivery);
-        let decoded = catch_unwind(AssertUnwindSafe(|| {
-            let decoded = message::decode(&body, delivery.sent_at)?;
-            if let Event::Ignored { label } = &decoded.event {
-                add(&context.metrics.messages_ignored, label, 1);
-            }
-            if decoded.implausible_timestamps > 0 {
-                context.implausible(delivery, decoded.implausible_timestamps);
-            }
-            Ok(changes(decoded, &context.layout))
-        }));
-        let ending = match decoded {
-            Ok(Ok(changes)) => {
-                let due_at = delivery.received_at;
-                return Some(Job {
-                    message,
-                    body_bytes: body.len(),
-                    changes,
-                    begun: Vec::new(),
-                    due_at,
-                    has_written: false,
-                    refusal: None,
-                });
-            }
-            Ok(Err(error)) => context.malformed(delivery, body.len(), &error),
-            Err(_) => context.panicked(delivery),
-        };
-        self.ended.push((message, ending));
-        None
     }
 
     /// One call for all jobs.
@@ -241,9 +204,9 @@ impl Worker {
         match catch_unwind(AssertUnwindSafe(|| self.call_store(&jobs))) {
             Ok(Ok(outcomes)) => {
                 self.backoff.reset();
-                let took_secs = started.elapsed().as_secs_f64();
-                self.context.metrics.write_duration.observe(took_secs);
-                self.conclude(jobs, outcomes);
+                let now = Instant::now();
+                self.context.metrics.write_duration.observe((now - started).as_secs_f64());
+                self.conclude(jobs, outcomes, now);
             }
             Ok(Err(error)) if error.is_stopped() => log::warn!("{error}"),
             Ok(Err(error)) => self.redis_failed(jobs, &error, started),
@@ -256,7 +219,7 @@ impl Worker {
                 }
             }
         }
-        self.record_ended();
+        self.context.record(take(&mut self.ended));
     }
 
     /// Applies what was begun of each job; an outcome per change, in order.
@@ -282,11 +245,11 @@ impl Worker {
     }
 
     /// Records what became of each change. Jobs that are done end, the others are parked or go on.
-    fn conclude(&mut self, jobs: Vec<Job>, outcomes: Vec<Result<Outcome, StoreError>>) {
+    fn conclude(&mut self, jobs: Vec<Job>, outcomes: Vec<Result<Outcome, StoreError>>, now: Instant) {
         let mut outcomes = outcomes.into_iter();
         let (mut has_written, mut has_deleted) = (false, false);
         for mut job in jobs {
-            let mut locked = Vec::new();
+            let (mut locked, mut retry_in) = (Vec::new(), LOCKED_RETRY_MAX);
             for (mut attempt, outcome) in job.begun.drain(..).zip(&mut outcomes) {
                 let (change, key) = attempt.change.describe();
                 let result = outcome.as_ref().map_or("refused by Redis", |outcome| outcome.label());
@@ -294,7 +257,8 @@ impl Worker {
                 log::debug!(message_id, change, key, outcome = result; "made a change");
                 match outcome {
                     Ok(Outcome::Locked) => {
-                        attempt.locked_since.get_or_insert_with(Instant::now);
+                        let waited = now.saturating_duration_since(*attempt.locked_since.get_or_insert(now));
+                        retry_in = retry_in.min(waited / 10).max(LOCKED_RETRY_MIN);
                         locked.push(attempt);
                     }
                     Ok(outcome) if self.count(outcome) => {
@@ -305,12 +269,8 @@ impl Worker {
                     Err(error) => _ = job.refusal.get_or_insert(error),
                 }
             }
-            // A message with more changes goes on with them.
-            if let Some(locked_since) = locked.iter().filter_map(|attempt| attempt.locked_since).max()
-                && job.changes.len() == 0
-            {
-                let (now, waited) = (Instant::now(), locked_since.elapsed());
-                job.due_at = now + (waited / 10).clamp(LOCKED_RETRY_MIN, LOCKED_RETRY_MAX);
+            if job.changes.len() == 0 {
+                job.due_at = now + retry_in; // one with more changes goes on with them
             }
             job.begun = locked;
             if job.is_done() {
@@ -355,6 +315,24 @@ impl Worker {
             add(&self.context.metrics.writes_skipped, reason, stale);
         }
         written > 0
+    }
+}
+
+/// The changes that a message demands. One that cannot be read has ended.
+fn decode(context: &Context, delivery: &Delivery, body: &str) -> Result<Changes, Ending> {
+    let decoded = catch_unwind(AssertUnwindSafe(|| {
+        let decoded = message::decode(body, delivery.sent_at)?;
+        if let Event::Ignored { label } = &decoded.event {
+            add(&context.metrics.messages_ignored, label, 1);
+        }
+        if decoded.implausible_timestamps > 0 {
+            context.implausible(delivery, decoded.implausible_timestamps);
+        }
+        Ok(changes(decoded, &context.layout))
+    }));
+    match decoded {
+        Ok(changes) => changes.map_err(|error| context.malformed(delivery, body.len(), &error)),
+        Err(_) => Err(context.panicked(delivery)),
     }
 }
 
