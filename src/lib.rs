@@ -20,7 +20,7 @@
 //! visibility (extends what is in flight)   sampler (Redis health and statistics; whether the pollers make progress)
 //! prefix-check (once: whose customers are in Redis)   credentials, redis-credentials (renewal)   reports (Sentry's DSN, once)
 //! ops-http (every connection)   signals   lookup (one per host lookup)   main (waits for signals; systemd's watchdog)
-//! SIGTERM/SIGINT: drain -> release -> exit (`shutdown`, `service::shut_down`)
+//! SIGTERM/SIGINT: drain -> release -> exit (`shutdown`, `service`)
 //! ```
 //! The loops are not scoped threads: a poller in a long poll cannot be woken, and must not delay the end of the
 //! process. Each is named and counted (`service::threads`). A panic in a loop ends the process with status 70.

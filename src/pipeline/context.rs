@@ -20,7 +20,7 @@ use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::{Phases, Stop};
-use crate::sqs::{Operation, Queue};
+use crate::sqs::{BatchOutcome, EntryFailure, Operation, Queue, QueueError};
 use crate::store::CacheStore;
 
 pub struct Context {
@@ -41,6 +41,16 @@ pub struct Context {
     /// To the deleters. Bounded: when they fall behind, the workers wait.
     pub recorded: Sender<Recorded>,
     pub shutdown: Phases<Stop>,
+}
+
+/// What became of one entry of a batch.
+#[derive(Debug, Clone)]
+pub enum Sent {
+    Done,
+    /// It can be sent again.
+    Failed,
+    /// Sending it again cannot help: the queue does not know the receipt handle any more.
+    Refused(EntryFailure),
 }
 
 impl Context {
@@ -65,6 +75,38 @@ impl Context {
         add(&self.metrics.queue_errors, operation, 1);
         let level = if is_receive { Level::Error } else { Level::Warn };
         self.fault(&format!("{operation} {kind}"), level, message, error);
+    }
+
+    /// What became of each entry of a batch call to the queue.
+    pub fn sent<T>(
+        &self,
+        operation: Operation,
+        entries: Vec<T>,
+        result: Result<BatchOutcome, QueueError>,
+    ) -> Vec<(T, Sent)> {
+        let label = operation.label();
+        let is_delete = operation == Operation::Delete;
+        let what = if is_delete { "delete messages" } else { "change the visibility of messages" };
+        let failed = |kind: &str, error: &str| {
+            self.queue_failed(operation, kind, &format!("cannot {what}: retrying"), error);
+            Sent::Failed
+        };
+        let failures = match result {
+            Ok(failures) => failures,
+            Err(error) => {
+                let failed = failed(&error.kind, &error.message);
+                return entries.into_iter().map(|entry| (entry, failed.clone())).collect();
+            }
+        };
+        if failures.iter().all(Option::is_none) {
+            self.works_again(label, format_args!("calls ({label}) succeed"));
+        }
+        let sent = failures.into_iter().map(|failure| match failure {
+            None => Sent::Done,
+            Some(failure) if failure.is_final() => Sent::Refused(failure),
+            Some(failure) => failed(&failure.code, &failure.message),
+        });
+        entries.into_iter().zip(sent).collect()
     }
 
     /// Logs that what these kinds of fault prevented works again: once, by whoever notices first.

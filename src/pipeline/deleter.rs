@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, select};
 
-use super::context::Context;
+use super::context::{Context, Sent};
 use super::in_flight::Recorded;
 use crate::backoff::Backoff;
 use crate::sqs::Operation;
@@ -20,9 +20,6 @@ pub const BATCH_MAX: usize = 10;
 const GATHER: Duration = Duration::from_millis(5);
 /// How long to wait for the end of an extension that is under way.
 const EXTENSION_WAIT: Duration = Duration::from_millis(20);
-const RETRIED: &str = "retrying";
-const GIVEN_UP: &str =
-    "it is delivered again when its visibility timeout ends, and changes nothing if it was applied";
 
 pub struct Deleter {
     pub context: Arc<Context>,
@@ -83,8 +80,7 @@ impl Deleter {
             let has_time = |recorded: &Recorded| !is_last_try && in_flight.time_left(recorded.id, now) > wait;
             let (again, given_up): (Vec<_>, Vec<_>) = failed.into_iter().partition(has_time);
             for recorded in given_up {
-                let operation = recorded.ending.operation();
-                self.failed(operation, "given up", GIVEN_UP, "there is no time for another try");
+                self.give_up(recorded.ending.operation(), "there is no time for another try");
                 in_flight.remove([recorded.id]);
             }
             pending = extended.into_iter().chain(again).collect();
@@ -108,40 +104,26 @@ impl Deleter {
             let entries: Vec<_> = handles.zip(visible_in).collect();
             self.context.queue.change_visibility_batch(&entries)
         };
-        let failures = match result {
-            Ok(failures) => failures,
-            Err(error) => {
-                self.failed(operation, &error.kind, RETRIED, &error.message);
-                return batch;
-            }
-        };
-        let label = operation.label();
-        if failures.iter().all(Option::is_none) {
-            self.context.works_again(label, format_args!("calls ({label}) succeed"));
-        }
         let (mut ended, mut again) = (Vec::new(), Vec::new());
-        for (recorded, failure) in batch.into_iter().zip(failures) {
-            match failure {
-                Some(failure) if !failure.is_final() => {
-                    self.failed(operation, &failure.code, RETRIED, &failure.message);
-                    again.push(recorded);
-                    continue;
+        for (recorded, sent) in self.context.sent(operation, batch, result) {
+            match sent {
+                Sent::Failed => again.push(recorded),
+                Sent::Refused(failure) => {
+                    self.give_up(operation, &format!("{}: {}", failure.code, failure.message));
+                    ended.push(recorded.id);
                 }
-                Some(failure) => {
-                    let error = format!("{}: {}", failure.code, failure.message);
-                    self.failed(operation, "given up", GIVEN_UP, &error);
-                }
-                None => {}
+                Sent::Done => ended.push(recorded.id),
             }
-            ended.push(recorded.id);
         }
         self.context.in_flight.remove(ended);
         again
     }
 
-    fn failed(&self, operation: Operation, kind: &str, fate: &str, error: &str) {
-        let what =
-            if operation == Operation::Delete { "delete a message" } else { "change a message's visibility" };
-        self.context.queue_failed(operation, kind, &format!("cannot {what}: {fate}"), error);
+    fn give_up(&self, operation: Operation, error: &str) {
+        let what = if operation == Operation::Delete { "deleted" } else { "released" };
+        let message = format!(
+            "a message cannot be {what}: it is delivered again when its visibility timeout ends, and changes nothing if it was applied"
+        );
+        self.context.queue_failed(operation, "given up", &message, error);
     }
 }

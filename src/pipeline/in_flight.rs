@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::context::Sent;
 use super::ending::Ending;
 use crate::ops::metrics::Metrics;
 use crate::sqs::{Delivery, ReceiptHandle};
@@ -60,16 +61,6 @@ pub struct Recorded {
     pub id: u64,
     pub receipt_handle: ReceiptHandle,
     pub ending: Ending,
-}
-
-/// What became of an extension.
-#[derive(Debug, Clone, Copy)]
-pub enum Extended {
-    Until(Instant),
-    /// It can be tried again.
-    Failed,
-    /// The queue does not know the receipt handle any more.
-    Forgotten,
 }
 
 impl InFlight {
@@ -205,20 +196,21 @@ impl InFlight {
         due.into_iter().filter_map(begin).take(max).collect()
     }
 
-    pub fn end_extension(&self, id: u64, result: Extended) {
+    /// An extension, to this time if it succeeded, has ended.
+    pub fn end_extension(&self, id: u64, until: Instant, sent: &Sent) {
         let mut tracked = self.tracked();
         let Some(entry) = tracked.entries.get_mut(&id) else {
             return;
         };
         entry.is_being_extended = false;
-        match result {
-            Extended::Until(until) => entry.extended_until = Some(until),
+        match sent {
+            Sent::Done => entry.extended_until = Some(until),
             // If it was recorded meanwhile, its own delete may be why the queue forgot it.
-            Extended::Forgotten if !entry.is_recorded => {
+            Sent::Refused(_) if !entry.is_recorded => {
                 tracked.entries.remove(&id);
                 self.count(&tracked);
             }
-            Extended::Forgotten | Extended::Failed => {}
+            Sent::Refused(_) | Sent::Failed => {}
         }
     }
 

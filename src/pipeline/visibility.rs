@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::context::Context;
 use super::deleter::BATCH_MAX;
-use super::in_flight::{ASSUMED_TIMEOUT, Extended};
+use super::in_flight::ASSUMED_TIMEOUT;
 use crate::sqs::Operation;
 
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(10);
@@ -86,38 +86,15 @@ impl Visibility {
             let hidden_for = in_flight.timeout();
             let (ids, handles): (Vec<_>, Vec<_>) = extensions.into_iter().unzip();
             let entries: Vec<_> = handles.into_iter().map(|handle| (handle, hidden_for)).collect();
-            match self.context.queue.change_visibility_batch(&entries) {
-                Ok(failures) => {
-                    if failures.iter().all(Option::is_none) {
-                        let what = "the visibility of messages in flight can be extended";
-                        self.context.works_again(Operation::ChangeVisibility.label(), what);
-                    }
-                    for (id, failure) in ids.into_iter().zip(failures) {
-                        let extended = match failure {
-                            None => Extended::Until(called_at + hidden_for),
-                            // It was completed meanwhile, or its time was over.
-                            Some(failure) if failure.is_final() => Extended::Forgotten,
-                            Some(failure) => {
-                                self.not_extended(&failure.code, &failure.message);
-                                Extended::Failed
-                            }
-                        };
-                        in_flight.end_extension(id, extended);
-                    }
-                }
-                Err(error) => {
-                    for id in ids {
-                        in_flight.end_extension(id, Extended::Failed);
-                    }
-                    return self.not_extended(&error.kind, &error.message);
-                }
+            let result = self.context.queue.change_visibility_batch(&entries);
+            let has_failed = result.is_err();
+            let sent = self.context.sent(Operation::ChangeVisibility, ids, result);
+            for (id, sent) in sent {
+                in_flight.end_extension(id, called_at + hidden_for, &sent);
+            }
+            if has_failed {
+                return;
             }
         }
-    }
-
-    fn not_extended(&self, kind: &str, error: &str) {
-        let message = "cannot extend the visibility of messages in flight: retrying; when their time is over they \
-                       are delivered again, and then change nothing";
-        self.context.queue_failed(Operation::ChangeVisibility, kind, message, error);
     }
 }

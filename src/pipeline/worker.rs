@@ -120,12 +120,7 @@ impl Worker {
         }
         let round = self.begin_round();
         self.context.record(take(&mut self.ended));
-        // An invalidation takes long and may fail alone: it goes by itself, after the others.
-        let (invalidations, others): (Vec<Job>, Vec<Job>) = round.into_iter().partition(Job::is_invalidation);
-        self.apply(others);
-        for invalidation in invalidations {
-            self.apply(vec![invalidation]);
-        }
+        self.apply(round);
         true
     }
 
@@ -181,8 +176,12 @@ impl Worker {
             job.begin_changes(&mut room);
             if job.is_done() {
                 self.end(job);
-            } else {
+            } else if !job.is_invalidation() {
                 round.push(job);
+            } else if round.is_empty() {
+                (room, round) = (0, vec![job]); // it takes long and may fail alone: it goes by itself
+            } else {
+                self.jobs.push(job);
             }
         }
         round

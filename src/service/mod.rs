@@ -2,7 +2,6 @@
 
 mod connections;
 mod reports;
-mod shut_down;
 mod signals;
 mod systemd;
 mod threads;
@@ -34,7 +33,7 @@ use crate::pipeline::sampler::Sampler;
 use crate::pipeline::visibility::Visibility;
 use crate::pipeline::worker::Worker;
 use crate::sentry_reports::Reporter;
-use crate::shutdown::{Stop, shutdown_phases};
+use crate::shutdown::{Phases, Stop, StopTrigger, shutdown_phases};
 use crate::sqs::Queue;
 use crate::store::{CacheStore, server_name};
 use signals::LogLevel;
@@ -155,7 +154,7 @@ pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<u8> {
         budget = budget.min(LOOP_DIED_BUDGET);
     }
     systemd::notify_stopping(budget, &context.faults);
-    shut_down::shut_down(budget, began, &context, triggers);
+    shut_down(budget, began, &context, triggers);
     server.unblock();
     setup.threads.wait(began + budget);
     crate::log::log_summaries(Duration::ZERO);
@@ -233,6 +232,46 @@ fn wait_for_the_end(
             default(tick) => log_level.tick(Instant::now()),
         }
     }
+}
+
+/// Ends all loops, in three phases within one time budget. Nothing that was received is lost or stays hidden.
+/// 1. Drain: pollers receive nothing more; what their last calls bring is applied like everything before it.
+/// 2. Release, at 75 % of the budget at the latest: everything not applied is released to the queue.
+/// 3. Exit: the threads end.
+fn shut_down(budget: Duration, began: Instant, context: &Context, triggers: Phases<StopTrigger>) {
+    let deadline = began + budget;
+    let release_at = began + budget.mul_f64(0.75);
+    // Long polls cannot be woken. Wait a moment for them anyway: a message may be on its way to one of them.
+    let polls_until = began + (budget / 5).min(Duration::from_secs(2));
+    let mut release = Some(triggers.release);
+    context.health.begin_stop();
+    drop(triggers.drain);
+    loop {
+        let now = Instant::now();
+        if context.in_flight.is_drained(now < polls_until) {
+            break;
+        }
+        if now >= deadline {
+            log::warn!(
+                "some messages could not be completed in time: they are delivered again when their visibility timeout ends"
+            );
+            break;
+        }
+        if now >= release_at {
+            // Again and again: a poll may have brought something meanwhile.
+            let released = context.in_flight.take_over(now);
+            if let Some(release) = release.take() {
+                log::warn!("out of time: what is not yet applied is released to the queue");
+                drop(release); // after the take-over: its holders end
+            }
+            for released in released {
+                let _ = context.recorded.send_deadline(released, deadline);
+            }
+        }
+        context.shutdown.exit.wait(Duration::from_millis(10));
+    }
+    drop(release);
+    drop(triggers.exit);
 }
 
 /// A call to the queue may take its long poll, some slack, and a fetch of credentials before it. A failed call is followed by a

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, unbounded};
 
 use super::{AT_ONCE, FakeQueue, Rig, delivery, entry_failure, queue_error, secs, wait_until};
+use crate::pipeline::context::Sent;
 use crate::pipeline::deleter::Deleter;
 use crate::pipeline::ending::Ending;
 use crate::pipeline::in_flight::Recorded;
@@ -180,8 +181,7 @@ fn what_is_released_is_not_hidden_again_by_an_extension_that_was_under_way() {
     thread::scope(|scope| {
         scope.spawn(|| complete(&rig, vec![released, other]));
         wait_until("the other is released", || changed() == [("other".to_owned(), secs(0))]);
-        let ended = crate::pipeline::in_flight::Extended::Failed;
-        rig.in_flight().end_extension(under_way[0].0, ended);
+        rig.in_flight().end_extension(under_way[0].0, Instant::now(), &Sent::Failed);
         wait_until("the first is released, too", || changed().len() == 2);
     });
 }

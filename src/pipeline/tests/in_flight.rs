@@ -1,10 +1,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{AT_ONCE, received_at, secs, track};
+use super::{AT_ONCE, entry_failure, received_at, secs, track};
 use crate::ops::metrics::Metrics;
+use crate::pipeline::context::Sent;
 use crate::pipeline::ending::Ending;
-use crate::pipeline::in_flight::{Extended, InFlight, InFlightDelivery};
+use crate::pipeline::in_flight::{InFlight, InFlightDelivery};
 
 fn tracker() -> (InFlight, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new().unwrap());
@@ -16,17 +17,21 @@ fn tracked(in_flight: &InFlight, id: &str, at: Instant) -> InFlightDelivery {
 }
 
 /// Extends what is due, by the tracker's timeout, and says what that was.
-fn extend(in_flight: &InFlight, now: Instant, result: Extended) -> Vec<String> {
+fn extend(in_flight: &InFlight, now: Instant, sent: &Sent) -> Vec<String> {
     let extensions = in_flight.begin_extensions(10, now);
     let extended = extensions.into_iter().map(|(id, receipt_handle)| {
-        in_flight.end_extension(id, result);
+        in_flight.end_extension(id, now + in_flight.timeout(), sent);
         receipt_handle.0
     });
     extended.collect()
 }
 
+fn refused() -> Sent {
+    Sent::Refused(entry_failure("ReceiptHandleIsInvalid", true))
+}
+
 fn succeed(in_flight: &InFlight, now: Instant) -> Vec<String> {
-    extend(in_flight, now, Extended::Until(now + in_flight.timeout()))
+    extend(in_flight, now, &Sent::Done)
 }
 
 fn is_lost(in_flight: &InFlight, delivery: &InFlightDelivery, now: Instant) -> bool {
@@ -76,7 +81,7 @@ fn a_message_whose_time_is_over_or_that_the_queue_has_forgotten_is_lost() {
     assert_eq!(metrics.in_flight.get(), 0);
     assert!(succeed(&in_flight, start + secs(31)).is_empty());
     let forgotten = tracked(&in_flight, "2", start);
-    extend(&in_flight, start + secs(16), Extended::Forgotten);
+    extend(&in_flight, start + secs(16), &refused());
     assert!(is_lost(&in_flight, &forgotten, start + secs(16)));
 }
 
@@ -119,7 +124,7 @@ fn an_extension_that_failed_is_made_again_a_little_later() {
     let ((in_flight, _), start) = (tracker(), Instant::now());
     let held = tracked(&in_flight, "1", start);
     let at_half = start + secs(15);
-    assert_eq!(extend(&in_flight, at_half, Extended::Failed).len(), 1);
+    assert_eq!(extend(&in_flight, at_half, &Sent::Failed).len(), 1);
     assert!(!is_lost(&in_flight, &held, at_half));
     assert!(succeed(&in_flight, at_half).is_empty(), "not at once");
     assert_eq!(succeed(&in_flight, at_half + secs(4)).len(), 1);
@@ -132,7 +137,7 @@ fn what_is_recorded_during_its_extension_says_so_and_is_not_lost_by_it() {
     let under_way = in_flight.begin_extensions(10, start + secs(15));
     let recorded = in_flight.record(vec![(held, AT_ONCE)]).remove(0);
     assert!(in_flight.is_being_extended(recorded.id));
-    in_flight.end_extension(under_way[0].0, Extended::Forgotten);
+    in_flight.end_extension(under_way[0].0, start + secs(45), &refused());
     assert!(!in_flight.is_being_extended(recorded.id));
     assert_eq!(in_flight.time_left(recorded.id, start + secs(15)), secs(15));
 }
@@ -141,7 +146,7 @@ fn what_is_recorded_during_its_extension_says_so_and_is_not_lost_by_it() {
 fn a_release_takes_over_once_what_is_neither_recorded_nor_lost_and_leaves_its_holder_nothing() {
     let ((in_flight, metrics), start) = (tracker(), Instant::now());
     let _lost = tracked(&in_flight, "lost", start);
-    extend(&in_flight, start + secs(16), Extended::Forgotten);
+    extend(&in_flight, start + secs(16), &refused());
     let _recorded = in_flight.record(vec![(tracked(&in_flight, "recorded", start), Ending::Delete)]);
     let held = tracked(&in_flight, "held", start);
 
@@ -160,7 +165,7 @@ fn what_is_taken_over_during_its_extension_says_so_until_that_has_ended() {
     let under_way = in_flight.begin_extensions(10, start + secs(15));
     let released = in_flight.take_over(start + secs(15));
     assert!(in_flight.is_being_extended(released[0].id));
-    in_flight.end_extension(under_way[0].0, Extended::Until(start + secs(45)));
+    in_flight.end_extension(under_way[0].0, start + secs(45), &Sent::Done);
     assert!(!in_flight.is_being_extended(released[0].id));
 }
 
