@@ -126,7 +126,6 @@ impl RedisGate {
     }
 
     pub fn succeeded(&self, access: Access) {
-        let now = Instant::now();
         let mut state = self.state();
         let is_enough = |closed: &Closed| access == Access::Write || !closed.needs_write;
         if !state.closed.as_ref().is_some_and(is_enough) {
@@ -138,6 +137,7 @@ impl RedisGate {
             drop(state); // writing the log may block
             return log::info!("connected to Redis");
         }
+        let now = Instant::now();
         let last = state.recovered_at.replace(now);
         drop(state);
         if last.is_none_or(|last| now.saturating_duration_since(last) >= STABLE_AFTER) {

@@ -44,7 +44,7 @@ impl Poller {
 
     /// One receive, when Redis can be used.
     pub fn step(&mut self) {
-        let context = Arc::clone(&self.context);
+        let context = &*self.context;
         let drain = &context.shutdown.drain;
         if !context.gate.wait_open(drain, REPORT_EVERY) {
             return context.health.waits(self.index, Instant::now());
