@@ -71,11 +71,7 @@ impl Deleter {
             let mut failed = self.call(Operation::Delete, deletes);
             failed.extend(self.call(Operation::ChangeVisibility, retries));
 
-            let wait = if failed.is_empty() || is_last_try {
-                EXTENSION_WAIT
-            } else {
-                backoff.next_wait(fastrand::f64())
-            };
+            let wait = if is_last_try { EXTENSION_WAIT } else { backoff.next_wait(fastrand::f64()) };
             let now = Instant::now();
             let has_time = |recorded: &Recorded| !is_last_try && in_flight.time_left(recorded.id, now) > wait;
             let (again, given_up): (Vec<_>, Vec<_>) = failed.into_iter().partition(has_time);
