@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use http::Request;
+use http::header::InvalidHeaderValue;
 use url::Url;
 
 use super::{CredentialsError, answers};
@@ -66,8 +67,11 @@ impl Endpoint {
         let EndpointDescription { expected, settings, unreachable, .. } = self.description;
         let is_this_it = format!("is this {expected}? check {settings}");
         let request = request.map_err(|error| {
-            let cause = format!("cannot put the token or the path into a request ({error})");
-            self.fault("request_invalid", &format!("{cause}; check them, and {settings}"))
+            // The only header that can be one is that with the token: the remedy is that of a refused one.
+            let is_token = error.is::<InvalidHeaderValue>();
+            let (what, remedy) = if is_token { ("token", remedy(401, "")) } else { ("path", &*is_this_it) };
+            let cause = format!("the {what} holds characters that no request may have");
+            self.fault("request_invalid", &format!("{cause}; {remedy}"))
         })?;
         let answer = self.http.send(request, None).map_err(|error| {
             let remedy = error.kind.remedy(unreachable, &is_this_it);
