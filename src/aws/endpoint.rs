@@ -77,11 +77,11 @@ impl Endpoint {
             let remedy = error.kind.remedy(unreachable, &is_this_it);
             self.fault(&error.kind.to_string(), &format!("{error}; {remedy}"))
         })?;
-        let status = answer.status;
-        let (code, message) = answers::error(&answer.body).unwrap_or_default();
+        let status = answer.status().as_u16();
+        let (code, message) = answers::error(answer.body()).unwrap_or_default();
         // The instance metadata service refuses with status 200, too.
         if status == 200 && matches!(code.as_str(), "" | "Success") {
-            return parse(&answer.body).map_err(|what| {
+            return parse(answer.body()).map_err(|what| {
                 let cause = format!("the answer is not as documented: {what}; {is_this_it}");
                 self.fault("unexpected_answer", &cause)
             });

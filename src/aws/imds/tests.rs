@@ -109,7 +109,10 @@ fn each_refusal_has_its_remedy() {
     assert!(what.contains("is this the instance metadata service?"), "{what}");
     let (kind, what) = fault([token("t0ken"), Stub::ok("<html> please wait")]);
     assert_eq!(kind, "imds_request_invalid");
-    assert!(what.contains("the path holds characters that no request may have; is this the instance"), "{what}");
+    assert!(
+        what.contains("the path holds characters that no request may have; is this the instance"),
+        "{what}"
+    );
     let redirected = Reply::Answer(302, "Location: /elsewhere\r\n", String::new());
     assert_eq!(fault([token("t0ken"), redirected]).0, "imds_http_302");
 }
