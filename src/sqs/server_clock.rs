@@ -4,8 +4,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::clock::EpochMs;
 
-/// From here on this machine's clock is reported, and calls are signed with the corrected time.
+/// From here on this machine's clock is reported.
 const SKEW_MS_MIN: i64 = 4 * 60 * 1000;
+/// A correction ends only here, so that a clock at the threshold is not reported again and again.
+const CORRECTED_MS_MIN: i64 = SKEW_MS_MIN - 60_000;
 
 /// Compares clocks with every answer, and corrects the time that calls are signed with.
 #[derive(Debug, Default)]
@@ -23,11 +25,14 @@ impl ServerClock {
     /// An answer with this `Date` came at `now`. True if what was signed with `signed_at` may be accepted when it is
     /// signed again.
     pub(super) fn observe(&self, server: EpochMs, now: EpochMs, signed_at: EpochMs) -> bool {
-        let is_off = |at: EpochMs| server.0.abs_diff(at.0) >= SKEW_MS_MIN.unsigned_abs();
-        let new = if is_off(now) { server.0.saturating_sub(now.0) } else { 0 };
+        let behind_ms = server.0.saturating_sub(now.0);
+        let is_corrected = self.correction_ms.load(Ordering::Relaxed) != 0;
+        let off_from = if is_corrected { CORRECTED_MS_MIN } else { SKEW_MS_MIN };
+        let new = if behind_ms.saturating_abs() >= off_from { behind_ms } else { 0 };
         // Of several threads that see it at once, one reports it.
         let old = self.correction_ms.swap(new, Ordering::Relaxed);
-        if new != 0 && old == 0 {
+        let is_news = new.abs_diff(old) >= CORRECTED_MS_MIN.unsigned_abs();
+        if is_news && new != 0 {
             let minutes = new.unsigned_abs().saturating_add(30_000) / 60_000;
             let side = if new < 0 { "ahead of" } else { "behind" };
             log::warn!(
@@ -35,10 +40,10 @@ impl ServerClock {
                 "this machine's clock is {minutes} minutes {side} SQS's: calls to the queue are signed with the corrected \
                  time; set the clock by NTP"
             );
-        } else if new == 0 && old != 0 {
+        } else if is_news {
             log::info!("this machine's clock agrees with SQS's again");
         }
-        is_off(signed_at)
+        server.0.abs_diff(signed_at.0) >= SKEW_MS_MIN.unsigned_abs()
     }
 }
 
@@ -57,7 +62,7 @@ mod tests {
     fn the_time_is_corrected_while_the_clocks_disagree_by_minutes_and_no_longer() {
         let clock = ServerClock::default();
         for (server_minutes, correction_minutes) in
-            [(0, 0), (3, 0), (-3, 0), (10, 10), (-60, -60), (4, 4), (3, 0), (-4, -4), (0, 0)]
+            [(0, 0), (3, 0), (-3, 0), (10, 10), (-60, -60), (4, 4), (3, 3), (2, 0), (3, 0)]
         {
             clock.observe(after_minutes(server_minutes), NOW, NOW);
             let corrected = clock.corrected(NOW);
