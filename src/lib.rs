@@ -77,5 +77,6 @@ pub mod clock;
 mod json;
 mod lookup;
 mod refetch;
+mod refresh;
 mod sentry_reports;
 pub mod shutdown;
