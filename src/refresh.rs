@@ -104,17 +104,16 @@ impl RefreshQueue {
         self.lock().due.len()
     }
 
-    /// The subject whose turn it is, or how long there is nothing to do at least.
-    fn take(&self, now: Instant) -> Result<Refresh, Duration> {
+    /// The subject whose turn it is.
+    fn take(&self, now: Instant) -> Option<Refresh> {
         let mut state = self.lock();
-        if state.holds > 0 || state.paused_until.is_some_and(|until| until > now) {
-            return Err(IDLE);
+        if state.holds > 0 || state.paused_until > Some(now) {
+            return None;
         }
-        let first = state.due.first_entry().filter(|first| first.key().0 <= now);
-        let refresh = first.ok_or(IDLE)?.remove();
+        let refresh = state.due.first_entry().filter(|first| first.key().0 <= now)?.remove();
         state.subjects.remove(&refresh.subject);
         self.show_length(&state);
-        Ok(refresh)
+        Some(refresh)
     }
 
     /// Puts it back for another try, later each time. False if it was purged too long ago.
@@ -133,7 +132,7 @@ impl RefreshQueue {
         let mut state = self.lock();
         let mut until = now + at_least.min(RETRY_FOR);
         // Of subjects that fail together, one makes the pause longer.
-        if state.paused_until.is_none_or(|until| until <= now) {
+        if state.paused_until <= Some(now) {
             until = until.max(now + state.pauses.next_wait(jitter));
         }
         state.paused_until = state.paused_until.max(Some(until));
@@ -179,8 +178,8 @@ impl RefreshQueue {
 /// Refreshes what is in the queue.
 pub struct Refresher {
     pub queue: Arc<RefreshQueue>,
-    /// Of its own, so that no message waits for a connection. It writes as under UPSERT.
-    pub store: RedisStore,
+    /// Has a connection for each refresh, so that no message waits for one.
+    pub store: Arc<RedisStore>,
     pub layout: Layout,
     pub edge: Arc<EdgeClient>,
     pub faults: Arc<FaultLog>,
@@ -196,8 +195,8 @@ impl Refresher {
         while !self.stop.wait(next_at.saturating_duration_since(Instant::now())) {
             let now = Instant::now();
             match self.queue.take(now) {
-                Err(wait) => next_at = now + wait,
-                Ok(refresh) => {
+                None => next_at = now + IDLE,
+                Some(refresh) => {
                     select! {
                         send(refreshes, refresh) -> _ => {}
                         recv(self.stop.channel()) -> _ => {}
@@ -226,8 +225,10 @@ impl Refresher {
         let result = catch_unwind(AssertUnwindSafe(refetch));
         let now = Instant::now();
         match result.unwrap_or_else(|_| Err(RefetchError::Customer("a defect; report it".to_owned()))) {
-            // Somebody else is filling it, or this machine's clock is behind that of the purge.
-            Ok(Some(Outcome::Locked | Outcome::PurgedLater)) => self.retry(refresh, now),
+            // Somebody else is filling it, this machine's clock is behind that of the purge, or the lock expired.
+            Ok(Some(Outcome::Locked | Outcome::PurgedLater | Outcome::SkippedByPolicy)) => {
+                self.retry(refresh, now);
+            }
             Ok(Some(Outcome::Applied { written: 0, .. })) => self.queue.count("skipped"),
             Ok(outcome) => {
                 self.queue.count(if outcome.is_some() { "refreshed" } else { "skipped" });
@@ -279,7 +280,7 @@ mod tests {
 
     /// Whoever is in turn now, one after the other.
     fn taken(queue: &RefreshQueue, now: Instant) -> Vec<String> {
-        let next = || queue.take(now).ok().map(|refresh| refresh.subject.customer.0.clone());
+        let next = || queue.take(now).map(|refresh| refresh.subject.customer.0.clone());
         std::iter::from_fn(next).collect()
     }
 
@@ -334,8 +335,8 @@ mod tests {
             let before = now;
             refresh = loop {
                 match queue.take(now) {
-                    Ok(refresh) => break refresh,
-                    Err(wait) => now += wait,
+                    Some(refresh) => break refresh,
+                    None => now += IDLE,
                 }
             };
             assert!(now - before >= SECOND && now - before <= RETRY_AFTER_MAX + IDLE);

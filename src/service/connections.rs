@@ -10,7 +10,7 @@ use crate::aws::{CredentialsProvider, provider};
 use crate::cache::Layout;
 use crate::cache::keyspace::Keyspace;
 use crate::clock;
-use crate::config::{CacheUpdatePolicy, CredentialSource, RedisAddress, RedisConfig};
+use crate::config::{CredentialSource, RedisAddress, RedisConfig};
 use crate::log::FaultLog;
 use crate::ops::metrics::Metrics;
 use crate::pipeline::context::seconds;
@@ -18,7 +18,7 @@ use crate::refresh::{self, RefreshQueue, Refresher};
 use crate::shutdown::Stop;
 use crate::sqs::Queue;
 use crate::sqs::client::{SqsClient, SqsSettings};
-use crate::store::{CacheStore, RedisStore, StoreRules, server_name};
+use crate::store::{RedisStore, StoreRules, server_name};
 
 /// What a receive may take beyond its long poll.
 pub(super) const RECEIVE_SLACK: Duration = Duration::from_secs(5);
@@ -28,9 +28,7 @@ pub(super) const CREDENTIALS_FETCH_MAX: Duration = Duration::from_secs(10);
 /// The thread that renews the queue's credentials. Their expiry is published as a metric.
 const QUEUE_CREDENTIALS: &str = "credentials";
 const REDIS_CREDENTIALS: &str = "redis-credentials";
-/// Threads that refresh: enough at 200 ms for a call to the Edge API. They use Redis for a small part of that time.
-const REFRESH_THREADS_MAX: u32 = 64;
-const REFRESH_CONNECTIONS: u32 = 4;
+const PARALLEL_REFRESHES_MAX: u32 = 64;
 
 impl Setup<'_> {
     pub(super) fn queue(&self) -> anyhow::Result<Arc<dyn Queue>> {
@@ -48,53 +46,47 @@ impl Setup<'_> {
         Ok(Arc::new(SqsClient::new(settings, credentials)))
     }
 
-    /// Signs ElastiCache's tokens, with the operator's own credentials: the configuration refuses the Edge API's.
-    pub(super) fn redis_signer(&self) -> anyhow::Result<Option<Arc<CredentialsProvider>>> {
-        let iam = self.config.redis.iam.as_ref();
-        iam.map(|iam| self.credentials(&iam.credentials, REDIS_CREDENTIALS, "ElastiCache")).transpose()
-    }
-
     /// No connection is made yet.
-    pub(super) fn store(
-        &self,
-        signer: Option<Arc<CredentialsProvider>>,
-    ) -> anyhow::Result<Arc<dyn CacheStore>> {
-        log_redis(&self.config.redis);
-        // One per worker, one for the sampler, one for the prefix check.
-        let connections = u32::try_from(self.config.workers + 2)?;
-        Ok(Arc::new(self.redis_store(self.config.cache_update_policy, connections, signer)))
+    pub(super) fn store(&self) -> anyhow::Result<Arc<RedisStore>> {
+        let config = self.config;
+        log_redis(&config.redis);
+        // ElastiCache's tokens are signed with the operator's own credentials: the configuration refuses the Edge API's.
+        let iam = config.redis.iam.as_ref();
+        let signer = iam.map(|iam| self.credentials(&iam.credentials, REDIS_CREDENTIALS, "ElastiCache"));
+        let rules = StoreRules {
+            keyspace: Keyspace::new(config.environment_prefix.clone()),
+            policy: config.cache_update_policy,
+            expiry: config.expiry,
+        };
+        // One per worker, one for the sampler, one for the prefix check, one per refresh.
+        let connections = u32::try_from(config.workers + 2)? + self.parallel_refreshes();
+        Ok(Arc::new(RedisStore::new(config.redis.clone(), rules, connections, signer.transpose()?)))
     }
 
-    fn redis_store(
-        &self,
-        policy: CacheUpdatePolicy,
-        connections: u32,
-        signer: Option<Arc<CredentialsProvider>>,
-    ) -> RedisStore {
-        let keyspace = Keyspace::new(self.config.environment_prefix.clone());
-        let rules = StoreRules { keyspace, policy, expiry: self.config.expiry };
-        RedisStore::new(self.config.redis.clone(), rules, connections, signer)
+    /// Enough for REFRESH_RATE if the Edge API takes 200 ms.
+    fn parallel_refreshes(&self) -> u32 {
+        self.config.refresh_rate.unwrap_or_default().div_ceil(5).min(PARALLEL_REFRESHES_MAX)
     }
 
-    /// Starts the threads that refresh purged customers, if they are asked for. They end in the drain phase.
+    /// Starts the threads that refresh purged customers, if they are asked for.
     pub(super) fn start_refresher(
         &self,
         layout: &Layout,
-        signer: Option<Arc<CredentialsProvider>>,
+        store: &Arc<RedisStore>,
         drain: &Stop,
     ) -> anyhow::Result<Option<Arc<RefreshQueue>>> {
         let Some(rate) = self.config.refresh_rate else { return Ok(None) };
         let queue = Arc::new(RefreshQueue::new(refresh::CAPACITY, Arc::clone(&self.metrics)));
         let refresher = Arc::new(Refresher {
             queue: Arc::clone(&queue),
-            store: self.redis_store(CacheUpdatePolicy::Upsert, REFRESH_CONNECTIONS, signer),
+            store: Arc::clone(store),
             layout: layout.clone(),
             edge: Arc::clone(&self.edge),
             faults: Arc::clone(&self.faults),
             stop: drain.clone(),
         });
         let (sender, in_turn) = bounded(0);
-        for index in 0..rate.div_ceil(5).min(REFRESH_THREADS_MAX) {
+        for index in 0..self.parallel_refreshes() {
             let (refresher, in_turn) = (Arc::clone(&refresher), in_turn.clone());
             self.threads.spawn(format!("refresh-{index}"), move || refresher.run(&in_turn))?;
         }
