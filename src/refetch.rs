@@ -75,22 +75,16 @@ impl Refetcher<'_> {
 
     /// What became of the list; `None` if Stigg knows neither entitlements nor a reason why there are none: the next reader
     /// has to ask. [`Outcome::Locked`] if a reader, or another instance, is filling this very customer.
-    pub fn try_refetch(
-        &self,
-        subject: &Subject,
-        only_if_absent: bool,
-    ) -> Result<Option<Outcome>, RefetchError> {
+    pub fn try_refetch(&self, subject: &Subject, if_absent: bool) -> Result<Option<Outcome>, RefetchError> {
         let keyspace = &self.layout.keyspace;
         let (lock, token) = (keyspace.refetch_lock(subject), format!("warm-{:x}", fastrand::u128(..)));
         let locked_at = Instant::now();
         if !self.store.take_lock(&lock, &token, WRITE_LOCK_MAX)? {
             return Ok(Some(Outcome::Locked));
         }
-        let outcome = match only_if_absent.then(|| self.is_cached(subject)) {
-            Some(Ok(true)) => Ok(Some(Outcome::Applied { written: 0, stale: 0 })),
-            Some(Err(error)) => Err(error.into()),
-            Some(Ok(false)) | None => self.ask_and_write(subject, locked_at),
-        };
+        let is_filled = if_absent && self.is_cached(subject)?; // after an error of Redis, the lock expires
+        let nothing = Outcome::Applied { written: 0, stale: 0 };
+        let outcome = if is_filled { Ok(Some(nothing)) } else { self.ask_and_write(subject, locked_at) };
         if let Err(error) = self.store.release_lock(&lock, &token) {
             log::debug!(err:% = error; "a refetch lock was not released: it expires");
         }
@@ -100,11 +94,10 @@ impl Refetcher<'_> {
         outcome
     }
 
-    /// Readers find a list.
     fn is_cached(&self, subject: &Subject) -> Result<bool, StoreError> {
         let key = self.layout.keyspace.customer_key(subject);
-        let keys = self.store.snapshot(&[timestamp_key(&key), key])?;
-        Ok(keys.iter().all(|key| key.text().is_some()))
+        let pair = self.store.snapshot(&[timestamp_key(&key), key])?;
+        Ok(pair.iter().all(|key| key.text().is_some()))
     }
 
     fn ask_and_write(&self, subject: &Subject, locked_at: Instant) -> Result<Option<Outcome>, RefetchError> {

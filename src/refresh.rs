@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, select};
 use log::Level;
 
-use crate::backoff::{Backoff, wait_after};
+use crate::backoff::wait_after;
 use crate::cache::Layout;
 use crate::edge::EdgeClient;
 use crate::entitlement::Subject;
@@ -27,19 +27,14 @@ use crate::store::{Outcome, RedisStore};
 pub const CAPACITY: usize = 100_000;
 /// How long after its purge a subject is retried. No pause is longer.
 const RETRY_FOR: Duration = Duration::from_hours(1);
-/// Between two tries of one subject.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
-const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
-/// All pause after a failure that others may share.
-const PAUSE: Duration = Duration::from_millis(500);
+/// The wait after a first failure, the longest before one subject's next try, and the longest for all.
+const WAIT: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_mins(5);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How long new subjects may go unnoticed.
 const IDLE: Duration = Duration::from_millis(100);
-/// An intermittent fault does not log each recovery.
-const QUIET: Duration = Duration::from_secs(5);
-/// The kinds of faults: those that all subjects wait for, and those of one.
+/// The kind of faults that all wait for.
 const PAUSED: &str = "refresh.paused";
-const FAILED: &str = "refresh.failed";
 
 /// The subjects that wait to be refreshed, each once. Full, it drops the one that is next in turn, the oldest.
 pub struct RefreshQueue {
@@ -48,6 +43,7 @@ pub struct RefreshQueue {
     state: Mutex<State>,
 }
 
+#[derive(Default)]
 struct State {
     /// By the time when each is due, and by number.
     due: BTreeMap<(Instant, u64), Refresh>,
@@ -57,11 +53,11 @@ struct State {
     /// Invalidations in progress.
     holds: usize,
     paused_until: Option<Instant>,
-    pauses: Backoff,
+    /// Since the last success.
+    pauses: u32,
 }
 
 /// A subject to refresh.
-#[derive(Debug)]
 pub struct Refresh {
     subject: Arc<Subject>,
     purged_at: Instant,
@@ -79,15 +75,7 @@ impl Drop for Hold<'_> {
 
 impl RefreshQueue {
     pub fn new(capacity: usize, metrics: Arc<Metrics>) -> Self {
-        let state = State {
-            due: BTreeMap::new(),
-            subjects: HashSet::new(),
-            last_number: 0,
-            holds: 0,
-            paused_until: None,
-            pauses: Backoff::new(PAUSE, PAUSE_MAX),
-        };
-        Self { capacity, metrics, state: Mutex::new(state) }
+        Self { capacity, metrics, state: Mutex::default() }
     }
 
     /// It was purged now.
@@ -100,10 +88,6 @@ impl RefreshQueue {
         Hold(self)
     }
 
-    pub fn len(&self) -> usize {
-        self.lock().due.len()
-    }
-
     /// The subject whose turn it is.
     fn take(&self, now: Instant) -> Option<Refresh> {
         let mut state = self.lock();
@@ -112,13 +96,13 @@ impl RefreshQueue {
         }
         let refresh = state.due.first_entry().filter(|first| first.key().0 <= now)?.remove();
         state.subjects.remove(&refresh.subject);
-        self.show_length(&state);
+        self.metrics.refreshes_queued.dec();
         Some(refresh)
     }
 
     /// Puts it back for another try, later each time. False if it was purged too long ago.
     fn retry(&self, mut refresh: Refresh, now: Instant, jitter: f64) -> bool {
-        let due_at = now + wait_after(refresh.tries, RETRY_AFTER, RETRY_AFTER_MAX, jitter);
+        let due_at = now + wait_after(refresh.tries, WAIT, RETRY_MAX, jitter);
         refresh.tries += 1;
         let is_due_in_time = due_at <= refresh.purged_at + RETRY_FOR;
         if is_due_in_time {
@@ -133,14 +117,10 @@ impl RefreshQueue {
         let mut until = now + at_least.min(RETRY_FOR);
         // Of subjects that fail together, one makes the pause longer.
         if state.paused_until <= Some(now) {
-            until = until.max(now + state.pauses.next_wait(jitter));
+            until = until.max(now + wait_after(state.pauses, WAIT, PAUSE_MAX, jitter));
+            state.pauses += 1;
         }
         state.paused_until = state.paused_until.max(Some(until));
-    }
-
-    /// A refresh succeeded.
-    fn succeeded(&self) {
-        self.lock().pauses.reset();
     }
 
     /// A subject that is queued already stays as it is: one refresh is enough.
@@ -153,21 +133,18 @@ impl RefreshQueue {
             && let Some((_, oldest)) = state.due.pop_first()
         {
             state.subjects.remove(&oldest.subject);
+            self.metrics.refreshes_queued.dec();
             self.count("dropped");
         }
         state.last_number += 1;
         let number = state.last_number;
         state.subjects.insert(Arc::clone(&refresh.subject));
         state.due.insert((due_at, number), refresh);
-        self.show_length(&state);
+        self.metrics.refreshes_queued.inc();
     }
 
     fn count(&self, result: &str) {
         self.metrics.refreshes.with_label_values(&[result]).inc();
-    }
-
-    fn show_length(&self, state: &State) {
-        self.metrics.refreshes_queued.set(i64::try_from(state.due.len()).unwrap_or(i64::MAX));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -206,7 +183,7 @@ impl Refresher {
                 }
             }
         }
-        if let left @ 1.. = self.queue.len() {
+        if let left @ 1.. = self.queue.lock().due.len() {
             log::info!(left; "stopping: {left} purged customers are not refreshed, their next readers ask Stigg");
         }
     }
@@ -220,9 +197,8 @@ impl Refresher {
 
     fn refresh(&self, refresh: Refresh) {
         let refetcher = Refetcher { store: &self.store, layout: &self.layout, edge: &self.edge };
-        let refetch = || refetcher.try_refetch(&refresh.subject, true);
         // A defect costs this refresh, not the service.
-        let result = catch_unwind(AssertUnwindSafe(refetch));
+        let result = catch_unwind(AssertUnwindSafe(|| refetcher.try_refetch(&refresh.subject, true)));
         let now = Instant::now();
         match result.unwrap_or_else(|_| Err(RefetchError::Customer("a defect; report it".to_owned()))) {
             // Somebody else is filling it, this machine's clock is behind that of the purge, or the lock expired.
@@ -232,8 +208,8 @@ impl Refresher {
             Ok(Some(Outcome::Applied { written: 0, .. })) => self.queue.count("skipped"),
             Ok(outcome) => {
                 self.queue.count(if outcome.is_some() { "refreshed" } else { "skipped" });
-                self.queue.succeeded();
-                if let Some(outage) = self.faults.recovered(PAUSED, QUIET, now) {
+                self.queue.lock().pauses = 0;
+                if let Some(outage) = self.faults.recovered(PAUSED, 5 * WAIT, now) {
                     log::info!(lasted_secs = outage.lasted.as_secs_f64(); "purged customers are refreshed again");
                 }
             }
@@ -259,7 +235,7 @@ impl Refresher {
     fn failed(&self, why: &str, now: Instant) {
         self.queue.count("failed");
         let message = "a purged customer is not refreshed: the next reader asks Stigg";
-        self.faults.fault(FAILED, Level::Warn, message, why, now);
+        self.faults.fault("refresh.failed", Level::Warn, message, why, now);
     }
 }
 
@@ -309,7 +285,7 @@ mod tests {
         for id in ["a", "b", "c", "c", "d", "e"] {
             queue.add(subject(id), now);
         }
-        assert_eq!((queue.len(), counted(&queue, "dropped")), (3, 2));
+        assert_eq!((queue.metrics.refreshes_queued.get(), counted(&queue, "dropped")), (3, 2));
         queue.add(subject("a"), now);
         assert_eq!(taken(&queue, now), ["d", "e", "a"], "one that was dropped can be added again");
     }
@@ -339,11 +315,11 @@ mod tests {
                     None => now += IDLE,
                 }
             };
-            assert!(now - before >= SECOND && now - before <= RETRY_AFTER_MAX + IDLE);
+            assert!(now - before >= SECOND && now - before <= RETRY_MAX + IDLE);
             tries += 1;
         }
         let lasted = now - began;
-        assert!(lasted + RETRY_AFTER_MAX + SECOND > RETRY_FOR && lasted <= RETRY_FOR + SECOND, "{lasted:?}");
+        assert!(lasted + RETRY_MAX + SECOND > RETRY_FOR && lasted <= RETRY_FOR + SECOND, "{lasted:?}");
         assert!((15..25).contains(&tries), "{tries}");
     }
 
@@ -358,10 +334,10 @@ mod tests {
             queue.pause(Duration::ZERO, at, 0.0);
             queue.lock().paused_until.unwrap() - at
         };
-        assert_eq!(paused_for(now + 7 * SECOND), SECOND, "the two before were one");
-        assert_eq!(paused_for(now + 8 * SECOND), 2 * SECOND);
-        queue.succeeded();
-        assert_eq!(paused_for(now + 10 * SECOND), PAUSE);
+        assert_eq!(paused_for(now + 7 * SECOND), 2 * SECOND, "the two before were one");
+        assert_eq!(paused_for(now + 9 * SECOND), 4 * SECOND);
+        queue.lock().pauses = 0;
+        assert_eq!(paused_for(now + 13 * SECOND), SECOND);
         queue.pause(100 * RETRY_FOR, now + 20 * SECOND, 0.0);
         assert_eq!(taken(&queue, now + 20 * SECOND + RETRY_FOR), ["a"]);
     }

@@ -28,7 +28,6 @@ pub(super) const CREDENTIALS_FETCH_MAX: Duration = Duration::from_secs(10);
 /// The thread that renews the queue's credentials. Their expiry is published as a metric.
 const QUEUE_CREDENTIALS: &str = "credentials";
 const REDIS_CREDENTIALS: &str = "redis-credentials";
-const PARALLEL_REFRESHES_MAX: u32 = 64;
 
 impl Setup<'_> {
     pub(super) fn queue(&self) -> anyhow::Result<Arc<dyn Queue>> {
@@ -63,9 +62,9 @@ impl Setup<'_> {
         Ok(Arc::new(RedisStore::new(config.redis.clone(), rules, connections, signer.transpose()?)))
     }
 
-    /// Enough for REFRESH_RATE if the Edge API takes 200 ms.
+    /// Enough for REFRESH_RATE if the Edge API takes 200 ms; 64 at most.
     fn parallel_refreshes(&self) -> u32 {
-        self.config.refresh_rate.unwrap_or_default().div_ceil(5).min(PARALLEL_REFRESHES_MAX)
+        self.config.refresh_rate.unwrap_or_default().div_ceil(5).min(64)
     }
 
     /// Starts the threads that refresh purged customers, if they are asked for.
