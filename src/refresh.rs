@@ -27,7 +27,7 @@ use crate::store::{Outcome, RedisStore};
 pub const CAPACITY: usize = 100_000;
 /// How long after its purge a subject is retried. No pause is longer.
 const RETRY_FOR: Duration = Duration::from_hours(1);
-/// The wait after a first failure, the longest before one subject's next try, and the longest for all.
+/// The wait before a subject's second try, the longest before a later one, and the longest pause of all.
 const WAIT: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_mins(5);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -115,9 +115,9 @@ impl RefreshQueue {
     fn pause(&self, at_least: Duration, now: Instant, jitter: f64) {
         let mut state = self.lock();
         let mut until = now + at_least.min(RETRY_FOR);
-        // Of subjects that fail together, one makes the pause longer.
+        // Of subjects that fail together, one makes the pause longer. A single failure hardly slows the others.
         if state.paused_until <= Some(now) {
-            until = until.max(now + wait_after(state.pauses, WAIT, PAUSE_MAX, jitter));
+            until = until.max(now + wait_after(state.pauses, WAIT / 20, PAUSE_MAX, jitter));
             state.pauses += 1;
         }
         state.paused_until = state.paused_until.max(Some(until));
@@ -334,10 +334,10 @@ mod tests {
             queue.pause(Duration::ZERO, at, 0.0);
             queue.lock().paused_until.unwrap() - at
         };
-        assert_eq!(paused_for(now + 7 * SECOND), 2 * SECOND, "the two before were one");
-        assert_eq!(paused_for(now + 9 * SECOND), 4 * SECOND);
+        assert_eq!(paused_for(now + 7 * SECOND), SECOND / 10, "the two before were one");
+        assert_eq!(paused_for(now + 9 * SECOND), SECOND / 5);
         queue.lock().pauses = 0;
-        assert_eq!(paused_for(now + 13 * SECOND), SECOND);
+        assert_eq!(paused_for(now + 13 * SECOND), SECOND / 20);
         queue.pause(100 * RETRY_FOR, now + 20 * SECOND, 0.0);
         assert_eq!(taken(&queue, now + 20 * SECOND + RETRY_FOR), ["a"]);
     }
