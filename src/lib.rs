@@ -16,7 +16,7 @@
 //!
 //! # Threads
 //! ```text
-//! poller-0..P --Vec<InFlightDelivery>--> bounded --> worker-0..W --Vec<Recorded>--> bounded --> deleter-0..P
+//! poller-0..P --Vec<InFlightDelivery>--> bounded --> worker-0..W --Recorded--> bounded --> deleter-0..P
 //! visibility (extends what is in flight)   sampler (Redis health and statistics; whether the pollers make progress)
 //! prefix-check (once: whose customers are in Redis)   credentials, redis-credentials (renewal)   reports (Sentry's DSN, once)
 //! refresh, refresh-0..R (REFRESH_AFTER_PURGE: whom the workers purged is refetched)
