@@ -98,8 +98,9 @@ fn sentinels(validator: &mut Validator<'_>, has_tls: bool) -> Option<SentinelCon
             let sentinel = host_and_port(text).map(|(host, port)| (host, port.unwrap_or(SENTINEL_PORT)));
             sentinel.ok_or_else(|| format!("{} is not host:port; {remedy}", shown(text)))
         };
-        let list = value.trim_matches([',', ' ']).split(',');
-        list.map(str::trim).map(sentinel).collect::<Result<Vec<_>, String>>()
+        let list = value.split(',').map(str::trim).filter(|item| !item.is_empty());
+        let list = list.map(sentinel).collect::<Result<Vec<_>, String>>()?;
+        if list.is_empty() { Err(format!("names no sentinel; {remedy}")) } else { Ok(list) }
     });
     let what = " with REDIS_SENTINELS; set the sentinels' name of the primary, often mymaster";
     validator.require(&[REDIS_SENTINEL_MASTER], what);

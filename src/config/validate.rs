@@ -15,8 +15,8 @@ use super::settings::Settings;
 use super::table::*;
 use super::values::{Faults, Validator, shown};
 use super::{
-    CacheAccess, Config, EdgeAccess, Expiry, LogConfig, LogFormat, SentryConfig, StsEndpoint, credentials,
-    proxy, queue, redis,
+    CacheAccess, Config, EdgeAccess, Expiry, HASH_TAG, LogConfig, LogFormat, SentryConfig, StsEndpoint,
+    credentials, has_hash_tag, proxy, queue, redis,
 };
 use crate::entitlement::stored::CacheFormat::{Compatible, V3, V4};
 
@@ -132,6 +132,12 @@ fn cache(validator: &mut Validator<'_>) -> Option<CacheAccess> {
     let redis = redis::redis(validator);
     let prefix = validator.newer_or_older(ENVIRONMENT_PREFIX, REDIS_ENVIRONMENT_PREFIX);
     let environment_prefix = validator.owned(prefix).unwrap_or_default();
+    let iam = redis.as_ref().and_then(|redis| redis.iam.as_ref());
+    if iam.is_some_and(|iam| iam.is_serverless) && !has_hash_tag(&environment_prefix) {
+        let what =
+            format!("{} has no hash tag, which REDIS_IAM_SERVERLESS needs", shown(&environment_prefix));
+        validator.fault(prefix, format!("{what}: {HASH_TAG}"));
+    }
     let policies = [("UPDATE_IF_EXISTS", UpdateIfExists), ("UPSERT", Upsert)];
     let policy = validator.choice(CACHE_UPDATE_POLICY, policies);
     let format = validator.choice(CACHE_FORMAT, [("compatible", Compatible), ("v3", V3), ("v4", V4)]);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use redis::{ErrorKind, RedisError};
 
 use super::tls_errors::explain;
-use crate::config::{RedisAddress, RedisConfig};
+use crate::config::{HASH_TAG, RedisAddress, RedisConfig};
 use crate::log::{peer_code, peer_text};
 
 /// A fault of Redis, or of the way to it.
@@ -45,6 +45,7 @@ pub enum Cause {
     Busy,
     ClusterDown,
     OtherSlot,
+    OtherNode,
     NoScript,
     /// The one fault that is known to belong to one change.
     WrongType,
@@ -83,13 +84,15 @@ const CAUSES: [Row; 23] = [
     (Cause::Busy, "BUSY", "", SEE_LOG),
     (Cause::ClusterDown, "CLUSTERDOWN", "", SEE_LOG),
     (Cause::OtherSlot, "CROSSSLOT", "", HASH_TAG),
-    (Cause::OtherSlot, "MOVED", "", HASH_TAG),
+    (Cause::OtherNode, "MOVED", "", OTHER_NODE),
     (Cause::NoScript, "NOSCRIPT", "", SEE_LOG),
     (Cause::WrongType, "WRONGTYPE", "", FOREIGN_KEY),
 ];
 
-const HASH_TAG: &str = "it is a cluster, where all keys of an environment must be in one slot of this node: put a hash tag into the \
-                        prefix, as in ENVIRONMENT_PREFIX='{production}', in every reader too, and set REDIS_DB=0";
+const OTHER_NODE: &str = "another node of this cluster has the keys of this prefix, and neither this service nor an SDK follows MOVED: \
+                          use a server with one endpoint for all slots; or put a hash tag into ENVIRONMENT_PREFIX, as in \
+                          '{production}', and let REDIS_HOST and REDIS_PORT name the node that MOVED names, in every SDK too \
+                          (after a failover it is another one)";
 const FOREIGN_KEY: &str = "a key of this customer holds something foreign: LOG_LEVEL=debug, or SIGUSR1, has the log name the \
                            customer's key; TYPE shows what it holds, DEL removes it";
 

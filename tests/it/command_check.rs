@@ -65,7 +65,7 @@ fn where_all_is_well_each_line_says_so_and_nothing_is_changed() {
     for part in [
         "static credentials with key id AKIA",
         "the caller is arn:aws:iam::123456789012:user/",
-        "about 1 messages wait",
+        "messages waiting: about 1, in flight: about 0",
         "messages may be deleted",
         "one message was received and not hidden (its receive count is 1 now)",
         "Redis 7.",

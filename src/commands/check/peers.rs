@@ -19,7 +19,7 @@ use crate::clock;
 use crate::clock::EpochMs;
 use crate::commands::output::span;
 use crate::commands::{Session, get};
-use crate::config::{Config, CredentialSource};
+use crate::config::{Config, CredentialSource, HASH_TAG, has_hash_tag};
 use crate::message;
 use crate::pipeline::prefix_check;
 use crate::sqs::client::{SqsClient, SqsSettings, parse_http_date};
@@ -39,17 +39,23 @@ pub(super) fn redis_server(report: &mut Report, session: &Session) {
     let Session { store, layout, prefix, redis_at, .. } = session;
     let token = format!("{:x}", fastrand::u64(..));
     let facts = store.facts();
-    let written = store.write_read_delete(&layout.keyspace.probe_key(&token));
+    if facts.as_ref().is_ok_and(|facts| facts.is_cluster) && !has_hash_tag(prefix) {
+        return report
+            .add(Failure, format!("cannot use Redis at {redis_at} with prefix '{prefix}': {HASH_TAG}"));
+    }
+    // The script first: it writes nothing, and is refused where the keys of a customer are in different slots.
+    let applied = apply_to_nobody(session, &token);
+    let written = applied.and_then(|()| store.write_read_delete(&layout.keyspace.probe_key(&token)));
     match &facts {
         Ok(facts) => of_server(report, redis_at, facts, written.is_ok()),
         Err(error) if written.is_ok() => report.add(Note, format!("{error}. The service works without it")),
         Err(_) => {} // for the same reason as the write
     }
-    if !report.add_result(written.map(|()| "a key below the prefix was written, read and deleted")) {
+    let good =
+        "the script runs and sees the SDKs' locks; a key below the prefix was written, read and deleted";
+    if !report.add_result(written.map(|()| good)) {
         return;
     }
-    let applied = apply_to_nobody(session, &token);
-    report.add_result(applied.map(|()| "the script that writes runs, and sees the SDKs' locks"));
     match store.scan_prefixes(&layout.keyspace, &|| true) {
         Err(error) => report.add(Warning, format!("{error}. Only an invalidation needs SCAN")),
         Ok(scan) if let Some(warning) = prefix_check::warning(prefix, &scan) => report.add(Warning, warning),
@@ -87,6 +93,9 @@ fn of_server(report: &mut Report, at: &str, facts: &ServerFacts, is_writable: bo
     }
     if !facts.is_known {
         report.add(Note, "INFO is not available: no statistics, and version and memory are unknown");
+    }
+    if facts.is_cluster {
+        report.add(Good, "it runs in cluster mode, and the prefix has a hash tag");
     }
     let is_bounded = facts.maxmemory.is_some_and(|bytes| bytes > 0);
     match facts.maxmemory_policy.as_deref() {
@@ -175,7 +184,7 @@ fn described(attributes: &Attributes) -> String {
         Some(max) => format!("a dead-letter rule after {max} receives"),
         None => "no dead-letter rule: an unreadable message stays until it expires".to_owned(),
     };
-    let counts = format!("about {waiting} messages wait, {in_flight} are in flight");
+    let counts = format!("messages waiting: about {waiting}, in flight: about {in_flight}");
     format!("{counts}; {visibility} s of visibility timeout; {rule}")
 }
 
@@ -233,6 +242,7 @@ mod tests {
             role: Some(role.to_owned()),
             maxmemory: Some(1),
             maxmemory_policy: Some(policy.to_owned()),
+            is_cluster: false,
         };
         let primary = facts("7.0.15", "master", "volatile-lru");
         let replica = facts("7.0.15", "slave", "volatile-lru");
@@ -257,7 +267,7 @@ mod tests {
     #[test]
     fn attributes_are_read_and_none_is_needed() {
         let some = attributes("3", r#"{"deadLetterTargetArn":"arn","maxReceiveCount":"4"}"#);
-        assert!(described(&some).starts_with("about 3 messages wait, ? are in flight; ? s"));
+        assert!(described(&some).starts_with("messages waiting: about 3, in flight: about ?; ? s"));
         assert!(described(&some).ends_with("a dead-letter rule after 4 receives"));
         assert!(described(&Attributes::new()).contains("no dead-letter rule"));
     }

@@ -201,7 +201,11 @@ fn tokens_are_signed_for_the_queues_region_unless_another_is_named() {
     };
     assert_eq!(plain.redis.iam, Some(expected.clone()));
     assert_eq!(plain.notices, [""; 0], "no password is missed");
-    let more = [("REDIS_IAM_REGION", "eu-west-1"), ("REDIS_IAM_SERVERLESS", "yes")];
+    let more = [
+        ("REDIS_IAM_REGION", "eu-west-1"),
+        ("REDIS_IAM_SERVERLESS", "yes"),
+        ("ENVIRONMENT_PREFIX", "{production}"),
+    ];
     assert_eq!(
         config(&iam(&more)).redis.iam,
         Some(RedisIam { region: "eu-west-1".to_owned(), is_serverless: true, ..expected })
@@ -264,11 +268,29 @@ fn what_iam_cannot_work_with_is_reported_with_its_remedy() {
     );
 }
 
+#[test]
+fn a_serverless_cache_needs_a_prefix_with_a_hash_tag() {
+    let remedy = "has no hash tag, which REDIS_IAM_SERVERLESS needs: it is a cluster, where all keys of an environment must be \
+                  in one slot: put a hash tag into the prefix, as in ENVIRONMENT_PREFIX='{production}', in every SDK too, \
+                  and set REDIS_DB=0";
+    for prefix in ["production", "{}production", "production}{"] {
+        for setting in ["ENVIRONMENT_PREFIX", "REDIS_ENVIRONMENT_PREFIX"] {
+            let expected = [format!("{setting}: '{prefix}' {remedy}")];
+            assert_eq!(faults(&iam(&[("REDIS_IAM_SERVERLESS", "1"), (setting, prefix)])), expected);
+        }
+        let _ = config(&iam(&[("ENVIRONMENT_PREFIX", prefix)])); // any other cache may have it
+        let _ = config(&[("REDIS_IAM_SERVERLESS", "1"), ("ENVIRONMENT_PREFIX", prefix)]);
+    }
+    for prefix in ["{production}", "stigg-{a}", "{a}{b}"] {
+        let _ = config(&iam(&[("REDIS_IAM_SERVERLESS", "1"), ("ENVIRONMENT_PREFIX", prefix)]));
+    }
+}
+
 fn sentinels(more: &[(&str, &str)]) -> RedisConfig {
     let settings = [
         &[
             ("REDIS_HOST", ""),
-            ("REDIS_SENTINELS", "s-1:26380, s-2 ,[fd00::1]:5000"),
+            ("REDIS_SENTINELS", ",s-1:26380, ,, s-2 ,[fd00::1]:5000,"),
             ("REDIS_SENTINEL_MASTER", "mymaster"),
         ],
         more,
@@ -321,6 +343,10 @@ fn what_is_wrong_with_sentinels_is_reported_with_its_remedy() {
             "REDIS_SENTINEL_MASTER: is required with REDIS_SENTINELS; set the sentinels' name of the primary, often \
              mymaster",
         ]
+    );
+    assert_eq!(
+        faults(&[("REDIS_SENTINELS", ", ,"), ("REDIS_HOST", ""), ("REDIS_SENTINEL_MASTER", "m")]),
+        ["REDIS_SENTINELS: names no sentinel; set a list like sentinel-1:26379,sentinel-2:26379"]
     );
     assert_eq!(
         faults(&[("REDIS_SENTINEL_MASTER", "mymaster")]),
