@@ -83,7 +83,7 @@ fn config(validator: &mut Validator<'_>) -> Option<Config> {
     let edge = queue::edge_api(validator);
     let cache = cache(validator);
     if validator.is_given(CACHE_LOCK_RETRY_COUNT) {
-        let what = "has no effect: this service takes no lock that it could have to retry";
+        let what = "has no effect: this service takes no lock, so there is nothing to retry";
         validator.notice(CACHE_LOCK_RETRY_COUNT, what);
     }
     let sentry = sentry(validator);
@@ -164,7 +164,7 @@ fn log(validator: &mut Validator<'_>) -> LogConfig {
     let levels = [("error", Error), ("warn", Warn), ("info", Info), ("debug", Debug), ("trace", Trace)];
     let is_free = |key: &str| !["time", "level", "target", "thread"].contains(&key);
     let [message_key, error_key] = [LOG_MESSAGE_KEY, LOG_ERROR_KEY].map(|setting| {
-        let what = "is the key of something else; set another than time, level, target and thread";
+        let what = "is the key of another field; set one other than time, level, target and thread";
         validator.text(setting, is_free, what).unwrap_or_default()
     });
     if message_key == error_key {

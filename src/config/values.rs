@@ -195,8 +195,7 @@ impl<'a> Validator<'a> {
         if secret.read().unwrap_or_default().chars().all(|letter| letter.is_ascii_graphic()) {
             return Some(secret);
         }
-        let what =
-            "the text holds white space, a control character or a letter beyond ASCII; copy it once more";
+        let what = "the text contains white space, a control character or a character that is not ASCII; copy it again";
         self.fault(setting, what);
         None
     }

@@ -162,7 +162,7 @@ fn a_queue_and_an_sts_that_allow_no_more_than_the_service_does_are_warnings() {
         let settings = settings.clone().set("AWS_ENDPOINT_URL_STS", sts);
         let report = checked(&run(&settings, &["check", "--json", "--receive"]), 3);
         assert!(has(&report, "queue", "warning", "GetQueueAttributes"), "{report:#}");
-        assert!(has(&report, "queue", "ok", "messages may be received"), "{report:#}");
+        assert!(has(&report, "queue", "ok", "allows this service to receive messages"), "{report:#}");
     }
 }
 

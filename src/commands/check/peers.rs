@@ -51,8 +51,7 @@ pub(super) fn redis_server(report: &mut Report, session: &Session) {
         Err(error) if written.is_ok() => report.add(Note, format!("{error}. The service works without it")),
         Err(_) => {} // for the same reason as the write
     }
-    let good =
-        "the script runs and sees the SDKs' locks; a key below the prefix was written, read and deleted";
+    let good = "the script that writes can run; a key below the prefix was written, read and deleted";
     if !report.add_result(written.map(|()| good)) {
         return;
     }
@@ -137,16 +136,16 @@ pub(super) fn queue(
         Err(error) => report.add(Warning, format!("{error}; the service works without them")),
     }
     let deleted = queue.delete_batch(&[ReceiptHandle("check".to_owned())]);
-    report.add_result(deleted.map(|_| "reached; messages may be deleted"));
+    report.add_result(deleted.map(|_| "reachable, and allows this service to delete messages"));
     if let Some(why) = why_not_to_receive(attributes.as_ref()).filter(|_| !receives) {
         let forced = "--receive receives anyway";
         return report.add(Warning, format!("nothing was received: {why}; {forced}"));
     }
     report.add_result(queue.peek().map(|count| match count {
-        None => "messages may be received; none was waiting".to_owned(),
+        None => "it allows this service to receive messages; none was waiting".to_owned(),
         Some(count) => {
-            let came = "one message was received and not hidden";
-            format!("messages may be received: {came} (its receive count is {count} now)")
+            let came = "one was received, and stays visible to others";
+            format!("it allows this service to receive messages: {came} (its receive count is now {count})")
         }
     }));
 }
@@ -166,7 +165,7 @@ fn why_not_to_receive(attributes: Result<&Attributes, &QueueError>) -> Option<St
         }
         Ok(attributes) => {
             let max = receives_max(attributes).filter(|max| *max < RECEIVES_FEW)?;
-            format!("after {max} of them the dead-letter rule takes it")
+            format!("the dead-letter rule moves it away after {max}")
         }
         Err(error) if error.refused => "the dead-letter rule cannot be read".to_owned(),
         // The receive will probably fail as well, and its error says why.
@@ -213,7 +212,7 @@ fn judge(report: &mut Report, ahead_ms: &[(&str, i64)], signs_by_own_clock: bool
     };
     let off_secs = most_ms.unsigned_abs() / 1_000;
     let (off, direction) = (span(off_secs), if *most_ms > 0 { "ahead of" } else { "behind" });
-    let off = format!("this machine's clock is {off} {direction} that of {who}; set it by NTP");
+    let off = format!("this machine's clock is {off} {direction} that of {who}; synchronize it with NTP");
     let who: Vec<&str> = ahead_ms.iter().map(|(who, _)| *who).collect();
     match off_secs {
         0..MENTIONED_FROM_SECS => report.add(Good, format!("within 10 s of {}", who.join(", "))),

@@ -54,8 +54,8 @@ fn what_is_no_host_name_is_a_fault_with_its_remedy() {
         ("user@db-1", "the value (not shown, it may hold a password)"),
         ("db 1", "'db 1'"),
     ] {
-        let remedy = "set only that, the port as REDIS_PORT, and a URL or the path of a socket as REDIS_URL (unix:///path)";
-        let fault = format!("REDIS_HOST: {shown} is not one host name or address; {remedy}");
+        let remedy = "set just that here, a port in REDIS_PORT, and a URL or the path of a socket in REDIS_URL (unix:///path)";
+        let fault = format!("REDIS_HOST: {shown} is not a host name or an address; {remedy}");
         assert_eq!(faults(&[("REDIS_HOST", host)]), [fault]);
     }
 }
@@ -164,7 +164,7 @@ fn a_url_together_with_what_it_says_is_a_fault_that_names_both() {
         ]),
         [
             "REDIS_URL: is given together with REDIS_HOST, REDIS_PORT, REDIS_DB, REDIS_USERNAME, REDIS_PASSWORD, \
-             REDIS_PASSWORD_FILE, REDIS_TLS, REDIS_USER; unset either"
+             REDIS_PASSWORD_FILE, REDIS_TLS, REDIS_USER; unset one or the other"
         ]
     );
 }
@@ -221,7 +221,7 @@ fn tokens_are_signed_for_the_queues_region_unless_another_is_named() {
 
 #[test]
 fn what_iam_cannot_work_with_is_reported_with_its_remedy() {
-    const NEEDS_TLS: &str = "REDIS_IAM_AUTH: needs TLS to the host of an ElastiCache; set REDIS_HOST and REDIS_TLS=1, or a \
+    const NEEDS_TLS: &str = "REDIS_IAM_AUTH: needs the host of an ElastiCache cache, and TLS; set REDIS_HOST and REDIS_TLS=1, or a \
                              rediss:// URL";
     for (more, expected) in [
         (&[("REDIS_TLS", "0")][..], NEEDS_TLS),
@@ -340,8 +340,8 @@ fn what_is_wrong_with_sentinels_is_reported_with_its_remedy() {
         [
             "REDIS_HOST: is given together with REDIS_SENTINELS; unset one of the two",
             "REDIS_SENTINELS: 's-1:x' is not host:port; set a list like sentinel-1:26379,sentinel-2:26379",
-            "REDIS_SENTINEL_MASTER: is required with REDIS_SENTINELS; set the sentinels' name of the primary, often \
-             mymaster",
+            "REDIS_SENTINEL_MASTER: is required with REDIS_SENTINELS; set the name under which the sentinels monitor the \
+             primary, often mymaster",
         ]
     );
     assert_eq!(
