@@ -13,7 +13,6 @@ mod profiles;
 mod proxy;
 mod queue;
 mod redis;
-mod region;
 mod secret;
 mod settings;
 mod shown;

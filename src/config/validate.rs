@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use log::LevelFilter::{Debug, Error, Info, Trace, Warn};
-use url::Url;
+use sentry::types::Dsn;
 
 use super::CacheUpdatePolicy::{UpdateIfExists, Upsert};
 use super::PoisonPolicy::{Delete, Redrive};
@@ -25,34 +25,32 @@ const SECS_OF_A_YEAR: i64 = 365 * 24 * 60 * 60;
 impl Settings {
     /// The configuration, or all that is wrong with it.
     pub fn validate(&self) -> Result<Config, Faults> {
-        let mut validator = Validator::new(self);
-        let config = config(&mut validator);
-        validator.finish(config)
+        Validator::new(self).finish(config)
     }
 
     /// The port of a service that runs on this machine.
     pub fn port_to_probe(&self) -> Result<u16, Faults> {
-        let mut validator = Validator::new(self);
-        let port = validator.number(PORT);
-        if validator.value(PORT) == Some("0") {
-            validator.fault(PORT, "is 0, so the service took a free port; set the port that its log names");
-        }
-        validator.finish(Some(port))
+        Validator::new(self).finish(|validator| {
+            let port = validator.number(PORT);
+            if validator.value(PORT) == Some("0") {
+                validator
+                    .fault(PORT, "is 0, so the service took a free port; set the port that its log names");
+            }
+            Some(port)
+        })
     }
 
     /// What a command needs that reads or writes the cache.
     pub fn cache_access(&self) -> Result<CacheAccess, Faults> {
-        let mut validator = Validator::new(self);
-        let cache = cache(&mut validator);
-        validator.finish(cache)
+        Validator::new(self).finish(cache)
     }
 
     /// The same, and the Edge API: all faults of both at once.
     pub fn cache_and_edge_access(&self) -> Result<(CacheAccess, EdgeAccess), Faults> {
-        let mut validator = Validator::new(self);
-        let edge = queue::edge_api(&mut validator);
-        let cache = cache(&mut validator);
-        validator.finish(cache.zip(edge))
+        Validator::new(self).finish(|validator| {
+            let edge = queue::edge_api(validator);
+            cache(validator).zip(edge)
+        })
     }
 
     /// Where STS is, whatever the source of the credentials.
@@ -68,11 +66,12 @@ impl Settings {
 
     /// The log of a command: text, of warnings and errors, unless set otherwise.
     pub fn command_log(&self) -> Result<LogConfig, Faults> {
-        let mut validator = Validator::new(self);
-        let log = log(&mut validator);
-        let level = if validator.is_given(LOG_LEVEL) { log.level } else { Warn };
-        let format = if validator.is_given(LOG_FORMAT) { log.format } else { LogFormat::Text };
-        validator.finish(Some(LogConfig { level, format, ..log }))
+        Validator::new(self).finish(|validator| {
+            let log = log(validator);
+            let level = if validator.is_given(LOG_LEVEL) { log.level } else { Warn };
+            let format = if validator.is_given(LOG_FORMAT) { log.format } else { LogFormat::Text };
+            Some(LogConfig { level, format, ..log })
+        })
     }
 }
 
@@ -189,10 +188,7 @@ fn sentry(validator: &mut Validator<'_>) -> Option<SentryConfig> {
         return Some(SentryConfig::RemoteConfiguration);
     };
     let dsn = validator.token(&settings)?;
-    let is_dsn = |url: Url| {
-        matches!(url.scheme(), "http" | "https") && !url.username().is_empty() && url.path() != "/"
-    };
-    if !dsn.read().is_ok_and(|dsn| Url::parse(&dsn).is_ok_and(is_dsn)) {
+    if !dsn.read().is_ok_and(|dsn| dsn.parse::<Dsn>().is_ok()) {
         let what = "is not a Sentry DSN (https://<key>@<host>/<project>)";
         validator.fault(setting, format!("{what}; copy it from Sentry, or set DISABLE_SENTRY=1"));
     }

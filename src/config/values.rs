@@ -75,8 +75,9 @@ impl<'a> Validator<'a> {
         once(&self.notices)
     }
 
-    /// The value, or all faults that were found. Without a value there is one.
-    pub fn finish<T>(&self, value: Option<T>) -> Result<T, Faults> {
+    /// What is read, or all faults that were found. Where nothing is read there is one.
+    pub fn finish<T>(mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Result<T, Faults> {
+        let value = read(&mut self);
         value.filter(|_| self.faults.is_empty()).ok_or_else(|| Faults(once(&self.faults)))
     }
 
