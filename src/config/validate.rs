@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use log::LevelFilter::{Debug, Error, Info, Trace, Warn};
-use sentry::types::Dsn;
+use url::Url;
 
 use super::CacheUpdatePolicy::{UpdateIfExists, Upsert};
 use super::PoisonPolicy::{Delete, Redrive};
@@ -188,7 +188,10 @@ fn sentry(validator: &mut Validator<'_>) -> Option<SentryConfig> {
         return Some(SentryConfig::RemoteConfiguration);
     };
     let dsn = validator.token(&settings)?;
-    if !dsn.read().is_ok_and(|dsn| dsn.parse::<Dsn>().is_ok()) {
+    let is_dsn = |url: Url| {
+        matches!(url.scheme(), "http" | "https") && !url.username().is_empty() && url.path() != "/"
+    };
+    if !dsn.read().is_ok_and(|dsn| Url::parse(&dsn).is_ok_and(is_dsn)) {
         let what = "is not a Sentry DSN (https://<key>@<host>/<project>)";
         validator.fault(setting, format!("{what}; copy it from Sentry, or set DISABLE_SENTRY=1"));
     }
