@@ -42,7 +42,7 @@ pub(super) fn feed_watchdog(health: &HealthBoard, faults: &FaultLog) {
 /// If systemd cannot be notified, it acts by its own timeouts, and the log says why.
 fn notify(faults: &FaultLog, states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        let message = "cannot notify systemd at NOTIFY_SOCKET: it will take the service for dead";
+        let message = "cannot notify systemd at NOTIFY_SOCKET: it will consider the service dead";
         let error = error.to_string();
         faults.fault("systemd", log::Level::Warn, message, &error, Instant::now());
     }
