@@ -11,26 +11,30 @@ use crate::store::PrefixScan;
 
 /// Between two steps of the scan, so that it does not slow the work.
 const PAUSE: Duration = Duration::from_millis(2);
+/// After a scan that failed.
+const RETRY_AFTER: Duration = Duration::from_mins(1);
 /// How many other prefixes are named, and how many characters of each: it may be anything.
 const NAMED_MAX: usize = 5;
 const SHOWN_MAX: usize = 60;
 
-/// Waits for Redis, checks once, and warns if there is reason to.
+/// Waits for Redis, checks until it succeeds once, and warns if there is reason to.
 pub fn check_prefix(context: &Context, prefix: &str) {
     let exit = &context.shutdown.exit;
-    while !context.gate.wait_open(exit, Duration::from_hours(1)) {
-        if exit.is_stopped() {
-            return;
+    while !exit.is_stopped() {
+        if !context.gate.wait_open(exit, RETRY_AFTER) {
+            continue;
         }
-    }
-    match context.store.scan_prefixes(&context.layout.keyspace, &|| !exit.wait(PAUSE)) {
-        Ok(scan) => {
-            log::debug!(has_own = scan.has_own, others = scan.others.len(); "checked whose customers are in Redis");
-            if let Some(warning) = warning(prefix, &scan) {
-                log::warn!("{warning}");
+        match context.store.scan_prefixes(&context.layout.keyspace, &|| !exit.wait(PAUSE)) {
+            Ok(scan) => {
+                log::debug!(has_own = scan.has_own, others = scan.others.len(); "checked whose customers are in Redis");
+                if let Some(warning) = warning(prefix, &scan) {
+                    log::warn!("{warning}");
+                }
+                return;
             }
+            Err(error) => log::debug!(err:% = error; "ENVIRONMENT_PREFIX is not checked yet"),
         }
-        Err(error) => log::debug!(err:% = error; "ENVIRONMENT_PREFIX is not checked"),
+        exit.wait(RETRY_AFTER);
     }
 }
 
