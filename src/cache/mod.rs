@@ -222,7 +222,7 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
             }
             UsageOf::Feature(feature) => usages.push(usage_write(&customer_key, feature, usage, at, *format)),
             UsageOf::Credit(currency) => {
-                credits.push(credit_write(&customer_key, currency, usage, at, *format))
+                credits.push(credit_write(&customer_key, currency, usage, at, *format));
             }
         }
     }
@@ -315,7 +315,7 @@ mod tests {
         let feature = |number| {
             format!(
                 r#"{{"__typename":"FeatureEntitlement","feature":{{"refId":"f{number}","featureType":"NUMBER",
-                "meterType":"Incremental"}},"currentUsage":1}}"#
+                "meterType":"Incremental"}},"currentUsage":1,"creditRate":{{"amount":1,"currencyId":"r{number}"}}}}"#
             )
         };
         let credit = |number| {
@@ -323,7 +323,7 @@ mod tests {
                 r#"{{"__typename":"CreditEntitlement","currency":{{"currencyId":"c{number}"}},"currentUsage":1}}"#
             )
         };
-        let entries: Vec<String> = (0..1_000).map(feature).chain((0..100).map(credit)).collect();
+        let entries: Vec<String> = (0..300).map(credit).chain((0..4_000).map(feature)).collect();
         let body = format!(
             r#"{{"type":"ENTITLEMENTS_UPDATED","payload":{{"customerId":"ann","entitlementsV2":[{}]}}}}"#,
             entries.join(",")
@@ -334,8 +334,9 @@ mod tests {
         let Some(CacheChange::WriteEntitlements(list)) = changes.next() else {
             panic!("the list comes first");
         };
-        assert_eq!(list.credits.len(), 100);
-        assert!(4 * list.usages.len() + 8 * list.credits.len() < 3_850, "{}", list.usages.len());
-        assert_eq!(list.usages.len() + changes.len(), 1_000, "the others follow");
+        let (usages, credits, rates) = (list.usages.len(), list.credits.len(), list.rate_currencies.len());
+        assert!(4 * usages + 8 * credits + rates < 3_850, "{usages}, {credits}, {rates}");
+        assert_eq!((credits, rates), (300, 1_000));
+        assert_eq!(usages + changes.len(), 4_000, "the others follow");
     }
 }
