@@ -19,7 +19,8 @@ use keyspace::{Keyspace, ReaderLocks, balance_key, credit_usage_key, feature_usa
 /// Arguments of the usages and rate currencies that are written in one atomic step with their list: a script call has 3,900 at
 /// most. A usage takes four, a credit eight and a currency one.
 const ARGUMENTS_WITH_LIST: usize = 3_600;
-/// The list is not adjusted to the balances of more currencies than these: it stands as it came.
+/// A list is adjusted to the balances of this many currencies; for any others it stands as it came. To replace an adjusted list
+/// takes two arguments a currency.
 const RATE_CURRENCIES_MAX: usize = 1_000;
 
 /// A value that is written with its timestamp, unless something newer is stored.
