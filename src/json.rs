@@ -15,8 +15,12 @@ use crate::clock::EpochMs;
 /// from Stigg takes ten. So whoever parses a peer's text into values counts first what begins one.
 /// (How deep they may nest is bounded by serde_json: 127 levels.)
 pub fn is_plausible(text: &[u8]) -> bool {
-    let begins_value = |byte: &&u8| matches!(byte, b',' | b'[' | b'{');
-    text.iter().filter(begins_value).count() <= 4_096 + text.len() / 8
+    holds_at_most(text, 4_096 + text.len() / 8)
+}
+
+/// True if the text, as JSON, holds at most about this many values: what begins one is counted, in strings as well.
+pub fn holds_at_most(text: &[u8], values_max: usize) -> bool {
+    text.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() <= values_max
 }
 
 /// Replaces every escape of half a surrogate pair (`\ud83d` alone), which JavaScript writes and Rust's JSON readers refuse, by
@@ -135,6 +139,14 @@ impl Put for EpochMs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_begins_a_value_is_counted() {
+        for (text, values) in [("[1,2,3]", 3), (r#"{"a":[1,{}],"b":0}"#, 5), ("7", 0)] {
+            assert!(holds_at_most(text.as_bytes(), values), "{text}");
+            assert!(values == 0 || !holds_at_most(text.as_bytes(), values - 1), "{text}");
+        }
+    }
 
     #[test]
     fn a_short_text_is_plausible_whatever_it_holds() {

@@ -10,11 +10,11 @@ use time::format_description::well_known::Rfc3339;
 use super::Credentials;
 use super::redaction::{quotable, redact};
 use crate::clock::EpochMs;
-use crate::json::is_plausible;
+use crate::json::holds_at_most;
 use crate::log::{peer_code, peer_text};
 
-/// An answer of STS has about twenty nodes and one attribute.
-const NODES_MAX: usize = 1_000;
+/// A JSON document has about ten values, an answer of STS about twenty nodes and one attribute.
+const VALUES_MAX: usize = 1_000;
 const EQUALS_MAX: usize = 100;
 /// The names of key id, secret, session token and expiration.
 type FieldNames = [&'static str; 4];
@@ -107,14 +107,14 @@ pub fn bare_code(code: &str) -> Option<&str> {
 }
 
 fn document(body: &[u8]) -> Option<Value> {
-    is_plausible(body).then(|| serde_json::from_slice(body).ok())?
+    holds_at_most(body, VALUES_MAX).then(|| serde_json::from_slice(body).ok())?
 }
 
 fn xml(text: &str) -> Option<Document<'_>> {
     // The parser allocates all elements and attributes that these could begin, and compares each attribute and
     // namespace with all others.
     let count = |mark: u8| text.bytes().filter(|byte| *byte == mark).count();
-    let is_small = count(b'<') <= NODES_MAX && count(b'=') <= EQUALS_MAX;
+    let is_small = count(b'<') <= VALUES_MAX && count(b'=') <= EQUALS_MAX;
     is_small.then(|| Document::parse(text).ok())?
 }
 
