@@ -15,34 +15,18 @@ const INSUFFICIENT_CREDITS: &str = "InsufficientCredits";
 const REASON: &str = "accessDeniedReason";
 const VALID_UNTIL: &str = "validUntil";
 
-/// A balance and when it was true.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownBalance {
-    /// The currency.
-    pub currency: CurrencyId,
-    /// What is left.
-    pub balance: CreditBalance,
-    /// When that was true.
-    pub updated_at: EpochMs,
-}
-
-impl KnownBalance {
-    /// Reads the record that `apply.lua` keeps at a balance key: `value_at,period_at,balance_at,exhausted,valid_until`.
-    /// `None` if it has no balance.
-    pub fn read(currency: &CurrencyId, record: &str) -> Option<Self> {
-        let mut fields = record.split(',').skip(2);
-        let updated_at = EpochMs(fields.next()?.parse().ok()?);
-        let balance = CreditBalance {
-            is_exhausted: fields.next()? == "1",
-            valid_until: fields.next()?.parse().ok().map(EpochMs),
-        };
-        let currency = currency.clone();
-        Some(Self { currency, balance, updated_at })
-    }
+/// The balance in the record that `apply.lua` keeps at a balance key: `value_at,period_at,balance_at,exhausted,valid_until`.
+/// `None` if it has none, or one from before the list.
+pub fn known_balance(record: &str, listed_at: EpochMs) -> Option<CreditBalance> {
+    let mut fields = record.split(',').skip(2);
+    let balance_at: i64 = fields.next()?.parse().ok()?;
+    let is_exhausted = fields.next()? == "1";
+    let valid_until = fields.next()?.parse().ok().map(EpochMs);
+    (balance_at >= listed_at.0).then_some(CreditBalance { is_exhausted, valid_until })
 }
 
 /// The list adjusted to these balances. `None` if nothing changes, or if the list cannot be read.
-pub fn adjusted(list: &str, balances: &[KnownBalance]) -> Option<String> {
+pub fn adjusted(list: &str, balances: &[(&CurrencyId, CreditBalance)]) -> Option<String> {
     let entries = serde_json::from_str(list).ok();
     // An SDK may have written half an emoji.
     let mut entries: Map<String, Value> =
@@ -55,12 +39,10 @@ pub fn adjusted(list: &str, balances: &[KnownBalance]) -> Option<String> {
 }
 
 /// True if that changed it; `None` if none of the balances concerns it.
-fn adjust_entry(entry: &mut Value, balances: &[KnownBalance]) -> Option<bool> {
+fn adjust_entry(entry: &mut Value, balances: &[(&CurrencyId, CreditBalance)]) -> Option<bool> {
     let entitlement = entry.get_mut("calculatedEntitlement")?.as_object_mut()?;
     let currency = entitlement.get("creditRate")?.get("currencyId")?.as_str()?;
-    let known = balances.iter().find(|known| known.currency.as_str() == currency)?;
-    let balance = known.balance;
-
+    let (_, balance) = balances.iter().find(|(of, _)| of.as_str() == currency)?;
     let before = entitlement.clone();
     let has_soft_limit = before.get("hasSoftLimit") == Some(&Value::Bool(true));
     let reason = before.get(REASON).filter(|reason| !reason.is_null()).cloned();
@@ -91,12 +73,17 @@ mod tests {
 
     use super::*;
 
-    fn known(currency: &str, is_exhausted: bool, valid_until: Option<i64>) -> KnownBalance {
-        KnownBalance {
-            currency: CurrencyId(currency.to_owned()),
-            balance: CreditBalance { is_exhausted, valid_until: valid_until.map(EpochMs) },
-            updated_at: EpochMs(1),
-        }
+    fn balance(is_exhausted: bool, valid_until: Option<i64>) -> CreditBalance {
+        CreditBalance { is_exhausted, valid_until: valid_until.map(EpochMs) }
+    }
+
+    fn adjusted_to(
+        list: &str,
+        currency: &str,
+        is_exhausted: bool,
+        valid_until: Option<i64>,
+    ) -> Option<String> {
+        adjusted(list, &[(&CurrencyId(currency.to_owned()), balance(is_exhausted, valid_until))])
     }
 
     /// A list of one entry that is paid in `ai`, with these fields besides.
@@ -118,49 +105,49 @@ mod tests {
     #[test]
     fn an_exhausted_balance_denies_and_a_new_one_grants() {
         let before = list(&json!({}));
-        let denied = adjusted(&before, &[known("ai", true, None)]).expect("a change");
+        let denied = adjusted_to(&before, "ai", true, None).expect("a change");
         assert_eq!(reason(&denied), "InsufficientCredits");
-        assert_eq!(adjusted(&denied, &[known("ai", true, None)]), None);
-        assert_eq!(adjusted(&denied, &[known("ai", false, None)]), Some(before));
+        assert_eq!(adjusted_to(&denied, "ai", true, None), None);
+        assert_eq!(adjusted_to(&denied, "ai", false, None), Some(before));
     }
 
     #[test]
     fn another_reason_stays_a_soft_limit_grants_and_another_currency_changes_nothing() {
         let denied = list(&json!({"accessDeniedReason": "CustomerIsArchived"}));
         for is_exhausted in [true, false] {
-            assert_eq!(adjusted(&denied, &[known("ai", is_exhausted, None)]), None);
+            assert_eq!(adjusted_to(&denied, "ai", is_exhausted, None), None);
         }
         let soft = list(&json!({"hasSoftLimit": true}));
-        assert_eq!(adjusted(&soft, &[known("ai", true, None)]), None);
-        assert_eq!(adjusted(&list(&json!({})), &[known("other", true, None)]), None);
-        assert_eq!(adjusted("not a list", &[known("ai", true, None)]), None);
+        assert_eq!(adjusted_to(&soft, "ai", true, None), None);
+        assert_eq!(adjusted_to(&list(&json!({})), "other", true, None), None);
+        assert_eq!(adjusted_to("not a list", "ai", true, None), None);
     }
 
     #[test]
     fn a_list_in_which_an_sdk_wrote_half_an_emoji_is_adjusted_as_well() {
         let before = list(&json!({"name": "half"})).replace("half", r"\ud83d");
-        let denied = adjusted(&before, &[known("ai", true, None)]).expect("a change");
+        let denied = adjusted_to(&before, "ai", true, None).expect("a change");
         assert_eq!(reason(&denied), "InsufficientCredits");
     }
 
     #[test]
     fn valid_until_is_that_of_the_balance_and_the_order_of_fields_is_always_the_same() {
-        let with = adjusted(&list(&json!({})), &[known("ai", true, Some(7))]).expect("a change");
+        let with = adjusted_to(&list(&json!({})), "ai", true, Some(7)).expect("a change");
         assert!(
             with.contains(
                 r#""hasSoftLimit":false,"accessDeniedReason":"InsufficientCredits","enumValues":[],"validUntil":7,"creditRate""#
             ),
             "{with}"
         );
-        let without = adjusted(&with, &[known("ai", false, None)]).expect("a change");
+        let without = adjusted_to(&with, "ai", false, None).expect("a change");
         assert_eq!(without, list(&json!({})));
     }
 
     #[test]
     fn a_record_without_a_balance_is_none() {
-        let currency = CurrencyId("ai".to_owned());
-        assert_eq!(KnownBalance::read(&currency, "5,5,,,"), None);
-        assert_eq!(KnownBalance::read(&currency, ""), None);
-        assert_eq!(KnownBalance::read(&currency, "5,,1,0,7"), Some(known("ai", false, Some(7))));
+        assert_eq!(known_balance("5,5,,,", EpochMs(0)), None);
+        assert_eq!(known_balance("", EpochMs(0)), None);
+        assert_eq!(known_balance("5,,1,0,7", EpochMs(1)), Some(balance(false, Some(7))));
+        assert_eq!(known_balance("5,,1,0,7", EpochMs(2)), None, "the list is newer");
     }
 }

@@ -16,11 +16,12 @@ use crate::entitlement::{CurrencyId, Entitlement, FeatureId, Subject, Usage, Usa
 use crate::message::{CreditBalance, EntitlementsUpdated, Event, Message, UsageUpdated};
 use keyspace::{Keyspace, ReaderLocks, balance_key, credit_usage_key, feature_usage_key, metadata_key};
 
-/// Usages written in one atomic step with their list: a script call has 3,900 arguments at most, and a usage takes four, a
-/// credit eight and the currency of a rate one.
-const USAGES_WITH_LIST: usize = 900;
-/// Credits written with their list: half of the arguments.
-const CREDITS_WITH_LIST: usize = 225;
+/// Arguments of the usages and rate currencies that are written in one atomic step with their list: a script call has 3,900 at
+/// most. A usage takes four, a credit eight and a currency one.
+const ARGUMENTS_WITH_LIST: usize = 3_600;
+/// A list is adjusted to the balances of this many currencies; for any others it stands as it came. To replace an adjusted list
+/// takes two arguments a currency.
+const RATE_CURRENCIES_MAX: usize = 1_000;
 
 /// A value that is written with its timestamp, unless something newer is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,10 +94,8 @@ pub struct BalanceWrite {
     pub currency: CurrencyId,
     /// The usage.
     pub credit: CreditWrite,
-    /// What is left, if the message says so.
+    /// What is left, if the message says so: the stored list is changed to fit it. `None` in format v4.
     pub balance: Option<CreditBalance>,
-    /// The stored list is changed to fit the balance (not in format v4).
-    pub adjusts_list: bool,
 }
 
 /// Deletes a customer's entitlements and metadata; usage keys stay.
@@ -199,50 +198,40 @@ pub fn changes(message: Message, layout: &Layout) -> Changes {
 }
 
 fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: &Layout) -> Vec<CacheChange> {
-    let Layout { keyspace, format, .. } = layout;
-    let timestamp = update.updated_at;
-    let customer_key = keyspace.customer_key(&update.subject);
-    let locks = keyspace.reader_locks(&update.subject);
-    let mut usages = Vec::with_capacity(update.entitlements.len());
-    let mut credits = Vec::new();
-    let mut rate_currencies = BTreeSet::new();
-    for Entitlement { of, is_metered, rate_currency, usage, usage_updated_at, .. } in &update.entitlements {
-        rate_currencies.extend(rate_currency.as_ref().filter(|_| *format != CacheFormat::V4));
-        match (of, usage_updated_at) {
-            (UsageOf::Feature(feature), Some(at)) if *is_metered => {
-                usages.push(usage_write(&customer_key, feature, usage, *at, *format));
+    let Layout { keyspace, format } = layout;
+    let (subject, timestamp) = (&update.subject, update.updated_at);
+    let customer_key = keyspace.customer_key(subject);
+    let rated = update.entitlements.iter().filter(|_| *format != CacheFormat::V4);
+    let rate_currencies: BTreeSet<&CurrencyId> =
+        rated.filter_map(|entry| entry.rate_currency.as_ref()).collect();
+    let rate_currencies: Vec<_> = rate_currencies.into_iter().take(RATE_CURRENCIES_MAX).cloned().collect();
+    let mut room = ARGUMENTS_WITH_LIST - rate_currencies.len();
+    let (mut usages, mut credits) = (Vec::with_capacity(update.entitlements.len()), Vec::new());
+    let mut more = Vec::new();
+    for Entitlement { of, is_metered, usage, usage_updated_at, .. } in &update.entitlements {
+        // SDK 3.x knows no credits: its form has neither the entry nor the usage.
+        let (arguments, has_key) = match of {
+            UsageOf::Feature(_) => (4, *is_metered),
+            UsageOf::Credit(_) => (8, *format != CacheFormat::V3),
+        };
+        let Some(at) = usage_updated_at.filter(|_| has_key) else { continue };
+        let is_within = room >= arguments;
+        room = room.saturating_sub(arguments);
+        match of {
+            _ if !is_within => {
+                let (subject, of, usage) = (subject.clone(), of.clone(), usage.clone());
+                let update = UsageUpdated { subject, of, usage, updated_at: at, balance: None };
+                more.push(usage_change(update, layout));
             }
-            // SDK 3.x knows no credits: its form has neither the entry nor the usage.
-            (UsageOf::Credit(currency), Some(at)) if *format != CacheFormat::V3 => {
-                let credit = credit_write(&customer_key, currency, usage, *at, *format);
-                credits.push((currency.clone(), credit));
+            UsageOf::Feature(feature) => usages.push(usage_write(&customer_key, feature, usage, at, *format)),
+            UsageOf::Credit(currency) => {
+                credits.push(credit_write(&customer_key, currency, usage, at, *format));
             }
-            (UsageOf::Feature(_) | UsageOf::Credit(_), _) => {}
         }
     }
-    let more_credits = credits.split_off(credits.len().min(CREDITS_WITH_LIST));
-    let with_list = USAGES_WITH_LIST.saturating_sub(2 * credits.len() + rate_currencies.len() / 4);
-    let rest = usages.split_off(usages.len().min(with_list));
-    let usage = |write| {
-        let (locks, customer_key) = (locks.clone(), customer_key.clone());
-        CacheChange::WriteUsage(UsageWrite { locks, customer_key, write })
-    };
-    let credit = |(currency, credit)| {
-        let (locks, customer_key) = (locks.clone(), customer_key.clone());
-        CacheChange::WriteBalance(BalanceWrite {
-            locks,
-            customer_key,
-            currency,
-            credit,
-            balance: None,
-            adjusts_list: false,
-        })
-    };
-    let rest: Vec<CacheChange> =
-        rest.into_iter().map(usage).chain(more_credits.into_iter().map(credit)).collect();
-    let list = CacheChange::WriteEntitlements(Box::new(EntitlementsWrite {
-        locks,
-        tombstones: keyspace.tombstones(&update.subject),
+    let list = EntitlementsWrite {
+        locks: keyspace.reader_locks(subject),
+        tombstones: keyspace.tombstones(subject),
         sent_at,
         is_from_edge_api: false,
         metadata: (*format != CacheFormat::V3).then(|| KeyWrite {
@@ -256,10 +245,10 @@ fn entitlements_changes(update: &EntitlementsUpdated, sent_at: EpochMs, layout: 
             timestamp,
         },
         usages,
-        credits: credits.into_iter().map(|(_, credit)| credit).collect(),
-        rate_currencies: rate_currencies.into_iter().cloned().collect(),
-    }));
-    iter::once(list).chain(rest).collect()
+        credits,
+        rate_currencies,
+    };
+    iter::once(CacheChange::WriteEntitlements(Box::new(list))).chain(more).collect()
 }
 
 fn usage_change(update: UsageUpdated, layout: &Layout) -> CacheChange {
@@ -276,8 +265,7 @@ fn usage_change(update: UsageUpdated, layout: &Layout) -> CacheChange {
             credit: credit_write(&customer_key, &currency, usage, timestamp, format),
             customer_key,
             currency,
-            balance: update.balance,
-            adjusts_list: format != CacheFormat::V4,
+            balance: update.balance.filter(|_| format != CacheFormat::V4),
         }),
     }
 }
@@ -331,7 +319,7 @@ mod tests {
         let feature = |number| {
             format!(
                 r#"{{"__typename":"FeatureEntitlement","feature":{{"refId":"f{number}","featureType":"NUMBER",
-                "meterType":"Incremental"}},"currentUsage":1}}"#
+                "meterType":"Incremental"}},"currentUsage":1,"creditRate":{{"amount":1,"currencyId":"r{number}"}}}}"#
             )
         };
         let credit = |number| {
@@ -339,7 +327,7 @@ mod tests {
                 r#"{{"__typename":"CreditEntitlement","currency":{{"currencyId":"c{number}"}},"currentUsage":1}}"#
             )
         };
-        let entries: Vec<String> = (0..1_000).map(feature).chain((0..100).map(credit)).collect();
+        let entries: Vec<String> = (0..300).map(credit).chain((0..4_000).map(feature)).collect();
         let body = format!(
             r#"{{"type":"ENTITLEMENTS_UPDATED","payload":{{"customerId":"ann","entitlementsV2":[{}]}}}}"#,
             entries.join(",")
@@ -350,8 +338,9 @@ mod tests {
         let Some(CacheChange::WriteEntitlements(list)) = changes.next() else {
             panic!("the list comes first");
         };
-        assert_eq!(list.credits.len(), 100);
-        assert!(4 * list.usages.len() + 8 * list.credits.len() < 3_850, "{}", list.usages.len());
-        assert_eq!(list.usages.len() + changes.len(), 1_000, "the others follow");
+        let (usages, credits, rates) = (list.usages.len(), list.credits.len(), list.rate_currencies.len());
+        assert!(4 * usages + 8 * credits + rates < 3_850, "{usages}, {credits}, {rates}");
+        assert_eq!((credits, rates), (300, 1_000));
+        assert_eq!(usages + changes.len(), 4_000, "the others follow");
     }
 }

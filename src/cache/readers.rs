@@ -84,19 +84,18 @@ impl StoredEntry {
         let object = |name| value.get(name).and_then(Value::as_object);
         let text = |path: &str| value["calculatedEntitlement"].pointer(path).and_then(Value::as_str);
         let (entitlement, feature_usage) = (object("calculatedEntitlement"), object("featureUsage"));
-        let is_metered = text("/feature/featureType") == Some("NUMBER")
-            && matches!(text("/feature/meterType"), Some("Incremental" | "Fluctuating"));
-        let (kind, id) = match text("/type") {
-            _ if entitlement.is_none() => (EntryKind::Malformed, None),
-            Some("CREDIT") => (EntryKind::Credit, text("/currency/currencyId")),
-            _ if is_metered => (EntryKind::Metered, text("/feature/id")),
-            _ => (EntryKind::Feature, text("/feature/id")),
+        let kind = match (text("/type"), text("/feature/featureType"), text("/feature/meterType")) {
+            _ if entitlement.is_none() => EntryKind::Malformed,
+            (Some("CREDIT"), ..) => EntryKind::Credit,
+            (_, Some("NUMBER"), Some("Incremental" | "Fluctuating")) => EntryKind::Metered,
+            _ => EntryKind::Feature,
         };
-        let form = match (kind, feature_usage, text("/type")) {
+        let id = text(if kind == EntryKind::Credit { "/currency/currencyId" } else { "/feature/id" });
+        let form = match (kind, text("/type"), feature_usage) {
             (EntryKind::Credit | EntryKind::Malformed, ..) => None,
-            (_, _, None) => Some("v3"),
-            (_, Some(_), _) => Some("compatible"),
-            (_, None, _) => Some("v4"),
+            (_, None, _) => Some("v3"),
+            (_, Some(_), Some(_)) => Some("compatible"),
+            (_, Some(_), None) => Some("v4"),
         };
         Self {
             id: id.unwrap_or(key).to_owned(),
@@ -164,31 +163,28 @@ fn misses(
     entries: &Result<Vec<StoredEntry>, &'static str>,
 ) -> Vec<String> {
     let own = stored.list.timestamp.and_then(timestamp_ms);
-    let lacks_timestamp = stored.list.value.is_some() && own.is_none();
+    let of_customer = stored.of_customer.filter(|_| generation > 2).map(|at| at.and_then(timestamp_ms));
     let is_malformed = |entry: &StoredEntry| entry.kind == EntryKind::Malformed;
-    let beside_customers =
-        match stored.of_customer.map(|of_customer| (own, of_customer.and_then(timestamp_ms))) {
-            _ if generation == 2 => None,
-            Some((_, None)) => {
-                Some("the customer's own list has no timestamp, so the resource's does not count".to_owned())
-            }
-            Some((None, _)) if generation == 3 && lacks_timestamp => {
-                Some("the list has no timestamp to compare with the customer's".to_owned())
-            }
-            Some((Some(own), Some(of_customer))) if own < of_customer => {
-                Some(format!("the resource's list ({own}) is older than the customer's own ({of_customer})"))
-            }
-            Some(_) | None => None,
-        };
-    let misses = [
-        entries.as_ref().err().map(|why| (*why).to_owned()),
-        (entries.iter().flatten().any(is_malformed))
-            .then(|| "an entry has no calculatedEntitlement, on which the reader fails".to_owned()),
-        entries.as_ref().ok().and_then(|entries| missing_usages(generation, entries, &stored.usages)),
-        (generation == 4 && lacks_timestamp).then(|| "the list has no timestamp".to_owned()),
-        beside_customers,
+    let needs_timestamp = generation == 4 || of_customer.is_some_and(|at| at.is_some());
+    let faults = [
+        (entries.is_err(), entries.as_ref().err().copied().unwrap_or_default()),
+        (
+            entries.iter().flatten().any(is_malformed),
+            "an entry has no calculatedEntitlement, on which the reader fails",
+        ),
+        (stored.list.value.is_some() && own.is_none() && needs_timestamp, "the list has no timestamp"),
+        (
+            of_customer == Some(None),
+            "the customer's own list has no timestamp, so the resource's does not count",
+        ),
+        (
+            own.zip(of_customer.flatten()).is_some_and(|(own, of_customer)| own < of_customer),
+            "the resource's list is older than the customer's own",
+        ),
     ];
-    misses.into_iter().flatten().collect()
+    let faults = faults.into_iter().filter(|(is_found, _)| *is_found).map(|(_, why)| why.to_owned());
+    let missing = entries.iter().filter_map(|entries| missing_usages(generation, entries, &stored.usages));
+    faults.chain(missing).collect()
 }
 
 fn missing_usages(generation: u8, entries: &[StoredEntry], usages: &[Stored<'_>]) -> Option<String> {

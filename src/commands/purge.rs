@@ -36,7 +36,7 @@ pub(super) fn run(settings: &Settings, args: &PurgeArgs) -> Result<u8, CommandEr
         (Some(customer), resource) => {
             let of = resource.as_ref().map(|resource| format!("resource '{resource}' of "));
             let whom = format!("{}customer '{customer}'", of.unwrap_or_default());
-            (whom, Event::Purged(std::iter::once(subject(customer, resource.as_deref())).collect()))
+            (whom, Event::Purged(subject(customer, resource.as_deref()).into()))
         }
     };
     if !args.yes {

@@ -30,7 +30,7 @@ pub(super) fn event(event_type: EventType, scope: &Scope<'_>, times: &StateTimes
             _ if event_type.change == Change::Migration => Event::EnvironmentInvalidated,
             _ => return Err(scope.missing("customerId")),
         },
-        Change::CustomerDeleted => Event::Purged([deleted_customer(scope)?].into_iter().collect()),
+        Change::CustomerDeleted => Event::Purged(deleted_customer(scope)?.into()),
         Change::PackagePublished => match scope.find(|level| level.migration_type.text())? {
             Some("NEW_CUSTOMERS") => ignored,
             Some(_) | None => Event::EnvironmentInvalidated,
@@ -45,13 +45,10 @@ fn entitlements_updated(scope: &Scope<'_>, times: &StateTimes) -> Decoded<Event>
     let subject = scope.subject()?;
     let access_denied_reason = scope.find(|level| level.access_denied_reason.text())?;
     // Where both lists are present, the second version is the fuller: it has the credits too.
-    let mut list = scope.find(|level| entitlements(level.entitlements_v2, times))?;
-    if list.is_none() {
-        list = scope.find(|level| entitlements(level.entitlements, times))?;
-    }
+    let list = scope.find(|level| entitlements(level.entitlements_v2.or(level.entitlements), times))?;
     let (entitlements, updated_at) = list.ok_or_else(|| scope.missing("entitlements"))?;
     if entitlements.is_empty() && access_denied_reason.is_none() {
-        return Ok(Event::Purged([subject].into_iter().collect()));
+        return Ok(Event::Purged(subject.into()));
     }
     Ok(Event::EntitlementsUpdated(EntitlementsUpdated {
         subject,
@@ -96,10 +93,7 @@ fn credit_balance_updated(scope: &Scope<'_>, times: &StateTimes) -> Decoded<Usag
     let currency = scope
         .find(|level| currency_id(level.currency_id, level.currency))?
         .ok_or_else(|| scope.missing("currencyId"))?;
-    let mut consumed = scope.find(|level| level.total_consumed.number())?;
-    if consumed.is_none() {
-        consumed = scope.find(|level| level.current_usage.number())?;
-    }
+    let mut consumed = scope.find(|level| level.total_consumed.or(level.current_usage).number())?;
     if consumed.is_none() {
         let granted = scope.find(|level| level.total_granted.number())?;
         let left = granted.zip(scope.find(|level| level.current_balance.number())?);
@@ -151,11 +145,7 @@ fn credit_balance(scope: &Scope<'_>) -> Option<CreditBalance> {
 }
 
 fn difference(minuend: &Number, subtrahend: &Number) -> Option<Number> {
-    let whole = minuend.as_i64().zip(subtrahend.as_i64());
-    match whole.and_then(|(minuend, subtrahend)| minuend.checked_sub(subtrahend)) {
-        Some(whole) => Some(whole.into()),
-        None => as_javascript(minuend.as_f64()? - subtrahend.as_f64()?),
-    }
+    as_javascript(minuend.as_f64()? - subtrahend.as_f64()?)
 }
 
 /// The webhook is the customer itself, so its id may be the payload's own `id`.

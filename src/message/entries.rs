@@ -1,12 +1,13 @@
 //! Converts the entries of entitlement lists, of either form, to the readers' spellings.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
+use std::hash::RandomState;
+
+use indexmap::IndexMap;
 
 use super::convert::currency_id;
 use super::envelope::flat_or_nested;
 use super::timestamp::StateTimes;
-use super::tree::{Field, Object, fields};
+use super::tree::{Field, Object, fields, first_text};
 use super::{Decoded, MalformedBody};
 use crate::clock::EpochMs;
 use crate::entitlement::{CurrencyId, Entitlement, FeatureId, Usage, UsageOf};
@@ -47,7 +48,7 @@ pub(super) fn entitlements(list: Field<'_>, times: &StateTimes) -> Decoded<Optio
     let Some(entries) = list.list()? else {
         return Ok(None);
     };
-    let (mut converted, mut places) = (Vec::new(), HashMap::with_capacity(100));
+    let mut converted = IndexMap::with_capacity_and_hasher(100, RandomState::new());
     let mut json = JsonText::default();
     let (mut updated_at, mut rejected) = (None, None);
     for (index, entry) in entries.enumerate() {
@@ -61,18 +62,10 @@ pub(super) fn entitlements(list: Field<'_>, times: &StateTimes) -> Decoded<Optio
             updated_at = times.possible(at.filter(|_| at != rejected));
             rejected = at;
         }
-        let Some(entitlement) = entitlement(&entry, times, &mut json).map_err(within)? else {
-            continue;
-        };
-        match places.entry(entitlement.of.clone()) {
-            Slot::Occupied(place) => converted[*place.get()] = entitlement,
-            Slot::Vacant(place) => {
-                place.insert(converted.len());
-                converted.push(entitlement);
-            }
-        }
+        let entitlement = entitlement(&entry, times, &mut json).map_err(within)?;
+        converted.extend(entitlement.map(|entitlement| (entitlement.of.clone(), entitlement)));
     }
-    Ok(Some((converted, updated_at)))
+    Ok(Some((converted.into_values().collect(), updated_at)))
 }
 
 /// Converts an entry; `None` for one of a kind that is neither a feature nor a credit currency.
@@ -84,39 +77,41 @@ fn entitlement(
     let is_credit = entry.typename.text_if_any() == Some("CreditEntitlement")
         || entry.kind.text_if_any() == Some("CREDIT")
         || (!entry.feature.is_present() && (entry.currency.is_present() || entry.currency_id.is_present()));
-    if is_credit {
-        return credit(entry, times, json).map(Some);
-    }
-    let feature_fields = entry.feature.object()?.map(FeatureFields::of);
-    feature_fields.map(|fields| feature(entry, &fields, times, json)).transpose()
-}
-
-/// What an entry says of the usage, and when that was true.
-fn usage(entry: &ListEntry<'_>, times: &StateTimes) -> Decoded<(Usage, Option<EpochMs>)> {
+    let (of, is_metered, particulars, display_name) = if is_credit {
+        currency(entry, json)?
+    } else if let Some(fields) = entry.feature.object()? {
+        feature(&FeatureFields::of(fields), json).map_err(|fault| fault.within("feature"))?
+    } else {
+        return Ok(None);
+    };
+    let (access, rate_currency) = access(entry, is_credit, json)?;
     let current_usage = entry.current_usage.number()?;
     let fallback = current_usage.as_ref().map(|_| times.fallback);
-    let updated_at = times.possible(entry.usage_updated_at.date()).or(fallback);
-    let usage = Usage {
-        current_usage: current_usage.unwrap_or_else(|| 0.into()),
-        period_start: entry.usage_period_start.date(),
-        period_end: entry.usage_period_end.date().or_else(|| entry.next_reset_date.date()),
-    };
-    Ok((usage, updated_at))
+    Ok(Some(Entitlement {
+        of,
+        is_metered,
+        rate_currency,
+        particulars,
+        display_name,
+        access,
+        reset: if is_credit { String::new() } else { reset(entry, json)? },
+        usage_period_anchor: entry.usage_period_anchor.date().filter(|_| !is_credit),
+        usage_updated_at: times.possible(entry.usage_updated_at.date()).or(fallback),
+        usage: Usage {
+            current_usage: current_usage.unwrap_or_else(|| 0.into()),
+            period_start: entry.usage_period_start.date(),
+            period_end: entry.usage_period_end.date().or_else(|| entry.next_reset_date.date()),
+        },
+    }))
 }
 
-fn feature<'t>(
-    entry: &ListEntry<'_>,
-    fields: &FeatureFields<'t>,
-    times: &StateTimes,
-    json: &mut JsonText,
-) -> Decoded<Entitlement> {
-    let within = |fault: MalformedBody| fault.within("feature");
-    let id = match fields.ref_id.text().map_err(within)? {
-        None => fields.id.text().map_err(within)?.ok_or_else(|| within(fields.id.missing()))?,
-        Some(id) => id,
-    };
-    let feature_type = fields.feature_type.text().map_err(within)?;
-    let meter_type = fields.meter_type.text().map_err(within)?.map(meter_type);
+/// What it is of, whether that is metered, its particulars and its display name.
+type Particulars = (UsageOf, bool, String, String);
+
+fn feature<'t>(fields: &FeatureFields<'t>, json: &mut JsonText) -> Decoded<Particulars> {
+    let id = first_text([fields.ref_id, fields.id])?.ok_or_else(|| fields.id.missing())?;
+    let feature_type = fields.feature_type.text()?;
+    let meter_type = fields.meter_type.text()?.map(meter_type);
     let either = |graphql: Field<'t>, webhook: Field<'t>| graphql.text_if_any().or(webhook.text_if_any());
     json.raw(r#""id":"#);
     id.put(json);
@@ -128,47 +123,12 @@ fn feature<'t>(
     json.field(r#","unitsPlural":"#, Some(units_plural.unwrap_or_default()));
     let particulars = json.take();
     json.field(r#","displayName":"#, either(fields.display_name, fields.name).or(Some(id)));
-
-    let display_name = json.take();
-    json.field(r#","resourceId":"#, flat_or_nested(entry.resource_id, entry.resource)?);
-    json.field(r#","usageLimit":"#, entry.usage_limit.given(Field::number)?);
-    json.field(r#","hasUnlimitedUsage":"#, entry.has_unlimited_usage.given(Field::flag)?);
-    json.field(r#","hasSoftLimit":"#, Some(entry.has_soft_limit.flag()?.unwrap_or_default()));
-    json.field(r#","accessDeniedReason":"#, entry.access_denied_reason.text()?);
-    match entry.enum_values.list()? {
-        Some(_) => json.field(r#","enumValues":"#, Some(entry.enum_values)),
-        None => json.raw(r#","enumValues":[]"#),
-    }
-    json.field(r#","validUntil":"#, entry.valid_until.date());
-    // A rate without an amount or a currency does not count.
-    let rate = entry.credit_rate.object()?;
-    let rate = rate.and_then(|rate| {
-        let currency = currency_id(rate.get("currencyId"), rate.get("currency"));
-        rate.get("amount").number().ok()?.zip(currency.ok()?)
-    });
-    if let Some((amount, currency)) = &rate {
-        json.field(r#","creditRate":{"amount":"#, Some(amount));
-        json.field(r#","currencyId":"#, Some(*currency));
-        json.raw("}");
-    }
-    let access = json.take();
-    let (usage, usage_updated_at) = usage(entry, times)?;
-    Ok(Entitlement {
-        of: UsageOf::Feature(FeatureId(id.to_owned())),
-        is_metered: feature_type == Some("NUMBER")
-            && matches!(meter_type, Some("Incremental" | "Fluctuating")),
-        rate_currency: rate.map(|(_, currency)| CurrencyId(currency.to_owned())),
-        particulars,
-        display_name,
-        access,
-        reset: reset(entry, json)?,
-        usage_period_anchor: entry.usage_period_anchor.date(),
-        usage,
-        usage_updated_at,
-    })
+    let is_metered =
+        feature_type == Some("NUMBER") && matches!(meter_type, Some("Incremental" | "Fluctuating"));
+    Ok((UsageOf::Feature(FeatureId(id.to_owned())), is_metered, particulars, json.take()))
 }
 
-fn credit(entry: &ListEntry<'_>, times: &StateTimes, json: &mut JsonText) -> Decoded<Entitlement> {
+fn currency(entry: &ListEntry<'_>, json: &mut JsonText) -> Decoded<Particulars> {
     let id = currency_id(entry.currency_id, entry.currency)?
         .ok_or_else(|| MalformedBody::at("currency.currencyId", "missing"))?;
     json.raw(r#""currencyId":"#);
@@ -179,25 +139,42 @@ fn credit(entry: &ListEntry<'_>, times: &StateTimes, json: &mut JsonText) -> Dec
         json.name(name);
         value.put(json);
     }
-    let particulars = json.take();
+    Ok((UsageOf::Credit(CurrencyId(id.to_owned())), false, json.take(), String::new()))
+}
+
+/// What access it gives, and the currency that a feature's usage is paid in.
+fn access(
+    entry: &ListEntry<'_>,
+    is_credit: bool,
+    json: &mut JsonText,
+) -> Decoded<(String, Option<CurrencyId>)> {
+    if !is_credit {
+        json.field(r#","resourceId":"#, flat_or_nested(entry.resource_id, entry.resource)?);
+    }
     json.field(r#","usageLimit":"#, entry.usage_limit.given(Field::number)?);
+    if !is_credit {
+        json.field(r#","hasUnlimitedUsage":"#, entry.has_unlimited_usage.given(Field::flag)?);
+    }
     json.field(r#","hasSoftLimit":"#, Some(entry.has_soft_limit.flag()?.unwrap_or_default()));
     json.field(r#","accessDeniedReason":"#, entry.access_denied_reason.text()?);
+    if !is_credit && entry.enum_values.list()?.is_some() {
+        json.field(r#","enumValues":"#, Some(entry.enum_values));
+    } else if !is_credit {
+        json.raw(r#","enumValues":[]"#);
+    }
     json.field(r#","validUntil":"#, entry.valid_until.date());
-    let access = json.take();
-    let (usage, usage_updated_at) = usage(entry, times)?;
-    Ok(Entitlement {
-        of: UsageOf::Credit(CurrencyId(id.to_owned())),
-        particulars,
-        access,
-        is_metered: false,
-        rate_currency: None,
-        display_name: String::new(),
-        reset: String::new(),
-        usage_period_anchor: None,
-        usage,
-        usage_updated_at,
-    })
+    // A rate without an amount or a currency does not count.
+    let rate = if is_credit { None } else { entry.credit_rate.object()? };
+    let rate = rate.and_then(|rate| {
+        let currency = currency_id(rate.get("currencyId"), rate.get("currency"));
+        rate.get("amount").number().ok()?.zip(currency.ok()?)
+    });
+    if let Some((amount, currency)) = &rate {
+        json.field(r#","creditRate":{"amount":"#, Some(amount));
+        json.field(r#","currencyId":"#, Some(*currency));
+        json.raw("}");
+    }
+    Ok((json.take(), rate.map(|(_, currency)| CurrencyId(currency.to_owned()))))
 }
 
 /// In GraphQL's spelling. A meter type that is not known is passed on as it is: readers treat it as no meter.

@@ -44,12 +44,10 @@ impl Subjects {
     }
 }
 
-impl FromIterator<Subject> for Subjects {
-    fn from_iter<I: IntoIterator<Item = Subject>>(subjects: I) -> Self {
-        let mut all = Self::default();
-        for Subject { customer, resource } in subjects {
-            all.push(customer.as_str(), resource.as_ref().map(ResourceId::as_str));
-        }
-        all
+impl From<Subject> for Subjects {
+    fn from(Subject { customer, resource }: Subject) -> Self {
+        let mut one = Self::default();
+        one.push(customer.as_str(), resource.as_ref().map(ResourceId::as_str));
+        one
     }
 }

@@ -31,21 +31,25 @@ pub(super) struct Tree<'a>(Vec<Node<'a>>);
 
 impl<'a> Tree<'a> {
     pub(super) fn parse(text: &'a str) -> Result<Self, serde_json::Error> {
-        let mut nodes = Vec::with_capacity(text.len() / 8);
+        let mut tree = Self(Vec::with_capacity(text.len() / 8));
         let mut json = serde_json::Deserializer::from_str(text);
-        Builder(&mut nodes).deserialize(&mut json)?;
-        json.end().map(|()| Self(nodes))
+        tree.deserialize(&mut json)?;
+        json.end().map(|()| tree)
     }
 
     /// The whole body.
     pub(super) fn root(&self) -> Field<'_> {
         Field { key: "", nodes: &self.0 }
     }
+
+    #[expect(clippy::unnecessary_wraps, reason = "what a visitor returns")]
+    fn push<E>(&mut self, node: Node<'a>) -> Result<(), E> {
+        self.0.push(node);
+        Ok(())
+    }
 }
 
-struct Builder<'n, 'a>(&'n mut Vec<Node<'a>>);
-
-impl<'a> DeserializeSeed<'a> for Builder<'_, 'a> {
+impl<'a> DeserializeSeed<'a> for &mut Tree<'a> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'a>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -53,15 +57,7 @@ impl<'a> DeserializeSeed<'a> for Builder<'_, 'a> {
     }
 }
 
-impl<'a> Builder<'_, 'a> {
-    #[expect(clippy::unnecessary_wraps, reason = "what a visitor returns")]
-    fn push<E>(self, node: Node<'a>) -> Result<(), E> {
-        self.0.push(node);
-        Ok(())
-    }
-}
-
-impl<'a> Visitor<'a> for Builder<'_, 'a> {
+impl<'a> Visitor<'a> for &mut Tree<'a> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut Formatter<'_>) -> FmtResult {
@@ -99,7 +95,7 @@ impl<'a> Visitor<'a> for Builder<'_, 'a> {
     fn visit_seq<A: SeqAccess<'a>>(self, mut list: A) -> Result<(), A::Error> {
         let start = self.0.len();
         self.0.push(Node::Null);
-        while list.next_element_seed(Builder(self.0))?.is_some() {}
+        while list.next_element_seed(&mut *self)?.is_some() {}
         self.0[start] = Node::List(self.0.len() - start - 1);
         Ok(())
     }
@@ -107,8 +103,8 @@ impl<'a> Visitor<'a> for Builder<'_, 'a> {
     fn visit_map<A: MapAccess<'a>>(self, mut object: A) -> Result<(), A::Error> {
         let start = self.0.len();
         self.0.push(Node::Null);
-        while object.next_key_seed(Builder(self.0))?.is_some() {
-            object.next_value_seed(Builder(self.0))?;
+        while object.next_key_seed(&mut *self)?.is_some() {
+            object.next_value_seed(&mut *self)?;
         }
         self.0[start] = Node::Object(self.0.len() - start - 1);
         Ok(())
@@ -169,8 +165,8 @@ impl<'t> Field<'t> {
         !matches!(self.nodes, [] | [Node::Null, ..])
     }
 
-    /// What `read` makes of the value and the nodes in it.
-    fn value<T>(self, wanted: &str, read: impl FnOnce(&'t [Node<'t>]) -> Option<T>) -> Decoded<Option<T>> {
+    /// What a reader of another kind of value finds: nothing, or a fault.
+    fn otherwise<T>(self, wanted: &str) -> Decoded<Option<T>> {
         let found = match self.nodes {
             [] | [Node::Null, ..] => return Ok(None),
             [Node::Bool(_), ..] => "true or false",
@@ -179,15 +175,18 @@ impl<'t> Field<'t> {
             [Node::List(_), ..] => "a list",
             [Node::Object(_), ..] => "an object",
         };
-        let wrong = || MalformedBody::at(self.key, format!("expected {wanted}, found {found}"));
-        read(self.nodes).ok_or_else(wrong).map(Some)
+        Err(MalformedBody::at(self.key, format!("expected {wanted}, found {found}")))
+    }
+
+    /// This field, or the other one where this has no value.
+    pub(super) fn or(self, other: Self) -> Self {
+        if self.is_present() { self } else { other }
     }
 
     /// A text; none if it is empty, since an empty id or reason means the same as an absent one.
     pub(super) fn text(self) -> Decoded<Option<&'t str>> {
-        let text =
-            self.value("text", |nodes| if let [Node::Text(text)] = nodes { Some(&**text) } else { None })?;
-        Ok(text.filter(|text| !text.is_empty()))
+        let [Node::Text(text)] = self.nodes else { return self.otherwise("text") };
+        Ok(Some(&**text).filter(|text| !text.is_empty()))
     }
 
     /// The same, but a value of another type counts as absent.
@@ -196,14 +195,13 @@ impl<'t> Field<'t> {
     }
 
     pub(super) fn number(self) -> Decoded<Option<Number>> {
-        self.value(
-            "a number",
-            |nodes| if let [Node::Number(number)] = nodes { Some(number.clone()) } else { None },
-        )
+        let [Node::Number(number)] = self.nodes else { return self.otherwise("a number") };
+        Ok(Some(number.clone()))
     }
 
     pub(super) fn flag(self) -> Decoded<Option<bool>> {
-        self.value("true or false", |nodes| if let [Node::Bool(flag)] = nodes { Some(*flag) } else { None })
+        let [Node::Bool(flag)] = self.nodes else { return self.otherwise("true or false") };
+        Ok(Some(*flag))
     }
 
     /// A date; an invalid one counts as absent, as it does for the SDKs.
@@ -216,17 +214,14 @@ impl<'t> Field<'t> {
     }
 
     pub(super) fn object(self) -> Decoded<Option<Object<'t>>> {
-        self.value("an object", |nodes| {
-            if let [Node::Object(_), fields @ ..] = nodes { Some(Object(fields)) } else { None }
-        })
+        let [Node::Object(_), fields @ ..] = self.nodes else { return self.otherwise("an object") };
+        Ok(Some(Object(fields)))
     }
 
     /// The values of a list.
     pub(super) fn list(self) -> Decoded<Option<impl Iterator<Item = Field<'t>>>> {
-        self.value(
-            "a list",
-            |nodes| if let [Node::List(_), items @ ..] = nodes { Some(values(items)) } else { None },
-        )
+        let [Node::List(_), items @ ..] = self.nodes else { return self.otherwise("a list") };
+        Ok(Some(values(items)))
     }
 
     /// The fault of an object without it.

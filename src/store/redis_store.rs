@@ -11,7 +11,7 @@ use super::errors::{Cause, StoreError, refusal, unexpected};
 use super::script::{Call, SOURCE, Step, StepResult, StoreRules, TOMBSTONE_SECS, results};
 use super::{CacheStore, LockPatience, Outcome, PrefixScan};
 use crate::aws::CredentialsProvider;
-use crate::cache::credit::{KnownBalance, adjusted};
+use crate::cache::credit::{adjusted, known_balance};
 use crate::cache::keyspace::{ANY_CUSTOMER_KEYS, Keyspace, balance_key, prefix_of, timestamp_key, value_key};
 use crate::cache::{CacheChange, Invalidation};
 use crate::clock::EpochMs;
@@ -170,12 +170,11 @@ impl RedisStore {
             let [(_, list), (_, listed_at), records @ ..] = read.as_slice() else {
                 return Ok(Ok(true));
             };
-            let listed_at: i64 = listed_at.parse().unwrap_or_default();
-            let balances: Vec<KnownBalance> = currencies
+            let listed_at = EpochMs(listed_at.parse().unwrap_or_default());
+            let balances: Vec<_> = currencies
                 .iter()
                 .zip(records)
-                .filter_map(|(currency, (_, record))| KnownBalance::read(currency, record))
-                .filter(|balance| balance.updated_at.0 >= listed_at)
+                .filter_map(|(currency, (_, record))| Some((currency, known_balance(record, listed_at)?)))
                 .collect();
             let Some(list) = adjusted(list, &balances) else {
                 return Ok(Ok(true));

@@ -191,7 +191,7 @@ impl Call {
             CacheChange::WriteBalance(write) => {
                 self.arguments.arg("balance");
                 self.locks(&write.locks, patience);
-                if write.adjusts_list && write.balance.is_some() {
+                if write.balance.is_some() {
                     // As JSON.stringify and serde_json write it.
                     let currency = Json::from(write.currency.as_str());
                     self.arguments.write_arg_fmt(format_args!("\"currencyId\":{currency}"));
