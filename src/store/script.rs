@@ -231,8 +231,12 @@ impl Call {
                     self.timestamp(key);
                     self.others.arg(key);
                 }
-                usages.iter().for_each(|usage| self.write(usage));
-                credits.iter().for_each(|credit| self.credit(credit));
+                for usage in usages {
+                    self.write(usage);
+                }
+                for credit in credits {
+                    self.credit(credit);
+                }
                 for currency in rates {
                     self.deciding.arg(balance_key(&write.list.key, currency));
                 }
