@@ -1,12 +1,15 @@
 -- Applies changes to the cache, in the order given and in one atomic step. A change is decided by what is stored and by what
 -- the changes before it in the same call wrote. Each runs under pcall: one that fails does not stop the others.
 --
--- KEYS  the deciding keys of each change, read with one MGET, then the other keys of each change (`script.rs` has both)
+-- KEYS  the deciding keys of each change, read with one MGET, then the other keys of each change
 -- ARGV  1 number of deciding keys      2 expiry of written keys in seconds, '' for none
 --       3 '1' for UPDATE_IF_EXISTS     4 '1' for a dry run: nothing is written
 --       5 expiry of a tombstone in s   6 now, epoch ms
---       then 'usages', their number, the number of write locks of each, and the arguments of each;
---       or a kind of `changes` below and its arguments; and so on
+--       7 length of the heads, which follow: 'usages', their number, the number of write locks of each; or a kind of `changes`
+--         below and its numbers of locks, further deciding keys, other keys and arguments; and so on
+--       then the arguments of each change
+-- A change's deciding keys begin with its locks. Its first locals name its other keys and its arguments in their order; of the
+-- arguments, '' is none and '1' true.
 -- Returns for each change: status + 16 * (keys written + 65536 * keys left because something newer is stored); in a dry run
 --       {status, {keys written}, {keys left}}; for a change that failed, the error as a string.
 --
@@ -23,7 +26,8 @@ if dry_run then
         if command == 'MGET' or command == 'GET' or command == 'EXISTS' then return redis.call(command, ...) end
     end
 end
-local next_deciding, next_other, next_arg = 1, tonumber(ARGV[1]) + 1, 7
+local next_deciding, next_other, next_head, next_arg = 1, tonumber(ARGV[1]) + 1, 8, 8 + ARGV[7]
+local heads_end = next_arg
 local stored = next_other > 1 and call('MGET', unpack(KEYS, 1, next_other - 1)) or {}
 local set_here = {} -- what this call has set, by key; false if deleted
 local results, written, stale = {}, nil, nil
@@ -86,9 +90,9 @@ end
 
 -- Runs the usages that come next, if any.
 local function run_usages()
-    while ARGV[next_arg] == 'usages' do
-        local usages, locks = tonumber(ARGV[next_arg + 1]), tonumber(ARGV[next_arg + 2])
-        next_arg = next_arg + 3
+    while next_head < heads_end and ARGV[next_head] == 'usages' do
+        local usages, locks = tonumber(ARGV[next_head + 1]), tonumber(ARGV[next_head + 2])
+        next_head = next_head + 3
         for _ = 1, usages do
             local first, other, arg = next_deciding, next_other, next_arg
             next_deciding, next_other, next_arg = first + locks + 2, other + 2, arg + 2
@@ -98,18 +102,17 @@ local function run_usages()
 end
 
 run_usages()
-if next_arg > #ARGV then return results end
+if next_head == heads_end then return results end
 
 local update_if_exists, tombstone_secs, now, changes = ARGV[3] == '1', ARGV[5], tonumber(ARGV[6]), {}
 
--- The next argument, and the first index of the next `n` deciding or other keys.
-local function arg()
-    next_arg = next_arg + 1
-    return ARGV[next_arg - 1]
+-- The next `n` arguments.
+local function args(n)
+    next_arg = next_arg + n
+    return unpack(ARGV, next_arg - n, next_arg - 1)
 end
 
-local function number() return tonumber(arg()) end
-
+-- The first index of the next `n` deciding or other keys.
 local function deciding(n)
     next_deciding = next_deciding + n
     return next_deciding - n
@@ -129,12 +132,6 @@ end
 local function exists(key)
     if set_here[key] ~= nil then return set_here[key] and true end
     return call('EXISTS', key) == 1
-end
-
-local function is_locked(first, locks)
-    for index = first, first + locks - 1 do
-        if read(index) then return true end
-    end
 end
 
 local function is_newer(index, timestamp) return is_stored_newer(read(index), timestamp) end
@@ -175,23 +172,13 @@ local function set_tombstone(key, purged, deleted)
     call('SET', key, value, 'EX', tombstone_secs)
 end
 
-local function credit_json(usage, from, to, has_next_reset_date)
-    local json = '{"currentUsage":' .. usage
-    if from ~= '' then json = json .. ',"usagePeriodStart":' .. from end
-    if to ~= '' then json = json .. ',"usagePeriodEnd":' .. to end
-    if to ~= '' and has_next_reset_date then json = json .. ',"nextResetDate":' .. to end
-    return json .. '}'
-end
-
 -- Writes the usage of a credit currency. Usage, period and balance are each the newest that was seen, in whatever order
 -- messages come: one without a period keeps the stored period, and one older than the stored usage may still bring the period.
--- Deciding keys from `first`: timestamp, value, balance record. Arguments from `a`: timestamp, usage, period start and end
--- ('' for none), '1' for nextResetDate; then, with `has_balance`: '1' exhausted, '0' not, '' unknown, and validUntil.
+-- Deciding keys from `first`: timestamp, value, balance record. `exhausted` is '' if the message has no balance.
 -- Returns true if the balance is the newest that was seen.
-local function put_credit(first, a, has_balance)
-    local timestamp, usage, from, to, has_next_reset_date = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4] == '1'
+local function put_credit(first, exhausted, valid_until, timestamp, usage, from, to, has_next_reset_date)
     local at, before, key = tonumber(timestamp), read(first + 1) or '', KEYS[first + 1]
-    local value_at, period_at, balance_at, exhausted, valid_until =
+    local value_at, period_at, balance_at, was_exhausted, was_valid_until =
         string.match(read(first + 2) or '', '^(%d*),(%d*),(%d*),(%d?),(%-?%d*)$')
     local before_from = string.match(before, '"usagePeriodStart":(%d+)') or ''
     local before_to = string.match(before, '"usagePeriodEnd":(%d+)') or ''
@@ -210,66 +197,58 @@ local function put_credit(first, a, has_balance)
     end
     if not is_stale or is_period_newer and usage then
         if is_period_newer then period_at = timestamp end
-        set(key, credit_json(usage, from, to, has_next_reset_date))
+        local json = '{"currentUsage":' .. usage
+        if from ~= '' then json = json .. ',"usagePeriodStart":' .. from end
+        if to ~= '' then json = json .. ',"usagePeriodEnd":' .. to end
+        if to ~= '' and has_next_reset_date == '1' then json = json .. ',"nextResetDate":' .. to end
+        set(key, json .. '}')
         set(KEYS[first], stored_at)
     end
-    local is_newest = has_balance and ARGV[a + 5] ~= '' and at >= (tonumber(balance_at) or -1)
+    local is_newest = exhausted ~= '' and at >= (tonumber(balance_at) or -1)
     if is_newest then
-        balance_at, exhausted, valid_until = timestamp, ARGV[a + 5], ARGV[a + 6]
+        balance_at = timestamp
+    else
+        exhausted, valid_until = was_exhausted or '', was_valid_until or ''
     end
-    set(KEYS[first + 2],
-        table.concat({ stored_at, period_at or '', balance_at or '', exhausted or '', valid_until or '' }, ','))
+    set(KEYS[first + 2], table.concat({ stored_at, period_at or '', balance_at or '', exhausted, valid_until }, ','))
     return is_newest
 end
 
 -- A list or a balance that comes while an SDK refetches is written at once, and once more when the refetch has ended: an
 -- SDK that gets no entitlements from Stigg replaces whatever is stored. `refetch` is 'again' for the first try, 'wait' for
 -- those after it, which write only what is not yet stored, and '' where the lock does not matter. `index` is that of its
--- timestamp.
-local function while_refetching(refetch, lock, index, timestamp, write_it)
+-- timestamp. Returns whether the lock is held, and whether there is nothing to write before it is released.
+local function while_refetching(refetch, lock, index, timestamp)
     local is_held = refetch ~= '' and exists(lock)
-    if is_held and refetch == 'wait' and (time_at(index) or -1) >= timestamp then return LOCKED end
-    local status = write_it()
-    return is_held and LOCKED or status
+    return is_held, is_held and refetch == 'wait' and (time_at(index) or -1) >= timestamp
 end
 
--- A credit balance.
--- Deciding keys: write locks, K#timestamp, then those of put_credit. Other keys: refetch lock, K.
--- Arguments: number of locks, refetch, text in any list that the balance concerns ('' if no list is adjusted), then those
--- of put_credit.
+-- A credit balance. `credit_rate_text` is in any list that the balance concerns; '' if no list is adjusted. The arguments of the
+-- credit follow.
 function changes.balance()
-    local locks, refetch, credit_rate_text, a = number(), arg(), arg(), next_arg
-    local first, customer, credit = deciding(locks), deciding(1), deciding(3)
-    local lock, key = KEYS[other(1)], KEYS[other(1)]
-    next_arg = a + 7
-    if is_locked(first, locks) then return LOCKED end
-    if not read(customer) and not exists(lock) then return NO_CUSTOMER end
-    local at = tonumber(ARGV[a])
-    return while_refetching(refetch, lock, credit, at, function()
-        if not put_credit(credit, a, true) or credit_rate_text == '' then return APPLIED end
-        local list_at = time_at(customer)
-        local is_concerned = list_at and list_at <= at and string.find(call('GET', key) or '', credit_rate_text, 1, true)
-        return is_concerned and ADJUST_LIST or APPLIED
-    end)
+    local refetch, credit_rate_text, exhausted, valid_until = args(4)
+    local list_at, credit, lock, key = deciding(1), deciding(3), KEYS[other(1)], KEYS[other(1)]
+    local at = tonumber(ARGV[next_arg]) -- the first argument of the credit
+    if not read(list_at) and not exists(lock) then return NO_CUSTOMER end
+    local is_refetching, is_done = while_refetching(refetch, lock, credit, at)
+    if is_done then return LOCKED end
+    local is_newest = put_credit(credit, exhausted, valid_until, args(5))
+    if is_refetching then return LOCKED end
+    local listed_at = is_newest and credit_rate_text ~= '' and time_at(list_at)
+    local is_concerned = listed_at and listed_at <= at and string.find(call('GET', key) or '', credit_rate_text, 1, true)
+    return is_concerned and ADJUST_LIST or APPLIED
 end
 
--- A whole entitlement list, with metadata and usages.
--- Deciding keys: write locks, tombstones (environment, own, for a resource its customer's), K#timestamp, metadata's timestamp
--- if there are metadata, usages' timestamps, those of put_credit for each credit, balance records of credit rates.
--- Other keys: refetch lock, K, metadata, usages.
--- Arguments: number of locks, refetch, numbers of tombstones, usages, credits and credit rates; when the message was sent, or
--- Stigg was asked; '1' if Stigg was asked; timestamp; list; metadata ('' for none); (timestamp, value) of each usage; those of
--- put_credit for each credit.
+-- A whole entitlement list, with metadata ('' for none) and usages. `sent_at` is when the message was sent, or Stigg was asked.
+-- The arguments of each usage and credit follow.
 function changes.entitlements()
-    local locks, refetch, tombstones, usages, credits, rates = number(), arg(), number(), number(), number(), number()
-    local sent_at, is_from_edge_api, timestamp, list, metadata = number(), arg() == '1', arg(), arg(), arg()
-    local at, lists, usage_arg = tonumber(timestamp), metadata ~= '' and 2 or 1, next_arg
-    local credit_arg = usage_arg + 2 * usages
-    local first, environment, list_at, usage_at = deciding(locks), deciding(tombstones), deciding(lists), deciding(usages)
-    local credit, rate = deciding(3 * credits), deciding(rates)
-    local lock, key, usage_key = KEYS[other(1)], other(lists), other(usages)
-    next_arg = credit_arg + 5 * credits
-    if is_locked(first, locks) then return LOCKED end
+    local refetch, tombstones, usages, credits, rates, sent_at, is_from_edge_api, timestamp, list, metadata = args(10)
+    local lists = metadata ~= '' and 2 or 1
+    -- The tombstones are the environment's, its own and, for a resource, its customer's; the rates are balance records.
+    local environment, list_at, usage_at = deciding(tombstones), deciding(lists), deciding(usages)
+    local credit, rate, lock, key, usage_key = deciding(3 * credits), deciding(rates), KEYS[other(1)], other(lists), other(usages)
+    local at, is_message = tonumber(timestamp), is_from_edge_api ~= '1'
+    sent_at = tonumber(sent_at)
 
     -- If a purge was sent after this message, or at the same time, the message is out of order. So is one whose list is older
     -- than the list that its own tombstone recorded. A purge of the customer leaves a resource's list in place: a stored list,
@@ -278,7 +257,7 @@ function changes.entitlements()
     local own_purged, own_deleted = read_tombstone(environment + 1)
     local stored_at = time_at(list_at) or 0
     -- A redrive gives a message a new SentTimestamp: if nothing is stored to compare with, the list's own time counts too.
-    if stored_at == 0 and at > 0 and not is_from_edge_api then sent_at = math.min(sent_at, at) end
+    if stored_at == 0 and at > 0 and is_message then sent_at = math.min(sent_at, at) end
     for index = environment, list_at - 1 do
         local purged = read_tombstone(index)
         local is_customers = index == environment + 2
@@ -292,7 +271,7 @@ function changes.entitlements()
             return PURGED_LATER
         end
     end
-    if own_deleted > at and at ~= 0 and not is_from_edge_api then return PURGED_LATER end
+    if own_deleted > at and at ~= 0 and is_message then return PURGED_LATER end
 
     if update_if_exists then
         local is_cached
@@ -307,57 +286,54 @@ function changes.entitlements()
         end
     end
 
-    return while_refetching(refetch, lock, list_at, at, function()
-        -- A reader may have written a newer list without metadata (SDK 3.x), or the far-past marker beside newer metadata.
-        local is_stale = is_newer(list_at, timestamp) or lists == 2 and is_newer(list_at + 1, timestamp)
-        for i = 0, lists - 1 do
-            count(KEYS[key + i], not is_stale)
-            if not is_stale then
-                set(KEYS[key + i], i == 0 and list or metadata)
-                set(KEYS[list_at + i], timestamp)
-            end
+    local is_refetching, is_done = while_refetching(refetch, lock, list_at, at)
+    if is_done then return LOCKED end
+    -- A reader may have written a newer list without metadata (SDK 3.x), or the far-past marker beside newer metadata.
+    local is_stale = is_newer(list_at, timestamp) or lists == 2 and is_newer(list_at + 1, timestamp)
+    for i = 0, lists - 1 do
+        count(KEYS[key + i], not is_stale)
+        if not is_stale then
+            set(KEYS[key + i], i == 0 and list or metadata)
+            set(KEYS[list_at + i], timestamp)
         end
-        for i = 0, usages - 1 do
-            write(usage_at + i, ARGV[usage_arg + 2 * i], KEYS[usage_key + i], ARGV[usage_arg + 2 * i + 1])
-        end
-        for i = 0, credits - 1 do put_credit(credit + 3 * i, credit_arg + 5 * i, false) end
-        for index = rate, rate + rates - 1 do
-            local balance_at = tonumber(string.match(read(index) or '', '^%d*,%d*,(%d+)'))
-            if not is_stale and balance_at and balance_at > at then return ADJUST_LIST end
-        end
-        return APPLIED
-    end)
+    end
+    for i = 0, usages - 1 do
+        write(usage_at + i, ARGV[next_arg], KEYS[usage_key + i], ARGV[next_arg + 1])
+        next_arg = next_arg + 2
+    end
+    for i = 0, credits - 1 do put_credit(credit + 3 * i, '', '', args(5)) end
+    if is_refetching then return LOCKED end
+    for index = rate, rate + rates - 1 do
+        local balance_at = tonumber(string.match(read(index) or '', '^%d*,%d*,(%d+)'))
+        if not is_stale and balance_at and balance_at > at then return ADJUST_LIST end
+    end
+    return APPLIED
 end
 
--- Replaces a list by an adjusted one, if all that the adjusted list was made from is unchanged. The expiry stays.
--- Deciding keys: K, K#timestamp, balance records. Arguments: number of deciding keys, the new list, what was read of each ('' for
--- nothing).
+-- Replaces a list by an adjusted one, if all that the adjusted list was made from is unchanged: the list, its timestamp and
+-- balance records. What was read of each follows as an argument ('' for nothing). The expiry stays.
 function changes.replace()
-    local keys, list = number(), arg()
-    local first, a = deciding(keys), next_arg
-    next_arg = a + keys
-    for i = 0, keys - 1 do
-        if (read(first + i) or '') ~= ARGV[a + i] then return LOCKED end
+    local keys, list = args(2)
+    local key = KEYS[next_deciding]
+    for _ = 1, tonumber(keys) do
+        if (read(deciding(1)) or '') ~= args(1) then return LOCKED end
     end
-    count(KEYS[first], true)
-    call('SET', KEYS[first], list, 'KEEPTTL')
+    count(key, true)
+    call('SET', key, list, 'KEEPTTL')
     return APPLIED
 end
 
 -- Deletes a list and its metadata, and records when the purge was sent and how new the list was: the purge may itself be out
 -- of order, and then nothing older than that list may be written. The recorded time is at most now, or the purge's if that is
--- later, so that a list from the future does not block all later ones.
--- Deciding keys: locks, tombstone, K#timestamp, metadata's timestamp. Other keys: K, metadata.
--- Arguments: number of locks, when the purge was sent, '1' to forget what the tombstone recorded.
+-- later, so that a list from the future does not block all later ones. With `resets`, what the tombstone recorded is forgotten.
 function changes.purge()
-    local locks, sent_at, resets = number(), arg(), arg() == '1'
-    local first, tombstone, timestamps, values = deciding(locks), deciding(1), deciding(2), other(2)
+    local sent_at, resets = args(2)
+    local tombstone, timestamps, values = deciding(1), deciding(2), other(2)
     local keys = { KEYS[values], KEYS[values + 1], KEYS[timestamps], KEYS[timestamps + 1] }
-    if is_locked(first, locks) then return LOCKED end
     local purged, deleted = read_tombstone(tombstone)
-    local is_known = purged and not resets
+    local is_known = purged and resets ~= '1'
     if is_known and tonumber(purged) > tonumber(sent_at) then sent_at = purged end
-    if resets then
+    if resets == '1' then
         deleted = 0
     else
         local latest = math.max(now, tonumber(sent_at))
@@ -373,19 +349,19 @@ function changes.purge()
     -- A migration may list a hundred thousand customers of whom few are cached: only these get a tombstone.
     if is_known or not update_if_exists or (dry_run and #written or written) > 0 then
         set_tombstone(KEYS[tombstone], sent_at, deleted)
-    elseif resets then
+    elseif resets == '1' then
         delete(KEYS[tombstone])
     end
     return APPLIED
 end
 
--- Deletes a scanned value with its timestamp. If a list is newer than the invalidation, the invalidation is out of order: the
--- list's tombstone records how new it was.
--- Deciding keys: timestamp, tombstone. Other key: the value. Arguments: when the invalidation was sent, '1' if it is a list and
--- so has a tombstone.
+-- Deletes a scanned value with its timestamp. If it is a list, and newer than the invalidation, the invalidation is out of
+-- order: the list's tombstone records how new it was.
 function changes.unlink()
-    local sent_at, is_list, timestamp, tombstone, key = number(), arg() == '1', deciding(1), deciding(1), KEYS[other(1)]
-    local at = is_list and time_at(timestamp)
+    local sent_at, is_list = args(2)
+    local timestamp, tombstone, key = deciding(1), deciding(1), KEYS[other(1)]
+    local at = is_list == '1' and time_at(timestamp)
+    sent_at = tonumber(sent_at)
     if at and at > sent_at then
         local purged, deleted = read_tombstone(tombstone)
         at = math.min(at, math.max(now, sent_at))
@@ -395,22 +371,33 @@ function changes.unlink()
     return APPLIED
 end
 
--- An invalidation: it is not atomic, so the store makes it of several steps.
-function changes.nothing() return APPLIED end
-
--- Sets the environment's tombstone, or a probe key that shows that writes work. Deciding key: the tombstone. Arguments: the
--- time, expiry in seconds, '1' to overwrite a later time.
+-- Sets the environment's tombstone, or a probe key that shows that writes work. With `resets`, a later time is overwritten.
 function changes.tombstone()
-    local sent_at, secs, resets, index = arg(), arg(), arg() == '1', deciding(1)
+    local sent_at, secs, resets = args(3)
+    local index = deciding(1)
     local purged = read_tombstone(index)
-    if purged and not resets and tonumber(purged) > tonumber(sent_at) then sent_at = purged end
+    if purged and resets ~= '1' and tonumber(purged) > tonumber(sent_at) then sent_at = purged end
     call('SET', KEYS[index], sent_at, 'EX', secs)
     count(KEYS[index], true)
     return APPLIED
 end
 
+-- An invalidation: it is not atomic, so the store makes it of several steps.
+function changes.nothing() return APPLIED end
+
+local function unless_locked(change, locks)
+    for _ = 1, locks do
+        if read(deciding(1)) then return LOCKED end
+    end
+    return changes[change]()
+end
+
 repeat
-    run(changes[arg()])
+    local change, locks, keys, others, arguments = unpack(ARGV, next_head, next_head + 4)
+    -- However the change ends, these numbers say where the next one begins.
+    local deciding_end, other_end, arg_end = next_deciding + locks + keys, next_other + others, next_arg + arguments
+    run(unless_locked, change, tonumber(locks))
+    next_deciding, next_other, next_head, next_arg = deciding_end, other_end, next_head + 5, arg_end
     run_usages()
-until next_arg > #ARGV
+until next_head == heads_end
 return results

@@ -54,9 +54,9 @@ impl Connection {
         })
     }
 
-    /// One command. A server's error is an error; unless an ACL forbids the command, it breaks the connection.
-    pub(super) fn query(&mut self, command: &Cmd, doing: &str) -> Result<Value, StoreError> {
-        let reply = self.round_trip(&command.get_packed_command(), 1)?.pop();
+    /// One packed command. A server's error is an error; unless an ACL forbids the command, it breaks the connection.
+    pub(super) fn query(&mut self, request: &[u8], doing: &str) -> Result<Value, StoreError> {
+        let reply = self.round_trip(request, 1)?.pop();
         let reply = unless_refused(reply.unwrap_or(Value::Nil), doing, &self.config);
         if let Err(error) = &reply {
             self.is_broken |= !matches!(error.cause, Cause::NoPermission | Cause::NoScript);
@@ -66,7 +66,7 @@ impl Connection {
 
     /// One command whose reply is of this type.
     pub(super) fn ask<T: FromRedisValue>(&mut self, command: &Cmd, doing: &str) -> Result<T, StoreError> {
-        let reply = self.query(command, doing)?;
+        let reply = self.query(&command.get_packed_command(), doing)?;
         redis::from_redis_value(reply).map_err(|_| unexpected("a reply of an unknown form", &self.config))
     }
 }

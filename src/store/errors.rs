@@ -33,22 +33,13 @@ pub enum Cause {
     /// The keep-going callback said no: the service stops.
     Stopped,
     WrongPassword,
-    AuthenticationRequired,
     NoPermission,
     ReadOnly,
-    Loading,
-    PrimaryDown,
-    TooManyClients,
-    OutOfMemory,
-    CannotPersist,
-    NoReplicas,
-    Busy,
-    ClusterDown,
-    OtherSlot,
-    OtherNode,
     NoScript,
     /// The one fault that is known to belong to one change.
     WrongType,
+    /// The server's, and nothing here depends on which: by its code.
+    Server(&'static str),
     /// Anything else, by its code. Whether it is the server's or one change's shows when something else is written.
     Other(String),
 }
@@ -58,6 +49,10 @@ const SEE_LOG: &str = "see Redis's own log";
 /// A cause with the code that Redis's errors begin with, or a name of ours; words that say more than Redis's own; and the
 /// remedy, where it is always the same.
 type Row = (Cause, &'static str, &'static str, &'static str);
+
+const fn server(code: &'static str, plain: &'static str, remedy: &'static str) -> Row {
+    (Cause::Server(code), code, plain, remedy)
+}
 
 #[rustfmt::skip]
 const CAUSES: [Row; 23] = [
@@ -69,22 +64,22 @@ const CAUSES: [Row; 23] = [
     (Cause::Credentials, "credentials", "", SEE_LOG),
     (Cause::Stopped, "stopped", "", SEE_LOG),
     (Cause::WrongPassword, "WRONGPASS", "", "check REDIS_USERNAME and REDIS_PASSWORD"),
-    (Cause::AuthenticationRequired, "NOAUTH", "", "it asks for a password: set REDIS_PASSWORD"),
+    server("NOAUTH", "", "it asks for a password: set REDIS_PASSWORD"),
     (Cause::NoPermission, "NOPERM", "", "the ACL must allow the keys of ENVIRONMENT_PREFIX and the commands that src/config/README.md lists"),
     (Cause::ReadOnly, "READONLY", "it is a read-only replica",
         "point REDIS_HOST at the primary; after a failover this ends when the name points to the new one"),
-    (Cause::Loading, "LOADING", "it is loading its data", "wait until it has finished"),
-    (Cause::PrimaryDown, "MASTERDOWN", "it is a replica that lost its primary", "point REDIS_HOST at the primary"),
-    (Cause::TooManyClients, "maxclients", "it has reached its limit of clients (maxclients)",
+    server("LOADING", "it is loading its data", "wait until it has finished"),
+    server("MASTERDOWN", "it is a replica that lost its primary", "point REDIS_HOST at the primary"),
+    server("maxclients", "it has reached its limit of clients (maxclients)",
         "raise its maxclients, or find out who holds so many connections (CLIENT LIST)"),
-    (Cause::OutOfMemory, "OOM", "its memory is full (maxmemory)", "raise maxmemory or choose an evicting maxmemory-policy"),
-    (Cause::CannotPersist, "MISCONF", "it cannot save to disk and refuses writes",
+    server("OOM", "its memory is full (maxmemory)", "raise maxmemory or choose an evicting maxmemory-policy"),
+    server("MISCONF", "it cannot save to disk and refuses writes",
         "see Redis's own log: its disk is full or not writable"),
-    (Cause::NoReplicas, "NOREPLICAS", "", SEE_LOG),
-    (Cause::Busy, "BUSY", "", SEE_LOG),
-    (Cause::ClusterDown, "CLUSTERDOWN", "", SEE_LOG),
-    (Cause::OtherSlot, "CROSSSLOT", "", HASH_TAG),
-    (Cause::OtherNode, "MOVED", "", OTHER_NODE),
+    server("NOREPLICAS", "", SEE_LOG),
+    server("BUSY", "", SEE_LOG),
+    server("CLUSTERDOWN", "", SEE_LOG),
+    server("CROSSSLOT", "", HASH_TAG),
+    server("MOVED", "", OTHER_NODE),
     (Cause::NoScript, "NOSCRIPT", "", SEE_LOG),
     (Cause::WrongType, "WRONGTYPE", "", FOREIGN_KEY),
 ];
@@ -121,7 +116,7 @@ impl Cause {
         let wrapped = || known(detail.split_once(" -")?.1.split(' ').next()?);
         let acl = ["user executing the script", "ACL failure in script", "no permissions to"];
         if detail.contains("max number of clients") {
-            Self::TooManyClients
+            Self::Server("maxclients")
         } else if code == "ERR" && acl.iter().any(|words| detail.contains(words)) {
             Self::NoPermission
         } else {
@@ -321,7 +316,7 @@ mod tests {
             (
                 "ERR",
                 "Error running script (call to f_1): @user_script:1: -OOM command not allowed",
-                Cause::OutOfMemory,
+                Cause::Server("OOM"),
             ),
             (
                 "ERR",
@@ -329,9 +324,9 @@ mod tests {
                 Cause::NoPermission,
             ),
             ("READONLY", "You can't write against a read only replica.", Cause::ReadOnly),
-            ("MISCONF", "Redis is configured to save RDB snapshots", Cause::CannotPersist),
-            ("ERR", "max number of clients reached", Cause::TooManyClients),
-            ("CROSSSLOT", "Keys in request don't hash to the same slot", Cause::OtherSlot),
+            ("MISCONF", "Redis is configured to save RDB snapshots", Cause::Server("MISCONF")),
+            ("ERR", "max number of clients reached", Cause::Server("maxclients")),
+            ("CROSSSLOT", "Keys in request don't hash to the same slot", Cause::Server("CROSSSLOT")),
             ("ERR", "max requests limit exceeded", Cause::Other("ERR".to_owned())),
         ] {
             assert_eq!(answered(code, detail).cause, cause, "{detail}");

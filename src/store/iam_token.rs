@@ -20,11 +20,6 @@ use crate::config::RedisIam;
 /// How long a token is valid: the longest that ElastiCache allows. It is needed only when a connection authenticates.
 const VALID_FOR: Duration = Duration::from_mins(15);
 
-const SERVICE: &str = "elasticache";
-
-/// The part of the URL before the token. It is not signed.
-const SCHEME: &str = "https://";
-
 /// The token for `user`, valid from `at`. The error never holds a secret: the token itself is one.
 pub(super) fn iam_token(
     iam: &RedisIam,
@@ -39,7 +34,7 @@ pub(super) fn iam_token(
     }
     // The signature is over %20, where forms have +.
     let query = query.finish().replace('+', "%20");
-    let mut request = Request::get(format!("{SCHEME}{}/?{query}", iam.cache_name)).body(())?;
+    let mut request = Request::get(format!("https://{}/?{query}", iam.cache_name)).body(())?;
 
     let identity = aws_credential_types::Credentials::new(
         credentials.access_key_id.as_str(),
@@ -56,7 +51,7 @@ pub(super) fn iam_token(
     let params = v4::SigningParams::builder()
         .identity(&identity)
         .region(&iam.region)
-        .name(SERVICE)
+        .name("elasticache")
         .time(UNIX_EPOCH + since_epoch)
         .settings(settings)
         .build()?
@@ -65,8 +60,7 @@ pub(super) fn iam_token(
         SignableRequest::new("GET", request.uri().to_string(), std::iter::empty(), SignableBody::Bytes(&[]))?;
     let (instructions, _) = sign(signable, &params)?.into_parts();
     instructions.apply_to_request_http1x(&mut request);
-    let url = request.uri().to_string();
-    Ok(url.strip_prefix(SCHEME).unwrap_or(&url).to_owned())
+    Ok(request.uri().to_string().split_off("https://".len())) // the scheme is not signed
 }
 
 #[cfg(test)]

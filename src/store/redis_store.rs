@@ -16,7 +16,6 @@ use crate::cache::keyspace::{ANY_CUSTOMER_KEYS, Keyspace, balance_key, prefix_of
 use crate::cache::{CacheChange, Invalidation};
 use crate::clock::EpochMs;
 use crate::config::RedisConfig;
-use crate::entitlement::CurrencyId;
 
 /// Keys examined by one SCAN: a millisecond of the server's time.
 const SCAN_COUNT: u32 = 1_000;
@@ -79,8 +78,8 @@ impl RedisStore {
         steps: &[Step<'_>],
         is_dry_run: bool,
     ) -> Result<StepResults, StoreError> {
-        let (call, count) = Call::of(steps);
-        let mut results = self.call_once(connection, &call, count, is_dry_run)?;
+        let call = Call::of(steps);
+        let mut results = self.call_once(connection, &call, is_dry_run)?;
         let is_unknown =
             |result: &Result<_, StoreError>| matches!(result, Err(error) if error.cause.is_unknown());
         // After the first time, whether the fault is the changes' own; after the second, whether it has passed.
@@ -89,8 +88,8 @@ impl RedisStore {
             if is_dry_run || self.probe(connection).is_err() {
                 return Err(error.clone());
             }
-            let alone = |step| Ok(self.call_once(connection, &Call::of(&[step]).0, 1, false)?.remove(0));
-            results = steps[..count].iter().copied().map(alone).collect::<Result<_, StoreError>>()?;
+            let alone = |step| Ok(self.call_once(connection, &Call::of(&[step]), false)?.remove(0));
+            results = steps[..call.steps].iter().copied().map(alone).collect::<Result<_, StoreError>>()?;
         }
         let is_servers = |error: &&StoreError| !error.cause.is_unknown() && !error.is_permanent();
         if let Some(error) = results.iter().filter_map(|result| result.as_ref().err()).find(is_servers) {
@@ -105,14 +104,13 @@ impl RedisStore {
         &self,
         connection: &mut Connection,
         call: &Call,
-        steps: usize,
         is_dry_run: bool,
     ) -> Result<StepResults, StoreError> {
         let answer = match self.eval(connection, call, is_dry_run) {
-            Err(error) if error.cause.is_unknown() => return Ok(vec![Err(error); steps]),
+            Err(error) if error.cause.is_unknown() => return Ok(vec![Err(error); call.steps]),
             answer => answer?,
         };
-        let results = results(&answer).filter(|results| results.len() == steps);
+        let results = results(&answer).filter(|results| results.len() == call.steps);
         let results = results
             .ok_or_else(|| unexpected("the script answered in an unknown form", &self.connections.config))?;
         let refused = |words: String| {
@@ -126,13 +124,13 @@ impl RedisStore {
 
     /// Runs the script by its SHA-1 (EVALSHA). Where that is refused, EVAL sends the source.
     fn eval(&self, connection: &mut Connection, call: &Call, is_dry_run: bool) -> Result<Value, StoreError> {
-        let command = |name, script| call.command(name, script, &self.rules, is_dry_run);
-        let refused = match connection.query(&command("EVALSHA", &self.sha1), WRITING) {
+        let request = |command, script| call.request(command, script, &self.rules, is_dry_run);
+        let refused = match connection.query(&request("EVALSHA", &self.sha1), WRITING) {
             Err(error) if error.cause == Cause::NoScript || error.is_unsupported() => error,
             ended => return ended,
         };
         // A server that had lost the script, by a restart say, then has it again.
-        match connection.query(&command("EVAL", SOURCE), WRITING) {
+        match connection.query(&request("EVAL", SOURCE), WRITING) {
             Ok(answer) => {
                 connection.is_broken = false;
                 Ok(answer)
@@ -146,40 +144,34 @@ impl RedisStore {
     fn probe(&self, connection: &mut Connection) -> Result<(), StoreError> {
         let key = &self.rules.keyspace.probe_key("write");
         let step = Step::SetTombstone { key, sent_at: EpochMs(0), secs: PROBE_SECS, resets: true };
-        self.call_once(connection, &Call::of(&[step]).0, 1, false)?.remove(0).map(|_| ())
+        self.call_once(connection, &Call::of(&[step]), false)?.remove(0).map(|_| ())
     }
 
-    /// Adjusts the stored list to the known balances, see `cache::credit`. False if others keep changing it. An
+    /// Adjusts the stored list to the known balances that concern it, see `cache::credit`. False if others keep changing it. An
     /// inner error is this change's own.
-    fn adjust_list(
-        &self,
-        customer_key: &str,
-        currencies: &[CurrencyId],
-    ) -> Result<Result<bool, StoreError>, StoreError> {
-        let mut keys = vec![customer_key.to_owned(), timestamp_key(customer_key)];
+    fn adjust_list(&self, change: &CacheChange) -> Result<Result<bool, StoreError>, StoreError> {
+        let (customer_key, currencies) = match change {
+            CacheChange::WriteEntitlements(write) => (&write.list.key, write.rate_currencies.as_slice()),
+            CacheChange::WriteBalance(write) => (&write.customer_key, slice::from_ref(&write.currency)),
+            CacheChange::WriteUsage(_) | CacheChange::Purge(_) | CacheChange::InvalidateEnvironment(_) => {
+                return Ok(Ok(true));
+            }
+        };
+        let mut keys = vec![customer_key.clone(), timestamp_key(customer_key)];
         keys.extend(currencies.iter().map(|currency| balance_key(customer_key, currency)));
         for _ in 0..ADJUST_TRIES {
             let reply: Value = self.connections.ask(cmd("MGET").arg(&keys), "cannot read from")?;
             // What is not text is no list that anybody reads.
             let values = redis::from_redis_value::<Vec<Option<String>>>(reply).unwrap_or_default();
-            let read: Vec<(&str, String)> = keys
-                .iter()
-                .map(String::as_str)
-                .zip(values.into_iter().map(Option::unwrap_or_default))
-                .collect();
-            let [(_, list), (_, listed_at), records @ ..] = read.as_slice() else {
-                return Ok(Ok(true));
-            };
+            let values: Vec<String> = values.into_iter().map(Option::unwrap_or_default).collect();
+            let [list, listed_at, records @ ..] = values.as_slice() else { return Ok(Ok(true)) };
             let listed_at = EpochMs(listed_at.parse().unwrap_or_default());
-            let balances: Vec<_> = currencies
-                .iter()
-                .zip(records)
-                .filter_map(|(currency, (_, record))| Some((currency, known_balance(record, listed_at)?)))
+            let known = currencies.iter().zip(records);
+            let balances: Vec<_> = known
+                .filter_map(|(currency, record)| Some((currency, known_balance(record, listed_at)?)))
                 .collect();
-            let Some(list) = adjusted(list, &balances) else {
-                return Ok(Ok(true));
-            };
-            let step = Step::Replace { read: &read, list: &list };
+            let Some(list) = adjusted(list, &balances) else { return Ok(Ok(true)) };
+            let step = Step::Replace { keys: &keys, values: &values, list: &list };
             let replace = |connection: &mut _| self.run(connection, &[step], false, &|| true);
             match self.connections.on_one(replace)?.remove(0) {
                 Ok(result) if result.outcome == Outcome::Locked => {}
@@ -187,25 +179,6 @@ impl RedisStore {
             }
         }
         Ok(Ok(false))
-    }
-
-    /// The outcome of a change. Adjusts the list first, if a balance requires it.
-    #[allow(clippy::wildcard_enum_match_arm)] // no other change adjusts a list
-    fn outcome(
-        &self,
-        change: &CacheChange,
-        result: &StepResult,
-    ) -> Result<Result<Outcome, StoreError>, StoreError> {
-        let is_adjusted = match change {
-            CacheChange::WriteEntitlements(write) if result.adjusts_list => {
-                self.adjust_list(&write.list.key, &write.rate_currencies)?
-            }
-            CacheChange::WriteBalance(write) if result.adjusts_list => {
-                self.adjust_list(&write.customer_key, slice::from_ref(&write.currency))?
-            }
-            _ => Ok(true),
-        };
-        Ok(is_adjusted.map(|is_adjusted| if is_adjusted { result.outcome } else { Outcome::Locked }))
     }
 
     /// What the changes would do, each as if those before it were applied. Writes nothing.
@@ -282,9 +255,12 @@ impl CacheStore for RedisStore {
             changes.iter().map(|(change, patience)| Step::Change(change, *patience)).collect();
         let run = |connection: &mut _| self.run(connection, &steps, false, keep_going);
         let results = self.connections.on_one(run)?.into_iter().zip(changes);
-        let outcome = |(result, (change, _)): (Result<_, _>, &(&CacheChange, _))| match result {
-            Ok(result) => self.outcome(change, &result),
-            Err(error) => Ok(Err(error)),
+        let outcome = |(result, (change, _)): (Result<StepResult, _>, &(&CacheChange, _))| match result {
+            Ok(StepResult { outcome, adjusts_list: true, .. }) => {
+                let is_adjusted = self.adjust_list(change)?;
+                Ok(is_adjusted.map(|is_adjusted| if is_adjusted { outcome } else { Outcome::Locked }))
+            }
+            result => Ok(result.map(|result| result.outcome)),
         };
         results.map(outcome).collect()
     }
@@ -304,7 +280,7 @@ impl CacheStore for RedisStore {
 
     fn scan_prefixes(&self, own: &Keyspace, keep_going: &dyn Fn() -> bool) -> Result<PrefixScan, StoreError> {
         self.connections.on_one(|connection| {
-            let (mut scan, mut steps, mut is_stopped) = (PrefixScan::default(), 0, false);
+            let (mut scan, mut steps) = (PrefixScan::default(), 0);
             let is_complete = Self::scan(connection, ANY_CUSTOMER_KEYS, |_, keys| {
                 scan.has_own = keys.iter().any(|key| own.is_customer_key(key));
                 for prefix in keys.iter().filter_map(|key| prefix_of(key)) {
@@ -313,12 +289,12 @@ impl CacheStore for RedisStore {
                     }
                 }
                 steps += 1;
-                is_stopped = !scan.has_own && !keep_going();
-                Ok(!scan.has_own && !is_stopped && steps < PREFIX_STEPS_MAX)
+                let goes_on = !scan.has_own && steps < PREFIX_STEPS_MAX;
+                if goes_on && !keep_going() {
+                    return Err(StoreError::stopped("stopped scanning for the customers in Redis"));
+                }
+                Ok(goes_on)
             })?;
-            if is_stopped && !is_complete {
-                return Err(StoreError::stopped("stopped scanning for the customers in Redis"));
-            }
             Ok(PrefixScan { is_complete, ..scan })
         })
     }

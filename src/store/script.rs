@@ -1,11 +1,11 @@
 //! The calls of `apply.lua`, which makes every change, and its answers.
 
-use redis::{Arg, Cmd, RedisWrite as _, Value, from_redis_value};
+use redis::{Arg, Cmd, RedisWrite as _, Value, cmd, from_redis_value};
 use serde_json::Value as Json;
 
 use super::{LockPatience, Outcome};
 use crate::cache::keyspace::{Keyspace, ReaderLocks, TIMESTAMP, balance_key};
-use crate::cache::{CacheChange, CreditWrite, KeyWrite};
+use crate::cache::{CacheChange, CreditWrite, EntitlementsWrite, KeyWrite};
 use crate::clock::{self, EpochMs};
 use crate::config::{CacheUpdatePolicy, Expiry};
 
@@ -17,7 +17,7 @@ pub(super) const SOURCE: &str = include_str!("apply.lua");
 pub(super) const TOMBSTONE_SECS: u32 = 12 * 60 * 60;
 /// Arguments of one call, keys included: 3,900 less those that are common to all its changes. ElastiCache Serverless takes
 /// 3,999.
-const ARGUMENTS_MAX: usize = 3_900 - 9;
+const ARGUMENTS_MAX: usize = 3_900 - 10;
 /// Bytes of one call, but for a single change that is larger.
 const BYTES_MAX: usize = 1024 * 1024;
 
@@ -37,9 +37,8 @@ pub struct StoreRules {
 pub(super) enum Step<'a> {
     /// A change. An invalidation does nothing here, since it is not atomic.
     Change(&'a CacheChange, LockPatience),
-    /// Replaces a list that is still as it was read: of each key, its name and what it held. If it is not, the result is
-    /// [`Outcome::Locked`].
-    Replace { read: &'a [(&'a str, String)], list: &'a str },
+    /// Replaces the list at the first key, if all keys still hold these values. If not, the result is [`Outcome::Locked`].
+    Replace { keys: &'a [String], values: &'a [String], list: &'a str },
     /// Deletes a scanned value with its timestamp.
     Unlink { value: &'a [u8], keyspace: &'a Keyspace, sent_at: EpochMs },
     /// Records an invalidation; with `resets`, whatever was recorded before.
@@ -88,57 +87,57 @@ fn result(value: &Value) -> Option<Result<StepResult, String>> {
 }
 
 /// The keys and arguments of one call, each kind in the order that `apply.lua` expects.
-#[derive(Default)]
 pub(super) struct Call {
+    /// How many steps it makes.
+    pub(super) steps: usize,
     deciding: Cmd,
     others: Cmd,
+    heads: Cmd,
     arguments: Cmd,
 }
 
 impl Call {
-    /// The call for as many of these steps as fit, at least one; and how many they are.
-    pub(super) fn of(steps: &[Step<'_>]) -> (Self, usize) {
-        let mut count = steps.len();
-        loop {
-            let mut call = Self::default();
-            call.add_all(&steps[..count]);
-            if count <= 1 || call.fits() {
-                return (call, count);
-            }
-            count /= 2;
+    /// The call for as many of these steps as fit, at least one.
+    pub(super) fn of(steps: &[Step<'_>]) -> Self {
+        let part = || Cmd::with_capacity(4 * steps.len(), 256 * steps.len());
+        let [deciding, others, heads, arguments] = [part(), part(), Cmd::new(), part()];
+        let mut call = Self { steps: steps.len(), deciding, others, heads, arguments };
+        call.add_all(steps);
+        let (arguments, bytes) = size(&call.parts());
+        if steps.len() <= 1 || arguments <= ARGUMENTS_MAX && bytes <= BYTES_MAX {
+            return call;
         }
+        Self::of(&steps[..steps.len() / 2])
     }
 
-    fn fits(&self) -> bool {
-        let (count, bytes) = self.size();
-        count <= ARGUMENTS_MAX && bytes <= BYTES_MAX
+    fn parts(&self) -> [&Cmd; 4] {
+        [&self.deciding, &self.others, &self.heads, &self.arguments]
     }
 
-    /// The number of keys and arguments, and their bytes.
-    fn size(&self) -> (usize, usize) {
-        let all = [&self.deciding, &self.others, &self.arguments].into_iter().flat_map(arguments);
-        all.fold((0, 0), |(count, bytes), argument| (count + 1, bytes + argument.len()))
-    }
-
-    /// The command: `EVALSHA` and the SHA-1, or `EVAL` and the source.
-    pub(super) fn command(&self, name: &str, script: &str, rules: &StoreRules, is_dry_run: bool) -> Cmd {
-        let [deciding, others] = [&self.deciding, &self.others].map(|keys| keys.args_iter().len());
-        // And those that are added here: the name, the script and seven more.
-        let (count, bytes) = self.size();
-        let mut command = Cmd::with_capacity(count + 9, bytes + script.len() + 128);
-        let add = |command: &mut Cmd, part| arguments(part).for_each(|argument| command.write_arg(argument));
-        command.arg(name).arg(script).arg(deciding + others);
-        add(&mut command, &self.deciding);
-        add(&mut command, &self.others);
-        command.arg(deciding);
+    /// The packed command: `EVALSHA` and the SHA-1, or `EVAL` and the source. The library would copy it once more.
+    pub(super) fn request(&self, name: &str, script: &str, rules: &StoreRules, is_dry_run: bool) -> Vec<u8> {
+        let [deciding, others, heads, arguments] = self.parts();
+        let mut begin = cmd(name);
+        begin.arg(script).arg(count(deciding) + count(others));
+        let mut settings = Cmd::new();
+        settings.arg(count(deciding));
         match rules.expiry {
-            Expiry::Never => command.arg(""),
-            Expiry::Seconds(seconds) => command.arg(seconds),
+            Expiry::Never => settings.arg(""),
+            Expiry::Seconds(seconds) => settings.arg(seconds),
         };
-        command.arg(rules.policy == CacheUpdatePolicy::UpdateIfExists).arg(is_dry_run);
-        command.arg(TOMBSTONE_SECS).arg(clock::now().0);
-        add(&mut command, &self.arguments);
-        command
+        settings.arg(rules.policy == CacheUpdatePolicy::UpdateIfExists).arg(is_dry_run);
+        settings.arg(TOMBSTONE_SECS).arg(clock::now().0).arg(count(heads));
+        let parts = [&begin, deciding, others, &settings, heads, arguments];
+        let (count, bytes) = size(&parts);
+        let mut request = Vec::with_capacity(bytes + 16 * (count + 1));
+        request.extend(format!("*{count}\r\n").into_bytes());
+        let mut length = itoa::Buffer::new();
+        for argument in parts.into_iter().flat_map(bytes_of) {
+            for part in [b"$", length.format(argument.len()).as_bytes(), b"\r\n", argument, b"\r\n"] {
+                request.extend_from_slice(part);
+            }
+        }
+        request
     }
 
     fn add_all(&mut self, steps: &[Step<'_>]) {
@@ -147,7 +146,7 @@ impl Call {
             |one: &_, next: &_| usage_locks(one).is_some() && usage_locks(one) == usage_locks(next);
         for group in steps.chunk_by(are_alike) {
             if let Some(locks) = group.first().and_then(usage_locks) {
-                self.arguments.arg("usages").arg(group.len()).arg(locks);
+                self.heads.arg("usages").arg(group.len()).arg(locks);
             }
             for step in group {
                 self.add(step);
@@ -156,14 +155,19 @@ impl Call {
     }
 
     fn add(&mut self, step: &Step<'_>) {
-        match step {
+        if let Step::Change(CacheChange::WriteUsage(usage), patience) = step {
+            self.deciding.arg(write_locks(&usage.locks, *patience));
+            self.timestamp(&usage.customer_key);
+            self.others.arg(&usage.locks.refetch);
+            return self.write(&usage.write);
+        }
+        let before = [&self.deciding, &self.others, &self.arguments].map(count);
+        let (kind, locks) = match step {
             Step::Change(change, patience) => self.add_change(change, *patience),
-            Step::Replace { read, list } => {
-                self.arguments.arg("replace").arg(read.len()).arg(list);
-                for (key, value) in *read {
-                    self.deciding.arg(key);
-                    self.arguments.arg(value);
-                }
+            Step::Replace { keys, values, list } => {
+                self.deciding.arg(keys);
+                self.arguments.arg(keys.len()).arg(list).arg(values);
+                ("replace", 0)
             }
             Step::Unlink { value, keyspace, sent_at } => {
                 // For any other value, the timestamp takes the place of a tombstone, which is then not set.
@@ -171,26 +175,35 @@ impl Call {
                 let tombstone = keyspace.tombstone_of(value);
                 self.deciding.arg(&timestamp).arg(tombstone.as_ref().unwrap_or(&timestamp));
                 self.others.arg(value);
-                self.arguments.arg("unlink").arg(sent_at.0).arg(tombstone.is_some());
+                self.arguments.arg(sent_at.0).arg(tombstone.is_some());
+                ("unlink", 0)
             }
             Step::SetTombstone { key, sent_at, secs, resets } => {
                 self.deciding.arg(key);
-                self.arguments.arg("tombstone").arg(sent_at.0).arg(secs).arg(resets);
+                self.arguments.arg(sent_at.0).arg(secs).arg(resets);
+                ("tombstone", 0)
             }
-        }
+        };
+        let after = [&self.deciding, &self.others, &self.arguments].map(count);
+        self.heads.arg(kind).arg(locks).arg(after[0] - before[0] - locks);
+        self.heads.arg(after[1] - before[1]).arg(after[2] - before[2]);
     }
 
-    fn add_change(&mut self, change: &CacheChange, patience: LockPatience) {
+    /// The kind of the change, and how many locks it respects.
+    fn add_change(&mut self, change: &CacheChange, patience: LockPatience) -> (&'static str, usize) {
+        // What a list or a balance does while the refetch lock is held, see `while_refetching` in `apply.lua`.
+        let refetch = match (patience.respects_refetch_lock, patience.has_waited) {
+            (false, _) => "",
+            (true, false) => "again",
+            (true, true) => "wait",
+        };
         match change {
-            CacheChange::WriteUsage(usage) => {
-                self.deciding.arg(write_locks(&usage.locks, patience));
-                self.timestamp(&usage.customer_key);
-                self.others.arg(&usage.locks.refetch);
-                self.write(&usage.write);
-            }
             CacheChange::WriteBalance(write) => {
-                self.arguments.arg("balance");
-                self.locks(&write.locks, patience);
+                let locks = write_locks(&write.locks, patience);
+                self.deciding.arg(locks);
+                self.timestamp(&write.customer_key);
+                self.others.arg(&write.locks.refetch).arg(&write.customer_key);
+                self.arguments.arg(refetch);
                 if write.balance.is_some() {
                     // As JSON.stringify and serde_json write it.
                     let currency = Json::from(write.currency.as_str());
@@ -198,23 +211,21 @@ impl Call {
                 } else {
                     self.arguments.arg("");
                 }
-                self.timestamp(&write.customer_key);
-                self.others.arg(&write.locks.refetch).arg(&write.customer_key);
-                self.credit(&write.credit);
                 let balance = write.balance.as_ref();
                 self.optional(balance.map(|balance| balance.is_exhausted.into()));
                 self.optional(balance.and_then(|balance| balance.valid_until).map(|at| at.0));
+                self.credit(&write.credit);
+                ("balance", locks.len())
             }
             CacheChange::WriteEntitlements(write) => {
-                self.arguments.arg("entitlements");
-                self.locks(&write.locks, patience);
-                let (usages, credits, rates) = (&write.usages, &write.credits, &write.rate_currencies);
-                self.arguments.arg(write.tombstones.len());
+                let locks = write_locks(&write.locks, patience);
+                let EntitlementsWrite { tombstones, usages, credits, rate_currencies: rates, .. } = &**write;
+                self.arguments.arg(refetch).arg(tombstones.len());
                 self.arguments.arg(usages.len()).arg(credits.len()).arg(rates.len());
                 self.arguments.arg(write.sent_at.0).arg(write.is_from_edge_api);
                 self.arguments.arg(write.list.timestamp.0).arg(&write.list.value);
                 self.arguments.arg(write.metadata.as_ref().map_or("", |metadata| &metadata.value));
-                self.deciding.arg(&write.tombstones);
+                self.deciding.arg(locks).arg(tombstones);
                 self.others.arg(&write.locks.refetch);
                 for KeyWrite { key, .. } in std::iter::once(&write.list).chain(&write.metadata) {
                     self.timestamp(key);
@@ -229,6 +240,7 @@ impl Call {
                 for currency in rates {
                     self.deciding.arg(balance_key(&write.list.key, currency));
                 }
+                ("entitlements", locks.len())
             }
             CacheChange::Purge(purge) => {
                 let locks = write_locks(&purge.locks, patience);
@@ -237,10 +249,10 @@ impl Call {
                 self.timestamp(&purge.customer_key);
                 self.timestamp(&purge.metadata_key);
                 self.others.arg(&purge.customer_key).arg(&purge.metadata_key);
-                self.arguments.arg("purge").arg(locks.len() + usize::from(refetch.is_some()));
                 self.arguments.arg(purge.sent_at.0).arg(purge.resets_tombstone);
+                ("purge", locks.len() + usize::from(refetch.is_some()))
             }
-            CacheChange::InvalidateEnvironment(_) => _ = self.arguments.arg("nothing"),
+            CacheChange::WriteUsage(_) | CacheChange::InvalidateEnvironment(_) => ("nothing", 0),
         }
     }
 
@@ -253,18 +265,6 @@ impl Call {
             None => self.arguments.arg(""),
             Some(number) => self.arguments.arg(number),
         };
-    }
-
-    /// The write locks, and what a list or a balance does while the refetch lock is held, see `while_refetching` in
-    /// `apply.lua`.
-    fn locks(&mut self, locks: &ReaderLocks, patience: LockPatience) {
-        let write = write_locks(locks, patience);
-        self.deciding.arg(write);
-        self.arguments.arg(write.len()).arg(match (patience.respects_refetch_lock, patience.has_waited) {
-            (false, _) => "",
-            (true, false) => "again",
-            (true, true) => "wait",
-        });
     }
 
     fn write(&mut self, write: &KeyWrite) {
@@ -285,9 +285,19 @@ impl Call {
     }
 }
 
-fn arguments(part: &Cmd) -> impl Iterator<Item = &[u8]> {
+fn count(part: &Cmd) -> usize {
+    part.args_iter().len()
+}
+
+fn bytes_of(part: &Cmd) -> impl Iterator<Item = &[u8]> {
     // There is no other kind of argument here.
     part.args_iter().filter_map(|argument| if let Arg::Simple(bytes) = argument { Some(bytes) } else { None })
+}
+
+/// The number of arguments, and their bytes.
+fn size(parts: &[&Cmd]) -> (usize, usize) {
+    let all = parts.iter().copied().flat_map(bytes_of);
+    all.fold((0, 0), |(count, bytes), argument| (count + 1, bytes + argument.len()))
 }
 
 /// The number of locks that a usage respects. None if the step is not a usage.
