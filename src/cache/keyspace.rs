@@ -3,7 +3,7 @@
 //! Source: `cacheKeysHelpers.js` of the published packages. Our own keys stay below the prefix, so that an ACL that
 //! allows `<prefix>:*` allows them; tombstones stay outside `<prefix>:c_*`, so that no scan takes them for a customer.
 
-use crate::entitlement::{CurrencyId, FeatureId, Subject};
+use crate::entitlement::{CurrencyId, CustomerId, FeatureId, ResourceId, Subject};
 
 /// Names the refetch after a cache miss in the keys of SDK 3.x and 4.x.
 const REFETCH: &str = "refetchEntityEntitlementsAfterCacheMiss";
@@ -94,13 +94,28 @@ impl Keyspace {
         pattern + ":c_*"
     }
 
-    /// The tombstone of the subject whose customer key this is; `None` for any other key. If an id contains a separator
-    /// of other keys (`:f_`), there is no tombstone either, and an out-of-order list may be written again.
+    /// The subject whose list this key holds; `None` for any other key, as for one whose id contains a separator of
+    /// other keys (`:f_`). The first `:r_` separates customer and resource.
+    pub fn subject_of(&self, list_key: &str) -> Option<Subject> {
+        let ids = list_key.strip_prefix(self.prefix.as_str())?.strip_prefix(":c_")?;
+        let other_key = [":f_", ":credit_"].iter().any(|part| ids.contains(part))
+            || [":metadata", TIMESTAMP].iter().any(|end| ids.ends_with(end));
+        let (customer, resource) = match ids.split_once(":r_") {
+            None => (ids, None),
+            Some((customer, resource)) => (customer, Some(resource)),
+        };
+        if other_key || customer.is_empty() || resource == Some("") {
+            return None;
+        }
+        let resource = resource.map(|resource| ResourceId(resource.to_owned()));
+        Some(Subject { customer: CustomerId(customer.to_owned()), resource })
+    }
+
+    /// The tombstone of the subject whose list this key holds. Where [`Self::subject_of`] finds none, there is no
+    /// tombstone either, and an out-of-order list may be written again.
     pub fn tombstone_of(&self, key: &[u8]) -> Option<Vec<u8>> {
-        let customer = key.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":")?;
-        let has = |part: &[u8]| customer.windows(part.len()).any(|window| window == part);
-        let is_other = has(b":f_") || has(b":credit_") || customer.ends_with(b":metadata");
-        (!is_other).then(|| [self.prefix.as_bytes(), b":purged:", customer].concat())
+        let subject = self.subject_of(str::from_utf8(key).ok()?)?;
+        Some(self.tombstone(&subject).into_bytes())
     }
 
     fn spell(&self, before: &str, subject: &Subject, before_resource: &str) -> String {
@@ -162,7 +177,6 @@ pub fn value_key(scanned: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entitlement::{CustomerId, ResourceId};
 
     fn subject(customer: &str, resource: Option<&str>) -> Subject {
         Subject {
@@ -225,14 +239,23 @@ mod tests {
     }
 
     #[test]
-    fn a_scanned_customer_key_leads_to_the_tombstone_that_messages_look_at() {
-        let keys = Keyspace::new("p");
-        for subject in [subject("c:1", None), subject("c", Some("r"))] {
+    fn a_list_key_shows_its_subject_and_tombstone_and_no_other_key_does() {
+        let keys = Keyspace::new("eu:c_*");
+        for subject in [subject("c:1", None), subject("c", Some("r:r_2")), subject("a b#metadata", Some("é"))]
+        {
             let key = keys.customer_key(&subject);
             assert_eq!(keys.tombstone_of(key.as_bytes()), Some(keys.tombstone(&subject).into_bytes()));
+            for other in
+                [timestamp_key(&key), metadata_key(&key), feature_usage_key(&key, &FeatureId("f".into()))]
+            {
+                assert_eq!(keys.subject_of(&other), None, "{other}");
+            }
+            assert_eq!(keys.subject_of(&balance_key(&key, &CurrencyId("ai".into()))), None);
+            assert_eq!(keys.subject_of(&key), Some(subject));
         }
-        for other in ["p:c_c:metadata", "p:c_c:f_api", "p:c_c:r_r:credit_ai", "q:c_c"] {
-            assert_eq!(keys.tombstone_of(other.as_bytes()), None, "{other}");
+        let others = ["eu:c_1", "eu:c_*", "eu:c_*:c_", "eu:c_*:c_a:r_", "eu:c_*:c_:r_b", "eu:c_*:purged:c_a"];
+        for other in others {
+            assert_eq!(keys.subject_of(other), None, "{other}");
         }
     }
 }
