@@ -5,23 +5,22 @@
 mod compare;
 
 use std::collections::VecDeque;
-use std::io::BufRead;
+use std::io::{self, BufRead};
 use std::path::Path;
-use std::slice;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::ProgressBar;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use self::compare::{Compared, Difference, Found, Stated, persisting};
+use self::compare::{Texts, adjust, compare, persisting, stated};
 use super::output::{Counted, Tally, bar, date};
 use super::session::{EdgeCalls, NO_SUBJECT, in_parallel, lock, parse_line};
 use super::{CommandError, DONE, FAILED, Pace, Session, complain, open_lines, print};
 use crate::cache::changes;
-use crate::clock;
-use crate::clock::EpochMs;
+use crate::cache::keyspace::{balance_key, timestamp_key};
+use crate::clock::{self, EpochMs};
 use crate::config::{CacheUpdatePolicy, Settings};
 use crate::edge::EdgeClient;
 use crate::entitlement::{ResourceId, Subject};
@@ -29,14 +28,13 @@ use crate::log::printable;
 use crate::message::{Event, Message};
 use crate::refetch::{RefetchError, Refetcher, ask};
 use crate::shutdown::Stop;
-use crate::store::admin::Content;
 
 /// Something differs.
 const DIFFERENT: u8 = 3;
 /// A difference is checked again after this time: by then, a message has arrived and is written.
 const CHECKED_AGAIN_AFTER: Duration = Duration::from_secs(3);
-/// Checks again if each finds other differences than the one before.
-const CHECKS_AGAIN: u32 = 3;
+/// So many checks at most, if each finds other differences than the one before.
+const CHECKS_MAX: u32 = 4;
 
 /// The arguments of `verify`.
 #[derive(Debug, Args)]
@@ -54,7 +52,7 @@ pub struct VerifyArgs {
     /// Write what Stigg says where something differs, as warm does.
     #[arg(long)]
     pub fix: bool,
-    /// Print a JSON object for each difference. The summary goes to standard error.
+    /// Print a JSON object for each difference.
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -66,9 +64,7 @@ const FIXED: Counted = (1, "differed and are fixed");
 const DIFFER: Counted = (2, "differ");
 const UNKNOWN: Counted = (3, "failed");
 
-/// A subject's line, and whose it is, unless the line is faulty.
-type Listed = (String, Option<Subject>);
-type Subjects<'a> = Box<dyn Iterator<Item = Result<Listed, CommandError>> + Send + 'a>;
+type Subjects<'a> = Box<dyn Iterator<Item = Result<Subject, CommandError>> + Send + 'a>;
 
 pub(super) fn run(settings: &Settings, args: &VerifyArgs) -> Result<u8, CommandError> {
     let (mut access, edge) = settings.cache_and_edge_access()?;
@@ -79,30 +75,22 @@ pub(super) fn run(settings: &Settings, args: &VerifyArgs) -> Result<u8, CommandE
     let verify = Verify {
         args,
         session: &session,
-        edge: &edge,
+        refetcher: Refetcher { store: &session.store, layout: &session.layout, edge: &edge },
         pace: Pace::new(args.calls.rate, args.calls.retries),
         waiting: Mutex::new((subjects, VecDeque::new())),
         tally: Mutex::new(Tally::of(EQUAL)),
         bar: bar(total, "customers"),
     };
-    let ended = in_parallel(args.calls.parallel, || verify.next(), |work| verify.work(work));
+    let ended = in_parallel(args.calls.parallel, || verify.next(), |check| verify.work(check?));
     verify.bar.finish_and_clear();
     let tally = &lock(&verify.tally);
-    let summary = tally.summary();
-    if args.json {
-        complain(summary.trim_end());
-    } else {
-        print(summary)?;
-    }
+    complain(tally.summary().trim_end());
     ended.map_err(|why| CommandError::Failed(format!("gave up: {why}")))?;
-    Ok(match () {
-        () if tally.has(UNKNOWN) => FAILED,
-        () if tally.has(DIFFER) => DIFFERENT,
-        () => DONE,
-    })
+    let statuses = [(UNKNOWN, FAILED), (DIFFER, DIFFERENT)].into_iter();
+    Ok(statuses.filter(|(what, _)| tally.has(*what)).map(|(_, status)| status).next().unwrap_or(DONE))
 }
 
-/// Who is verified, and how many they are, if that can be known beforehand.
+/// Who is verified, and how many they are, if that is known beforehand.
 fn subjects<'a>(
     session: &Session,
     args: &'a VerifyArgs,
@@ -110,73 +98,71 @@ fn subjects<'a>(
     if let Some(count) = args.sample {
         let sample = session.store.sample(&session.layout.keyspace, count)?;
         let total = sample.len() as u64;
-        let listed = |subject| Ok((String::new(), Some(subject)));
-        return Ok((Box::new(sample.into_iter().map(listed)), Some(total)));
+        return Ok((Box::new(sample.into_iter().map(Ok)), Some(total)));
     }
-    if let [path] = args.customers.as_slice()
-        && (path == "-" || Path::new(path).exists())
-    {
-        let (lines, total) = open_lines(path)?;
-        let read = |line: Result<Vec<u8>, _>| match line {
-            Ok(line) => parse_line(&line).map(Ok),
-            Err(error) => Some(Err(CommandError::of_file("read on in", path, &error))),
+    let (lines, total): (Box<dyn Iterator<Item = io::Result<Vec<u8>>> + Send>, _) =
+        match args.customers.as_slice() {
+            [path] if path == "-" || Path::new(path).exists() => {
+                let (file, total) = open_lines(path)?;
+                (Box::new(file.split(b'\n')), total)
+            }
+            customers => {
+                let lines = customers.iter().map(|customer| Ok(customer.clone().into_bytes()));
+                (Box::new(lines), Some(customers.len() as u64))
+            }
         };
-        return Ok((Box::new(lines.split(b'\n').filter_map(read)), total));
-    }
-    let listed = args.customers.iter().filter_map(|customer| parse_line(customer.as_bytes()).map(Ok));
-    Ok((Box::new(listed), Some(args.customers.len() as u64)))
+    let unread = |error| CommandError::of_file("read on in", &args.customers[0], &error);
+    let subject = move |line: io::Result<Vec<u8>>| match line.map(|line| parse_line(&line)) {
+        Ok(line) => line.map(|(line, subject)| {
+            subject.ok_or_else(|| CommandError::Failed(format!("{}: {NO_SUBJECT}", printable(&line))))
+        }),
+        Err(error) => Some(Err(unread(error))),
+    };
+    Ok((Box::new(lines.filter_map(subject)), total))
 }
 
 struct Verify<'a> {
     args: &'a VerifyArgs,
     session: &'a Session,
-    edge: &'a EdgeClient,
+    refetcher: Refetcher<'a>,
     pace: Pace,
-    /// Who was not yet checked, and who is checked again, in the order of time.
-    waiting: Mutex<(Subjects<'a>, VecDeque<Suspect>)>,
+    /// Who was not checked yet, and who is checked again, in the order of time.
+    waiting: Mutex<(Subjects<'a>, VecDeque<Check>)>,
     tally: Mutex<Tally>,
     bar: ProgressBar,
 }
 
-/// Somebody for whom something differs.
-struct Suspect {
+struct Check {
     subject: Subject,
-    differences: Vec<Difference>,
-    checks: u32,
-    next_at: Instant,
-}
-
-enum Work {
-    Check(Result<Listed, CommandError>),
-    CheckAgain(Suspect),
+    at: Instant,
+    /// What was found by the check before.
+    differences: Vec<Value>,
+    checks_left: u32,
 }
 
 impl Verify<'_> {
-    fn next(&self) -> Option<Work> {
+    fn next(&self) -> Option<Result<Check, CommandError>> {
         let mut waiting = lock(&self.waiting);
-        let (subjects, suspects) = &mut *waiting;
-        let is_due = suspects.front().is_some_and(|suspect| suspect.next_at <= Instant::now());
-        if !is_due && let Some(listed) = subjects.next() {
-            return Some(Work::Check(listed));
+        let (subjects, again) = &mut *waiting;
+        let now = Instant::now();
+        let is_due = again.front().is_some_and(|check| check.at <= now);
+        if !is_due && let Some(subject) = subjects.next() {
+            let first =
+                |subject| Check { subject, at: now, differences: Vec::new(), checks_left: CHECKS_MAX };
+            return Some(subject.map(first));
         }
-        let suspect = suspects.pop_front()?;
+        let check = again.pop_front()?;
         drop(waiting);
-        Stop::never().wait(suspect.next_at.saturating_duration_since(Instant::now()));
-        Some(Work::CheckAgain(suspect))
+        Stop::never().wait(check.at.saturating_duration_since(now));
+        Some(Ok(check))
     }
 
     /// An error ends the run.
-    fn work(&self, work: Work) -> Result<(), CommandError> {
-        let (name, result) = match work {
-            Work::CheckAgain(suspect) => (name(&suspect.subject), self.check_again(suspect)),
-            Work::Check(listed) => match listed? {
-                (line, None) => (line, Err(RefetchError::Customer(NO_SUBJECT.to_owned()))),
-                (_, Some(subject)) => (name(&subject), self.check_first(subject)),
-            },
-        };
-        let counted = match result {
-            Ok(Some(counted)) => counted,
+    fn work(&self, check: Check) -> Result<(), CommandError> {
+        let name = name(&check.subject);
+        let counted = match self.check(check) {
             Ok(None) => return Ok(()),
+            Ok(Some(counted)) => counted,
             Err(RefetchError::Everyone(why)) => return Err(CommandError::Failed(why)),
             Err(RefetchError::Customer(why) | RefetchError::Retryable(why, _)) => {
                 self.bar.suspend(|| complain(format!("{}: {why}", printable(&name))));
@@ -188,105 +174,93 @@ impl Verify<'_> {
         Ok(())
     }
 
-    /// `None`: it is not known yet.
-    fn check_first(&self, subject: Subject) -> Result<Option<Counted>, RefetchError> {
-        let differences = self.compare(&subject)?.differences;
-        Ok(self.conclude(subject, differences, 0))
-    }
-
-    fn conclude(&self, subject: Subject, differences: Vec<Difference>, checks: u32) -> Option<Counted> {
-        if differences.is_empty() || checks > CHECKS_AGAIN {
-            return Some(EQUAL);
+    /// `None`: it is checked again.
+    fn check(&self, check: Check) -> Result<Option<Counted>, RefetchError> {
+        let Check { subject, differences: before, checks_left, .. } = check;
+        let differences = self.compare(&subject)?;
+        let confirmed = persisting(&before, &differences);
+        if differences.is_empty() || confirmed.is_empty() && checks_left == 1 {
+            return Ok(Some(EQUAL));
         }
-        let next_at = Instant::now() + CHECKED_AGAIN_AFTER;
-        lock(&self.waiting).1.push_back(Suspect { subject, differences, checks, next_at });
-        None
-    }
-
-    fn check_again(&self, suspect: Suspect) -> Result<Option<Counted>, RefetchError> {
-        let Suspect { subject, differences, checks, .. } = suspect;
-        let compared = self.compare(&subject)?;
-        let confirmed = persisting(&differences, &compared.differences);
         if confirmed.is_empty() {
-            return Ok(self.conclude(subject, compared.differences, checks + 1));
+            let (at, checks_left) = (Instant::now() + CHECKED_AGAIN_AFTER, checks_left - 1);
+            lock(&self.waiting).1.push_back(Check { subject, at, differences, checks_left });
+            return Ok(None);
         }
-        let is_fixed = self.args.fix && self.fix(&subject, &confirmed, compared.must_be_purged)?;
-        let lines = confirmed.iter().map(|difference| self.line(&subject, difference, is_fixed));
-        let lines: String = lines.collect();
+        let is_fixed = self.args.fix && self.fix(&subject, &confirmed)?;
+        let lines: String =
+            confirmed.into_iter().map(|difference| self.line(&subject, difference, is_fixed)).collect();
         let printed = self.bar.suspend(|| print(lines));
         printed.map_err(|error| RefetchError::Everyone(error.to_string()))?;
         Ok(Some(if is_fixed { FIXED } else { DIFFER }))
     }
 
-    fn compare(&self, subject: &Subject) -> Result<Compared, RefetchError> {
-        let message = self.pace.call(|| ask(self.edge, subject))?;
-        let stated = Stated::new(message, subject, &self.session.layout);
-        let (store, keys) = (&self.session.store, stated.keys());
-        let texts = keys.iter().cloned().zip(store.texts(&keys)?);
-        let texts = texts.filter_map(|(key, text)| Some((key, text?))).collect();
-        let mut found = Found { texts, is_foreign: false };
-        if let [list, ..] = keys.as_slice()
-            && !found.texts.contains_key(list)
-        {
-            found.is_foreign =
-                store.snapshot(slice::from_ref(list))?.iter().any(|list| list.content == Content::Foreign);
+    fn compare(&self, subject: &Subject) -> Result<Vec<Value>, RefetchError> {
+        let Refetcher { store, layout, edge } = self.refetcher;
+        let list_key = layout.keyspace.customer_key(subject);
+        let own = Subject { resource: None, ..subject.clone() };
+        let own_key = subject.resource.as_ref().map(|_| layout.keyspace.customer_key(&own));
+        let message = self.pace.call(|| ask(edge, subject))?;
+        let (mut stigg, currencies) = stated(message, &list_key, layout);
+        let balances = currencies.iter().map(|currency| balance_key(&list_key, currency));
+        let others =
+            [list_key.clone()].into_iter().chain(own_key.as_deref().map(timestamp_key)).chain(balances);
+        let keys: Vec<String> = stigg.0.keys().cloned().chain(others).collect();
+        let texts = store.texts(&keys)?.into_iter().zip(keys);
+        let redis = Texts(texts.filter_map(|(text, key)| Some((key, text?))).collect());
+        let is_stored = [&list_key, &timestamp_key(&list_key)].iter().any(|key| redis.0.contains_key(*key));
+        if !is_stored && self.args.sample.is_some() {
+            return Ok(Vec::new()); // it was purged meanwhile
         }
-        Ok(stated.compare(&found, self.args.sample.is_none(), self.args.usage_tolerance.into()))
+        adjust(&redis, &mut stigg, &list_key, &currencies);
+        Ok(compare([&redis, &stigg], &list_key, own_key.as_deref(), self.args.usage_tolerance.into()))
     }
 
     /// Writes what Stigg says. True if the differences are gone.
-    fn fix(
-        &self,
-        subject: &Subject,
-        differences: &[Difference],
-        must_be_purged: bool,
-    ) -> Result<bool, RefetchError> {
-        let Session { store, layout, .. } = self.session;
-        if must_be_purged {
-            let subjects = [subject.clone()].into_iter().collect();
-            let sent_at = EpochMs(clock::now().0 - 1); // before Stigg is asked
-            let purge = Message { event: Event::Purged(subjects), sent_at, implausible_timestamps: 0 };
-            let purge: Vec<_> = changes(purge, layout).collect();
-            for outcome in self.session.apply(&purge)? {
-                outcome.map_err(|error| RefetchError::Customer(error.message))?;
+    fn fix(&self, subject: &Subject, differences: &[Value]) -> Result<bool, RefetchError> {
+        for is_first in [true, false] {
+            if !is_first {
+                // Stigg has nothing to write, or cannot date it, or what is stored cannot be read and has a later time.
+                let subjects = [subject.clone()].into_iter().collect();
+                let sent_at = EpochMs(clock::now().0 - 1); // before Stigg is asked
+                let purge = Message { event: Event::Purged(subjects), sent_at, implausible_timestamps: 0 };
+                self.session.apply(&changes(purge, &self.session.layout).collect::<Vec<_>>())?;
+            }
+            self.pace.call(|| self.refetcher.refetch(subject))?;
+            if persisting(differences, &self.compare(subject)?).is_empty() {
+                return Ok(true);
             }
         }
-        let refetcher = Refetcher { store, layout, edge: self.edge };
-        self.pace.call(|| refetcher.refetch(subject))?;
-        Ok(persisting(differences, &self.compare(subject)?.differences).is_empty())
+        Ok(false)
     }
 
-    fn line(&self, subject: &Subject, difference: &Difference, is_fixed: bool) -> String {
-        let Difference { id, what, redis, stigg, redis_timestamp, stigg_timestamp, sdks } = difference;
+    fn line(&self, subject: &Subject, mut difference: Value, is_fixed: bool) -> String {
         if self.args.json {
-            let mut json = json!(difference);
-            json["customer"] = subject.customer.as_str().into();
-            json["resource"] = subject.resource.as_ref().map(ResourceId::as_str).into();
-            json["fixed"] = is_fixed.into();
-            return printable(&json.to_string()) + "\n";
+            difference["customer"] = subject.customer.as_str().into();
+            difference["resource"] = subject.resource.as_ref().map(ResourceId::as_str).into();
+            difference["fixed"] = is_fixed.into();
+            return printable(&difference.to_string()) + "\n";
         }
-        let id = id.as_ref().map_or(String::new(), |id| format!("{id}: "));
-        let redis_at = redis_timestamp.map_or("no timestamp".to_owned(), date);
-        let (redis, stigg, stigg_at) = (shown(redis), shown(stigg), date(*stigg_timestamp));
-        let sdks = if sdks.len() == 3 { String::new() } else { format!("; only SDK {}", sdks.join(", ")) };
-        let fixed = if is_fixed { "; fixed" } else { "" };
-        let name = name(subject);
-        let line = format!(
-            "{name}: {id}{what}: Redis {redis} ({redis_at}), Stigg {stigg} ({stigg_at}){sdks}{fixed}"
-        );
-        printable(&line) + "\n"
+        let text = |name| match difference[name].as_str() {
+            Some(text) => text.to_owned(),
+            None if difference[name].is_null() => "nothing".to_owned(),
+            None => difference[name].to_string(),
+        };
+        let at = |name| difference[name].as_i64().map_or("no timestamp".to_owned(), date);
+        let id = difference["id"].as_str().map_or(String::new(), |id| format!("{id}: "));
+        let sdks: Vec<&str> =
+            difference["sdks"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let sdks = if sdks.len() < 3 { format!("; only SDK {}", sdks.join(", ")) } else { String::new() };
+        let line = [
+            format!("{}: {id}{}: ", name(subject), text("what")),
+            format!("Redis {} ({}), ", text("redis"), at("redisTimestamp")),
+            format!("Stigg {} ({}){sdks}", text("stigg"), at("stiggTimestamp")),
+        ];
+        printable(&line.concat()) + if is_fixed { "; fixed\n" } else { "\n" }
     }
 }
 
 fn name(subject: &Subject) -> String {
-    let customer = subject.customer.as_str();
-    subject
-        .resource
-        .as_ref()
-        .map_or(customer.to_owned(), |id| format!("{customer}, resource {}", id.as_str()))
-}
-
-fn shown(value: &Value) -> String {
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    if value.is_null() { "nothing".to_owned() } else { text }
+    let resource = subject.resource.as_ref().map(|id| format!(", resource {}", id.as_str()));
+    subject.customer.as_str().to_owned() + &resource.unwrap_or_default()
 }
