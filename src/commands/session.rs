@@ -2,7 +2,7 @@
 //! the Edge API is called.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, stderr, stdin};
+use std::io::{self, BufRead, BufReader, stderr, stdin};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -106,9 +106,22 @@ pub(super) fn open_lines(path: &str) -> Result<(Box<dyn BufRead + Send>, Option<
     Ok((Box::new(BufReader::new(open()?)), total))
 }
 
-/// What a line names: its text, and the customer, or the customer and, after a tab, the resource; `None` if it is neither.
-/// `None` for an empty line.
-pub(super) fn parse_line(line: &[u8]) -> Option<(String, Option<Subject>)> {
+/// A line's text, and what it names: a customer, or a customer and, after a tab, a resource; `None` if it is neither.
+pub(super) type Listed = (String, Option<Subject>);
+
+/// What the lines of a file name, empty lines left out, and how many lines there are, see [`open_lines`].
+pub(super) fn open_subjects(
+    path: &str,
+) -> Result<(impl Iterator<Item = Result<Listed, CommandError>> + Send, Option<u64>), CommandError> {
+    let (input, total) = open_lines(path)?;
+    let read = move |line: io::Result<Vec<u8>>| match line {
+        Ok(line) => parse_line(&line).map(Ok),
+        Err(error) => Some(Err(CommandError::of_file("read on in", path, &error))),
+    };
+    Ok((input.split(b'\n').filter_map(read), total))
+}
+
+fn parse_line(line: &[u8]) -> Option<Listed> {
     let text = String::from_utf8_lossy(line);
     // Editors on Windows put a byte order mark before the first line.
     let text = text.trim_start_matches('\u{feff}').trim_end_matches('\r');

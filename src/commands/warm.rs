@@ -10,8 +10,8 @@ use clap::Args;
 use indicatif::ProgressBar;
 
 use super::output::{Counted, Tally, bar};
-use super::session::{EdgeCalls, NO_SUBJECT, in_parallel, lock, parse_line};
-use super::{CommandError, DONE, FAILED, Pace, Session, complain, open_lines, print};
+use super::session::{EdgeCalls, Listed, NO_SUBJECT, in_parallel, lock, open_subjects};
+use super::{CommandError, DONE, FAILED, Pace, Session, complain, print};
 use crate::config::{CacheUpdatePolicy, Settings};
 use crate::edge::EdgeClient;
 use crate::log::printable;
@@ -43,7 +43,7 @@ pub(super) fn run(settings: &Settings, args: &WarmArgs) -> Result<u8, CommandErr
     let edge = EdgeClient::new(edge.url, edge.key, access.proxy.clone());
     access.policy = CacheUpdatePolicy::Upsert; // whatever the policy for messages is
     let session = Session::open(settings, access)?;
-    let (input, total) = open_lines(&args.file)?;
+    let (input, total) = open_subjects(&args.file)?;
     let (done_before, record) = Record::open(args)?;
     let warm = Warm {
         refetcher: Refetcher { store: &session.store, layout: &session.layout, edge: &edge },
@@ -52,15 +52,8 @@ pub(super) fn run(settings: &Settings, args: &WarmArgs) -> Result<u8, CommandErr
         record: Mutex::new(record),
         bar: bar(total, "customers"),
     };
-    let input = Mutex::new(input.split(b'\n'));
-    let ended = in_parallel(
-        args.calls.parallel,
-        || lock(&input).next(),
-        |line| {
-            let line = line.map_err(|error| CommandError::of_file("read on in", &args.file, &error))?;
-            warm.line(&line)
-        },
-    );
+    let input = Mutex::new(input);
+    let ended = in_parallel(args.calls.parallel, || lock(&input).next(), |listed| warm.line(listed?));
     warm.bar.finish_and_clear();
     let tally = &lock(&warm.record).tally;
     print(tally.summary())?;
@@ -82,11 +75,8 @@ struct Warm<'a> {
 
 impl Warm<'_> {
     /// Fills the customer that this line names. An error ends the run.
-    fn line(&self, line: &[u8]) -> Result<(), CommandError> {
+    fn line(&self, (text, subject): Listed) -> Result<(), CommandError> {
         self.bar.inc(1);
-        let Some((text, subject)) = parse_line(line) else {
-            return Ok(());
-        };
         let result = if self.done_before.contains(&text) {
             Ok(DONE_BEFORE)
         } else if let Some(subject) = subject {

@@ -386,7 +386,7 @@ fn under_load_nothing_differs_in_ten_thousand_customers() {
                     &[entries[0].clone(), used],
                 );
                 edge.give_entitlements(&used, &[]);
-                stage.queue.send(&usage_updated(state, "api", sent, at, Shape::GraphqlV2).raw());
+                stage.queue.send(usage_updated(state, "api", sent, at, Shape::GraphqlV2).raw());
             }
             sent
         });

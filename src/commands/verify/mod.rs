@@ -5,7 +5,6 @@
 mod compare;
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead};
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -16,8 +15,8 @@ use serde_json::Value;
 
 use self::compare::{Texts, adjust, compare, persisting, stated};
 use super::output::{Counted, Tally, bar, date};
-use super::session::{EdgeCalls, NO_SUBJECT, in_parallel, lock, parse_line};
-use super::{CommandError, DONE, FAILED, Pace, Session, complain, open_lines, print};
+use super::session::{EdgeCalls, NO_SUBJECT, in_parallel, lock, open_subjects};
+use super::{CommandError, DONE, FAILED, Pace, Session, complain, print, subject};
 use crate::cache::changes;
 use crate::cache::keyspace::{balance_key, timestamp_key};
 use crate::clock::{self, EpochMs};
@@ -95,30 +94,25 @@ fn subjects<'a>(
     session: &Session,
     args: &'a VerifyArgs,
 ) -> Result<(Subjects<'a>, Option<u64>), CommandError> {
-    if let Some(count) = args.sample {
-        let sample = session.store.sample(&session.layout.keyspace, count)?;
-        let total = sample.len() as u64;
-        return Ok((Box::new(sample.into_iter().map(Ok)), Some(total)));
-    }
-    let (lines, total): (Box<dyn Iterator<Item = io::Result<Vec<u8>>> + Send>, _) =
-        match args.customers.as_slice() {
-            [path] if path == "-" || Path::new(path).exists() => {
-                let (file, total) = open_lines(path)?;
-                (Box::new(file.split(b'\n')), total)
-            }
-            customers => {
-                let lines = customers.iter().map(|customer| Ok(customer.clone().into_bytes()));
-                (Box::new(lines), Some(customers.len() as u64))
-            }
-        };
-    let unread = |error| CommandError::of_file("read on in", &args.customers[0], &error);
-    let subject = move |line: io::Result<Vec<u8>>| match line.map(|line| parse_line(&line)) {
-        Ok(line) => line.map(|(line, subject)| {
-            subject.ok_or_else(|| CommandError::Failed(format!("{}: {NO_SUBJECT}", printable(&line))))
-        }),
-        Err(error) => Some(Err(unread(error))),
-    };
-    Ok((Box::new(lines.filter_map(subject)), total))
+    Ok(match (args.sample, args.customers.as_slice()) {
+        (Some(count), _) => {
+            let sample = session.store.sample(&session.layout.keyspace, count)?;
+            let total = sample.len() as u64;
+            (Box::new(sample.into_iter().map(Ok)), Some(total))
+        }
+        (None, [path]) if path == "-" || Path::new(path).exists() => {
+            let (listed, total) = open_subjects(path)?;
+            let no_subject =
+                |line: String| CommandError::Failed(format!("{}: {NO_SUBJECT}", printable(&line)));
+            let subjects = listed.map(move |listed| {
+                listed.and_then(|(line, subject)| subject.ok_or_else(|| no_subject(line)))
+            });
+            (Box::new(subjects), total)
+        }
+        (None, customers) => {
+            (Box::new(customers.iter().map(|id| Ok(subject(id, None)))), Some(customers.len() as u64))
+        }
+    })
 }
 
 struct Verify<'a> {
