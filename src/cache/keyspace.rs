@@ -94,28 +94,27 @@ impl Keyspace {
         pattern + ":c_*"
     }
 
-    /// The subject whose list this key holds; `None` for any other key, as for one whose id contains a separator of
-    /// other keys (`:f_`). The first `:r_` separates customer and resource.
-    pub fn subject_of(&self, list_key: &str) -> Option<Subject> {
-        let ids = list_key.strip_prefix(self.prefix.as_str())?.strip_prefix(":c_")?;
-        let other_key = [":f_", ":credit_"].iter().any(|part| ids.contains(part))
-            || [":metadata", TIMESTAMP].iter().any(|end| ids.ends_with(end));
-        let (customer, resource) = match ids.split_once(":r_") {
-            None => (ids, None),
-            Some((customer, resource)) => (customer, Some(resource)),
-        };
-        if other_key || customer.is_empty() || resource == Some("") {
-            return None;
-        }
-        let resource = resource.map(|resource| ResourceId(resource.to_owned()));
-        Some(Subject { customer: CustomerId(customer.to_owned()), resource })
+    /// The tombstone of the subject whose customer key this is; `None` for any other key. If an id contains a separator
+    /// of other keys (`:f_`), there is no tombstone either, and an out-of-order list may be written again.
+    pub fn tombstone_of(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let customer = key.strip_prefix(self.prefix.as_bytes())?.strip_prefix(b":")?;
+        let has = |part: &[u8]| customer.windows(part.len()).any(|window| window == part);
+        let is_other = has(b":f_") || has(b":credit_") || customer.ends_with(b":metadata");
+        (!is_other).then(|| [self.prefix.as_bytes(), b":purged:", customer].concat())
     }
 
-    /// The tombstone of the subject whose list this key holds. Where [`Self::subject_of`] finds none, there is no
-    /// tombstone either, and an out-of-order list may be written again.
-    pub fn tombstone_of(&self, key: &[u8]) -> Option<Vec<u8>> {
-        let subject = self.subject_of(str::from_utf8(key).ok()?)?;
-        Some(self.tombstone(&subject).into_bytes())
+    /// The subject whose customer key this is. `None` for any other key, and for one that does not tell: ids are not escaped,
+    /// so an id may contain a separator of other keys, or `:r_` more than once. A single `:r_` begins a resource.
+    pub fn subject_of(&self, key: &[u8]) -> Option<Subject> {
+        self.tombstone_of(key)?;
+        let rest = str::from_utf8(key.strip_prefix(self.prefix.as_bytes())?).ok()?.strip_prefix(":c_")?;
+        let (customer, resource) = rest.split_once(":r_").map_or((rest, None), |(c, r)| (c, Some(r)));
+        let is_clear =
+            !customer.is_empty() && resource.is_none_or(|id| !id.is_empty() && !id.contains(":r_"));
+        is_clear.then(|| Subject {
+            customer: CustomerId(customer.to_owned()),
+            resource: resource.map(|id| ResourceId(id.to_owned())),
+        })
     }
 
     fn spell(&self, before: &str, subject: &Subject, before_resource: &str) -> String {
@@ -239,23 +238,28 @@ mod tests {
     }
 
     #[test]
-    fn a_list_key_shows_its_subject_and_tombstone_and_no_other_key_does() {
-        let keys = Keyspace::new("eu:c_*");
-        for subject in [subject("c:1", None), subject("c", Some("r:r_2")), subject("a b#metadata", Some("é"))]
-        {
+    fn a_scanned_customer_key_leads_to_the_tombstone_that_messages_look_at() {
+        let keys = Keyspace::new("p");
+        for subject in [subject("c:1", None), subject("c", Some("r"))] {
             let key = keys.customer_key(&subject);
             assert_eq!(keys.tombstone_of(key.as_bytes()), Some(keys.tombstone(&subject).into_bytes()));
-            for other in
-                [timestamp_key(&key), metadata_key(&key), feature_usage_key(&key, &FeatureId("f".into()))]
-            {
-                assert_eq!(keys.subject_of(&other), None, "{other}");
-            }
-            assert_eq!(keys.subject_of(&balance_key(&key, &CurrencyId("ai".into()))), None);
-            assert_eq!(keys.subject_of(&key), Some(subject));
         }
-        let others = ["eu:c_1", "eu:c_*", "eu:c_*:c_", "eu:c_*:c_a:r_", "eu:c_*:c_:r_b", "eu:c_*:purged:c_a"];
-        for other in others {
-            assert_eq!(keys.subject_of(other), None, "{other}");
+        for other in ["p:c_c:metadata", "p:c_c:f_api", "p:c_c:r_r:credit_ai", "q:c_c"] {
+            assert_eq!(keys.tombstone_of(other.as_bytes()), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_scanned_customer_key_leads_to_its_subject_unless_it_could_be_that_of_several() {
+        let keys = Keyspace::new("p:c_x");
+        for subject in [subject("c:1", None), subject("c", Some("r")), subject("a:b", Some("c:d"))] {
+            let key = keys.customer_key(&subject);
+            assert_eq!(keys.subject_of(key.as_bytes()), Some(subject));
+        }
+        for unclear in ["c_a:r_b:r_c", "c_a:r_:r_b", "c_:r_b", "c_a:r_", "c_", "c_a:f_b", "c_a:metadata"] {
+            assert_eq!(keys.subject_of(format!("p:c_x:{unclear}").as_bytes()), None, "{unclear}");
+        }
+        assert_eq!(keys.subject_of(b"p:c_x:c_\xff"), None);
+        assert_eq!(keys.subject_of(b"q:c_a"), None);
     }
 }

@@ -8,7 +8,7 @@ use redis::{Value, cmd, pipe};
 use super::connection::unless_refused;
 use super::errors::{Cause, StoreError, unexpected};
 use super::redis_store::RedisStore;
-use crate::cache::keyspace::Keyspace;
+use crate::cache::keyspace::{Keyspace, value_key};
 use crate::clock::EpochMs;
 use crate::entitlement::Subject;
 
@@ -127,8 +127,8 @@ impl RedisStore {
         self.connections.on_one(|connection| {
             let (mut sample, mut seen) = (Vec::new(), 0);
             Self::scan(connection, &keyspace.customer_keys_pattern(), |_, keys| {
-                let subject = |key: &Vec<u8>| keyspace.subject_of(str::from_utf8(key).ok()?);
-                for subject in keys.iter().filter_map(subject) {
+                let values = keys.iter().filter(|key| value_key(key) == key.as_slice());
+                for subject in values.filter_map(|key| keyspace.subject_of(key)) {
                     seen += 1;
                     if sample.len() < count {
                         sample.push(subject);
