@@ -86,7 +86,7 @@ impl EdgeClient {
         const WHAT: &str = "get the entitlements";
         let customer = subject.customer.as_str();
         if matches!(customer, "." | "..") {
-            let why = format!("a customer that is called '{customer}' cannot be part of a URL");
+            let why = format!("the customer id '{customer}' cannot be part of a URL");
             return Err(self.error(WHAT, EdgeErrorKind::NoUrl, &why));
         }
         let mut url = self.url("v1/c/");

@@ -20,9 +20,10 @@ pub enum Command {
     /// Checks that everything the service needs is reachable and that its credentials work, with a remedy for what fails.
     ///
     /// Configuration, credentials (and their owner in AWS), queue, Redis, Edge API and clock. What the service can do
-    /// without is a note. It leaves no trace: one key below the prefix is written to Redis and deleted again, and one message
-    /// is received and not hidden. As that raises its receive count, nothing is received where messages wait under a
-    /// dead-letter rule of fewer than 5 receives, or under one that cannot be read, unless --receive is given. Exit status:
+    /// without is a note or a warning. It leaves no trace: one key below the prefix is written to Redis and deleted again, and
+    /// one message is received, which stays visible to others. That raises the message's receive count. So nothing is received
+    /// if messages wait and the dead-letter rule allows fewer than 5 receives or cannot be read, unless --receive is given.
+    /// Redis in cluster mode needs a hash tag in ENVIRONMENT_PREFIX; without one, nothing is written. Exit status:
     /// 0 if all is well, 3 if there are warnings only, 10 if credentials failed, 11 the queue, 12 Redis, 13 the Edge API, 14
     /// the clock, 1 if several of these did, 78 if the configuration has faults.
     Check(CheckArgs),
@@ -65,12 +66,12 @@ pub enum Command {
     ///
     /// For probes in images without a shell. Exit status: 0 if it is ready, 1 if it is not or does not answer.
     Ready,
-    /// Prints what a shell needs to complete commands and flags.
+    /// Prints the completions of commands and flags for a shell.
     Completions {
         /// The shell.
         shell: Shell,
     },
-    /// Prints the manual page of the service, of a command, or of all known problems (troubleshooting), for man -l -.
+    /// Prints a manual page for man -l -: that of the service, of a command, or of all known problems (troubleshooting).
     Man {
         /// The command, or troubleshooting; without one, the page is that of the service.
         command: Option<String>,

@@ -124,7 +124,7 @@ impl Snapshots {
         let value = self.get(key);
         let at = self.get(&timestamp_key(key)).text().and_then(timestamp_ms);
         let problem = match (&value.content, at) {
-            (Content::Foreign | Content::NotText, _) => Some("the key holds something foreign"),
+            (Content::Foreign | Content::NotText, _) => Some("the key holds a value that no SDK writes"),
             (Content::Text(_), None) => Some("no readable timestamp"),
             (Content::Absent, Some(_)) => Some("a timestamp without its value"),
             (Content::Text(_), Some(_)) | (Content::Absent, None) => None,
@@ -133,7 +133,7 @@ impl Snapshots {
             KeyExpiry::Absent => (None, None),
             KeyExpiry::Never => (Some("never".to_owned()), None),
             KeyExpiry::In(left) => (Some("in ".to_owned() + &span(left.as_secs())), Some(left.as_secs())),
-            KeyExpiry::Unknown => (Some("unknown (no PTTL for this user)".to_owned()), None),
+            KeyExpiry::Unknown => (Some("unknown (this user may not run PTTL)".to_owned()), None),
         };
         json!({
             "cached": value.content != Content::Absent,
@@ -197,7 +197,7 @@ fn table(report: &Value) -> String {
     }
     for purge in items(&report["purges"]) {
         let (date, key) = (shown(&purge["date"]), shown(&purge["key"]));
-        lines.push(format!("purged\t{date} ({key}): messages sent before are out of order"));
+        lines.push(format!("purged\t{date} ({key}): messages that were sent before restore nothing"));
     }
     for reader in items(&report["readers"]) {
         let outcome = style(format!("{:<4}", shown(&reader["outcome"])));

@@ -58,7 +58,7 @@ pub(super) fn run(settings: &Settings, args: &WarmArgs) -> Result<u8, CommandErr
     let tally = &lock(&warm.record).tally;
     print(tally.summary())?;
     if let Err(why) = ended {
-        let again = "run it again to go on (--state keeps what is done)";
+        let again = "run it again to continue (with --state, it skips what is done)";
         return Err(CommandError::Failed(format!("gave up: {why}; {again}")));
     }
     Ok(if tally.has(NOT_FILLED) { FAILED } else { DONE })

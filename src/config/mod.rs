@@ -13,7 +13,6 @@ mod profiles;
 mod proxy;
 mod queue;
 mod redis;
-mod region;
 mod secret;
 mod settings;
 mod shown;
@@ -36,6 +35,16 @@ pub use shown::ShownSetting;
 pub use values::Faults;
 
 use crate::entitlement::stored::CacheFormat;
+
+/// What a server in cluster mode asks for, as a cause and a remedy.
+pub const HASH_TAG: &str = "it is a cluster, where all keys of an environment must be in one slot: put a hash tag into the prefix, as in \
+                            ENVIRONMENT_PREFIX='{production}', in every SDK too, and set REDIS_DB=0";
+
+/// True if a cluster puts all keys that begin with this prefix into one slot.
+pub fn has_hash_tag(prefix: &str) -> bool {
+    let tag = prefix.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
+    tag.is_some_and(|(tag, _)| !tag.is_empty())
+}
 
 /// Where AWS credentials come from.
 #[derive(Debug, Clone, PartialEq, Eq)]

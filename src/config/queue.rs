@@ -3,7 +3,6 @@
 use url::Url;
 
 use super::EdgeAccess;
-use super::region;
 #[allow(clippy::wildcard_imports)] // the settings
 use super::table::*;
 use super::values::Validator;
@@ -19,7 +18,7 @@ pub(super) fn address(validator: &mut Validator<'_>) -> (Option<String>, Option<
     }
     let region = region(validator);
     let given = region_name(validator, AWS_REGION);
-    let of_url = validator.value(QUEUE_URL).and_then(region::of_queue_url);
+    let of_url = validator.value(QUEUE_URL).and_then(region_of_queue_url);
     if let (Some(given), Some(of_url)) = (given, of_url)
         && given != of_url
     {
@@ -37,7 +36,7 @@ pub(super) fn address(validator: &mut Validator<'_>) -> (Option<String>, Option<
 
 /// The queue's region. None after a fault; only [`address`] judges its name.
 pub(super) fn region(validator: &mut Validator<'_>) -> Option<String> {
-    let of_url = validator.value(QUEUE_URL).and_then(region::of_queue_url);
+    let of_url = validator.value(QUEUE_URL).and_then(region_of_queue_url);
     if of_url.is_none() {
         let what = ", as QUEUE_URL does not name it; set the queue's region, like us-east-1";
         validator.require(&[AWS_REGION], what);
@@ -60,4 +59,59 @@ pub(super) fn edge_api(validator: &mut Validator<'_>) -> Option<EdgeAccess> {
     let url = validator.http_url(EDGE_API_URL);
     validator.notice_plaintext(&[EDGE_API_URL], "SERVER_API_KEY travels");
     Some(EdgeAccess { key: key?, url: url? })
+}
+
+/// The region that a queue URL's host names, where the host follows one of AWS's forms: `sqs.<region>.…` and
+/// `sqs-fips.<region>.…` (every partition, IPv4 and dual-stack, also behind the name of a VPC endpoint; the emulators keep to it
+/// too), or the older `<region>.queue.…`. The oldest of all, `queue.amazonaws.com`, is in us-east-1.
+fn region_of_queue_url(queue_url: &str) -> Option<String> {
+    let host = Url::parse(queue_url).ok()?.host_str()?.to_ascii_lowercase();
+    if host == "queue.amazonaws.com" {
+        return Some("us-east-1".to_owned());
+    }
+    // us-east-1, us-gov-west-1: anything else in that place is some other host that has `sqs` in its name.
+    let is_region =
+        |name: &str| name.matches('-').count() >= 2 && name.ends_with(|letter: char| letter.is_ascii_digit());
+    let labels: Vec<&str> = host.split('.').collect();
+    labels.windows(2).find_map(|pair| match pair {
+        ["sqs" | "sqs-fips", region] | [region, "queue"] if is_region(region) => Some((*region).to_owned()),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_region_is_read_from_every_form_of_queue_url_that_tells_it() {
+        let region = |host: &str| region_of_queue_url(&format!("https://{host}/123456789012/q"));
+        for (host, expected) in [
+            ("sqs.eu-central-1.amazonaws.com", "eu-central-1"),
+            ("SQS.EU-Central-1.amazonaws.com", "eu-central-1"),
+            ("sqs.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
+            ("sqs.cn-north-1.amazonaws.com.cn", "cn-north-1"),
+            ("sqs.us-iso-east-1.c2s.ic.gov", "us-iso-east-1"),
+            ("sqs-fips.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
+            ("sqs.eu-west-1.api.aws", "eu-west-1"),
+            ("sqs-fips.us-east-2.api.aws", "us-east-2"),
+            ("sqs.cn-northwest-1.api.amazonwebservices.com.cn", "cn-northwest-1"),
+            ("eu-west-2.queue.amazonaws.com", "eu-west-2"),
+            ("cn-north-1.queue.amazonaws.com.cn", "cn-north-1"),
+            ("queue.amazonaws.com", "us-east-1"),
+            ("vpce-0a1b-2c3d.sqs.us-east-2.vpce.amazonaws.com", "us-east-2"),
+            ("vpce-0a1b-2c3d-us-east-2a.sqs.us-east-2.vpce.amazonaws.com", "us-east-2"),
+            ("vpce-0a1b-2c3d.sqs-fips.us-west-2.vpce.amazonaws.com", "us-west-2"),
+            ("vpce-0a1b.sqs.cn-north-1.vpce.amazonaws.com.cn", "cn-north-1"),
+            ("sqs.us-east-1.localhost:4566", "us-east-1"),
+        ] {
+            assert_eq!(region(host).as_deref(), Some(expected), "{host}");
+        }
+        for host in
+            ["127.0.0.1:5000", "[::1]:5000", "sqs.internal.example", "sqs.local-1.example", "example.com"]
+        {
+            assert_eq!(region(host), None, "{host}");
+        }
+        assert_eq!(region_of_queue_url("no url"), None);
+    }
 }

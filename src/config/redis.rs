@@ -28,7 +28,7 @@ pub(super) fn redis(validator: &mut Validator<'_>) -> Option<RedisConfig> {
         others.retain(|name| !BESIDE_A_URL.iter().any(|beside| name.starts_with(beside)));
         if !others.is_empty() {
             let others = others.join(", ");
-            validator.fault(REDIS_URL, format!("is given together with {others}; unset either"));
+            validator.fault(REDIS_URL, format!("is given together with {others}; unset one or the other"));
         }
         validator.read(REDIS_URL, of_url)
     } else {
@@ -57,8 +57,8 @@ fn of_settings(validator: &mut Validator<'_>) -> Option<RedisConfig> {
         let host = validator.read(REDIS_HOST, |value| match host_and_port(value) {
             Some((host, None)) => Ok(host),
             _ => Err(format!(
-                "{} is not one host name or address; set only that, the port as REDIS_PORT, and a URL or the path of a \
-                 socket as REDIS_URL (unix:///path)",
+                "{} is not a host name or an address; set just that here, a port in REDIS_PORT, and a URL or the path of a \
+                 socket in REDIS_URL (unix:///path)",
                 shown(value)
             )),
         });
@@ -98,10 +98,12 @@ fn sentinels(validator: &mut Validator<'_>, has_tls: bool) -> Option<SentinelCon
             let sentinel = host_and_port(text).map(|(host, port)| (host, port.unwrap_or(SENTINEL_PORT)));
             sentinel.ok_or_else(|| format!("{} is not host:port; {remedy}", shown(text)))
         };
-        let list = value.trim_matches([',', ' ']).split(',');
-        list.map(str::trim).map(sentinel).collect::<Result<Vec<_>, String>>()
+        let list = value.split(',').map(str::trim).filter(|item| !item.is_empty());
+        let list = list.map(sentinel).collect::<Result<Vec<_>, String>>()?;
+        if list.is_empty() { Err(format!("names no sentinel; {remedy}")) } else { Ok(list) }
     });
-    let what = " with REDIS_SENTINELS; set the sentinels' name of the primary, often mymaster";
+    let what =
+        " with REDIS_SENTINELS; set the name under which the sentinels monitor the primary, often mymaster";
     validator.require(&[REDIS_SENTINEL_MASTER], what);
     let password = validator.secret(&[REDIS_SENTINEL_PASSWORD, REDIS_SENTINEL_PASSWORD_FILE]);
     let own_tls = validator.boolean(REDIS_SENTINEL_TLS);
@@ -136,7 +138,7 @@ fn tls(validator: &mut Validator<'_>, config: Option<&mut RedisConfig>) {
         let [certificate, key] = [REDIS_TLS_CERT_FILE, REDIS_TLS_KEY_FILE]
             .map(|setting| validator.value(setting).unwrap_or_default());
         let what = format!("{key} is not the key of the certificate in REDIS_TLS_CERT_FILE, {certificate}");
-        let remedy = "set both to files that were made together";
+        let remedy = "set both to files of one key pair";
         validator.fault(REDIS_TLS_KEY_FILE, format!("{what}; {remedy}"));
     }
     match config.map(|config| &mut config.tls) {
@@ -213,7 +215,8 @@ fn iam(validator: &mut Validator<'_>, config: Option<&RedisConfig>) -> Option<Re
     if let Some(config) = config {
         if config.tls.is_none() || !matches!(config.address, RedisAddress::Tcp { .. }) {
             let remedy = "set REDIS_HOST and REDIS_TLS=1, or a rediss:// URL";
-            validator.fault(REDIS_IAM_AUTH, format!("needs TLS to the host of an ElastiCache; {remedy}"));
+            validator
+                .fault(REDIS_IAM_AUTH, format!("needs the host of an ElastiCache cache, and TLS; {remedy}"));
         }
         if config.password.is_some() {
             validator.fault(REDIS_IAM_AUTH, "uses tokens instead of a password; unset one of the two");

@@ -53,7 +53,7 @@ settings! {
     "Queue" {
         AWS_REGION: Text("REGION") => "AWS region of the queue. Required, unless `QUEUE_URL` names it.";
         QUEUE_URL: Text("URL") => "URL of the SQS queue. Required.";
-        AWS_ENDPOINT_URL_SQS: Text("URL") => "Where SQS is called, with its path, instead of the host in `QUEUE_URL`.";
+        AWS_ENDPOINT_URL_SQS: Text("URL") => "Endpoint of SQS, including its path, instead of the host in `QUEUE_URL`.";
         AWS_ENDPOINT_URL: Text("URL") => "The same for all AWS services; `AWS_ENDPOINT_URL_SQS` takes precedence.";
         BATCH_SIZE: Number("N", 1, 10), "1" => "Messages per receive, 1 to 10.";
         WAIT_TIME_SECS: Number("SECS", 0, 20), "20" => "Seconds that a long poll waits for messages, 0 to 20.";
@@ -80,8 +80,8 @@ settings! {
         AWS_PROFILE: Text("NAME") => "Profile with static keys in the files that the AWS CLI and SDKs share.";
         AWS_CONFIG_FILE: Text("PATH"), "~/.aws/config" => "The shared config file.";
         AWS_SHARED_CREDENTIALS_FILE: SecretFile, "~/.aws/credentials" => "The shared credentials file.";
-        AWS_EC2_METADATA_SERVICE_ENDPOINT: Text("URL"), "http://169.254.169.254" => "EC2's instance metadata.";
-        AWS_ENDPOINT_URL_STS: Text("URL") => "STS, instead of the region's; takes precedence over `AWS_ENDPOINT_URL`.";
+        AWS_EC2_METADATA_SERVICE_ENDPOINT: Text("URL"), "http://169.254.169.254" => "Endpoint of EC2's instance metadata.";
+        AWS_ENDPOINT_URL_STS: Text("URL") => "Endpoint of STS, instead of the region's; takes precedence over `AWS_ENDPOINT_URL`.";
     }
     "Stigg" {
         SERVER_API_KEY: Secret("SECRET") => "Stigg's server API key. Required.";
@@ -91,7 +91,7 @@ settings! {
     "Proxy" {
         HTTPS_PROXY: Text("URL") =>
             "Proxy for https calls: `http://host:port`, or `http://user:password@host:port`. `https_proxy` is read too.";
-        NO_PROXY: Text("HOSTS") => "Hosts that are called without the proxy: names (each with all below it), addresses, \
+        NO_PROXY: Text("HOSTS") => "Hosts that are called without the proxy: names (each covers all names below it), addresses, \
             ranges (`10.0.0.0/8`) or `*`, separated by commas. `no_proxy` is read too.";
     }
     "Redis" {
@@ -111,7 +111,7 @@ settings! {
             `redis://user:password@host:6379/0`, `rediss://` for TLS, or `unix:///path/of/socket?db=0`.";
         REDIS_SENTINELS: Text("LIST") =>
             "Sentinels that know the primary, instead of `REDIS_HOST`: `host:port,…` (port 26379 if left out).";
-        REDIS_SENTINEL_MASTER: Text("NAME") => "The sentinels' name of the primary.";
+        REDIS_SENTINEL_MASTER: Text("NAME") => "Name under which the sentinels monitor the primary.";
         REDIS_SENTINEL_USERNAME: Text("NAME") => "ACL user at the sentinels.";
         REDIS_SENTINEL_PASSWORD: Secret("SECRET") => "Password at the sentinels.";
         REDIS_SENTINEL_PASSWORD_FILE: SecretFile => "File that holds it; read again when it changes.";
@@ -120,7 +120,7 @@ settings! {
             credentials, TLS, `REDIS_USERNAME` and `REDIS_IAM_CACHE_NAME`.";
         REDIS_IAM_CACHE_NAME: Text("NAME") => "Name of the serverless cache, or id of the replication group.";
         REDIS_IAM_REGION: Text("REGION") => "AWS region of the cache. By default that of the queue.";
-        REDIS_IAM_SERVERLESS: Bool, "0" => "The cache is a serverless one, whose tokens differ.";
+        REDIS_IAM_SERVERLESS: Bool, "0" => "The cache is serverless. Its tokens differ, and `ENVIRONMENT_PREFIX` needs a hash tag: `{production}`.";
     }
     "Cache" {
         ENVIRONMENT_PREFIX: Text("PREFIX"), "production" => "First part of every key: the same as in the SDKs that read.";
@@ -135,13 +135,13 @@ settings! {
     "HTTP" {
         PORT: Number("PORT", 0, 65_535), "4000" =>
             "Port of `/livez`, `/readyz`, `/metrics` and the status page; 0 takes a free one, which the log names.";
-        STATUS_PAGE: Bool, "1" => "Serve the status page, `/`, and the same as JSON, `/status`; else 404.";
+        STATUS_PAGE: Bool, "1" => "Serve the status page (`/`) and the same as JSON (`/status`). With `0`, both are 404.";
     }
     "Log" {
         LOG_LEVEL: Text("LEVEL"), "info" =>
             "`error`, `warn`, `info` or `debug`, each includes those before it; `trace` is for developing the service itself.";
         LOG_FORMAT: Text("FORMAT"), "json" => "`json`, one object a line for machines, or `text` for people.";
-        NO_COLOR: Bool => "No colour in text, whatever the value is. There is colour only on a terminal.";
+        NO_COLOR: Bool => "Any value turns colour off. Only text on a terminal is coloured.";
         LOG_MESSAGE_KEY: Text("KEY"), "msg" => "JSON key of the message.";
         LOG_ERROR_KEY: Text("KEY"), "err" => "JSON key of the error.";
     }

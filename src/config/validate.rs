@@ -15,8 +15,8 @@ use super::settings::Settings;
 use super::table::*;
 use super::values::{Faults, Validator, shown};
 use super::{
-    CacheAccess, Config, EdgeAccess, Expiry, LogConfig, LogFormat, SentryConfig, StsEndpoint, credentials,
-    proxy, queue, redis,
+    CacheAccess, Config, EdgeAccess, Expiry, HASH_TAG, LogConfig, LogFormat, SentryConfig, StsEndpoint,
+    credentials, has_hash_tag, proxy, queue, redis,
 };
 use crate::entitlement::stored::CacheFormat::{Compatible, V3, V4};
 
@@ -25,34 +25,32 @@ const SECS_OF_A_YEAR: i64 = 365 * 24 * 60 * 60;
 impl Settings {
     /// The configuration, or all that is wrong with it.
     pub fn validate(&self) -> Result<Config, Faults> {
-        let mut validator = Validator::new(self);
-        let config = config(&mut validator);
-        validator.finish(config)
+        Validator::new(self).finish(config)
     }
 
     /// The port of a service that runs on this machine.
     pub fn port_to_probe(&self) -> Result<u16, Faults> {
-        let mut validator = Validator::new(self);
-        let port = validator.number(PORT);
-        if validator.value(PORT) == Some("0") {
-            validator.fault(PORT, "is 0, so the service took a free port; set the port that its log names");
-        }
-        validator.finish(Some(port))
+        Validator::new(self).finish(|validator| {
+            let port = validator.number(PORT);
+            if validator.value(PORT) == Some("0") {
+                validator
+                    .fault(PORT, "is 0, so the service took a free port; set the port that its log names");
+            }
+            Some(port)
+        })
     }
 
     /// What a command needs that reads or writes the cache.
     pub fn cache_access(&self) -> Result<CacheAccess, Faults> {
-        let mut validator = Validator::new(self);
-        let cache = cache(&mut validator);
-        validator.finish(cache)
+        Validator::new(self).finish(cache)
     }
 
     /// The same, and the Edge API: all faults of both at once.
     pub fn cache_and_edge_access(&self) -> Result<(CacheAccess, EdgeAccess), Faults> {
-        let mut validator = Validator::new(self);
-        let edge = queue::edge_api(&mut validator);
-        let cache = cache(&mut validator);
-        validator.finish(cache.zip(edge))
+        Validator::new(self).finish(|validator| {
+            let edge = queue::edge_api(validator);
+            cache(validator).zip(edge)
+        })
     }
 
     /// Where STS is, whatever the source of the credentials.
@@ -68,11 +66,12 @@ impl Settings {
 
     /// The log of a command: text, of warnings and errors, unless set otherwise.
     pub fn command_log(&self) -> Result<LogConfig, Faults> {
-        let mut validator = Validator::new(self);
-        let log = log(&mut validator);
-        let level = if validator.is_given(LOG_LEVEL) { log.level } else { Warn };
-        let format = if validator.is_given(LOG_FORMAT) { log.format } else { LogFormat::Text };
-        validator.finish(Some(LogConfig { level, format, ..log }))
+        Validator::new(self).finish(|validator| {
+            let log = log(validator);
+            let level = if validator.is_given(LOG_LEVEL) { log.level } else { Warn };
+            let format = if validator.is_given(LOG_FORMAT) { log.format } else { LogFormat::Text };
+            Some(LogConfig { level, format, ..log })
+        })
     }
 }
 
@@ -83,7 +82,7 @@ fn config(validator: &mut Validator<'_>) -> Option<Config> {
     let edge = queue::edge_api(validator);
     let cache = cache(validator);
     if validator.is_given(CACHE_LOCK_RETRY_COUNT) {
-        let what = "has no effect: this service takes no lock that it could have to retry";
+        let what = "has no effect: this service takes no lock, so there is nothing to retry";
         validator.notice(CACHE_LOCK_RETRY_COUNT, what);
     }
     let refresh_rate = validator.number(REFRESH_RATE);
@@ -135,6 +134,12 @@ fn cache(validator: &mut Validator<'_>) -> Option<CacheAccess> {
     let redis = redis::redis(validator);
     let prefix = validator.newer_or_older(ENVIRONMENT_PREFIX, REDIS_ENVIRONMENT_PREFIX);
     let environment_prefix = validator.owned(prefix).unwrap_or_default();
+    let iam = redis.as_ref().and_then(|redis| redis.iam.as_ref());
+    if iam.is_some_and(|iam| iam.is_serverless) && !has_hash_tag(&environment_prefix) {
+        let what =
+            format!("{} has no hash tag, which REDIS_IAM_SERVERLESS needs", shown(&environment_prefix));
+        validator.fault(prefix, format!("{what}: {HASH_TAG}"));
+    }
     let policies = [("UPDATE_IF_EXISTS", UpdateIfExists), ("UPSERT", Upsert)];
     let policy = validator.choice(CACHE_UPDATE_POLICY, policies);
     let format = validator.choice(CACHE_FORMAT, [("compatible", Compatible), ("v3", V3), ("v4", V4)]);
@@ -161,7 +166,7 @@ fn log(validator: &mut Validator<'_>) -> LogConfig {
     let levels = [("error", Error), ("warn", Warn), ("info", Info), ("debug", Debug), ("trace", Trace)];
     let is_free = |key: &str| !["time", "level", "target", "thread"].contains(&key);
     let [message_key, error_key] = [LOG_MESSAGE_KEY, LOG_ERROR_KEY].map(|setting| {
-        let what = "is the key of something else; set another than time, level, target and thread";
+        let what = "is the key of another field; set one other than time, level, target and thread";
         validator.text(setting, is_free, what).unwrap_or_default()
     });
     if message_key == error_key {

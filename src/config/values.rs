@@ -75,8 +75,9 @@ impl<'a> Validator<'a> {
         once(&self.notices)
     }
 
-    /// The value, or all faults that were found. Without a value there is one.
-    pub fn finish<T>(&self, value: Option<T>) -> Result<T, Faults> {
+    /// What is read, or all faults that were found. Where nothing is read there is one.
+    pub fn finish<T>(mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Result<T, Faults> {
+        let value = read(&mut self);
         value.filter(|_| self.faults.is_empty()).ok_or_else(|| Faults(once(&self.faults)))
     }
 
@@ -195,8 +196,7 @@ impl<'a> Validator<'a> {
         if secret.read().unwrap_or_default().chars().all(|letter| letter.is_ascii_graphic()) {
             return Some(secret);
         }
-        let what =
-            "the text holds white space, a control character or a letter beyond ASCII; copy it once more";
+        let what = "the text contains white space, a control character or a character that is not ASCII; copy it again";
         self.fault(setting, what);
         None
     }

@@ -295,7 +295,7 @@ impl Worker {
                 let (change, key) = attempt.change.describe();
                 let result = outcome.as_ref().map_or("refused by Redis", |outcome| outcome.label());
                 let message_id = job.message.delivery.message_id.as_str();
-                log::debug!(message_id, change, key, outcome = result; "made a change");
+                log::debug!(message_id, change, key, outcome = result; "handled a change");
                 match outcome {
                     Ok(Outcome::Locked) => {
                         attempt.locked_since.get_or_insert_with(Instant::now);

@@ -144,7 +144,7 @@ fn renew(
         // A caller may have fetched them, not this loop.
         let (source, expiry) = (credentials.describe(), credentials.expiry());
         if holds_any && logged.as_ref() != Some(&(source.clone(), expiry)) {
-            log::info!(credentials = source.as_str(); "renewed the credentials of {signs}");
+            log::info!(credentials = source.as_str(); "fetched the credentials of {signs}");
             logged = Some((source, expiry));
         }
         if let Some(expiry) = expiry.filter(|_| kind == QUEUE_CREDENTIALS) {

@@ -68,7 +68,7 @@ fn status(health: &HealthBoard, now: Instant) -> String {
 /// If systemd cannot be notified, it acts by its own timeouts, and the log says why.
 fn notify(faults: &FaultLog, states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        let message = "cannot notify systemd at NOTIFY_SOCKET: it will take the service for dead";
+        let message = "cannot notify systemd at NOTIFY_SOCKET: it will consider the service dead";
         let error = error.to_string();
         faults.fault("systemd", log::Level::Warn, message, &error, Instant::now());
     }

@@ -79,6 +79,8 @@ pub struct ServerFacts {
     pub maxmemory: Option<u64>,
     /// What is done when it is full.
     pub maxmemory_policy: Option<String>,
+    /// It runs in cluster mode.
+    pub is_cluster: bool,
 }
 
 impl RedisStore {
@@ -151,19 +153,25 @@ impl RedisStore {
     /// What the server says of itself. Fails if it does not answer; what it refuses to answer is left out.
     pub fn facts(&self) -> Result<ServerFacts, StoreError> {
         let info = match self.connections.ask::<String>(&cmd("INFO"), "cannot ask") {
-            Err(error) if error.is_unsupported() => return Ok(ServerFacts::default()),
-            info => info?,
+            Err(error) if error.is_unsupported() => None,
+            info => Some(info?),
         };
         let field = |name| {
-            let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            let mut lines = info.as_deref().unwrap_or_default().lines();
+            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             value.map(|value| value.trim().to_owned())
         };
+        let role = || {
+            let answer: Vec<Value> = self.connections.ask(&cmd("ROLE"), "cannot ask").ok()?;
+            redis::from_redis_value(answer.into_iter().next()?).ok()
+        };
         Ok(ServerFacts {
-            is_known: true,
+            is_known: info.is_some(),
             version: field("redis_version"),
-            role: field("role"),
+            role: field("role").or_else(role),
             maxmemory: field("maxmemory").and_then(|bytes| bytes.parse().ok()),
             maxmemory_policy: field("maxmemory_policy"),
+            is_cluster: field("cluster_enabled").as_deref() == Some("1"),
         })
     }
 

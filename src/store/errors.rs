@@ -7,7 +7,7 @@ use std::sync::Arc;
 use redis::{ErrorKind, RedisError};
 
 use super::tls_errors::explain;
-use crate::config::{RedisAddress, RedisConfig};
+use crate::config::{HASH_TAG, RedisAddress, RedisConfig};
 use crate::log::{peer_code, peer_text};
 
 /// A fault of Redis, or of the way to it.
@@ -45,6 +45,7 @@ pub enum Cause {
     Busy,
     ClusterDown,
     OtherSlot,
+    OtherNode,
     NoScript,
     /// The one fault that is known to belong to one change.
     WrongType,
@@ -69,7 +70,7 @@ const CAUSES: [Row; 23] = [
     (Cause::Stopped, "stopped", "", SEE_LOG),
     (Cause::WrongPassword, "WRONGPASS", "", "check REDIS_USERNAME and REDIS_PASSWORD"),
     (Cause::AuthenticationRequired, "NOAUTH", "", "it asks for a password: set REDIS_PASSWORD"),
-    (Cause::NoPermission, "NOPERM", "", "the ACL must allow the keys of ENVIRONMENT_PREFIX and the commands named in README"),
+    (Cause::NoPermission, "NOPERM", "", "the ACL must allow the keys of ENVIRONMENT_PREFIX and the commands that src/config/README.md lists"),
     (Cause::ReadOnly, "READONLY", "it is a read-only replica",
         "point REDIS_HOST at the primary; after a failover this ends when the name points to the new one"),
     (Cause::Loading, "LOADING", "it is loading its data", "wait until it has finished"),
@@ -83,15 +84,17 @@ const CAUSES: [Row; 23] = [
     (Cause::Busy, "BUSY", "", SEE_LOG),
     (Cause::ClusterDown, "CLUSTERDOWN", "", SEE_LOG),
     (Cause::OtherSlot, "CROSSSLOT", "", HASH_TAG),
-    (Cause::OtherSlot, "MOVED", "", HASH_TAG),
+    (Cause::OtherNode, "MOVED", "", OTHER_NODE),
     (Cause::NoScript, "NOSCRIPT", "", SEE_LOG),
     (Cause::WrongType, "WRONGTYPE", "", FOREIGN_KEY),
 ];
 
-const HASH_TAG: &str = "it is a cluster, where all keys of an environment must be in one slot of this node: put a hash tag into the \
-                        prefix, as in ENVIRONMENT_PREFIX='{production}', in every reader too, and set REDIS_DB=0";
-const FOREIGN_KEY: &str = "a key of this customer holds something foreign: LOG_LEVEL=debug, or SIGUSR1, has the log name the \
-                           customer's key; TYPE shows what it holds, DEL removes it";
+const OTHER_NODE: &str = "another node of this cluster has the keys of this prefix, and neither this service nor an SDK follows MOVED: \
+                          use a server with one endpoint for all slots; or put a hash tag into ENVIRONMENT_PREFIX, as in \
+                          '{production}', and let REDIS_HOST and REDIS_PORT name the node that MOVED names, in every SDK too \
+                          (after a failover it is another one)";
+const FOREIGN_KEY: &str = "a key of this customer holds a value that neither Stigg nor this service wrote: at LOG_LEVEL=debug, or after \
+                           SIGUSR1, the log names the customer's key; TYPE shows what it holds, and DEL removes it";
 
 const IAM_REMEDY: &str = "check that the AWS identity is allowed elasticache:Connect on the cache and the user, that the user's name is its id, \
                           REDIS_IAM_CACHE_NAME, REDIS_IAM_REGION, REDIS_IAM_SERVERLESS, and this machine's clock";

@@ -54,7 +54,7 @@ impl TlsSetup {
             fault(format!("cannot verify a server by the name '{name}': {why}; {remedy}"))
         };
         let server_name = ServerName::try_from(name.to_owned());
-        let server_name = server_name.map_err(|_| unusable("it is no host name".to_owned()))?;
+        let server_name = server_name.map_err(|_| unusable("it is not a host name".to_owned()))?;
         ClientConnection::new(self.config()?, server_name).map_err(|error| unusable(error.to_string()))
     }
 

@@ -65,9 +65,9 @@ fn where_all_is_well_each_line_says_so_and_nothing_is_changed() {
     for part in [
         "static credentials with key id AKIA",
         "the caller is arn:aws:iam::123456789012:user/",
-        "about 1 messages wait",
-        "messages may be deleted",
-        "one message was received and not hidden (its receive count is 1 now)",
+        "messages waiting: about 1, in flight: about 0",
+        "allows this service to delete messages",
+        "one was received, and stays visible to others (its receive count is now 1)",
         "Redis 7.",
         "role primary",
         "a key below the prefix was written, read and deleted",
@@ -101,7 +101,7 @@ fn a_message_that_a_close_dead_letter_rule_counts_is_not_received_unless_it_is_a
         let told = of_area(&ended.json(), "queue");
         assert!(
             told.iter().any(|(status, text)| status == "warning"
-                && text.contains("after 1 of them")
+                && text.contains("moves it away after 1")
                 && text.contains("--receive")),
             "{told:?}"
         );
@@ -110,7 +110,7 @@ fn a_message_that_a_close_dead_letter_rule_counts_is_not_received_unless_it_is_a
     assert_eq!(queue.counts(), one);
     let forced = check(&settings, &["--receive"]);
     assert_eq!(forced.status, 0, "{forced:?}");
-    assert!(forced.stdout.contains("its receive count is 1 now"), "{forced:?}");
+    assert!(forced.stdout.contains("its receive count is now 1"), "{forced:?}");
 }
 
 #[test]

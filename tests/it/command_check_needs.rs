@@ -81,13 +81,16 @@ fn an_acl_of_just_what_readme_names_is_enough() {
     let edge = EdgeStub::start();
     let fixed = ["ACL", "SETUSER", "stigg", "reset", "on", ">secret", "~production:*", "~production-*"];
     let words: Vec<&str> = fixed.into_iter().chain(COMMANDS.split(' ')).collect();
-    for forbidden in ["+info", "+ping +info"] {
+    for (forbidden, allowed, role) in
+        [("+info", None, "unknown"), ("+ping +info", None, "unknown"), ("+info", Some("+role"), "primary")]
+    {
         let rules = words.iter().filter(|word| !forbidden.split(' ').any(|other| other == **word));
+        let rules = rules.chain(&allowed);
         stage.redis.command::<()>(&rules.copied().collect::<Vec<_>>());
         let settings = well(&stage, &edge).set("REDIS_USERNAME", "stigg").set("REDIS_PASSWORD", "secret");
         let report = both_work(&stage, &settings, UNKNOWN_TO_STS);
         assert!(has(&report, "redis", "note", "INFO"), "{report:#}");
-        assert!(has(&report, "redis", "ok", "role unknown"), "{report:#}");
+        assert!(has(&report, "redis", "ok", &format!("role {role}")), "{report:#}");
     }
 }
 
@@ -159,7 +162,7 @@ fn a_queue_and_an_sts_that_allow_no_more_than_the_service_does_are_warnings() {
         let settings = settings.clone().set("AWS_ENDPOINT_URL_STS", sts);
         let report = checked(&run(&settings, &["check", "--json", "--receive"]), 3);
         assert!(has(&report, "queue", "warning", "GetQueueAttributes"), "{report:#}");
-        assert!(has(&report, "queue", "ok", "messages may be received"), "{report:#}");
+        assert!(has(&report, "queue", "ok", "allows this service to receive messages"), "{report:#}");
     }
 }
 

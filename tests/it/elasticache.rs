@@ -95,9 +95,15 @@ fn a_serverless_cache_wants_tokens_of_its_own_kind() {
     assert!(cache.refusals().iter().all(|why| why == "another type of cache"), "{:?}", cache.refusals());
     service.stop();
 
-    let service = Service::start(&settings.set("REDIS_IAM_SERVERLESS", "1"));
+    let settings = settings.set("REDIS_IAM_SERVERLESS", "1");
+    let (status, output) = run_to_end(&settings, &[]);
+    assert_eq!(status.code(), Some(78), "{output}");
+    assert!(output.contains("ENVIRONMENT_PREFIX: 'production' has no hash tag"), "{output}");
+    assert!(output.contains("ENVIRONMENT_PREFIX='{production}', in every SDK too"), "{output}");
+
+    let service = Service::start(&settings.set("ENVIRONMENT_PREFIX", "{production}"));
     stage.deliver(&service, &[message("customer-1")]);
-    assert!(has(&stage, "customer-1"));
+    assert!(stage.redis.get(&Owner::customer("customer-1").key("{production}")).is_some());
     service.stop();
 }
 

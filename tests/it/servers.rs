@@ -9,7 +9,8 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::fakes::queue::QueueOptions;
-use crate::fakes::refusing_redis::RefusingRedis;
+use crate::fakes::refusing_redis::{How, Refusal, RefusingRedis};
+use crate::support::command::run;
 use crate::support::fake_stage::FakeStage;
 use crate::support::messages::{
     Message, Shape, credit_balance, entitlements_updated, event, package_published, purge,
@@ -38,22 +39,18 @@ impl Server {
             Self::Valkey9 => Some(tool("servers/valkey-9")),
             Self::Redis70 | Self::Cluster => None,
         };
-        let mut arguments = Vec::new();
-        if self == Self::Cluster {
-            let bus = free_port().to_string().leak();
-            arguments.extend(["--cluster-enabled", "yes", "--cluster-port", bus]);
-        }
-        let redis = TestRedis::start_with(RedisOptions { arguments, program, ..RedisOptions::default() });
+        let redis = if self == Self::Cluster {
+            cluster_node().0
+        } else {
+            TestRedis::start_with(RedisOptions { program, ..RedisOptions::default() })
+        };
         match self {
             Self::Redis62 => assert!(version(&redis).contains("redis_version:6.2")),
             Self::Redis70 => assert!(version(&redis).contains("redis_version:7.0")),
             Self::Valkey9 => assert!(version(&redis).contains("valkey_version:9")),
             Self::Cluster => {
                 redis.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
-                wait_until(PATIENCE, "a cluster that is complete", || {
-                    let info: String = redis.command(&["CLUSTER", "INFO"]);
-                    info.contains("cluster_state:ok")
-                });
+                wait_until_complete(&redis);
             }
         }
         redis
@@ -82,6 +79,19 @@ impl Server {
     fn key(self, owner: Owner) -> String {
         owner.key(self.prefix())
     }
+}
+
+/// A node without slots, and the port of its cluster bus.
+fn cluster_node() -> (TestRedis, String) {
+    let bus: &str = free_port().to_string().leak();
+    let arguments = vec!["--cluster-enabled", "yes", "--cluster-port", bus];
+    (TestRedis::start_with(RedisOptions { arguments, ..RedisOptions::default() }), bus.to_owned())
+}
+
+fn wait_until_complete(redis: &TestRedis) {
+    wait_until(PATIENCE, "a cluster that is complete", || {
+        redis.command::<String>(&["CLUSTER", "INFO"]).contains("cluster_state:ok")
+    });
 }
 
 fn version(redis: &TestRedis) -> String {
@@ -366,4 +376,59 @@ fn the_prefix_check_and_a_boolean_list_need_no_second_slot() {
     }
     assert_eq!(service.get("/readyz").status, 200);
     service.stop();
+}
+
+/// What `check` says about Redis. Nothing else fails on this stage.
+fn checked(settings: &Settings, status: i32) -> String {
+    let ended = run(settings, &["check"]);
+    assert_eq!(ended.status, status, "{ended:?}");
+    let of_redis: Vec<&str> = ended.stdout.lines().filter(|line| line.contains("  redis  ")).collect();
+    of_redis.join("\n")
+}
+
+const REDIS_FAILS: i32 = 12;
+/// Of STS and the Edge API, which this stage lacks.
+const WARNINGS: i32 = 3;
+
+#[test]
+fn check_names_the_hash_tag_that_a_cluster_needs_before_it_writes() {
+    let stage = Server::Cluster.stage();
+    let proxy = RefusingRedis::start(stage.redis_address());
+    let settings = Server::Cluster.settings(&stage).set("REDIS_PORT", proxy.port().to_string());
+    let wrong = settings.clone().set("ENVIRONMENT_PREFIX", "production");
+    // Whether the server says that it is a cluster, or refuses keys in different slots without saying why.
+    for refusals in [vec![], vec![Refusal::of(&["INFO"], How::Error("ERR unknown command 'INFO'"))]] {
+        proxy.refuse(&refusals);
+        let told = checked(&wrong, REDIS_FAILS);
+        assert!(told.contains("failure") && told.contains("ENVIRONMENT_PREFIX='{production}'"), "{told}");
+        let commands: String = stage.redis.command(&["INFO", "commandstats"]);
+        assert!(!commands.contains("cmdstat_set:"), "{commands}");
+    }
+    proxy.pass();
+    let told = checked(&settings, WARNINGS);
+    assert!(told.contains("cluster mode, and the prefix has a hash tag"), "{told}");
+    assert!(!told.contains("failure") && !told.contains("warning"), "{told}");
+    assert_eq!(stage.redis.keys(), [""; 0]);
+    stage.queue.complaints();
+}
+
+#[test]
+fn check_names_the_node_of_a_cluster_that_has_the_keys() {
+    let stage = Server::Cluster.stage();
+    let ((low, _), (high, bus)) = (cluster_node(), cluster_node());
+    low.command::<()>(&["CLUSTER", "MEET", "127.0.0.1", &high.port.to_string(), &bus]);
+    low.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "8191"]);
+    high.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", "8192", "16383"]);
+    wait_until_complete(&low);
+    wait_until_complete(&high);
+    let slot: u32 = low.command(&["CLUSTER", "KEYSLOT", "{production}"]);
+    let (owner, other) = if slot < 8192 { (low, high) } else { (high, low) };
+    let at = |node: &TestRedis| Server::Cluster.settings(&stage).set("REDIS_PORT", node.port.to_string());
+    let told = checked(&at(&other), REDIS_FAILS);
+    let address = format!("127.0.0.1:{}", owner.port);
+    assert!(told.contains(&format!("MOVED {slot} {address}; another node")), "{told}");
+    assert!(told.contains("REDIS_HOST and REDIS_PORT"), "{told}");
+    let told = checked(&at(&owner), WARNINGS);
+    assert!(!told.contains("failure"), "{told}");
+    stage.queue.complaints();
 }

@@ -19,7 +19,7 @@ use crate::clock;
 use crate::clock::EpochMs;
 use crate::commands::output::span;
 use crate::commands::{Session, get};
-use crate::config::{Config, CredentialSource};
+use crate::config::{Config, CredentialSource, HASH_TAG, has_hash_tag};
 use crate::message;
 use crate::pipeline::prefix_check;
 use crate::sqs::client::{SqsClient, SqsSettings, parse_http_date};
@@ -39,17 +39,22 @@ pub(super) fn redis_server(report: &mut Report, session: &Session) {
     let Session { store, layout, prefix, redis_at, .. } = session;
     let token = format!("{:x}", fastrand::u64(..));
     let facts = store.facts();
-    let written = store.write_read_delete(&layout.keyspace.probe_key(&token));
+    if facts.as_ref().is_ok_and(|facts| facts.is_cluster) && !has_hash_tag(prefix) {
+        return report
+            .add(Failure, format!("cannot use Redis at {redis_at} with prefix '{prefix}': {HASH_TAG}"));
+    }
+    // The script first: it writes nothing, and is refused where the keys of a customer are in different slots.
+    let applied = apply_to_nobody(session, &token);
+    let written = applied.and_then(|()| store.write_read_delete(&layout.keyspace.probe_key(&token)));
     match &facts {
         Ok(facts) => of_server(report, redis_at, facts, written.is_ok()),
         Err(error) if written.is_ok() => report.add(Note, format!("{error}. The service works without it")),
         Err(_) => {} // for the same reason as the write
     }
-    if !report.add_result(written.map(|()| "a key below the prefix was written, read and deleted")) {
+    let good = "the script that writes can run; a key below the prefix was written, read and deleted";
+    if !report.add_result(written.map(|()| good)) {
         return;
     }
-    let applied = apply_to_nobody(session, &token);
-    report.add_result(applied.map(|()| "the script that writes runs, and sees the SDKs' locks"));
     match store.scan_prefixes(&layout.keyspace, &|| true) {
         Err(error) => report.add(Warning, format!("{error}. Only an invalidation needs SCAN")),
         Ok(scan) if let Some(warning) = prefix_check::warning(prefix, &scan) => report.add(Warning, warning),
@@ -87,6 +92,9 @@ fn of_server(report: &mut Report, at: &str, facts: &ServerFacts, is_writable: bo
     }
     if !facts.is_known {
         report.add(Note, "INFO is not available: no statistics, and version and memory are unknown");
+    }
+    if facts.is_cluster {
+        report.add(Good, "it runs in cluster mode, and the prefix has a hash tag");
     }
     let is_bounded = facts.maxmemory.is_some_and(|bytes| bytes > 0);
     match facts.maxmemory_policy.as_deref() {
@@ -128,16 +136,16 @@ pub(super) fn queue(
         Err(error) => report.add(Warning, format!("{error}; the service works without them")),
     }
     let deleted = queue.delete_batch(&[ReceiptHandle("check".to_owned())]);
-    report.add_result(deleted.map(|_| "reached; messages may be deleted"));
+    report.add_result(deleted.map(|_| "reachable, and allows this service to delete messages"));
     if let Some(why) = why_not_to_receive(attributes.as_ref()).filter(|_| !receives) {
         let forced = "--receive receives anyway";
         return report.add(Warning, format!("nothing was received: {why}; {forced}"));
     }
     report.add_result(queue.peek().map(|count| match count {
-        None => "messages may be received; none was waiting".to_owned(),
+        None => "it allows this service to receive messages; none was waiting".to_owned(),
         Some(count) => {
-            let came = "one message was received and not hidden";
-            format!("messages may be received: {came} (its receive count is {count} now)")
+            let came = "one was received, and stays visible to others";
+            format!("it allows this service to receive messages: {came} (its receive count is now {count})")
         }
     }));
 }
@@ -157,7 +165,7 @@ fn why_not_to_receive(attributes: Result<&Attributes, &QueueError>) -> Option<St
         }
         Ok(attributes) => {
             let max = receives_max(attributes).filter(|max| *max < RECEIVES_FEW)?;
-            format!("after {max} of them the dead-letter rule takes it")
+            format!("the dead-letter rule moves it away after {max}")
         }
         Err(error) if error.refused => "the dead-letter rule cannot be read".to_owned(),
         // The receive will probably fail as well, and its error says why.
@@ -175,7 +183,7 @@ fn described(attributes: &Attributes) -> String {
         Some(max) => format!("a dead-letter rule after {max} receives"),
         None => "no dead-letter rule: an unreadable message stays until it expires".to_owned(),
     };
-    let counts = format!("about {waiting} messages wait, {in_flight} are in flight");
+    let counts = format!("messages waiting: about {waiting}, in flight: about {in_flight}");
     format!("{counts}; {visibility} s of visibility timeout; {rule}")
 }
 
@@ -204,7 +212,7 @@ fn judge(report: &mut Report, ahead_ms: &[(&str, i64)], signs_by_own_clock: bool
     };
     let off_secs = most_ms.unsigned_abs() / 1_000;
     let (off, direction) = (span(off_secs), if *most_ms > 0 { "ahead of" } else { "behind" });
-    let off = format!("this machine's clock is {off} {direction} that of {who}; set it by NTP");
+    let off = format!("this machine's clock is {off} {direction} that of {who}; synchronize it with NTP");
     let who: Vec<&str> = ahead_ms.iter().map(|(who, _)| *who).collect();
     match off_secs {
         0..MENTIONED_FROM_SECS => report.add(Good, format!("within 10 s of {}", who.join(", "))),
@@ -233,6 +241,7 @@ mod tests {
             role: Some(role.to_owned()),
             maxmemory: Some(1),
             maxmemory_policy: Some(policy.to_owned()),
+            is_cluster: false,
         };
         let primary = facts("7.0.15", "master", "volatile-lru");
         let replica = facts("7.0.15", "slave", "volatile-lru");
@@ -257,7 +266,7 @@ mod tests {
     #[test]
     fn attributes_are_read_and_none_is_needed() {
         let some = attributes("3", r#"{"deadLetterTargetArn":"arn","maxReceiveCount":"4"}"#);
-        assert!(described(&some).starts_with("about 3 messages wait, ? are in flight; ? s"));
+        assert!(described(&some).starts_with("messages waiting: about 3, in flight: about ?; ? s"));
         assert!(described(&some).ends_with("a dead-letter rule after 4 receives"));
         assert!(described(&Attributes::new()).contains("no dead-letter rule"));
     }

@@ -82,7 +82,7 @@ fn a_session_token_without_keys_is_a_notice() {
 #[test]
 fn keys_that_cannot_be_right_are_faults() {
     let copied =
-        "the text holds white space, a control character or a letter beyond ASCII; copy it once more";
+        "the text contains white space, a control character or a character that is not ASCII; copy it again";
     assert_eq!(
         faults(&[
             ("AWS_ACCESS_KEY_ID", "AKIA 123"),

@@ -155,8 +155,8 @@ fn the_edge_api_takes_a_base_url_and_a_key_that_fits_a_header() {
     assert_eq!(
         faults(&[("SERVER_API_KEY", "one\ntwo"), ("EDGE_API_URL", "https://u:p@edge.example")]),
         [
-            "SERVER_API_KEY: the text holds white space, a control character or a letter beyond ASCII; copy it \
-             once more",
+            "SERVER_API_KEY: the text contains white space, a control character or a character that is not ASCII; \
+             copy it again",
             "EDGE_API_URL: holds a user, password, query or fragment; remove them, as they would show in the log",
         ]
     );

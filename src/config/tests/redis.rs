@@ -54,8 +54,8 @@ fn what_is_no_host_name_is_a_fault_with_its_remedy() {
         ("user@db-1", "the value (not shown, it may hold a password)"),
         ("db 1", "'db 1'"),
     ] {
-        let remedy = "set only that, the port as REDIS_PORT, and a URL or the path of a socket as REDIS_URL (unix:///path)";
-        let fault = format!("REDIS_HOST: {shown} is not one host name or address; {remedy}");
+        let remedy = "set just that here, a port in REDIS_PORT, and a URL or the path of a socket in REDIS_URL (unix:///path)";
+        let fault = format!("REDIS_HOST: {shown} is not a host name or an address; {remedy}");
         assert_eq!(faults(&[("REDIS_HOST", host)]), [fault]);
     }
 }
@@ -164,7 +164,7 @@ fn a_url_together_with_what_it_says_is_a_fault_that_names_both() {
         ]),
         [
             "REDIS_URL: is given together with REDIS_HOST, REDIS_PORT, REDIS_DB, REDIS_USERNAME, REDIS_PASSWORD, \
-             REDIS_PASSWORD_FILE, REDIS_TLS, REDIS_USER; unset either"
+             REDIS_PASSWORD_FILE, REDIS_TLS, REDIS_USER; unset one or the other"
         ]
     );
 }
@@ -201,7 +201,11 @@ fn tokens_are_signed_for_the_queues_region_unless_another_is_named() {
     };
     assert_eq!(plain.redis.iam, Some(expected.clone()));
     assert_eq!(plain.notices, [""; 0], "no password is missed");
-    let more = [("REDIS_IAM_REGION", "eu-west-1"), ("REDIS_IAM_SERVERLESS", "yes")];
+    let more = [
+        ("REDIS_IAM_REGION", "eu-west-1"),
+        ("REDIS_IAM_SERVERLESS", "yes"),
+        ("ENVIRONMENT_PREFIX", "{production}"),
+    ];
     assert_eq!(
         config(&iam(&more)).redis.iam,
         Some(RedisIam { region: "eu-west-1".to_owned(), is_serverless: true, ..expected })
@@ -217,7 +221,7 @@ fn tokens_are_signed_for_the_queues_region_unless_another_is_named() {
 
 #[test]
 fn what_iam_cannot_work_with_is_reported_with_its_remedy() {
-    const NEEDS_TLS: &str = "REDIS_IAM_AUTH: needs TLS to the host of an ElastiCache; set REDIS_HOST and REDIS_TLS=1, or a \
+    const NEEDS_TLS: &str = "REDIS_IAM_AUTH: needs the host of an ElastiCache cache, and TLS; set REDIS_HOST and REDIS_TLS=1, or a \
                              rediss:// URL";
     for (more, expected) in [
         (&[("REDIS_TLS", "0")][..], NEEDS_TLS),
@@ -264,11 +268,29 @@ fn what_iam_cannot_work_with_is_reported_with_its_remedy() {
     );
 }
 
+#[test]
+fn a_serverless_cache_needs_a_prefix_with_a_hash_tag() {
+    let remedy = "has no hash tag, which REDIS_IAM_SERVERLESS needs: it is a cluster, where all keys of an environment must be \
+                  in one slot: put a hash tag into the prefix, as in ENVIRONMENT_PREFIX='{production}', in every SDK too, \
+                  and set REDIS_DB=0";
+    for prefix in ["production", "{}production", "production}{"] {
+        for setting in ["ENVIRONMENT_PREFIX", "REDIS_ENVIRONMENT_PREFIX"] {
+            let expected = [format!("{setting}: '{prefix}' {remedy}")];
+            assert_eq!(faults(&iam(&[("REDIS_IAM_SERVERLESS", "1"), (setting, prefix)])), expected);
+        }
+        let _ = config(&iam(&[("ENVIRONMENT_PREFIX", prefix)])); // any other cache may have it
+        let _ = config(&[("REDIS_IAM_SERVERLESS", "1"), ("ENVIRONMENT_PREFIX", prefix)]);
+    }
+    for prefix in ["{production}", "stigg-{a}", "{a}{b}"] {
+        let _ = config(&iam(&[("REDIS_IAM_SERVERLESS", "1"), ("ENVIRONMENT_PREFIX", prefix)]));
+    }
+}
+
 fn sentinels(more: &[(&str, &str)]) -> RedisConfig {
     let settings = [
         &[
             ("REDIS_HOST", ""),
-            ("REDIS_SENTINELS", "s-1:26380, s-2 ,[fd00::1]:5000"),
+            ("REDIS_SENTINELS", ",s-1:26380, ,, s-2 ,[fd00::1]:5000,"),
             ("REDIS_SENTINEL_MASTER", "mymaster"),
         ],
         more,
@@ -318,9 +340,13 @@ fn what_is_wrong_with_sentinels_is_reported_with_its_remedy() {
         [
             "REDIS_HOST: is given together with REDIS_SENTINELS; unset one of the two",
             "REDIS_SENTINELS: 's-1:x' is not host:port; set a list like sentinel-1:26379,sentinel-2:26379",
-            "REDIS_SENTINEL_MASTER: is required with REDIS_SENTINELS; set the sentinels' name of the primary, often \
-             mymaster",
+            "REDIS_SENTINEL_MASTER: is required with REDIS_SENTINELS; set the name under which the sentinels monitor the \
+             primary, often mymaster",
         ]
+    );
+    assert_eq!(
+        faults(&[("REDIS_SENTINELS", ", ,"), ("REDIS_HOST", ""), ("REDIS_SENTINEL_MASTER", "m")]),
+        ["REDIS_SENTINELS: names no sentinel; set a list like sentinel-1:26379,sentinel-2:26379"]
     );
     assert_eq!(
         faults(&[("REDIS_SENTINEL_MASTER", "mymaster")]),

@@ -139,7 +139,7 @@ fn older_names_work_where_the_newer_is_not_set_and_a_notice_names_the_newer() {
 fn the_count_of_lock_retries_is_accepted_without_effect_and_said_so() {
     assert_eq!(
         notices(&[("CACHE_LOCK_RETRY_COUNT", "3")]),
-        ["CACHE_LOCK_RETRY_COUNT: has no effect: this service takes no lock that it could have to retry"]
+        ["CACHE_LOCK_RETRY_COUNT: has no effect: this service takes no lock, so there is nothing to retry"]
     );
 }
 
@@ -231,7 +231,7 @@ fn log_keys_that_would_come_twice_in_a_line_are_faults() {
     assert_eq!(
         faults(&[("LOG_MESSAGE_KEY", "level")]),
         [
-            "LOG_MESSAGE_KEY: 'level' is the key of something else; set another than time, level, target and thread"
+            "LOG_MESSAGE_KEY: 'level' is the key of another field; set one other than time, level, target and thread"
         ]
     );
     assert_eq!(
