@@ -5,8 +5,8 @@
 //! pure) -> `store` (changes it in Redis; its r2d2 pool holds slots that connect when first used). `sqs` is where messages come
 //! from, `aws` has credentials and signatures, `edge` is Stigg's API, `pipeline` has the loops, `ops` is what operators see, and
 //! `commands` are the subcommands. `service` starts every thread; its `connections` makes the clients of the queue and Redis.
-//! `config` reads the settings, `refetch` fills a customer from Stigg's API for `warm` and for `refresh`, which refills what is
-//! purged, `http_client` makes every HTTP call, `lookup` resolves host names within a deadline, `log` and `sentry_reports`
+//! `config` reads the settings, `refetch` fills a customer from Stigg's API for `warm`, `verify` and `refresh`, which refills what
+//! is purged, `http_client` makes every HTTP call, `lookup` resolves host names within a deadline, `log` and `sentry_reports`
 //! report, and `backoff`, `clock`, `json` and `shutdown` are shared by the others.
 //!
 //! A body is read into a flat tree, not into structs, which takes less code and is faster (`message::tree`). Two kinds of

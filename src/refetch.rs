@@ -14,7 +14,7 @@ use crate::clock::EpochMs;
 use crate::edge::{EdgeClient, EdgeError, EdgeErrorKind};
 use crate::entitlement::Subject;
 use crate::http_client::HttpErrorKind;
-use crate::message::{self, Event};
+use crate::message::{self, Event, Message};
 use crate::pipeline::worker::LOCKED_RETRY_MIN;
 use crate::shutdown::Stop;
 use crate::store::{CacheStore, LockPatience, Outcome, RedisStore, StoreError, WRITE_LOCK_MAX};
@@ -23,7 +23,7 @@ use crate::store::{CacheStore, LockPatience, Outcome, RedisStore, StoreError, WR
 const WRITE_WITHIN: Duration = Duration::from_secs(4);
 /// The time of a state that has none: 1 ms after the far-past marker that readers write for an empty list. Anything newer
 /// stays, and any message replaces it; the marker itself would overwrite whatever is stored.
-const NO_TIME: EpochMs = EpochMs(1);
+pub const NO_TIME: EpochMs = EpochMs(1);
 
 /// Asks, and writes.
 pub struct Refetcher<'a> {
@@ -101,12 +101,9 @@ impl Refetcher<'_> {
     }
 
     fn ask_and_write(&self, subject: &Subject, locked_at: Instant) -> Result<Option<Outcome>, RefetchError> {
+        let message = ask(self.edge, subject)?;
         // A purge that is sent from now on makes the answer out of date.
-        let asked_at = clock::now();
-        let body = self.edge.entitlements_state(subject)?;
-        let message = message::decode_answer(&body, asked_at, NO_TIME).map_err(|fault| {
-            RefetchError::Customer(format!("cannot read the Edge API's answer: {fault}; report it"))
-        })?;
+        let asked_at = message.sent_at;
         if !matches!(message.event, Event::EntitlementsUpdated(_)) {
             return Ok(None);
         }
@@ -129,6 +126,15 @@ impl Refetcher<'_> {
         }
         Ok(outcome)
     }
+}
+
+/// What Stigg says now, as a message sent when it was asked. A list without a time has [`NO_TIME`].
+pub fn ask(edge: &EdgeClient, subject: &Subject) -> Result<Message, RefetchError> {
+    let asked_at = clock::now();
+    let body = edge.entitlements_state(subject)?;
+    message::decode_answer(&body, asked_at, NO_TIME).map_err(|fault| {
+        RefetchError::Customer(format!("cannot read the Edge API's answer: {fault}; report it"))
+    })
 }
 
 /// Tries until it succeeds or the time is up.

@@ -10,6 +10,7 @@ use super::check::CheckArgs;
 use super::inspect::InspectArgs;
 use super::purge::PurgeArgs;
 use super::replay::ReplayArgs;
+use super::verify::VerifyArgs;
 use super::warm::WarmArgs;
 use crate::config::{Environment, Settings};
 
@@ -43,6 +44,14 @@ pub enum Command {
     /// something newer. List a customer before its resources: a resource's entry counts only beside its customer's. Exit
     /// status: 0 if all are done, 1 if some failed or it gave up.
     Warm(WarmArgs),
+    /// Compares what is cached with what Stigg's Edge API says now, and prints what differs.
+    ///
+    /// One line for each difference in access, limits, usages, periods and metadata, as each generation of Stigg's SDKs
+    /// would answer from the cache, in the form of CACHE_FORMAT. Something newer in Redis is not a difference. A difference
+    /// is checked again after 3 seconds before it is reported. A customer that is named and not cached is one; a sampled
+    /// one that was purged meanwhile is not. Exit status: 0 if everything is equal or fixed, 3 if something differs, 1 if
+    /// some customers could not be compared or it gave up.
+    Verify(VerifyArgs),
     /// Deletes what is cached for a customer, a resource or everyone, so that the next reader asks Stigg.
     ///
     /// Asks first on a terminal; elsewhere it needs --yes. The purge is recorded for 12 hours, so that messages that were sent
@@ -75,7 +84,7 @@ fn uses(command: &str, setting: &Arg) -> bool {
         "check" => "Queue, AWS credentials, Stigg, Proxy, Redis, Cache",
         "live" | "ready" => "HTTP",
         "replay" => "Redis, Cache",
-        "warm" => "Stigg, Redis, Cache, Proxy",
+        "warm" | "verify" => "Stigg, Redis, Cache, Proxy",
         "purge" | "inspect" => "Redis",
         _ => return false,
     };

@@ -9,6 +9,7 @@ mod purge;
 mod replay;
 mod session;
 mod troubleshooting;
+mod verify;
 mod warm;
 
 use std::fmt::Display;
@@ -66,6 +67,7 @@ pub fn run(command: &Command, settings: &Settings) -> ExitCode {
         Command::Inspect(args) => inspect::run(settings, args),
         Command::Replay(args) => replay::run(settings, args),
         Command::Warm(args) => warm::run(settings, args),
+        Command::Verify(args) => verify::run(settings, args),
         Command::Purge(args) => purge::run(settings, args),
         Command::Live => probe(settings, "/livez"),
         Command::Ready => probe(settings, "/readyz"),

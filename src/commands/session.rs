@@ -1,12 +1,14 @@
-//! What commands share: the log on standard error, the store, the subject of a command, files of lines, and how fast the Edge
-//! API is called.
+//! What commands share: the log on standard error, the store, the subject of a command, files of lines, threads, and how fast
+//! the Edge API is called.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, stderr, stdin};
+use std::io::{self, BufRead, BufReader, stderr, stdin};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use crossbeam_channel::{Receiver, tick};
 
 use super::{CommandError, complain};
@@ -103,6 +105,82 @@ pub(super) fn open_lines(path: &str) -> Result<(Box<dyn BufRead + Send>, Option<
     let counted = is_file.then(open).transpose()?;
     let total = counted.map(|file| BufReader::new(file).split(b'\n').count() as u64);
     Ok((Box::new(BufReader::new(open()?)), total))
+}
+
+/// A line's text, and what it names: a customer, or a customer and, after a tab, a resource; `None` if it is neither.
+pub(super) type Listed = (String, Option<Subject>);
+
+/// What the lines of a file name, empty lines left out, and how many lines there are, see [`open_lines`].
+pub(super) fn open_subjects(
+    path: &str,
+) -> Result<(impl Iterator<Item = Result<Listed, CommandError>> + Send, Option<u64>), CommandError> {
+    let (input, total) = open_lines(path)?;
+    let read = move |line: io::Result<Vec<u8>>| match line {
+        Ok(line) => parse_line(&line).map(Ok),
+        Err(error) => Some(Err(CommandError::of_file("read on in", path, &error))),
+    };
+    Ok((input.split(b'\n').filter_map(read), total))
+}
+
+fn parse_line(line: &[u8]) -> Option<Listed> {
+    let text = String::from_utf8_lossy(line);
+    // Editors on Windows put a byte order mark before the first line.
+    let text = text.trim_start_matches('\u{feff}').trim_end_matches('\r');
+    if text.trim().is_empty() {
+        return None;
+    }
+    let (customer, resource) = text.split_once('\t').unzip();
+    let customer = customer.unwrap_or(text);
+    let is_one = str::from_utf8(line).is_ok() && !customer.is_empty() && resource != Some("");
+    Some((text.to_owned(), is_one.then(|| subject(customer, resource))))
+}
+
+pub(super) const NO_SUBJECT: &str =
+    "it is neither a customer's id in UTF-8 nor two ids with a tab in between";
+
+/// Works through what `next` gives, in so many threads, until it gives nothing. The first error ends all of them.
+pub(super) fn in_parallel<T>(
+    threads: u32,
+    next: impl Fn() -> Option<T> + Sync,
+    work: impl Fn(T) -> Result<(), CommandError> + Sync,
+) -> Result<(), CommandError> {
+    let gave_up = OnceLock::new();
+    let run = || {
+        while gave_up.get().is_none()
+            && let Some(item) = next()
+        {
+            if let Err(why) = work(item) {
+                let _ = gave_up.set(why); // another thread may have been first
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for number in 1..threads {
+            // With fewer threads it only takes longer.
+            let _ = thread::Builder::new().name(format!("command-{number}")).spawn_scoped(scope, run);
+        }
+        run();
+    });
+    gave_up.into_inner().map_or(Ok(()), Err)
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How the Edge API is called.
+#[derive(Debug, Args)]
+pub struct EdgeCalls {
+    /// Calls to the Edge API per second, retries included.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub rate: u32,
+    /// Customers that are processed at the same time.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub parallel: u32,
+    /// Retries after a failure that may pass (429, 5xx, no answer), with growing waits. Where the API says how long to
+    /// wait (Retry-After), all calls pause that long, two minutes at most.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(0..=20))]
+    pub retries: u32,
 }
 
 /// Limits the calls per second of all threads, and allows none while the Edge API asks for a pause.

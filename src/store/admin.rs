@@ -1,5 +1,6 @@
 //! What the commands ask of Redis, beside the changes: keys, the server's clock and state, the readers' refetch lock.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use redis::{Value, cmd, pipe};
@@ -7,7 +8,9 @@ use redis::{Value, cmd, pipe};
 use super::connection::unless_refused;
 use super::errors::{Cause, StoreError, unexpected};
 use super::redis_store::RedisStore;
+use crate::cache::keyspace::{Keyspace, value_key};
 use crate::clock::EpochMs;
+use crate::entitlement::Subject;
 
 /// When a key of `check` expires if it is not deleted.
 const PROBE_SECS: u32 = 10;
@@ -112,6 +115,33 @@ impl RedisStore {
             Ok(_) | Err(_) => return Err(unexpected("PTTL answered in an unknown form", config)),
         };
         Ok(KeySnapshot { content, expiry })
+    }
+
+    /// The texts of these keys at one moment, in the order given. `None` also for what holds no text (a hash, say).
+    pub fn texts(&self, keys: &[String]) -> Result<Vec<Option<String>>, StoreError> {
+        let reply: Vec<Option<Vec<u8>>> = self.connections.ask(cmd("MGET").arg(keys), "cannot read from")?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned(); // as ioredis reads it
+        Ok(reply.into_iter().map(|bytes| bytes.map(text)).collect())
+    }
+
+    /// So many cached customers and resources at random, or all if there are fewer. Scans the whole server.
+    pub fn sample(&self, keyspace: &Keyspace, count: usize) -> Result<HashSet<Subject>, StoreError> {
+        self.connections.on_one(|connection| {
+            let (mut sample, mut seen) = (Vec::new(), 0);
+            Self::scan(connection, &keyspace.customer_keys_pattern(), |_, keys| {
+                let values = keys.iter().filter(|key| value_key(key) == key.as_slice());
+                for subject in values.filter_map(|key| keyspace.subject_of(key)) {
+                    seen += 1;
+                    if sample.len() < count {
+                        sample.push(subject);
+                    } else if let Some(place) = sample.get_mut(fastrand::usize(..seen)) {
+                        *place = subject;
+                    }
+                }
+                Ok(true)
+            })?;
+            Ok(sample.into_iter().collect()) // a scan may find a key twice
+        })
     }
 
     /// The server's time. `None` if it cannot be read: it only confirms this machine's clock.

@@ -226,7 +226,7 @@ impl RedisStore {
 
     /// Scans the keys that match, in small steps. `each` gets what a step found, and says whether to go on. True if everything
     /// was scanned.
-    fn scan(
+    pub(super) fn scan(
         connection: &mut Connection,
         pattern: &str,
         mut each: impl FnMut(&mut Connection, &[Vec<u8>]) -> Result<bool, StoreError>,

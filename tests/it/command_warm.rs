@@ -12,7 +12,7 @@ use crate::support::service::{SERVER_API_KEY, Service, Settings};
 use crate::support::stage::{PREFIX, Stage};
 use crate::support::state::{State, every_kind, hours_ago};
 
-fn settings(redis: &TestRedis, edge: &EdgeStub) -> Settings {
+pub fn settings(redis: &TestRedis, edge: &EdgeStub) -> Settings {
     Settings::default()
         .set("REDIS_HOST", "127.0.0.1")
         .set("REDIS_PORT", redis.port.to_string())

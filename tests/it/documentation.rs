@@ -200,7 +200,9 @@ fn texts_for_users() -> Vec<(String, String)> {
         .map(|name| (name.clone(), before_tests(&text(&name))))
         .collect();
     let help = run(&Settings::default(), &["--help"]).stdout;
-    for command in ["check", "inspect", "replay", "warm", "purge", "live", "ready", "completions", "man"] {
+    for command in
+        ["check", "inspect", "replay", "warm", "verify", "purge", "live", "ready", "completions", "man"]
+    {
         texts.push((format!("{command} --help"), run(&Settings::default(), &[command, "--help"]).stdout));
     }
     texts.push(("--help".to_owned(), help));

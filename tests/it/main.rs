@@ -67,6 +67,7 @@ mod command_inspect;
 mod command_probes;
 mod command_purge;
 mod command_replay;
+mod command_verify;
 mod command_warm;
 mod config;
 mod documentation;

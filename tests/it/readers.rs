@@ -45,7 +45,7 @@ fn case(shape: Shape, envelope: Envelope) -> Case {
 }
 
 /// Every answer of an SDK about one owner, with what the question was.
-fn answers(sdk: &Sdk, state: &State) -> Vec<(String, Value)> {
+pub fn answers(sdk: &Sdk, state: &State) -> Vec<(String, Value)> {
     let owner = state.owner();
     let mut all = sdk.entitlements(owner);
     let list = all.as_array_mut().expect("a list");

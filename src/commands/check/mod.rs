@@ -173,7 +173,7 @@ fn check(settings: &Settings, args: &CheckArgs) -> Result<Report, CommandError> 
     match edge.sentry_dsn() {
         Ok(_) => report.add(Good, format!("{} answers and accepts SERVER_API_KEY", edge.address())),
         Err(error) if is_needed => report.add(Failure, error),
-        Err(error) => report.add(Warning, format!("{error}. Only error reports and warm need it")),
+        Err(error) => report.add(Warning, format!("{error}. Only error reports, warm and verify need it")),
     }
     peers::clocks(&mut report, &config, &session);
     Ok(report)

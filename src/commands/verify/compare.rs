@@ -1,0 +1,308 @@
+//! Compares what is stored for a customer with what would be stored if Stigg's answer were written. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::{Map, Value, json};
+
+use crate::cache::credit::{KnownBalance, adjusted};
+use crate::cache::keyspace::{balance_key, metadata_key, timestamp_key};
+use crate::cache::readers::{EntryKind, Stored, StoredEntry, StoredList, entries, timestamp_ms, verdicts};
+use crate::cache::{CacheChange, CreditWrite, KeyWrite, Layout, changes};
+use crate::entitlement::CurrencyId;
+use crate::entitlement::stored::usage_json;
+use crate::message::Message;
+use crate::refetch::NO_TIME;
+
+/// What readers take from an entry: of its `calculatedEntitlement`, of the feature in it, or, in the 3.x form, of its usage.
+/// Only the 4.x form has a name.
+const FIELDS: &str = "accessDeniedReason usageLimit hasUnlimitedUsage hasSoftLimit enumValues validUntil creditRate resourceId \
+                      featureType meterType units unitsPlural usagePeriodAnchor resetPeriod resetPeriodConfiguration displayName";
+const SDKS: [&str; 3] = ["2.x", "3.x", "4.x"];
+
+/// What the keys of one customer or resource hold.
+pub(super) struct Texts(pub HashMap<String, String>);
+
+impl Texts {
+    fn stored(&self, key: &str) -> Stored<'_> {
+        let text = |key: &str| self.0.get(key).map(String::as_str);
+        Stored { value: text(key), timestamp: text(&timestamp_key(key)) }
+    }
+}
+
+/// What Stigg says, as it would be stored, and the currencies that entries are paid in. A list without a time is as new as the
+/// answer. If Stigg knows neither entitlements nor a reason why there are none, no list is stored.
+pub(super) fn stated(message: Message, list_key: &str, layout: &Layout) -> (Texts, Vec<CurrencyId>) {
+    let (asked_at, format) = (message.sent_at, layout.format);
+    let mut texts = HashMap::from([(timestamp_key(list_key), asked_at.0.to_string())]);
+    let mut put = |KeyWrite { key, value, timestamp }| {
+        texts.extend([(timestamp_key(&key), timestamp.0.to_string()), (key, value)]);
+    };
+    let credit = |CreditWrite { key, usage, timestamp, .. }| {
+        let value = usage_json(&usage, format);
+        KeyWrite { key, value, timestamp }
+    };
+    let mut rate_currencies = Vec::new();
+    for change in changes(message, layout) {
+        match change {
+            CacheChange::WriteEntitlements(write) => {
+                rate_currencies = write.rate_currencies;
+                for list in [write.list].into_iter().chain(write.metadata) {
+                    let timestamp = if list.timestamp <= NO_TIME { asked_at } else { list.timestamp };
+                    put(KeyWrite { timestamp, ..list });
+                }
+                write.usages.into_iter().chain(write.credits.into_iter().map(credit)).for_each(&mut put);
+            }
+            CacheChange::WriteUsage(usage) => put(usage.write),
+            CacheChange::WriteBalance(balance) => put(credit(balance.credit)),
+            CacheChange::Purge(_) | CacheChange::InvalidateEnvironment(_) => {}
+        }
+    }
+    (Texts(texts), rate_currencies)
+}
+
+/// Adjusts Stigg's list to stored balances that are newer, as a write of it would be, see `cache::credit`.
+pub(super) fn adjust(redis: &Texts, stigg: &mut Texts, list_key: &str, currencies: &[CurrencyId]) {
+    let list = stigg.stored(list_key);
+    let balance = |currency| KnownBalance::read(currency, redis.0.get(&balance_key(list_key, currency))?);
+    let balances = currencies.iter().filter_map(balance);
+    let balances: Vec<_> = balances.filter(|balance| Some(balance.updated_at.0) > time(list)).collect();
+    if let Some(list) = list.value.and_then(|list| adjusted(list, &balances)) {
+        stigg.0.insert(list_key.to_owned(), list);
+    }
+}
+
+/// The differences between what is stored and what Stigg says (`sides`), as JSON: `id` of a feature or currency, `what`, the
+/// values `redis` and `stigg` with their timestamps, and the `sdks` that answer something else because of it, or not from the
+/// cache. Something newer in Redis is no difference, nor is a miss that readers would have with Stigg's state as well.
+/// `own_key` is that of the customer's own list, if this is a resource's.
+pub(super) fn compare(
+    sides: [&Texts; 2],
+    list_key: &str,
+    own_key: Option<&str>,
+    usage_tolerance: f64,
+) -> Vec<Value> {
+    let mut differences = Vec::new();
+    let mut add = |id: Option<&str>, what: &str, [redis, stigg]: [Value; 2], times: Times, sdks: &[&str]| {
+        differences.push(json!({
+            "id": id, "what": what, "redis": redis, "stigg": stigg, "sdks": sdks,
+            "redisTimestamp": times[0], "stiggTimestamp": times[1],
+        }));
+    };
+    let lists = sides.map(|side| side.stored(list_key));
+    let (times, listed) = (lists.map(time), lists.map(|list| entries(list.value)));
+    let of_customer = own_key.map(|key| sides[0].stored(key).timestamp);
+    // Missing usages are found one by one, below.
+    let list = |list| StoredList { list, of_customer, usages: Vec::new() };
+    let pairs = verdicts(&list(lists[0]), &listed[0]).into_iter().zip(verdicts(&list(lists[1]), &listed[1]));
+    let misses = pairs.filter(|(found, stated)| {
+        stated.outcome == "hit" && found.reasons.iter().any(|reason| !stated.reasons.contains(reason))
+    });
+    let (sdks, mut reasons): (Vec<_>, Vec<_>) =
+        misses.map(|(found, _)| (found.sdk, found.reasons.join("; "))).unzip();
+    reasons.dedup();
+    if !sdks.is_empty() {
+        add(None, "list", [reasons.join("; ").into(), "a list that readers take".into()], times, &sdks);
+    }
+    let is_newer = times[0] > times[1];
+    let metadata = sides.map(|side| side.stored(&metadata_key(list_key)));
+    let (reasons, metadata_times) = (metadata.map(reason), metadata.map(time));
+    let is_compared = !is_newer && lists[0].value.is_some() && metadata[1].value.is_some();
+    if is_compared && reasons[0] != reasons[1] && metadata_times[0] <= metadata_times[1] {
+        add(None, "metadata", reasons, metadata_times, &SDKS[2..]);
+    }
+    let [Ok(ours), theirs] = &listed else { return differences };
+    for ((is_credit, id), entries) in by_id(ours, theirs.as_deref().unwrap_or_default()) {
+        let (id, sdks) = (Some(id), if is_credit { &SDKS[2..] } else { &SDKS });
+        let [Some(our), Some(their)] = entries else {
+            if !is_newer {
+                let listed = entries.map(|entry| entry.map_or(Value::Null, |_| "listed".into()));
+                add(id, "entitlement", listed, times, sdks);
+            }
+            continue;
+        };
+        for what in FIELDS.split_whitespace().filter(|_| !is_newer) {
+            let values =
+                entries.map(|entry| entry.and_then(|entry| field(entry, what)).cloned().unwrap_or_default());
+            if !is_same(&values, 0.0) && (what != "displayName" || !values[0].is_null()) {
+                add(id, what, values, times, sdks);
+            }
+        }
+        let Some(key) = their.usage_key(list_key) else { continue };
+        let usages = sides.map(|side| side.stored(&key));
+        let (times, [found, stated]) = (usages.map(time), usages.map(|usage| usage.value.and_then(object)));
+        let Some(stated) = stated else { continue };
+        let Some(found) = found else {
+            let missed_by = if is_credit { &SDKS[2..] } else { &SDKS[1..] };
+            add(id, "usage", [usages[0].value.into(), stated.into()], times, missed_by);
+            continue;
+        };
+        if times[0].is_none() {
+            add(id, "usage timestamp", usages.map(|usage| usage.timestamp.into()), times, &SDKS[2..]);
+        }
+        let parts = [("currentUsage", usage_tolerance), ("usagePeriodStart", 0.0), ("usagePeriodEnd", 0.0)];
+        for (what, tolerance) in parts.into_iter().filter(|_| times[0] <= times[1]) {
+            let values = [[&found, &our.usage], [&stated, &their.usage]].map(|usages| used(what, usages));
+            let is_kept = is_credit && values[1].is_null(); // a balance without a period leaves the stored one
+            if !is_kept && !is_same(&values, tolerance) {
+                add(id, what, values, times, sdks);
+            }
+        }
+    }
+    differences
+}
+
+/// The differences that were there before as well, unless Redis has had something as new as Stigg had then: it is only late.
+pub(super) fn persisting(before: &[Value], now: &[Value]) -> Vec<Value> {
+    let persists = |now: &&Value| {
+        before.iter().any(|before| {
+            let [then, redis, stigg] =
+                [&before["stiggTimestamp"], &now["redisTimestamp"], &now["stiggTimestamp"]]
+                    .map(Value::as_i64);
+            let is_late = then <= redis && redis < stigg;
+            ["id", "what"].iter().all(|name| before[name] == now[name]) && !is_late
+        })
+    };
+    now.iter().filter(persists).cloned().collect()
+}
+
+/// When each side was true.
+type Times = [Option<i64>; 2];
+type Pairs<'a> = BTreeMap<(bool, &'a str), [Option<&'a StoredEntry>; 2]>;
+
+/// The entries of both lists, by whether they are credits, and id.
+fn by_id<'a>(ours: &'a [StoredEntry], theirs: &'a [StoredEntry]) -> Pairs<'a> {
+    let mut pairs = Pairs::new();
+    for (side, entries) in [ours, theirs].into_iter().enumerate() {
+        for entry in entries {
+            pairs.entry((entry.kind == EntryKind::Credit, &entry.id)).or_default()[side] = Some(entry);
+        }
+    }
+    pairs
+}
+
+fn field<'a>(entry: &'a StoredEntry, name: &str) -> Option<&'a Value> {
+    let of_feature = || entry.entitlement.get("feature")?.get(name);
+    entry.entitlement.get(name).or_else(of_feature).or_else(|| entry.usage.get(name))
+}
+
+/// What the usage's key holds wins over what the entry holds. 2.x calls the end of the period `nextResetDate`.
+fn used(field: &str, usages: [&Map<String, Value>; 2]) -> Value {
+    let alias = if field == "usagePeriodEnd" { "nextResetDate" } else { field };
+    let found = usages.into_iter().find_map(|usage| usage.get(field).or_else(|| usage.get(alias)));
+    found.cloned().unwrap_or_default()
+}
+
+fn is_same([one, other]: &[Value; 2], tolerance: f64) -> bool {
+    let difference = one.as_f64().zip(other.as_f64()).map(|(one, other)| (one - other).abs());
+    one == other || difference.is_some_and(|difference| difference <= tolerance)
+}
+
+/// Why the customer as a whole has no access, or null; what cannot be read, as it is.
+fn reason(metadata: Stored<'_>) -> Value {
+    let read = |text| {
+        object(text)
+            .map_or(Value::from(text), |json| json.get("accessDeniedReason").cloned().unwrap_or_default())
+    };
+    metadata.value.map_or(Value::Null, read)
+}
+
+fn object(json: &str) -> Option<Map<String, Value>> {
+    serde_json::from_str(json).ok()
+}
+
+fn time(stored: Stored<'_>) -> Option<i64> {
+    stored.timestamp.and_then(timestamp_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::keyspace::Keyspace;
+    use crate::clock::EpochMs;
+    use crate::entitlement::stored::CacheFormat;
+    use crate::entitlement::{CustomerId, Subject};
+    use crate::message::decode_answer;
+
+    const KEY: &str = "p:c_ann";
+    const AT: i64 = 1_795_161_600_000;
+
+    /// What Stigg says, 1 s after its list was true: a metered feature that is paid in `ai`.
+    fn answer() -> (Texts, Vec<CurrencyId>) {
+        answer_in(CacheFormat::Compatible)
+    }
+
+    fn answer_in(format: CacheFormat) -> (Texts, Vec<CurrencyId>) {
+        let body = json!({"__typename": "EntitlementsUpdatedV2", "customerId": "ann", "entitlementsV2": [{
+            "__typename": "FeatureEntitlement", "usageLimit": 10, "currentUsage": 4,
+            "feature": {"refId": "api", "featureType": "NUMBER", "meterType": "Incremental"},
+            "entitlementUpdatedAt": AT, "usageUpdatedAt": AT, "creditRate": {"amount": 2, "currencyId": "ai"},
+        }]});
+        let message = decode_answer(&body.to_string(), EpochMs(AT + 1_000), NO_TIME).unwrap();
+        let keyspace = Keyspace::new("p");
+        let subject = Subject { customer: CustomerId("ann".to_owned()), resource: None };
+        assert_eq!(keyspace.customer_key(&subject), KEY);
+        stated(message, KEY, &Layout { keyspace, format })
+    }
+
+    fn whats(differences: &[Value]) -> Vec<&str> {
+        differences.iter().map(|difference| difference["what"].as_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_would_be_stored_does_not_differ_from_itself() {
+        let (stigg, currencies) = answer();
+        assert_eq!(compare([&stigg, &stigg], KEY, None, 0.0), [Value::Null; 0]);
+        assert_eq!(currencies, [CurrencyId("ai".to_owned())]);
+        let nothing = Texts(HashMap::new());
+        for (format, stated_in) in
+            [(CacheFormat::V3, CacheFormat::Compatible), (CacheFormat::Compatible, CacheFormat::V4)]
+        {
+            let (redis, stigg) = (answer_in(format).0, answer_in(stated_in).0);
+            assert_eq!(compare([&redis, &stigg], KEY, None, 0.0), [Value::Null; 0], "{format:?}");
+        }
+        assert_eq!(whats(&compare([&nothing, &stigg], KEY, None, 0.0)), ["list"]);
+    }
+
+    #[test]
+    fn a_balance_that_is_newer_than_the_list_denies_in_both() {
+        let ((mut stigg, currencies), (mut redis, _)) = (answer(), answer());
+        let balance = balance_key(KEY, &currencies[0]);
+        let denied = redis.0[KEY]
+            .replace(r#""enumValues""#, r#""accessDeniedReason":"InsufficientCredits","enumValues""#);
+        redis.0.extend([(KEY.to_owned(), denied), (balance.clone(), format!("{AT},,{AT},1,"))]);
+        adjust(&redis, &mut stigg, KEY, &currencies);
+        assert_eq!(whats(&compare([&redis, &stigg], KEY, None, 0.0)), ["accessDeniedReason"]);
+        redis.0.insert(balance, format!("{AT},,{},1,", AT + 1));
+        adjust(&redis, &mut stigg, KEY, &currencies);
+        assert_eq!(whats(&compare([&redis, &stigg], KEY, None, 0.0)), [""; 0]);
+    }
+
+    #[test]
+    fn a_resource_that_misses_with_stiggs_state_too_does_not_differ() {
+        let (stigg, _) = answer();
+        let (mut redis, _) = answer();
+        redis.0.insert("own#timestamp".to_owned(), (AT + 1).to_string());
+        assert_eq!(whats(&compare([&redis, &stigg], KEY, Some("own"), 0.0)), [""; 0]);
+        redis.0.insert("own#timestamp".to_owned(), AT.to_string());
+        redis.0.insert(timestamp_key(KEY), (AT - 1).to_string());
+        let differences = compare([&redis, &stigg], KEY, Some("own"), 0.0);
+        assert_eq!((whats(&differences), &differences[0]["sdks"]), (vec!["list"], &json!(["3.x", "4.x"])));
+    }
+
+    #[test]
+    fn a_state_that_is_only_late_does_not_persist() {
+        let seen = |redis: Option<i64>, stigg: i64| {
+            vec![
+                json!({"id": "api", "what": "currentUsage", "redisTimestamp": redis, "stiggTimestamp": stigg}),
+            ]
+        };
+        let before = seen(Some(1), 5);
+        for (redis, stigg, persists) in
+            [(Some(1), 5, true), (Some(4), 9, true), (Some(5), 9, false), (Some(9), 9, true), (None, 9, true)]
+        {
+            let now = seen(redis, stigg);
+            assert_eq!(persisting(&before, &now) == now, persists, "{redis:?}, {stigg}");
+        }
+        assert_eq!(persisting(&[], &before), [Value::Null; 0]);
+    }
+}
