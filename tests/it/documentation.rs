@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::command::run;
+use crate::support::command::{run, run_program};
 use crate::support::service::Settings;
 use crate::support::tools::repository_file;
 
@@ -173,6 +173,25 @@ fn every_metric_and_every_file_that_a_page_names_exists() {
         }
     }
     assert_eq!(unknown, [""; 0]);
+}
+
+#[test]
+fn every_script_says_in_its_help_what_it_needs_and_what_it_leaves() {
+    // The others are started by dpkg or helm.
+    let scripts = files(|name| name.starts_with("scripts/") && extension(name).is_empty())
+        .into_iter()
+        .filter(|script| text(script).contains("lib/tools.sh"))
+        .collect::<Vec<_>>();
+    assert!(scripts.len() >= 14, "scripts: {scripts:?}");
+    for script in scripts {
+        let path = std::env::var("PATH").expect("PATH is set");
+        let help = run_program("help", &repository_file(&script), &["--help"], &[("PATH".into(), path)], "");
+        assert_eq!(help.status, 0, "{script} --help: {help:?}");
+        for start in ["\nNeeds ", "\nLeaves "] {
+            assert!(help.stdout.contains(start), "{script} --help has no line {start:?}: {}", help.stdout);
+        }
+        assert!(!help.stdout.contains("\n== "), "{script} --help starts to work: {}", help.stdout);
+    }
 }
 
 #[test]
