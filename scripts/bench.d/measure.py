@@ -42,7 +42,7 @@ def one(programs, row, contender, seconds, certificate, log):
 
 
 def throughput(row, contender, seconds, child, server, queue):
-    """All that it can."""
+    """Figures at full rate."""
     queue.ask("start")
     time.sleep(rows.WARM_UP_SECS[contender])
     queue.ask("measure")
@@ -55,7 +55,7 @@ def throughput(row, contender, seconds, child, server, queue):
 
 
 def times(row, contender, seconds, child, server, queue):
-    """How long a message takes: at the top rate, and at half of it."""
+    """Latencies: at the top rate, and at half of it."""
     queue.ask("start")
     time.sleep(rows.WARM_UP_SECS[contender])
     queue.ask("measure")

@@ -2,7 +2,7 @@
 //! bounded multiple of what was sent, nothing nests its way through the stack, nothing takes long.
 //!
 //! Stable Rust and a mutator of its own (`mutate`), since coverage-guided fuzzing needs a nightly compiler. Every
-//! input follows from its target and its seed alone: a failure is told as `TARGET:SEED`, and
+//! input follows from its target and its seed alone: a failure is reported as `TARGET:SEED`, and
 //! `--replay TARGET:SEED` runs it again. `scripts/fuzz` runs ten million inputs, `scripts/test` a minute's worth.
 //!
 //! Reading order: `targets` (what is parsed, and what must hold), `judge` (one input), `worker` (many),

@@ -1,5 +1,5 @@
 //! The published SDK 3.95.0 refetches a customer after a cache miss, and Stigg takes its time to answer. The SDK holds
-//! and extends its refetch lock meanwhile. What the queue tells in that time must not be lost, though nothing is stored
+//! and extends its refetch lock meanwhile. What the queue delivers in that time must not be lost, though nothing is stored
 //! yet and though the SDK then writes an older answer.
 
 use std::sync::Arc;

@@ -29,11 +29,11 @@ pub struct KnownKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     pub code: &'static str,
-    pub words: String,
+    pub message: String,
 }
 
-fn refused<T>(code: &'static str, words: impl Into<String>) -> Result<T, Refused> {
-    Err(Refused { code, words: words.into() })
+fn refused<T>(code: &'static str, message: impl Into<String>) -> Result<T, Refused> {
+    Err(Refused { code, message: message.into() })
 }
 
 /// What `Authorization` says.
@@ -130,7 +130,7 @@ impl Signatures {
     }
 
     fn check_scope(&self, authorization: &Authorization<'_>, date: &str) -> Result<(), Refused> {
-        let wrong = |words: &str| refused("SignatureDoesNotMatch", words);
+        let wrong = |message: &str| refused("SignatureDoesNotMatch", message);
         if authorization.region != self.region {
             return wrong("Credential should be scoped to a valid region.");
         }
@@ -176,13 +176,13 @@ fn check_date(date: &str, now_ms: i64) -> Result<(), Refused> {
     };
     let signed_at_ms = signed_at.assume_utc().unix_timestamp() * 1_000;
     if signed_at_ms < now_ms - SKEW_MS_MAX {
-        let words = format!("Signature expired: {date} is now earlier than the server's time - 5 min.");
-        return refused("SignatureDoesNotMatch", words);
+        let message = format!("Signature expired: {date} is now earlier than the server's time - 5 min.");
+        return refused("SignatureDoesNotMatch", message);
     }
     if signed_at_ms > now_ms + SKEW_MS_MAX {
-        let words =
+        let message =
             format!("Signature not yet current: {date} is still later than the server's time + 5 min.");
-        return refused("SignatureDoesNotMatch", words);
+        return refused("SignatureDoesNotMatch", message);
     }
     Ok(())
 }
@@ -196,8 +196,8 @@ fn string_to_sign(
     for (name, _) in &request.headers {
         let name = name.to_ascii_lowercase();
         if (name == "host" || name.starts_with("x-amz-")) && !signed.contains(&name.as_str()) {
-            let words = format!("'{name}' must be a 'SignedHeader' in the AWS Authorization.");
-            return refused("SignatureDoesNotMatch", words);
+            let message = format!("'{name}' must be a 'SignedHeader' in the AWS Authorization.");
+            return refused("SignatureDoesNotMatch", message);
         }
     }
     let body_hash = hex(&Sha256::digest(request.body).into());
