@@ -140,8 +140,8 @@ impl EdgeClient {
             let remedy = error.kind.remedy(unreachable, wrong_peer);
             self.error(what, EdgeErrorKind::Unanswered(error.kind), &format!("{error}; {remedy}"))
         })?;
-        answer::read(answer.status, &answer.body, parse).map_err(|(kind, cause_and_remedy)| {
-            let wait = answer.headers.get("retry-after").and_then(|wait| wait.to_str().ok());
+        answer::read(answer.status().as_u16(), answer.body(), parse).map_err(|(kind, cause_and_remedy)| {
+            let wait = answer.headers().get("retry-after").and_then(|wait| wait.to_str().ok());
             let retry_after = wait.and_then(|secs| secs.trim().parse().ok()).map(Duration::from_secs);
             EdgeError { retry_after, ..self.error(what, kind, &cause_and_remedy) }
         })

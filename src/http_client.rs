@@ -8,7 +8,7 @@ mod dial;
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Read as _};
-use std::sync::OnceLock;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
@@ -40,22 +40,11 @@ pub struct HttpOptions {
     pub proxy: Option<Proxy>,
 }
 
-/// A client of one peer. Certificates are loaded at the first https call.
+/// A client of one peer.
 #[derive(Debug)]
 pub struct HttpClient {
-    is_https: bool,
     options: HttpOptions,
-    agent: OnceLock<Agent>,
-}
-
-/// A whole response, whatever its status.
-#[allow(missing_docs)]
-#[derive(Debug)]
-pub struct HttpResponse {
-    pub status: u16,
-    pub headers: http::HeaderMap,
-    /// At most `answer_bytes_max` long.
-    pub body: Vec<u8>,
+    agent: Agent,
 }
 
 /// A call without a response.
@@ -120,22 +109,46 @@ pub fn install_crypto_provider() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
+/// The authorities that this machine trusts: read when the first client for https is made.
+static ROOTS: LazyLock<RootCerts> = LazyLock::new(|| {
+    let found = rustls_native_certs::load_native_certs().certs;
+    found.iter().map(|der| Certificate::from_der(der).to_owned()).into()
+});
+
 impl HttpClient {
     /// A client for the peer at `base`, whose scheme and host decide on TLS and proxy.
     pub fn new(base: &Url, options: HttpOptions) -> Self {
+        install_crypto_provider();
         let proxy = options.proxy.filter(|proxy| proxy.is_for(base));
-        let options = HttpOptions { proxy, ..options };
-        Self { is_https: base.scheme() == "https", options, agent: OnceLock::new() }
+        let is_https = base.scheme() == "https";
+        let roots = if is_https { ROOTS.clone() } else { RootCerts::new_with_certs(&[]) };
+        let config = Agent::config_builder()
+            .tls_config(TlsConfig::builder().root_certs(roots).build())
+            .proxy(proxy.as_ref().map(Proxy::of_ureq))
+            .user_agent(USER_AGENT)
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_idle_connections(options.pool_size)
+            .max_idle_connections_per_host(options.pool_size)
+            // A response head must fit into the first.
+            .input_buffer_size(64 * 1024)
+            .output_buffer_size(OUTPUT_BYTES)
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_global(Some(options.deadline))
+            .build();
+        let dial = ().chain(ConnectProxyConnector::default()).chain(Dial::default());
+        let agent = Agent::with_parts(config, dial.chain(RustlsConnector::default()), NoResolver);
+        Self { options: HttpOptions { proxy, ..options }, agent }
     }
 
-    /// Sends one request and reads the whole response, within `deadline` or that of the options. The latter costs less:
+    /// Sends one request and reads the whole response, whatever its status, within `deadline` or that of the options. The latter costs less:
     /// for a deadline of its own, ureq copies its configuration and, until a call without one was made, sets up TLS again.
     pub fn send(
         &self,
         request: http::Request<Vec<u8>>,
         deadline: Option<Duration>,
-    ) -> Result<HttpResponse, HttpError> {
-        let agent = self.agent()?;
+    ) -> Result<http::Response<Vec<u8>>, HttpError> {
+        let agent = &self.agent;
         let request = match deadline {
             Some(deadline) => agent.configure_request(request).timeout_global(Some(deadline)).build(),
             None => request,
@@ -148,39 +161,12 @@ impl HttpClient {
         let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
         let mut reader = body.into_with_config().limit(self.options.answer_bytes_max).reader();
         reader.read_to_end(&mut bytes).map_err(|error| self.describe(&error.into()))?;
-        Ok(HttpResponse { status: head.status.as_u16(), headers: head.headers, body: bytes })
+        Ok(http::Response::from_parts(head, bytes))
     }
 
     /// The agent, for libraries that bring their own requests.
-    pub fn agent(&self) -> Result<Agent, HttpError> {
-        if let Some(agent) = self.agent.get() {
-            return Ok(agent.clone());
-        }
-        // A failure is not kept: certificates may be installed later.
-        let agent = self.build()?;
-        Ok(self.agent.get_or_init(|| agent).clone())
-    }
-
-    fn build(&self) -> Result<Agent, HttpError> {
-        install_crypto_provider();
-        let roots = if self.is_https { system_roots()? } else { RootCerts::new_with_certs(&[]) };
-        let tls = TlsConfig::builder().root_certs(roots).build();
-        let config = Agent::config_builder()
-            .tls_config(tls)
-            .proxy(self.options.proxy.as_ref().map(Proxy::of_ureq))
-            .user_agent(USER_AGENT)
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_idle_connections(self.options.pool_size)
-            .max_idle_connections_per_host(self.options.pool_size)
-            // A response head must fit into the first.
-            .input_buffer_size(64 * 1024)
-            .output_buffer_size(OUTPUT_BYTES)
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_global(Some(self.options.deadline))
-            .build();
-        let dial = ().chain(ConnectProxyConnector::default()).chain(Dial::default());
-        Ok(Agent::with_parts(config, dial.chain(RustlsConnector::default()), NoResolver))
+    pub fn agent(&self) -> Agent {
+        self.agent.clone()
     }
 
     fn describe(&self, error: &ureq::Error) -> HttpError {
@@ -225,18 +211,6 @@ fn cause(error: &ureq::Error) -> (HttpErrorKind, String) {
         },
         _ => (Kind::Protocol, error.to_string()),
     }
-}
-
-/// The authorities that this machine trusts.
-fn system_roots() -> Result<RootCerts, HttpError> {
-    let found = rustls_native_certs::load_native_certs();
-    if found.certs.is_empty() {
-        let why = found.errors.first().map_or("none were found".to_owned(), ToString::to_string);
-        let remedy = "install ca-certificates or name a PEM file in SSL_CERT_FILE";
-        let message = format!("this machine has no trusted root certificates ({why}); {remedy}");
-        return Err(HttpError { kind: HttpErrorKind::Tls, message });
-    }
-    Ok(found.certs.iter().map(|der| Certificate::from_der(der).to_owned()).into())
 }
 
 #[cfg(test)]

@@ -29,20 +29,17 @@ const REMEMBERED_MAX: usize = 100;
 
 /// Reports errors. Cheap to clone; does nothing until it is started.
 #[derive(Clone, Default)]
-pub struct Reporter(Arc<Shared>);
-
-#[derive(Default)]
-struct Shared {
-    client: OnceLock<Arc<Client>>,
-    reported: Mutex<HashMap<String, Instant>>,
+pub struct Reporter {
+    client: Arc<OnceLock<Arc<Client>>>,
+    reported: Arc<Mutex<HashMap<String, Instant>>>,
 }
 
 impl Reporter {
     /// From now on reports go to the project of this DSN. May be called late and from any thread; the first call counts. The
     /// error is one line that does not repeat the DSN.
     pub fn start(&self, dsn: &str, environment: &str, proxy: Option<Proxy>) -> Result<(), String> {
-        let failed = |cause: &dyn Display| format!("cannot report to Sentry: {cause}");
-        let invalid = |cause: &dyn Display| failed(&format!("invalid DSN: {cause}; check SENTRY_DSN"));
+        let invalid =
+            |cause: &dyn Display| format!("cannot report to Sentry: invalid DSN: {cause}; check SENTRY_DSN");
         let dsn: Dsn = dsn.trim().parse().map_err(|error| invalid(&error))?;
         let http_options = HttpOptions {
             pool_size: 1,
@@ -50,8 +47,7 @@ impl Reporter {
             deadline: Duration::from_secs(10),
             proxy,
         };
-        let http = HttpClient::new(&dsn.envelope_api_url(), http_options);
-        let agent = http.agent().map_err(|error| failed(&error))?;
+        let agent = HttpClient::new(&dsn.envelope_api_url(), http_options).agent();
         let mut options = ClientOptions::new()
             .release(env!("CARGO_PKG_VERSION"))
             .environment(environment.to_owned())
@@ -63,7 +59,7 @@ impl Reporter {
         let transport = Arc::new(UreqHttpTransportOptions::from(transport).with_agent(agent).build());
         // Never dropped: that would join the library's thread, however long a request hangs.
         std::mem::forget(Arc::clone(&transport));
-        self.0.client.get_or_init(|| Arc::new(Client::with_options(options.transport(transport))));
+        self.client.get_or_init(|| Arc::new(Client::with_options(options.transport(transport))));
         Ok(())
     }
 
@@ -82,8 +78,8 @@ impl Reporter {
     }
 
     fn report(&self, level: Level, text: &str) {
-        let Some(client) = self.0.client.get() else { return };
-        let mut reported = self.0.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(client) = self.client.get() else { return };
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         if is_new(&mut reported, text, Instant::now()) {
             drop(reported);
             let event = Event { message: Some(text.to_owned()), level, ..Event::default() };
@@ -93,7 +89,7 @@ impl Reporter {
 
     /// Delivers the last reports, for at most 2 s. Later ones are dropped.
     pub fn close(&self) {
-        let Some(client) = self.0.client.get().cloned() else { return };
+        let Some(client) = self.client.get().cloned() else { return };
         let (done, is_done) = sync_channel(1);
         // On a thread that is left behind when time is up: closing waits for room in the queue and for the request
         // in flight, neither of which the library bounds.
@@ -185,7 +181,7 @@ mod tests {
             assert!(error.starts_with("cannot report to Sentry: invalid DSN: "), "{error}");
             assert!(error.ends_with("; check SENTRY_DSN") && !error.contains("s3cret"), "{error}");
         }
-        assert!(reporter.0.client.get().is_none());
+        assert!(reporter.client.get().is_none());
     }
 
     #[test]

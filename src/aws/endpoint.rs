@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use http::Request;
+use http::header::InvalidHeaderValue;
 use url::Url;
 
 use super::{CredentialsError, answers};
@@ -66,18 +67,21 @@ impl Endpoint {
         let EndpointDescription { expected, settings, unreachable, .. } = self.description;
         let is_this_it = format!("is this {expected}? check {settings}");
         let request = request.map_err(|error| {
-            let cause = format!("cannot put the token or the path into a request ({error})");
-            self.fault("request_invalid", &format!("{cause}; check them, and {settings}"))
+            // The only header that can be one is that with the token: the remedy is that of a refused one.
+            let is_token = error.is::<InvalidHeaderValue>();
+            let (what, remedy) = if is_token { ("token", remedy(401, "")) } else { ("path", &*is_this_it) };
+            let cause = format!("the {what} holds characters that no request may have");
+            self.fault("request_invalid", &format!("{cause}; {remedy}"))
         })?;
         let answer = self.http.send(request, None).map_err(|error| {
             let remedy = error.kind.remedy(unreachable, &is_this_it);
             self.fault(&error.kind.to_string(), &format!("{error}; {remedy}"))
         })?;
-        let status = answer.status;
-        let (code, message) = answers::error(&answer.body).unwrap_or_default();
+        let status = answer.status().as_u16();
+        let (code, message) = answers::error(answer.body()).unwrap_or_default();
         // The instance metadata service refuses with status 200, too.
         if status == 200 && matches!(code.as_str(), "" | "Success") {
-            return parse(&answer.body).map_err(|what| {
+            return parse(answer.body()).map_err(|what| {
                 let cause = format!("the answer is not as documented: {what}; {is_this_it}");
                 self.fault("unexpected_answer", &cause)
             });

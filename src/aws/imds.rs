@@ -70,7 +70,6 @@ fn remedy(status: u16, _: &str) -> &'static str {
         200 => {
             "check the role of the instance profile, and that its trust policy lets ec2.amazonaws.com assume it"
         }
-        401 => "it refuses the token that it has just issued",
         404 => "the instance has no role: attach an instance profile to it, or unset CREDENTIAL_SOURCE",
         _ => "is this the instance metadata service? check AWS_EC2_METADATA_SERVICE_ENDPOINT",
     }

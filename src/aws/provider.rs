@@ -51,8 +51,6 @@ struct HeldCredentials {
     renew_at_ms: i64,
     /// AWS refused them.
     is_refused: bool,
-    /// They had already expired when they arrived.
-    is_extended: bool,
 }
 
 impl CredentialsProvider {
@@ -125,21 +123,18 @@ impl CredentialsProvider {
         let fetched = fetched.map(|mut credentials| {
             // This machine's clock may be ahead. And the instance metadata service gives out expired credentials while it
             // cannot renew them, which AWS accepts.
-            let is_extended = credentials.expires_at.is_some_and(|at| at <= now);
-            if is_extended {
+            if credentials.expires_at.is_some_and(|at| at <= now) {
                 credentials.expires_at = Some(EpochMs(now.0 + EXTENSION_MS));
-                if !held.is_extended {
-                    log::warn!(
-                        "{}: the source returned expired credentials; they are used and fetched again in a few minutes; \
-                         check this machine's clock",
-                        self.fetcher.source
-                    );
-                }
+                log::warn!(
+                    "{}: the source returned expired credentials; they are used and fetched again in a few minutes; \
+                     check this machine's clock",
+                    self.fetcher.source
+                );
             }
             let renew_at_ms = renewal_time_ms(now, credentials.expires_at, chance);
             let credentials = Arc::new(credentials);
             let now_held = Some(Arc::clone(&credentials));
-            *held = HeldCredentials { credentials: now_held, renew_at_ms, is_refused: false, is_extended };
+            *held = HeldCredentials { credentials: now_held, renew_at_ms, is_refused: false };
             credentials
         });
         fetching.last.insert(fetched).clone()

@@ -129,10 +129,6 @@ fn regional_url(region: &str) -> Option<Url> {
     let domain = match region {
         region if region.starts_with("cn-") => "amazonaws.com.cn",
         region if region.starts_with("eusc-") => "amazonaws.eu",
-        region if region.starts_with("us-iso-") => "c2s.ic.gov",
-        region if region.starts_with("us-isob-") => "sc2s.sgov.gov",
-        region if region.starts_with("us-isof-") => "csp.hci.ic.gov",
-        region if region.starts_with("eu-isoe-") => "cloud.adc-e.uk",
         _ => "amazonaws.com",
     };
     // A slash in the region would end the host early.

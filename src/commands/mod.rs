@@ -23,7 +23,7 @@ use self::args::Command;
 use self::output::{complain, print};
 use self::session::{Pace, Session, open_lines, subject};
 use crate::config::{Faults, Proxy, Settings};
-use crate::http_client::{HttpClient, HttpError, HttpErrorKind, HttpOptions, HttpResponse};
+use crate::http_client::{HttpClient, HttpError, HttpErrorKind, HttpOptions};
 use crate::log::printable;
 use crate::store::StoreError;
 
@@ -92,9 +92,10 @@ fn probe(settings: &Settings, path: &str) -> Result<u8, CommandError> {
         if is_elsewhere { ask("[::1]") } else { Err(error) }
     });
     let why = match answer {
-        Ok(HttpResponse { status, body, .. }) => {
+        Ok(answer) => {
             // Something else may listen there.
-            let body = printable(String::from_utf8_lossy(&body).trim_end());
+            let (status, body) = (answer.status().as_u16(), String::from_utf8_lossy(answer.body()));
+            let body = printable(body.trim_end());
             if status == 200 {
                 return print(body + "\n");
             }
@@ -110,7 +111,7 @@ fn probe(settings: &Settings, path: &str) -> Result<u8, CommandError> {
 }
 
 /// One GET within 5 s: orchestrators do not give a probe much more.
-fn get(url: &str, proxy: Option<Proxy>) -> Result<HttpResponse, HttpError> {
+fn get(url: &str, proxy: Option<Proxy>) -> Result<http::Response<Vec<u8>>, HttpError> {
     let no_url =
         |error: &dyn Display| HttpError { kind: HttpErrorKind::Protocol, message: error.to_string() };
     let base = Url::parse(url).map_err(|error| no_url(&error))?;

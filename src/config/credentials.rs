@@ -67,7 +67,14 @@ fn choice(validator: &mut Validator<'_>) -> &'static str {
 /// Both keys or none.
 fn static_keys(validator: &mut Validator<'_>) -> Option<CredentialSource> {
     let (id, secrets) = ([AWS_ACCESS_KEY_ID], [AWS_SECRET_ACCESS_KEY, AWS_SECRET_ACCESS_KEY_FILE]);
-    validator.first_given(&id).or(validator.first_given(&secrets))?;
+    if validator.first_given(&id).or(validator.first_given(&secrets)).is_none() {
+        if validator.is_given(AWS_SESSION_TOKEN) {
+            let what =
+                "has no effect without AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; set them, or unset it";
+            validator.notice(AWS_SESSION_TOKEN, what);
+        }
+        return None;
+    }
     validator.require_both(&id, &secrets);
     let secret_access_key = validator.token(&secrets);
     let access_key_id = validator.token(&id).and_then(|id| id.read().ok());

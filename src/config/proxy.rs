@@ -81,8 +81,9 @@ fn names(entry: &str, host: &str, port: Option<u16>) -> Option<bool> {
     }
     let bare = entry.trim_matches(['[', ']']);
     let network = entry.parse().or_else(|_| bare.parse::<IpAddr>().map(IpNet::from));
+    let address = host.parse::<IpAddr>();
     if let Ok(network) = network {
-        return Some(host.parse().is_ok_and(|address: IpAddr| network.contains(&address)));
+        return Some(address.is_ok_and(|address| network.contains(&address)));
     }
     if let Some((entry, of_entry)) = entry.rsplit_once(':') {
         let of_entry: u16 = of_entry.parse().ok()?;
@@ -91,6 +92,7 @@ fn names(entry: &str, host: &str, port: Option<u16>) -> Option<bool> {
     let name = entry.trim_start_matches(['*', '.']).trim_end_matches('.').to_ascii_lowercase();
     let is_name = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
     let rest = host.strip_suffix(&name);
-    let is_named = rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    let is_below = rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    let is_named = is_below && address.is_err(); // 2.3 is no domain of 10.1.2.3
     (!name.is_empty() && name.chars().all(is_name)).then_some(is_named)
 }

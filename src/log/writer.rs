@@ -39,33 +39,25 @@ impl PatientWriter {
     pub(super) fn write(&self, records: &str, report: impl FnOnce(u64) -> String) {
         // Held while writing, so that records of several threads do not mix.
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut text, mut patience) = (String::new(), self.patience);
-        if lost.records > 0 {
-            text = [if lost.is_torn { "\n" } else { "" }, &report(lost.records)].concat();
-            patience = Duration::ZERO;
-        }
-        if !self.has_room(Instant::now() + patience) {
-            lost.records += 1;
-            return;
-        }
-        let is_torn = !self.write_all((text + records).as_bytes(), Instant::now() + self.patience);
-        *lost = Lost { records: u64::from(is_torn), is_torn };
-    }
-
-    /// False if there was no room for all of it. There is nowhere to report any other failure.
-    fn write_all(&self, mut rest: &[u8], deadline: Instant) -> bool {
+        let (began, had_lost) = (Instant::now(), lost.records > 0);
+        let report = if had_lost { report(lost.records) } else { String::new() };
+        let text = [if lost.is_torn { "\n" } else { "" }, &report, records].concat();
+        let mut rest = text.as_bytes();
         while !rest.is_empty() {
-            if !self.has_room(deadline) {
-                return false;
+            let is_torn = rest.len() < text.len();
+            let patience = if had_lost && !is_torn { Duration::ZERO } else { self.patience };
+            if !self.has_room(began + patience) {
+                *lost = Lost { records: if is_torn { 1 } else { lost.records + 1 }, is_torn };
+                return;
             }
             let chunk = rest.get(..CHUNK_BYTES).unwrap_or(rest);
             match retry_on_intr(|| rustix::io::write(&self.stream, chunk)) {
                 Ok(written) => rest = rest.get(written..).unwrap_or_default(),
                 Err(Errno::AGAIN) => {}
-                Err(_) => return true,
+                Err(_) => break, // there is nowhere to report it
             }
         }
-        true
+        *lost = Lost::default();
     }
 
     fn has_room(&self, deadline: Instant) -> bool {

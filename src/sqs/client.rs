@@ -179,22 +179,23 @@ impl SqsClient {
             };
 
             let now = clock::now();
-            let header = |name: &str| answer.headers.get(name)?.to_str().ok();
+            let status = answer.status().as_u16();
+            let header = |name: &str| answer.headers().get(name)?.to_str().ok();
             let date = header("date").and_then(parse_http_date);
             let was_off = date.is_some_and(|date| self.server_clock.observe(date, now, signed_at));
-            if answer.status == 200 {
-                return parse(&answer.body).map_err(|error| {
+            if status == 200 {
+                return parse(answer.body()).map_err(|error| {
                     failed.failed("unreadable_answer", &format!("{error}; {}", failed.is_this_sqs()))
                 });
             }
             let error_header = header("x-amzn-query-error").or_else(|| header("x-amzn-errortype"));
-            let refusal = protocol::parse_error(answer.status, error_header, &answer.body);
-            let fault = Fault::of(refusal.status, &refusal.code, &refusal.message);
+            let refusal = protocol::parse_error(status, error_header, answer.body());
+            let fault = Fault::of(status, &refusal.code, &refusal.message);
             if was_off && is_first && fault.concerns_the_time() {
                 is_first = false;
                 continue;
             }
-            if fault.concerns_the_key(answer.status) {
+            if fault.concerns_the_key(status) {
                 self.credentials.invalidate(&credentials.access_key_id);
             }
             return Err(failed.refused(&refusal, fault));

@@ -50,7 +50,8 @@ fn they_are_asked_for_with_the_token_as_it_is_now() {
     std::fs::write(&path, "two\nlines\n").unwrap();
     let lines = (source.fetch)().unwrap_err();
     assert_eq!(lines.kind, "container_request_invalid");
-    assert!(!lines.message.contains("lines"), "{lines}");
+    assert!(!lines.message.contains("lines") && !lines.message.contains("CREDENTIALS_FULL_URI"), "{lines}");
+    assert!(lines.message.contains("; check AWS_CONTAINER_AUTHORIZATION_TOKEN or the file of"), "{lines}");
     std::fs::remove_file(&path).unwrap();
     let absent = (source.fetch)().unwrap_err();
     assert!(absent.message.contains(&path.display().to_string()), "{absent}");

@@ -106,10 +106,13 @@ fn each_refusal_has_its_remedy() {
     assert!(fault([token("t0ken"), Stub::ok("\n")]).1.contains("it is empty"));
     let (kind, what) = fault([token("t0ken"), answer(401)]);
     assert_eq!(kind, "imds_http_401");
-    assert!(what.contains("refuses the token that it has just issued"), "{what}");
+    assert!(what.contains("is this the instance metadata service?"), "{what}");
     let (kind, what) = fault([token("t0ken"), Stub::ok("<html> please wait")]);
     assert_eq!(kind, "imds_request_invalid");
-    assert!(what.contains("check them, and AWS_EC2_METADATA_SERVICE_ENDPOINT"), "{what}");
+    assert!(
+        what.contains("the path holds characters that no request may have; is this the instance"),
+        "{what}"
+    );
     let redirected = Reply::Answer(302, "Location: /elsewhere\r\n", String::new());
     assert_eq!(fault([token("t0ken"), redirected]).0, "imds_http_302");
 }

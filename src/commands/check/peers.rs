@@ -186,7 +186,7 @@ pub(super) fn clocks(report: &mut Report, config: &Config, session: &Session) {
     // Without a key a request is refused, with a date.
     let date = |url: &Url| {
         let answer = get(url.as_str(), config.proxy.clone()).ok()?;
-        parse_http_date(answer.headers.get("date")?.to_str().ok()?)
+        parse_http_date(answer.headers().get("date")?.to_str().ok()?)
     };
     let ahead_ms = |there: EpochMs| clock::now().0 - there.0;
     let clocks = [

@@ -72,6 +72,14 @@ fn one_key_without_the_other_is_a_fault_that_names_the_missing_one() {
 }
 
 #[test]
+fn a_session_token_without_keys_is_a_notice() {
+    let only_token = config(&[("AWS_SESSION_TOKEN", "token")]);
+    assert!(matches!(only_token.credentials, CredentialSource::EdgeApi));
+    let what = "has no effect without AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; set them, or unset it";
+    assert_eq!(only_token.notices, [format!("AWS_SESSION_TOKEN: {what}")]);
+}
+
+#[test]
 fn keys_that_cannot_be_right_are_faults() {
     let copied =
         "the text holds white space, a control character or a letter beyond ASCII; copy it once more";
