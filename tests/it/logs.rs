@@ -100,7 +100,7 @@ fn no_secret_is_in_it_at_level_debug_either() {
 }
 
 #[test]
-fn at_level_debug_it_tells_of_each_change_what_became_of_it() {
+fn at_level_debug_each_change_has_a_line_with_its_outcome() {
     let stage = Stage::new();
     let service = Service::start(&stage.settings().set("LOG_LEVEL", "debug"));
     let state = State::new(Owner::customer(CUSTOMER), hours_ago(1), &[boolean("feature-sso")]);
