@@ -5,9 +5,9 @@
 //! pure) -> `store` (changes it in Redis; its r2d2 pool holds slots that connect when first used). `sqs` is where messages come
 //! from, `aws` has credentials and signatures, `edge` is Stigg's API, `pipeline` has the loops, `ops` is what operators see, and
 //! `commands` are the subcommands. `service` starts every thread; its `connections` makes the clients of the queue and Redis.
-//! `config` reads the settings, `refetch` fills a customer from Stigg's API for `warm`, `http_client` makes every HTTP call,
-//! `lookup` resolves host names within a deadline, `log` and `sentry_reports` report, and `backoff`, `clock`, `json` and
-//! `shutdown` are shared by the others.
+//! `config` reads the settings, `refetch` fills a customer from Stigg's API for `warm` and for `refresh`, which refills what is
+//! purged, `http_client` makes every HTTP call, `lookup` resolves host names within a deadline, `log` and `sentry_reports`
+//! report, and `backoff`, `clock`, `json` and `shutdown` are shared by the others.
 //!
 //! A body is read into a flat tree, not into structs, which takes less code and is faster (`message::tree`). Two kinds of
 //! text do not go through a JSON library: the lists that are written (`message::entries` and `entitlement::stored`, with the
@@ -19,6 +19,7 @@
 //! poller-0..P --Vec<InFlightDelivery>--> bounded --> worker-0..W --Vec<Recorded>--> bounded --> deleter-0..P
 //! visibility (extends what is in flight)   sampler (Redis health and statistics; whether the pollers make progress)
 //! prefix-check (once: whose customers are in Redis)   credentials, redis-credentials (renewal)   reports (Sentry's DSN, once)
+//! refresh, refresh-0..R (REFRESH_AFTER_PURGE: whom the workers purged is refetched)
 //! ops-http (every connection)   signals   watchdog (tells systemd that the loops are alive)   lookup (one per host lookup)
 //! SIGTERM/SIGINT: drain -> release -> exit (`shutdown`, `service::shut_down`)
 //! ```
@@ -77,5 +78,6 @@ pub mod clock;
 mod json;
 mod lookup;
 mod refetch;
+mod refresh;
 mod sentry_reports;
 pub mod shutdown;

@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::cache::keyspace::timestamp_key;
 use crate::cache::{CacheChange, Layout, changes};
 use crate::clock;
 use crate::clock::EpochMs;
@@ -63,18 +64,27 @@ impl From<EdgeError> for RefetchError {
 }
 
 impl Refetcher<'_> {
-    /// One try. It takes up to 10 s. What became of the list; `None` if Stigg knows neither entitlements nor a reason why
-    /// there are none: the next reader has to ask.
+    /// The same as [`Self::try_refetch`], whatever is cached. Waits for a reader that holds the lock; takes up to 10 s.
     pub fn refetch(&self, subject: &Subject) -> Result<Option<Outcome>, RefetchError> {
+        let why = "SDKs keep holding the refetch lock";
+        until(Instant::now() + WRITE_LOCK_MAX, why, || {
+            let outcome = self.try_refetch(subject, false)?;
+            Ok((outcome != Some(Outcome::Locked)).then_some(outcome))
+        })
+    }
+
+    /// What became of the list; `None` if Stigg knows neither entitlements nor a reason why there are none: the next reader
+    /// has to ask. [`Outcome::Locked`] if a reader, or another instance, is filling this very customer.
+    pub fn try_refetch(&self, subject: &Subject, if_absent: bool) -> Result<Option<Outcome>, RefetchError> {
         let keyspace = &self.layout.keyspace;
         let (lock, token) = (keyspace.refetch_lock(subject), format!("warm-{:x}", fastrand::u128(..)));
-        let why = "SDKs keep holding the refetch lock";
-        // A reader that holds it is filling this very customer.
-        let locked_at = until(Instant::now() + WRITE_LOCK_MAX, why, || {
-            let now = Instant::now();
-            Ok(self.store.take_lock(&lock, &token, WRITE_LOCK_MAX)?.then_some(now))
-        })?;
-        let outcome = self.ask_and_write(subject, locked_at);
+        let locked_at = Instant::now();
+        if !self.store.take_lock(&lock, &token, WRITE_LOCK_MAX)? {
+            return Ok(Some(Outcome::Locked));
+        }
+        let is_filled = if_absent && self.is_cached(subject)?; // after an error of Redis, the lock expires
+        let nothing = Outcome::Applied { written: 0, stale: 0 };
+        let outcome = if is_filled { Ok(Some(nothing)) } else { self.ask_and_write(subject, locked_at) };
         if let Err(error) = self.store.release_lock(&lock, &token) {
             log::debug!(err:% = error; "a refetch lock was not released: it expires");
         }
@@ -82,6 +92,12 @@ impl Refetcher<'_> {
             self.store.publish_refetched(&keyspace.refetch_channel(subject));
         }
         outcome
+    }
+
+    fn is_cached(&self, subject: &Subject) -> Result<bool, StoreError> {
+        let key = self.layout.keyspace.customer_key(subject);
+        let pair = self.store.snapshot(&[timestamp_key(&key), key])?;
+        Ok(pair.iter().all(|key| key.text().is_some()))
     }
 
     fn ask_and_write(&self, subject: &Subject, locked_at: Instant) -> Result<Option<Outcome>, RefetchError> {

@@ -3,7 +3,7 @@
 //! Source: `cacheKeysHelpers.js` of the published packages. Our own keys stay below the prefix, so that an ACL that
 //! allows `<prefix>:*` allows them; tombstones stay outside `<prefix>:c_*`, so that no scan takes them for a customer.
 
-use crate::entitlement::{CurrencyId, FeatureId, Subject};
+use crate::entitlement::{CurrencyId, CustomerId, FeatureId, ResourceId, Subject};
 
 /// Names the refetch after a cache miss in the keys of SDK 3.x and 4.x.
 const REFETCH: &str = "refetchEntityEntitlementsAfterCacheMiss";
@@ -103,6 +103,20 @@ impl Keyspace {
         (!is_other).then(|| [self.prefix.as_bytes(), b":purged:", customer].concat())
     }
 
+    /// The subject whose customer key this is. `None` for any other key, and for one that does not tell: ids are not escaped,
+    /// so an id may contain a separator of other keys, or `:r_` more than once. A single `:r_` begins a resource.
+    pub fn subject_of(&self, key: &[u8]) -> Option<Subject> {
+        self.tombstone_of(key)?;
+        let rest = str::from_utf8(key.strip_prefix(self.prefix.as_bytes())?).ok()?.strip_prefix(":c_")?;
+        let (customer, resource) = rest.split_once(":r_").map_or((rest, None), |(c, r)| (c, Some(r)));
+        let is_clear =
+            !customer.is_empty() && resource.is_none_or(|id| !id.is_empty() && !id.contains(":r_"));
+        is_clear.then(|| Subject {
+            customer: CustomerId(customer.to_owned()),
+            resource: resource.map(|id| ResourceId(id.to_owned())),
+        })
+    }
+
     fn spell(&self, before: &str, subject: &Subject, before_resource: &str) -> String {
         let customer = subject.customer.as_str();
         match &subject.resource {
@@ -162,7 +176,6 @@ pub fn value_key(scanned: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entitlement::{CustomerId, ResourceId};
 
     fn subject(customer: &str, resource: Option<&str>) -> Subject {
         Subject {
@@ -234,5 +247,19 @@ mod tests {
         for other in ["p:c_c:metadata", "p:c_c:f_api", "p:c_c:r_r:credit_ai", "q:c_c"] {
             assert_eq!(keys.tombstone_of(other.as_bytes()), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_scanned_customer_key_leads_to_its_subject_unless_it_could_be_that_of_several() {
+        let keys = Keyspace::new("p:c_x");
+        for subject in [subject("c:1", None), subject("c", Some("r")), subject("a:b", Some("c:d"))] {
+            let key = keys.customer_key(&subject);
+            assert_eq!(keys.subject_of(key.as_bytes()), Some(subject));
+        }
+        for unclear in ["c_a:r_b:r_c", "c_a:r_:r_b", "c_:r_b", "c_a:r_", "c_", "c_a:f_b", "c_a:metadata"] {
+            assert_eq!(keys.subject_of(format!("p:c_x:{unclear}").as_bytes()), None, "{unclear}");
+        }
+        assert_eq!(keys.subject_of(b"p:c_x:c_\xff"), None);
+        assert_eq!(keys.subject_of(b"q:c_a"), None);
     }
 }

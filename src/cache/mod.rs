@@ -102,6 +102,8 @@ pub struct BalanceWrite {
 /// Deletes a customer's entitlements and metadata; usage keys stay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PurgeWrite {
+    /// Whose.
+    pub subject: Subject,
     /// The SDKs' locks.
     pub locks: ReaderLocks,
     /// Where the purge is recorded.
@@ -309,6 +311,7 @@ fn credit_write(
 fn purge_change(subject: &Subject, sent_at: EpochMs, keyspace: &Keyspace) -> CacheChange {
     let customer_key = keyspace.customer_key(subject);
     CacheChange::Purge(PurgeWrite {
+        subject: subject.clone(),
         locks: keyspace.reader_locks(subject),
         tombstone: keyspace.tombstone(subject),
         metadata_key: metadata_key(&customer_key),

@@ -75,7 +75,8 @@ impl Session {
             let locked = pairs.filter(|(outcome, _)| **outcome == Ok(Outcome::Locked));
             let (slots, attempts): (Vec<_>, Vec<_>) =
                 locked.map(|(outcome, change)| (outcome, (change, waited))).unzip();
-            for (slot, outcome) in slots.into_iter().zip(apply_once(&self.store, &attempts, &|| true)?) {
+            for (slot, outcome) in slots.into_iter().zip(apply_once(&self.store, &attempts, None, &|| true)?)
+            {
                 *slot = outcome;
             }
             waited = began.elapsed();

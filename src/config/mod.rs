@@ -221,6 +221,8 @@ pub struct Config {
     pub expiry: Expiry,
     pub cache_update_policy: CacheUpdatePolicy,
     pub cache_format: CacheFormat,
+    /// `REFRESH_RATE`, with `REFRESH_AFTER_PURGE`.
+    pub refresh_rate: Option<u32>,
     pub sentry: SentryConfig,
     pub port: u16,
     pub status_page: bool,

@@ -140,6 +140,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     ),
     cache_update_policy: UpdateIfExists,
     cache_format: Compatible,
+    refresh_rate: None,
     sentry: RemoteConfiguration,
     port: 4000,
     status_page: true,

@@ -86,6 +86,8 @@ fn config(validator: &mut Validator<'_>) -> Option<Config> {
         let what = "has no effect: this service takes no lock that it could have to retry";
         validator.notice(CACHE_LOCK_RETRY_COUNT, what);
     }
+    let refresh_rate = validator.number(REFRESH_RATE);
+    let refresh_rate = validator.boolean(REFRESH_AFTER_PURGE).then_some(refresh_rate);
     let sentry = sentry(validator);
     let batch_size = validator.number(BATCH_SIZE);
     let wait_time_secs = validator.number(WAIT_TIME_SECS);
@@ -112,6 +114,7 @@ fn config(validator: &mut Validator<'_>) -> Option<Config> {
         expiry: cache.expiry,
         cache_update_policy: cache.policy,
         cache_format: cache.format,
+        refresh_rate,
         sentry: sentry?,
         port,
         status_page,

@@ -17,6 +17,8 @@ use crate::build_info::{COMMIT, VERSION};
 pub const FAILURE_REASONS: [&str; 5] = ["redis", "panic", "malformed", "expired", "other"];
 /// The `reason`s of `persistent_cache_writes_skipped_total`.
 pub const SKIP_REASONS: [&str; 3] = ["stale", "policy", "no_customer"];
+/// The `result`s of `persistent_cache_refreshes_total`.
+pub const REFRESH_RESULTS: [&str; 4] = ["refreshed", "skipped", "failed", "dropped"];
 /// The `operation`s of `persistent_cache_queue_errors_total`.
 pub const QUEUE_OPERATIONS: [&str; 4] = ["receive", "delete", "change_visibility", "get_attributes"];
 
@@ -77,6 +79,8 @@ metrics! {
     consumers: IntGauge = IntGauge::new("persistent_cache_consumers", "live pollers: they get answers from the queue, or have failed for less than 15 s");
     redis_up: IntGauge = IntGauge::new("persistent_cache_redis_up", "1 while Redis answers, else 0");
     credentials_expiry: GaugeVec = gauges("persistent_cache_credentials_expiry_timestamp_seconds", "when the temporary credentials expire; absent for static ones", &[]);
+    refreshes: IntCounterVec = counters("persistent_cache_refreshes_total", "purged customers and resources with `REFRESH_AFTER_PURGE`, by result: `refreshed`, `skipped`, `failed`, `dropped`", "result", &REFRESH_RESULTS);
+    refreshes_queued: IntGauge = IntGauge::new("persistent_cache_refreshes_queued", "purged customers and resources that wait to be refreshed");
     build_info: GaugeVec = gauges("persistent_cache_build_info", "always 1: the labels say which build runs", &["version", "commit"]);
 }
 

@@ -18,6 +18,7 @@ use crate::config::PoisonPolicy;
 use crate::log::FaultLog;
 use crate::ops::health::HealthBoard;
 use crate::ops::metrics::Metrics;
+use crate::refresh::RefreshQueue;
 use crate::sentry_reports::Reporter;
 use crate::shutdown::{Phases, Stop};
 use crate::sqs::{Operation, Queue};
@@ -40,6 +41,8 @@ pub struct Context {
     pub reporter: Reporter,
     /// To the deleters. Bounded: when they fall behind, the workers wait.
     pub recorded: Sender<Vec<Recorded>>,
+    /// With REFRESH_AFTER_PURGE: whom the workers purged.
+    pub refreshes: Option<Arc<RefreshQueue>>,
     pub shutdown: Phases<Stop>,
 }
 

@@ -17,6 +17,7 @@ use super::in_flight::InFlightDelivery;
 use crate::backoff::Backoff;
 use crate::cache::{CacheChange, Changes, Invalidation, changes};
 use crate::message::{self, Event};
+use crate::refresh::RefreshQueue;
 use crate::store::{CacheStore, Cause, LockPatience, Outcome, StoreError};
 
 /// The limits of a round: messages, bytes of bodies, changes. Enough that messages share the cost of a call, few enough
@@ -269,7 +270,8 @@ impl Worker {
             let waited = now.saturating_duration_since(attempt.locked_since.unwrap_or(now));
             (&attempt.change, waited)
         });
-        apply_once(&*self.context.store, &row.collect::<Vec<_>>(), &keep_going)
+        let refreshes = self.context.refreshes.as_deref();
+        apply_once(&*self.context.store, &row.collect::<Vec<_>>(), refreshes, &keep_going)
     }
 
     /// The jobs are kept and retried while their messages are hidden from others.
@@ -302,6 +304,11 @@ impl Worker {
                     Ok(outcome) if self.count(outcome) => {
                         (job.has_written, has_written) = (true, true);
                         has_deleted |= attempt.change.only_deletes();
+                        if let (Some(refreshes), CacheChange::Purge(purge)) =
+                            (&self.context.refreshes, attempt.change)
+                        {
+                            refreshes.add(purge.subject, Instant::now());
+                        }
                     }
                     Ok(_) => {}
                     Err(error) => _ = job.refusal.get_or_insert(error),
@@ -358,17 +365,27 @@ impl Worker {
 }
 
 /// One call for these changes, each with how long it has waited for readers' locks; an outcome each, in order. An
-/// invalidation is not atomic and has to be the only change.
+/// invalidation is not atomic and has to be the only change. Whom it purges is added to `refreshes`.
 pub fn apply_once(
     store: &dyn CacheStore,
     changes: &[(&CacheChange, Duration)],
+    refreshes: Option<&RefreshQueue>,
     keep_going: &dyn Fn() -> bool,
 ) -> Result<Vec<Result<Outcome, StoreError>>, StoreError> {
     let [(CacheChange::InvalidateEnvironment(invalidation), _)] = changes else {
         let row = changes.iter().map(|(change, waited)| (*change, LockPatience::after(*waited)));
         return store.apply(&row.collect::<Vec<_>>(), keep_going);
     };
-    match store.invalidate(invalidation, keep_going) {
+    // The scan would delete again, key by key, what was refreshed before its end.
+    let _held = refreshes.map(RefreshQueue::hold);
+    let each = |key: &[u8]| {
+        if let Some(refreshes) = refreshes
+            && let Some(subject) = invalidation.keyspace.subject_of(key)
+        {
+            refreshes.add(subject, Instant::now());
+        }
+    };
+    match store.invalidate(invalidation, &each, keep_going) {
         Ok(unlinked) => {
             log::info!(unlinked; "invalidated the environment: unlinked {unlinked} keys");
             let (written, stale) = (unlinked, 0);

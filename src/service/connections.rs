@@ -3,18 +3,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::bounded;
+
 use super::Setup;
 use crate::aws::{CredentialsProvider, provider};
+use crate::cache::Layout;
 use crate::cache::keyspace::Keyspace;
 use crate::clock;
 use crate::config::{CredentialSource, RedisAddress, RedisConfig};
 use crate::log::FaultLog;
 use crate::ops::metrics::Metrics;
 use crate::pipeline::context::seconds;
+use crate::refresh::{self, RefreshQueue, Refresher};
 use crate::shutdown::Stop;
 use crate::sqs::Queue;
 use crate::sqs::client::{SqsClient, SqsSettings};
-use crate::store::{CacheStore, RedisStore, StoreRules, server_name};
+use crate::store::{RedisStore, StoreRules, server_name};
 
 /// What a receive may take beyond its long poll.
 pub(super) const RECEIVE_SLACK: Duration = Duration::from_secs(5);
@@ -42,7 +46,7 @@ impl Setup<'_> {
     }
 
     /// No connection is made yet.
-    pub(super) fn store(&self) -> anyhow::Result<Arc<dyn CacheStore>> {
+    pub(super) fn store(&self) -> anyhow::Result<Arc<RedisStore>> {
         let config = self.config;
         log_redis(&config.redis);
         // ElastiCache's tokens are signed with the operator's own credentials: the configuration refuses the Edge API's.
@@ -53,9 +57,40 @@ impl Setup<'_> {
             policy: config.cache_update_policy,
             expiry: config.expiry,
         };
-        // One per worker, one for the sampler, one for the prefix check.
-        let connections = u32::try_from(config.workers + 2)?;
+        // One per worker, one for the sampler, one for the prefix check, one per refresh.
+        let connections = u32::try_from(config.workers + 2)? + self.parallel_refreshes();
         Ok(Arc::new(RedisStore::new(config.redis.clone(), rules, connections, signer.transpose()?)))
+    }
+
+    /// Enough for REFRESH_RATE if the Edge API takes 200 ms; 64 at most.
+    fn parallel_refreshes(&self) -> u32 {
+        self.config.refresh_rate.unwrap_or_default().div_ceil(5).min(64)
+    }
+
+    /// Starts the threads that refresh purged customers, if they are asked for.
+    pub(super) fn start_refresher(
+        &self,
+        layout: &Layout,
+        store: &Arc<RedisStore>,
+        drain: &Stop,
+    ) -> anyhow::Result<Option<Arc<RefreshQueue>>> {
+        let Some(rate) = self.config.refresh_rate else { return Ok(None) };
+        let queue = Arc::new(RefreshQueue::new(refresh::CAPACITY, Arc::clone(&self.metrics)));
+        let refresher = Arc::new(Refresher {
+            queue: Arc::clone(&queue),
+            store: Arc::clone(store),
+            layout: layout.clone(),
+            edge: Arc::clone(&self.edge),
+            faults: Arc::clone(&self.faults),
+            stop: drain.clone(),
+        });
+        let (sender, in_turn) = bounded(0);
+        for index in 0..self.parallel_refreshes() {
+            let (refresher, in_turn) = (Arc::clone(&refresher), in_turn.clone());
+            self.threads.spawn(format!("refresh-{index}"), move || refresher.run(&in_turn))?;
+        }
+        self.threads.spawn("refresh", move || refresher.dispatch(rate, &sender))?;
+        Ok(Some(queue))
     }
 
     /// The provider of this source, and a thread that renews its credentials. `signs` is what they sign.

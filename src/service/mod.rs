@@ -149,15 +149,16 @@ fn run_until_the_end(
     let reporter = Reporter::default();
     setup.start_reports(reporter.clone())?;
     let (recorded_sender, recorded) = bounded(config.consumers * 2);
+    let layout =
+        Layout { keyspace: Keyspace::new(config.environment_prefix.clone()), format: config.cache_format };
+    let store = setup.store()?;
     let context = Arc::new(Context {
         batch_size: config.batch_size,
         wait_time: config.wait_time,
         poison_policy: config.poison_policy,
-        layout: Layout {
-            keyspace: Keyspace::new(config.environment_prefix.clone()),
-            format: config.cache_format,
-        },
-        store: overrides.store.map_or_else(|| setup.store(), Ok)?,
+        refreshes: setup.start_refresher(&layout, &store, &shutdown.drain)?,
+        layout,
+        store: overrides.store.unwrap_or(store),
         queue: overrides.queue.map_or_else(|| setup.queue(), Ok)?,
         in_flight: InFlight::new(config.consumers, Arc::clone(&metrics)),
         gate: RedisGate::new(Arc::clone(&health), Arc::clone(&metrics), Arc::clone(faults)),

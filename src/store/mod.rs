@@ -124,10 +124,11 @@ pub trait CacheStore: Send + Sync {
 
     /// Scans all customers' keys and deletes them in bounded batches, each with its timestamp. Takes long on a large Redis:
     /// `keep_going` is asked between batches, and `false` ends it with an error of [`Cause::Stopped`]. Returns the number
-    /// of keys deleted.
+    /// of keys deleted; `each` gets every value's key.
     fn invalidate(
         &self,
         invalidation: &Invalidation,
+        each: &dyn Fn(&[u8]),
         keep_going: &dyn Fn() -> bool,
     ) -> Result<u64, StoreError>;
 

@@ -222,6 +222,7 @@ impl RedisStore {
         &self,
         connection: &mut Connection,
         invalidation: &Invalidation,
+        each: &dyn Fn(&[u8]),
         keep_going: &dyn Fn() -> bool,
     ) -> Result<u64, StoreError> {
         let Invalidation { keyspace, sent_at, resets_tombstone: resets } = invalidation;
@@ -234,8 +235,11 @@ impl RedisStore {
             // written both again, and nothing would ever replace half of a pair.
             let values: BTreeSet<&[u8]> = keys.iter().map(|key| value_key(key)).collect();
             let unlink = |value| Step::Unlink { value, keyspace, sent_at };
-            let steps: Vec<_> = values.into_iter().map(unlink).collect();
-            for result in self.run(connection, &steps, false, keep_going)? {
+            let steps: Vec<_> = values.iter().copied().map(unlink).collect();
+            let results = self.run(connection, &steps, false, keep_going);
+            // Even after an error: some may have been deleted.
+            values.into_iter().for_each(each);
+            for result in results? {
                 if let Outcome::Applied { written, .. } = result?.outcome {
                     unlinked += written;
                 }
@@ -289,9 +293,10 @@ impl CacheStore for RedisStore {
     fn invalidate(
         &self,
         invalidation: &Invalidation,
+        each: &dyn Fn(&[u8]),
         keep_going: &dyn Fn() -> bool,
     ) -> Result<u64, StoreError> {
-        self.connections.on_one(|connection| self.scan_and_unlink(connection, invalidation, keep_going))
+        self.connections.on_one(|connection| self.scan_and_unlink(connection, invalidation, each, keep_going))
     }
 
     fn probe_write(&self) -> Result<(), StoreError> {

@@ -127,8 +127,13 @@ impl CacheStore for PanickyStore {
         self.redis.apply(changes, go_on)
     }
 
-    fn invalidate(&self, invalidation: &Invalidation, go_on: &dyn Fn() -> bool) -> Result<u64, StoreError> {
-        self.redis.invalidate(invalidation, go_on)
+    fn invalidate(
+        &self,
+        invalidation: &Invalidation,
+        each: &dyn Fn(&[u8]),
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<u64, StoreError> {
+        self.redis.invalidate(invalidation, each, go_on)
     }
 
     fn follow_primary(&self) -> Result<(), StoreError> {

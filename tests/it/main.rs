@@ -32,6 +32,7 @@ mod policy;
 mod purge;
 mod redriven;
 mod refetch;
+mod refresh;
 mod timestamps;
 mod tombstones;
 

@@ -187,7 +187,12 @@ impl CacheStore for FakeStore {
         Ok(keys.into_iter().map(|key| self.apply_one(key)).collect())
     }
 
-    fn invalidate(&self, _: &Invalidation, _: &dyn Fn() -> bool) -> Result<u64, StoreError> {
+    fn invalidate(
+        &self,
+        _: &Invalidation,
+        _: &dyn Fn(&[u8]),
+        _: &dyn Fn() -> bool,
+    ) -> Result<u64, StoreError> {
         self.fail()?;
         Ok(0)
     }
@@ -250,6 +255,7 @@ impl Rig {
             faults,
             reporter: Reporter::default(),
             recorded: recorded_sender,
+            refreshes: None,
             shutdown,
         };
         Self { context: Arc::new(context), queue, store, recorded, triggers: Some(triggers) }
