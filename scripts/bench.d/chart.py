@@ -1,4 +1,4 @@
-"""The chart: what one CPU-second does, the service beside the node worker. An SVG that needs nothing else."""
+"""The chart: messages per CPU-second of the service and of the node worker, as a self-contained SVG."""
 
 from html import escape
 
@@ -12,7 +12,7 @@ LEFT, WIDTH, BAR, GAP, TOP = 330, 420, 18, 16, 64
 
 
 def svg(result):
-    """Bars on one scale for each load, since the loads differ by more than the contenders."""
+    """One scale per load, because the loads differ by more than the contenders."""
     runs = result["runs"]
     groups = [row for row in rows.ROWS if row.name in SHOWN and values(runs, row.name, SERVICE, "messages_per_cpu_second")]
     parts, y = [], TOP

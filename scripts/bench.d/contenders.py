@@ -7,7 +7,7 @@ from stage import free_port, process
 
 
 def environment(row, redis, queue, certificate):
-    """Nothing of this process's own but where programs are."""
+    """From the environment of this process, only PATH."""
     env = {
         "PATH": os.environ["PATH"],
         "AWS_REGION": "us-east-2",
@@ -26,7 +26,7 @@ def environment(row, redis, queue, certificate):
 
 
 def start(contender, programs, row, redis, queue, certificate, log, extra=None):
-    """The contender as a block: it ends with it."""
+    """Runs the contender until the block ends."""
     env = environment(row, redis, queue, certificate) | (extra or {})
     if contender in (rows.SERVICE, rows.REVISION):
         env |= {"SERVER_API_KEY": "server-key", "DISABLE_SENTRY": "1", "PORT": str(free_port())}

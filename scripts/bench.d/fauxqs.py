@@ -1,4 +1,4 @@
-"""The main rows once more, with a queue that is nobody's of ours: fauxqs, an SQS emulator from npm."""
+"""The main rows with a public queue instead of the fake SQS: fauxqs, an SQS emulator from npm."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from meter import Meter, alive, checked
 from stage import Failed, free_port, process, run, wait_until
 
 REGION = "us-east-2"
-# Enough for some seconds of each.
+# Enough for a few seconds.
 MESSAGES = {
     ("usage", rows.SERVICE): 40_000,
     ("usage", rows.NODE): 20_000,
@@ -23,11 +23,11 @@ MESSAGES = {
 
 class Queue:
     def __init__(self, endpoint, pid):
-        # It knows its queues by a name with the region in it, and is to be called at its own address.
+        # Its queue URLs contain the region, so calls go to its own address.
         self.endpoint, self.pid, self.queue_url = endpoint, pid, None
 
     def left(self):
-        """Messages that are not deleted."""
+        """How many messages are not deleted yet."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         request = urllib.request.Request(
             self.endpoint,
@@ -65,7 +65,7 @@ def emulator(programs, log):
 
 
 def one(programs, row, contender, server, log):
-    """Drains a queue that is full at the start."""
+    """Measures how fast a full queue is drained."""
     messages = MESSAGES[row.mix, rows.SERVICE if contender == rows.REVISION else contender]
     with emulator(programs, log) as queue:
         filled = run(
@@ -73,7 +73,7 @@ def one(programs, row, contender, server, log):
         )
         queue.queue_url = filled["queue_url"]
         with contenders.start(contender, programs, row, server, queue, None, log) as child:
-            # What starting costs is no part of it, so it is measured from a quarter on.
+            # The measurement begins after a quarter, so that it does not include the start.
             wait_until("a quarter deleted", 120, lambda: alive(child) and queue.left() <= messages * 3 // 4)
             before, meter = queue.left(), Meter([child], server, queue)
             while queue.left() > messages // 20:

@@ -1,7 +1,7 @@
-"""How the cost of a message and the memory grow: with the keys in Redis, with the features of a customer, with the
-length of a body, and with the instances on one queue. The service alone.
+"""How the cost of a message and the memory of the service grow: with the keys in Redis, with the features of a customer, with
+the length of a body, and with the instances on one queue.
 
-Ends with an estimate on paper for a million messages a second, from what was measured."""
+Ends with an estimate for a million messages per second, calculated from these figures."""
 
 import json
 import time
@@ -10,11 +10,14 @@ from dataclasses import dataclass, replace
 
 import contenders
 import report
+import results
 import rows
 from meter import Meter, alive, checked
 from stage import Failed, memory_kib, redis, run, started_queue, wait_until
 
 MILLION = 1_000_000
+# A run with fewer rounds or less time is not complete.
+ROUNDS, SECONDS = 2, 4
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ FEATURES = [
     Step("features of a customer", counted(features, "feature"), entitlements(features, customers))
     for features, customers in ((1, 2_000), (5, 2_000), (50, 1_000), (300, 200))
 ]
-# As many features as SQS lets a body be long; ten of 1 MiB are more than it puts into one answer.
+# As many features as fit into the longest body that SQS accepts. Ten bodies of 1 MiB do not fit into one of its answers.
 BODIES = [
     Step("length of a body", title, entitlements(features, 50, batch=batch))
     for title, features, batch in (("256 KiB", 489, 10), ("1 MiB", 1_950, 1))
@@ -76,7 +79,7 @@ def one(programs, step, seconds, log):
             stack.enter_context(contenders.start(rows.SERVICE, programs, row, server, queue, None, log))
             for _ in range(step.instances)
         ]
-        # Each of an instance's ten pollers has called once.
+        # Each of the ten pollers of an instance has called once.
         wait_until("first polls", 30, lambda: all(map(alive, children)) and queue.counts()["receives"] >= 10 * step.instances)
         time.sleep(1)
         idle = [memory_kib(child.pid)[0] for child in children]
@@ -90,7 +93,7 @@ def one(programs, step, seconds, log):
         counts = queue.counts()
         peaks = [memory_kib(child.pid)[1] for child in children]
         memory = server.info("memory")
-        # Looked for without probes, whose number is part of what a message is.
+        # Compared without probes, because their number changes the messages.
         if step.probes == 0:
             figures |= checked(programs, row, server, messages, more=["--probes=0"])
         return figures | {
@@ -106,9 +109,9 @@ def one(programs, step, seconds, log):
 
 
 def measured(options, programs, result):
-    """All steps, round after round; prints the tables."""
+    """Measures all steps, round after round, and prints the tables."""
     chosen = [step for step in STEPS if not options.rows or any(name in step.table for name in options.rows)]
-    last = options.out / "growth.json"
+    last = options.out / "last-growth.json"
     for number in range(options.rounds):
         for step in chosen:
             try:
@@ -120,6 +123,9 @@ def measured(options, programs, result):
             result["runs"].setdefault(step.table, {}).setdefault(step.title, []).append(figures)
             last.write_text(json.dumps(result, indent=1))
             print(f"round {number + 1}  {step.title:40} {figures['messages_per_second']:>10,.0f}/s", flush=True)
+    is_complete = chosen == STEPS and not options.binary and options.rounds >= ROUNDS and options.seconds >= SECONDS
+    if is_complete and not result["failures"]:
+        results.keep(options.results, "growth", result)
     print("\n" + tables(result) + "\n\n" + estimate(result))
     return 1 if result["failures"] else 0
 
@@ -148,19 +154,18 @@ def tables(result):
     return "\n\n".join(parts)
 
 
-SPLIT = """What bounds it is Redis, which writes on one thread: what one primary takes is what one environment can
-have, since all its keys are in one slot of a cluster. Beyond that, environments are split: each ENVIRONMENT_PREFIX with a queue,
-instances and a Redis of its own. Several databases of one Redis share its thread, so REDIS_DB separates environments and
-adds nothing."""
+SPLIT = """The limit is Redis, which writes on one thread. All keys of an environment are in one slot of a cluster, so one primary is
+the limit of one environment. Beyond that, use several environments: each ENVIRONMENT_PREFIX with its own queue, instances and
+Redis. Several databases of one Redis share its thread, so REDIS_DB separates environments but adds no capacity."""
 
-# Of what a core gives, so much is planned for: the rest is for peaks, and for what else a machine does.
+# Planned share of each core: the rest is for peaks, and for other work on the machine.
 PLANNED_SHARE = 0.6
-# SQS standard queues, us-east-1, beyond the first million: a call of up to 64 KiB counts as one.
+# SQS standard queues in us-east-1, beyond the first million calls. A call of up to 64 KiB counts as one.
 DOLLARS_PER_MILLION_CALLS = 0.40
 
 
 def estimate(result):
-    """A million usage messages a second, on paper."""
+    """What a million usage messages per second would need."""
     lines = []
     for title in ("batch 1", "batch 10"):
         of = (result["runs"], "size of a batch", title)
@@ -180,10 +185,10 @@ def estimate(result):
         )
     if not lines:
         return ""
-    head = ["1,000,000 usage messages/s, on paper", "cores of the service", "Redis primaries", "queue calls/s", "SQS a day"]
+    head = ["1,000,000 usage messages/s, calculated", "cores of the service", "Redis primaries", "queue calls/s", "SQS a day"]
     return report.table(head, lines) + (
-        f"\n\nAssumed: cost per message as measured here, {PLANNED_SHARE:.0%} of a core used; a Redis primary is one "
-        f"core; {DOLLARS_PER_MILLION_CALLS} $ per million calls (receive and delete; what the publisher sends costs as "
-        "much again); batches as full as they were here."
+        f"\n\nAssumptions: the cost per message as measured here; {PLANNED_SHARE:.0%} of each core is used; one Redis primary "
+        f"uses one core; {DOLLARS_PER_MILLION_CALLS} $ per million calls (receive and delete; sending costs the publisher as "
+        "much again); batches as full as here."
         f"\n\n{SPLIT}"
     )

@@ -1,4 +1,4 @@
-"""Measures: every row, every contender, round after round. Started by scripts/bench, which builds what is needed."""
+"""Measures every row and every contender, round after round. Started by scripts/bench, which builds what is needed."""
 
 import argparse
 import json
@@ -16,17 +16,18 @@ import growth
 import measure
 import readme
 import report
+import results
 import rows
 from stage import Failed, redis, run
 
 ROOT = Path(__file__).resolve().parents[2]
-# What a whole run has, and a look has less of.
+# A run with fewer rounds or less time is not complete: it is a quick look.
 ROUNDS, SECONDS = 5, 4
 
 
 @dataclass(frozen=True)
 class Programs:
-    """Where what is run lies."""
+    """Paths of the programs."""
 
     service: Path
     bench: Path
@@ -38,7 +39,7 @@ class Programs:
 
 @dataclass(frozen=True)
 class Certificate:
-    """Of localhost, made for this run."""
+    """The certificate of localhost, made for this run."""
 
     authority: Path
     chain: Path
@@ -51,7 +52,7 @@ QUICK = "scripts/bench --quick compares instructions with an earlier revision: s
 def at_least_one(text):
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} measures nothing: 1 is the least")
+        raise argparse.ArgumentTypeError(f"{number} measures nothing: the minimum is 1")
     return number
 
 
@@ -62,13 +63,13 @@ def contenders_named(text):
 def program(text):
     path = Path(text)
     if not os.access(path, os.X_OK) or path.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is no program that can be run")
+        raise argparse.ArgumentTypeError(f"{text} is not an executable program")
     return path
 
 
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__, epilog=QUICK, allow_abbrev=False)
-    parser.add_argument("--main", action="store_true", help="only the rows that the bars are about")
+    parser.add_argument("--main", action="store_true", help="only the rows that have a target")
     parser.add_argument("--rows", type=lambda text: text.split(","), help="only these rows (names, with commas between)")
     parser.add_argument("--contenders", type=contenders_named, help=f"only these, with commas between: {', '.join(rows.WARM_UP_SECS)}")
     parser.add_argument("--rounds", type=at_least_one, default=ROUNDS)
@@ -76,13 +77,15 @@ def arguments():
     parser.add_argument("--seconds", type=at_least_one, default=SECONDS, help="measured in each run, after the warm-up")
     parser.add_argument("--binary", type=program, help="measure this program as the service")
     parser.add_argument("--against", metavar="REVISION", help="the binary of this revision is one more contender in every row")
-    parser.add_argument("--growth", action="store_true", help="how cost and memory grow, instead")
-    parser.add_argument("--readme", action="store_true", help="write the last whole run into RESULTS.md and README.md, and end")
+    parser.add_argument("--growth", action="store_true", help="instead: how cost and memory grow")
+    parser.add_argument("--readme", action="store_true", help="write the last complete results into README.md, tests/README.md, RESULTS.md and its chart, and end")
     parser.add_argument("--validate", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--programs", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--revision-program", type=program, help=argparse.SUPPRESS)
     parser.add_argument("--shipped", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--tools", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--results", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--revision", required=True, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, required=True, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.against and options.growth:
@@ -110,13 +113,8 @@ def machine():
     }
 
 
-def revision():
-    changed = "" if not text_of("git", "status", "--porcelain", "--", "src", "Cargo.lock") else " with changes"
-    return text_of("git", "rev-parse", "--short", "HEAD") + changed
-
-
 def certificate(directory):
-    """An authority for this run, and localhost's certificate by it."""
+    """Creates an authority for this run, and a certificate of localhost that it has signed."""
     made = Certificate(directory / "authority.pem", directory / "localhost.pem", directory / "localhost.key")
     request, authority_key = directory / "localhost.csr", directory / "authority.key"
     extensions = directory / "extensions"
@@ -143,12 +141,12 @@ def certificate(directory):
 
 
 def redis_alone(programs, seconds, log):
-    """Messages a second that Redis takes with nothing before it."""
+    """Messages per second that Redis itself can write."""
     found = {}
     for row in rows.named(["usage", "list-50"]):
         with redis(log) as server:
-            told = run([programs.bench, "redis-limit", f"--redis={server.port}", f"--seconds={seconds}", *row.mix_flags()])
-        found[row.title] = told["messages"] / told["seconds"]
+            counts = run([programs.bench, "redis-limit", f"--redis={server.port}", f"--seconds={seconds}", *row.mix_flags()])
+        found[row.title] = counts["messages"] / counts["seconds"]
     return found
 
 
@@ -159,13 +157,13 @@ def rounds_of(row, options):
 
 
 def measured(options, chosen, programs, result, save):
-    """All rounds; each run's figures are kept as soon as they are there."""
+    """All rounds. The figures of each run are saved at once."""
     log, cert = options.out / "log", certificate(options.out)
     for number in range(options.rounds):
         for row in chosen:
             if number >= rounds_of(row, options):
                 continue
-            # Each begins once, so that none always runs on what another left warm.
+            # The order rotates, so that none always benefits from the caches that another has warmed.
             turn = number % len(row.contenders)
             for contender in row.contenders[turn:] + row.contenders[:turn]:
                 if options.contenders and contender not in options.contenders:
@@ -179,10 +177,10 @@ def measured(options, chosen, programs, result, save):
                     continue
                 result["runs"].setdefault(row.name, {}).setdefault(contender, []).append(figures)
                 save()
-                told = f"{figures['messages_per_second']:>10,.0f}/s {figures['messages_per_cpu_second']:>10,.0f} per CPU-s"
+                summary = f"{figures['messages_per_second']:>10,.0f}/s {figures['messages_per_cpu_second']:>10,.0f} per CPU-s"
                 if "peak_kib" in figures:
-                    told += f"{figures['peak_kib'] / 1024:>7.1f} MiB"
-                print(f"round {number + 1}  {row.name:15} {contender:12} {told}", flush=True)
+                    summary += f"{figures['peak_kib'] / 1024:>7.1f} MiB"
+                print(f"round {number + 1}  {row.name:15} {contender:12} {summary}", flush=True)
         if {"usage", "list-50"} & {row.name for row in chosen} and not options.contenders:
             for title, rate in redis_alone(programs, 2, log / "redis-alone").items():
                 result.setdefault("redis_limit", {}).setdefault(title, []).append(rate)
@@ -190,9 +188,8 @@ def measured(options, chosen, programs, result, save):
 
 def main():
     options = arguments()
-    whole = options.out / "whole.json"
     chosen = [row for row in rows.ROWS if row.main or not options.main]
-    # The names of growth are parts of its tables' names.
+    # With --growth, they are parts of the names of its tables.
     if options.rows and not options.growth:
         chosen = rows.named(options.rows)
     if options.against:
@@ -200,7 +197,7 @@ def main():
     if options.validate:
         return 0
     if options.readme:
-        return readme.write(ROOT, whole, options.out / "growth.json")
+        return readme.write(ROOT, options.results)
     programs = Programs(
         options.binary or options.shipped or options.programs / "persistent-cache-service",
         options.programs / "examples" / "bench",
@@ -211,7 +208,7 @@ def main():
     shutil.rmtree(options.out / "log", ignore_errors=True)
     result = {
         "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()) + " UTC",
-        "revision": revision(),
+        "revision": options.revision,
         "against": options.against,
         "machine": machine(),
         "load_before": os.getloadavg()[0],
@@ -224,11 +221,11 @@ def main():
         "failures": [],
     }
     if result["load_before"] > 1:
-        print(f"others use this machine as well (load {result['load_before']:.1f}): what is measured now is noise")
+        print(f"others use this machine as well (load {result['load_before']:.1f}), so these figures are not reliable")
     if options.growth:
         return growth.measured(options, programs, result)
-    is_look = options.rows or options.contenders or options.main or options.binary or options.minute_rounds
-    is_whole = not is_look and options.rounds >= ROUNDS and options.seconds >= SECONDS
+    is_partial = options.rows or options.contenders or options.main or options.binary or options.minute_rounds
+    is_complete = not is_partial and options.rounds >= ROUNDS and options.seconds >= SECONDS
     last = options.out / "last.json"
 
     def save():
@@ -243,8 +240,8 @@ def main():
     result["took_seconds"] = round(time.monotonic() - began)
     save()
     (options.out / "chart.svg").write_text(chart.svg(result))
-    if is_whole and not result["failures"]:
-        whole.write_text(last.read_text())
+    if is_complete and not result["failures"]:
+        results.keep(options.results, "bench", result)
     print(f"\n{report.whole(result)}\n\n{result['took_seconds']} s; figures: {last}, chart: {options.out / 'chart.svg'}")
     return 1 if result["failures"] else 0
 

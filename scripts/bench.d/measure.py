@@ -17,7 +17,7 @@ def one(programs, row, contender, seconds, certificate, log):
         run([programs.bench, "prime", f"--redis={server.port}", *row.mix_flags()])
         if row.queue == "fauxqs":
             return fauxqs.one(programs, row, contender, server, log)
-        watched = server if row.sort == "times" else None
+        watched = server if row.kind == "times" else None
         queue = stack.enter_context(started_queue(programs, row, log, certificate, watched))
         began, at_us = time.monotonic(), queue.counts()["now_us"]
         spawned = time.monotonic()
@@ -28,7 +28,7 @@ def one(programs, row, contender, seconds, certificate, log):
         first_poll = (queue.counts()["first_receive_us"] - at_us) / 1e6 - (spawned - began)
         time.sleep(1)
         figures = {"start_to_first_poll_ms": first_poll * 1_000, "idle_kib": memory_kib(child.pid)[0]}
-        load = times if row.sort == "times" else throughput
+        load = times if row.kind == "times" else throughput
         figures |= load(row, contender, seconds, child, server, queue)
         messages = queue.drain()
         figures["loaded_kib"], figures["peak_kib"] = memory_kib(child.pid)
@@ -42,7 +42,7 @@ def one(programs, row, contender, seconds, certificate, log):
 
 
 def throughput(row, contender, seconds, child, server, queue):
-    """All that it can."""
+    """Figures at full rate."""
     queue.ask("start")
     time.sleep(rows.WARM_UP_SECS[contender])
     queue.ask("measure")
@@ -55,7 +55,7 @@ def throughput(row, contender, seconds, child, server, queue):
 
 
 def times(row, contender, seconds, child, server, queue):
-    """How long a message takes: at the top rate, and at half of it."""
+    """Latencies: at the top rate, and at half of it."""
     queue.ask("start")
     time.sleep(rows.WARM_UP_SECS[contender])
     queue.ask("measure")

@@ -4,14 +4,13 @@ import time
 
 from stage import Failed, cpu_seconds, run
 
-# Of a thousand keys that are looked at after a run, so many may hold something else than the newest state. The SDK's
-# usage write is not atomic (it reads the timestamp, then writes), so that two of its consumers overtake each other now
-# and then; what does not write at all is far beyond.
+# After a run, up to this many of a thousand keys may not hold the newest state. The SDK's usage write is not atomic (it reads
+# the timestamp, then writes), so two of its consumers sometimes overtake each other. A contender that writes nothing is far above.
 WRONG_OF_THOUSAND_MAX = 10
 
 
 class Meter:
-    """What the kernel and Redis account, from its start on. Of all children of the contender together."""
+    """CPU time and Redis statistics since its start, for all processes of the contender together."""
 
     def __init__(self, children, server, queue):
         self.children, self.server, self.queue = children, server, queue
@@ -23,7 +22,7 @@ class Meter:
         return time.monotonic(), used | {"contender": sum(cpu_seconds(child.pid) for child in self.children)}
 
     def figures(self, messages, of_redis):
-        """Of so many messages since the start."""
+        """The figures since the start, for this number of messages."""
         now, cpu = self.read()
         seconds = now - self.before[0]
         used = {name: cpu[name] - self.before[1][name] for name in cpu}
@@ -44,12 +43,12 @@ class Meter:
 
 
 def redis_figures(server, messages):
-    """Per message, since the statistics were reset."""
+    """Figures per message, since the statistics were reset."""
     stats = server.info("stats")
     moved = int(stats["total_net_input_bytes"]) + int(stats["total_net_output_bytes"])
     calls = {
-        name.removeprefix("cmdstat_"): int(told.split("calls=")[1].split(",")[0]) / messages
-        for name, told in server.info("commandstats").items()
+        name.removeprefix("cmdstat_"): int(line.split("calls=")[1].split(",")[0]) / messages
+        for name, line in server.info("commandstats").items()
     }
     return {
         "redis_bytes_per_message": moved / messages,
@@ -65,7 +64,7 @@ def alive(child):
 
 
 def checked(programs, row, server, messages, more=()):
-    """Redis has to hold the newest state of each key that is looked at."""
+    """Checks that Redis holds the newest state of each key that is compared."""
     flags = [f"--redis={server.port}", f"--messages={messages}", *row.mix_flags(), *more]
     found = run([programs.bench, "check", *flags])
     right, wrong = found["right"], found["wrong"]

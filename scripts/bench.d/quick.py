@@ -1,8 +1,8 @@
-"""Regressions: how many instructions the service executes for fixed loads, beside an earlier build of it.
+"""Regressions: how many instructions the service executes for fixed loads, compared with an earlier build.
 
-Times are noise on a machine that others use as well; instructions hardly are. They are counted by `perf stat` where
-the processor lets it, else by callgrind, which is slow and simulates the same. The whole service runs, against the
-fake SQS and a Redis: with one poller and one worker, so that what is gathered into one call hardly depends on chance."""
+On a shared machine times vary, and instruction counts hardly do. `perf stat` counts them where the processor allows it,
+otherwise callgrind, which is slow. The complete service runs against the fake SQS and a Redis, with one poller and one worker,
+so that the size of each batch hardly depends on chance."""
 
 import argparse
 import os
@@ -29,7 +29,7 @@ class Load:
     title: str
     row: rows.Row
     messages: int
-    # What two counts of one build may differ by: at batch 1 chance has a say in how many deletions are one call.
+    # How much two counts of the same build may differ: at batch 1, the number of deletions per call varies.
     noise: float = 0.01
 
 
@@ -45,10 +45,10 @@ LOADS = [
 def perf_counts():
     """True if this machine lets perf count instructions."""
     try:
-        told = subprocess.run(["perf", "stat", "-x,", "-e", "instructions:u", "true"], capture_output=True, text=True)
+        done = subprocess.run(["perf", "stat", "-x,", "-e", "instructions:u", "true"], capture_output=True, text=True)
     except FileNotFoundError:
         return False
-    return told.returncode == 0 and re.match(r"\d+,", told.stderr.strip()) is not None
+    return done.returncode == 0 and re.match(r"\d+,", done.stderr.strip()) is not None
 
 
 class Counter:
@@ -58,13 +58,13 @@ class Counter:
         self.by_perf = perf_counts()
         self.name = "perf stat -e instructions:u" if self.by_perf else "valgrind --tool=callgrind"
 
-    def command(self, binary, told):
+    def command(self, binary, output):
         if self.by_perf:
-            return ["perf", "stat", "-x,", "-e", "instructions:u", "-o", told, binary]
-        return ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"--log-file={told}", binary]
+            return ["perf", "stat", "-x,", "-e", "instructions:u", "-o", output, binary]
+        return ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"--log-file={output}", binary]
 
-    def read(self, told):
-        text = Path(told).read_text()
+    def read(self, output):
+        text = Path(output).read_text()
         pattern = r"^(\d+),.*instructions" if self.by_perf else r"Collected : (\d+)"
         found = re.search(pattern, text, re.MULTILINE)
         if not found:
@@ -74,11 +74,11 @@ class Counter:
 
 def instructions(counter, programs, binary, load, log):
     """From the start of the process to its end."""
-    with ExitStack() as stack, tempfile.NamedTemporaryFile() as told:
+    with ExitStack() as stack, tempfile.NamedTemporaryFile() as output:
         server = stack.enter_context(redis(log))
         run([programs.bench, "prime", f"--redis={server.port}", *load.row.mix_flags()])
         queue = stack.enter_context(started_queue(programs, load.row, log))
-        counted = replace(programs, service=counter.command(binary, told.name))
+        counted = replace(programs, service=counter.command(binary, output.name))
         child = stack.enter_context(
             contenders.start(rows.SERVICE, counted, load.row, server, queue, None, log, ONE_OF_EACH)
         )
@@ -91,10 +91,10 @@ def instructions(counter, programs, binary, load, log):
         comes_to("a first poll", lambda counts: counts["first_receive_us"] > 0)
         queue.ask(f"start?messages={load.messages}")
         comes_to("all messages deleted", lambda counts: counts["deleted"] >= load.messages)
-        # The service alone is told to stop; perf waits for it.
+        # Only the service is stopped; perf waits for it.
         os.kill(service_of(child.pid) if counter.by_perf else child.pid, signal.SIGTERM)
         child.wait(60)
-        return counter.read(told.name)
+        return counter.read(output.name)
 
 
 def service_of(pid):

@@ -1,25 +1,25 @@
-"""The generated blocks of RESULTS.md and README.md: written from the last whole run and the last run of growth, never by hand."""
-
-import json
+"""The generated blocks of README.md, tests/README.md and RESULTS.md: the last complete results of the four long runs."""
 
 import chart
 import growth
 import report
+import results
 from rows import NODE, SERVICE
 
 RESULTS = "scripts/bench.d/RESULTS.md"
 README = "README.md"
+TESTS = "tests/README.md"
 
 SPEED = """![Messages per CPU-second](scripts/bench.d/chart.svg)
 
 {table}
 
 The Node worker combines `sqs-consumer` with the SDK's own Redis cache class. Measured on {date}, revision {revision},
-{cores} cores, with a simulated queue. [All results]({results}).
+{cores} cores, with a fake SQS. [All results]({results}).
 """
 
-GROWTH = """Measured on {date}, revision {revision}, {rounds} rounds of {seconds} s. The service runs alone; *peak* and *idle* are the
-memory of one instance.
+GROWTH = """Measured on {date}, revision {revision}, {rounds} rounds of {seconds} s. *peak* and *idle* are
+the memory of one instance.
 
 {tables}
 
@@ -56,6 +56,12 @@ def of_speed(result):
     )
 
 
+def of_rows(result, command):
+    """The table of a run of chaos or fuzz."""
+    facts = f"`{command}` on {result['date']}, revision {result['revision']}, {result['cores']} cores:"
+    return f"{facts}\n\n{report.table(['result', ''], result['rows'])}"
+
+
 def replace(path, block, text):
     """Puts a text between the two markers of a block."""
     begin, end = f"<!-- {block}:begin -->\n", f"<!-- {block}:end -->"
@@ -63,14 +69,14 @@ def replace(path, block, text):
     path.write_text(before + begin + text.rstrip() + "\n" + end + rest.split(end, 1)[1])
 
 
-def write(root, result_file, growth_file):
-    """Puts the tables of the last whole run, and of growth, where users read them."""
-    if not result_file.exists():
-        raise SystemExit(f"there is no whole run yet ({result_file}): run scripts/bench first")
-    result = json.loads(result_file.read_text())
-    (root / "scripts" / "bench.d" / "chart.svg").write_text(chart.svg(result))
-    replace(root / RESULTS, "bench", "![Messages per CPU-second](chart.svg)\n\n" + report.whole(result))
-    replace(root / README, "speed", of_speed(result))
-    if growth_file.exists():
-        replace(root / RESULTS, "growth", of_growth(json.loads(growth_file.read_text())))
-    print(f"{RESULTS} and {README} are of the run of {result['date']}, revision {result['revision']}")
+def write(root, directory):
+    """Writes the last complete results into the pages that users read."""
+    found = results.all_of_one_revision(directory)
+    bench = found["bench"]
+    (root / "scripts" / "bench.d" / "chart.svg").write_text(chart.svg(bench))
+    replace(root / RESULTS, "bench", "![Messages per CPU-second](chart.svg)\n\n" + report.whole(bench))
+    replace(root / RESULTS, "growth", of_growth(found["growth"]))
+    replace(root / README, "speed", of_speed(bench))
+    for name in ("chaos", "fuzz"):
+        replace(root / TESTS, name, of_rows(found[name], results.COMMANDS[name]))
+    print(f"{README}, {TESTS} and {RESULTS} show revision {bench['revision']}; check what RESULTS.md says about the figures")

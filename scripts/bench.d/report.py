@@ -1,4 +1,4 @@
-"""The tables of a run, and whether each bar was reached."""
+"""The tables of a run, and whether each target was reached."""
 
 from statistics import median
 
@@ -9,7 +9,7 @@ MIB = 1024
 
 
 def values(runs, row, contender, *path):
-    """One figure of every round that has it."""
+    """The figure at this path, of every round that has it."""
     found = []
     for figures in runs.get(row, {}).get(contender, []):
         for step in path:
@@ -25,7 +25,7 @@ def middle(runs, row, contender, *path):
 
 
 def shown(number, unit=""):
-    """With as many digits as mean something."""
+    """With the significant digits only."""
     if number is None:
         return "-"
     if abs(number) >= 1_000:
@@ -40,7 +40,7 @@ def shown(number, unit=""):
 
 
 def spread(runs, row, contender, *path, scale=1.0, unit=""):
-    """Median, and in brackets the least and the most."""
+    """The median, and in brackets the minimum and the maximum."""
     found = [value * scale for value in values(runs, row, contender, *path)]
     if not found:
         return "-"
@@ -50,7 +50,7 @@ def spread(runs, row, contender, *path, scale=1.0, unit=""):
 
 
 def table(head, lines):
-    """As Markdown, which reads as it is as well."""
+    """A Markdown table, aligned so that it is readable as text."""
     lines = [head, *lines]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     texts = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines]
@@ -70,7 +70,7 @@ def contenders_of(result, row):
 def speed_table(result):
     runs, lines = result["runs"], []
     for row in measured(result):
-        if row.sort != "throughput":
+        if row.kind != "throughput":
             continue
         for contender in contenders_of(result, row):
             of = (runs, row.name, contender)
@@ -95,14 +95,14 @@ def speed_table(result):
 
 
 def micros(seconds_per_1000):
-    """CPU of a neighbour for one message; none if it had nothing to do."""
+    """CPU time of Redis or the queue per message, if there was any."""
     return shown(seconds_per_1000 * 1_000 if seconds_per_1000 else None)
 
 
 def times_table(result):
     runs, lines = result["runs"], []
     for row in measured(result):
-        if row.sort != "times":
+        if row.kind != "times":
             continue
         for contender in contenders_of(result, row):
             for load, rate in (("full", "top_rate"), ("half", "messages_per_second")):
@@ -115,15 +115,15 @@ def times_table(result):
                     for quantile, least in (("p50", 10), ("p99", 100), ("p999", 1_000)):
                         enough = (count or 0) >= least
                         cells.append(spread(*of, load, what, f"{quantile}_us", scale=1e-3) if enough else "-")
-                    rate_told = f"{load} rate, {shown(middle(*of, rate))}/s"
-                    lines.append([row.title, contender, rate_told, name, *cells])
+                    rate_text = f"{load} rate, {shown(middle(*of, rate))}/s"
+                    lines.append([row.title, contender, rate_text, name, *cells])
     return table(["load", "contender", "rate", "time", "timed", "p50 ms", "p99 ms", "p99.9 ms"], lines)
 
 
 def footprint_table(result):
     runs, lines = result["runs"], []
     for contender in (SERVICE, REVISION, NODE) if result.get("against") else (SERVICE, NODE):
-        # Starting and idling are the same whatever comes later; a round trip would count as starting.
+        # Start and idle memory do not depend on the load. A round trip would count as part of the start.
         of_all = {"all": {contender: []}}
         for row in measured(result):
             if row.round_trip_ms == 0 and not row.tls:
@@ -146,8 +146,8 @@ def ratio(one, other):
     return one / other if one and other else None
 
 
-def bars(result):
-    """(what, at least or at most, bar, value or None), as they were asked for."""
+def targets(result):
+    """(what, at least or at most, target, value or None): set before the first version was written."""
     runs = result["runs"]
 
     def per_cpu(row):
@@ -183,28 +183,29 @@ def bars(result):
     ]
 
 
-def verdict(sense, bar, value):
+def verdict(sense, target, value):
     if value is None:
         return "not measured"
-    return "reached" if (value >= bar if sense == ">=" else value <= bar) else "missed"
+    return "reached" if (value >= target if sense == ">=" else value <= target) else "missed"
 
 
-def bars_table(result):
+def targets_table(result):
     lines = [
-        [what, f"{sense} {bar}", shown(value), verdict(sense, bar, value)] for what, sense, bar, value in bars(result)
+        [what, f"{sense} {target}", shown(value), verdict(sense, target, value)]
+        for what, sense, target, value in targets(result)
     ]
-    return table(["bar", "asked", "measured", ""], lines)
+    return table(["target", "required", "measured", ""], lines)
 
 
 def cpu_with_redis(runs, row, contender):
-    """What a message costs the contender and Redis together: the median of the rounds."""
+    """CPU time of the contender and Redis together per message: the median of the rounds."""
     parts = [values(runs, row, contender, name) for name in ("cpu_seconds_per_1000", "redis_cpu_seconds_per_1000")]
     sums = [own + of_redis for own, of_redis in zip(*parts)]
     return median(sums) if sums else None
 
 
 def comparisons(result):
-    """(what, at least or at most, bar, value or None, the same of the other revision or None)."""
+    """(what, at least or at most, target, value or None, value of the other revision or None)."""
     runs = result["runs"]
 
     def of_revision(figure):
@@ -215,31 +216,31 @@ def comparisons(result):
     lines = [
         ("Redis CPU of a message, revision : service, usage, batch 10", ">=", 1.6, ratio(redis_then, redis_now), None)
     ]
-    for row, bar in (("usage", 8), ("list-50", 3.5), ("usage-1", 20)):
+    for row, target in (("usage", 8), ("list-50", 3.5), ("usage-1", 20)):
         node = cpu_with_redis(runs, row, NODE)
         now, then = (ratio(node, cpu_with_redis(runs, row, contender)) for contender in (SERVICE, REVISION))
         what = f"CPU of worker and Redis for a message, node worker : service, {rows.named([row])[0].title}"
-        lines.append((what, ">=", bar, now, then))
+        lines.append((what, ">=", target, now, then))
     what = "messages/s on these cores, service : revision, usage, batch 10"
     lines.append((what, ">=", 1.15, ratio(rate_now, rate_then), None))
-    for what, figure, bar in (("idle", "idle_kib", 10), ("at peak, entitlements of 50 features", "peak_kib", 25)):
+    for what, figure, target in (("idle", "idle_kib", 10), ("at peak, entitlements of 50 features", "peak_kib", 25)):
         now, then = (middle(runs, "minute", contender, figure) for contender in (SERVICE, REVISION))
-        lines.append((f"resident memory {what}, MiB", "<=", bar, now and now / MIB, then and then / MIB))
+        lines.append((f"resident memory {what}, MiB", "<=", target, now and now / MIB, then and then / MIB))
     return lines
 
 
 def comparison_table(result):
-    """Beside the other revision, if there was one."""
+    """The comparison with the other revision, if there was one."""
     if not result.get("against"):
         return ""
     lines = [
-        [what, f"{sense} {bar}", shown(value), shown(then), verdict(sense, bar, value)]
-        for what, sense, bar, value, then in comparisons(result)
+        [what, f"{sense} {target}", shown(value), shown(then), verdict(sense, target, value)]
+        for what, sense, target, value, then in comparisons(result)
     ]
-    return table([f"beside revision {result['against']}", "asked", "measured", "revision", ""], lines)
+    return table([f"compared with revision {result['against']}", "required", "measured", "revision", ""], lines)
 
 
-# What such a node worker reached when the bars were set: messages per CPU-second. Less would be no fair comparison.
+# What such a node worker reached when the targets were set, in messages per CPU-second. With less, the comparison would be unfair.
 FAIR_NODE = {"usage": 4_300, "list-50": 500, "usage-1": 780}
 
 
@@ -250,28 +251,28 @@ def fairness_table(result):
         if value:
             least = FAIR_NODE[row.name]
             ours = middle(result["runs"], row.name, SERVICE, "messages_per_cpu_second")
-            told = "fair" if value >= least else "slower than it should be"
-            lines.append([row.title, f"{least:,}", shown(value), told, shown(ratio(ours, max(least, value)))])
-    head = ["node worker, messages per CPU-second", "when the bars were set", "measured", "", "service : the faster of the two"]
+            judgement = "fair" if value >= least else "slower than it should be"
+            lines.append([row.title, f"{least:,}", shown(value), judgement, shown(ratio(ours, max(least, value)))])
+    head = ["node worker, messages per CPU-second", "when the targets were set", "measured", "", "service : the faster of the two"]
     return table(head, lines) if lines else ""
 
 
 def notes(result):
-    """What has to be known to read the tables."""
+    """What a reader needs to interpret the tables."""
     machine = result["machine"]
     lines = [
         f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB; {machine['kernel']}; "
         f"Redis {machine['redis']}, Node {machine['node']}; {result['date']}, revision {result['revision']}; "
-        f"up to {result['rounds']} rounds of {result['seconds']} s, the contenders in turn.",
-        "Everything runs on these cores at once: queue, Redis and the contender. "
-        f"Load average before the run: {result['load_before']:.1f}" + (" (the builds before it, or others)." if result["load_before"] > 1 else "."),
-        "Median (least - most) of the rounds; bars are judged by medians. CPU is user and system time of the contender's "
-        "process alone; Redis µs and queue µs are what one message costs those two beside it.",
-        "Redis calls count those inside of scripts; bytes are both directions. A round trip of 20 ms delays the queue "
-        "alone: ten pollers with batches of ten then get 5,000 messages/s at most, whoever they are.",
-        "received -> written: from the delivery of a message by the queue until Redis itself publishes that "
-        "the key is set, for one message of 50; received -> deleted: until the queue gets the deletion, for all. "
-        "Quantiles are the upper ends of slots 3 % wide, and left out of fewer than 100 (p99) or 1,000 (p99.9) times.",
+        f"up to {result['rounds']} rounds of {result['seconds']} s, with the contenders taking turns.",
+        "The queue, Redis and the contender share these cores. "
+        f"Load average before the run: {result['load_before']:.1f}" + (" (from the builds before it, or from other work)." if result["load_before"] > 1 else "."),
+        "Median (minimum - maximum) of the rounds; the targets are compared with medians. CPU is user and system time of the "
+        "contender's process; Redis µs and queue µs are the CPU time per message of the other two.",
+        "Redis calls include those inside scripts; bytes are the sum of both directions. A round trip of 20 ms only delays the "
+        "queue: ten pollers with batches of ten then receive at most 5,000 messages/s.",
+        "received -> written: from the delivery of a message by the queue until Redis publishes that the key is set, for one "
+        "message of 50; received -> deleted: until the queue receives the deletion, for all messages. Percentiles are the upper "
+        "ends of slots that are 3 % wide; p99 requires 100 times, p99.9 requires 1,000.",
         *([f"{REVISION}: the service as {result['against']} ships it."] if result.get("against") else []),
         f"{LIMIT}: the service's own queue client with ten pollers, which only receives and deletes."
     ]
@@ -288,7 +289,7 @@ def notes(result):
 def redis_table(result):
     redis = result.get("redis_limit") or {}
     lines = [[name, shown(median(found)), f"{shown(min(found))} - {shown(max(found))}"] for name, found in redis.items()]
-    return table(["Redis alone: plain SETs, pipelined by 50", "messages/s", "least - most"], lines) if lines else ""
+    return table(["Redis alone: plain SETs in pipelines of 50", "messages/s", "minimum - maximum"], lines) if lines else ""
 
 
 def whole(result):
@@ -297,7 +298,7 @@ def whole(result):
         redis_table(result),
         times_table(result),
         footprint_table(result),
-        bars_table(result),
+        targets_table(result),
         comparison_table(result),
         fairness_table(result),
         notes(result),

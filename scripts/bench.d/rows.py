@@ -1,12 +1,12 @@
-"""What is measured: each row is one load, and says who takes it."""
+"""What is measured: each row is one load, with its contenders."""
 
 from dataclasses import dataclass, replace
 
 SERVICE, NODE, LIMIT = "service", "node worker", "bare client"
-# The service as another revision ships it; only with --against.
+# The binary of another revision; only with --against.
 REVISION = "revision"
 
-# Node compiles what is hot while it runs; it is given the time for that.
+# Node compiles hot code while it runs, so it warms up longer.
 WARM_UP_SECS = {SERVICE: 2, REVISION: 2, NODE: 6, LIMIT: 1}
 
 
@@ -21,13 +21,13 @@ class Row:
     batch: int = 10
     round_trip_ms: int = 0
     tls: bool = False
-    # Measured for so long; None: as long as the command says.
+    # How long it is measured; None: --seconds.
     seconds: int | None = None
-    # 'throughput': all that it can. 'times': first all that it can, then half of it, with Redis watched.
-    sort: str = "throughput"
-    # Which queue: 'fake', our own, or 'fauxqs', the emulator that others wrote.
+    # 'throughput': at full rate. 'times': latencies at full rate, then at half of it.
+    kind: str = "throughput"
+    # 'fake': the fake SQS of the tests. 'fauxqs': a public emulator.
     queue: str = "fake"
-    # Part of the shorter table, which has every bar.
+    # It has a target, so it is part of --main.
     main: bool = False
 
     def mix_flags(self):
@@ -48,8 +48,8 @@ ROWS = [
     Row("usage-1-20ms", "usage, batch 1, round trip 20 ms", BOTH + (LIMIT,), batch=1, round_trip_ms=20),
     Row("usage-tls", "usage, batch 10, TLS to the queue", BOTH + (LIMIT,), tls=True),
     Row("list-50-tls", "entitlements of 50 features, batch 10, TLS to the queue", BOTH, tls=True, **LIST_50),
-    Row("times", "usage, batch 10: times", BOTH, sort="times", main=True),
-    Row("times-50", "entitlements of 50 features, batch 10: times", BOTH, sort="times", **LIST_50),
+    Row("times", "usage, batch 10: times", BOTH, kind="times", main=True),
+    Row("times-50", "entitlements of 50 features, batch 10: times", BOTH, kind="times", **LIST_50),
     Row("minute", "entitlements of 50 features, batch 10, one minute", BOTH, seconds=60, main=True, **LIST_50),
     Row("usage-fauxqs", "usage, batch 10, fauxqs", BOTH, queue="fauxqs"),
     Row("list-50-fauxqs", "entitlements of 50 features, batch 10, fauxqs", BOTH, queue="fauxqs", **LIST_50),
@@ -57,15 +57,15 @@ ROWS = [
 
 
 def with_revision(row):
-    """The row with the other revision behind the service, so that they are measured one after the other."""
+    """The row with the other revision as the contender after the service."""
     return replace(row, contenders=(SERVICE, REVISION) + tuple(name for name in row.contenders if name != SERVICE))
 
 
 def known(what, names, there_are):
-    """The names, if there is each of them. Ends the program else."""
+    """The names. Ends the program if one of them is unknown."""
     unknown = sorted(set(names) - set(there_are))
     if unknown:
-        raise SystemExit(f"no such {what}: {', '.join(unknown)}; there are {', '.join(there_are)}")
+        raise SystemExit(f"unknown {what}: {', '.join(unknown)}; known are {', '.join(there_are)}")
     return names
 
 

@@ -1,4 +1,4 @@
-"""The processes of a run and how they are watched: each is started here, and none outlives the run."""
+"""The processes of a run: all are started here, and none outlives the run."""
 
 import json
 import os
@@ -13,12 +13,12 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Failed(Exception):
-    """A run that cannot be counted: says why."""
+    """Why a run does not count."""
 
 
 @contextmanager
 def process(command, log, env=None, output=None):
-    """Runs a command until the block ends. It ends with this process, however that ends."""
+    """Runs a command until the block ends, or until this process ends for any reason."""
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     with open(log, "ab") as file:
         child = subprocess.Popen(
@@ -41,7 +41,7 @@ def process(command, log, env=None, output=None):
 
 
 def wait_until(what, seconds, holds):
-    """Asks ten times a second."""
+    """Polls ten times per second."""
     end = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > end:
@@ -56,7 +56,7 @@ def free_port():
 
 
 def run(command):
-    """A command to its end, and the JSON that it prints."""
+    """Runs a command to its end. Returns the JSON that it prints."""
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
     if done.returncode:
         raise Failed(f"{command[0]} {command[1]}: {done.stderr.strip()}")
@@ -64,26 +64,26 @@ def run(command):
 
 
 def cpu_seconds(pid):
-    """User and system time of a process, of all its threads, as the kernel accounts it."""
+    """User and system time of all threads of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def memory_kib(pid):
-    """Resident now, and at its peak."""
+    """Resident memory: now, and at its peak."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     found = dict(line.split(":", 1) for line in lines if line.startswith(("VmRSS", "VmHWM")))
     return int(found["VmRSS"].split()[0]), int(found["VmHWM"].split()[0])
 
 
 class Redis:
-    """A server of the run's own, on loopback, that keeps nothing on disk."""
+    """A private server on loopback that writes nothing to disk."""
 
     def __init__(self, port, pid):
         self.port, self.pid = port, pid
 
     def ask(self, *command):
-        """One command; the answer as text. Only for commands that answer with text or a number."""
+        """Sends one command. Returns its answer, which has to be text or a number."""
         with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
             parts = b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in (word.encode() for word in command))
             connection.sendall(b"*%d\r\n%s" % (len(command), parts))
@@ -134,7 +134,7 @@ class Queue:
         return counts
 
     def drain(self, seconds=120):
-        """Lets nothing more come, and waits until all is deleted. Returns how many messages there were."""
+        """Stops the supply and waits until all messages are deleted. Returns how many there were."""
         messages = self.ask("stop")["messages"]
         wait_until("all messages deleted", seconds, lambda: self.counts()["deleted"] >= messages)
         return messages

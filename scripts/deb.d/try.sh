@@ -40,7 +40,7 @@ expect 'the binary runs' inside "$name" --version
 expect 'the user is there' has_user
 expect 'the settings are for root alone' test "$(stat --format '%a %U' "$debian/etc/default/$name")" = '640 root'
 expect 'every file is as it was packed' inside dpkg --verify "$name"
-expect 'a faulty configuration is told' not inside "$name"
+expect 'a faulty configuration is reported' not inside "$name"
 
 step 'upgrade'
 echo 'ENVIRONMENT_PREFIX=of-the-administrator' >>"$debian/etc/default/$name"

@@ -97,7 +97,7 @@ need_moto() {
 }
 
 # Not for the demo: the other servers that the tests of servers.rs run against. Both packages only contain a program, which any
-# Python can unpack, so pip is told the Python version that their file names require. Call need_moto first: it has pip.
+# Python can unpack, so pip receives the Python version that their file names require. Call need_moto first: it has pip.
 need_servers() {
     local requirements=$root/scripts/lib/servers.txt directory=$tools/servers
     is_complete "$directory" "$requirements" && return

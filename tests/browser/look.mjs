@@ -63,8 +63,8 @@ async function hasNoBarriers(page, what) {
   await page.evaluate(axe);
   const { violations } = await page.evaluate(() => globalThis.axe.run());
   const serious = violations.filter(({ impact }) => ['serious', 'critical'].includes(impact));
-  const told = serious.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
-  assert.deepEqual(told, [], what);
+  const complaints = serious.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
+  assert.deepEqual(complaints, [], what);
   seen(`${what}: axe-core finds nothing serious (${violations.length} minor: ${violations.map(({ id }) => id)})`);
 }
 
@@ -97,7 +97,7 @@ async function withJavaScript() {
   await page.locator('summary').click();
   await rates.focus();
   await grows(page, 'with JavaScript: a number changes');
-  assert.equal(await page.evaluate(() => globalThis.isTheSamePage), true, 'without loading the page anew');
+  assert.equal(await page.evaluate(() => globalThis.isTheSamePage), true, 'without reloading the page');
   assert.equal(await rates.evaluate((region) => region === document.activeElement), true, 'the focus stays');
   assert.equal(await page.locator('details').getAttribute('open'), '', 'what was opened stays open');
   assert.equal(await page.evaluate(() => document.getAnimations().length), 0, 'nothing moves');

@@ -68,7 +68,7 @@ pub const RESTART: &str = "Redis killed (-9) and started again";
 pub const FAILOVER: &str = "Redis failed over";
 
 /// One fault of Redis, or of the network before it, after the other.
-pub fn trouble_redis(stage: &Stage, stop: &Stop, mut random: Rng) {
+pub fn disturb_redis(stage: &Stage, stop: &Stop, mut random: Rng) {
     use RedisFault::{FailOver, Network, Restart};
     let mut deck = Deck::of(&[Restart, FailOver, Network, Network, Network, Network]);
     let mut network = Deck::of(&NETWORK_FAULTS);
@@ -78,7 +78,7 @@ pub fn trouble_redis(stage: &Stage, stop: &Stop, mut random: Rng) {
             FailOver => fail_over_redis(stage, stop, &mut random),
             Network => {
                 let fault = network.draw(&mut random);
-                trouble_network(stage, stop, &mut random, fault);
+                disturb_network(stage, stop, &mut random, fault);
             }
         }
     }
@@ -146,7 +146,7 @@ const fn network(name: &'static str, act: NetworkAct) -> NetworkFault {
 }
 
 /// Between Redis and one instance, or all of them.
-fn trouble_network(stage: &Stage, stop: &Stop, random: &mut Rng, fault: &NetworkFault) {
+fn disturb_network(stage: &Stage, stop: &Stop, random: &mut Rng, fault: &NetworkFault) {
     let lasts = within(random, NETWORK_FAULT_MS);
     let chosen = random.usize(..stage.proxies.len());
     let everywhere = random.u8(..3) == 0;
@@ -223,7 +223,7 @@ const WEATHER: [Weather; 8] = [
 ];
 
 /// Changes the queue's faults every few seconds. There are always some, at the end too.
-pub fn trouble_queue(stage: &Stage, stop: &Stop, mut random: Rng) {
+pub fn disturb_queue(stage: &Stage, stop: &Stop, mut random: Rng) {
     let mut deck = Deck::of(&WEATHER);
     while !stop.is_stopped() {
         let weather = deck.draw(&mut random);

@@ -32,6 +32,8 @@ mod world;
 
 #[path = "../fakes/mod.rs"]
 mod fakes;
+#[path = "../result_file.rs"]
+mod result_file;
 #[allow(dead_code)]
 #[path = "../it/support/mod.rs"]
 mod support;
@@ -39,6 +41,8 @@ mod support;
 use std::process::ExitCode;
 
 use clap::Parser;
+
+use crate::result_file::ResultFile;
 
 /// Many messages through several instances while everything around them fails by a seed: nothing may be lost,
 /// nothing stale. Without --messages and --seconds: 15 seconds.
@@ -59,6 +63,8 @@ struct Arguments {
     /// The sender waits while so many messages are in the queue.
     #[arg(long, default_value_t = 50_000)]
     waiting: u64,
+    #[command(flatten)]
+    result_file: ResultFile,
 }
 
 fn main() -> ExitCode {
@@ -77,5 +83,9 @@ fn main() -> ExitCode {
     println!("{}", report::FAIRNESS);
     let report = run::run(&plan);
     println!("{report}");
-    if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if !report.is_good() {
+        return ExitCode::FAILURE;
+    }
+    arguments.result_file.write(&report.rows());
+    ExitCode::SUCCESS
 }

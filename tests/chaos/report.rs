@@ -40,16 +40,10 @@ impl Report {
             && self.dead_letters == 0
     }
 
-    fn times(&self, kind: &str) -> u64 {
-        self.tallies.get(kind).map_or(0, |tally| tally.times)
-    }
-}
-
-impl Display for Report {
-    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+    /// The main table: name and value.
+    pub fn rows(&self) -> Vec<(&'static str, String)> {
         let seconds = self.took.as_secs_f64();
-        writeln!(f)?;
-        let rows = [
+        vec![
             ("messages sent", self.counts.sent.to_string()),
             ("applied (deleted)", self.counts.deleted.to_string()),
             ("redelivered", self.counts.redelivered.to_string()),
@@ -64,8 +58,18 @@ impl Display for Report {
             ("took", format!("{seconds:.0} s")),
             ("messages/s", format!("{:.0}", self.counts.deleted as f64 / seconds)),
             ("seed", self.seed.to_string()),
-        ];
-        for (name, value) in rows {
+        ]
+    }
+
+    fn times(&self, kind: &str) -> u64 {
+        self.tallies.get(kind).map_or(0, |tally| tally.times)
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        writeln!(f)?;
+        for (name, value) in self.rows() {
             writeln!(f, "{name:<24}{value:>12}")?;
         }
         writeln!(f)?;

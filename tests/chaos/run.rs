@@ -77,13 +77,13 @@ impl Stage {
     }
 
     /// Runs a thread's work; a panic of it is a failure of the run.
-    fn guarded(&self, work: impl FnOnce()) {
+    fn reporting_panics(&self, work: impl FnOnce()) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-            let words = panic
+            let message = panic
                 .downcast_ref::<String>()
                 .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(|words| (*words).to_owned()));
-            self.journal.fail(words.unwrap_or_else(|| "a panic".to_owned()));
+                .or_else(|| panic.downcast_ref::<&str>().map(|message| (*message).to_owned()));
+            self.journal.fail(message.unwrap_or_else(|| "a panic".to_owned()));
         }
     }
 }
@@ -98,49 +98,50 @@ pub fn run(plan: &Plan) -> Report {
     let mut took = Duration::ZERO;
     std::thread::scope(|scope| {
         let (watching, watch_until) = stop_pair();
-        let (troubling, trouble_until) = stop_pair();
+        let (disturbing, disturb_until) = stop_pair();
         let (stage, keys, went_back) = (&stage, &keys, &went_back);
         let until = watch_until.clone();
-        scope.spawn(move || stage.guarded(|| watch::for_stale(stage, keys, went_back, &until)));
-        scope.spawn(move || stage.guarded(|| watch::for_outages(stage, &watch_until)));
-        stage.guarded(|| {
+        scope.spawn(move || stage.reporting_panics(|| watch::for_stale(stage, keys, went_back, &until)));
+        scope.spawn(move || stage.reporting_panics(|| watch::for_outages(stage, &watch_until)));
+        stage.reporting_panics(|| {
             for subject in 0..world.subjects() {
                 stage.queue.send(world.first(subject));
             }
             wait_until_left(stage, 0);
             // Each has numbers of its own, so that one does not shift the others.
             let mut seeds = Rng::with_seed(plan.seed ^ 0xC4A05);
-            let mut troubles = Vec::new();
-            for trouble in [
+            let mut disturbances = Vec::new();
+            for disturb in [
                 faults::kill_instances as fn(&Stage, &Stop, Rng),
-                faults::trouble_redis,
-                faults::trouble_queue,
+                faults::disturb_redis,
+                faults::disturb_queue,
             ] {
-                let (random, until) = (seeds.fork(), trouble_until.clone());
-                troubles.push(scope.spawn(move || stage.guarded(|| trouble(stage, &until, random))));
+                let (random, until) = (seeds.fork(), disturb_until.clone());
+                disturbances
+                    .push(scope.spawn(move || stage.reporting_panics(|| disturb(stage, &until, random))));
             }
             send(stage, &mut world, plan);
             // What waits then is to meet faults too, unless the time is over.
             if plan.seconds.is_none() {
                 wait_until_left(stage, NEARLY_EMPTY);
             }
-            drop(troubling);
-            for trouble in troubles {
-                let _ = trouble.join();
+            drop(disturbing);
+            for disturbance in disturbances {
+                let _ = disturbance.join();
             }
             wait_until_left(stage, 0);
         });
         took = started.elapsed();
         drop(watching);
     });
-    stage.guarded(|| {
+    stage.reporting_panics(|| {
         if let Err(ended) = stage.fleet.check() {
             stage.journal.fail(ended);
         }
     });
     let lost = check::lost(&stage.redis(), &world.keys);
     if !stage.journal.has_failed() {
-        stage.guarded(|| {
+        stage.reporting_panics(|| {
             if let Err(ended) = stage.fleet.stop() {
                 stage.journal.fail(ended);
             }

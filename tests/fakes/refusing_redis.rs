@@ -308,7 +308,7 @@ fn read_bytes(from: &mut impl Read, count: usize, raw: &mut Vec<u8>) -> Result<V
     Ok(raw[start..start + count].to_vec())
 }
 
-/// The number behind a mark: `$12`.
+/// The number behind a type prefix: `$12`.
 fn number(head: &str) -> Result<usize> {
     head[1..].parse().map_err(|_| ErrorKind::InvalidData.into())
 }

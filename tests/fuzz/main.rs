@@ -2,7 +2,7 @@
 //! bounded multiple of what was sent, nothing nests its way through the stack, nothing takes long.
 //!
 //! Stable Rust and a mutator of its own (`mutate`), since coverage-guided fuzzing needs a nightly compiler. Every
-//! input follows from its target and its seed alone: a failure is told as `TARGET:SEED`, and
+//! input follows from its target and its seed alone: a failure is reported as `TARGET:SEED`, and
 //! `--replay TARGET:SEED` runs it again. `scripts/fuzz` runs ten million inputs, `scripts/test` a minute's worth.
 //!
 //! Reading order: `targets` (what is parsed, and what must hold), `judge` (one input), `worker` (many),
@@ -14,6 +14,8 @@
 mod targets;
 
 mod judge;
+#[path = "../result_file.rs"]
+mod result_file;
 mod supervisor;
 mod worker;
 
@@ -26,6 +28,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::judge::InputId;
+use crate::result_file::ResultFile;
 use crate::targets::{TARGETS, Target};
 
 /// Feeds hostile inputs to everything that reads what a peer sent.
@@ -55,6 +58,8 @@ struct Arguments {
     /// Lists the targets.
     #[arg(long)]
     list: bool,
+    #[command(flatten)]
+    result_file: ResultFile,
     /// The supervisor's own call: run the inputs in this process.
     #[arg(long, hide = true)]
     work: bool,
@@ -95,7 +100,7 @@ fn main() -> ExitCode {
             .unwrap_or(1)
             .max(1),
     };
-    if arguments.work { worker::run(&plan) } else { supervisor::run(&plan) }
+    if arguments.work { worker::run(&plan) } else { supervisor::run(&plan, &arguments.result_file) }
 }
 
 /// Where failing inputs are kept: `target/fuzz-failures`.

@@ -4,13 +4,16 @@
 use std::env::current_exe;
 use std::fs;
 use std::process::{Command, ExitCode, ExitStatus};
+use std::time::Instant;
 
 use crate::judge::InputId;
+use crate::result_file::ResultFile;
 use crate::worker::{keep, running_file};
 use crate::{Plan, failures};
 
 /// Runs the plan.
-pub fn run(plan: &Plan) -> ExitCode {
+pub fn run(plan: &Plan, result_file: &ResultFile) -> ExitCode {
+    let started = Instant::now();
     fs::create_dir_all(failures()).expect("the directory of failures can be made");
     println!("{} inputs, {} threads, seed {:016x}", plan.inputs, plan.threads, plan.seed);
     let status = child(&plan.arguments());
@@ -20,6 +23,13 @@ pub fn run(plan: &Plan) -> ExitCode {
                 // It is only of use after an abort.
                 let _ = fs::remove_file(running_file(thread));
             }
+            result_file.write(&[
+                ("inputs", plan.inputs.to_string()),
+                ("faults", "0".to_owned()),
+                ("took", format!("{} s", started.elapsed().as_secs())),
+                ("threads", plan.threads.to_string()),
+                ("seed", format!("{:016x}", plan.seed)),
+            ]);
             ExitCode::SUCCESS
         }
         Some(1) => ExitCode::FAILURE,

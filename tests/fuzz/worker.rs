@@ -1,4 +1,4 @@
-//! Many inputs, on threads with the stack that the service's threads have; and what is told of them.
+//! Many inputs, on threads with the stack size of the service's threads, and the report about them.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
@@ -93,7 +93,7 @@ pub fn run(plan: &Plan) -> ExitCode {
     if !watch(&running, &shared, &all_done, started) {
         return ExitCode::FAILURE;
     }
-    tell(&shared, started.elapsed());
+    print_report(&shared, started.elapsed());
     if shared.faults.load(Ordering::Relaxed) > 0 {
         return ExitCode::FAILURE;
     }
@@ -141,7 +141,7 @@ fn work(shared: &Shared, running: &Running, trace: &File) {
             match judge(target, &input) {
                 Ok(measured) => tallies[index].add(seed, input.len(), measured),
                 Err(fault) => {
-                    tell_fault(&id.to_string(), &input, &fault);
+                    print_fault(&id.to_string(), &input, &fault);
                     shared.faults.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -174,14 +174,14 @@ fn chosen(targets: &[&'static Target], mut ticket: u64) -> &'static Target {
 /// Waits until all threads are done. False if one hangs.
 fn watch(running: &[Arc<Running>], shared: &Shared, all_done: &Receiver<()>, started: Instant) -> bool {
     let mut seen = vec![(0, Instant::now()); running.len()];
-    let mut told = Instant::now();
+    let mut printed_at = Instant::now();
     loop {
         match all_done.recv_timeout(Duration::from_millis(250)) {
             Err(RecvTimeoutError::Disconnected) => return true,
             Ok(()) | Err(RecvTimeoutError::Timeout) => {}
         }
-        if told.elapsed() > Duration::from_secs(20) {
-            told = Instant::now();
+        if printed_at.elapsed() > Duration::from_secs(20) {
+            printed_at = Instant::now();
             let inputs = shared.next.load(Ordering::Relaxed).min(shared.inputs);
             println!("   {inputs} inputs in {} s", started.elapsed().as_secs());
         }
@@ -227,7 +227,7 @@ impl Tally {
     }
 }
 
-fn tell(shared: &Shared, took: Duration) {
+fn print_report(shared: &Shared, took: Duration) {
     let tallies = shared.tallies.lock().unwrap_or_else(PoisonError::into_inner);
     println!(
         "{:<18} {:>10} {:>11} {:>9} {:>17} {:>12} {:>9}  of seed",
@@ -256,7 +256,7 @@ fn tell(shared: &Shared, took: Duration) {
     println!("{} inputs in {} s, {faults} faults", sum.inputs, took.as_secs().max(1));
 }
 
-fn tell_fault(id: &str, input: &[u8], fault: &Fault) {
+fn print_fault(id: &str, input: &[u8], fault: &Fault) {
     let path = keep(id, input);
     println!("FAULT {id}: {fault}");
     println!("   {} bytes, kept in {}", input.len(), path.display());

@@ -1,4 +1,4 @@
-//! `check` tells of everything that the service needs whether it is there, and leaves no trace.
+//! `check` reports for everything that the service needs whether it is there, and leaves no trace.
 
 use serde_json::{Value, json};
 
@@ -98,12 +98,12 @@ fn a_message_that_a_close_dead_letter_rule_counts_is_not_received_unless_it_is_a
     for _ in 0..3 {
         let ended = check(&settings, &["--json"]);
         assert_eq!(ended.status, 3, "{ended:?}");
-        let told = of_area(&ended.json(), "queue");
+        let findings = of_area(&ended.json(), "queue");
         assert!(
-            told.iter().any(|(status, text)| status == "warning"
+            findings.iter().any(|(status, text)| status == "warning"
                 && text.contains("moves it away after 1")
                 && text.contains("--receive")),
-            "{told:?}"
+            "{findings:?}"
         );
     }
     let one = Counts { visible: 1, in_flight: 0 };
@@ -183,12 +183,12 @@ fn a_user_who_may_write_keys_but_not_as_the_service_does_is_a_failure() {
         let settings = settings.set("REDIS_USERNAME", user).set("REDIS_PASSWORD", "secret");
         let ended = check(&settings, &["--json"]);
         assert_eq!(ended.status, 12, "{user}: {ended:?}");
-        let told = of_area(&ended.json(), "redis");
+        let findings = of_area(&ended.json(), "redis");
         let failures: Vec<&String> =
-            told.iter().filter(|(status, _)| status == "failure").map(|(_, text)| text).collect();
+            findings.iter().filter(|(status, _)| status == "failure").map(|(_, text)| text).collect();
         assert!(
             failures.len() == 1 && failures[0].contains(missing) && failures[0].contains(user),
-            "{told:?}"
+            "{findings:?}"
         );
     }
     assert!(redis.contents().is_empty(), "nothing is left behind");
@@ -200,8 +200,11 @@ fn a_replica_and_a_prefix_that_nobody_uses_are_reported() {
     let port = scene.stage.redis.port.to_string();
     scene.stage.redis.command::<String>(&["SET", "staging:c_one", "{}"]);
     let report = check(&scene.settings, &["--json"]).json();
-    let told = of_area(&report, "redis");
-    assert!(told.iter().any(|(status, text)| status == "warning" && text.contains("'staging'")), "{told:?}");
+    let findings = of_area(&report, "redis");
+    assert!(
+        findings.iter().any(|(status, text)| status == "warning" && text.contains("'staging'")),
+        "{findings:?}"
+    );
 
     let replica = TestRedis::start();
     replica.command::<String>(&["REPLICAOF", "127.0.0.1", &port]);
@@ -214,11 +217,11 @@ fn a_replica_and_a_prefix_that_nobody_uses_are_reported() {
 fn faults_of_the_configuration_are_lines_too() {
     let ended = check(&Settings::default().set("PORT", "many"), &["--json"]);
     assert_eq!(ended.status, 78, "{ended:?}");
-    let told = of_area(&ended.json(), "configuration");
+    let findings = of_area(&ended.json(), "configuration");
     for name in ["PORT", "QUEUE_URL", "REDIS_HOST", "SERVER_API_KEY"] {
         assert!(
-            told.iter().any(|(status, text)| status == "failure" && text.starts_with(name)),
-            "{name}: {told:?}"
+            findings.iter().any(|(status, text)| status == "failure" && text.starts_with(name)),
+            "{name}: {findings:?}"
         );
     }
 }

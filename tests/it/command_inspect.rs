@@ -165,7 +165,7 @@ fn of_whom_nothing_is_cached_it_says_so_by_its_status_too() {
 }
 
 #[test]
-fn a_redis_that_is_away_is_an_error_with_address_and_remedy() {
+fn a_redis_that_is_unavailable_is_an_error_with_address_and_remedy() {
     let stage = Stage::new();
     stage.redis.stop();
     let ended = run(&settings(&stage), &["inspect", "customer-1"]);

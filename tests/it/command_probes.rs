@@ -1,4 +1,4 @@
-//! `live` and `ready` ask a running service; `completions` and `man` tell of the commands.
+//! `live` and `ready` ask a running service; `completions` and `man` document the commands.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -24,7 +24,9 @@ fn live_and_ready_say_what_the_endpoints_say_and_need_nothing_but_the_port() {
     assert_eq!(ready.json()["redis"], "CONNECTED", "{ready:?}");
 
     stage.redis.stop();
-    service.wait_until("`ready` to notice that Redis is away", || run(&by_variable, &["ready"]).status == 1);
+    service.wait_until("`ready` to notice that Redis is unavailable", || {
+        run(&by_variable, &["ready"]).status == 1
+    });
     let ready = run(&by_variable, &["ready"]);
     assert!(ready.stderr.contains("503") && ready.stderr.contains("DISCONNECTED"), "{ready:?}");
     assert_eq!(run(&by_variable, &["live"]).status, 0);
@@ -53,9 +55,9 @@ fn what_another_program_answers_on_the_port_does_not_steer_the_terminal() {
         let ended = run(&Settings::default().set("PORT", &port), &["ready"]);
         other.join().unwrap();
         assert_eq!(ended.status, exit_status, "{ended:?}");
-        let told = ended.stdout + &ended.stderr;
-        assert!(told.contains("\\u001b[2Jgone\\u202e"), "{told}");
-        assert!(!told.contains(['\u{1b}', '\u{202e}']), "{told}");
+        let output = ended.stdout + &ended.stderr;
+        assert!(output.contains("\\u001b[2Jgone\\u202e"), "{output}");
+        assert!(!output.contains(['\u{1b}', '\u{202e}']), "{output}");
     }
 }
 

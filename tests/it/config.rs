@@ -210,11 +210,11 @@ fn a_secret_that_every_user_can_see_is_one_warning_which_does_not_show_it() {
     service.stop();
 
     let file = files.write("server-api-key", SERVER_API_KEY);
-    for (mode, told) in [(0o666, 1), (0o646, 1), (0o444, 1), (0o600, 0), (0o440, 0)] {
+    for (mode, warnings_expected) in [(0o666, 1), (0o646, 1), (0o444, 1), (0o600, 0), (0o440, 0)] {
         set_permissions(&file, Permissions::from_mode(mode)).expect("a file of our own");
         let service = Service::start(&settings.clone().set("SERVER_API_KEY_FILE", &file));
         let of_file = warnings(&service, "SERVER_API_KEY_FILE");
-        assert_eq!(of_file.len(), told, "{mode:o}: {of_file:?}");
+        assert_eq!(of_file.len(), warnings_expected, "{mode:o}: {of_file:?}");
         assert!(of_file.iter().all(|line| line.contains(&format!("mode {mode:04o}"))), "{of_file:?}");
         assert!(!service.log_lines().join("\n").contains(SERVER_API_KEY));
         service.stop();
@@ -225,11 +225,11 @@ fn a_secret_that_every_user_can_see_is_one_warning_which_does_not_show_it() {
 fn a_session_token_that_leaves_the_machine_without_tls_is_one_warning() {
     let stage = FakeStage::new(QueueOptions::default());
     let token = stage.settings().set("AWS_SESSION_TOKEN", "a-token-of-the-tests");
-    for (endpoint, told) in [("http://queue.invalid:9324", 1), ("http://127.0.0.1:9", 0)] {
+    for (endpoint, warnings_expected) in [("http://queue.invalid:9324", 1), ("http://127.0.0.1:9", 0)] {
         let service = Service::spawn(&token.clone().set("AWS_ENDPOINT_URL_SQS", endpoint));
         service.get("/livez");
         let warnings = warnings(&service, "AWS_ENDPOINT_URL_SQS");
-        assert_eq!(warnings.len(), told, "{endpoint}: {warnings:?}");
+        assert_eq!(warnings.len(), warnings_expected, "{endpoint}: {warnings:?}");
         service.stop();
     }
 }

@@ -1,5 +1,5 @@
 //! Where the credentials of the queue come from. Each source of temporary credentials is asked as AWS and Stigg
-//! document it, is renewed without a gap, and heals from a refusal; no secret shows.
+//! document it, is renewed without a gap, and recovers from a refusal; no secret shows.
 
 mod sources;
 
@@ -84,7 +84,7 @@ fn temporary_ones_sign_the_calls_and_are_renewed_without_a_gap() {
 }
 
 #[test]
-fn that_are_refused_leave_the_service_alive_and_it_heals() {
+fn that_are_refused_leave_the_service_alive_and_it_recovers() {
     run_at_once(
         &ROWS,
         |row| row.name.to_owned(),
@@ -109,7 +109,7 @@ fn that_are_refused_leave_the_service_alive_and_it_heals() {
 }
 
 #[test]
-fn that_cannot_be_renewed_work_to_the_last_second_and_then_the_service_heals() {
+fn that_cannot_be_renewed_work_to_the_last_second_and_then_the_service_recovers() {
     let scene = Scene::new(&sources::WEB_IDENTITY);
     let first = scene.give(16);
     let service = Service::start(&scene.source.settings(without_keys(&scene.stage)));
@@ -134,7 +134,7 @@ fn that_cannot_be_renewed_work_to_the_last_second_and_then_the_service_heals() {
 }
 
 #[test]
-fn of_an_instance_that_are_handed_out_expired_are_used_on() {
+fn of_an_instance_that_are_issued_expired_are_used_on() {
     let scene = Scene::new(&sources::INSTANCE);
     let key = scene.give(-60);
     let service = Service::start(&scene.source.settings(without_keys(&scene.stage)));

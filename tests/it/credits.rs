@@ -29,7 +29,7 @@ fn rated(feature: Value, currency: &str) -> Value {
     with(feature, &json!({"creditRate": {"amount": 2.5, "currencyId": currency}}))
 }
 
-/// A feature of each kind that a balance has to tell apart, among all others.
+/// A feature of each kind that a balance has to distinguish, among all others.
 fn entitlements() -> Vec<Value> {
     let denied = json!({"isGranted": false, "accessDeniedReason": "FeatureNotFound"});
     let mut entitlements = every_kind(0);
@@ -185,7 +185,7 @@ fn a_balance_below_zero_and_one_that_only_its_sums_tell_deny_as_well() {
     assert_eq!(scene.access(CUSTOMER, AI), denied_for("InsufficientCredits"));
     scene.deliver(&balance(1).event_log(CUSTOMER, hours_ago(4)));
     assert_eq!(scene.access(CUSTOMER, AI), granted());
-    // Granted and consumed alone tell that nothing is left.
+    // Granted and consumed alone show that nothing is left.
     let mut message = balance(0).event_log(CUSTOMER, hours_ago(3));
     let payload = message.body["payload"].as_object_mut().expect("a payload");
     payload.remove("currentBalance");
@@ -244,8 +244,8 @@ fn the_list_becomes_what_the_sdks_own_cache_in_memory_makes_of_it() {
             let until = clock::now().0 + 5 * DAY_MS;
             let balances = [(0, Some(until)), (0, None), (10, Some(until + 1)), (-1, None), (7, None)];
             for ((left, valid_until), hours) in balances.into_iter().zip((1..=5).rev()) {
-                let told = CreditBalance { valid_until, ..balance(left) };
-                scene.deliver(&told.event_log(CUSTOMER, hours_ago(hours)));
+                let expiring = CreditBalance { valid_until, ..balance(left) };
+                scene.deliver(&expiring.event_log(CUSTOMER, hours_ago(hours)));
                 adjust_as_the_sdk_does(&mut expected, left, valid_until);
                 let what = format!("{format}, ours: {is_ours}, {left} left, valid until {valid_until:?}");
                 assert_same_list(&scene.list(CUSTOMER), &expected, &what);

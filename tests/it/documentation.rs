@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::command::run;
+use crate::support::command::{run, run_program};
 use crate::support::service::Settings;
 use crate::support::tools::repository_file;
 
@@ -176,6 +176,25 @@ fn every_metric_and_every_file_that_a_page_names_exists() {
 }
 
 #[test]
+fn every_script_says_in_its_help_what_it_needs_and_what_it_leaves() {
+    // The others are started by dpkg or helm.
+    let scripts = files(|name| name.starts_with("scripts/") && extension(name).is_empty())
+        .into_iter()
+        .filter(|script| text(script).contains("lib/tools.sh"))
+        .collect::<Vec<_>>();
+    assert!(scripts.len() >= 14, "scripts: {scripts:?}");
+    for script in scripts {
+        let path = [("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())];
+        let help = run_program("help", &repository_file(&script), &["--help"], &path, "");
+        assert_eq!(help.status, 0, "{script} --help: {help:?}");
+        for start in ["\nNeeds ", "\nLeaves "] {
+            assert!(help.stdout.contains(start), "{script} --help has no line {start:?}: {}", help.stdout);
+        }
+        assert!(!help.stdout.contains("\n== "), "{script} --help starts to work: {}", help.stdout);
+    }
+}
+
+#[test]
 fn every_problem_says_what_you_see_what_happens_and_what_to_do() {
     let problems = text(PROBLEMS);
     let sections: Vec<&str> = problems.split("\n### ").skip(1).collect();
@@ -221,10 +240,10 @@ fn words(text: &str) -> String {
     format!(" {} ", words.join(" "))
 }
 
-#[test]
-fn text_for_users_uses_the_words_of_the_field() {
+/// Where these texts use words that only this project used.
+fn own_words(texts: Vec<(String, String)>) -> Vec<String> {
     let mut found = Vec::new();
-    for (name, text) in texts_for_users() {
+    for (name, text) in texts {
         assert!(!text.is_empty(), "{name}");
         let text = words(&text);
         for (instead, phrases) in WORDS {
@@ -237,5 +256,22 @@ fn text_for_users_uses_the_words_of_the_field() {
             }
         }
     }
+    found
+}
+
+#[test]
+fn text_for_users_uses_the_words_of_the_field() {
+    let found = own_words(texts_for_users());
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn tests_and_scripts_use_the_words_of_the_field_in_names_and_comments() {
+    let is_read = |name: &str| {
+        (name.starts_with("tests/") && ["rs", "mjs"].contains(&extension(name)))
+            || (name.starts_with("scripts/") && ["", "py", "sh", "mjs"].contains(&extension(name)))
+    };
+    let texts = files(is_read).into_iter().filter(|name| name != "tests/it/documentation.rs");
+    let found = own_words(texts.map(|name| (name.clone(), text(&name))).collect());
     assert!(found.is_empty(), "{}", found.join("\n"));
 }

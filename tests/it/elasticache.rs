@@ -108,7 +108,7 @@ fn a_serverless_cache_wants_tokens_of_its_own_kind() {
 }
 
 #[test]
-fn a_wrong_secret_is_refused_and_heals_when_its_file_becomes_right() {
+fn a_wrong_secret_is_refused_and_recovers_when_its_file_becomes_right() {
     let stage = Stage::new();
     let key = stage.queue.moto.service_user.clone();
     let file = stage.redis.directory().join("aws-secret");

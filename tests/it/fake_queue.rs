@@ -1,4 +1,4 @@
-//! The fake queue keeps SQS's rules: what it hands out, what it refuses, and how it fails on purpose. By calls over
+//! The fake queue keeps SQS's rules: what it delivers, what it refuses, and how it fails on purpose. By calls over
 //! HTTP, and by the service's own client.
 
 pub mod caller;

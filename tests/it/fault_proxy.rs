@@ -1,4 +1,4 @@
-//! The fault proxy itself: each fault as its client sees it. The target tells back what it is told.
+//! The fault proxy itself: each fault as its client sees it. The target echoes what it receives.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -13,12 +13,12 @@ use super::support::wait::{PATIENCE, wait_until};
 /// Long enough to be sure that nothing comes.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// Tells back what it is told, with its own letter before each piece.
+/// Echoes what it receives, with its own letter before each piece.
 struct Echo {
     address: SocketAddr,
-    /// Connections that have ended, as far as the target was told.
+    /// Connections that have ended, as the target sees it.
     ended: Arc<AtomicUsize>,
-    /// Bytes it was told.
+    /// Bytes that it received.
     heard: Arc<AtomicUsize>,
 }
 

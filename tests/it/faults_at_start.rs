@@ -1,5 +1,5 @@
-//! Faults that are there when the service starts: each is told to a stranger in one log line with its remedy,
-//! the process stays up, says that it is alive and not ready, and heals without a restart.
+//! Faults that are there when the service starts: each is explained in one log line with its remedy,
+//! the process stays up, says that it is alive and not ready, and recovers without a restart.
 
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ fn is_alive_and_not_ready(service: &Service) -> Value {
 }
 
 /// It works again: ready, and a message reaches Redis.
-fn heals(service: &Service, stage: &Stage) {
+fn recovers(service: &Service, stage: &Stage) {
     service.wait_until_ready();
     let state = State::new(Owner::customer("customer-1"), hours_ago(1), &every_kind(0));
     stage.queue.send(&entitlements_updated(&state, Shape::GraphqlV2).raw());
@@ -39,7 +39,7 @@ fn upserting(stage: &Stage) -> Settings {
 }
 
 #[test]
-fn a_wrong_aws_secret_names_the_key_id_and_the_region_and_heals_when_the_file_is_mended() {
+fn a_wrong_aws_secret_names_the_key_id_and_the_region_and_recovers_when_the_file_is_mended() {
     let stage = Stage::new();
     let user = &stage.queue.moto.service_user;
     let file = stage.redis.directory().join("aws-secret");
@@ -61,12 +61,12 @@ fn a_wrong_aws_secret_names_the_key_id_and_the_region_and_heals_when_the_file_is
     assert_eq!(readiness["consumers"], 0, "{readiness}");
 
     std::fs::write(&file, format!("{}\n", user.secret)).expect("a file");
-    heals(&service, &stage);
+    recovers(&service, &stage);
     service.stop();
 }
 
 #[test]
-fn a_wrong_region_names_the_region_and_the_queue_and_heals_when_the_queue_is_there() {
+fn a_wrong_region_names_the_region_and_the_queue_and_recovers_when_the_queue_is_there() {
     let mut stage = Stage::new();
     let settings = upserting(&stage).set("AWS_REGION", "eu-north-1");
     let service = Service::spawn(&settings);
@@ -75,19 +75,19 @@ fn a_wrong_region_names_the_region_and_the_queue_and_heals_when_the_queue_is_the
 
     stage.queue.region = "eu-north-1".to_owned();
     stage.queue.create(&json!({}));
-    heals(&service, &stage);
+    recovers(&service, &stage);
     service.stop();
 }
 
 #[test]
-fn an_absent_queue_is_named_and_heals_when_it_is_created() {
+fn an_absent_queue_is_named_and_recovers_when_it_is_created() {
     let stage = Stage { redis: TestRedis::start(), queue: Moto::shared().absent_queue() };
     let service = Service::spawn(&upserting(&stage));
     service.wait_for_complaint(&[&stage.queue.name, "QUEUE_URL"]);
     is_alive_and_not_ready(&service);
 
     stage.queue.create(&json!({}));
-    heals(&service, &stage);
+    recovers(&service, &stage);
     service.stop();
 }
 
@@ -102,7 +102,7 @@ fn a_queue_that_nobody_listens_for_is_named_with_its_address() {
 }
 
 #[test]
-fn a_redis_that_is_down_is_named_with_its_address_and_heals_when_it_comes_up() {
+fn a_redis_that_is_down_is_named_with_its_address_and_recovers_when_it_comes_up() {
     let stage = Stage { redis: TestRedis::prepare(RedisOptions::default()), queue: Moto::shared().queue() };
     let service = Service::spawn(&upserting(&stage));
     let address = format!("127.0.0.1:{}", stage.redis.port);
@@ -111,7 +111,7 @@ fn a_redis_that_is_down_is_named_with_its_address_and_heals_when_it_comes_up() {
     assert_eq!(readiness["redis"], "DISCONNECTED", "{readiness}");
 
     stage.redis.run();
-    heals(&service, &stage);
+    recovers(&service, &stage);
     service.stop();
 }
 
@@ -122,7 +122,7 @@ fn stage_with_a_password() -> Stage {
 }
 
 #[test]
-fn a_wrong_redis_password_is_reported_without_the_password_and_heals_when_it_becomes_right() {
+fn a_wrong_redis_password_is_reported_without_the_password_and_recovers_when_it_becomes_right() {
     let stage = stage_with_a_password();
     let file = stage.redis.directory().join("redis-password");
     std::fs::write(&file, "the-wrong-one").expect("a file");
@@ -135,7 +135,7 @@ fn a_wrong_redis_password_is_reported_without_the_password_and_heals_when_it_bec
     assert_eq!(readiness["redis"], "DISCONNECTED", "{readiness}");
 
     std::fs::write(&file, "the-right-one").expect("a file");
-    heals(&service, &stage);
+    recovers(&service, &stage);
     service.stop();
 }
 

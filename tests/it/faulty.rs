@@ -106,7 +106,7 @@ fn overrides(defect: Defect, begins_with: PathBuf, config: &Config) -> Overrides
 /// Redis, but for a defect that the first write of one customer meets.
 struct PanickyStore {
     redis: RedisStore,
-    /// The messages of that customer that have met it: told apart by what they would write.
+    /// The messages of that customer that have met it: identified by what they would write.
     met: Mutex<HashSet<String>>,
 }
 

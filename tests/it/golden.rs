@@ -59,7 +59,7 @@ fn assert_same_writes(by_the_service: &BTreeMap<String, Entry>, by_the_sdk: &BTr
     }
 }
 
-/// States of a customer and of one of its resources, as a message of this shape can tell them.
+/// States of a customer and of one of its resources, as a message of this shape can express them.
 fn customer_and_resource(entitlements_at: i64, usages_at: i64, shape: Shape) -> Vec<State> {
     let customer = Owner::customer(CUSTOMER);
     let resource = Owner::resource(CUSTOMER, RESOURCE);

@@ -49,7 +49,7 @@ fn temporary_credentials_work_until_they_are_revoked() {
 }
 
 #[test]
-fn a_queue_counts_and_gives_back_what_was_sent() {
+fn a_queue_counts_and_returns_what_was_sent() {
     let queue = Moto::shared().queue();
     let bodies: Vec<String> = (0..12).map(|number| format!("body {number}")).collect();
     queue.send_all(&bodies);

@@ -43,7 +43,7 @@ struct Client {
 impl Crowd {
     /// Not faster than this, so that the machine's ports suffice.
     const OPENED_PER_ROUND_MAX: usize = 20;
-    /// What has been sent an answer cannot be told from what waits for one, and is replaced in time.
+    /// What has been sent an answer cannot be distinguished from what waits for one, and is replaced in time.
     const LIFE: Duration = Duration::from_secs(6);
 
     fn press_on(&self, address: &str, is_over: &AtomicBool) {

@@ -46,11 +46,11 @@ impl Scene {
 
     fn take(&self, lock: &str) -> usize {
         self.stage.redis.command::<()>(&["SET", lock, "a-reader", "NX", "PX", LOCK_MS]);
-        self.monitor_settles(lock)
+        self.mentions_once_seen(lock)
     }
 
     /// How often the lock has been named so far, the test's own commands included.
-    fn monitor_settles(&self, lock: &str) -> usize {
+    fn mentions_once_seen(&self, lock: &str) -> usize {
         self.service.wait_for("the monitor to see the lock taken", || {
             let mentions = self.monitor.mentions(lock);
             (mentions > 0).then_some(mentions)
@@ -76,7 +76,7 @@ impl Scene {
         limit_in(&self.stage.redis, owner)
     }
 
-    fn settle(self) {
+    fn finish(self) {
         self.service.wait_until("an empty queue", || self.stage.queue.is_empty());
         self.service.stop();
     }
@@ -101,7 +101,7 @@ fn a_newer_state_waits_for_the_lock_and_then_wins() {
     assert_eq!(scene.limit(CUSTOMER), json!(1), "nothing is written while a reader holds the lock");
     scene.release(&lock);
     scene.wait_for_newer(CUSTOMER);
-    scene.settle();
+    scene.finish();
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn what_a_reader_wrote_newer_meanwhile_stays() {
     for (key, value) in &written {
         assert_eq!(redis.get(key).as_ref(), Some(value), "{key}");
     }
-    scene.settle();
+    scene.finish();
 }
 
 fn a_state_of_a_resource_waits_for(lock: &str) {
@@ -139,7 +139,7 @@ fn a_state_of_a_resource_waits_for(lock: &str) {
     assert_eq!(scene.limit(RESOURCE), json!(1));
     scene.release(lock);
     scene.wait_for_newer(RESOURCE);
-    scene.settle();
+    scene.finish();
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn a_lock_whose_holder_died_delays_a_write_until_it_expires_and_no_longer() {
     scene.wait_for_newer(CUSTOMER);
     let held: bool = scene.stage.redis.command(&["EXISTS", &lock]);
     assert!(!held, "the write came after the lock");
-    scene.settle();
+    scene.finish();
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn a_lock_that_is_never_released_delays_each_write_by_5_seconds_and_no_longer() 
     });
     let waited = sent.elapsed();
     assert!(expected.contains(&waited), "the usage waited for {waited:?}");
-    scene.settle();
+    scene.finish();
 }
 
 #[test]
@@ -211,5 +211,5 @@ fn another_customer_does_not_wait() {
     assert_eq!(scene.limit(CUSTOMER), json!(1), "still waiting");
     scene.release(&lock);
     scene.wait_for_newer(CUSTOMER);
-    scene.settle();
+    scene.finish();
 }

@@ -100,15 +100,15 @@ fn no_secret_is_in_it_at_level_debug_either() {
 }
 
 #[test]
-fn at_level_debug_it_tells_of_each_change_what_became_of_it() {
+fn at_level_debug_each_change_has_a_line_with_its_outcome() {
     let stage = Stage::new();
     let service = Service::start(&stage.settings().set("LOG_LEVEL", "debug"));
     let state = State::new(Owner::customer(CUSTOMER), hours_ago(1), &[boolean("feature-sso")]);
     stage.deliver(&service, &[entitlements_updated(&state, Shape::GraphqlV2).raw()]);
-    let told = service.log().into_iter().find(|record| record["change"] == "entitlements");
-    let told = told.unwrap_or_else(|| panic!("{:?}", service.log_lines()));
-    assert_eq!(told["key"], Owner::customer(CUSTOMER).key(PREFIX));
-    let outcome = told["outcome"].as_str().expect("an outcome");
+    let line = service.log().into_iter().find(|record| record["change"] == "entitlements");
+    let line = line.unwrap_or_else(|| panic!("{:?}", service.log_lines()));
+    assert_eq!(line["key"], Owner::customer(CUSTOMER).key(PREFIX));
+    let outcome = line["outcome"].as_str().expect("an outcome");
     assert!(outcome.contains("UPDATE_IF_EXISTS"), "{outcome}");
     service.stop();
 }

@@ -55,7 +55,7 @@
 //!   but SDK 3.x writes no metadata: the metadata may be older than the list.
 //! - A balance whose customer is not in the cache is not written, by rule. So after the next refetch an older balance
 //!   may take effect, if it is newer than the list.
-//! - A list that carries a credit tells its period. Times that are wrong by less than an hour are not made.
+//! - A list that carries a credit has its period. Times that are wrong by less than an hour are not made.
 //!
 //! # Replay
 //! A failure prints its seed; `MODEL_SEED=<n> cargo test --test it model` runs it again: the same messages, readers

@@ -67,7 +67,7 @@ impl StandIn {
         wait_until(PATIENCE, format!("{count} messages of the stand-in"), || self.handled() == count);
     }
 
-    /// Lets it finish what it has in hand, and end.
+    /// Lets it finish what is in flight, and end.
     fn stop(mut self) {
         self.stopped.store(true, Ordering::SeqCst);
         let thread = self.thread.take().expect("it runs");
@@ -116,7 +116,7 @@ fn handle(redis: &mut redis::Connection, body: &str) {
     }
 }
 
-/// Customers whose state changes from version to version: the usage tells which one is seen.
+/// Customers whose state changes from version to version: the usage shows which one is seen.
 struct Customers {
     names: Vec<String>,
     begin_ms: i64,

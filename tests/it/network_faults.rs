@@ -36,7 +36,7 @@ fn has(stage: &FakeStage, customer: &str) -> bool {
 }
 
 #[test]
-fn of_every_kind_towards_the_queue_end_by_a_deadline_and_heal() {
+fn of_every_kind_towards_the_queue_end_by_a_deadline_and_recover() {
     let stage = FakeStage::new(QueueOptions {
         visibility_timeout: Duration::from_secs(5),
         ..QueueOptions::default()
@@ -102,7 +102,7 @@ fn long_polls_that_are_cut_at_the_same_age_suggest_a_lower_wait() {
 }
 
 #[test]
-fn of_every_kind_towards_redis_are_named_cost_no_message_and_heal() {
+fn of_every_kind_towards_redis_are_named_cost_no_message_and_recover() {
     let stage = FakeStage::new(QueueOptions::default());
     let proxy = FaultProxy::start(stage.redis_address());
     let service = Service::start(&stage.settings().set("REDIS_PORT", proxy.port().to_string()));
@@ -128,7 +128,7 @@ fn of_every_kind_towards_redis_are_named_cost_no_message_and_heal() {
         service.wait_for_complaint(&["Redis cannot be used", &address, words]);
     }
     let gone = service.log_lines().iter().filter(|line| line.contains("Redis cannot be used")).count();
-    assert!((3..=4 * EVERY_WAY.len()).contains(&gone), "each is told, without a flood: {gone}");
+    assert!((3..=4 * EVERY_WAY.len()).contains(&gone), "each is reported, without a flood: {gone}");
     service.stop();
 }
 

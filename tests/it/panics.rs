@@ -44,7 +44,7 @@ fn inside_one_message_costs_that_message_one_try_and_no_other_message_anything()
     service.wait_for_complaint(&["a thread panicked", "a defect that was put there"]);
     service
         .wait_until("the panic to be reported", || sentry.reports().contains("a defect that was put there"));
-    assert!(!sentry.reports().contains(UNLUCKY), "no customer is told");
+    assert!(!sentry.reports().contains(UNLUCKY), "no customer is named");
     service.stop();
 }
 

@@ -54,7 +54,7 @@ fn a_prefix_that_is_not_the_sdks_is_reported_once_and_nothing_is_touched() {
     stage.deliver(&service, &[entitlements_updated(&state("customer-2"), Shape::GraphqlV2).raw()]);
     assert!(stage.redis.get(&Owner::customer("customer-2").key(PREFIX)).is_some());
     assert_eq!(service.get("/readyz").status, 200);
-    assert_eq!(warnings(&service), 1, "it is told once");
+    assert_eq!(warnings(&service), 1, "it is reported once");
     service.stop();
 }
 
@@ -87,7 +87,7 @@ fn an_empty_redis_and_what_others_purged_are_no_reason_to_warn() {
 }
 
 #[test]
-fn the_look_waits_for_a_redis_that_is_away_at_start() {
+fn the_check_waits_for_a_redis_that_is_unavailable_at_start() {
     let stage = Stage::new();
     stage.redis.stop();
     let service = Service::spawn(&settings(&stage));

@@ -35,7 +35,7 @@ impl Network {
         Self { stage, front, proxy }
     }
 
-    /// Settings for the queue on this host (and port, if it is not 443), without the region: the host tells it.
+    /// Settings for the queue on this host (and port, if it is not 443), without the region: it follows from the host.
     fn settings(&self, host: &str) -> Settings {
         let path = url::Url::parse(&self.stage.queue.url).expect("a URL").path().to_owned();
         self.stage
@@ -180,7 +180,7 @@ fn values_that_are_not_understood_are_skipped_with_a_notice_and_the_service_work
 }
 
 #[test]
-fn that_refuses_the_login_is_a_complaint_and_heals() {
+fn that_refuses_the_login_is_a_complaint_and_recovers() {
     let host = format!("sqs.{REGION}.amazonaws.com");
     let network = Network::new(&host);
     network.proxy.ask_for(LOGIN);

@@ -160,10 +160,10 @@ fn empties_its_environment_and_no_other(message: &Message) {
     let stage = Stage::new();
     let kept = fill_two_environments(&stage.redis);
     let service = Service::start(&stage.settings().set("ENVIRONMENT_PREFIX", GLOB_PREFIX));
-    let settled = "persistent_cache_messages_received_total";
-    let received = service.metrics().value(settled);
+    let received_total = "persistent_cache_messages_received_total";
+    let received = service.metrics().value(received_total);
     stage.queue.send(&message.raw());
-    service.wait_for_metric(settled, received + 1.0);
+    service.wait_for_metric(received_total, received + 1.0);
     service.wait_until("only the second environment to be left", || {
         let size: usize = stage.redis.command(&["DBSIZE"]);
         size <= kept.len() + 1 // and the tombstone

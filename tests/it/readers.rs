@@ -132,7 +132,7 @@ fn answer_rightly_from_compatible_entries_without_a_call_of_the_api() {
 }
 
 #[test]
-fn are_told_of_a_lost_subscription_without_a_call_of_the_api() {
+fn learn_of_a_lost_subscription_without_a_call_of_the_api() {
     let stage = Stage::new();
     let service = Service::start(&stage.settings());
     let sdk = Sdk::open(&stage.redis, PREFIX);

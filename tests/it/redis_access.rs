@@ -223,7 +223,7 @@ fn the_permissions_named_in_the_documentation_are_enough_for_every_kind_of_chang
 }
 
 #[test]
-fn a_missing_permission_pauses_everything_and_heals_when_it_is_granted() {
+fn a_missing_permission_pauses_everything_and_recovers_when_it_is_granted() {
     let stage = Stage::new();
     set_user(&stage.redis, &COMMANDS.replace(" +set", ""));
     let service = Service::start(&settings_of_user(&stage));
@@ -287,7 +287,7 @@ fn a_rotated_password_is_taken_up_from_its_file() {
         service.log_lines().into_iter().filter(|line| line.contains("cannot be used")).collect();
     assert_eq!(complaints, [""; 0]);
 
-    // Redis first: it is told, without a password, and heals when the file follows.
+    // Redis first: it is reported, without a password, and recovers when the file follows.
     rotate_redis("the-third");
     let complaint = service.wait_for_complaint(&["'stigg'", "WRONGPASS", "REDIS_PASSWORD"]);
     assert!(!complaint.contains("the-second"), "{complaint}");
@@ -303,7 +303,7 @@ fn a_rotated_password_is_taken_up_from_its_file() {
 }
 
 #[test]
-fn a_server_that_takes_no_more_clients_is_told_from_a_wrong_password_and_heals() {
+fn a_server_that_takes_no_more_clients_is_not_taken_for_a_wrong_password_and_recovers() {
     let stage = stage_with(RedisOptions { password: Some("secret".into()), ..RedisOptions::default() });
     // This one stays; no other has room beside it.
     let mut only = stage.redis.connection();
@@ -324,7 +324,7 @@ fn a_server_that_takes_no_more_clients_is_told_from_a_wrong_password_and_heals()
 }
 
 #[test]
-fn a_forbidden_walk_holds_up_no_other_message() {
+fn a_forbidden_scan_delays_no_other_message() {
     let stage = Stage::new();
     set_user(&stage.redis, &COMMANDS.replace(" +scan", ""));
     let service = Service::start(&settings_of_user(&stage));

@@ -18,8 +18,8 @@ use crate::support::state::{State, boolean, hours_ago};
 use crate::support::tools::free_port;
 use crate::support::wait::wait_until;
 
-/// Redis is asked every half second whether it is back, a refusing one is written to every second: what has
-/// healed is noticed well within this, on a busy machine too.
+/// Redis is asked every half second whether it is back, a refusing one is written to every second: a
+/// recovery is noticed well within this, on a busy machine too.
 const SECONDS: Duration = Duration::from_secs(15);
 
 fn message(customer: &str) -> String {
@@ -40,8 +40,8 @@ fn lines_that_say<'a>(log: &'a [Value], words: &str) -> Vec<&'a str> {
 }
 
 /// One fault from its beginning to its end. A message that is sent meanwhile is in Redis soon after the end; the
-/// log has one error that says `named`, and one line that tells how long it lasted.
-fn is_named_and_heals(stage: &Stage, named: &[&str], break_it: impl FnOnce(), mend_it: impl FnOnce()) {
+/// log has one error that says `named`, and one line that says how long it lasted.
+fn is_named_and_recovers(stage: &Stage, named: &[&str], break_it: impl FnOnce(), mend_it: impl FnOnce()) {
     let service = Service::start(&upserting(stage));
     stage.deliver(&service, &[message("customer-before")]);
 
@@ -78,10 +78,10 @@ fn say(connection: &mut redis::Connection, words: &[&str]) {
 }
 
 #[test]
-fn a_primary_that_becomes_a_replica_is_named_and_heals_when_it_is_one_again() {
+fn a_primary_that_becomes_a_replica_is_named_and_recovers_when_it_is_one_again() {
     let stage = Stage::new();
     let nobody = free_port().to_string();
-    is_named_and_heals(
+    is_named_and_recovers(
         &stage,
         &["read-only replica", "after a failover this ends"],
         || command(&stage.redis, &["REPLICAOF", "127.0.0.1", &nobody]),
@@ -90,12 +90,12 @@ fn a_primary_that_becomes_a_replica_is_named_and_heals_when_it_is_one_again() {
 }
 
 #[test]
-fn a_replica_that_lost_its_primary_is_named_and_heals() {
+fn a_replica_that_lost_its_primary_is_named_and_recovers() {
     let stage = Stage::new();
     let nobody = free_port().to_string();
     // In this state it refuses even the PING that a new connection of the test begins with.
     let connection = RefCell::new(stage.redis.connection());
-    is_named_and_heals(
+    is_named_and_recovers(
         &stage,
         &["lost its primary"],
         || {
@@ -108,9 +108,9 @@ fn a_replica_that_lost_its_primary_is_named_and_heals() {
 }
 
 #[test]
-fn a_full_redis_is_named_and_heals_when_there_is_room() {
+fn a_full_redis_is_named_and_recovers_when_there_is_room() {
     let stage = Stage::new();
-    is_named_and_heals(
+    is_named_and_recovers(
         &stage,
         &["memory is full", "maxmemory"],
         || command(&stage.redis, &["CONFIG", "SET", "maxmemory", "1"]),
@@ -119,13 +119,13 @@ fn a_full_redis_is_named_and_heals_when_there_is_room() {
 }
 
 #[test]
-fn a_redis_that_cannot_save_to_disk_is_named_and_heals_when_it_can() {
+fn a_redis_that_cannot_save_to_disk_is_named_and_recovers_when_it_can() {
     let stage = Stage::new();
     let connection = RefCell::new(stage.redis.connection());
     // A directory stands where its file would go.
     let in_the_way = stage.redis.directory().join("dump.rdb");
     std::fs::create_dir(&in_the_way).expect("a directory");
-    is_named_and_heals(
+    is_named_and_recovers(
         &stage,
         &["cannot save to disk"],
         || {
@@ -142,7 +142,7 @@ fn a_redis_that_cannot_save_to_disk_is_named_and_heals_when_it_can() {
 }
 
 #[test]
-fn a_redis_that_loads_its_data_is_named_and_heals_when_it_has() {
+fn a_redis_that_loads_its_data_is_named_and_recovers_when_it_has() {
     const KEYS: usize = 300;
     let slow = ["--key-load-delay", "10000", "--loading-process-events-interval-bytes", "1024"];
     let stage = Stage {
@@ -153,7 +153,7 @@ fn a_redis_that_loads_its_data_is_named_and_heals_when_it_has() {
     for number in 0..KEYS {
         command(&stage.redis, &["SET", &format!("other:{number}"), &filler]);
     }
-    is_named_and_heals(
+    is_named_and_recovers(
         &stage,
         &["loading its data"],
         || {
@@ -167,9 +167,9 @@ fn a_redis_that_loads_its_data_is_named_and_heals_when_it_has() {
 }
 
 #[test]
-fn a_redis_that_is_killed_and_comes_back_empty_heals() {
+fn a_redis_that_is_killed_and_comes_back_empty_recovers() {
     let stage = Stage::new();
-    is_named_and_heals(
+    is_named_and_recovers(
         &stage,
         &["check redis_host and redis_port"],
         || stage.redis.stop(),
@@ -178,9 +178,9 @@ fn a_redis_that_is_killed_and_comes_back_empty_heals() {
 }
 
 #[test]
-fn a_redis_that_hangs_with_its_connections_open_is_named_and_heals() {
+fn a_redis_that_hangs_with_its_connections_open_is_named_and_recovers() {
     let stage = Stage::new();
-    is_named_and_heals(&stage, &["no answer in time"], || stage.redis.pause(), || stage.redis.resume());
+    is_named_and_recovers(&stage, &["no answer in time"], || stage.redis.pause(), || stage.redis.resume());
 }
 
 #[test]

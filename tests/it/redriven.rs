@@ -63,7 +63,7 @@ fn a_list_does_not_bring_back_what_was_purged_since(shape: Shape, envelope: Enve
         scene.deliver(&older, hours_ago(0));
         assert_eq!(scene.limit(), None, "{what}: true before the purge was sent");
 
-        // Nor into what a reader has been told since.
+        // Nor into what a reader has fetched since.
         let key = CUSTOMER.key(PREFIX);
         let stamp = format!("{key}#timestamp");
         scene.stage.redis.command::<()>(&["MSET", &key, "{}", &stamp, "0"]);
@@ -89,7 +89,7 @@ fn a_list_of_the_event_log_does_not_bring_back_what_was_purged_since() {
 
 #[test]
 fn a_list_in_graphql_form_does_not_bring_back_what_was_purged_since() {
-    // Nothing but the entries' own times tells how old it is.
+    // Only the entries' own times show how old it is.
     a_list_does_not_bring_back_what_was_purged_since(Shape::GraphqlV1, Envelope::Raw);
     a_list_does_not_bring_back_what_was_purged_since(Shape::GraphqlV2, Envelope::EventBridge);
 }

@@ -1,5 +1,5 @@
 //! The published SDK 3.95.0 refetches a customer after a cache miss, and Stigg takes its time to answer. The SDK holds
-//! and extends its refetch lock meanwhile. What the queue tells in that time must not be lost, though nothing is stored
+//! and extends its refetch lock meanwhile. What the queue delivers in that time must not be lost, though nothing is stored
 //! yet and though the SDK then writes an older answer.
 
 use std::sync::Arc;
@@ -139,7 +139,7 @@ fn a_list_that_had_to_wait_for_a_write_lock_does_not_wait_for_the_refetch_as_wel
 }
 
 #[test]
-fn a_list_that_is_older_than_what_the_sdk_is_reported_gives_way_to_it() {
+fn a_list_that_is_older_than_the_answer_to_the_sdk_gives_way_to_it() {
     let scene = Scene::new(&state(1, 2));
     scene.send(&entitlements_updated(&state(9, 1), Shape::GraphqlV2).raw());
     scene.service.wait_until("the older list", || limit(&scene.stage) == Some(1));
@@ -170,7 +170,7 @@ fn a_newer_usage_that_comes_while_the_sdk_refetches_is_written_at_once_and_remai
 }
 
 #[test]
-fn a_list_that_comes_while_the_sdk_is_reported_of_nothing_remains() {
+fn a_list_that_comes_while_the_answer_to_the_sdk_is_empty_remains() {
     // The SDK writes an empty list with the far-past marker, whatever is stored.
     let nothing = State::new(CUSTOMER, hours_ago(9), &[]);
     let scene = Scene::new(&nothing);

@@ -102,7 +102,7 @@ fn baseline() -> (Vec<String>, Vec<Effect>) {
         .unzip()
 }
 
-/// Ten messages of every kind. `number` tells one batch from the next: 0 or 1.
+/// Ten messages of every kind. `number` identifies the batch: 0 or 1.
 fn batch(number: i64) -> (Vec<String>, Vec<Effect>) {
     let metered = cached("customer-metered");
     let at = hours_ago(1) + number;

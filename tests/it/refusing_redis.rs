@@ -1,4 +1,4 @@
-//! The Redis that refuses: it does what it was told, and nothing else differs from the server behind it.
+//! The Redis that refuses: it refuses what it was set to, and otherwise behaves like the server behind it.
 
 use redis::{Commands, RedisResult};
 
@@ -46,7 +46,7 @@ fn passes_every_form_of_an_answer_on() {
 }
 
 #[test]
-fn refuses_the_commands_that_it_was_told_and_no_others() {
+fn refuses_the_commands_that_it_was_set_to_and_no_others() {
     let (redis, proxy) = stage();
     let mut connection = connection(&proxy);
     proxy.refuse(&[Refusal {

@@ -90,7 +90,7 @@ fn an_authority_that_is_renewed_in_its_file_is_trusted_by_new_connections_withou
 }
 
 #[test]
-fn a_certificate_of_the_server_that_has_expired_is_named_and_heals_when_it_is_renewed() {
+fn a_certificate_of_the_server_that_has_expired_is_named_and_recovers_when_it_is_renewed() {
     let scene = Scene::new(false);
     let service = Service::start(&scene.settings());
     let another = private_directory();
@@ -145,7 +145,7 @@ fn a_key_that_is_another_certificates_is_a_fault_of_the_configuration() {
 }
 
 #[test]
-fn a_handshake_that_stalls_is_given_up_named_and_heals() {
+fn a_handshake_that_stalls_is_given_up_named_and_recovers() {
     let scene = Scene::new(false);
     let tls_port = scene.redis.tls_port.expect("a TLS port");
     for mode in [

@@ -1,4 +1,4 @@
-//! Secrets are told to nobody: through every source of credentials, and through peers that refuse in the words they
+//! Secrets appear nowhere: through every source of credentials, and through peers that refuse in the words they
 //! were sent, answer with half a document, or say nothing, nothing of a secret is in the log at debug level, on standard
 //! error, on any page of the service or in its error reports. Neither as it is nor in base64 nor percent-encoded. Nor is
 //! a customer (`customers`).
@@ -25,7 +25,7 @@ use sources::{
     json_refusal, profile, secret, secrets_of, session_key, web_identity,
 };
 
-/// Modes in which a peer tells what it should not, or nothing.
+/// Modes in which a peer quotes what it should not, or sends nothing.
 const BAD: [Mode; 3] = [Mode::Refuse, Mode::Garbage, Mode::Stall];
 const UNREADABLE: &str = r#"{"type":"measurement.reported","customer":{"id":"customer-of-the-test"}}"#;
 
@@ -67,10 +67,10 @@ fn pages(service: &Service) -> Vec<(String, String)> {
         .collect()
 }
 
-fn assert_untold(name: &str, told: &[(String, String)], secrets: &[String]) {
+fn assert_absent(name: &str, texts: &[(String, String)], secrets: &[String]) {
     for secret in secrets {
         for spelling in spellings(secret) {
-            for (place, text) in told {
+            for (place, text) in texts {
                 if let Some(line) = text.lines().find(|line| line.contains(&spelling)) {
                     panic!("{name}: '{secret}' shows in {place} as '{spelling}': {line}");
                 }
@@ -118,17 +118,17 @@ fn goes_untold(source: &Source) {
         }
         source.peer.turn(Mode::Serve);
     }
-    let told = queue_does_wrong(&service, source, &stage, &queue, &sentry);
+    let texts = queue_does_wrong(&service, source, &stage, &queue, &sentry);
     service.stop();
     // That the key was nobody's in the end is what the queue complains of.
     stage.queue.complaints();
     let mut secrets = secrets_of(&source.key);
     secrets.extend(source.secrets.iter().cloned());
     secrets.push(dsn_key.to_owned());
-    assert_untold(name, &told, &secrets);
+    assert_absent(name, &texts, &secrets);
 }
 
-/// Gives all that was told.
+/// Returns all that the service has written.
 fn queue_does_wrong(
     service: &Service,
     source: &Source,
@@ -156,15 +156,15 @@ fn queue_does_wrong(
     service
         .wait_until(&format!("{name}: the queue to refuse the key"), || !stage.queue.complaints().is_empty());
     service.wait_for_complaint(&["cannot receive messages", "403"]);
-    told(service, sentry)
+    texts_of(service, sentry)
 }
 
-fn told(service: &Service, sentry: &SentryStub) -> Vec<(String, String)> {
-    let mut told = pages(service);
-    told.push(("standard output".to_owned(), service.log_lines().join("\n")));
-    told.push(("standard error".to_owned(), service.stderr().join("\n")));
-    told.push(("the error reports".to_owned(), sentry.reports()));
-    told
+fn texts_of(service: &Service, sentry: &SentryStub) -> Vec<(String, String)> {
+    let mut texts = pages(service);
+    texts.push(("standard output".to_owned(), service.log_lines().join("\n")));
+    texts.push(("standard error".to_owned(), service.stderr().join("\n")));
+    texts.push(("the error reports".to_owned(), sentry.reports()));
+    texts
 }
 
 /// All at once: most of the time they wait for peers that say nothing.
@@ -187,7 +187,7 @@ fn of_sources_of_temporary_keys() {
     all_at_once(&[web_identity(&files), container(&files), instance(), edge()]);
 }
 
-/// A service that works but for one peer, which does wrong in every way; gives all that was told.
+/// A service that works but for one peer, which misbehaves in every way.
 fn with_a_bad_peer(
     peer: &Hostile,
     settings: impl FnOnce(Settings) -> Settings,
@@ -205,10 +205,10 @@ fn with_a_bad_peer(
         peer.turn(mode);
         service.wait_until(&format!("{name}: to {mode:?}"), || peer.calls(mode) >= 2);
     }
-    let told = told(&service, &sentry);
+    let texts = texts_of(&service, &sentry);
     service.stop();
     stage.queue.complaints();
-    assert_untold(name, &told, secrets);
+    assert_absent(name, &texts, secrets);
 }
 
 #[test]
@@ -284,10 +284,10 @@ fn of_a_proxy_and_of_sentry() {
                 });
             }
             let log = [service.log_lines(), service.stderr()].concat().join("\n");
-            let mut told = pages(&service);
-            told.push(("the log".to_owned(), log));
+            let mut texts = pages(&service);
+            texts.push(("the log".to_owned(), log));
             service.stop();
-            assert_untold("SENTRY_DSN", &told, &[key.to_owned()]);
+            assert_absent("SENTRY_DSN", &texts, &[key.to_owned()]);
         });
     });
 }
@@ -329,11 +329,11 @@ fn of_tokens_for_elasticache() {
             secrets.push(signature.chars().take(64).collect());
             secrets.push(token);
         }
-        let mut told = pages(&service);
-        told.push(("the log".to_owned(), service.log_lines().join("\n")));
-        told.push(("standard error".to_owned(), service.stderr().join("\n")));
+        let mut texts = pages(&service);
+        texts.push(("the log".to_owned(), service.log_lines().join("\n")));
+        texts.push(("standard error".to_owned(), service.stderr().join("\n")));
         service.stop();
-        assert_untold("ElastiCache", &told, &secrets);
+        assert_absent("ElastiCache", &texts, &secrets);
     }
 }
 
@@ -365,7 +365,7 @@ fn of_a_configuration_that_is_refused() {
             .set("REDIS_DB", "no-number");
         let (status, text) = run_to_end(&settings, &[]);
         assert_eq!(status.code(), Some(78), "{name}: {text}");
-        assert_untold(name, &[("its last words".to_owned(), text)], std::slice::from_ref(&hidden));
+        assert_absent(name, &[("its last words".to_owned(), text)], std::slice::from_ref(&hidden));
     }
     wait_until(PATIENCE, "the queue was not called", || stage.queue.counts().received == 0);
 }

@@ -114,7 +114,7 @@ fn sentinel_and_redis_may_both_speak_tls() {
 }
 
 #[test]
-fn what_is_wrong_with_the_sentinels_is_reported_and_heals() {
+fn what_is_wrong_with_the_sentinels_is_reported_and_recovers() {
     let stage = Stage::new();
     let sentinel = TestSentinel::of(&stage.redis);
     let wrong = settings(&stage, &sentinel).set("REDIS_SENTINEL_PASSWORD", "another");

@@ -98,7 +98,7 @@ fn version(redis: &TestRedis) -> String {
     redis.command(&["INFO", "server"])
 }
 
-/// Sends messages and waits until each is settled.
+/// Sends messages and waits until each is complete.
 fn deliver(stage: &FakeStage, service: &Service, messages: &[Message]) {
     for message in messages {
         stage.queue.send(message.raw());
@@ -354,7 +354,7 @@ fn a_cluster_that_lacks_the_slot_pauses_the_service_until_it_has_it() {
 }
 
 #[test]
-fn a_database_other_than_0_on_a_cluster_is_told_as_such() {
+fn a_database_other_than_0_on_a_cluster_is_reported_as_such() {
     let stage = Server::Cluster.stage();
     let service = Service::spawn(&Server::Cluster.settings(&stage).set("REDIS_DB", "1"));
     service.wait_for_complaint(&["REDIS_DB"]);

@@ -1,5 +1,5 @@
-//! The status page and `/status`: what they tell, and what they never do. How the page looks and behaves in a browser is
-//! told by tests/browser.
+//! The status page and `/status`: what they show, and what they never do. tests/browser checks how the page looks and
+//! behaves in a browser.
 
 use serde_json::Value;
 
@@ -43,20 +43,20 @@ fn they_tell_what_runs_and_what_was_done_and_show_no_secret_and_no_customer() {
         .set("SENTRY_DSN", "https://key-of-sentry@sentry.example/1");
     let service = Service::start(&settings);
     stage.deliver(&service, &[message()]);
-    service.wait_until("the message to be told", || status(&service)["messages"]["processed"] == 1);
+    service.wait_until("the message to be shown", || status(&service)["messages"]["processed"] == 1);
 
-    let told = status(&service);
-    assert_eq!(told["state"], "ready");
-    assert_eq!(told["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(told["queue"]["pollers"]["alive"], 2);
-    assert_eq!(told["redis"]["connected"], true);
-    assert!(told["redis"]["last_write_at"].is_string(), "{told}");
-    assert_eq!(told["credentials"]["source"], "static");
-    assert!(told["credentials"]["expire_at"].is_null());
-    assert_eq!(setting(&told, "BATCH_SIZE")["value"], "10");
-    assert_eq!(setting(&told, "HTTPS_PROXY")["value"], "http://127.0.0.1:9/");
+    let status_now = status(&service);
+    assert_eq!(status_now["state"], "ready");
+    assert_eq!(status_now["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status_now["queue"]["pollers"]["alive"], 2);
+    assert_eq!(status_now["redis"]["connected"], true);
+    assert!(status_now["redis"]["last_write_at"].is_string(), "{status_now}");
+    assert_eq!(status_now["credentials"]["source"], "static");
+    assert!(status_now["credentials"]["expire_at"].is_null());
+    assert_eq!(setting(&status_now, "BATCH_SIZE")["value"], "10");
+    assert_eq!(setting(&status_now, "HTTPS_PROXY")["value"], "http://127.0.0.1:9/");
     for secret in ["SERVER_API_KEY", "AWS_SECRET_ACCESS_KEY", "SENTRY_DSN"] {
-        let shown = setting(&told, secret);
+        let shown = setting(&status_now, secret);
         assert_eq!((&shown["is_set"], &shown["value"]), (&true.into(), &Value::Null));
     }
 
@@ -64,7 +64,7 @@ fn they_tell_what_runs_and_what_was_done_and_show_no_secret_and_no_customer() {
     assert_eq!((page.status, page.content_type.as_str()), (200, "text/html; charset=utf-8"));
     assert!(page.body.contains("<a href=\"status\">status as JSON</a>"), "{}", page.body);
     let secret = stage.queue.moto.service_user.secret.clone();
-    for text in [&page.body, &told.to_string()] {
+    for text in [&page.body, &status_now.to_string()] {
         let hidden =
             [CUSTOMER, "feature-api-calls", &secret, SERVER_API_KEY, PROXY_PASSWORD, "key-of-sentry"];
         for hidden in hidden {
@@ -80,23 +80,26 @@ fn what_fails_is_reported_with_its_cause_and_that_it_is_over() {
     let service = Service::start(&stage.settings());
     stage.redis.stop();
     service.wait_until("the state to change", || status(&service)["state"] == "not_ready");
-    let told = status(&service);
-    assert_eq!(told["redis"]["connected"], false);
-    assert!(told["reasons"][0].as_str().is_some_and(|why| why.starts_with("Redis cannot be used")));
-    assert!(told["errors"][0]["why"].as_str().is_some_and(|why| why.contains("127.0.0.1")), "{told}");
-    assert_eq!(told["errors"][0]["is_over"], false);
+    let status_now = status(&service);
+    assert_eq!(status_now["redis"]["connected"], false);
+    assert!(status_now["reasons"][0].as_str().is_some_and(|why| why.starts_with("Redis cannot be used")));
+    assert!(
+        status_now["errors"][0]["why"].as_str().is_some_and(|why| why.contains("127.0.0.1")),
+        "{status_now}"
+    );
+    assert_eq!(status_now["errors"][0]["is_over"], false);
     stage.redis.restart();
     service.wait_until_ready();
-    let told = status(&service);
-    assert_eq!(told["state"], "ready");
-    assert!(told["state_since"].as_str() > told["started_at"].as_str(), "{told}");
-    assert_eq!(told["errors"][0]["is_over"], true, "{told}");
+    let status_now = status(&service);
+    assert_eq!(status_now["state"], "ready");
+    assert!(status_now["state_since"].as_str() > status_now["started_at"].as_str(), "{status_now}");
+    assert_eq!(status_now["errors"][0]["is_over"], true, "{status_now}");
     service.stop();
 }
 
 /// In `errors`, by what they say.
-fn times(told: &Value, what: &str) -> u64 {
-    let errors = told["errors"].as_array().expect("errors").iter();
+fn times(status_now: &Value, what: &str) -> u64 {
+    let errors = status_now["errors"].as_array().expect("errors").iter();
     let matching = errors.filter(|error| error["what"].as_str().is_some_and(|text| text.contains(what)));
     matching.filter_map(|error| error["times"].as_u64()).sum()
 }
@@ -110,10 +113,10 @@ fn malformed_messages_are_among_the_errors_and_counted_as_often_as_everywhere_el
             stage.queue.send(body);
         }
         service.wait_for_metric("persistent_cache_messages_malformed_total", 3.0);
-        let told = status(&service);
-        let malformed = told["messages"]["malformed"].as_u64().expect("a count");
-        assert!(malformed >= 3, "{told}");
-        assert_eq!(times(&told, "cannot read a message"), malformed, "{policy}: {told}");
+        let status_now = status(&service);
+        let malformed = status_now["messages"]["malformed"].as_u64().expect("a count");
+        assert!(malformed >= 3, "{status_now}");
+        assert_eq!(times(&status_now, "cannot read a message"), malformed, "{policy}: {status_now}");
         service.wait_until("the errors to be in the rates", || {
             status(&service)["rates"][0]["errors_per_min"].as_f64().is_some_and(|rate| rate > 0.0)
         });

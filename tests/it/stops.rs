@@ -41,7 +41,7 @@ fn ends_in_time(service: &Service) {
     assert!(took < BUDGET + Duration::from_secs(1), "took {took:?}");
 }
 
-/// Messages are hidden for so long that none comes back by itself while a story is told.
+/// Messages are hidden for so long that none comes back by itself during a story.
 fn hiding_stage() -> FakeStage {
     FakeStage::new(QueueOptions { visibility_timeout: Duration::from_hours(1), ..QueueOptions::default() })
 }
@@ -129,7 +129,7 @@ fn what_is_handed_to_a_poll_of_a_service_that_has_ended_is_the_queues_to_bring_b
     ends_in_time(&service);
     stage.queue.send(message(0));
     // Nobody can call a long poll back, and the queue does not look whether anybody still listens.
-    wait_until(PATIENCE, "it is handed out all the same", || stage.queue.counts().received == 1);
+    wait_until(PATIENCE, "it is delivered all the same", || stage.queue.counts().received == 1);
     assert_eq!(stage.queue.counts().in_flight, 1);
     stage.queue.advance(Duration::from_secs(5));
     assert_eq!(stage.queue.counts().visible, 1, "its visibility timeout is over");
@@ -149,7 +149,7 @@ fn while_redis_hangs() {
 }
 
 #[test]
-fn while_redis_hangs_what_is_given_back_is_not_taken_by_polls_of_the_service_that_ends() {
+fn while_redis_hangs_released_messages_are_not_received_by_polls_of_the_stopping_service() {
     let stage = hiding_stage();
     let settings = stage.settings().set("CONSUMERS", "6").set("WORKERS", "1").set("WAIT_TIME_SECS", "8");
     let service = Service::start(&with_budget(&settings));
@@ -165,7 +165,7 @@ fn while_redis_hangs_what_is_given_back_is_not_taken_by_polls_of_the_service_tha
 }
 
 #[test]
-fn what_long_polls_bring_during_a_stop_is_applied_and_not_given_back_to_the_next_of_them() {
+fn messages_that_long_polls_receive_during_a_stop_are_applied_and_not_released_to_the_next_poll() {
     let stage = hiding_stage();
     let settings = stage
         .settings()
@@ -182,7 +182,7 @@ fn what_long_polls_bring_during_a_stop_is_applied_and_not_given_back_to_the_next
     service.wait_until("the stop to have begun", || {
         service.try_get("/readyz").is_none_or(|answer| answer.status == 503)
     });
-    // Whatever is handed out is on its way for a while: who ends meanwhile leaves it hidden.
+    // Each delivery takes a while: if its receiver ends meanwhile, the message stays hidden.
     stage.queue.set_faults(Faults { answers_late: Some(Duration::from_millis(300)), ..Faults::default() });
     (1..4).for_each(|number| {
         stage.queue.send(message(number));

@@ -1,4 +1,4 @@
-//! What systemd hears of the service: that it runs, that its loops live, that it stops. Nothing that is away makes it
+//! What systemd hears of the service: that it runs, that its loops live, that it stops. Nothing that is unavailable makes it
 //! kill the service, dead loops do.
 
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ fn it_hears_once_that_the_service_runs_then_that_it_lives_and_once_that_it_stops
     );
     service.wait_until("three signs of life", || systemd.count("WATCHDOG=1") >= 3);
     service
-        .wait_until("the state in words", || systemd.count("STATUS=ready: 2 pollers, Redis connected") >= 1);
+        .wait_until("the state as text", || systemd.count("STATUS=ready: 2 pollers, Redis connected") >= 1);
     assert_eq!(systemd.count("STOPPING=1"), 0);
 
     service.signal(Signal::Terminate);
@@ -53,7 +53,7 @@ fn it_hears_once_that_the_service_runs_then_that_it_lives_and_once_that_it_stops
 }
 
 #[test]
-fn a_redis_that_is_away_neither_delays_the_start_nor_starves_the_watchdog() {
+fn a_redis_that_is_unavailable_neither_delays_the_start_nor_starves_the_watchdog() {
     let stage = Stage::new();
     stage.redis.stop();
     let (systemd, settings) = under_systemd(&stage);
@@ -62,7 +62,7 @@ fn a_redis_that_is_away_neither_delays_the_start_nor_starves_the_watchdog() {
     assert_eq!(service.get("/readyz").status, 503);
     let fed_so_far = systemd.count("WATCHDOG=1");
     service.wait_until("three more signs of life", || systemd.count("WATCHDOG=1") >= fed_so_far + 3);
-    service.wait_until("the state in words", || {
+    service.wait_until("the state as text", || {
         let heard = systemd.heard();
         heard
             .iter()

@@ -173,7 +173,7 @@ fn a_clock_that_is_off_by_less_than_an_hour_is_believed() {
 }
 
 #[test]
-fn the_far_past_mark_keeps_its_meaning() {
+fn the_timestamp_0_keeps_its_meaning() {
     let scene = Scene::new();
     scene.apply_list(0, 1);
     let state = State::new(CUSTOMER, 0, &[number("feature-seats", 2)]);

@@ -180,7 +180,7 @@ fn a_list_of_a_resource_that_is_being_refetched_is_written_though_its_customer_w
     let scene = Scene::new("UPDATE_IF_EXISTS");
     scene.cache(CUSTOMER, Some(5));
     scene.purge(CUSTOMER, 20);
-    // The reader was told an older list, and has not written it yet.
+    // The reader received an older list, and has not written it yet.
     let lock = RESOURCE.refetch_lock_key(PREFIX);
     scene.stage.redis.command::<()>(&["SET", &lock, "a-reader", "PX", "30000"]);
     let state = State::new(RESOURCE, scene.at(15), &[number("feature-seats", 1)]);
@@ -383,7 +383,7 @@ fn a_scan_never_leaves_half_of_a_pair_though_readers_write_meanwhile() {
         }
         pipe.exec(&mut connection).expect("Redis answers");
     }
-    // A reader writes every customer anew, again and again, as after a miss.
+    // A reader writes every customer again and again, as after a miss.
     let is_over = Arc::new(AtomicBool::new(false));
     let reader = {
         let (customers, is_over) = (customers.clone(), Arc::clone(&is_over));

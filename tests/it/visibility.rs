@@ -40,7 +40,7 @@ impl Scene {
     fn new() -> Self {
         let stage = FakeStage::new(QueueOptions { visibility_timeout: TIMEOUT, ..QueueOptions::default() });
         let service = Service::start(&stage.settings().set("LOG_LEVEL", "debug"));
-        service.wait_until("the queue to tell its timeout", || {
+        service.wait_until("the queue to report its timeout", || {
             let lines = service.log_lines();
             lines.iter().any(|line| line.contains("visibility timeout is 3 s"))
         });
@@ -128,7 +128,7 @@ fn a_queue_that_may_not_be_asked_for_its_timeout_is_taken_to_hide_for_30_seconds
 }
 
 #[test]
-fn what_a_queue_that_hides_nothing_hands_out_does_not_come_again_while_it_is_in_hand() {
+fn a_message_of_a_queue_without_visibility_timeout_is_not_delivered_again_while_it_is_in_flight() {
     let stage =
         FakeStage::new(QueueOptions { visibility_timeout: Duration::ZERO, ..QueueOptions::default() });
     let service = Service::start(&stage.settings());

@@ -1,4 +1,4 @@
-//! `/livez` tells dead loops, which only a restart mends, from peers that are away, which no restart brings back.
+//! `/livez` distinguishes dead loops, which only a restart repairs, from unavailable peers, which no restart brings back.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::support::stage::Stage;
 use crate::support::wait::PATIENCE;
 
 #[test]
-fn pollers_that_never_come_round_again_turn_livez_to_503_and_the_log_says_so_once() {
+fn pollers_that_make_no_progress_turn_livez_to_503_and_the_log_says_so_once() {
     let stage = Stage::new();
     let settings = stage.settings().set("SHUTDOWN_TIMEOUT_SECS", "2");
     let service = faulty::spawn(Defect::ReceiveHangs, &settings);
@@ -23,21 +23,21 @@ fn pollers_that_never_come_round_again_turn_livez_to_503_and_the_log_says_so_onc
     assert_eq!(service.get("/readyz").status, 503);
 
     let complaint = service.wait_for_complaint(&["/livez", "restarted"]);
-    let told = || {
+    let complaints = || {
         let lines = service.log_lines();
         lines.iter().filter(|line| **line == complaint).count()
     };
-    assert_eq!(told(), 1);
+    assert_eq!(complaints(), 1);
     // What an orchestrator does next: the stop is not held up by what hangs.
     service.signal(Signal::Terminate);
     let asked = Instant::now();
     assert_eq!(service.wait_for_exit(PATIENCE).code(), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
-    assert_eq!(told(), 1);
+    assert_eq!(complaints(), 1);
 }
 
 #[test]
-fn a_redis_that_is_away_for_longer_than_that_leaves_livez_at_200() {
+fn a_redis_that_is_unavailable_for_longer_than_that_leaves_livez_at_200() {
     let stage = Stage::new();
     let service = faulty::spawn(Defect::None, &stage.settings());
     service.wait_until_ready();

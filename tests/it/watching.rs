@@ -258,7 +258,7 @@ fn every_panel_of_the_dashboard_shows_something_of_a_service_that_prometheus_scr
     watched.feed();
     service.wait_for_metric("persistent_cache_messages_processed_total", 4.0);
     watched.stage.redis.stop();
-    service.wait_until("prometheus to see that Redis is away", || {
+    service.wait_until("prometheus to see that Redis is unavailable", || {
         prometheus.values("persistent_cache_redis_up == 0").len() == 1
     });
     watched.stage.redis.begin();

@@ -3,7 +3,7 @@
 // not know; then what the manifests say together. Then that scripts/kubernetes/manifests.yaml is what the chart renders.
 //
 // node kubernetes.mjs REPOSITORY TOOLS [--write], where TOOLS holds node_modules, layer/kubectl and layer/helm. `--write` renders
-// scripts/kubernetes/manifests.yaml anew.
+// scripts/kubernetes/manifests.yaml again.
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";

@@ -18,7 +18,7 @@ export async function startApiStub() {
       ? entitlementsByOwner.get(ownerKey(decodeURIComponent(match[1]), match[2] && decodeURIComponent(match[2])))
       : undefined;
     calls.push(`${request.method} ${request.url} -> ${entitlements ? 200 : 403}`);
-    // What is true is settled when the question comes, however long the answer takes.
+    // The answer is decided when the request arrives, however long it takes.
     if (held) await held.released;
     // 403 and not 5xx: the SDK retries a 5xx, and a test would wait for its back-off.
     const [status, body] = entitlements

@@ -29,7 +29,7 @@ const cache = new RedisCacheService(
       port: Number(setting("REDIS_PORT", "6379")),
       environmentPrefix: setting("ENVIRONMENT_PREFIX", "production"),
       ttl: Number(setting("KEYS_TTL_IN_SECS", "604800")),
-      // Nobody refetches here, so nobody has to be told of a refetch.
+      // Nobody refetches here, so no reader has to learn of a refetch.
       distributedEntitlementsFetching: { disabled: true },
     },
   },

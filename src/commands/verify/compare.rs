@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 
-use crate::cache::credit::{KnownBalance, adjusted};
+use crate::cache::credit::{adjusted, known_balance};
 use crate::cache::keyspace::{balance_key, metadata_key, timestamp_key};
 use crate::cache::readers::{EntryKind, Stored, StoredEntry, StoredList, entries, timestamp_ms, verdicts};
 use crate::cache::{CacheChange, CreditWrite, KeyWrite, Layout, changes};
+use crate::clock::EpochMs;
 use crate::entitlement::CurrencyId;
 use crate::entitlement::stored::usage_json;
 use crate::message::Message;
@@ -60,12 +61,15 @@ pub(super) fn stated(message: Message, list_key: &str, layout: &Layout) -> (Text
     (Texts(texts), rate_currencies)
 }
 
-/// Adjusts Stigg's list to stored balances that are newer, as a write of it would be, see `cache::credit`.
+/// Adjusts Stigg's list to stored balances that are no older, as a write of it would be, see `cache::credit`.
 pub(super) fn adjust(redis: &Texts, stigg: &mut Texts, list_key: &str, currencies: &[CurrencyId]) {
     let list = stigg.stored(list_key);
-    let balance = |currency| KnownBalance::read(currency, redis.0.get(&balance_key(list_key, currency))?);
-    let balances = currencies.iter().filter_map(balance);
-    let balances: Vec<_> = balances.filter(|balance| Some(balance.updated_at.0) > time(list)).collect();
+    let listed_at = EpochMs(time(list).unwrap_or_default());
+    let balance = |currency| {
+        let record = redis.0.get(&balance_key(list_key, currency))?;
+        Some((currency, known_balance(record, listed_at)?))
+    };
+    let balances: Vec<_> = currencies.iter().filter_map(balance).collect();
     if let Some(list) = list.value.and_then(|list| adjusted(list, &balances)) {
         stigg.0.insert(list_key.to_owned(), list);
     }
@@ -218,7 +222,6 @@ fn time(stored: Stored<'_>) -> Option<i64> {
 mod tests {
     use super::*;
     use crate::cache::keyspace::Keyspace;
-    use crate::clock::EpochMs;
     use crate::entitlement::stored::CacheFormat;
     use crate::entitlement::{CustomerId, Subject};
     use crate::message::decode_answer;
@@ -264,15 +267,15 @@ mod tests {
     }
 
     #[test]
-    fn a_balance_that_is_newer_than_the_list_denies_in_both() {
+    fn a_balance_that_is_no_older_than_the_list_denies_in_both() {
         let ((mut stigg, currencies), (mut redis, _)) = (answer(), answer());
         let balance = balance_key(KEY, &currencies[0]);
         let denied = redis.0[KEY]
             .replace(r#""enumValues""#, r#""accessDeniedReason":"InsufficientCredits","enumValues""#);
-        redis.0.extend([(KEY.to_owned(), denied), (balance.clone(), format!("{AT},,{AT},1,"))]);
+        redis.0.extend([(KEY.to_owned(), denied), (balance.clone(), format!("{AT},,{},1,", AT - 1))]);
         adjust(&redis, &mut stigg, KEY, &currencies);
         assert_eq!(whats(&compare([&redis, &stigg], KEY, None, 0.0)), ["accessDeniedReason"]);
-        redis.0.insert(balance, format!("{AT},,{},1,", AT + 1));
+        redis.0.insert(balance, format!("{AT},,{AT},1,"));
         adjust(&redis, &mut stigg, KEY, &currencies);
         assert_eq!(whats(&compare([&redis, &stigg], KEY, None, 0.0)), [""; 0]);
     }

@@ -215,7 +215,7 @@ impl Verify<'_> {
         for is_first in [true, false] {
             if !is_first {
                 // Stigg has nothing to write, or cannot date it, or what is stored cannot be read and has a later time.
-                let subjects = [subject.clone()].into_iter().collect();
+                let subjects = subject.clone().into();
                 let sent_at = EpochMs(clock::now().0 - 1); // before Stigg is asked
                 let purge = Message { event: Event::Purged(subjects), sent_at, implausible_timestamps: 0 };
                 self.session.apply(&changes(purge, &self.session.layout).collect::<Vec<_>>())?;

@@ -5,12 +5,16 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
+use httparse::Status;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use time::OffsetDateTime;
 use time::macros::format_description;
 
 /// Ten handles, or one message of 1 MiB with every character escaped, are far below.
 const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Far more than an SDK sends.
+const HEADERS_MAX: usize = 64;
+const READ_BYTES: usize = 16 * 1024;
 
 /// A request, as it lies in the connection's buffer.
 #[derive(Debug)]
@@ -49,6 +53,8 @@ pub struct Connection {
     socket: TcpStream,
     buffer: Vec<u8>,
     consumed: usize,
+    /// What one read brings.
+    chunk: Box<[u8]>,
 }
 
 /// Where a request's parts are in the buffer.
@@ -66,7 +72,8 @@ impl Connection {
                 Box::new(StreamOwned::new(tls, socket.try_clone()?))
             }
         };
-        Ok(Self { stream, socket, buffer: Vec::with_capacity(16 * 1024), consumed: 0 })
+        let (buffer, chunk) = (Vec::with_capacity(READ_BYTES), vec![0; READ_BYTES].into_boxed_slice());
+        Ok(Self { stream, socket, buffer, consumed: 0, chunk })
     }
 
     /// The next request; `Ok(None)` at the end of the connection, an error with its reason for what is no request.
@@ -77,22 +84,25 @@ impl Connection {
             if let Some(frame) = frame(&self.buffer)? {
                 break frame;
             }
-            let mut chunk = [0; 16 * 1024];
-            match self.stream.read(&mut chunk) {
+            match self.stream.read(&mut self.chunk) {
                 Ok(0) | Err(_) => return Ok(None),
-                Ok(read) => self.buffer.extend_from_slice(&chunk[..read]),
+                Ok(read) => self.buffer.extend_from_slice(&self.chunk[..read]),
             }
         };
         self.consumed = frame.head + frame.length;
-        let head = std::str::from_utf8(&self.buffer[..frame.head]).map_err(|_| "a head that is no text")?;
-        let mut lines = head.split("\r\n");
-        let mut first = lines.next().unwrap_or_default().split(' ');
-        let (Some(method), Some(path), Some("HTTP/1.1")) = (first.next(), first.next(), first.next()) else {
-            return Err("no HTTP/1.1 request".to_owned());
-        };
-        let headers =
-            lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name, value.trim())).collect();
-        Ok(Some(Request { method, path, headers, body: &self.buffer[frame.head..self.consumed] }))
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut headers);
+        request.parse(&self.buffer[..frame.head]).map_err(|error| error.to_string())?;
+        let headers = request
+            .headers
+            .iter()
+            .filter_map(|header| Some((header.name, std::str::from_utf8(header.value).ok()?)));
+        Ok(Some(Request {
+            method: request.method.unwrap_or_default(),
+            path: request.path.unwrap_or_default(),
+            headers: headers.collect(),
+            body: &self.buffer[frame.head..self.consumed],
+        }))
     }
 
     pub fn answer(&mut self, answer: &Answer, number: u64, now_ms: i64) -> io::Result<()> {
@@ -132,34 +142,29 @@ fn frame(buffer: &[u8]) -> Result<Option<Frame>, String> {
     if buffer.len() > REQUEST_BYTES_MAX {
         return Err("a request of more than 16 MiB".to_owned());
     }
-    let Some(end) = find(buffer, b"\r\n\r\n") else {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut request = httparse::Request::new(&mut headers);
+    let Status::Complete(head) =
+        request.parse(buffer).map_err(|error| format!("no HTTP request: {error}"))?
+    else {
         return Ok(None);
     };
-    let head = end + 4;
+    if request.version != Some(1) {
+        return Err("no HTTP/1.1 request".to_owned());
+    }
     let mut length = 0;
-    for line in buffer[..end].split(|byte| *byte == b'\n') {
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
-            continue;
-        };
-        let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-        if name.eq_ignore_ascii_case(b"content-length") {
+    for httparse::Header { name, value } in request.headers {
+        if name.eq_ignore_ascii_case("content-length") {
             length = std::str::from_utf8(value)
                 .ok()
                 .and_then(|text| text.parse().ok())
                 .filter(|length| *length <= REQUEST_BYTES_MAX)
-                .ok_or("a content length that is none")?;
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") || name.eq_ignore_ascii_case(b"expect") {
-            return Err(format!(
-                "the header {}, which this queue does not know",
-                String::from_utf8_lossy(name)
-            ));
+                .ok_or("an invalid content length")?;
+        } else if name.eq_ignore_ascii_case("transfer-encoding") || name.eq_ignore_ascii_case("expect") {
+            return Err(format!("the header {name}, which this queue does not know"));
         }
     }
     Ok((buffer.len() >= head + length).then_some(Frame { head, length }))
-}
-
-fn find(buffer: &[u8], what: &[u8]) -> Option<usize> {
-    buffer.windows(what.len()).position(|window| window == what)
 }
 
 fn reason(status: u16) -> &'static str {

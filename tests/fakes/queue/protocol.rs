@@ -39,7 +39,7 @@ pub struct Refusal {
     pub status: u16,
     pub namespace: &'static str,
     pub code: &'static str,
-    pub words: String,
+    pub message: String,
 }
 
 /// Where SQS's own faults are named, and where those of every AWS service are.
@@ -48,24 +48,24 @@ pub const COMMON: &str = "com.amazon.coral.service";
 
 impl Refusal {
     /// By SQS's own rules.
-    pub fn of_sqs(code: &'static str, words: impl Into<String>) -> Self {
+    pub fn of_sqs(code: &'static str, message: impl Into<String>) -> Self {
         Self {
             status: if code == "OverLimit" { 403 } else { 400 },
             namespace: SQS,
             code,
-            words: words.into(),
+            message: message.into(),
         }
     }
 
     /// By the rules of every AWS service.
-    pub fn common(status: u16, code: &'static str, words: impl Into<String>) -> Self {
-        Self { status, namespace: COMMON, code, words: words.into() }
+    pub fn common(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, namespace: COMMON, code, message: message.into() }
     }
 
     pub fn answer(&self) -> Answer {
         let body = serde_json::json!({
             "__type": format!("{}#{}", self.namespace, self.code),
-            "message": self.words,
+            "message": self.message,
         });
         let side = if self.status < 500 { "Sender" } else { "Receiver" };
         Answer {
@@ -170,15 +170,15 @@ pub fn check_batch(ids: &[&str]) -> Result<(), Refusal> {
         ));
     }
     if ids.len() > 10 {
-        let words = format!("Maximum number of entries per request are 10. You have sent {}.", ids.len());
-        return Err(Refusal::of_sqs("TooManyEntriesInBatchRequest", words));
+        let message = format!("Maximum number of entries per request are 10. You have sent {}.", ids.len());
+        return Err(Refusal::of_sqs("TooManyEntriesInBatchRequest", message));
     }
     for (index, id) in ids.iter().enumerate() {
         let is_letter = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         if id.is_empty() || id.len() > 80 || !id.chars().all(is_letter) {
-            let words = "A batch entry id can only contain alphanumeric characters, hyphens and underscores. \
+            let message = "A batch entry id can only contain alphanumeric characters, hyphens and underscores. \
                          It can be at most 80 letters long.";
-            return Err(Refusal::of_sqs("InvalidBatchEntryId", words));
+            return Err(Refusal::of_sqs("InvalidBatchEntryId", message));
         }
         if ids[..index].contains(id) {
             return Err(Refusal::of_sqs("BatchEntryIdsNotDistinct", format!("Id {id} repeated.")));
@@ -338,9 +338,9 @@ pub fn batch(ends: &[EntryEnd<'_>]) -> String {
     for EntryEnd { id, failure } in ends {
         let _ = match failure {
             None => write!(successful, r#"{{"Id":"{id}"}},"#),
-            Some((code, words, sender)) => write!(
+            Some((code, message, sender)) => write!(
                 failed,
-                r#"{{"Id":"{id}","Code":"{code}","Message":"{words}","SenderFault":{sender}}},"#
+                r#"{{"Id":"{id}","Code":"{code}","Message":"{message}","SenderFault":{sender}}},"#
             ),
         };
     }

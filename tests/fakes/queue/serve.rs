@@ -251,9 +251,9 @@ impl Server {
                     self.pause(half);
                     self.answer_to(&request, now_ms)
                 }
-                Err(words) => {
-                    self.complain(format!("a request that is none: {words}"));
-                    let answer = Refusal::common(400, "BadRequest", words).answer();
+                Err(message) => {
+                    self.complain(format!("a request that is none: {message}"));
+                    let answer = Refusal::common(400, "BadRequest", message).answer();
                     let _ = connection.answer(&answer, 0, now_ms);
                     break;
                 }
@@ -282,8 +282,8 @@ impl Server {
 
     fn answer_to(&self, request: &Request<'_>, now_ms: i64) -> Next {
         if let Err(refused) = self.signatures.check(request, now_ms) {
-            self.complain(format!("{}: {}", refused.code, refused.words));
-            return Next::Answer(Refusal::common(403, refused.code, refused.words).answer());
+            self.complain(format!("{}: {}", refused.code, refused.message));
+            return Next::Answer(Refusal::common(403, refused.code, refused.message).answer());
         }
         let target = request.header("x-amz-target").unwrap_or_default();
         let operation = match Operation::from_target(target) {
@@ -291,13 +291,13 @@ impl Server {
                 operation
             }
             _ => {
-                let words = format!("{} {} with the target '{target}'", request.method, request.path);
-                return self.refuse(&Refusal::common(400, "UnknownOperationException", words));
+                let message = format!("{} {} with the target '{target}'", request.method, request.path);
+                return self.refuse(&Refusal::common(400, "UnknownOperationException", message));
             }
         };
         if request.header("content-type") != Some("application/x-amz-json-1.0") {
-            let words = format!("content type {:?}", request.header("content-type"));
-            return self.refuse(&Refusal::common(400, "SerializationException", words));
+            let message = format!("content type {:?}", request.header("content-type"));
+            return self.refuse(&Refusal::common(400, "SerializationException", message));
         }
         let faults = Arc::clone(&self.faults.read().unwrap());
         let number = self.calls[operation as usize].fetch_add(1, Ordering::SeqCst);
@@ -324,7 +324,7 @@ impl Server {
                     status: 400,
                     namespace: SQS,
                     code: "RequestThrottled",
-                    words: "The request was denied due to request throttling.".into(),
+                    message: "The request was denied due to request throttling.".into(),
                 }
                 .answer(),
             ),
@@ -351,7 +351,7 @@ impl Server {
     fn refuse(&self, refusal: &Refusal) -> Next {
         // What IAM forbids, and too many messages in flight, are no mistake of the caller.
         if !["AccessDeniedException", "OverLimit"].contains(&refusal.code) {
-            self.complain(format!("{}: {}", refusal.code, refusal.words));
+            self.complain(format!("{}: {}", refusal.code, refusal.message));
         }
         Next::Answer(refusal.answer())
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -29,11 +29,11 @@ pub struct KnownKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
     pub code: &'static str,
-    pub words: String,
+    pub message: String,
 }
 
-fn refused<T>(code: &'static str, words: impl Into<String>) -> Result<T, Refused> {
-    Err(Refused { code, words: words.into() })
+fn refused<T>(code: &'static str, message: impl Into<String>) -> Result<T, Refused> {
+    Err(Refused { code, message: message.into() })
 }
 
 /// What `Authorization` says.
@@ -73,7 +73,7 @@ fn parse(header: &str) -> Option<Authorization<'_>> {
 #[derive(Debug)]
 pub struct Signatures {
     region: String,
-    keys: Mutex<HashMap<String, KnownKey>>,
+    keys: Mutex<HashMap<String, Arc<KnownKey>>>,
     /// (secret, date) -> signing key
     derived: Mutex<HashMap<(String, String), [u8; 32]>>,
 }
@@ -85,7 +85,7 @@ impl Signatures {
 
     /// From now on this key is known, in place of one with the same id.
     pub fn allow(&self, key_id: &str, key: KnownKey) {
-        self.keys.lock().unwrap().insert(key_id.to_owned(), key);
+        self.keys.lock().unwrap().insert(key_id.to_owned(), Arc::new(key));
     }
 
     /// From now on this key is unknown.
@@ -130,7 +130,7 @@ impl Signatures {
     }
 
     fn check_scope(&self, authorization: &Authorization<'_>, date: &str) -> Result<(), Refused> {
-        let wrong = |words: &str| refused("SignatureDoesNotMatch", words);
+        let wrong = |message: &str| refused("SignatureDoesNotMatch", message);
         if authorization.region != self.region {
             return wrong("Credential should be scoped to a valid region.");
         }
@@ -176,13 +176,13 @@ fn check_date(date: &str, now_ms: i64) -> Result<(), Refused> {
     };
     let signed_at_ms = signed_at.assume_utc().unix_timestamp() * 1_000;
     if signed_at_ms < now_ms - SKEW_MS_MAX {
-        let words = format!("Signature expired: {date} is now earlier than the server's time - 5 min.");
-        return refused("SignatureDoesNotMatch", words);
+        let message = format!("Signature expired: {date} is now earlier than the server's time - 5 min.");
+        return refused("SignatureDoesNotMatch", message);
     }
     if signed_at_ms > now_ms + SKEW_MS_MAX {
-        let words =
+        let message =
             format!("Signature not yet current: {date} is still later than the server's time + 5 min.");
-        return refused("SignatureDoesNotMatch", words);
+        return refused("SignatureDoesNotMatch", message);
     }
     Ok(())
 }
@@ -194,10 +194,11 @@ fn string_to_sign(
 ) -> Result<String, Refused> {
     let signed: Vec<&str> = authorization.signed_headers.split(';').collect();
     for (name, _) in &request.headers {
-        let name = name.to_ascii_lowercase();
-        if (name == "host" || name.starts_with("x-amz-")) && !signed.contains(&name.as_str()) {
-            let words = format!("'{name}' must be a 'SignedHeader' in the AWS Authorization.");
-            return refused("SignatureDoesNotMatch", words);
+        let is_amz = name.get(..6).is_some_and(|start| start.eq_ignore_ascii_case("x-amz-"));
+        let is_signed = |signed: &&str| signed.bytes().eq(name.bytes().map(|byte| byte.to_ascii_lowercase()));
+        if (is_amz || name.eq_ignore_ascii_case("host")) && !signed.iter().any(is_signed) {
+            let message = format!("'{name}' must be a 'SignedHeader' in the AWS Authorization.");
+            return refused("SignatureDoesNotMatch", message);
         }
     }
     let body_hash = hex(&Sha256::digest(request.body).into());
@@ -212,9 +213,15 @@ fn string_to_sign(
     // A path is encoded once more.
     let mut canonical = format!("{}\n{}\n\n", request.method, request.path.replace('%', "%25"));
     for name in &signed {
-        let value = request.header(name).unwrap_or_default();
-        let value: Vec<&str> = value.split_ascii_whitespace().collect();
-        let _ = writeln!(canonical, "{name}:{}", value.join(" "));
+        canonical.push_str(name);
+        canonical.push(':');
+        let mut separator = "";
+        for word in request.header(name).unwrap_or_default().split_ascii_whitespace() {
+            canonical.push_str(separator);
+            canonical.push_str(word);
+            separator = " ";
+        }
+        canonical.push('\n');
     }
     let _ = write!(canonical, "\n{}\n{body_hash}", authorization.signed_headers);
     let hash = hex(&Sha256::digest(canonical.as_bytes()).into());

@@ -111,7 +111,7 @@ pub struct Receive<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntryFault {
     pub code: &'static str,
-    pub words: &'static str,
+    pub message: &'static str,
 }
 
 /// Too many are in flight.
@@ -223,7 +223,7 @@ impl Store {
             if self.is_dead(number) {
                 self.bury(number);
             } else {
-                deliveries.push(self.hand_out(number, receive));
+                deliveries.push(self.deliver(number, receive));
             }
         }
         if let Order::Fifo(groups) = &mut self.order {
@@ -246,7 +246,7 @@ impl Store {
         }
         self.in_flight.remove(&entry);
         self.counts.faults += 1;
-        Some(self.hand_out(entry.1, receive))
+        Some(self.deliver(entry.1, receive))
     }
 
     fn take_visible(&mut self, receive: Receive<'_>) -> Option<u64> {
@@ -291,7 +291,7 @@ impl Store {
         self.counts.dead += 1;
     }
 
-    fn hand_out(&mut self, number: u64, receive: Receive<'_>) -> Delivery {
+    fn deliver(&mut self, number: u64, receive: Receive<'_>) -> Delivery {
         let receipt = self.next_receipt;
         self.next_receipt += 1;
         let message = self.messages.get_mut(&number).expect("a message");
@@ -324,7 +324,7 @@ impl Store {
             match &mut self.order {
                 Order::Standard(visible) => visible.push_back(number),
                 Order::Fifo(groups) => {
-                    groups.give_back(message.message.group.as_deref().unwrap_or_default());
+                    groups.release(message.message.group.as_deref().unwrap_or_default());
                 }
             }
         }
@@ -350,7 +350,7 @@ impl Store {
         if is_fifo && (is_stale || !was_in_flight) {
             return Err(EntryFault {
                 code: "InvalidParameterValue",
-                words: "Value for parameter ReceiptHandle is invalid. Reason: The receipt handle has expired.",
+                message: "Value for parameter ReceiptHandle is invalid. Reason: The receipt handle has expired.",
             });
         }
         if is_stale {
@@ -370,7 +370,7 @@ impl Store {
         let number = receipt.message;
         let gone = EntryFault {
             code: "InvalidParameterValue",
-            words: "Value for parameter ReceiptHandle is invalid. Reason: Message does not exist or is not \
+            message: "Value for parameter ReceiptHandle is invalid. Reason: Message does not exist or is not \
                     available for visibility timeout change.",
         };
         let Some(message) = self.messages.get_mut(&number) else {
@@ -382,13 +382,13 @@ impl Store {
         let State::InFlight { until, since } = message.state else {
             return Err(EntryFault {
                 code: "MessageNotInflight",
-                words: "The specified message isn't in flight.",
+                message: "The specified message isn't in flight.",
             });
         };
         if now + secs * 1_000 > since + VISIBILITY_SECS_MAX * 1_000 {
             return Err(EntryFault {
                 code: "InvalidParameterValue",
-                words: "Total VisibilityTimeout for the message is beyond the limit [43200 seconds]",
+                message: "Total VisibilityTimeout for the message is beyond the limit [43200 seconds]",
             });
         }
         if secs == 0 {

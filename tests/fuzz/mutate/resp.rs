@@ -67,14 +67,14 @@ fn value(rng: &mut Rng, depth: u32, out: &mut Vec<u8>) {
         9 => line(out, b'(', &text(rng)),
         10 | 11 => {
             let content = text(rng);
-            let mark = b"$$$!="[rng.usize(..5)];
-            line(out, mark, content.len().to_string().as_bytes());
+            let prefix = b"$$$!="[rng.usize(..5)];
+            line(out, prefix, content.len().to_string().as_bytes());
             out.extend(&content);
             out.extend(b"\r\n");
         }
         _ => {
             let count = rng.u32(..5);
-            let (mark, values) = [
+            let (prefix, values) = [
                 (b'*', count),
                 (b'*', count),
                 (b'*', count),
@@ -83,7 +83,7 @@ fn value(rng: &mut Rng, depth: u32, out: &mut Vec<u8>) {
                 (b'|', 2 * count + 1),
                 (b'>', count),
             ][rng.usize(..7)];
-            line(out, mark, count.to_string().as_bytes());
+            line(out, prefix, count.to_string().as_bytes());
             for _ in 0..values {
                 value(rng, depth + 1, out);
             }
@@ -93,11 +93,11 @@ fn value(rng: &mut Rng, depth: u32, out: &mut Vec<u8>) {
 
 /// Much claimed and little sent; nested without an end; a long answer.
 fn costly(rng: &mut Rng) -> Vec<u8> {
-    let mark = b"*~%|>$!="[rng.usize(..8)];
+    let prefix = b"*~%|>$!="[rng.usize(..8)];
     let claim =
         [1_i128 << rng.u32(..66), (1 << rng.u32(..66)) - 1, -(1 << rng.u32(..64)), rng.u32(..6).into()]
             [rng.usize(..4)];
-    let head = [&[mark], claim.to_string().as_bytes(), b"\r\n"].concat();
+    let head = [&[prefix], claim.to_string().as_bytes(), b"\r\n"].concat();
     match rng.u32(..5) {
         0 => head,
         // Room is made for what is claimed once the first of it has come.
@@ -111,8 +111,8 @@ fn costly(rng: &mut Rng) -> Vec<u8> {
     }
 }
 
-fn line(out: &mut Vec<u8>, mark: u8, text: &[u8]) {
-    out.push(mark);
+fn line(out: &mut Vec<u8>, prefix: u8, text: &[u8]) {
+    out.push(prefix);
     out.extend(text);
     out.extend(b"\r\n");
 }

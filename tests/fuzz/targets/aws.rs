@@ -50,11 +50,11 @@ static DOCUMENTS: LazyLock<Samples> = LazyLock::new(|| {
     Samples::new(answers, &["Code", "code", "Message", "message"], &texts)
 });
 
-/// A fault tells no secret. The mutator may put one in the place of what is told.
+/// An error contains no secret. The mutator may put one where an error code is expected.
 fn tells_nothing(fault: &str) -> Result<(), String> {
     is_a_line(fault, 300)?;
     hold(!fault.contains("s3cret") && !fault.contains("t0ken-of-a-pod"), || {
-        format!("a fault tells nothing of the answer: {fault}")
+        format!("an error quotes nothing of the answer: {fault}")
     })
 }
 

@@ -90,18 +90,18 @@ static STATES: LazyLock<Samples> = LazyLock::new(|| {
     Samples::new(answers, &names, &["9999-12-31T23:59:60Z", "s3cret"])
 });
 
-/// Of what an answer holds, a fault must tell nothing.
+/// An error must not contain any content of an answer.
 fn tells_nothing(fault: &str) -> Result<(), String> {
     is_a_line(fault, 300)?;
-    let told = ["s3cret", "t0ken", "ASIA1"];
-    let told = told.iter().any(|content| fault.contains(content));
-    // An error code is told as it is, and the mutator may put anything in its place.
-    hold(!told || fault.contains("it lists errors"), || {
-        format!("a fault tells nothing of the answer: {fault}")
+    let quoted = ["s3cret", "t0ken", "ASIA1"];
+    let quoted = quoted.iter().any(|content| fault.contains(content));
+    // An error code is quoted as it is, and the mutator may put anything in its place.
+    hold(!quoted || fault.contains("it lists errors"), || {
+        format!("an error quotes nothing of the answer: {fault}")
     })
 }
 
-/// An answer that is taken has to hold what `holds` says, a refused one to tell nothing.
+/// An accepted answer must satisfy `holds`, and the error of a refused one must quote nothing.
 fn judge<T>(
     input: &[u8],
     answer: Result<T, (EdgeErrorKind, String)>,

@@ -105,7 +105,7 @@ const KEYS: [&str; 42] = [
     "",
 ];
 
-/// Texts that the decoder tells apart.
+/// Texts that the decoder distinguishes.
 const TEXTS: [&str; 30] = [
     "entitlements.updated",
     "ENTITLEMENTS_UPDATED",
@@ -139,7 +139,7 @@ const TEXTS: [&str; 30] = [
     "next",
 ];
 
-/// Of what a customer's message holds, a fault must tell nothing.
+/// An error must not contain any content of a customer's message.
 const CONTENT: [&str; 6] = ["demo", "example.com", "feature-", "cred-type", "Storage", "site-"];
 
 static SAMPLES: LazyLock<Samples> = LazyLock::new(|| {
@@ -192,8 +192,8 @@ fn same<T: PartialEq + Debug>(what: &str, one: &T, other: &T) -> Result<(), Stri
 fn tells_nothing(fault: &MalformedBody) -> Result<(), String> {
     let fault = fault.to_string();
     is_a_line(&fault, 300)?;
-    let told = CONTENT.iter().find(|content| fault.contains(**content));
-    hold(told.is_none(), || format!("a fault tells nothing of the body: {fault}"))
+    let quoted = CONTENT.iter().find(|content| fault.contains(**content));
+    hold(quoted.is_none(), || format!("an error quotes nothing of the body: {fault}"))
 }
 
 /// What an event means does not hang on what it is wrapped in.

@@ -23,7 +23,7 @@ pub struct Target {
     pub memory: Memory,
     /// Makes an input.
     pub input: fn(&mut Rng) -> Vec<u8>,
-    /// Parses an input, under measure, and checks what must hold. Tells whether it was understood, or what does
+    /// Parses an input, under measure, and checks what must hold. Returns whether it was understood, or what does
     /// not hold.
     pub check: fn(&[u8], &mut Probe) -> Result<bool, String>,
 }
@@ -97,7 +97,7 @@ fn refuses_depth(input: &[u8], understood: bool) -> Result<(), String> {
 /// A fault is one bounded printable line.
 fn is_a_line(text: &str, chars_max: usize) -> Result<(), String> {
     hold(text.chars().count() <= chars_max, || {
-        format!("a fault is told in {chars_max} characters, not {}", text.chars().count())
+        format!("an error has at most {chars_max} characters, not {}", text.chars().count())
     })?;
     hold(!text.chars().any(char::is_control), || format!("a fault is one printable line: {text:?}"))
 }

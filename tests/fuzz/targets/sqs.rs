@@ -57,7 +57,7 @@ const MEMORY: Memory = Memory {
     constant: 1024 * 1024,
 };
 
-/// Quoted words are cut at 300 characters and an ellipsis (`log::peer_text`).
+/// Quoted text is cut at 300 characters and an ellipsis (`log::peer_text`).
 const QUOTED_CHARS_MAX: usize = 301;
 
 static RECEIVES: LazyLock<Samples> = LazyLock::new(|| {
@@ -167,8 +167,8 @@ fn receive(input: &[u8], probe: &mut Probe) -> Result<bool, String> {
 fn tells_nothing(fault: &str) -> Result<(), String> {
     is_a_line(fault, 200)?;
     let content = ["handle==", "demo", "19b2e8a5", "feature-"];
-    let told = content.iter().find(|content| fault.contains(**content));
-    hold(told.is_none(), || format!("an error holds nothing of the answer: {fault}"))
+    let quoted = content.iter().find(|content| fault.contains(**content));
+    hold(quoted.is_none(), || format!("an error quotes nothing of the answer: {fault}"))
 }
 
 fn batch(input: &[u8], probe: &mut Probe) -> Result<bool, String> {

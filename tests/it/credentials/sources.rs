@@ -169,7 +169,7 @@ impl Source {
         }
     }
 
-    /// How often credentials were handed out.
+    /// How often credentials were issued.
     pub fn fetches(&self) -> usize {
         match &self.peer {
             Peer::Sts(sts) => sts.answered(200),

@@ -70,7 +70,7 @@ fn a_slow_answer_comes_late_and_whole() {
 }
 
 #[test]
-fn a_duplicate_is_handed_out_while_the_message_is_in_flight() {
+fn a_duplicate_is_delivered_while_the_message_is_in_flight() {
     let (queue, caller) = stage_with(Faults { duplicate: 1.0, ..Faults::default() });
     let id = queue.send("x");
     let first = caller.receive(0);

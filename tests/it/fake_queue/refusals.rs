@@ -69,7 +69,7 @@ fn a_handle_that_was_never_issued_fails_its_entry_alone() {
 }
 
 #[test]
-fn an_unknown_key_and_a_wrong_secret_are_told_apart() {
+fn an_unknown_key_and_a_wrong_secret_are_different_errors() {
     refused_signature("InvalidClientTokenId", |caller| {
         caller.key_id = "AKIANOBODY".into();
     });

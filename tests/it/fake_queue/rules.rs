@@ -1,4 +1,4 @@
-//! What the queue hands out, and what it does with receipts.
+//! What the queue delivers, and what it does with receipts.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -262,11 +262,11 @@ fn the_services_own_client_understands_the_queue_and_breaks_none_of_its_rules() 
     assert!(client.delete_batch(&handles).unwrap().iter().all(Option::is_none));
 
     let second = client.receive(10, Duration::from_secs(1)).unwrap();
-    let given_back: Vec<_> =
+    let released: Vec<_> =
         second.into_iter().map(|delivery| (delivery.receipt_handle, Duration::ZERO)).collect();
-    let outcome = client.change_visibility_batch(&given_back).unwrap();
+    let outcome = client.change_visibility_batch(&released).unwrap();
     assert_eq!(outcome, [None, None]);
-    let outcome = client.change_visibility_batch(&given_back[..1]).unwrap();
+    let outcome = client.change_visibility_batch(&released[..1]).unwrap();
     let failure = outcome[0].as_ref().unwrap();
     assert_eq!((failure.code.as_str(), failure.sender_fault), ("MessageNotInflight", true));
     assert_eq!(client.receive(10, Duration::ZERO).unwrap().len(), 2);

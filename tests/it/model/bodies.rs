@@ -14,9 +14,9 @@ const YEAR_3000_MS: i64 = 32_503_680_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WrongTime {
     None,
-    /// Something else in the message tells the time.
+    /// Another field of the message has the time.
     OneOfSeveral,
-    /// Nothing in the message tells the time: it counts from when it was sent, so it is sent at once.
+    /// No field of the message has the time: it counts from when it was sent, so it is sent at once.
     All,
 }
 
@@ -116,7 +116,7 @@ pub fn balance(
     wrong: WrongTime,
     rng: &mut Rng,
 ) -> (String, String) {
-    let told = CreditBalance {
+    let balance = CreditBalance {
         currency,
         left: balance.left,
         consumed: measured.value,
@@ -124,8 +124,11 @@ pub fn balance(
         period: measured.period,
     };
     let by_graphql = wrong == WrongTime::All && rng.bool();
-    let mut message =
-        if by_graphql { told.graphql(subject.owner()) } else { told.event_log(subject.owner(), measured.at) };
+    let mut message = if by_graphql {
+        balance.graphql(subject.owner())
+    } else {
+        balance.event_log(subject.owner(), measured.at)
+    };
     match wrong {
         WrongTime::None => {}
         WrongTime::OneOfSeveral => {

@@ -133,7 +133,7 @@ impl Look<'_> {
     }
 
     /// Entries that cost credits show the effect of one balance for each currency: of the one that the list was made
-    /// with, or of a newer one; and not of one that is older than what was told.
+    /// with, or of a newer one; and not of one that is older than what was sent.
     fn balances(&self, found: &Stamped, listing: &Listing, lines: &mut Vec<String>) {
         for currency in CURRENCIES {
             let Some(newest) = self.newest_shown(&found.value, listing, currency) else {
@@ -193,8 +193,8 @@ impl Look<'_> {
         let since = &self.story.since;
         let mut least = Vec::new();
         if self.stayed() {
-            let told = since.balances.get(currency);
-            least.extend(told.map(|balance| (*balance, "what was told")));
+            let sent = since.balances.get(currency);
+            least.extend(sent.map(|balance| (*balance, "what was sent")));
             if let Some(before) = self.before.get("").filter(|before| before.at == found.at) {
                 let shown = self.newest_shown(&before.value, listing, currency);
                 let balance = shown.and_then(|at| self.story.every_balance.get(currency)?.get(&at));
@@ -202,8 +202,8 @@ impl Look<'_> {
             }
         }
         if self.is_refetched() {
-            let told = since.balances_after_fetch.get(currency);
-            least.extend(told.map(|balance| (*balance, "what was told after a reader had fetched")));
+            let sent = since.balances_after_fetch.get(currency);
+            least.extend(sent.map(|balance| (*balance, "what was sent after a reader had fetched")));
         }
         // A list that is newer than a balance stands as it came.
         least.into_iter().filter(|(balance, _)| balance.at > listing.at).max_by_key(|(balance, _)| balance.at)
@@ -217,7 +217,7 @@ impl Look<'_> {
             return;
         }
         let expected = match &self.story.truth {
-            Truth::Listed(listing) if self.story.is_told => (Value::Null, listing.at),
+            Truth::Listed(listing) if self.story.is_published => (Value::Null, listing.at),
             Truth::Denied { reason, at } => (json!(reason), *at),
             Truth::Listed(_) | Truth::Unknown | Truth::Nothing => {
                 lines.push(format!("metadata of what was forgotten: {found:?}"));
@@ -271,7 +271,7 @@ impl Look<'_> {
         (stamped.value["currentUsage"].as_i64() == Some(measured.value)).then_some(measured)
     }
 
-    /// A credit's period is that of its message; where the message told none, it is one that was told before, and one
+    /// A credit's period is that of its message; where the message has none, it is one that was sent before, and one
     /// that was stored at the last look is not lost.
     fn period(&self, part: &str, stamped: &Stamped, measured: Measured, lines: &mut Vec<String>) {
         let of = |value: &Value| -> [Option<i64>; 2] {
@@ -281,17 +281,17 @@ impl Look<'_> {
         let before = self.before.get(part).map(|before| of(&before.value));
         let had_one = before.is_some_and(|before| before != [None; 2]) && !self.story.since.invalidated;
         let is_right = match measured.period {
-            Some(told) => found == told.map(Some),
+            Some(sent) => found == sent.map(Some),
             None if found == [None; 2] => !had_one,
             None => self.story.stamped[part]
                 .range(..stamped.at)
-                .any(|(_, earlier)| earlier.period.is_some_and(|told| found == told.map(Some))),
+                .any(|(_, earlier)| earlier.period.is_some_and(|sent| found == sent.map(Some))),
         };
         let reset = stamped.value["nextResetDate"].as_i64();
         let is_reset_right = reset == found[1].filter(|_| self.variant.format == "compatible");
         if !is_right || !is_reset_right {
             lines.push(format!(
-                "{part} has another period than was told: {stamped:?}, told {measured:?}, before {before:?}"
+                "{part} has another period than was sent: {stamped:?}, sent {measured:?}, before {before:?}"
             ));
         }
     }
@@ -313,15 +313,15 @@ impl Look<'_> {
                 }
             }
         }
-        let mut told = Vec::new();
+        let mut sent = Vec::new();
         if self.stayed() {
-            told.push((&since.told, &since.balances, "what was told"));
+            sent.push((&since.sent, &since.balances, "what was sent"));
         }
         if self.is_refetched() {
-            let why = "what was told after a reader had fetched";
-            told.push((&since.told_after_fetch, &since.balances_after_fetch, why));
+            let why = "what was sent after a reader had fetched";
+            sent.push((&since.sent_after_fetch, &since.balances_after_fetch, why));
         }
-        for (usages, balances, why) in told {
+        for (usages, balances, why) in sent {
             for (part, measured) in usages {
                 // In the form of SDK 3.x a list carries no credits.
                 if !(part.starts_with("credit_") && self.variant.format == "v3") {

@@ -1,4 +1,4 @@
-//! Where changes come from: it makes things true, and sends the messages that tell of them.
+//! Where changes come from: it changes the truth, and sends the messages about it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ struct Effect {
     lists: bool,
     /// It purges the subject, and with a customer its resources.
     purges: bool,
-    tells: BTreeMap<String, Measured>,
+    carries: BTreeMap<String, Measured>,
     balance: Option<(&'static str, Balance)>,
 }
 
@@ -49,7 +49,7 @@ pub struct Sent {
 pub struct Origin {
     pub stories: BTreeMap<Subject, Story>,
     waiting: Vec<Waiting>,
-    /// What was sent and tells its own time: it may come back from a dead-letter queue.
+    /// What was sent with a time of its own: it may come back from a dead-letter queue.
     redrivable: Vec<Waiting>,
     /// What is on its way to the queue.
     pub outgoing: Vec<Sent>,
@@ -148,10 +148,10 @@ impl Origin {
         measured
     }
 
-    /// Entitlements change, and a message tells of it.
+    /// Entitlements change, and a message reports it.
     pub fn change_list(&mut self, subject: &Subject, rng: &mut Rng) {
         let listing = self.new_list(subject, rng);
-        self.story(subject).is_told = true;
+        self.story(subject).is_published = true;
         let shape = rng.choice(Shape::ALL).expect("a shape");
         // A usage without its period would leave open whether the stored one stays.
         let credit = listing.usages.get(&credit_part(CURRENCY));
@@ -159,26 +159,26 @@ impl Origin {
             && credit.is_some_and(|credit| credit.period.is_some())
             && rng.bool();
         let wrong = WrongTime::some(rng);
-        let told = bodies::list(subject, &listing, (shape, with_credit), wrong, rng);
-        let mut tells = BTreeMap::new();
+        let list = bodies::list(subject, &listing, (shape, with_credit), wrong, rng);
+        let mut carries = BTreeMap::new();
         for (part, measured) in &listing.usages {
             let is_carried = match part.strip_prefix("f_") {
                 Some(feature) => listing.limits.contains_key(feature),
                 None => with_credit && *part == credit_part(CURRENCY),
             };
             if is_carried {
-                let stamp = if told.own_usage_time { measured.at } else { listing.at };
+                let stamp = if list.own_usage_time { measured.at } else { listing.at };
                 self.stamp(subject, part, stamp, *measured);
-                tells.insert(part.clone(), *measured);
+                carries.insert(part.clone(), *measured);
             }
         }
         let version = listing.limits[VERSION_FEATURE].unwrap_or_default();
-        let what = format!("list {version} of {} {}", listing.at, told.what);
-        let effect = Effect { lists: true, tells, ..Effect::default() };
-        self.tell_of(subject, (told.body, what), effect, wrong, rng);
+        let what = format!("list {version} of {} {}", listing.at, list.what);
+        let effect = Effect { lists: true, carries, ..Effect::default() };
+        self.plan_message(subject, (list.body, what), effect, wrong, rng);
     }
 
-    /// A usage is measured, and a message tells of it.
+    /// A usage is measured, and a message reports it.
     pub fn change_usage(&mut self, subject: &Subject, rng: &mut Rng) {
         let feature = rng.choice(METERED).expect("a feature");
         let part = format!("f_{feature}");
@@ -187,11 +187,11 @@ impl Origin {
         let wrong = WrongTime::some(rng);
         let (body, how) = bodies::usage(subject, feature, measured, wrong, rng);
         let what = format!("{part} {} of {} {how}", measured.value, measured.at);
-        let effect = Effect { tells: BTreeMap::from([(part, measured)]), ..Effect::default() };
-        self.tell_of(subject, (body, what), effect, wrong, rng);
+        let effect = Effect { carries: BTreeMap::from([(part, measured)]), ..Effect::default() };
+        self.plan_message(subject, (body, what), effect, wrong, rng);
     }
 
-    /// Credits are consumed or granted, and a message tells of it.
+    /// Credits are consumed or granted, and a message reports it.
     pub fn change_credit(&mut self, subject: &Subject, rng: &mut Rng) {
         let currency = rng.choice(CURRENCIES).expect("a currency");
         let part = credit_part(currency);
@@ -203,7 +203,7 @@ impl Origin {
         let balance = Balance {
             at: measured.at,
             left: rng.choice([-5, 0, 0, 10, 500]).expect("a balance"),
-            // Nearly every balance has an end of its own, which tells whose effect an entry shows.
+            // Nearly every balance has an end of its own, which shows which message an entry comes from.
             valid_until: (rng.u8(..4) > 0).then_some(measured.at + 90 * DAY_MS),
         };
         self.stamp(subject, &part, measured.at, measured);
@@ -218,21 +218,21 @@ impl Origin {
             measured.value, balance.left, measured.at
         );
         let effect = Effect {
-            tells: BTreeMap::from([(part, measured)]),
+            carries: BTreeMap::from([(part, measured)]),
             balance: Some((currency, balance)),
             ..Effect::default()
         };
-        self.tell_of(subject, (body, what), effect, wrong, rng);
+        self.plan_message(subject, (body, what), effect, wrong, rng);
     }
 
-    /// A customer loses everything, and the reason is told.
+    /// A customer loses everything, and a message gives the reason.
     pub fn deny(&mut self, subject: &Subject, rng: &mut Rng) {
         let at = self.tick();
         let reasons = ["CustomerIsArchived", "NoActiveSubscription", "CustomerNotFound"];
         let reason = rng.choice(reasons).expect("a reason");
         let story = self.story(subject);
         story.truth = Truth::Denied { reason, at };
-        story.is_told = true;
+        story.is_published = true;
         let mut state = State::new(subject.owner(), at, &[]);
         state.access_denied_reason = Some(reason.to_owned());
         // The event log alone gives an empty list a time.
@@ -240,7 +240,7 @@ impl Origin {
         let envelope = rng.choice(Envelope::ALL).expect("an envelope");
         let what = format!("denied {reason} of {at}");
         let effect = Effect { lists: true, ..Effect::default() };
-        self.tell_of(subject, (message.wrapped(envelope), what), effect, WrongTime::None, rng);
+        self.plan_message(subject, (message.wrapped(envelope), what), effect, WrongTime::None, rng);
     }
 
     fn stamp(&mut self, subject: &Subject, part: &str, stamp: i64, measured: Measured) {
@@ -249,7 +249,7 @@ impl Origin {
     }
 
     /// Sends a message sooner or later, some twice. One whose time is that of the queue is sent at once, and once.
-    fn tell_of(
+    fn plan_message(
         &mut self,
         subject: &Subject,
         (body, what): (String, String),
@@ -260,7 +260,7 @@ impl Origin {
         let waiting = Waiting { subject: subject.clone(), body, what, effect };
         if wrong == WrongTime::All {
             let sent_at = self.clock;
-            self.tell_at(waiting, sent_at);
+            self.publish_at(waiting, sent_at);
             return;
         }
         if rng.u8(..) < 25 {
@@ -275,7 +275,7 @@ impl Origin {
             if !self.waiting.is_empty() {
                 let index = rng.usize(..self.waiting.len());
                 let waiting = self.waiting.swap_remove(index);
-                self.tell(waiting);
+                self.publish(waiting);
             }
         }
     }
@@ -288,17 +288,17 @@ impl Origin {
             .partition::<Vec<_>, _>(|waiting| about(&waiting.subject));
         self.waiting = later;
         for waiting in now {
-            self.tell(waiting);
+            self.publish(waiting);
         }
     }
 
-    fn tell(&mut self, waiting: Waiting) {
+    fn publish(&mut self, waiting: Waiting) {
         let sent_at = self.tick();
         self.redrivable.push(waiting.clone());
-        self.tell_at(waiting, sent_at);
+        self.publish_at(waiting, sent_at);
     }
 
-    fn tell_at(&mut self, waiting: Waiting, sent_at: i64) {
+    fn publish_at(&mut self, waiting: Waiting, sent_at: i64) {
         self.outgoing.push(Sent { body: waiting.body, sent_at });
         let story = self.story(&waiting.subject);
         story.log.push(format!("{sent_at} sent {}", waiting.what));
@@ -360,7 +360,7 @@ impl Origin {
         let (mut message, what) = match (sort, &subject.resource) {
             (0, _) => {
                 self.story(subject).truth = Truth::Nothing;
-                self.story(subject).is_told = true;
+                self.story(subject).is_published = true;
                 let shape = rng.choice([Shape::Webhook, Shape::GraphqlV2]).expect("a shape");
                 let state = State::new(owner, self.tick(), &[]);
                 (entitlements_updated(&state, shape), "an empty list without a reason")
@@ -396,7 +396,7 @@ impl Origin {
     fn silently_change(&mut self, subject: &Subject, rng: &mut Rng) {
         if rng.bool() {
             let listing = self.new_list(subject, rng);
-            self.story(subject).is_told = false;
+            self.story(subject).is_published = false;
             self.note(
                 subject,
                 &format!("silently list {}", listing.limits[VERSION_FEATURE].unwrap_or_default()),
@@ -452,7 +452,7 @@ impl Origin {
         self.send(body);
     }
 
-    /// What a reader that asks now is told: times of usages included.
+    /// What a reader that asks now receives: times of usages included.
     pub fn answer(&mut self, subject: &Subject) -> (Truth, BTreeMap<String, Measured>) {
         let clock = self.clock;
         let story = self.story(subject);
@@ -473,10 +473,10 @@ impl Origin {
 
 fn note_measurements(since: &mut Since, effect: &Effect) {
     let is_after_fetch = |at: i64| since.fetched.is_some_and(|fetched| fetched < at);
-    for (part, measured) in &effect.tells {
-        let mut maps = vec![&mut since.told];
+    for (part, measured) in &effect.carries {
+        let mut maps = vec![&mut since.sent];
         if is_after_fetch(measured.at) {
-            maps.push(&mut since.told_after_fetch);
+            maps.push(&mut since.sent_after_fetch);
         }
         for map in maps {
             let newest = map.entry(part.clone()).or_insert(*measured);

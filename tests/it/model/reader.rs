@@ -28,11 +28,11 @@ pub struct Reader {
     pub answered_at: Option<Instant>,
     refetch_lock: Lock,
     write_lock: Option<Lock>,
-    /// What it was told: (key, value, timestamp).
+    /// What it fetched: (key, value, timestamp).
     items: Vec<(String, String, i64)>,
     /// The stored timestamps, once it has read them.
     stored: Option<Vec<Option<i64>>>,
-    pub told: String,
+    pub fetched: String,
 }
 
 struct Lock {
@@ -83,12 +83,12 @@ impl Reader {
         let token = format!("reader-{}", fastrand::u64(..));
         let refetch_lock = Lock::take(&mut connection, subject.owner().refetch_lock_key(PREFIX), &token)?;
         let (truth, usages) = origin.answer(subject);
-        let told = match &truth {
+        let fetched = match &truth {
             Truth::Listed(listing) => format!("the list of {}", listing.at),
             Truth::Unknown | Truth::Nothing | Truth::Denied { .. } => "no entitlements".to_owned(),
         };
         let pace = takes.map_or(String::new(), |takes| format!(", which takes {takes:?}"));
-        origin.note(subject, &format!("a reader fetched {told}{pace}"));
+        origin.note(subject, &format!("a reader fetched {fetched}{pace}"));
         Some(Self {
             items: items(subject, &truth, &usages),
             subject: subject.clone(),
@@ -97,7 +97,7 @@ impl Reader {
             refetch_lock,
             write_lock: None,
             stored: None,
-            told,
+            fetched,
         })
     }
 
@@ -131,7 +131,7 @@ impl Reader {
             for lock in self.write_lock.iter().chain([&self.refetch_lock]) {
                 lock.release(&mut connection, &self.token);
             }
-            origin.note(&self.subject, &format!("a reader wrote {}", self.told));
+            origin.note(&self.subject, &format!("a reader wrote {}", self.fetched));
             return true;
         }
         let key = self.subject.owner().lock_key(PREFIX);

@@ -32,7 +32,7 @@ const SLOW_READERS: usize = 4;
 const STEPS_A_SLOW_READER: u32 = 15;
 /// The origin's clock begins so long ago: what it says is plausible, and in the past, for as long as a run may take.
 const BEGINS_MS_AGO: i64 = 30 * 60_000;
-/// Lines of a subject's story that a failure tells.
+/// Lines of a subject's history that a failure prints.
 const LAST_LINES: usize = 40;
 
 /// Some of its readers refetch for seconds.

@@ -37,7 +37,7 @@ pub fn credit_part(currency: &str) -> String {
 pub struct Measured {
     pub value: i64,
     pub at: i64,
-    /// Start and end of the usage period, of a currency whose message tells them.
+    /// Start and end of the usage period, of a currency whose message has them.
     pub period: Option<[i64; 2]>,
 }
 
@@ -98,12 +98,12 @@ pub enum Truth {
     /// The origin never heard of it.
     Unknown,
     Listed(Listing),
-    /// Nothing, and the reason was told.
+    /// Nothing, and a message gave the reason.
     Denied {
         reason: &'static str,
         at: i64,
     },
-    /// Nothing, for no reason that was told.
+    /// Nothing, and no message gave a reason.
     Nothing,
 }
 
@@ -129,9 +129,9 @@ pub struct Since {
     /// A reader fetched it first at this time (and has written what it fetched, when the look comes).
     pub fetched: Option<i64>,
     /// The newest measurement that was sent, by the last part of its key.
-    pub told: BTreeMap<String, Measured>,
+    pub sent: BTreeMap<String, Measured>,
     /// The same of those that were made and sent after `fetched`.
-    pub told_after_fetch: BTreeMap<String, Measured>,
+    pub sent_after_fetch: BTreeMap<String, Measured>,
     /// The newest balance that was sent, by currency.
     pub balances: BTreeMap<&'static str, Balance>,
     /// The same of those that were made and sent after `fetched`.
@@ -143,7 +143,7 @@ pub struct Since {
 pub struct Story {
     pub truth: Truth,
     /// The truth was sent, or will be.
-    pub is_told: bool,
+    pub is_published: bool,
     pub usages: BTreeMap<String, Measured>,
     /// The newest balance, by currency.
     pub balances: BTreeMap<&'static str, Balance>,
@@ -160,7 +160,7 @@ impl Story {
     pub fn new() -> Self {
         Self {
             truth: Truth::Unknown,
-            is_told: true,
+            is_published: true,
             usages: BTreeMap::new(),
             balances: BTreeMap::new(),
             stamped: BTreeMap::new(),

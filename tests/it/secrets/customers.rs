@@ -1,9 +1,9 @@
-//! Customers are told to nobody above debug: in whatever place a message or a peer's error carries one's id.
+//! Customers are named nowhere above debug: in whatever place a message or a peer's error carries one's id.
 
 use serde_json::{Value, json};
 
 use super::sources::json_refusal;
-use super::{pages, told};
+use super::{pages, texts_of};
 use crate::fakes::queue::QueueOptions;
 use crate::fakes::refusing_redis::{How, Refusal, RefusingRedis};
 use crate::support::aws::{Directory, ROLE};
@@ -22,8 +22,8 @@ const ALICE: &str = "alice@example.com";
 /// What is looked for, in lower case.
 const SPELLINGS: [&str; 3] = ["alice", "ywxpy2v", "616c696365"];
 
-fn assert_unnamed(name: &str, told: &[(String, String)]) {
-    for (place, text) in told {
+fn assert_unnamed(name: &str, texts: &[(String, String)]) {
+    for (place, text) in texts {
         for line in text.lines() {
             let lower = line.to_lowercase();
             let spelling = SPELLINGS.iter().find(|spelling| lower.contains(**spelling));
@@ -118,7 +118,7 @@ fn none_of_a_message_is_named_whether_it_can_be_read_or_not() {
     service.wait_for_metric("persistent_cache_messages_malformed_total", 20.0);
     service.wait_for_metric("persistent_cache_messages_processed_total", 20.0);
     service.wait_until("a report", || sentry.reports().contains("cannot read a message"));
-    let mut all = told(&service, &sentry);
+    let mut all = texts_of(&service, &sentry);
     service.stop();
     all.push(("the last reports".to_owned(), sentry.reports()));
     assert_unnamed("messages", &all);
@@ -171,7 +171,7 @@ fn none_of_what_redis_quotes_is_named_and_its_code_and_the_remedy_are() {
         }
         proxy.pass();
         service.wait_until("an empty queue", || stage.queue.is_empty());
-        all.extend(told(&service, &sentry));
+        all.extend(texts_of(&service, &sentry));
         service.stop();
         stage.queue.complaints();
     }
@@ -239,7 +239,7 @@ fn none_of_what_the_queue_sts_and_the_edge_api_quote_is_named() {
     }
     let mut all = Vec::new();
     for (service, _) in services {
-        all.extend(told(service, &sentry));
+        all.extend(texts_of(service, &sentry));
         all.extend(pages(service));
     }
     queue.turn(Mode::Refuse);

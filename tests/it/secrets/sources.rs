@@ -1,4 +1,4 @@
-//! Each source of AWS credentials, with secrets of its own and a peer that can be told to do wrong.
+//! Each source of AWS credentials, with secrets of its own and a peer that misbehaves on demand.
 
 use persistent_cache_service::clock;
 use serde_json::json;
@@ -25,7 +25,7 @@ pub fn secrets_of(key: &AccessKey) -> Vec<String> {
     [Some(key.secret.clone()), key.session_token.clone()].into_iter().flatten().collect()
 }
 
-/// What can be told to do wrong.
+/// What misbehaves on demand.
 pub enum Peer {
     Of(Hostile),
     /// The credentials are in a file.
@@ -168,10 +168,10 @@ pub fn container(files: &Directory) -> Source {
 pub fn instance() -> Source {
     let key = session_key("instance");
     let token = secret("instance-token");
-    let (answer, handed_out) = (key.clone(), token.clone());
+    let (answer, issued) = (key.clone(), token.clone());
     let imds = Hostile::http(
         move |request: &Request| match request.line.as_str() {
-            "PUT /latest/api/token" => handed_out.clone(),
+            "PUT /latest/api/token" => issued.clone(),
             line if line.ends_with("/security-credentials/") => "role-of-the-instance".to_owned(),
             _ => document(&answer),
         },

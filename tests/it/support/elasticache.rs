@@ -148,11 +148,11 @@ fn carry(from: &mut impl Read, to: &mut impl Write) -> std::io::Result<()> {
 
 /// `*3\r\n$4\r\nAUTH\r\n…`.
 fn read_command(from: &mut impl BufRead) -> std::io::Result<Vec<String>> {
-    let number = |mark: char, from: &mut dyn BufRead| -> std::io::Result<usize> {
+    let number = |prefix: char, from: &mut dyn BufRead| -> std::io::Result<usize> {
         let mut line = String::new();
         from.read_line(&mut line)?;
         line.trim_end()
-            .strip_prefix(mark)
+            .strip_prefix(prefix)
             .and_then(|number| number.parse().ok())
             .ok_or_else(|| ErrorKind::InvalidData.into())
     };

@@ -257,7 +257,7 @@ pub fn usage_updated(state: &State, feature_id: &str, usage: i64, at_ms: i64, sh
     }
 }
 
-/// What is left of a credit currency, as a message tells it.
+/// What is left of a credit currency, as a message reports it.
 #[derive(Debug, Clone, Copy)]
 pub struct CreditBalance<'a> {
     pub currency: &'a str,

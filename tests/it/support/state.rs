@@ -221,7 +221,7 @@ pub fn fluctuating(feature_id: &str, limit: i64, usage: f64) -> Value {
     fluctuating
 }
 
-/// Every kind of entitlement that readers tell apart. `salt` makes two states differ in limits and usages.
+/// Every kind of entitlement that readers distinguish. `salt` makes two states differ in limits and usages.
 pub fn every_kind(salt: i64) -> Vec<Value> {
     let now = clock::now().0;
     let yearly = json!({

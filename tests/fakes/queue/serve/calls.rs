@@ -159,7 +159,7 @@ impl Server {
             else {
                 return Err(EntryFault {
                     code: "InvalidParameterValue",
-                    words: "Value for parameter VisibilityTimeout is invalid. Reason: Must be between 0 and 43200.",
+                    message: "Value for parameter VisibilityTimeout is invalid. Reason: Must be between 0 and 43200.",
                 });
             };
             let end = self.store.lock().unwrap().change_visibility(receipt, secs, now);
@@ -185,7 +185,7 @@ impl Server {
                 Some((code, "A fault made on purpose.", sender))
             } else if let Some(receipt) = protocol::receipt(handle, self.options.seed) {
                 let end = act(index, receipt, now);
-                end.err().map(|fault| (fault.code, fault.words, true))
+                end.err().map(|fault| (fault.code, fault.message, true))
             } else {
                 self.complain("ReceiptHandleIsInvalid: a handle that this queue never issued".to_owned());
                 Some(("ReceiptHandleIsInvalid", "The input receipt handle is invalid.", true))

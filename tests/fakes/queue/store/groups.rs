@@ -77,7 +77,7 @@ impl Groups {
     }
 
     /// A message in flight is visible again.
-    pub fn give_back(&mut self, name: &str) {
+    pub fn release(&mut self, name: &str) {
         if let Some(group) = self.by_name.get_mut(name) {
             group.in_flight -= 1;
         }
