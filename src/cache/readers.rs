@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::keyspace::{credit_usage_key, feature_usage_key};
 use crate::entitlement::{CurrencyId, FeatureId};
+use crate::json::replace_lone_surrogates;
 
 /// A value and the timestamp beside it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -110,7 +111,9 @@ impl StoredEntry {
 /// The entries of a list; what is wrong with it if it cannot be read.
 pub fn entries(value: Option<&str>) -> Result<Vec<StoredEntry>, &'static str> {
     let value = value.ok_or("nothing is cached")?;
-    match serde_json::from_str(value) {
+    // An SDK may have written half an emoji.
+    let whole = || serde_json::from_str(&replace_lone_surrogates(value)?).ok();
+    match serde_json::from_str(value).or_else(|error| whole().ok_or(error)) {
         Ok(Value::Object(list)) => {
             Ok(list.iter().map(|(key, value)| StoredEntry::read(key, value)).collect())
         }
@@ -228,6 +231,12 @@ mod tests {
         for value in ["", "{", "7"] {
             assert_eq!(hits(&list(value, Some("5"))), [false; 3], "{value}");
         }
+    }
+
+    #[test]
+    fn half_an_emoji_is_read_as_the_readers_do() {
+        let entries = entries(Some(r#"{"a":{"calculatedEntitlement":{"name":"\ud83d"}}}"#)).unwrap();
+        assert_eq!(entries[0].entitlement["name"], "\u{fffd}");
     }
 
     #[test]

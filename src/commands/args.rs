@@ -90,8 +90,13 @@ fn uses(command: &str, setting: &Arg) -> bool {
     };
     let group = setting.get_help_heading().unwrap_or_default();
     let is_log_or_prefix = ["LOG_LEVEL", "ENVIRONMENT_PREFIX"].contains(&setting.get_id().as_str());
+    let is_for_others = match setting.get_id().as_str() {
+        "STATUS_PAGE" | "REFRESH_AFTER_PURGE" | "REFRESH_RATE" => command != "check",
+        "CACHE_UPDATE_POLICY" => matches!(command, "warm" | "verify"),
+        _ => false,
+    };
     let is_used = groups.split(", ").any(|used| used == group) || is_log_or_prefix && groups != "HTTP";
-    is_used && !setting.is_hide_set()
+    is_used && !is_for_others && !setting.is_hide_set()
 }
 
 /// The whole command line as it is parsed: each command accepts every setting, and hides those that it does not use.
@@ -183,7 +188,10 @@ mod tests {
         assert!(shown.iter().any(|setting| setting.name == "REDIS_HOST" && setting.is_given));
         let help = parse_words("ready --help", &[]).unwrap_err().to_string();
         assert!(help.contains("--port") && !help.contains("--redis-host"), "{help}");
-        assert!(!help.contains('`'), "{help}");
+        assert!(!help.contains('`') && !help.contains("--status-page"), "{help}");
+        let help = parse_words("verify --help", &[]).unwrap_err().to_string();
+        assert!(help.contains("--cache-format"), "{help}");
+        assert!(!help.contains("--refresh-rate") && !help.contains("--cache-update-policy"), "{help}");
     }
 
     #[test]

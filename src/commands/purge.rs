@@ -63,7 +63,7 @@ fn confirm(question: &str) -> Result<(), CommandError> {
 }
 
 /// Has the effect of a purge message that is sent now, but also clears tombstones: an operator purges to start from scratch.
-fn purge(session: &Session, event: Event) -> Result<String, StoreError> {
+pub(super) fn purge(session: &Session, event: Event) -> Result<String, StoreError> {
     let now = clock::now();
     // With a clock that is ahead, newer messages would be out of order.
     let sent_at = session.store.time().map_or(now, |of_redis| of_redis.min(now));

@@ -10,16 +10,20 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use crossbeam_channel::{Receiver, tick};
+use indicatif::ProgressBar;
 
+use super::output::Counted;
 use super::{CommandError, complain};
 use crate::aws::own_provider;
 use crate::backoff::Backoff;
 use crate::cache::keyspace::Keyspace;
 use crate::cache::{CacheChange, Layout};
-use crate::config::{CacheAccess, Settings};
+use crate::config::{CacheAccess, CacheUpdatePolicy, Settings};
+use crate::edge::EdgeClient;
 use crate::entitlement::{CustomerId, ResourceId, Subject};
 use crate::http_client;
 use crate::log as service_log;
+use crate::log::printable;
 use crate::pipeline::worker::{LOCKED_RETRY_MIN, apply_once};
 use crate::refetch::RefetchError;
 use crate::shutdown::Stop;
@@ -41,6 +45,14 @@ pub(super) struct Session {
 const CONNECTIONS_MAX: u32 = 100;
 
 impl Session {
+    /// For what writes Stigg's answers, whatever CACHE_UPDATE_POLICY says of messages.
+    pub fn open_with_edge(settings: &Settings) -> Result<(Self, EdgeClient), CommandError> {
+        let (mut access, edge) = settings.cache_and_edge_access()?;
+        let edge = EdgeClient::new(edge.url, edge.key, access.proxy.clone());
+        access.policy = CacheUpdatePolicy::Upsert;
+        Ok((Self::open(settings, access)?, edge))
+    }
+
     /// No connection is made yet.
     pub fn open(settings: &Settings, access: CacheAccess) -> Result<Self, CommandError> {
         if let Err(error) = service_log::start(stderr(), &settings.command_log()?) {
@@ -133,6 +145,28 @@ fn parse_line(line: &[u8]) -> Option<Listed> {
     let customer = customer.unwrap_or(text);
     let is_one = str::from_utf8(line).is_ok() && !customer.is_empty() && resource != Some("");
     Some((text.to_owned(), is_one.then(|| subject(customer, resource))))
+}
+
+/// The line as people read it.
+pub(super) fn named(line: &str) -> String {
+    printable(&line.replace('\t', ", resource "))
+}
+
+/// Says why this line failed, which counts as `failed`. What would fail the others as well is an error.
+pub(super) fn counted(
+    result: Result<Counted, RefetchError>,
+    failed: Counted,
+    line: &str,
+    bar: &ProgressBar,
+) -> Result<Counted, CommandError> {
+    match result {
+        Ok(counted) => Ok(counted),
+        Err(RefetchError::Everyone(why)) => Err(CommandError::Failed(why)),
+        Err(RefetchError::Customer(why) | RefetchError::Retryable(why, _)) => {
+            bar.suspend(|| complain(format!("{}: {why}", named(line))));
+            Ok(failed)
+        }
+    }
 }
 
 pub(super) const NO_SUBJECT: &str =

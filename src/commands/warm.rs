@@ -10,11 +10,9 @@ use clap::Args;
 use indicatif::ProgressBar;
 
 use super::output::{Counted, Tally, bar};
-use super::session::{EdgeCalls, Listed, NO_SUBJECT, in_parallel, lock, open_subjects};
-use super::{CommandError, DONE, FAILED, Pace, Session, complain, print};
-use crate::config::{CacheUpdatePolicy, Settings};
-use crate::edge::EdgeClient;
-use crate::log::printable;
+use super::session::{EdgeCalls, Listed, NO_SUBJECT, counted, in_parallel, lock, open_subjects};
+use super::{CommandError, DONE, FAILED, Pace, Session, print};
+use crate::config::Settings;
 use crate::refetch::{RefetchError, Refetcher};
 use crate::store::Outcome;
 
@@ -39,10 +37,7 @@ const DONE_BEFORE: Counted = (4, "skipped, as an earlier run did them");
 const NOT_FILLED: Counted = (5, "failed");
 
 pub(super) fn run(settings: &Settings, args: &WarmArgs) -> Result<u8, CommandError> {
-    let (mut access, edge) = settings.cache_and_edge_access()?;
-    let edge = EdgeClient::new(edge.url, edge.key, access.proxy.clone());
-    access.policy = CacheUpdatePolicy::Upsert; // whatever the policy for messages is
-    let session = Session::open(settings, access)?;
+    let (session, edge) = Session::open_with_edge(settings)?;
     let (input, total) = open_subjects(&args.file)?;
     let (done_before, record) = Record::open(args)?;
     let warm = Warm {
@@ -89,15 +84,7 @@ impl Warm<'_> {
         } else {
             Err(RefetchError::Customer(NO_SUBJECT.to_owned()))
         };
-        let counted = match result {
-            Ok(counted) => counted,
-            Err(RefetchError::Everyone(why)) => return Err(CommandError::Failed(why)),
-            Err(RefetchError::Customer(why) | RefetchError::Retryable(why, _)) => {
-                let line = printable(&text.replace('\t', ", resource "));
-                self.bar.suspend(|| complain(format!("{line}: {why}")));
-                NOT_FILLED
-            }
-        };
+        let counted = counted(result, NOT_FILLED, &text, &self.bar)?;
         let cannot = "cannot record what is done or failed; is the disk full?";
         let recorded = lock(&self.record).add(&text, counted);
         recorded.map_err(|error| CommandError::Failed(format!("{cannot} {error}")))

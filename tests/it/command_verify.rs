@@ -116,7 +116,7 @@ fn line(state: &State) -> String {
 
 const ALL: &str = "2.x 3.x 4.x";
 
-const CUSTOMERS: [&str; 22] = [
+const CUSTOMERS: [&str; 24] = [
     "equal",
     "limit",
     "reason",
@@ -133,6 +133,8 @@ const CUSTOMERS: [&str; 22] = [
     "hash",
     "v4-form",
     "unreadable-and-ahead",
+    "year-3000",
+    "half-emoji",
     "purged",
     "stale",
     "site",
@@ -203,6 +205,17 @@ fn planted() -> Planted {
     planted.set(&key, "{");
     planted.set(&format!("{key}#timestamp"), &hours_ago(1).to_string());
     planted.expect("unreadable-and-ahead", "", "list", ALL);
+    // Messages and warm would never replace it.
+    let key = planted.key("year-3000");
+    planted.change(&key, |list| list["feature-seats"]["calculatedEntitlement"]["usageLimit"] = json!(7));
+    planted.set(&format!("{key}#timestamp"), "32503680000000");
+    planted.expect("year-3000", "feature-seats", "usageLimit", ALL);
+    // What an SDK may write is no difference.
+    let key = planted.key("half-emoji");
+    let list = planted.redis.get(&key).expect("a list");
+    let with_half = list.replace(r#""featureUsage""#, r#""more":"\ud83d","featureUsage""#);
+    assert_ne!(with_half, list);
+    planted.set(&key, &with_half);
     let key = planted.key("purged");
     planted.delete(&[key.clone(), format!("{key}#timestamp")]);
     planted.expect("purged", "", "list", ALL);
@@ -248,7 +261,7 @@ fn each_planted_difference_is_reported_fixed_and_then_gone() {
     let first = planted.verify(&[]);
     assert_eq!(first.status, 3, "{first:?}");
     assert_eq!(found(&first), planted.expected);
-    assert_eq!(first.stderr, "3 equal\n20 differ");
+    assert_eq!(first.stderr, "4 equal\n21 differ");
 
     let sampled = planted.verify(&["--sample", "1000"]);
     let without_purged: Found =
@@ -258,7 +271,7 @@ fn each_planted_difference_is_reported_fixed_and_then_gone() {
     assert!(found(&some).is_subset(&without_purged), "{some:?}");
 
     let fixed = planted.verify(&["--fix"]);
-    assert_eq!((fixed.status, fixed.stderr.as_str()), (0, "3 equal\n20 differed and are fixed"), "{fixed:?}");
+    assert_eq!((fixed.status, fixed.stderr.as_str()), (0, "4 equal\n21 differed and are fixed"), "{fixed:?}");
     assert_eq!(found(&fixed), planted.expected);
     let last = planted.verify(&[]);
     assert_eq!((last.status, last.stdout.as_str()), (0, ""), "{last:?}");
@@ -337,7 +350,15 @@ fn what_cannot_be_compared_is_a_failure() {
     assert!(ended.stderr.ends_with("\n1 equal\n1 failed"), "{ended:?}");
     assert!(ended.stderr.contains("two: ") && ended.stderr.contains("500"), "{ended:?}");
     let ended = run_with_input(&planted.settings(), &["verify", "-"], "one\none\t\n");
-    assert!(ended.status == 1 && ended.stderr.contains("gave up: "), "{ended:?}");
+    assert!(ended.status == 1 && ended.stderr.ends_with("\n1 equal\n1 failed"), "{ended:?}");
+    assert!(ended.stderr.contains("neither a customer's id"), "{ended:?}");
+    // Nothing was wrong, but nothing was compared either.
+    for (prefix, arguments) in [(PREFIX, ["verify", "-"].as_slice()), ("other", &["verify", "--sample", "9"])]
+    {
+        let settings = planted.settings().set("ENVIRONMENT_PREFIX", prefix);
+        let ended = run_with_input(&settings, arguments, "");
+        assert!(ended.status == 1 && ended.stderr.contains("nothing was compared"), "{ended:?}");
+    }
     assert_eq!(run(&planted.settings(), &["verify"]).status, 2);
     assert_eq!(run(&planted.settings(), &["verify", "one", "--sample", "3"]).status, 2);
     planted.redis.stop();

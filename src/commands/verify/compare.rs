@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::cache::credit::{adjusted, known_balance};
 use crate::cache::keyspace::{balance_key, metadata_key, timestamp_key};
 use crate::cache::readers::{EntryKind, Stored, StoredEntry, StoredList, entries, timestamp_ms, verdicts};
-use crate::cache::{CacheChange, CreditWrite, KeyWrite, Layout, changes};
+use crate::cache::{CacheChange, Layout, changes};
 use crate::clock::EpochMs;
 use crate::entitlement::CurrencyId;
 use crate::entitlement::stored::usage_json;
@@ -19,15 +20,15 @@ use crate::refetch::NO_TIME;
 const FIELDS: &str = "accessDeniedReason usageLimit hasUnlimitedUsage hasSoftLimit enumValues validUntil creditRate resourceId \
                       featureType meterType units unitsPlural usagePeriodAnchor resetPeriod resetPeriodConfiguration displayName";
 const SDKS: [&str; 3] = ["2.x", "3.x", "4.x"];
+/// A timestamp that is further ahead is wrong, as in messages: what is stored with it is not newer, and would stay for ever.
+const AHEAD_MS_MAX: i64 = 3_600_000;
 
 /// What the keys of one customer or resource hold.
-pub(super) struct Texts(pub HashMap<String, String>);
+pub(super) type Texts = HashMap<String, String>;
 
-impl Texts {
-    fn stored(&self, key: &str) -> Stored<'_> {
-        let text = |key: &str| self.0.get(key).map(String::as_str);
-        Stored { value: text(key), timestamp: text(&timestamp_key(key)) }
-    }
+fn stored<'a>(texts: &'a Texts, key: &str) -> Stored<'a> {
+    let text = |key: &str| texts.get(key).map(String::as_str);
+    Stored { value: text(key), timestamp: text(&timestamp_key(key)) }
 }
 
 /// What Stigg says, as it would be stored, and the currencies that entries are paid in. A list without a time is as new as the
@@ -35,12 +36,8 @@ impl Texts {
 pub(super) fn stated(message: Message, list_key: &str, layout: &Layout) -> (Texts, Vec<CurrencyId>) {
     let (asked_at, format) = (message.sent_at, layout.format);
     let mut texts = HashMap::from([(timestamp_key(list_key), asked_at.0.to_string())]);
-    let mut put = |KeyWrite { key, value, timestamp }| {
-        texts.extend([(timestamp_key(&key), timestamp.0.to_string()), (key, value)]);
-    };
-    let credit = |CreditWrite { key, usage, timestamp, .. }| {
-        let value = usage_json(&usage, format);
-        KeyWrite { key, value, timestamp }
+    let mut put = |key: String, value: String, at: EpochMs| {
+        texts.extend([(timestamp_key(&key), at.0.to_string()), (key, value)]);
     };
     let mut rate_currencies = Vec::new();
     for change in changes(message, layout) {
@@ -48,91 +45,122 @@ pub(super) fn stated(message: Message, list_key: &str, layout: &Layout) -> (Text
             CacheChange::WriteEntitlements(write) => {
                 rate_currencies = write.rate_currencies;
                 for list in [write.list].into_iter().chain(write.metadata) {
-                    let timestamp = if list.timestamp <= NO_TIME { asked_at } else { list.timestamp };
-                    put(KeyWrite { timestamp, ..list });
+                    put(
+                        list.key,
+                        list.value,
+                        if list.timestamp <= NO_TIME { asked_at } else { list.timestamp },
+                    );
                 }
-                write.usages.into_iter().chain(write.credits.into_iter().map(credit)).for_each(&mut put);
+                write.usages.into_iter().for_each(|usage| put(usage.key, usage.value, usage.timestamp));
+                for credit in write.credits {
+                    put(credit.key, usage_json(&credit.usage, format), credit.timestamp);
+                }
             }
-            CacheChange::WriteUsage(usage) => put(usage.write),
-            CacheChange::WriteBalance(balance) => put(credit(balance.credit)),
+            CacheChange::WriteUsage(usage) => put(usage.write.key, usage.write.value, usage.write.timestamp),
+            CacheChange::WriteBalance(balance) => {
+                let credit = balance.credit;
+                put(credit.key, usage_json(&credit.usage, format), credit.timestamp);
+            }
             CacheChange::Purge(_) | CacheChange::InvalidateEnvironment(_) => {}
         }
     }
-    (Texts(texts), rate_currencies)
+    (texts, rate_currencies)
 }
 
 /// Adjusts Stigg's list to stored balances that are no older, as a write of it would be, see `cache::credit`.
 pub(super) fn adjust(redis: &Texts, stigg: &mut Texts, list_key: &str, currencies: &[CurrencyId]) {
-    let list = stigg.stored(list_key);
+    let list = stored(stigg, list_key);
     let listed_at = EpochMs(time(list).unwrap_or_default());
     let balance = |currency| {
-        let record = redis.0.get(&balance_key(list_key, currency))?;
+        let record = redis.get(&balance_key(list_key, currency))?;
         Some((currency, known_balance(record, listed_at)?))
     };
     let balances: Vec<_> = currencies.iter().filter_map(balance).collect();
     if let Some(list) = list.value.and_then(|list| adjusted(list, &balances)) {
-        stigg.0.insert(list_key.to_owned(), list);
+        stigg.insert(list_key.to_owned(), list);
     }
 }
 
-/// The differences between what is stored and what Stigg says (`sides`), as JSON: `id` of a feature or currency, `what`, the
-/// values `redis` and `stigg` with their timestamps, and the `sdks` that answer something else because of it, or not from the
-/// cache. Something newer in Redis is no difference, nor is a miss that readers would have with Stigg's state as well.
-/// `own_key` is that of the customer's own list, if this is a resource's.
+/// What differs: the values of both sides, and when each was true.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Difference {
+    /// Of a feature or a currency.
+    pub id: Option<String>,
+    pub what: &'static str,
+    pub redis: Value,
+    pub stigg: Value,
+    /// The generations that answer something else because of it, or not from the cache.
+    pub sdks: Vec<&'static str>,
+    pub redis_timestamp: Option<i64>,
+    pub stigg_timestamp: Option<i64>,
+}
+
+/// True for a difference that was there before as well, unless Redis has had something as new as Stigg had then: it is only
+/// late.
+pub(super) fn persisting(before: &[Difference], now: &Difference) -> bool {
+    before.iter().filter(|before| (&before.id, before.what) == (&now.id, now.what)).any(|before| {
+        before.stigg_timestamp > now.redis_timestamp || now.redis_timestamp >= now.stigg_timestamp
+    })
+}
+
+/// When each side was true.
+type Times = [Option<i64>; 2];
+
+/// The differences between what is stored and what Stigg says (`sides`). Something newer in Redis is none, nor is a miss that
+/// readers would have with Stigg's state as well. `own_key` is that of the customer's own list, if this is a resource's.
 pub(super) fn compare(
     sides: [&Texts; 2],
     list_key: &str,
     own_key: Option<&str>,
+    asked_at: EpochMs,
     usage_tolerance: f64,
-) -> Vec<Value> {
+) -> Vec<Difference> {
     let mut differences = Vec::new();
-    let mut add = |id: Option<&str>, what: &str, [redis, stigg]: [Value; 2], times: Times, sdks: &[&str]| {
-        differences.push(json!({
-            "id": id, "what": what, "redis": redis, "stigg": stigg, "sdks": sdks,
-            "redisTimestamp": times[0], "stiggTimestamp": times[1],
-        }));
+    let mut add = |id: Option<&str>, what, [redis, stigg]: [Value; 2], times: Times, sdks: &[_]| {
+        let (id, sdks, [redis_timestamp, stigg_timestamp]) = (id.map(str::to_owned), sdks.to_vec(), times);
+        differences.push(Difference { id, what, redis, stigg, sdks, redis_timestamp, stigg_timestamp });
     };
-    let lists = sides.map(|side| side.stored(list_key));
+    let is_newer = |[redis, stigg]: Times| redis > stigg && redis <= Some(asked_at.0 + AHEAD_MS_MAX);
+    let lists = sides.map(|side| stored(side, list_key));
     let (times, listed) = (lists.map(time), lists.map(|list| entries(list.value)));
-    let of_customer = own_key.map(|key| sides[0].stored(key).timestamp);
+    let of_customer = own_key.map(|key| stored(sides[0], key).timestamp);
     // Missing usages are found one by one, below.
     let list = |list| StoredList { list, of_customer, usages: Vec::new() };
     let pairs = verdicts(&list(lists[0]), &listed[0]).into_iter().zip(verdicts(&list(lists[1]), &listed[1]));
     let misses = pairs.filter(|(found, stated)| {
         stated.outcome == "hit" && found.reasons.iter().any(|reason| !stated.reasons.contains(reason))
     });
-    let (sdks, mut reasons): (Vec<_>, Vec<_>) =
-        misses.map(|(found, _)| (found.sdk, found.reasons.join("; "))).unzip();
-    reasons.dedup();
-    if !sdks.is_empty() {
-        add(None, "list", [reasons.join("; ").into(), "a list that readers take".into()], times, &sdks);
+    let misses: Vec<_> = misses.map(|(found, _)| found).collect();
+    // Later generations miss for more reasons.
+    if let Some(last) = misses.last() {
+        let sdks: Vec<_> = misses.iter().map(|found| found.sdk).collect();
+        add(None, "list", [last.reasons.join("; ").into(), "a list that readers take".into()], times, &sdks);
     }
-    let is_newer = times[0] > times[1];
-    let metadata = sides.map(|side| side.stored(&metadata_key(list_key)));
-    let (reasons, metadata_times) = (metadata.map(reason), metadata.map(time));
-    let is_compared = !is_newer && lists[0].value.is_some() && metadata[1].value.is_some();
-    if is_compared && reasons[0] != reasons[1] && metadata_times[0] <= metadata_times[1] {
-        add(None, "metadata", reasons, metadata_times, &SDKS[2..]);
+    let metadata = sides.map(|side| stored(side, &metadata_key(list_key)));
+    let (reasons, reason_times) = (metadata.map(reason), metadata.map(time));
+    let is_older = !is_newer(times) && !is_newer(reason_times);
+    if is_older && lists[0].value.is_some() && metadata[1].value.is_some() && reasons[0] != reasons[1] {
+        add(None, "metadata", reasons, reason_times, &SDKS[2..]);
     }
     let [Ok(ours), theirs] = &listed else { return differences };
     for ((is_credit, id), entries) in by_id(ours, theirs.as_deref().unwrap_or_default()) {
         let (id, sdks) = (Some(id), if is_credit { &SDKS[2..] } else { &SDKS });
         let [Some(our), Some(their)] = entries else {
-            if !is_newer {
+            if !is_newer(times) {
                 let listed = entries.map(|entry| entry.map_or(Value::Null, |_| "listed".into()));
                 add(id, "entitlement", listed, times, sdks);
             }
             continue;
         };
-        for what in FIELDS.split_whitespace().filter(|_| !is_newer) {
-            let values =
-                entries.map(|entry| entry.and_then(|entry| field(entry, what)).cloned().unwrap_or_default());
+        for what in FIELDS.split_whitespace().filter(|_| !is_newer(times)) {
+            let values = [our, their].map(|entry| field(entry, what).cloned().unwrap_or_default());
             if !is_same(&values, 0.0) && (what != "displayName" || !values[0].is_null()) {
                 add(id, what, values, times, sdks);
             }
         }
         let Some(key) = their.usage_key(list_key) else { continue };
-        let usages = sides.map(|side| side.stored(&key));
+        let usages = sides.map(|side| stored(side, &key));
         let (times, [found, stated]) = (usages.map(time), usages.map(|usage| usage.value.and_then(object)));
         let Some(stated) = stated else { continue };
         let Some(found) = found else {
@@ -144,7 +172,7 @@ pub(super) fn compare(
             add(id, "usage timestamp", usages.map(|usage| usage.timestamp.into()), times, &SDKS[2..]);
         }
         let parts = [("currentUsage", usage_tolerance), ("usagePeriodStart", 0.0), ("usagePeriodEnd", 0.0)];
-        for (what, tolerance) in parts.into_iter().filter(|_| times[0] <= times[1]) {
+        for (what, tolerance) in parts.into_iter().filter(|_| !is_newer(times)) {
             let values = [[&found, &our.usage], [&stated, &their.usage]].map(|usages| used(what, usages));
             let is_kept = is_credit && values[1].is_null(); // a balance without a period leaves the stored one
             if !is_kept && !is_same(&values, tolerance) {
@@ -155,22 +183,6 @@ pub(super) fn compare(
     differences
 }
 
-/// The differences that were there before as well, unless Redis has had something as new as Stigg had then: it is only late.
-pub(super) fn persisting(before: &[Value], now: &[Value]) -> Vec<Value> {
-    let persists = |now: &&Value| {
-        before.iter().any(|before| {
-            let [then, redis, stigg] =
-                [&before["stiggTimestamp"], &now["redisTimestamp"], &now["stiggTimestamp"]]
-                    .map(Value::as_i64);
-            let is_late = then <= redis && redis < stigg;
-            ["id", "what"].iter().all(|name| before[name] == now[name]) && !is_late
-        })
-    };
-    now.iter().filter(persists).cloned().collect()
-}
-
-/// When each side was true.
-type Times = [Option<i64>; 2];
 type Pairs<'a> = BTreeMap<(bool, &'a str), [Option<&'a StoredEntry>; 2]>;
 
 /// The entries of both lists, by whether they are credits, and id.
@@ -220,6 +232,8 @@ fn time(stored: Stored<'_>) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::cache::keyspace::Keyspace;
     use crate::entitlement::stored::CacheFormat;
@@ -247,65 +261,83 @@ mod tests {
         stated(message, KEY, &Layout { keyspace, format })
     }
 
-    fn whats(differences: &[Value]) -> Vec<&str> {
-        differences.iter().map(|difference| difference["what"].as_str().unwrap()).collect()
+    fn differences(sides: [&Texts; 2], own_key: Option<&str>) -> Vec<Difference> {
+        compare(sides, KEY, own_key, EpochMs(AT + 1_000), 0.0)
+    }
+
+    fn whats(differences: &[Difference]) -> Vec<&str> {
+        differences.iter().map(|difference| difference.what).collect()
     }
 
     #[test]
     fn what_would_be_stored_does_not_differ_from_itself() {
         let (stigg, currencies) = answer();
-        assert_eq!(compare([&stigg, &stigg], KEY, None, 0.0), [Value::Null; 0]);
+        assert_eq!(differences([&stigg, &stigg], None), []);
         assert_eq!(currencies, [CurrencyId("ai".to_owned())]);
-        let nothing = Texts(HashMap::new());
+        let nothing = Texts::new();
         for (format, stated_in) in
             [(CacheFormat::V3, CacheFormat::Compatible), (CacheFormat::Compatible, CacheFormat::V4)]
         {
             let (redis, stigg) = (answer_in(format).0, answer_in(stated_in).0);
-            assert_eq!(compare([&redis, &stigg], KEY, None, 0.0), [Value::Null; 0], "{format:?}");
+            assert_eq!(differences([&redis, &stigg], None), [], "{format:?}");
         }
-        assert_eq!(whats(&compare([&nothing, &stigg], KEY, None, 0.0)), ["list"]);
+        assert_eq!(whats(&differences([&nothing, &stigg], None)), ["list"]);
     }
 
     #[test]
     fn a_balance_that_is_no_older_than_the_list_denies_in_both() {
         let ((mut stigg, currencies), (mut redis, _)) = (answer(), answer());
         let balance = balance_key(KEY, &currencies[0]);
-        let denied = redis.0[KEY]
+        let denied = redis[KEY]
             .replace(r#""enumValues""#, r#""accessDeniedReason":"InsufficientCredits","enumValues""#);
-        redis.0.extend([(KEY.to_owned(), denied), (balance.clone(), format!("{AT},,{},1,", AT - 1))]);
+        redis.extend([(KEY.to_owned(), denied), (balance.clone(), format!("{AT},,{},1,", AT - 1))]);
         adjust(&redis, &mut stigg, KEY, &currencies);
-        assert_eq!(whats(&compare([&redis, &stigg], KEY, None, 0.0)), ["accessDeniedReason"]);
-        redis.0.insert(balance, format!("{AT},,{AT},1,"));
+        assert_eq!(whats(&differences([&redis, &stigg], None)), ["accessDeniedReason"]);
+        redis.insert(balance, format!("{AT},,{AT},1,"));
         adjust(&redis, &mut stigg, KEY, &currencies);
-        assert_eq!(whats(&compare([&redis, &stigg], KEY, None, 0.0)), [""; 0]);
+        assert_eq!(whats(&differences([&redis, &stigg], None)), [""; 0]);
     }
 
     #[test]
     fn a_resource_that_misses_with_stiggs_state_too_does_not_differ() {
         let (stigg, _) = answer();
         let (mut redis, _) = answer();
-        redis.0.insert("own#timestamp".to_owned(), (AT + 1).to_string());
-        assert_eq!(whats(&compare([&redis, &stigg], KEY, Some("own"), 0.0)), [""; 0]);
-        redis.0.insert("own#timestamp".to_owned(), AT.to_string());
-        redis.0.insert(timestamp_key(KEY), (AT - 1).to_string());
-        let differences = compare([&redis, &stigg], KEY, Some("own"), 0.0);
-        assert_eq!((whats(&differences), &differences[0]["sdks"]), (vec!["list"], &json!(["3.x", "4.x"])));
+        redis.insert("own#timestamp".to_owned(), (AT + 1).to_string());
+        assert_eq!(whats(&differences([&redis, &stigg], Some("own"))), [""; 0]);
+        redis.insert("own#timestamp".to_owned(), AT.to_string());
+        redis.insert(timestamp_key(KEY), (AT - 1).to_string());
+        let found = differences([&redis, &stigg], Some("own"));
+        assert_eq!((whats(&found), found[0].sdks.as_slice()), (vec!["list"], &SDKS[1..]));
     }
 
     #[test]
     fn a_state_that_is_only_late_does_not_persist() {
-        let seen = |redis: Option<i64>, stigg: i64| {
-            vec![
-                json!({"id": "api", "what": "currentUsage", "redisTimestamp": redis, "stiggTimestamp": stigg}),
-            ]
+        let seen = |redis_timestamp, stigg_timestamp| Difference {
+            id: Some("api".to_owned()),
+            what: "currentUsage",
+            redis: Value::Null,
+            stigg: Value::Null,
+            sdks: Vec::new(),
+            redis_timestamp,
+            stigg_timestamp: Some(stigg_timestamp),
         };
-        let before = seen(Some(1), 5);
+        let before = [seen(Some(1), 5)];
         for (redis, stigg, persists) in
             [(Some(1), 5, true), (Some(4), 9, true), (Some(5), 9, false), (Some(9), 9, true), (None, 9, true)]
         {
-            let now = seen(redis, stigg);
-            assert_eq!(persisting(&before, &now) == now, persists, "{redis:?}, {stigg}");
+            assert_eq!(persisting(&before, &seen(redis, stigg)), persists, "{redis:?}, {stigg}");
         }
-        assert_eq!(persisting(&[], &before), [Value::Null; 0]);
+        assert!(!persisting(&[], &before[0]));
+    }
+
+    #[test]
+    fn a_timestamp_far_ahead_is_not_newer() {
+        let ((stigg, _), (mut redis, _)) = (answer(), answer());
+        let limited = redis[KEY].replace(r#""usageLimit":10"#, r#""usageLimit":7"#);
+        redis.insert(KEY.to_owned(), limited);
+        for (ahead_ms, found) in [(1_001, [].as_slice()), (2 * AHEAD_MS_MAX, &["usageLimit"])] {
+            redis.insert(timestamp_key(KEY), (AT + ahead_ms).to_string());
+            assert_eq!(whats(&differences([&redis, &stigg], None)), found, "{ahead_ms}");
+        }
     }
 }
