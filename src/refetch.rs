@@ -96,8 +96,7 @@ impl Refetcher<'_> {
 
     fn is_cached(&self, subject: &Subject) -> Result<bool, StoreError> {
         let key = self.layout.keyspace.customer_key(subject);
-        let pair = self.store.snapshot(&[timestamp_key(&key), key])?;
-        Ok(pair.iter().all(|key| key.text().is_some()))
+        Ok(self.store.texts(&[timestamp_key(&key), key])?.iter().all(Option::is_some))
     }
 
     fn ask_and_write(&self, subject: &Subject, locked_at: Instant) -> Result<Option<Outcome>, RefetchError> {

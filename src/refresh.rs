@@ -184,7 +184,7 @@ impl Refresher {
             }
         }
         if let left @ 1.. = self.queue.lock().due.len() {
-            log::info!(left; "stopping: {left} purged customers are not refreshed, their next readers ask Stigg");
+            log::info!(left; "stopping: {left} purged customers are not refreshed; their next readers ask Stigg");
         }
     }
 

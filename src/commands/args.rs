@@ -48,9 +48,9 @@ pub enum Command {
     ///
     /// One line for each difference in access, limits, usages, periods and metadata, as each generation of Stigg's SDKs
     /// would answer from the cache, in the form of CACHE_FORMAT. Something newer in Redis is not a difference. A difference
-    /// is checked again after 3 seconds before it is reported. A customer that is named and not cached is one; a sampled
-    /// one that was purged meanwhile is not. Exit status: 0 if everything is equal or fixed, 3 if something differs, 1 if
-    /// some customers could not be compared or it gave up.
+    /// is checked again after 3 seconds before it is reported. It is also a difference if a customer is named and not cached;
+    /// if a sampled one is purged meanwhile, it is not. Exit status: 0 if everything is equal or fixed, 3 if something
+    /// differs, 1 if some customers could not be compared, if there were none to compare, or if it gave up.
     Verify(VerifyArgs),
     /// Deletes what is cached for a customer, a resource or everyone, so that the next reader asks Stigg.
     ///

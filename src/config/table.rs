@@ -129,7 +129,7 @@ settings! {
         CACHE_FORMAT: Text("FORMAT"), "compatible" =>
             "Which SDKs read the entries: `v3`, `v4`, or `compatible` for any mixture of 2.x, 3.x and 4.x.";
         KEYS_TTL_IN_SECS: Text("SECS"), "604800" => "Seconds until an entry expires; negative: never.";
-        REFRESH_AFTER_PURGE: Bool, "0" => "Fetch customers that were cached and get purged from the Edge API, so that no SDK has to.";
+        REFRESH_AFTER_PURGE: Bool, "0" => "After a purge, refetch from the Edge API the customers that were cached, so that no SDK has to.";
         REFRESH_RATE: Number("N", 1, 1000), "20" => "Customers fetched per second, 1 to 1000.";
     }
     "HTTP" {

@@ -366,6 +366,22 @@ fn what_cannot_be_compared_is_a_failure() {
     assert!(ended.status == 1 && ended.stderr.contains("gave up: "), "{ended:?}");
 }
 
+#[test]
+fn a_user_that_may_only_read_is_enough() {
+    let mut planted = Planted::new();
+    planted.customers(&["one"]);
+    let rights = ["ACL", "SETUSER", "reader", "on", ">secret", "%R~*", "-@all", "+mget", "+scan"];
+    planted.redis.command::<String>(&rights);
+    let settings = planted.settings().set("REDIS_USERNAME", "reader").set("REDIS_PASSWORD", "secret");
+    for whom in [["verify", "one"].as_slice(), &["verify", "--sample", "5"]] {
+        let ended = run(&settings, whom);
+        assert_eq!((ended.status, ended.stderr.as_str()), (0, "1 equal"), "{ended:?}");
+    }
+    planted.delete(&[format!("{}:f_{API}", planted.key("one"))]);
+    let ended = run(&settings, &["verify", "one", "--fix"]);
+    assert!(ended.status == 1 && ended.stderr.contains("lacks a permission"), "{ended:?}");
+}
+
 /// Usages change all the time, at Stigg first and then, by a message, in Redis.
 #[test]
 fn under_load_nothing_differs_in_ten_thousand_customers() {

@@ -144,7 +144,14 @@ pub(super) fn compare(
         add(None, "metadata", reasons, reason_times, &SDKS[2..]);
     }
     let [Ok(ours), theirs] = &listed else { return differences };
-    for ((is_credit, id), entries) in by_id(ours, theirs.as_deref().unwrap_or_default()) {
+    // By whether they are credits, and id.
+    let mut pairs = BTreeMap::<(bool, &str), [Option<&StoredEntry>; 2]>::new();
+    for (side, entries) in [ours, theirs.as_deref().unwrap_or_default()].into_iter().enumerate() {
+        for entry in entries {
+            pairs.entry((entry.kind == EntryKind::Credit, &entry.id)).or_default()[side] = Some(entry);
+        }
+    }
+    for ((is_credit, id), entries) in pairs {
         let (id, sdks) = (Some(id), if is_credit { &SDKS[2..] } else { &SDKS });
         let [Some(our), Some(their)] = entries else {
             if !is_newer(times) {
@@ -183,19 +190,6 @@ pub(super) fn compare(
     differences
 }
 
-type Pairs<'a> = BTreeMap<(bool, &'a str), [Option<&'a StoredEntry>; 2]>;
-
-/// The entries of both lists, by whether they are credits, and id.
-fn by_id<'a>(ours: &'a [StoredEntry], theirs: &'a [StoredEntry]) -> Pairs<'a> {
-    let mut pairs = Pairs::new();
-    for (side, entries) in [ours, theirs].into_iter().enumerate() {
-        for entry in entries {
-            pairs.entry((entry.kind == EntryKind::Credit, &entry.id)).or_default()[side] = Some(entry);
-        }
-    }
-    pairs
-}
-
 fn field<'a>(entry: &'a StoredEntry, name: &str) -> Option<&'a Value> {
     let of_feature = || entry.entitlement.get("feature")?.get(name);
     entry.entitlement.get(name).or_else(of_feature).or_else(|| entry.usage.get(name))
@@ -215,11 +209,8 @@ fn is_same([one, other]: &[Value; 2], tolerance: f64) -> bool {
 
 /// Why the customer as a whole has no access, or null; what cannot be read, as it is.
 fn reason(metadata: Stored<'_>) -> Value {
-    let read = |text| {
-        object(text)
-            .map_or(Value::from(text), |json| json.get("accessDeniedReason").cloned().unwrap_or_default())
-    };
-    metadata.value.map_or(Value::Null, read)
+    let Some(text) = metadata.value else { return Value::Null };
+    object(text).map_or(text.into(), |mut json| json.remove("accessDeniedReason").unwrap_or_default())
 }
 
 fn object(json: &str) -> Option<Map<String, Value>> {

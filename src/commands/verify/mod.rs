@@ -231,10 +231,10 @@ impl Verify<'_> {
             line["fixed"] = is_fixed.into();
             return printable(&line.to_string()) + "\n";
         }
-        let text = |value: &Value| match value {
-            Value::Null => "nothing".to_owned(),
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
+        let text = |value: &Value| match value.as_str() {
+            Some(text) => text.to_owned(),
+            None if value.is_null() => "nothing".to_owned(),
+            None => value.to_string(),
         };
         let at = |at: Option<i64>| at.map_or("no timestamp".to_owned(), date);
         let Difference { id, what, redis, stigg, sdks, redis_timestamp, stigg_timestamp } = difference;
