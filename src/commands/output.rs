@@ -56,11 +56,6 @@ impl Tally {
         self.0.contains_key(&what)
     }
 
-    /// Nothing was counted.
-    pub fn is_empty(&self) -> bool {
-        self.0.values().all(|count| *count == 0)
-    }
-
     /// A line for each kind.
     pub fn summary(&self) -> String {
         let lines = self.0.iter().map(|((_, what), count)| format!("{count} {what}\n"));

@@ -311,25 +311,6 @@ fn the_edge_api_is_left_alone_for_as_long_as_it_asks() {
 }
 
 #[test]
-fn a_stop_waits_for_the_call_in_progress_and_leaves_no_lock() {
-    let scene = Scene::new();
-    let names = names(0..20);
-    scene.fill(&owners(&names));
-    let (answers, may_answer) = channel::<()>();
-    scene.edge.before_entitlements(move || _ = may_answer.recv());
-    let service = Service::start(&scene.settings("5")); // one thread
-    let all: Vec<&str> = names.iter().map(String::as_str).collect();
-    scene.stage.deliver(&service, &[subscriptions_migrated(&all, hours_ago(0)).raw()]);
-    service.wait_until("the lock of a refetch", || !scene.locks().is_empty());
-    let began = Instant::now();
-    service.stop();
-    assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
-    assert_eq!(scene.locks(), [""; 0]);
-    assert!(scene.edge.calls().is_empty(), "nobody else is fetched: {:?}", scene.edge.calls());
-    drop(answers);
-}
-
-#[test]
 fn the_rate_is_kept() {
     let scene = Scene::new();
     let names = names(0..40);

@@ -41,27 +41,22 @@ pub(super) fn stated(message: Message, list_key: &str, layout: &Layout) -> (Text
     };
     let mut rate_currencies = Vec::new();
     for change in changes(message, layout) {
-        match change {
+        let (usages, credits) = match change {
             CacheChange::WriteEntitlements(write) => {
                 rate_currencies = write.rate_currencies;
-                for list in [write.list].into_iter().chain(write.metadata) {
-                    put(
-                        list.key,
-                        list.value,
-                        if list.timestamp <= NO_TIME { asked_at } else { list.timestamp },
-                    );
-                }
-                write.usages.into_iter().for_each(|usage| put(usage.key, usage.value, usage.timestamp));
-                for credit in write.credits {
-                    put(credit.key, usage_json(&credit.usage, format), credit.timestamp);
-                }
+                let at = if write.list.timestamp <= NO_TIME { asked_at } else { write.list.timestamp };
+                [write.list].into_iter().chain(write.metadata).for_each(|list| put(list.key, list.value, at));
+                (write.usages, write.credits)
             }
-            CacheChange::WriteUsage(usage) => put(usage.write.key, usage.write.value, usage.write.timestamp),
-            CacheChange::WriteBalance(balance) => {
-                let credit = balance.credit;
-                put(credit.key, usage_json(&credit.usage, format), credit.timestamp);
-            }
-            CacheChange::Purge(_) | CacheChange::InvalidateEnvironment(_) => {}
+            CacheChange::WriteUsage(usage) => (vec![usage.write], Vec::new()),
+            CacheChange::WriteBalance(balance) => (Vec::new(), vec![balance.credit]),
+            CacheChange::Purge(_) | CacheChange::InvalidateEnvironment(_) => continue,
+        };
+        for usage in usages {
+            put(usage.key, usage.value, usage.timestamp);
+        }
+        for credit in credits {
+            put(credit.key, usage_json(&credit.usage, format), credit.timestamp);
         }
     }
     (texts, rate_currencies)
@@ -108,11 +103,11 @@ pub(super) fn persisting(before: &[Difference], now: &Difference) -> bool {
 type Times = [Option<i64>; 2];
 
 /// The differences between what is stored and what Stigg says (`sides`). Something newer in Redis is none, nor is a miss that
-/// readers would have with Stigg's state as well. `own_key` is that of the customer's own list, if this is a resource's.
+/// readers would have with Stigg's state as well. `own_key` is that of the customer's own list: a resource's is another.
 pub(super) fn compare(
     sides: [&Texts; 2],
     list_key: &str,
-    own_key: Option<&str>,
+    own_key: &str,
     asked_at: EpochMs,
     usage_tolerance: f64,
 ) -> Vec<Difference> {
@@ -124,7 +119,7 @@ pub(super) fn compare(
     let is_newer = |[redis, stigg]: Times| redis > stigg && redis <= Some(asked_at.0 + AHEAD_MS_MAX);
     let lists = sides.map(|side| stored(side, list_key));
     let (times, listed) = (lists.map(time), lists.map(|list| entries(list.value)));
-    let of_customer = own_key.map(|key| stored(sides[0], key).timestamp);
+    let of_customer = (own_key != list_key).then(|| stored(sides[0], own_key).timestamp);
     // Missing usages are found one by one, below.
     let list = |list| StoredList { list, of_customer, usages: Vec::new() };
     let pairs = verdicts(&list(lists[0]), &listed[0]).into_iter().zip(verdicts(&list(lists[1]), &listed[1]));
@@ -135,7 +130,7 @@ pub(super) fn compare(
     // Later generations miss for more reasons.
     if let Some(last) = misses.last() {
         let sdks: Vec<_> = misses.iter().map(|found| found.sdk).collect();
-        add(None, "list", [last.reasons.join("; ").into(), "a list that readers take".into()], times, &sdks);
+        add(None, "list", [last.reasons.join("; ").into(), "a readable list".into()], times, &sdks);
     }
     let metadata = sides.map(|side| stored(side, &metadata_key(list_key)));
     let (reasons, reason_times) = (metadata.map(reason), metadata.map(time));
@@ -253,7 +248,7 @@ mod tests {
     }
 
     fn differences(sides: [&Texts; 2], own_key: Option<&str>) -> Vec<Difference> {
-        compare(sides, KEY, own_key, EpochMs(AT + 1_000), 0.0)
+        compare(sides, KEY, own_key.unwrap_or(KEY), EpochMs(AT + 1_000), 0.0)
     }
 
     fn whats(differences: &[Difference]) -> Vec<&str> {

@@ -59,54 +59,42 @@ const FIXED: Counted = (1, "differed and are fixed");
 const DIFFER: Counted = (2, "differ");
 const UNKNOWN: Counted = (3, "failed");
 
-type Subjects<'a> = Box<dyn Iterator<Item = Result<Listed, CommandError>> + Send + 'a>;
-
 pub(super) fn run(settings: &Settings, args: &VerifyArgs) -> Result<u8, CommandError> {
     let (session, edge) = Session::open_with_edge(settings)?;
-    let (subjects, total) = subjects(&session, args)?;
+    let listed = listed(&session, args)?;
+    if listed.is_empty() {
+        let cause = format!("the list is empty, or nobody of environment '{}' is cached", session.prefix);
+        let remedy = "check the list, ENVIRONMENT_PREFIX and REDIS_DB";
+        return Err(CommandError::Failed(format!("nothing was compared: {cause}; {remedy}")));
+    }
     let verify = Verify {
         args,
         session: &session,
         refetcher: Refetcher { store: &session.store, layout: &session.layout, edge: &edge },
         pace: Pace::new(args.calls.rate, args.calls.retries),
-        waiting: Mutex::new((subjects, VecDeque::new())),
+        bar: bar(Some(listed.len() as u64), "customers"),
+        waiting: Mutex::new((listed.into(), VecDeque::new())),
         tally: Mutex::new(Tally::of(EQUAL)),
-        bar: bar(total, "customers"),
     };
-    let ended = in_parallel(args.calls.parallel, || verify.next(), |check| verify.work(check?));
+    let ended = in_parallel(args.calls.parallel, || verify.next(), |check| verify.work(check));
     verify.bar.finish_and_clear();
     let tally = &lock(&verify.tally);
     complain(tally.summary().trim_end());
     ended.map_err(|why| CommandError::Failed(format!("gave up: {why}")))?;
-    if tally.is_empty() {
-        let cause = format!("the list is empty, or nobody of environment '{}' is cached", session.prefix);
-        let remedy = "check the list, ENVIRONMENT_PREFIX and REDIS_DB";
-        return Err(CommandError::Failed(format!("nothing was compared: {cause}; {remedy}")));
-    }
-    let statuses = [(UNKNOWN, FAILED), (DIFFER, DIFFERENT)].into_iter();
-    Ok(statuses.filter(|(what, _)| tally.has(*what)).map(|(_, status)| status).next().unwrap_or(DONE))
+    let mut statuses = [(UNKNOWN, FAILED), (DIFFER, DIFFERENT)].into_iter();
+    Ok(statuses.find(|(what, _)| tally.has(*what)).map_or(DONE, |(_, status)| status))
 }
 
-/// Who is verified, and how many they are, if that is known beforehand.
-fn subjects<'a>(
-    session: &Session,
-    args: &'a VerifyArgs,
-) -> Result<(Subjects<'a>, Option<u64>), CommandError> {
-    Ok(match (args.sample, args.customers.as_slice()) {
-        (Some(count), _) => {
-            let sample = session.store.sample(&session.layout.keyspace, count)?;
-            let total = sample.len() as u64;
-            (Box::new(sample.into_iter().map(|subject| Ok((line_of(&subject), Some(subject))))), Some(total))
-        }
-        (None, [path]) if path == "-" || Path::new(path).exists() => {
-            let (listed, total) = open_subjects(path)?;
-            (Box::new(listed), total)
-        }
-        (None, customers) => {
-            let listed = customers.iter().map(|id| Ok((id.clone(), Some(subject(id, None)))));
-            (Box::new(listed), Some(customers.len() as u64))
-        }
-    })
+/// Who is verified.
+fn listed(session: &Session, args: &VerifyArgs) -> Result<Vec<Listed>, CommandError> {
+    if let Some(count) = args.sample {
+        let sample = session.store.sample(&session.layout.keyspace, count)?;
+        return Ok(sample.into_iter().map(|subject| (line_of(&subject), Some(subject))).collect());
+    }
+    match args.customers.as_slice() {
+        [path] if path == "-" || Path::new(path).exists() => open_subjects(path)?.0.collect(),
+        ids => Ok(ids.iter().map(|id| (id.clone(), Some(subject(id, None)))).collect()),
+    }
 }
 
 /// As it would be listed in a file.
@@ -121,7 +109,7 @@ struct Verify<'a> {
     refetcher: Refetcher<'a>,
     pace: Pace,
     /// Who was not checked yet, and who is checked again, in the order of time.
-    waiting: Mutex<(Subjects<'a>, VecDeque<Check>)>,
+    waiting: Mutex<(VecDeque<Listed>, VecDeque<Check>)>,
     tally: Mutex<Tally>,
     bar: ProgressBar,
 }
@@ -135,18 +123,18 @@ struct Check {
 }
 
 impl Verify<'_> {
-    fn next(&self) -> Option<Result<Check, CommandError>> {
+    fn next(&self) -> Option<Check> {
         let mut waiting = lock(&self.waiting);
-        let (subjects, again) = &mut *waiting;
+        let (unchecked, again) = &mut *waiting;
         let now = Instant::now();
         let is_due = again.front().is_some_and(|check| check.at <= now);
-        if !is_due && let Some(listed) = subjects.next() {
-            return Some(listed.map(|listed| Check { listed, at: now, before: None }));
+        if !is_due && let Some(listed) = unchecked.pop_front() {
+            return Some(Check { listed, at: now, before: None });
         }
         let check = again.pop_front()?;
         drop(waiting);
         Stop::never().wait(check.at.saturating_duration_since(now));
-        Some(Ok(check))
+        Some(check)
     }
 
     /// An error ends the run.
@@ -187,13 +175,12 @@ impl Verify<'_> {
         let Refetcher { store, layout, edge } = self.refetcher;
         let list_key = layout.keyspace.customer_key(subject);
         let own = Subject { resource: None, ..subject.clone() };
-        let own_key = subject.resource.as_ref().map(|_| layout.keyspace.customer_key(&own));
+        let own_key = layout.keyspace.customer_key(&own);
         let message = self.pace.call(|| ask(edge, subject))?;
         let asked_at = message.sent_at;
         let (mut stigg, currencies) = stated(message, &list_key, layout);
         let balances = currencies.iter().map(|currency| balance_key(&list_key, currency));
-        let others =
-            [list_key.clone()].into_iter().chain(own_key.as_deref().map(timestamp_key)).chain(balances);
+        let others = [list_key.clone(), timestamp_key(&own_key)].into_iter().chain(balances);
         let keys: Vec<String> = stigg.keys().cloned().chain(others).collect();
         let texts = store.texts(&keys)?.into_iter().zip(keys);
         let redis: Texts = texts.filter_map(|(text, key)| Some((key, text?))).collect();
@@ -203,7 +190,7 @@ impl Verify<'_> {
         }
         adjust(&redis, &mut stigg, &list_key, &currencies);
         let tolerance = self.args.usage_tolerance.into();
-        Ok(compare([&redis, &stigg], &list_key, own_key.as_deref(), asked_at, tolerance))
+        Ok(compare([&redis, &stigg], &list_key, &own_key, asked_at, tolerance))
     }
 
     /// Writes what Stigg says. True if the differences are gone.
