@@ -157,7 +157,7 @@ pub(super) fn compare(
         };
         for what in FIELDS.split_whitespace().filter(|_| !is_newer(times)) {
             let values = [our, their].map(|entry| field(entry, what).cloned().unwrap_or_default());
-            if !is_same(&values, 0.0) && (what != "displayName" || !values[0].is_null()) {
+            if !is_same(&values, 0.0) && (what != "displayName" || !values.contains(&Value::Null)) {
                 add(id, what, values, times, sdks);
             }
         }
@@ -237,7 +237,7 @@ mod tests {
     fn answer_in(format: CacheFormat) -> (Texts, Vec<CurrencyId>) {
         let body = json!({"__typename": "EntitlementsUpdatedV2", "customerId": "ann", "entitlementsV2": [{
             "__typename": "FeatureEntitlement", "usageLimit": 10, "currentUsage": 4,
-            "feature": {"refId": "api", "featureType": "NUMBER", "meterType": "Incremental"},
+            "feature": {"refId": "api", "displayName": "API", "featureType": "NUMBER", "meterType": "Incremental"},
             "entitlementUpdatedAt": AT, "usageUpdatedAt": AT, "creditRate": {"amount": 2, "currencyId": "ai"},
         }]});
         let message = decode_answer(&body.to_string(), EpochMs(AT + 1_000), NO_TIME).unwrap();
@@ -257,13 +257,12 @@ mod tests {
 
     #[test]
     fn what_would_be_stored_does_not_differ_from_itself() {
+        use CacheFormat::{Compatible, V3, V4};
         let (stigg, currencies) = answer();
         assert_eq!(differences([&stigg, &stigg], None), []);
         assert_eq!(currencies, [CurrencyId("ai".to_owned())]);
         let nothing = Texts::new();
-        for (format, stated_in) in
-            [(CacheFormat::V3, CacheFormat::Compatible), (CacheFormat::Compatible, CacheFormat::V4)]
-        {
+        for (format, stated_in) in [(V3, Compatible), (Compatible, V4), (Compatible, V3)] {
             let (redis, stigg) = (answer_in(format).0, answer_in(stated_in).0);
             assert_eq!(differences([&redis, &stigg], None), [], "{format:?}");
         }
