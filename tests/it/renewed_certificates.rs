@@ -136,8 +136,8 @@ fn a_key_that_is_another_certificates_is_a_fault_of_the_configuration() {
     let (status, text) = run_to_end(&scene.settings(), &[]);
     assert_eq!(status.code(), Some(78), "{text}");
     let fault = format!(
-        "REDIS_TLS_KEY_FILE: {} is not the key of the certificate in REDIS_TLS_CERT_FILE, {}; set both to files that \
-         were made together",
+        "REDIS_TLS_KEY_FILE: {} is not the key of the certificate in REDIS_TLS_CERT_FILE, {}; set both to files of \
+         one key pair",
         scene.key.display(),
         scene.certificate.display()
     );
