@@ -18,9 +18,15 @@ pub fn is_plausible(text: &[u8]) -> bool {
     holds_at_most(text, 4_096 + text.len() / 8)
 }
 
-/// True if the text, as JSON, holds at most about this many values: what begins one is counted, in strings as well.
+/// True if the text, as JSON, holds at most about this many values: what begins one is counted (lists and objects count twice).
 pub fn holds_at_most(text: &[u8], values_max: usize) -> bool {
-    text.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count() <= values_max
+    let (mut is_in_string, mut is_escaped) = (false, false);
+    let begins_value = |byte: &&u8| {
+        is_in_string ^= **byte == b'"' && !is_escaped;
+        is_escaped = **byte == b'\\' && !is_escaped;
+        !is_in_string && matches!(byte, b',' | b'[' | b'{')
+    };
+    text.iter().filter(begins_value).count() <= values_max
 }
 
 /// Replaces every escape of half a surrogate pair (`\ud83d` alone), which JavaScript writes and Rust's JSON readers refuse, by
@@ -141,8 +147,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_begins_a_value_is_counted() {
-        for (text, values) in [("[1,2,3]", 3), (r#"{"a":[1,{}],"b":0}"#, 5), ("7", 0)] {
+    fn what_begins_a_value_is_counted_and_what_stands_in_texts_is_not() {
+        let in_texts = r#"["[,{",",\",,","\\",4]"#;
+        for (text, values) in [("[1,2,3]", 3), (r#"{"a":[1,{}],"b":0}"#, 5), ("7", 0), (in_texts, 4)] {
             assert!(holds_at_most(text.as_bytes(), values), "{text}");
             assert!(values == 0 || !holds_at_most(text.as_bytes(), values - 1), "{text}");
         }

@@ -47,7 +47,8 @@ impl PatientWriter {
             let is_torn = rest.len() < text.len();
             let patience = if had_lost && !is_torn { Duration::ZERO } else { self.patience };
             if !self.has_room(began + patience) {
-                *lost = Lost { records: if is_torn { 1 } else { lost.records + 1 }, is_torn };
+                let records = if is_torn { 1 } else { lost.records + 1 };
+                *lost = Lost { records, is_torn: is_torn || lost.is_torn };
                 return;
             }
             let chunk = rest.get(..CHUNK_BYTES).unwrap_or(rest);
@@ -118,6 +119,7 @@ mod tests {
         let writer = PatientWriter { patience: Duration::from_millis(20), ..PatientWriter::new(stream) };
         let long = "x".repeat(1024 * 1024);
         writer.write(&format!("{long}\n"), report);
+        writer.write("there is no room for this\n", report);
         assert!(writer.lost.lock().unwrap().is_torn);
 
         let mut reader = BufReader::new(reader);
@@ -127,7 +129,7 @@ mod tests {
         drop(writer);
         let lines: Vec<String> = reader.lines().map(Result::unwrap).collect();
         assert!(lines[0].starts_with("xxx") && lines[0].len() < long.len());
-        assert_eq!(lines[1..], ["1 lost", "next"]);
+        assert_eq!(lines[1..], ["2 lost", "next"]);
     }
 
     #[test]

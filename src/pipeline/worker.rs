@@ -275,8 +275,9 @@ impl Worker {
                     Err(error) => _ = job.refusal.get_or_insert(error),
                 }
             }
-            if job.changes.len() == 0 {
-                job.due_at = now + retry_in; // one with more changes goes on with them
+            // One with more changes goes on with them, unless most of the next call would be those that are locked.
+            if job.changes.len() == 0 || locked.len() > ROUND_CHANGES_MAX / 2 {
+                job.due_at = now + retry_in;
             }
             job.begun = locked;
             if job.is_done() {

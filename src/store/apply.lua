@@ -5,8 +5,8 @@
 -- ARGV  1 number of deciding keys      2 expiry of written keys in seconds, '' for none
 --       3 '1' for UPDATE_IF_EXISTS     4 '1' for a dry run: nothing is written
 --       5 expiry of a tombstone in s   6 now, epoch ms
---       7 length of the heads, which follow: 'usages', their number, the number of write locks of each; or a kind of `changes`
---         below and its numbers of locks, further deciding keys, other keys and arguments; and so on
+--       7 length of the heads, which follow: a kind of `changes` below, how many come in a row, and how many locks, further
+--         deciding keys, other keys and arguments each of them has; and so on
 --       then the arguments of each change
 -- A change's deciding keys begin with its locks. Its first locals name its other keys and its arguments in their order; of the
 -- arguments, '' is none and '1' true.
@@ -59,23 +59,24 @@ local function write(timestamp_index, timestamp, key, value)
     end
 end
 
--- A usage of a metered feature.
--- Deciding keys: write locks, K#timestamp, the usage's timestamp. Other keys: refetch lock, usage. Arguments: timestamp, value.
-local function usage(locks, first, other, arg)
-    for index = first, first + locks - 1 do
-        if stored[index] then return LOCKED end
-    end
-    local customer = first + locks
-    local is_cached = set_here[KEYS[customer]]
-    if is_cached == nil then is_cached = stored[customer] end
-    if not is_cached and call('EXISTS', KEYS[other]) == 0 then return NO_CUSTOMER end
-    write(customer + 1, ARGV[arg], KEYS[other + 1], ARGV[arg + 1])
+-- A usage of a metered feature. Deciding keys: K#timestamp, the usage's timestamp. Other keys: refetch lock, usage. Arguments:
+-- timestamp, value.
+local function usage()
+    local is_cached = set_here[KEYS[next_deciding]]
+    if is_cached == nil then is_cached = stored[next_deciding] end
+    if not is_cached and call('EXISTS', KEYS[next_other]) == 0 then return NO_CUSTOMER end
+    write(next_deciding + 1, ARGV[next_arg], KEYS[next_other + 1], ARGV[next_arg + 1])
     return APPLIED
 end
 
-local function run(change, ...)
+local function run(change, locks)
     written, stale = dry_run and {} or 0, dry_run and {} or 0
-    local is_done, status = pcall(change, ...)
+    local is_done, status = true, nil
+    next_deciding = next_deciding + locks
+    for index = next_deciding - locks, next_deciding - 1 do
+        if stored[index] then status = LOCKED end
+    end
+    if not status then is_done, status = pcall(change) end
     if not is_done then
         -- Redis 7 raises a table, Redis 6 a text with the error after a position.
         local message = type(status) == 'table' and status.err or tostring(status)
@@ -88,23 +89,28 @@ local function run(change, ...)
     results[#results + 1] = status
 end
 
--- Runs the usages that come next, if any.
-local function run_usages()
-    while next_head < heads_end and ARGV[next_head] == 'usages' do
-        local usages, locks = tonumber(ARGV[next_head + 1]), tonumber(ARGV[next_head + 2])
-        next_head = next_head + 3
-        for _ = 1, usages do
-            local first, other, arg = next_deciding, next_other, next_arg
-            next_deciding, next_other, next_arg = first + locks + 2, other + 2, arg + 2
-            run(usage, locks, first, other, arg)
+local changes = { usage = usage }
+
+-- Runs the changes that come next, as far as there are functions for them.
+local function run_known()
+    while next_head < heads_end and changes[ARGV[next_head]] do
+        local change, number, locks, keys, others, arguments = unpack(ARGV, next_head, next_head + 5)
+        locks, others, arguments = tonumber(locks), tonumber(others), tonumber(arguments)
+        keys = locks + keys
+        next_head = next_head + 6
+        for _ = 1, tonumber(number) do
+            -- However the change ends, these numbers say where the next one begins.
+            local deciding_end, other_end, arg_end = next_deciding + keys, next_other + others, next_arg + arguments
+            run(changes[change], locks)
+            next_deciding, next_other, next_arg = deciding_end, other_end, arg_end
         end
     end
 end
 
-run_usages()
+run_known()
 if next_head == heads_end then return results end
 
-local update_if_exists, tombstone_secs, now, changes = ARGV[3] == '1', ARGV[5], tonumber(ARGV[6]), {}
+local update_if_exists, tombstone_secs, now = ARGV[3] == '1', ARGV[5], tonumber(ARGV[6])
 
 -- The next `n` arguments.
 local function args(n)
@@ -385,19 +391,5 @@ end
 -- An invalidation: it is not atomic, so the store makes it of several steps.
 function changes.nothing() return APPLIED end
 
-local function unless_locked(change, locks)
-    for _ = 1, locks do
-        if read(deciding(1)) then return LOCKED end
-    end
-    return changes[change]()
-end
-
-repeat
-    local change, locks, keys, others, arguments = unpack(ARGV, next_head, next_head + 4)
-    -- However the change ends, these numbers say where the next one begins.
-    local deciding_end, other_end, arg_end = next_deciding + locks + keys, next_other + others, next_arg + arguments
-    run(unless_locked, change, tonumber(locks))
-    next_deciding, next_other, next_head, next_arg = deciding_end, other_end, next_head + 5, arg_end
-    run_usages()
-until next_head == heads_end
+run_known()
 return results

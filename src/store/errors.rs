@@ -112,7 +112,9 @@ impl Cause {
 
     /// What a server's error means: by its code, or by a code inside, where Redis wraps what a script met.
     fn of(code: &str, detail: &str) -> Self {
-        let known = |code: &str| Some(CAUSES.into_iter().find(|(_, known, ..)| *known == code)?.0);
+        // A server's codes are capitals; the other names are ours.
+        let is_code = |code: &str| code.bytes().all(|byte| byte.is_ascii_uppercase());
+        let known = |code: &str| Some(CAUSES.into_iter().find(|row| row.1 == code && is_code(code))?.0);
         let wrapped = || known(detail.split_once(" -")?.1.split(' ').next()?);
         let acl = ["user executing the script", "ACL failure in script", "no permissions to"];
         if detail.contains("max number of clients") {
@@ -328,6 +330,8 @@ mod tests {
             ("ERR", "max number of clients reached", Cause::Server("maxclients")),
             ("CROSSSLOT", "Keys in request don't hash to the same slot", Cause::Server("CROSSSLOT")),
             ("ERR", "max requests limit exceeded", Cause::Other("ERR".to_owned())),
+            // A name of ours is no code of a server's: as `Stopped`, this one would drop messages.
+            ("ERR", "the proxy was -stopped by its operator", Cause::Other("ERR".to_owned())),
         ] {
             assert_eq!(answered(code, detail).cause, cause, "{detail}");
         }

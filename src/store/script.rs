@@ -86,6 +86,10 @@ fn result(value: &Value) -> Option<Result<StepResult, String>> {
     Some(Ok(StepResult { outcome, adjusts_list: status == 5, written, stale }))
 }
 
+/// What `apply.lua` has to know of a step, equal ones in a row once: its kind, and how many locks, further deciding keys, other
+/// keys and arguments it has.
+type Head = (&'static str, [usize; 4]);
+
 /// The keys and arguments of one call, each kind in the order that `apply.lua` expects.
 pub(super) struct Call {
     /// How many steps it makes.
@@ -102,7 +106,17 @@ impl Call {
         let part = || Cmd::with_capacity(4 * steps.len(), 256 * steps.len());
         let [deciding, others, heads, arguments] = [part(), part(), Cmd::new(), part()];
         let mut call = Self { steps: steps.len(), deciding, others, heads, arguments };
-        call.add_all(steps);
+        let mut heads: Vec<(Head, usize)> = Vec::new();
+        for step in steps {
+            let head = call.add(step);
+            match heads.last_mut() {
+                Some((last, number)) if *last == head => *number += 1,
+                _ => heads.push((head, 1)),
+            }
+        }
+        for ((kind, counts), number) in heads {
+            call.heads.arg(kind).arg(number).arg(&counts[..]);
+        }
         let (arguments, bytes) = size(&call.parts());
         if steps.len() <= 1 || arguments <= ARGUMENTS_MAX && bytes <= BYTES_MAX {
             return call;
@@ -140,27 +154,8 @@ impl Call {
         request
     }
 
-    fn add_all(&mut self, steps: &[Step<'_>]) {
-        // Usages in a row with as many locks each are one group.
-        let are_alike =
-            |one: &_, next: &_| usage_locks(one).is_some() && usage_locks(one) == usage_locks(next);
-        for group in steps.chunk_by(are_alike) {
-            if let Some(locks) = group.first().and_then(usage_locks) {
-                self.heads.arg("usages").arg(group.len()).arg(locks);
-            }
-            for step in group {
-                self.add(step);
-            }
-        }
-    }
-
-    fn add(&mut self, step: &Step<'_>) {
-        if let Step::Change(CacheChange::WriteUsage(usage), patience) = step {
-            self.deciding.arg(write_locks(&usage.locks, *patience));
-            self.timestamp(&usage.customer_key);
-            self.others.arg(&usage.locks.refetch);
-            return self.write(&usage.write);
-        }
+    /// Adds a step. Returns its head.
+    fn add(&mut self, step: &Step<'_>) -> Head {
         let before = [&self.deciding, &self.others, &self.arguments].map(count);
         let (kind, locks) = match step {
             Step::Change(change, patience) => self.add_change(change, *patience),
@@ -185,8 +180,7 @@ impl Call {
             }
         };
         let after = [&self.deciding, &self.others, &self.arguments].map(count);
-        self.heads.arg(kind).arg(locks).arg(after[0] - before[0] - locks);
-        self.heads.arg(after[1] - before[1]).arg(after[2] - before[2]);
+        (kind, [locks, after[0] - before[0] - locks, after[1] - before[1], after[2] - before[2]])
     }
 
     /// The kind of the change, and how many locks it respects.
@@ -198,6 +192,14 @@ impl Call {
             (true, true) => "wait",
         };
         match change {
+            CacheChange::WriteUsage(usage) => {
+                let locks = write_locks(&usage.locks, patience);
+                self.deciding.arg(locks);
+                self.timestamp(&usage.customer_key);
+                self.others.arg(&usage.locks.refetch);
+                self.write(&usage.write);
+                ("usage", locks.len())
+            }
             CacheChange::WriteBalance(write) => {
                 let locks = write_locks(&write.locks, patience);
                 self.deciding.arg(locks);
@@ -252,7 +254,7 @@ impl Call {
                 self.arguments.arg(purge.sent_at.0).arg(purge.resets_tombstone);
                 ("purge", locks.len() + usize::from(refetch.is_some()))
             }
-            CacheChange::WriteUsage(_) | CacheChange::InvalidateEnvironment(_) => ("nothing", 0),
+            CacheChange::InvalidateEnvironment(_) => ("nothing", 0),
         }
     }
 
@@ -298,12 +300,6 @@ fn bytes_of(part: &Cmd) -> impl Iterator<Item = &[u8]> {
 fn size(parts: &[&Cmd]) -> (usize, usize) {
     let all = parts.iter().copied().flat_map(bytes_of);
     all.fold((0, 0), |(count, bytes), argument| (count + 1, bytes + argument.len()))
-}
-
-/// The number of locks that a usage respects. None if the step is not a usage.
-fn usage_locks(step: &Step<'_>) -> Option<usize> {
-    let Step::Change(CacheChange::WriteUsage(usage), patience) = step else { return None };
-    Some(write_locks(&usage.locks, *patience).len())
 }
 
 /// The write locks that are still respected.

@@ -126,7 +126,7 @@ impl Queue for FakeQueue {
 struct FakeStore {
     /// Calls that fail as a whole before one succeeds.
     failures: Mutex<u32>,
-    /// A customer that is locked, and for how many tries.
+    /// Keys that contain this are locked, and for how many tries.
     locked: Mutex<Option<(String, u32)>>,
     panics_for: Option<String>,
     refuses: Option<String>,
@@ -154,9 +154,9 @@ impl FakeStore {
         if self.refuses.as_deref().is_some_and(is_of) {
             return Err(store_error(Cause::WrongType));
         }
-        if let Some((customer, tries)) = self.locked.lock().unwrap().as_mut()
+        if let Some((part_of_key, tries)) = self.locked.lock().unwrap().as_mut()
             && *tries > 0
-            && is_of(customer)
+            && key.contains(part_of_key.as_str())
         {
             *tries -= 1;
             return Ok(Outcome::Locked);

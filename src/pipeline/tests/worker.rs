@@ -8,7 +8,7 @@ use crate::config::PoisonPolicy;
 use crate::pipeline::ending::Ending;
 use crate::pipeline::gate::Access;
 use crate::pipeline::in_flight::InFlightDelivery;
-use crate::pipeline::worker::Worker;
+use crate::pipeline::worker::{LOCKED_RETRY_MIN, Worker};
 use crate::sqs::Delivery;
 
 /// A worker, and what it is given.
@@ -183,6 +183,18 @@ fn of_a_message_with_many_changes_only_those_that_are_locked_are_retried() {
     assert_eq!(bench.step_until(1), [deleted("1")]);
     assert_eq!(*bench.rig.store.calls.lock().unwrap(), [3, 1, 1]);
     assert_eq!(bench.rig.store.all_applied(), ["p:c_customer-0", "p:c_customer-2", "p:c_customer-1"]);
+}
+
+#[test]
+fn a_message_whose_customers_are_mostly_locked_is_retried_with_a_pause() {
+    let locked = Mutex::new(Some(("customer-".to_owned(), u32::MAX)));
+    let mut bench = Bench::on(Rig::with_store(FakeStore { locked, ..FakeStore::default() }));
+    bench.deliver("1", &migration_of(2_000));
+    let began = Instant::now();
+    (0..6).for_each(|_| assert!(bench.worker.step()));
+    assert!(began.elapsed() >= 5 * LOCKED_RETRY_MIN, "{:?}", began.elapsed());
+    *bench.rig.store.locked.lock().unwrap() = None;
+    assert_eq!(bench.step_until(1), [deleted("1")]);
 }
 
 #[test]
