@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, select};
+use crossbeam_channel::{SendTimeoutError, Sender};
 
 use super::context::{Context, seconds_now};
 use super::in_flight::InFlightDelivery;
@@ -79,12 +79,12 @@ impl Poller {
     }
 
     /// Sends to the workers. In the release phase the shutdown takes the deliveries over.
-    fn send(&self, deliveries: Vec<InFlightDelivery>) {
+    fn send(&self, mut deliveries: Vec<InFlightDelivery>) {
         while !self.context.shutdown.release.is_stopped() {
-            // `Sender::send_timeout` would yield in a loop first, while all pollers wait for the same room.
-            select! {
-                send(self.deliveries, deliveries) -> _ => return,
-                default(REPORT_EVERY) => {}
+            // Not `select!`, which takes one more lock that all pollers contend for.
+            match self.deliveries.send_timeout(deliveries, REPORT_EVERY) {
+                Err(SendTimeoutError::Timeout(unsent)) => deliveries = unsent,
+                Ok(()) | Err(SendTimeoutError::Disconnected(_)) => return,
             }
             self.context.health.waits(self.index, Instant::now());
         }

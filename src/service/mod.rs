@@ -39,8 +39,9 @@ use crate::store::{CacheStore, server_name};
 use signals::LogLevel;
 use threads::Threads;
 
-/// Messages that wait between pollers and workers, at least.
-const WAITING_MESSAGES: usize = 20;
+/// Messages that wait between pollers and workers, at least. With half as many, a call to Redis is smaller, and one usage
+/// costs Redis 8 % more.
+const WAITING_MESSAGES: usize = 40;
 /// What a shutdown may take after a loop has died: nobody completes what it held.
 const LOOP_DIED_BUDGET: Duration = Duration::from_secs(5);
 /// How often to check what is due, at least.
@@ -123,7 +124,8 @@ pub fn run(config: &Config, overrides: Overrides) -> anyhow::Result<u8> {
 
     let reporter = Reporter::default();
     setup.start_reports(reporter.clone())?;
-    let (recorded_sender, recorded) = bounded(config.consumers * BATCH_MAX * 2);
+    // While a deleter waits for a batch to fill, the workers go on: room for more than they do in that time.
+    let (recorded_sender, recorded) = bounded(config.consumers * BATCH_MAX * 5);
     let layout =
         Layout { keyspace: Keyspace::new(config.environment_prefix.clone()), format: config.cache_format };
     let store = setup.store()?;
