@@ -39,8 +39,8 @@ use crate::store::{CacheStore, server_name};
 use signals::LogLevel;
 use threads::Threads;
 
-/// Messages that wait between pollers and workers, at least. With half as many, a call to Redis is smaller, and one usage
-/// costs Redis 8 % more.
+/// Messages that wait between pollers and workers, at least. With fewer, the calls to Redis are smaller, and each
+/// message costs Redis more.
 const WAITING_MESSAGES: usize = 40;
 /// What a shutdown may take after a loop has died: nobody completes what it held.
 const LOOP_DIED_BUDGET: Duration = Duration::from_secs(5);
