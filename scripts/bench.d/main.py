@@ -15,6 +15,7 @@ import chart
 import growth
 import measure
 import readme
+import refresh
 import report
 import results
 import rows
@@ -78,6 +79,7 @@ def arguments():
     parser.add_argument("--binary", type=program, help="measure this program as the service")
     parser.add_argument("--against", metavar="REVISION", help="the binary of this revision is one more contender in every row")
     parser.add_argument("--growth", action="store_true", help="instead: how cost and memory grow")
+    parser.add_argument("--refresh", action="store_true", help="instead: how long messages take while purged customers are refreshed")
     parser.add_argument("--readme", action="store_true", help="write the last complete results into README.md, tests/README.md, RESULTS.md and its chart, and end")
     parser.add_argument("--validate", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--programs", type=Path, required=True, help=argparse.SUPPRESS)
@@ -222,6 +224,8 @@ def main():
     }
     if result["load_before"] > 1:
         print(f"others use this machine as well (load {result['load_before']:.1f}), so these figures are not reliable")
+    if options.refresh:
+        return refresh.measure(options, programs)
     if options.growth:
         return growth.measured(options, programs, result)
     is_partial = options.rows or options.contenders or options.main or options.binary or options.minute_rounds

@@ -1,6 +1,6 @@
 //! Controls the run: plain HTTP on a port of its own, one request for each connection.
 //!
-//! `GET /counts`; `POST /start?messages=N&rate=N` (each may be left out), `/stop`, `/measure`.
+//! `GET /counts`; `POST /start?messages=N&rate=N` (each may be left out), `/stop`, `/measure`, `/purge?customers=N`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::supply::BenchSupply;
 use crate::fakes::queue::FakeQueue;
+use crate::mix::Customer;
 
 /// Answers for as long as the process lives.
 pub fn serve(listener: &TcpListener, queue: &FakeQueue, supply: &BenchSupply) {
@@ -28,6 +29,10 @@ fn answer(mut stream: &TcpStream, queue: &FakeQueue, supply: &BenchSupply) -> st
     }
     let path = first.split(' ').nth(1).unwrap_or_default();
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let number = |name: &str| {
+        let pair = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        pair.and_then(|value| value.parse::<f64>().ok())
+    };
     let (status, body) = match path {
         "/counts" => {
             let (mut report, counts) = (supply.report(), queue.counts());
@@ -38,10 +43,6 @@ fn answer(mut stream: &TcpStream, queue: &FakeQueue, supply: &BenchSupply) -> st
             (200, report)
         }
         "/start" => {
-            let number = |name: &str| {
-                let pair = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-                pair.and_then(|value| value.parse::<f64>().ok())
-            };
             supply.start(number("messages").map(|messages| messages as u64), number("rate"));
             queue.wake();
             (200, json!({}))
@@ -49,6 +50,12 @@ fn answer(mut stream: &TcpStream, queue: &FakeQueue, supply: &BenchSupply) -> st
         "/stop" => (200, json!({"messages": supply.stop()})),
         "/measure" => {
             supply.measure();
+            (200, json!({}))
+        }
+        "/purge" => {
+            let customers = number("customers").unwrap_or_default() as u64;
+            let ids: Vec<_> = (0..customers).map(|number| Customer::Ordinary(number).to_string()).collect();
+            queue.send(json!({"type": "SUBSCRIPTIONS_MIGRATED", "payload": {"customerIds": ids}}).to_string());
             (200, json!({}))
         }
         _ => (404, Value::Null),
