@@ -55,7 +55,8 @@ fn answer(mut stream: &TcpStream, queue: &FakeQueue, supply: &BenchSupply) -> st
         "/purge" => {
             let customers = number("customers").unwrap_or_default() as u64;
             let ids: Vec<_> = (0..customers).map(|number| Customer::Ordinary(number).to_string()).collect();
-            queue.send(json!({"type": "SUBSCRIPTIONS_MIGRATED", "payload": {"customerIds": ids}}).to_string());
+            queue
+                .send(json!({"type": "SUBSCRIPTIONS_MIGRATED", "payload": {"customerIds": ids}}).to_string());
             (200, json!({}))
         }
         _ => (404, Value::Null),
