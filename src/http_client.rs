@@ -141,8 +141,9 @@ impl HttpClient {
         Self { options: HttpOptions { proxy, ..options }, agent }
     }
 
-    /// Sends one request and reads the whole response, whatever its status, within `deadline` or that of the options. The latter costs less:
-    /// for a deadline of its own, ureq copies its configuration and, until a call without one was made, sets up TLS again.
+    /// Sends one request and reads the whole response, whatever its status, within `deadline` or that of the options. The
+    /// latter costs less: for a deadline of its own, ureq copies its configuration and, until a call without one was made,
+    /// sets up TLS again.
     pub fn send(
         &self,
         request: http::Request<Vec<u8>>,

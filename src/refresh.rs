@@ -33,10 +33,11 @@ const RETRY_MAX: Duration = Duration::from_mins(5);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How long new subjects may go unnoticed.
 const IDLE: Duration = Duration::from_millis(100);
-/// The kind of faults that all wait for.
+/// The kind of faults that pause all refreshes.
 const PAUSED: &str = "refresh.paused";
 
-/// The subjects that wait to be refreshed, each once. Full, it drops the one that is next in turn, the oldest.
+/// The subjects that wait to be refreshed, each once. When it is full, it drops the one that is due
+/// first, the oldest.
 pub struct RefreshQueue {
     capacity: usize,
     metrics: Arc<Metrics>,
@@ -64,7 +65,7 @@ pub struct Refresh {
     tries: u32,
 }
 
-/// While it lives, no subject is in turn.
+/// While one exists, `take` returns nothing.
 pub struct Hold<'a>(&'a RefreshQueue);
 
 impl Drop for Hold<'_> {
@@ -88,7 +89,7 @@ impl RefreshQueue {
         Hold(self)
     }
 
-    /// The subject whose turn it is.
+    /// The subject that is due first, if it is due.
     fn take(&self, now: Instant) -> Option<Refresh> {
         let mut state = self.lock();
         if state.holds > 0 || state.paused_until > Some(now) {
@@ -100,7 +101,7 @@ impl RefreshQueue {
         Some(refresh)
     }
 
-    /// Puts it back for another try, later each time. False if it was purged too long ago.
+    /// Puts it back for another try, after a longer wait each time. False if it was purged too long ago.
     fn retry(&self, mut refresh: Refresh, now: Instant, jitter: f64) -> bool {
         let due_at = now + wait_after(refresh.tries, WAIT, RETRY_MAX, jitter);
         refresh.tries += 1;
@@ -111,11 +112,11 @@ impl RefreshQueue {
         is_due_in_time
     }
 
-    /// All wait, longer each time, and at least for as long as the Edge API asked.
+    /// Pauses all refreshes, longer each time, and at least for as long as the Edge API asked.
     fn pause(&self, at_least: Duration, now: Instant, jitter: f64) {
         let mut state = self.lock();
         let mut until = now + at_least.min(RETRY_FOR);
-        // Of subjects that fail together, one makes the pause longer. A single failure hardly slows the others.
+        // Subjects that fail together lengthen the pause once. A single failure hardly slows the others.
         if state.paused_until <= Some(now) {
             until = until.max(now + wait_after(state.pauses, WAIT / 20, PAUSE_MAX, jitter));
             state.pauses += 1;
@@ -178,7 +179,7 @@ impl Refresher {
                         send(refreshes, refresh) -> _ => {}
                         recv(self.stop.channel()) -> _ => {}
                     }
-                    // Not faster after a delay than at other times, but for what a timer is late.
+                    // Only the lateness of a timer is made up for; a longer delay is not.
                     next_at = (next_at + interval).max(now);
                 }
             }

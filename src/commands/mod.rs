@@ -1,4 +1,5 @@
-//! The subcommands. Each uses the same modules as the service, and only the settings that it needs. Results go to standard output, the log and errors to standard error.
+//! The subcommands. Each uses the same modules as the service, and only the settings that it needs. Results go to standard
+//! output, the log and errors to standard error.
 
 pub mod args;
 

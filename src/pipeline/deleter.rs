@@ -1,7 +1,7 @@
 //! A deleter deletes messages or makes them visible again, up to ten in one call.
 //!
-//! One deleter at a time gathers a batch; while it makes its call, the next one gathers. What fails is retried by the same deleter for as long as the queue hides the message; afterwards the
-//! message is delivered again, and then changes nothing.
+//! One deleter at a time gathers a batch. While it makes its call, the next one gathers. What fails is retried by the same
+//! deleter for as long as the queue hides the message. Afterwards the message is delivered again, and then changes nothing.
 
 use std::iter;
 use std::sync::{Arc, Mutex, PoisonError};

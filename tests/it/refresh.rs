@@ -276,7 +276,7 @@ fn a_message_that_is_newer_than_the_answer_wins() {
     let service = Arc::new(Service::start(&scene.settings(RATE_MAX)));
     let (sender, watched) = (Arc::clone(&scene), Arc::clone(&service));
     scene.edge.before_entitlements(move || {
-        // Whom UPDATE_IF_EXISTS would skip, were the lock of the refetch not held.
+        // If the refetch did not hold the lock, UPDATE_IF_EXISTS would skip this customer.
         let entitlements = [number("seats", 3), metered("calls", 100, 3)];
         let newest = State::new(Owner::customer("one"), hours_ago(0), &entitlements);
         sender.stage.queue.send(entitlements_updated(&newest, Shape::GraphqlV2).raw());
