@@ -5,6 +5,7 @@ pub mod answer;
 use std::time::Duration;
 
 use http::Request;
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::Value;
 use url::Url;
 
@@ -13,6 +14,8 @@ use crate::config::{Proxy, Secret};
 use crate::entitlement::Subject;
 use crate::http_client::{HttpClient, HttpErrorKind, HttpOptions};
 
+/// What a customer's id needs encoded before it is part of a path; `Url::set_path` encodes the rest.
+const IN_PATH: &AsciiSet = &CONTROLS.add(b'%').add(b'/').add(b'\\').add(b'?').add(b'#');
 /// How this service names itself. Inferred from how Stigg's SDKs name themselves.
 const SOURCE: &str = "PERSISTENT_CACHE_SERVICE";
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -89,10 +92,9 @@ impl EdgeClient {
             let why = format!("the customer id '{customer}' cannot be part of a URL");
             return Err(self.error(WHAT, EdgeErrorKind::NoUrl, &why));
         }
-        let mut url = self.url("v1/c/");
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty().push(customer).push("entitlements-state.json");
-        }
+        // Not `path_segments_mut`, which drops tabs and line breaks: the answer would be another customer's.
+        let customer = utf8_percent_encode(customer, IN_PATH);
+        let mut url = self.url(&format!("v1/c/{customer}/entitlements-state.json"));
         if let Some(resource) = &subject.resource {
             url.query_pairs_mut().append_pair("resourceId", resource.as_str());
         }

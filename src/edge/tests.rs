@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::clock::EpochMs;
+use crate::entitlement::CustomerId;
 use crate::http_client::stub::{Reply, Stub, dead_url};
 
 const QUEUE_URL: &str = "https://sqs.us-east-1.amazonaws.com/1/a queue&more";
@@ -117,4 +118,23 @@ fn a_rotated_api_key_is_used_at_the_next_request() {
     edge.sentry_dsn().unwrap();
     std::fs::remove_file(&path).unwrap();
     assert_eq!((stub.asked().header("x-api-key"), stub.asked().header("x-api-key")), ("old", "new"));
+}
+
+#[test]
+fn a_customer_is_asked_for_by_the_id_as_it_is_whatever_characters_it_has() {
+    for (id, path) in [
+        ("a/b?c#d%2e é", "a%2Fb%3Fc%23d%252e%20%C3%A9"),
+        ("a\tb\r\n", "a%09b%0D%0A"),
+        (".\t.", ".%09."),
+        ("%2e%2e", "%252e%252e"),
+        (r"..\..", "..%5C.."),
+    ] {
+        let stub = Stub::start([Stub::ok(r#"{"data":{"entitlementsState":{"entitlementsV2":[]}}}"#)]);
+        let mut base = stub.url.clone();
+        base.set_path("/base/");
+        let edge = EdgeClient::new(base, Secret::inline("k"), None);
+        let subject = Subject { customer: CustomerId(id.to_owned()), resource: None };
+        edge.entitlements_state(&subject).unwrap();
+        assert_eq!(stub.asked().line, format!("GET /base/v1/c/{path}/entitlements-state.json"));
+    }
 }
