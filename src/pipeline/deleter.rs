@@ -1,17 +1,19 @@
 //! A deleter deletes messages or makes them visible again, up to ten in one call.
 //!
 //! One deleter at a time gathers a batch. While it makes its call, the next one gathers. What fails is retried by the same
-//! deleter for as long as the queue hides the message. Afterwards the message is delivered again, and then changes nothing.
+//! deleter for as long as the queue hides the message, and holds up no others. Afterwards the message is delivered again, and
+//! then changes nothing.
 
 use std::iter;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, select};
+use crossbeam_channel::{Receiver, at, never, select};
 
 use super::context::{Context, Sent};
 use super::in_flight::Recorded;
 use crate::backoff::Backoff;
+use crate::shutdown::Stop;
 use crate::sqs::Operation;
 
 /// SQS accepts this many entries per call.
@@ -35,26 +37,12 @@ impl Deleter {
 
     /// Gathers one batch and completes it. False in the exit phase.
     pub fn step(&self) -> bool {
-        let batch = self.gather();
+        let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
+        let batch = gather(&recorded, BATCH_MAX, &self.context.shutdown.exit, &never());
+        drop(recorded); // another deleter gathers the next one
         let is_over = batch.is_empty();
         self.complete(batch);
         !is_over
-    }
-
-    /// Up to ten deliveries, after waiting for the first; none in the exit phase.
-    fn gather(&self) -> Vec<Recorded> {
-        let exit = &self.context.shutdown.exit;
-        let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = select! {
-            recv(recorded) -> first => first.ok(),
-            recv(exit.channel()) -> _ => None,
-        };
-        let Some(first) = first else { return Vec::new() };
-        if recorded.len() + 1 < BATCH_MAX {
-            // Not waiting on the channel: each message would wake this thread.
-            exit.wait(GATHER);
-        }
-        iter::once(first).chain(recorded.try_iter()).take(BATCH_MAX).collect()
     }
 
     /// Sends these endings to the queue, repeatedly if necessary. In the release phase each gets one last try.
@@ -63,7 +51,6 @@ impl Deleter {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         while !pending.is_empty() {
             let is_last_try = shutdown.release.is_stopped();
-            let is_delete = |recorded: &Recorded| recorded.ending.operation() == Operation::Delete;
             let (deletes, retries): (Vec<_>, Vec<_>) = pending.into_iter().partition(is_delete);
             // An extension that is under way would undo the change of the visibility.
             let is_extended = |retry: &Recorded| in_flight.is_being_extended(retry.id);
@@ -80,11 +67,39 @@ impl Deleter {
                 in_flight.remove([recorded.id]);
             }
             pending = extended.into_iter().chain(again).collect();
-            let next_phase = if is_last_try { &shutdown.exit } else { &shutdown.release };
-            if !pending.is_empty() && next_phase.wait(wait) && is_last_try {
+            if pending.is_empty() {
+                return;
+            }
+            if !is_last_try {
+                self.complete_others(&mut pending, wait);
+            } else if shutdown.exit.wait(wait) {
                 return;
             }
         }
+    }
+
+    /// Waits until these are tried again, or for the release phase. What others wait for is completed meanwhile, unless another
+    /// deleter does it or it fails as well.
+    fn complete_others(&self, pending: &mut Vec<Recorded>, wait: Duration) {
+        let (due_at, release) = (Instant::now() + wait, &self.context.shutdown.release);
+        let mut has_failed = false;
+        while !has_failed
+            && pending.len() < BATCH_MAX
+            && let Ok(recorded) = self.recorded.try_lock()
+        {
+            let others = gather(&recorded, BATCH_MAX - pending.len(), release, &at(due_at));
+            drop(recorded);
+            if others.is_empty() {
+                break;
+            }
+            let (deletes, retries): (Vec<_>, Vec<_>) = others.into_iter().partition(is_delete);
+            // Those are sent with the next try: they may have to wait for the end of an extension.
+            pending.extend(retries);
+            let failed = self.call(Operation::Delete, deletes);
+            has_failed = !failed.is_empty();
+            pending.extend(failed);
+        }
+        release.wait(due_at.saturating_duration_since(Instant::now()));
     }
 
     /// One call. Returns those that failed and may succeed later.
@@ -122,4 +137,28 @@ impl Deleter {
         );
         self.context.queue_failed(operation, "given up", &message, error);
     }
+}
+
+fn is_delete(recorded: &Recorded) -> bool {
+    recorded.ending.operation() == Operation::Delete
+}
+
+/// Up to so many, after waiting for the first; none if the stop comes before it, or the time.
+fn gather(
+    recorded: &Receiver<Recorded>,
+    at_most: usize,
+    stop: &Stop,
+    until: &Receiver<Instant>,
+) -> Vec<Recorded> {
+    let first = select! {
+        recv(recorded) -> first => first.ok(),
+        recv(stop.channel()) -> _ => None,
+        recv(until) -> _ => None,
+    };
+    let Some(first) = first else { return Vec::new() };
+    if recorded.len() + 1 < at_most {
+        // Not waiting on the channel: each message would wake this thread.
+        stop.wait(GATHER);
+    }
+    iter::once(first).chain(recorded.try_iter()).take(at_most).collect()
 }

@@ -143,6 +143,23 @@ fn a_delete_that_goes_on_failing_holds_up_no_other_deleter() {
 }
 
 #[test]
+fn a_delete_that_goes_on_failing_holds_up_no_other_of_the_only_deleter() {
+    let failing = || Ok(vec![Some(entry_failure("InternalError", false))]);
+    // It fails until its second try, which is due after 0.2 s at most.
+    let rig = with_deletes(VecDeque::from([failing(), Ok(vec![None; 1]), Ok(vec![None; 1]), failing()]));
+    let (sender, receiver) = unbounded();
+    let deleter = deleter(&rig, &shared(receiver));
+    thread::scope(|scope| {
+        scope.spawn(|| deleter.step());
+        for (id, number) in [("failing", 1), ("one", 2), ("two", 3)] {
+            sender.send(recorded(&rig, id, Ending::Delete)).unwrap();
+            wait_until("its call", || calls(&rig).len() >= number);
+        }
+    });
+    assert_eq!(calls(&rig), [["failing"], ["one"], ["two"], ["failing"], ["failing"]]);
+}
+
+#[test]
 fn in_the_release_phase_everything_gets_one_more_try() {
     let mut rig = with_deletes(failing(100));
     let batches = deletes(&rig, 0..12);
