@@ -52,13 +52,15 @@ impl From<StoreError> for RefetchError {
 impl From<EdgeError> for RefetchError {
     fn from(error: EdgeError) -> Self {
         use EdgeErrorKind::{ApiKeyUnusable, NoUrl, Status, Unanswered, UnexpectedAnswer};
-        use HttpErrorKind::{Connection, ConnectionRefused, HostNotFound, Timeout};
+        use HttpErrorKind::{AnswerTooLarge, Protocol};
         match error.kind {
             Status(401 | 403) | ApiKeyUnusable => Self::Everyone(error.message),
-            Status(429 | 500..) | Unanswered(Timeout | HostNotFound | ConnectionRefused | Connection) => {
+            Unanswered(AnswerTooLarge | Protocol) => Self::Customer(error.message),
+            // A TLS handshake fails, and a proxy is not there or refuses, while either is being restarted.
+            Status(408 | 425 | 429 | 500..) | Unanswered(_) => {
                 Self::Retryable(error.message, error.retry_after)
             }
-            Status(_) | UnexpectedAnswer | NoUrl | Unanswered(_) => Self::Customer(error.message),
+            Status(_) | UnexpectedAnswer | NoUrl => Self::Customer(error.message),
         }
     }
 }
@@ -106,24 +108,25 @@ impl Refetcher<'_> {
         if !matches!(message.event, Event::EntitlementsUpdated(_)) {
             return Ok(None);
         }
-        let mut outcome = None;
+        let mut of_list = None;
         for mut change in changes(message, self.layout) {
             if let CacheChange::WriteEntitlements(write) = &mut change {
                 (write.sent_at, write.is_from_edge_api) = (asked_at, true);
             }
             let attempt = [(&change, LockPatience::OWN_REFETCH)];
             let why = "the answer came too late to be written while the lock was held";
-            outcome = Some(until(locked_at + WRITE_WITHIN, why, || {
+            let outcome = until(locked_at + WRITE_WITHIN, why, || {
                 match self.store.apply(&attempt, &|| true)?.remove(0) {
                     Ok(Outcome::Locked) => Ok(None),
                     outcome => outcome.map(Some).map_err(|error| RefetchError::Customer(error.message)),
                 }
-            })?);
-            if !matches!(outcome, Some(Outcome::Applied { written: 1.., .. })) {
+            })?;
+            // The list comes first. A usage that is not written with it says nothing about the next one.
+            if !matches!(of_list.get_or_insert(outcome), Outcome::Applied { written: 1.., .. }) {
                 break;
             }
         }
-        Ok(outcome)
+        Ok(of_list)
     }
 }
 
@@ -149,4 +152,37 @@ fn until<T>(
         Stop::never().wait(LOCKED_RETRY_MIN);
     }
     Err(RefetchError::Retryable(why_not.to_owned(), None))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_pass_is_tried_again_and_what_is_one_customers_is_not() {
+        let kind =
+            |kind| match RefetchError::from(EdgeError { message: String::new(), kind, retry_after: None }) {
+                RefetchError::Retryable(..) => "retryable",
+                RefetchError::Customer(_) => "customer's",
+                RefetchError::Everyone(_) => "everyone's",
+            };
+        for status in [408, 425, 429, 500, 503, 599] {
+            assert_eq!(kind(EdgeErrorKind::Status(status)), "retryable", "{status}");
+        }
+        for unanswered in [
+            HttpErrorKind::Timeout,
+            HttpErrorKind::ConnectionRefused,
+            HttpErrorKind::Tls,
+            HttpErrorKind::ProxyUnreachable,
+            HttpErrorKind::ProxyRefused,
+        ] {
+            assert_eq!(kind(EdgeErrorKind::Unanswered(unanswered)), "retryable", "{unanswered}");
+        }
+        assert_eq!(kind(EdgeErrorKind::Unanswered(HttpErrorKind::AnswerTooLarge)), "customer's");
+        assert_eq!(
+            (kind(EdgeErrorKind::Status(404)), kind(EdgeErrorKind::NoUrl)),
+            ("customer's", "customer's")
+        );
+        assert_eq!(kind(EdgeErrorKind::Status(401)), "everyone's");
+    }
 }

@@ -112,12 +112,14 @@ impl RefreshQueue {
         is_due_in_time
     }
 
-    /// Pauses all refreshes, longer each time, and at least for as long as the Edge API asked.
-    fn pause(&self, at_least: Duration, now: Instant, jitter: f64) {
+    /// Pauses all refreshes, longer each time, and at least for as long as the Edge API asked. `tries` is how often the one that
+    /// failed had failed before, 0 if the fault is not its own.
+    fn pause(&self, tries: u32, at_least: Duration, now: Instant, jitter: f64) {
         let mut state = self.lock();
         let mut until = now + at_least.min(RETRY_FOR);
-        // Subjects that fail together lengthen the pause once. A single failure hardly slows the others.
-        if state.paused_until <= Some(now) {
+        // Subjects that fail together lengthen the pause once. A single failure hardly slows the others, and those that keep
+        // failing, each with its own growing wait, hold up nobody.
+        if tries == 0 && state.paused_until <= Some(now) {
             until = until.max(now + wait_after(state.pauses, WAIT / 20, PAUSE_MAX, jitter));
             state.pauses += 1;
         }
@@ -215,15 +217,18 @@ impl Refresher {
                 }
             }
             Err(RefetchError::Customer(why)) => self.failed(&why, now),
-            Err(RefetchError::Everyone(why)) => self.pause(refresh, &why, None, now),
-            Err(RefetchError::Retryable(why, at_least)) => self.pause(refresh, &why, at_least, now),
+            Err(RefetchError::Everyone(why)) => self.pause(refresh, 0, &why, None, now),
+            Err(RefetchError::Retryable(why, at_least)) => {
+                let tries = refresh.tries;
+                self.pause(refresh, tries, &why, at_least, now);
+            }
         }
     }
 
-    fn pause(&self, refresh: Refresh, why: &str, at_least: Option<Duration>, now: Instant) {
+    fn pause(&self, refresh: Refresh, tries: u32, why: &str, at_least: Option<Duration>, now: Instant) {
         let message = "cannot refresh purged customers: retrying; meanwhile their readers ask Stigg";
         self.faults.fault(PAUSED, Level::Warn, message, why, now);
-        self.queue.pause(at_least.unwrap_or_default(), now, fastrand::f64());
+        self.queue.pause(tries, at_least.unwrap_or_default(), now, fastrand::f64());
         self.retry(refresh, now);
     }
 
@@ -325,21 +330,51 @@ mod tests {
     }
 
     #[test]
+    fn those_who_keep_failing_hold_up_no_other() {
+        let (queue, began) = (queue(1_000), Instant::now());
+        let mut now = began;
+        // Twenty turns a second; every tenth customer fails each time.
+        let mut until = |end: Instant, name: &str| {
+            while now < end {
+                let refresh = queue.take(now);
+                match refresh.as_ref().map(|refresh| refresh.subject.customer.0.as_str()) {
+                    Some(taken) if taken == name => return now,
+                    Some(taken) if taken.ends_with('0') => {
+                        queue.pause(refresh.as_ref().unwrap().tries, Duration::ZERO, now, 0.0);
+                        queue.retry(refresh.unwrap(), now, 0.0);
+                    }
+                    Some(_) => queue.lock().pauses = 0,
+                    None => {}
+                }
+                now += SECOND / 20;
+            }
+            now
+        };
+        for number in 0..1_000 {
+            queue.add(subject(&number.to_string()), began);
+        }
+        let later = until(began + Duration::from_mins(20), "");
+        queue.add(subject("new"), later);
+        let waited = until(later + RETRY_FOR, "new") - later;
+        assert!(waited < 10 * SECOND, "{waited:?}");
+    }
+
+    #[test]
     fn all_pause_for_as_long_as_was_asked_and_longer_each_time_until_one_succeeds() {
         let (queue, now) = (queue(3), Instant::now());
         queue.add(subject("a"), now);
-        queue.pause(7 * SECOND, now, 0.0);
-        queue.pause(Duration::ZERO, now, 0.0);
+        queue.pause(0, 7 * SECOND, now, 0.0);
+        queue.pause(0, Duration::ZERO, now, 0.0);
         assert_eq!(taken(&queue, now + 6 * SECOND), [""; 0]);
         let paused_for = |at: Instant| {
-            queue.pause(Duration::ZERO, at, 0.0);
+            queue.pause(0, Duration::ZERO, at, 0.0);
             queue.lock().paused_until.unwrap() - at
         };
         assert_eq!(paused_for(now + 7 * SECOND), SECOND / 10, "the two before were one");
         assert_eq!(paused_for(now + 9 * SECOND), SECOND / 5);
         queue.lock().pauses = 0;
         assert_eq!(paused_for(now + 13 * SECOND), SECOND / 20);
-        queue.pause(100 * RETRY_FOR, now + 20 * SECOND, 0.0);
+        queue.pause(0, 100 * RETRY_FOR, now + 20 * SECOND, 0.0);
         assert_eq!(taken(&queue, now + 20 * SECOND + RETRY_FOR), ["a"]);
     }
 }
