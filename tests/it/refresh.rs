@@ -289,6 +289,34 @@ fn a_message_that_is_newer_than_the_answer_wins() {
 }
 
 #[test]
+fn a_usage_that_is_newer_than_the_answer_keeps_no_other_from_being_written() {
+    let scene = Scene::new();
+    let one = Owner::customer("one");
+    scene.fill(&[one]);
+    // More than are written in one step with their list.
+    let features: Vec<String> = (0..1_000).map(|number| format!("calls-{number}")).collect();
+    let entitlements: Vec<_> = features.iter().map(|feature| metered(feature, 100, 2)).collect();
+    scene.edge.give_entitlements(&State::new(one, hours_ago(1), &entitlements), &[]);
+    let usage = |feature: &str| format!("{}:f_{feature}", one.key(PREFIX));
+    let newer = usage("calls-950");
+    scene.stage.redis.command::<()>(&[
+        "MSET",
+        &newer,
+        "{}",
+        &format!("{newer}#timestamp"),
+        &hours_ago(0).to_string(),
+    ]);
+    let service = Service::start(&scene.settings(RATE_MAX));
+    scene.purge("one");
+    service.wait_for_metric(&result("refreshed"), 1.0);
+    for feature in ["calls-0", "calls-949", "calls-951", "calls-999"] {
+        assert!(scene.stage.redis.get(&usage(feature)).is_some(), "{feature}");
+    }
+    assert_eq!(scene.stage.redis.get(&newer).as_deref(), Some("{}"));
+    service.stop();
+}
+
+#[test]
 fn the_edge_api_is_left_alone_for_as_long_as_it_asks() {
     let scene = Scene::new();
     let names = names(0..5);
