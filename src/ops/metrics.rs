@@ -185,23 +185,6 @@ mod tests {
     }
 
     #[test]
-    fn the_names_and_types_that_stigg_documents_are_kept() {
-        let text = Metrics::new().unwrap().render();
-        for (name, kind) in [
-            ("persistent_cache_write_duration_seconds", "histogram"),
-            ("persistent_cache_write_errors_total", "counter"),
-            ("persistent_cache_hit_ratio", "gauge"),
-            ("persistent_cache_memory_usage_bytes", "gauge"),
-            ("persistent_cache_hits_total", "gauge"),
-            ("persistent_cache_misses_total", "gauge"),
-            ("persistent_cache_message_handling_duration_seconds", "histogram"),
-            ("persistent_cache_messages_processed_total", "counter"),
-        ] {
-            assert!(text.contains(&format!("# TYPE {name} {kind}\n")), "{name}");
-        }
-    }
-
-    #[test]
     fn known_labels_read_zero_before_anything_has_happened() {
         let metrics = Metrics::new().unwrap();
         assert_eq!(
