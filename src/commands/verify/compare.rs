@@ -141,7 +141,7 @@ pub(super) fn compare(
     if let Some(last) = misses.last() {
         let sdks: Vec<_> = misses.iter().map(|miss| miss.sdk).collect();
         let count = listed[1].iter().flatten().count();
-        let values = [last.reasons.join("; "), format!("a list of {count}")].map(Value::from);
+        let values = [last.reasons.join("; "), format!("a list of {count} entitlement(s)")].map(Value::from);
         add(None, "list", values, list_times, &sdks);
     }
 
