@@ -1,9 +1,9 @@
-//! Refills what purges delete (`REFRESH_AFTER_PURGE`): a customer who was cached and got purged is refetched, as `warm` does
-//! it, in the background.
+//! Refills what purges delete (`REFRESH_AFTER_PURGE`): a customer or resource that was cached and got purged is refetched, as
+//! `warm` does it, in the background.
 //!
-//! The workers add the subjects that they have purged. One thread takes them in turn, `REFRESH_RATE` a second; others ask the
-//! Edge API and write, on connections of their own. What fails is retried for an hour. After that, when the queue is full and
-//! when the service stops, the gap remains, and the next reader asks Stigg.
+//! The workers add what they have purged to the [`RefreshQueue`]. One thread, [`Refresher::dispatch`], takes `REFRESH_RATE`
+//! subjects a second from it. Others, [`Refresher::run`], ask the Edge API and write. A failed refresh is retried for an hour.
+//! Then, or if the queue is full or the service stops, the subject stays uncached, and the next reader asks Stigg.
 
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,19 +25,22 @@ use crate::store::{Outcome, RedisStore};
 
 /// Subjects that wait at most: about 20 MB.
 pub const CAPACITY: usize = 100_000;
-/// How long after its purge a subject is retried. No pause is longer.
+/// How long after its purge a subject is retried. A `Retry-After` that asks for more is cut to this.
 const RETRY_FOR: Duration = Duration::from_hours(1);
-/// The wait before a subject's second try, the longest before a later one, and the longest pause of all.
-const WAIT: Duration = Duration::from_secs(1);
-const RETRY_MAX: Duration = Duration::from_mins(5);
+/// The wait before a subject's second try. It doubles with each later one.
+const RETRY_WAIT: Duration = Duration::from_secs(1);
+const RETRY_WAIT_MAX: Duration = Duration::from_mins(5);
+/// The first pause of all refreshes. It doubles with each later one, until a refresh succeeds.
+const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// How long new subjects may go unnoticed.
+/// Without such faults for so long, refreshes work again.
+const RECOVERED_AFTER: Duration = Duration::from_secs(5);
+/// How often an empty or paused queue is looked at.
 const IDLE: Duration = Duration::from_millis(100);
-/// The kind of faults that pause all refreshes.
+/// In the fault log, the kind of faults that pause all refreshes.
 const PAUSED: &str = "refresh.paused";
 
-/// The subjects that wait to be refreshed, each once. When it is full, it drops the one that is due
-/// first, the oldest.
+/// The subjects that wait to be refreshed, each once. A full queue drops the one that is due first.
 pub struct RefreshQueue {
     capacity: usize,
     metrics: Arc<Metrics>,
@@ -46,15 +49,15 @@ pub struct RefreshQueue {
 
 #[derive(Default)]
 struct State {
-    /// By the time when each is due, and by number.
+    /// By the time when each is due. The number keeps apart those that are due together, in the order of their arrival.
     due: BTreeMap<(Instant, u64), Refresh>,
-    /// Those in `due`.
+    /// The subjects in `due`.
     subjects: HashSet<Arc<Subject>>,
     last_number: u64,
-    /// Invalidations in progress.
+    /// How many [`Hold`]s exist.
     holds: usize,
     paused_until: Option<Instant>,
-    /// Since the last success.
+    /// How many there were since the last success.
     pauses: u32,
 }
 
@@ -62,10 +65,11 @@ struct State {
 pub struct Refresh {
     subject: Arc<Subject>,
     purged_at: Instant,
+    /// How many have failed.
     tries: u32,
 }
 
-/// While one exists, `take` returns nothing.
+/// Keeps all subjects in the queue while it exists: an invalidation's scan would delete again what was refreshed meanwhile.
 pub struct Hold<'a>(&'a RefreshQueue);
 
 impl Drop for Hold<'_> {
@@ -79,7 +83,7 @@ impl RefreshQueue {
         Self { capacity, metrics, state: Mutex::default() }
     }
 
-    /// It was purged now.
+    /// Queues a subject that was purged now.
     pub fn add(&self, subject: Subject, now: Instant) {
         self.insert(Refresh { subject: Arc::new(subject), purged_at: now, tries: 0 }, now);
     }
@@ -89,7 +93,7 @@ impl RefreshQueue {
         Hold(self)
     }
 
-    /// The subject that is due first, if it is due.
+    /// Removes the subject that is due first. `None` if none is due, during a pause, and during a hold.
     fn take(&self, now: Instant) -> Option<Refresh> {
         let mut state = self.lock();
         if state.holds > 0 || state.paused_until > Some(now) {
@@ -103,7 +107,7 @@ impl RefreshQueue {
 
     /// Puts it back for another try, after a longer wait each time. False if it was purged too long ago.
     fn retry(&self, mut refresh: Refresh, now: Instant, jitter: f64) -> bool {
-        let due_at = now + wait_after(refresh.tries, WAIT, RETRY_MAX, jitter);
+        let due_at = now + wait_after(refresh.tries, RETRY_WAIT, RETRY_WAIT_MAX, jitter);
         refresh.tries += 1;
         let is_due_in_time = due_at <= refresh.purged_at + RETRY_FOR;
         if is_due_in_time {
@@ -112,15 +116,15 @@ impl RefreshQueue {
         is_due_in_time
     }
 
-    /// Pauses all refreshes, longer each time, and at least for as long as the Edge API asked. `tries` is how often the one that
-    /// failed had failed before, 0 if the fault is not its own.
+    /// Pauses all refreshes, longer each time, and at least for as long as the Edge API asked. `tries` is how often the subject
+    /// had failed before, 0 if the fault is not its own.
     fn pause(&self, tries: u32, at_least: Duration, now: Instant, jitter: f64) {
         let mut state = self.lock();
         let mut until = now + at_least.min(RETRY_FOR);
-        // Subjects that fail together lengthen the pause once. A single failure hardly slows the others, and those that keep
-        // failing, each with its own growing wait, hold up nobody.
+        // Refreshes that fail during a pause began before it: together they are one failure, and lengthen it once. Subjects that
+        // keep failing, each with its own growing wait, hold up no others.
         if tries == 0 && state.paused_until <= Some(now) {
-            until = until.max(now + wait_after(state.pauses, WAIT / 20, PAUSE_MAX, jitter));
+            until = until.max(now + wait_after(state.pauses, PAUSE, PAUSE_MAX, jitter));
             state.pauses += 1;
         }
         state.paused_until = state.paused_until.max(Some(until));
@@ -158,17 +162,17 @@ impl RefreshQueue {
 /// Refreshes what is in the queue.
 pub struct Refresher {
     pub queue: Arc<RefreshQueue>,
-    /// Has a connection for each refresh, so that no message waits for one.
+    /// That of the workers, whose pool has one more connection for each thread here, so that no message waits for one.
     pub store: Arc<RedisStore>,
     pub layout: Layout,
     pub edge: Arc<EdgeClient>,
     pub faults: Arc<FaultLog>,
-    /// Ends it: the drain phase.
+    /// Ends it: the signal of the drain phase.
     pub stop: Stop,
 }
 
 impl Refresher {
-    /// Gives subjects to the threads that refresh them, at most this many a second, until the stop.
+    /// Takes subjects from the queue, at most this many a second, and sends them to the threads in [`Self::run`], until the stop.
     pub fn dispatch(&self, rate: u32, refreshes: &Sender<Refresh>) {
         let interval = Duration::from_secs(1) / rate;
         let mut next_at = Instant::now();
@@ -191,7 +195,7 @@ impl Refresher {
         }
     }
 
-    /// Refreshes what the dispatcher gives it, until that ends.
+    /// Refreshes what [`Self::dispatch`] sends, until that ends.
     pub fn run(&self, refreshes: &Receiver<Refresh>) {
         for refresh in refreshes {
             self.refresh(refresh);
@@ -200,11 +204,12 @@ impl Refresher {
 
     fn refresh(&self, refresh: Refresh) {
         let refetcher = Refetcher { store: &self.store, layout: &self.layout, edge: &self.edge };
-        // A defect costs this refresh, not the service.
+        // A panic fails this refresh, and does not end the thread.
         let result = catch_unwind(AssertUnwindSafe(|| refetcher.try_refetch(&refresh.subject, true)));
         let now = Instant::now();
         match result.unwrap_or_else(|_| Err(RefetchError::Customer("a defect; report it".to_owned()))) {
-            // Somebody else is filling it, this machine's clock is behind that of the purge, or the lock expired.
+            // In this order: an SDK or another instance is refilling it; this machine's clock is behind that of the purge; the
+            // refetch lock expired before the write.
             Ok(Some(Outcome::Locked | Outcome::PurgedLater | Outcome::SkippedByPolicy)) => {
                 self.retry(refresh, now);
             }
@@ -212,7 +217,7 @@ impl Refresher {
             Ok(outcome) => {
                 self.queue.count(if outcome.is_some() { "refreshed" } else { "skipped" });
                 self.queue.lock().pauses = 0;
-                if let Some(outage) = self.faults.recovered(PAUSED, 5 * WAIT, now) {
+                if let Some(outage) = self.faults.recovered(PAUSED, RECOVERED_AFTER, now) {
                     log::info!(lasted_secs = outage.lasted.as_secs_f64(); "purged customers are refreshed again");
                 }
             }
@@ -321,11 +326,11 @@ mod tests {
                     None => now += IDLE,
                 }
             };
-            assert!(now - before >= SECOND && now - before <= RETRY_MAX + IDLE);
+            assert!(now - before >= SECOND && now - before <= RETRY_WAIT_MAX + IDLE);
             tries += 1;
         }
         let lasted = now - began;
-        assert!(lasted + RETRY_MAX + SECOND > RETRY_FOR && lasted <= RETRY_FOR + SECOND, "{lasted:?}");
+        assert!(lasted + RETRY_WAIT_MAX + SECOND > RETRY_FOR && lasted <= RETRY_FOR + SECOND, "{lasted:?}");
         assert!((15..25).contains(&tries), "{tries}");
     }
 

@@ -244,7 +244,7 @@ impl Pace {
                 ended => return ended,
             };
             if tries > self.retries {
-                return Err(RefetchError::Customer(format!("{why} (tried {tries} times)")));
+                return Err(RefetchError::Customer(format!("{why} (tries: {tries})")));
             }
             let pause = retry_after.unwrap_or_default().min(RETRY_AFTER_MAX);
             let mut paused_until = self.paused_until();

@@ -25,8 +25,8 @@ pub fn read<T>(
             });
         }
         401 | 403 => "check SERVER_API_KEY: a full-access server key of this environment",
-        429 => "too many requests: it is retried later",
-        500.. => "the Edge API has a fault of its own: it is retried later",
+        429 => "too many calls: lower their rate if it lasts",
+        500.. => "the Edge API has a fault of its own: ask Stigg if it lasts",
         _ => "check EDGE_API_URL: is this Stigg's Edge API?",
     };
     Err((EdgeErrorKind::Status(status), format!("HTTP status {status}; {remedy}")))

@@ -70,7 +70,11 @@ fn each_refusal_says_what_to_check() {
     assert!(!unauthorized.message.contains("server-key-1"));
     assert!(refusal(403, "<html>").message.contains("check SERVER_API_KEY"));
     assert!(refusal(404, "").message.contains("check EDGE_API_URL"));
-    assert!(refusal(502, "").message.contains("it is retried later"));
+    // Not everyone who asks tries again.
+    assert!(
+        refusal(502, "").message.contains("HTTP status 502; the Edge API has a fault of its own: ask Stigg")
+    );
+    assert!(refusal(429, "").message.contains("HTTP status 429; too many calls: lower their rate"));
     assert!(refusal(200, "<html>").message.contains("it is not JSON"));
     let listed = r#"{"data":null,"errors":[{"message":"no customer data here","extensions":{"code":"UNAUTHENTICATED"}}]}"#;
     let listed = refusal(200, listed);

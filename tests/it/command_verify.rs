@@ -261,7 +261,7 @@ fn each_planted_difference_is_reported_fixed_and_then_gone() {
     let first = planted.verify(&[]);
     assert_eq!(first.status, 3, "{first:?}");
     assert_eq!(found(&first), planted.expected);
-    assert_eq!(first.stderr, "4 equal\n21 differ");
+    assert_eq!(first.stderr, "4 equal\n21 differ; --fix writes what Stigg says");
 
     let sampled = planted.verify(&["--sample", "1000"]);
     let without_purged: Found =
@@ -335,10 +335,31 @@ fn a_line_says_what_differs_on_both_sides_and_for_which_sdks() {
     assert!(
         lines[0].starts_with("one: feature-api-calls: usage timestamp: Redis nothing (no timestamp), Stigg ")
     );
-    assert!(lines[0].ends_with("; only SDK 4.x"), "{ended:?}");
+    assert!(lines[0].ends_with("; only for SDK 4.x"), "{ended:?}");
     assert!(lines[1].starts_with("one: feature-seats: usageLimit: Redis 7 (20"), "{ended:?}");
     assert!(lines[1].contains("Z), Stigg 25 (20") && lines[1].ends_with("Z)"), "{ended:?}");
-    assert_eq!(ended.stderr, "0 equal\n1 differ");
+    assert_eq!(ended.stderr, "0 equal\n1 differ; --fix writes what Stigg says");
+}
+
+#[test]
+fn a_mistyped_file_name_is_no_customer() {
+    let mut planted = Planted::new();
+    planted.customers(&["one"]);
+    let list = planted.redis.directory().join("customers.txt").display().to_string();
+    std::fs::write(&list, "one\n").expect("a list");
+    let ended = run(&planted.settings(), &["verify", &list]);
+    assert_eq!((ended.status, ended.stderr.as_str()), (0, "1 equal"), "{ended:?}");
+    let asked = planted.edge.calls().len();
+    for arguments in [["custmers.txt"].as_slice(), &["lists/customers"], &["one", &list]] {
+        let ended = run(&planted.settings(), &[&["verify", "--fix"], arguments].concat());
+        assert_eq!((ended.status, ended.stdout.as_str()), (2, ""), "{ended:?}");
+        let file = arguments[arguments.len() - 1];
+        assert!(ended.stderr.contains(&format!("'{file}' looks like a file")), "{ended:?}");
+    }
+    assert_eq!(planted.edge.calls().len(), asked, "nobody was asked for");
+    // A customer with such an id can be listed. The stub knows none.
+    let ended = run_with_input(&planted.settings(), &["verify", "-", "--retries", "0"], "acme/one");
+    assert!(ended.status == 1 && ended.stderr.starts_with("acme/one: cannot get"), "{ended:?}");
 }
 
 #[test]

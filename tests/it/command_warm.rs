@@ -136,7 +136,7 @@ fn what_fails_is_tried_again_told_noted_and_can_be_gone_on_with() {
     assert!(
         ended.stderr.contains("three: ")
             && ended.stderr.contains("500")
-            && ended.stderr.contains("tried 3 times"),
+            && ended.stderr.contains("(tries: 3)"),
         "{ended:?}"
     );
     let noted = |path: &str| {

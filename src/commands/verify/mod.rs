@@ -1,6 +1,7 @@
 //! `verify`: compares the cache with what Stigg says now, as the readers would answer from it.
 //!
-//! A difference is checked again after a while, with new answers from both sides, since a message may be on its way.
+//! A customer who differs is checked again 3 s later, with new answers from both sides, since a message may be on its way.
+//! Meanwhile the threads check others.
 
 mod compare;
 
@@ -13,7 +14,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::Value;
 
-use self::compare::{Difference, Texts, adjust, compare, persisting, stated};
+use self::compare::{Difference, Texts, adjust_to_balances, compare, expected, persists};
 use super::output::{Counted, Tally, bar, date};
 use super::purge::purge;
 use super::session::{EdgeCalls, Listed, NO_SUBJECT, counted, in_parallel, lock, named, open_subjects};
@@ -26,16 +27,16 @@ use crate::message::Event;
 use crate::refetch::{RefetchError, Refetcher, ask};
 use crate::shutdown::Stop;
 
-/// Something differs.
+/// The exit status if something differs.
 const DIFFERENT: u8 = 3;
-/// A difference is checked again after this time: by then, a message has arrived and is written.
-const CHECKED_AGAIN_AFTER: Duration = Duration::from_secs(3);
+/// Within this time, a message that was on its way has arrived and is written.
+const CHECKED_AGAIN_AFTER_SECS: u32 = 3;
 
 /// The arguments of `verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// Customers that should be cached, or one file (- reads standard input) with a customer's id on each line, or a
-    /// customer's and, after a tab, a resource's.
+    /// customer's and, after a tab, a resource's. A customer whose id looks like a file's name has to be in a list.
     #[arg(value_name = "CUSTOMER|FILE", required_unless_present = "sample", conflicts_with = "sample")]
     pub customers: Vec<String>,
     /// Take this many cached customers and resources at random, or all if there are fewer.
@@ -56,8 +57,12 @@ pub struct VerifyArgs {
 
 const EQUAL: Counted = (0, "equal");
 const FIXED: Counted = (1, "differed and are fixed");
-const DIFFER: Counted = (2, "differ");
-const UNKNOWN: Counted = (3, "failed");
+const DIFFER: Counted = (2, "differ; --fix writes what Stigg says");
+const NOT_FIXED: Counted =
+    (3, "differ still; run it again, then delete the keys of their usages (inspect --json shows them)");
+const NOT_COMPARED: Counted = (4, "failed");
+/// What arguments end with that are meant as files.
+const FILE_ENDINGS: [&str; 5] = [".txt", ".csv", ".tsv", ".json", ".list"];
 
 pub(super) fn run(settings: &Settings, args: &VerifyArgs) -> Result<u8, CommandError> {
     let (session, edge) = Session::open_with_edge(settings)?;
@@ -67,13 +72,15 @@ pub(super) fn run(settings: &Settings, args: &VerifyArgs) -> Result<u8, CommandE
         let remedy = "check the list, ENVIRONMENT_PREFIX and REDIS_DB";
         return Err(CommandError::Failed(format!("nothing was compared: {cause}; {remedy}")));
     }
+    let now = Instant::now();
+    let first = |listed| Check { listed, due_at: now, before: None };
     let verify = Verify {
         args,
         session: &session,
         refetcher: Refetcher { store: &session.store, layout: &session.layout, edge: &edge },
         pace: Pace::new(args.calls.rate, args.calls.retries),
         bar: bar(Some(listed.len() as u64), "customers"),
-        waiting: Mutex::new((listed.into(), VecDeque::new())),
+        waiting: Mutex::new(listed.into_iter().map(first).collect()),
         tally: Mutex::new(Tally::of(EQUAL)),
     };
     let ended = in_parallel(args.calls.parallel, || verify.next(), |check| verify.work(check));
@@ -81,7 +88,8 @@ pub(super) fn run(settings: &Settings, args: &VerifyArgs) -> Result<u8, CommandE
     let tally = &lock(&verify.tally);
     complain(tally.summary().trim_end());
     ended.map_err(|why| CommandError::Failed(format!("gave up: {why}")))?;
-    let mut statuses = [(UNKNOWN, FAILED), (DIFFER, DIFFERENT)].into_iter();
+    // Some customers that were not compared are worse than some that differ.
+    let mut statuses = [(NOT_COMPARED, FAILED), (DIFFER, DIFFERENT), (NOT_FIXED, DIFFERENT)].into_iter();
     Ok(statuses.find(|(what, _)| tally.has(*what)).map_or(DONE, |(_, status)| status))
 }
 
@@ -93,11 +101,21 @@ fn listed(session: &Session, args: &VerifyArgs) -> Result<Vec<Listed>, CommandEr
     }
     match args.customers.as_slice() {
         [path] if path == "-" || Path::new(path).exists() => open_subjects(path)?.0.collect(),
-        ids => Ok(ids.iter().map(|id| (id.clone(), Some(subject(id, None)))).collect()),
+        ids => ids.iter().map(|id| customer(id)).collect(),
     }
 }
 
-/// As it would be listed in a file.
+/// The customer with this id. A mistyped file name must not become a customer, whom `--fix` would write.
+fn customer(id: &str) -> Result<Listed, CommandError> {
+    if id.contains('/') || FILE_ENDINGS.iter().any(|ending| id.ends_with(ending)) {
+        let cause = "no such file exists, or it is not the only argument";
+        let remedy = "if it is a customer's id, give it on standard input (verify -)";
+        return Err(CommandError::Usage(format!("'{id}' looks like a file: {cause}; {remedy}")));
+    }
+    Ok((id.to_owned(), Some(subject(id, None))))
+}
+
+/// The line that lists it in a file.
 fn line_of(subject: &Subject) -> String {
     let resource = subject.resource.as_ref().map(|id| format!("\t{}", id.as_str()));
     subject.customer.as_str().to_owned() + &resource.unwrap_or_default()
@@ -108,57 +126,51 @@ struct Verify<'a> {
     session: &'a Session,
     refetcher: Refetcher<'a>,
     pace: Pace,
-    /// Who was not checked yet, and who is checked again, in the order of time.
-    waiting: Mutex<(VecDeque<Listed>, VecDeque<Check>)>,
+    /// First checks, and among them the second ones, at about the place where they are due.
+    waiting: Mutex<VecDeque<Check>>,
     tally: Mutex<Tally>,
     bar: ProgressBar,
 }
 
+/// A first or a second check of one customer or resource.
 struct Check {
     listed: Listed,
-    /// When it is due.
-    at: Instant,
-    /// What the first check found; `None` for the first.
+    due_at: Instant,
+    /// What the first check found; `None` if this is the first.
     before: Option<Vec<Difference>>,
 }
 
 impl Verify<'_> {
     fn next(&self) -> Option<Check> {
-        let mut waiting = lock(&self.waiting);
-        let (unchecked, again) = &mut *waiting;
-        let now = Instant::now();
-        let is_due = again.front().is_some_and(|check| check.at <= now);
-        if !is_due && let Some(listed) = unchecked.pop_front() {
-            return Some(Check { listed, at: now, before: None });
-        }
-        let check = again.pop_front()?;
-        drop(waiting);
-        Stop::never().wait(check.at.saturating_duration_since(now));
+        let check = lock(&self.waiting).pop_front()?;
+        Stop::never().wait(check.due_at.saturating_duration_since(Instant::now()));
         Some(check)
     }
 
-    /// An error ends the run.
+    /// Makes a check and counts its result. An error ends the run.
     fn work(&self, check: Check) -> Result<(), CommandError> {
         let line = check.listed.0.clone();
         if let Some(result) = self.check(check).transpose() {
-            let counted = counted(result, UNKNOWN, &line, &self.bar)?;
+            let counted = counted(result, NOT_COMPARED, &line, &self.bar)?;
             self.bar.inc(1);
             lock(&self.tally).add(counted, 1);
         }
         Ok(())
     }
 
-    /// `None`: it is checked again.
+    /// Compares, fixes if asked to, and prints what differs. `None` if a second check is due.
     fn check(&self, Check { listed, before, .. }: Check) -> Result<Option<Counted>, RefetchError> {
         let subject = listed.1.as_ref().ok_or_else(|| RefetchError::Customer(NO_SUBJECT.to_owned()))?;
         let mut differences = self.compare(subject)?;
         match before {
             None if !differences.is_empty() => {
-                let (at, before) = (Instant::now() + CHECKED_AGAIN_AFTER, Some(differences));
-                lock(&self.waiting).1.push_back(Check { listed, at, before });
+                let due_at = Instant::now() + Duration::from_secs(CHECKED_AGAIN_AFTER_SECS.into());
+                let mut waiting = lock(&self.waiting);
+                let place = waiting.len().min((self.args.calls.rate * CHECKED_AGAIN_AFTER_SECS) as usize);
+                waiting.insert(place, Check { listed, due_at, before: Some(differences) });
                 return Ok(None);
             }
-            before => differences.retain(|now| persisting(before.as_deref().unwrap_or_default(), now)),
+            before => differences.retain(|now| persists(before.as_deref().unwrap_or_default(), now)),
         }
         if differences.is_empty() {
             return Ok(Some(EQUAL));
@@ -168,9 +180,14 @@ impl Verify<'_> {
             differences.iter().map(|difference| self.line(subject, difference, is_fixed)).collect();
         let printed = self.bar.suspend(|| print(lines));
         printed.map_err(|error| RefetchError::Everyone(error.to_string()))?;
-        Ok(Some(if is_fixed { FIXED } else { DIFFER }))
+        Ok(Some(match (self.args.fix, is_fixed) {
+            (false, _) => DIFFER,
+            (true, false) => NOT_FIXED,
+            (true, true) => FIXED,
+        }))
     }
 
+    /// Asks Stigg, reads the keys that its answer would be written to, and compares the two.
     fn compare(&self, subject: &Subject) -> Result<Vec<Difference>, RefetchError> {
         let Refetcher { store, layout, edge } = self.refetcher;
         let list_key = layout.keyspace.customer_key(subject);
@@ -178,38 +195,40 @@ impl Verify<'_> {
         let own_key = layout.keyspace.customer_key(&own);
         let message = self.pace.call(|| ask(edge, subject))?;
         let asked_at = message.sent_at;
-        let (mut stigg, currencies) = stated(message, &list_key, layout);
+        let (mut stigg, currencies) = expected(message, &list_key, layout);
         let balances = currencies.iter().map(|currency| balance_key(&list_key, currency));
         let others = [list_key.clone(), timestamp_key(&own_key)].into_iter().chain(balances);
         let keys: Vec<String> = stigg.keys().cloned().chain(others).collect();
         let texts = store.texts(&keys)?.into_iter().zip(keys);
         let redis: Texts = texts.filter_map(|(text, key)| Some((key, text?))).collect();
         let has_list = redis.contains_key(&list_key) || redis.contains_key(&timestamp_key(&list_key));
-        if !has_list && self.args.sample.is_some() {
-            return Ok(Vec::new()); // it was purged meanwhile
+        let is_purged_meanwhile = !has_list && self.args.sample.is_some();
+        if is_purged_meanwhile {
+            return Ok(Vec::new());
         }
-        adjust(&redis, &mut stigg, &list_key, &currencies);
+        adjust_to_balances(&redis, &mut stigg, &list_key, &currencies);
         let tolerance = self.args.usage_tolerance.into();
         Ok(compare([&redis, &stigg], &list_key, &own_key, asked_at, tolerance))
     }
 
-    /// Writes what Stigg says. True if the differences are gone.
+    /// Writes what Stigg says, and compares again. True if these differences are gone.
     fn fix(&self, subject: &Subject, differences: &[Difference]) -> Result<bool, RefetchError> {
         let refill = || {
             self.pace.call(|| self.refetcher.refetch(subject))?;
             let left = self.compare(subject)?;
-            Ok(!left.iter().any(|left| left.what == "list" || persisting(differences, left)))
+            Ok(!left.iter().any(|left| left.what == "list" || persists(differences, left)))
         };
         if refill()? {
             return Ok(true);
         }
-        // Stigg has nothing to write, or cannot date it, or what is stored has a later time.
+        // Nothing replaced what is stored: Stigg has nothing to write, or its list has no time or an earlier one.
         purge(self.session, Event::Purged(subject.clone().into()))?;
-        // An answer has to be asked for in a later millisecond than that of the purge.
+        // What was asked for in the millisecond of the purge counts as older than the purge.
         Stop::never().wait(Duration::from_millis(1));
         refill()
     }
 
+    /// What is printed for a difference.
     fn line(&self, subject: &Subject, difference: &Difference, is_fixed: bool) -> String {
         if self.args.json {
             let mut line = serde_json::json!(difference);
@@ -226,7 +245,7 @@ impl Verify<'_> {
         let at = |at: Option<i64>| at.map_or("no timestamp".to_owned(), date);
         let Difference { id, what, redis, stigg, sdks, redis_timestamp, stigg_timestamp } = difference;
         let id = id.as_ref().map(|id| format!("{id}: ")).unwrap_or_default();
-        let only = if sdks.len() < 3 { format!("; only SDK {}", sdks.join(", ")) } else { String::new() };
+        let only = if sdks.len() < 3 { format!("; only for SDK {}", sdks.join(", ")) } else { String::new() };
         let line = [
             format!("{}: {id}{what}: ", named(&line_of(subject))),
             format!("Redis {} ({}), ", text(redis), at(*redis_timestamp)),
